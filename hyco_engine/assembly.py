@@ -1,0 +1,272 @@
+"""From a spec to the parts of a run: data, models, trainers, strategy, cache."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.manager import DataManager
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import (
+    BuildContext,
+    CacheBackend,
+    LossNormalizer,
+    PhysicalModel,
+    Player,
+    Predictor,
+    Samples,
+    SampleSource,
+    Strategy,
+    TermSpec,
+    Tracker,
+    Trajectory,
+    TrajectorySource,
+)
+from hyco_engine.spec.choices import Choice, NormalizerChoice, PhysicalChoice
+from hyco_engine.spec.classes import Spec, TermSetting
+from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
+from hyco_engine.training.losses import Objective, objective_for
+from hyco_engine.training.trainer import Trainer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Data:
+    """The real data of a run. What concerns fields alone is None for data that is no field."""
+
+    train: Samples
+    val: Sequence[Trajectory] | Samples
+    test: Sequence[Trajectory] | Samples
+    manager: DataManager | None = None
+    layout: StateLayout | None = None
+    dt: float | None = None
+    statistics: Statistics | None = None
+    truth: Mapping[str, Tensor] = attrs.Factory(dict)
+
+
+class Assembler:
+    """Builds the parts that a spec names, each once and in the order in which they need each other."""
+
+    def __init__(self, spec: Spec, registry: Registry) -> None:
+        self.spec = spec
+        self.registry = registry
+        self.device = pick_device(spec.run.device)
+        self.dtype = DTYPES[spec.run.precision]
+
+    def context(self, **more: Any) -> BuildContext:
+        """What every factory is told, with `more`."""
+        return BuildContext(
+            seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more
+        )
+
+    def build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: BuildContext) -> Any:
+        """The part that `choice` names. Raises PluginError where its factory returns something else."""
+        part = self.registry.build(choice.hook, choice.kind, choice.options, context)
+        if not isinstance(part, expected):
+            wanted = expected if isinstance(expected, tuple) else (expected,)
+            raise PluginError(
+                f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)} returned {type(part).__name__}: "
+                f"expected {' or '.join(cls.__name__ for cls in wanted)}"
+            )
+        return part
+
+    def source(self) -> TrajectorySource | SampleSource:
+        """The data source, not yet read."""
+        choice = self.spec.data
+        context = self.context(physical=self.spec.physical, num_frames=choice.num_frames)
+        return cast(
+            "TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context)
+        )
+
+    def manager(self, source: TrajectorySource) -> DataManager:
+        """The keeper of the source's simulations."""
+        return DataManager(source, self.spec.data, self.spec.paths.cache, dtype=self.dtype)
+
+    def data(
+        self, source: TrajectorySource | SampleSource, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Data:
+        """Read, check, split and window the data."""
+        if isinstance(source, SampleSource):
+            return self._sample_data(source)
+        manager = self.manager(source)
+        manager.prepare(progress)
+        return Data(
+            train=manager.train,
+            val=manager.heldout("val"),
+            test=manager.heldout("test"),
+            manager=manager,
+            layout=manager.layout,
+            dt=manager.dt,
+            statistics=manager.statistics,
+            truth=manager.truth,
+        )
+
+    def _sample_data(self, source: SampleSource) -> Data:
+        train = source.samples("train")
+        if not len(train):
+            raise DataError("the data has no sample to train on", key="data")
+        return Data(train=train, val=source.samples("val"), test=source.samples("test"))
+
+    def heldout(self, real: Sequence[Trajectory] | Samples, data: Data, objective: Objective) -> HeldOut | None:
+        """How models are measured on held-out real data; None where there is none."""
+        if not len(real):
+            return None
+        if isinstance(real, Samples):
+            return HeldOutSamples(real, objective)
+        assert data.layout is not None  # trajectories have one
+        return HeldOutRollouts(real, data.layout, self.device)
+
+    def models(self, data: Data) -> dict[Player, nn.Module]:
+        """The models that the spec names."""
+        players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
+        return {player: self.model(player, data.layout, data.dt, data.statistics) for player in players}
+
+    def model(
+        self, player: Player, layout: StateLayout | None, dt: float | None, statistics: Statistics | None
+    ) -> nn.Module:
+        """One model with its initial weights, on the run's device."""
+        context = self.context(layout=layout, dt=dt, statistics=statistics)
+        expected: type[Any] = nn.Module
+        choice = getattr(self.spec, player)
+        if isinstance(choice, PhysicalChoice):
+            expected = PhysicalModel
+            context = attrs.evolve(
+                context, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters
+            )
+        model: nn.Module = self.build(choice, expected, context)
+        return model.to(self.device)
+
+    def trainer(self, player: Player, model: nn.Module, data: Data) -> Trainer:
+        """A trainer with the player's settings, loss terms and normalizer."""
+        settings = getattr(self.spec.training, player)
+        specs = self._terms(player, model, data)
+        override = getattr(self.spec.loss, player).normalizer
+        normalizer: NormalizerChoice = override or self.spec.loss.normalizer
+        return Trainer(
+            model,
+            player=player,
+            layout=data.layout,
+            settings=settings,
+            objective=objective_for(model, data.layout, specs),
+            normalizer=self.build(normalizer, LossNormalizer, self.context(layout=data.layout)),
+            seed=self.spec.run.seed,
+            total_epochs=self.spec.run.cycles * settings.epochs_per_cycle,
+        )
+
+    def _terms(self, player: Player, model: nn.Module, data: Data) -> list[TermSpec]:
+        """The loss terms with what `[loss]` declares for them."""
+        if isinstance(model, Predictor):
+            declared = list(model.terms)
+        elif data.layout is not None:
+            layout = data.layout
+            declared = [
+                TermSpec(name=field.name, n_elements=layout.n_samples(field.name), unit=field.unit)
+                for field in layout.dynamic
+            ]
+        else:
+            raise DataError(
+                f"the {player} model steps states of fields forward, and this data has no fields", key=f"{player}.kind"
+            )
+        override = getattr(self.spec.loss, player).terms
+        settings: Mapping[str, TermSetting] = self.spec.loss.terms if override is None else override
+        names = [term.name for term in declared]
+        for name in settings:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                key = "loss.terms" if override is None else f"loss.{player}.terms"
+                raise SpecError(
+                    f"there is no loss term {name!r}; the terms are {', '.join(names)}{hint}", key=f"{key}.{name}"
+                )
+        return [self._declared(term, settings.get(term.name, TermSetting()), data) for term in declared]
+
+    @staticmethod
+    def _declared(term: TermSpec, setting: TermSetting, data: Data) -> TermSpec:
+        scale = setting.scale
+        if scale == "data":
+            if data.layout is None or data.statistics is None:
+                raise SpecError('scale = "data" needs fields; give a number', key=f"loss.terms.{term.name}.scale")
+            scale = float(data.statistics.std[data.layout.channels(term.name)][0])
+        # a field's scale is in its own unit, and its loss is a square
+        size = scale**2 if term.kind in ("gaussian", "residual") else scale
+        declared = None if setting == TermSetting() else size
+        return attrs.evolve(term, scale=declared or term.scale, priority=term.priority * setting.weight)
+
+    def strategy(self) -> Strategy:
+        """The augmentation strategy."""
+        return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context()))
+
+    def cache_decision(self, n_real: int, sample_bytes: int, strategy: Strategy) -> CacheDecision:
+        """How generated samples are held: decided once, from sizes alone."""
+        augmentation = self.spec.augmentation
+        return choose_cache(
+            augmentation.cache.kind,
+            sample_bytes,
+            strategy.max_generated(n_real, augmentation.alpha),
+            augmentation.cache.memory_budget_gb,
+            augmentation.cache.directory != "",
+            self.registry.kinds("hyco_caches"),
+        )
+
+    def cache(self, decision: CacheDecision) -> CacheBackend:
+        """The backend that was decided on."""
+        choice = self.spec.augmentation.cache
+        if choice.kind != decision.kind:
+            record = self.registry.get(choice.hook, decision.kind)
+            choice = attrs.evolve(choice, kind=decision.kind, options=record.options())
+        return cast("CacheBackend", self.build(choice, CacheBackend, self.context()))
+
+    def trackers(self) -> list[Tracker]:
+        """The trackers of `[trackers]`."""
+        return [self.build(choice, Tracker, self.context()) for choice in self.spec.trackers.values()]
+
+    @property
+    def generated_root(self) -> Path | None:
+        """The folder for generated samples; None: `paths.cache`."""
+        directory = self.spec.augmentation.cache.directory
+        return Path(directory) if directory else None
+
+    def parts(self) -> dict[str, dict[str, str]]:
+        """Which kind serves as which part, and which distribution it comes from."""
+        spec = self.spec
+        choices: dict[str, Choice | None] = {
+            "data": spec.data,
+            "physical": spec.physical,
+            "synthetic": spec.synthetic,
+            "augmentation": spec.augmentation if spec.physical and spec.synthetic else None,
+            "normalizer": spec.loss.normalizer,
+            "normalizer.physical": spec.loss.physical.normalizer,
+            "normalizer.synthetic": spec.loss.synthetic.normalizer,
+            **{f"trackers.{name}": choice for name, choice in spec.trackers.items()},
+        }
+        parts = {}
+        for name, choice in choices.items():
+            if choice is not None:
+                origin = self.registry.origin(choice.hook, choice.kind)
+                parts[name] = {"kind": choice.kind, "distribution": origin.distribution, "version": origin.version}
+        return parts
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the first GPU where there is one. Raises SpecError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError(f'the device {name!r} cannot be used: {reason}; use "auto" or "cpu"', key="run.device") from None
+    return device

@@ -1,0 +1,91 @@
+"""Where generated samples are held when the spec says `auto` (R15)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from decimal import Decimal
+
+import attrs
+
+from hyco_engine.errors import SpecError
+
+AUTO = "auto"
+MEMORY, DISK, ON_THE_FLY = "memory", "disk", "on-the-fly"
+KEY = "augmentation.cache.kind"
+
+# what takes the place of a kind that is not installed: first what needs less memory
+_INSTEAD = {MEMORY: (DISK, ON_THE_FLY), DISK: (ON_THE_FLY, MEMORY), ON_THE_FLY: (DISK, MEMORY)}
+
+
+@attrs.frozen(kw_only=True)
+class CacheDecision:
+    """The kind of cache, one sentence saying why, and the bytes of all generated samples of the largest phase."""
+
+    kind: str
+    reason: str
+    estimated_bytes: int
+
+
+def choose_cache(
+    requested_kind: str,
+    sample_bytes: int,
+    n_generated: int,
+    budget_gb: float,
+    has_folder: bool,
+    available_kinds: Collection[str],
+) -> CacheDecision:
+    """Below half the budget memory, below it disk, else on-the-fly; a kind that is asked for by name is kept.
+
+    `sample_bytes` counts input and target; a GB is 1e9 bytes. Raises SpecError where nothing installed fits.
+    """
+    estimated = sample_bytes * n_generated
+    size = f"{n_generated} samples × {sample_bytes} bytes = {_gb(estimated)} GB"
+    if requested_kind != AUTO:
+        return _forced(requested_kind, estimated, size, has_folder, available_kinds)
+    wanted, why = _by_size(estimated, budget_gb, size)
+    usable = [kind for kind in (wanted, *_INSTEAD[wanted]) if kind in available_kinds and (kind != DISK or has_folder)]
+    if not usable:
+        raise SpecError(
+            f"'auto' finds no cache: {why}, but of memory, disk and on-the-fly "
+            f"{'only disk is installed and there is no cache folder' if DISK in available_kinds else 'none is installed'}"
+            f" (installed: {', '.join(sorted(available_kinds)) or 'none'}); enable the plugin that offers them, or name "
+            "an installed kind",
+            key=KEY,
+        )
+    for kind in (wanted, *_INSTEAD[wanted]):
+        if kind == usable[0]:
+            break
+        missing = "there is no cache folder" if kind == DISK and DISK in available_kinds else f"{kind!r} is not installed"
+        why += f"; {missing}"
+    return CacheDecision(kind=usable[0], reason=f"{why}: {usable[0]}", estimated_bytes=estimated)
+
+
+def _by_size(estimated: int, budget_gb: float, size: str) -> tuple[str, str]:
+    # decimal: a budget of 0.3 GB is 300000000 bytes, not 0.3 * 1e9 in binary
+    budget = Decimal(repr(float(budget_gb))) * 10**9
+    if 2 * estimated < budget:
+        return MEMORY, f"{size}, below half the budget of {budget_gb:g} GB"
+    if estimated < budget:
+        return DISK, f"{size}, at least half the budget of {budget_gb:g} GB but below it"
+    return ON_THE_FLY, f"{size}, not below the budget of {budget_gb:g} GB"
+
+
+def _forced(
+    kind: str, estimated: int, size: str, has_folder: bool, available_kinds: Collection[str]
+) -> CacheDecision:
+    if kind not in available_kinds:
+        raise SpecError(
+            f"the cache {kind!r} is not installed (installed: {', '.join(sorted(available_kinds)) or 'none'})", key=KEY
+        )
+    if kind == DISK and not has_folder:
+        raise SpecError(
+            "the cache 'disk' needs a folder and augmentation.cache.directory is \"\": name one, leave it out to use "
+            "paths.cache, or choose 'memory' or 'on-the-fly'",
+            key=KEY,
+        )
+    return CacheDecision(kind=kind, reason=f"{kind} is asked for; {size}", estimated_bytes=estimated)
+
+
+def _gb(count: int) -> str:
+    """Enough digits to tell the two sides of a border apart."""
+    return f"{Decimal(count) / 10**9:.9f}".rstrip("0").rstrip(".") or "0"

@@ -1,0 +1,114 @@
+"""Recipes: how generated samples are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import Batch, Recipe
+from hyco_engine.training.rollout import rollout
+
+
+class RolloutRecipe(Recipe):
+    """Samples (start, rollout of the teacher from it): `[B, C_all, *S]` and `[B, T, C_dyn, *S]`, `T = horizon`.
+
+    `states(indices) -> [B, C_all, *S]` gives the starts and must be pure. The teacher runs in eval mode and without
+    gradients; it must not change while the recipe is in use. `where` says in error texts for what the samples are, e.g.
+    `"cycle 2, for the synthetic model"`.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        states: Callable[[Tensor], Tensor],
+        count: int,
+        *,
+        horizon: int,
+        layout: StateLayout,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 64,
+        where: str = "",
+    ) -> None:
+        if count < 0 or horizon < 1 or batch_size < 1:
+            raise ValueError(
+                f"wanted count >= 0, horizon >= 1 and batch_size >= 1, got {count}, {horizon} and {batch_size}"
+            )
+        self.teacher = teacher
+        self.states = states
+        self.horizon = horizon
+        self.layout = layout
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.where = where
+        self._count = count
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def sample_bytes(self) -> int:
+        channels = self.layout.n_all + self.horizon * self.layout.n_dynamic
+        return channels * math.prod(self.layout.spatial) * self.dtype.itemsize
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    def generate(self, indices: Tensor) -> Batch:
+        """As in `Recipe`. Raises RunError where starts or predictions are not finite or have the wrong shape."""
+        starts = self.states(indices).to(device=self.device, dtype=self.dtype)
+        self._check(starts, indices, (self.layout.n_all, *self.layout.spatial), "a start")
+        with torch.no_grad(), evaluating(self.teacher):
+            targets = rollout(self.teacher, starts, self.horizon)
+        shape = (self.horizon, self.layout.n_dynamic, *self.layout.spatial)
+        self._check(targets, indices, shape, f"a rollout of {self.horizon} steps")
+        return starts.cpu(), targets.to(device="cpu", dtype=self.dtype)
+
+    def _check(self, made: Tensor, indices: Tensor, shape: tuple[int, ...], what: str) -> None:
+        teacher = type(self.teacher).__name__
+        place = f"{self.where}: " if self.where else ""
+        if made.shape != (len(indices), *shape):
+            raise RunError(
+                f"{place}generating with {teacher}: {what} must be {list(shape)}, got {list(made.shape[1:])} for "
+                f"{made.shape[0]} of {len(indices)} samples"
+            )
+        finite = made.isfinite()
+        if finite.all():
+            return
+        bad = (~finite.flatten(1).all(1)).nonzero().flatten()
+        first = int(bad[0])
+        found = f"in {len(bad)} of {len(indices)} samples (first: sample {int(indices[first])}"
+        channel = (~finite[first]).nonzero()[0]
+        if what == "a start":
+            raise RunError(
+                f"{place}the starts for {teacher} hold non-finite values {found}, field {self._field(int(channel[0]))}); "
+                "start from states that are observed everywhere"
+            )
+        raise RunError(
+            f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {self.horizon}, field "
+            f"{self._field(int(channel[1]))}): its rollout diverges; train it longer before it teaches, or lower its "
+            "learning rate or the horizon"
+        )
+
+    def _field(self, channel: int) -> str:
+        return next(repr(f.name) for f in self.layout.fields if channel < self.layout.channels(f.name).stop)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

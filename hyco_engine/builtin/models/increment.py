@@ -1,0 +1,144 @@
+"""What the grid surrogates share: scaled input, predicted change, bounded convolutions, seeded weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hyco_engine.builtin.models.padding import FeaturePadding, StatePadding
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.errors import DataError
+
+if TYPE_CHECKING:
+    from hyco_engine.data.statistics import Statistics
+    from hyco_engine.interfaces import BuildContext
+
+OUTPUT_GAIN = 1e-2
+"""Of the last layer's initial weights. The untrained surrogate is then nearly persistence, which is a better
+start than noise, and unlike with zeros the first gradient already reaches every layer."""
+
+_CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The nonlinearity of that name."""
+    return _ACTIVATIONS[name]
+
+
+class IncrementNet(nn.Module):
+    """A surrogate step that predicts the change: `u(t + dt) = u(t) + s * body((pad(x) - mean) / std)`.
+
+    `x [B, C_all, *S]` is the state, `u` its dynamic channels, `s [C_dyn]` the spread of their one-step
+    change. The state is padded before it is scaled, so boundary values hold exactly; `body` takes
+    `[B, C_all, *(S + 2 reach)]` to `[B, C_dyn, *S]`. Filler of staggered layouts is never read, and zero in
+    the result.
+
+    Without `statistics` nothing is scaled (mean 0, std 1): for shells into which weights are loaded, since
+    the statistics are buffers that travel with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+    change_std: Tensor
+    own: Tensor | None
+
+    def __init__(
+        self,
+        body: nn.Module,
+        reach: int,
+        layout: StateLayout,
+        statistics: Statistics | None,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.pad = StatePadding(layout, reach)
+        self.n_dynamic = layout.n_dynamic
+        mean, std, change = _scales(layout, statistics)
+        shape = (-1, *(1 for _ in layout.grid.axes))
+        self.register_buffer("mean", mean.to(dtype, copy=True).reshape(shape))
+        self.register_buffer("std", std.to(dtype, copy=True).reshape(shape))
+        self.register_buffer("change_std", change.to(dtype, copy=True).reshape(shape))
+        mask = sample_mask(layout)[: layout.n_dynamic]
+        # follows from the layout, so it need not be in weight files
+        self.register_buffer("own", None if bool(mask.all()) else mask, persistent=False)
+
+    def forward(self, state: Tensor) -> Tensor:
+        scaled = (self.pad(state) - self.mean) / self.std
+        advanced = state[:, : self.n_dynamic] + self.change_std * self.body(scaled)
+        return advanced if self.own is None else torch.where(self.own, advanced, 0.0)
+
+
+def _scales(layout: StateLayout, statistics: Statistics | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, spread and spread of the one-step change."""
+    if statistics is None:
+        return torch.zeros(layout.n_all), torch.ones(layout.n_all), torch.ones(layout.n_dynamic)
+    return statistics.mean, statistics.std, statistics.change_std
+
+
+class Convolution(nn.Module):
+    """Convolution in 1 to 3 dimensions that keeps the grid, or, without `padding`, of input padded before.
+
+    Weights are unset until `initialise`: torch's own layers would draw them from the global generator.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        dims: int,
+        *,
+        dilation: int = 1,
+        padding: FeaturePadding | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, *[kernel] * dims))
+        self.bias = nn.Parameter(torch.empty(n_out))
+        self.dilation = dilation
+        self.widths = [(dilation * (kernel - 1) // 2,) * 2] * dims
+        self.padding = padding
+        self.convolve = _CONVOLVE[dims - 1]
+        self.gain = math.sqrt(2.0)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Normal weights of standard deviation `gain / sqrt(fan in)` (He et al. 2015), zero bias."""
+        with torch.no_grad():
+            std = self.gain / math.sqrt(self.weight[0].numel())
+            self.weight.copy_(torch.empty(self.weight.shape).normal_(0.0, std, generator=generator))
+            self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding is not None:
+            x = self.padding(x, self.widths)
+        return self.convolve(x, self.weight, self.bias, dilation=self.dilation)
+
+
+def assemble(
+    make_body: Callable[[StateLayout], nn.Module], kernel: int, context: BuildContext, kind: str
+) -> IncrementNet:
+    """The surrogate around a body whose first convolution has `kernel` taps: weights seeded, on its device.
+
+    Raises DataError for data that is no field.
+    """
+    if context.layout is None:
+        raise DataError(f"the surrogate {kind!r} needs fields on a grid, and this data has none", key="synthetic.kind")
+    body = make_body(context.layout)
+    generator = context.generator("weights", "synthetic")
+    for layer in body.modules():
+        if isinstance(layer, Convolution):
+            layer.initialise(generator)
+    net = IncrementNet(body, kernel // 2, context.layout, context.statistics, context.dtype)
+    return net.to(device=context.device, dtype=context.dtype)

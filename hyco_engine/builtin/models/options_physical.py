@@ -1,0 +1,21 @@
+"""Options of the physical models; light, since the registry reads them before anything runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hyco_engine.spec.options import option, options
+
+
+@options
+class BurgersOptions:
+    """`[physical] kind = "burgers"`."""
+
+    scheme: Literal["finite-difference", "semi-lagrangian"] = option(
+        "finite-difference",
+        help="finite-difference: fourth order, no diffusion of its own; semi-lagrangian: stable at any velocity, diffusive",
+    )
+    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    length_scale: float = option(
+        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )

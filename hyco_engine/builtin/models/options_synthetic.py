@@ -1,0 +1,39 @@
+"""Spec keys of the built-in surrogates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hyco_engine.spec.options import option, options
+
+Activation = Literal["gelu", "silu", "relu", "tanh"]
+KernelSize = Literal[3, 5, 7, 9]
+
+
+@options
+class ResNetOptions:
+    """`[synthetic] kind = "resnet"`."""
+
+    width: int = option(32, help="feature channels", ge=1, le=1024)
+    blocks: int = option(4, help="residual blocks of two convolutions each", ge=1, le=64)
+    kernel_size: KernelSize = option(5, help="taps of each convolution along each axis")
+    dilations: tuple[int, ...] = option(
+        (1,), help="distance between taps, block by block, repeated from the start when used up", ge=1, le=256
+    )
+    activation: Activation = option("gelu", help="nonlinearity")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.dilations:
+            raise ValueError("dilations needs at least one number, e.g. [1] or [1, 2, 4]")
+
+
+@options
+class UNetOptions:
+    """`[synthetic] kind = "unet"`."""
+
+    levels: int = option(
+        2, help="halvings of the resolution; the grid needs 2^(levels + 1) cells along each axis", ge=1, le=8
+    )
+    width: int = option(16, help="feature channels at full resolution; doubled with each level", ge=1, le=512)
+    kernel_size: KernelSize = option(3, help="taps of each convolution along each axis")
+    activation: Activation = option("gelu", help="nonlinearity")

@@ -1,0 +1,62 @@
+"""Residual convolutional network on the grid."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
+from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.data.fields import StateLayout
+
+if TYPE_CHECKING:
+    from hyco_engine.builtin.models.options_synthetic import ResNetOptions
+    from hyco_engine.interfaces import BuildContext
+
+
+class ResidualBlock(nn.Module):
+    """`h + conv(act(conv(act(h))))` (He et al. 2016, "Identity mappings in deep residual networks")."""
+
+    def __init__(self, options: ResNetOptions, dilation: int, padding: FeaturePadding, dims: int) -> None:
+        super().__init__()
+        width, kernel = options.width, options.kernel_size
+        self.first = Convolution(width, width, kernel, dims, dilation=dilation, padding=padding)
+        self.second = Convolution(width, width, kernel, dims, dilation=dilation, padding=padding)
+        # without normalisation layers the sum over blocks would otherwise grow with their number
+        self.second.gain = 1.0 / math.sqrt(options.blocks)
+        self.act = activation(options.activation)
+
+    def forward(self, h: Tensor) -> Tensor:
+        out: Tensor = h + self.second(self.act(self.first(self.act(h))))
+        return out
+
+
+class ResNetBody(nn.Module):
+    """Input convolution, `blocks` residual blocks at full resolution, output convolution.
+
+    No normalisation layers: every sample is computed alone. With growing `dilations` it is the dilated ResNet
+    of Stachenfeld et al. 2022, "Learned coarse models for efficient turbulence simulation".
+    """
+
+    def __init__(self, options: ResNetOptions, layout: StateLayout) -> None:
+        super().__init__()
+        dims, width, kernel = len(layout.grid.axes), options.width, options.kernel_size
+        padding = FeaturePadding(layout)
+        dilations = [options.dilations[i % len(options.dilations)] for i in range(options.blocks)]
+        self.entry = Convolution(layout.n_all, width, kernel, dims)
+        self.entry.gain = 1.0
+        self.blocks = nn.Sequential(*(ResidualBlock(options, d, padding, dims) for d in dilations))
+        self.act = activation(options.activation)
+        self.exit = Convolution(width, layout.n_dynamic, kernel, dims, padding=padding)
+        self.exit.gain = OUTPUT_GAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.exit(self.act(self.blocks(self.entry(x))))
+        return out
+
+
+def build(options: ResNetOptions, context: BuildContext) -> IncrementNet:
+    """The surrogate `resnet`. Exactly equivariant to shifts along periodic axes."""
+    return assemble(lambda layout: ResNetBody(options, layout), options.kernel_size, context, "resnet")

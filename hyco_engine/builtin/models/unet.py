@@ -1,0 +1,121 @@
+"""U-Net on the grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
+from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.errors import SpecError
+
+if TYPE_CHECKING:
+    from hyco_engine.builtin.models.options_synthetic import UNetOptions
+    from hyco_engine.interfaces import BuildContext
+
+
+class DoubleConvolution(nn.Module):
+    """Twice convolution and nonlinearity."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        options: UNetOptions,
+        padding: FeaturePadding,
+        dims: int,
+        *,
+        padded: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel = options.kernel_size
+        self.first = Convolution(n_in, n_out, kernel, dims, padding=None if padded else padding)
+        self.second = Convolution(n_out, n_out, kernel, dims, padding=padding)
+        self.act = activation(options.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.second(self.act(self.first(x))))
+
+
+class UNetBody(nn.Module):
+    """`levels` halvings with doubled channels, as many doublings, skips (Ronneberger et al. 2015).
+
+    Halving is the mean over pairs of cells, doubling repeats cells. Where a level has an odd number of cells,
+    one more is added by the boundary rule before halving and cropped after doubling, so that every resolution
+    fits; at such a level a periodic axis has a seam of half a coarse cell. No normalisation layers: every
+    sample is computed alone.
+    """
+
+    def __init__(self, options: UNetOptions, layout: StateLayout) -> None:
+        super().__init__()
+        self.dims = dims = len(layout.grid.axes)
+        self.padding = FeaturePadding(layout)
+        widths = [options.width * 2**level for level in range(options.levels + 1)]
+        pairs = list(itertools.pairwise(widths))
+        self.entry = DoubleConvolution(layout.n_all, widths[0], options, self.padding, dims, padded=True)
+        pad = self.padding
+        self.down = nn.ModuleList(DoubleConvolution(a, b, options, pad, dims) for a, b in pairs)
+        self.up = nn.ModuleList(DoubleConvolution(a + b, a, options, pad, dims) for a, b in reversed(pairs))
+        self.exit = Convolution(widths[0], layout.n_dynamic, options.kernel_size, dims, padding=self.padding)
+        self.exit.gain = OUTPUT_GAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.entry(x)
+        skips = []
+        for block in self.down:
+            skips.append(h)
+            h = block(halve(self.padding(h, [(0, n % 2) for n in h.shape[2:]])))
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            h = block(torch.cat((crop(double(h), skip.shape[2:]), skip), dim=1))
+        out: Tensor = self.exit(h)
+        return out
+
+
+def halve(x: Tensor) -> Tensor:
+    """Means over pairs of cells along each spatial axis of `[B, C, *S]`, all of which are even."""
+    for axis in range(2, x.dim()):
+        x = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :]).mean(axis + 1)
+    return x
+
+
+def double(x: Tensor) -> Tensor:
+    """Each cell of `[B, C, *S]` repeated once along each spatial axis."""
+    for axis in range(2, x.dim()):
+        x = torch.stack((x, x), dim=axis + 1).flatten(axis, axis + 1)
+    return x
+
+
+def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first `shape` cells of `[B, C, *S]`."""
+    for axis, n in enumerate(shape, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
+
+
+def _check_size(grid: Grid, levels: int) -> None:
+    needed = 2 ** (levels + 1)
+    axis, cells = min(zip(grid.axes, grid.resolution, strict=True), key=lambda pair: pair[1])
+    if cells >= needed:
+        return
+    fits = cells.bit_length() - 2
+    remedy = f"set levels = {fits}" if fits >= 1 else 'use kind = "resnet"'
+    raise SpecError(
+        f"{levels} levels need {needed} or more cells along each axis, and axis {axis} has {cells}: {remedy}",
+        key="synthetic.levels",
+    )
+
+
+def build(options: UNetOptions, context: BuildContext) -> IncrementNet:
+    """The surrogate `unet`.
+
+    Equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is one.
+    Raises SpecError where the coarsest level would hold less than two cells along an axis.
+    """
+    if context.layout is not None:
+        _check_size(context.layout.grid, options.levels)
+    return assemble(lambda layout: UNetBody(options, layout), options.kernel_size, context, "unet")

@@ -1,0 +1,42 @@
+"""The built-in data sources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hyco_engine.builtin.sources.options import ArraysOptions, SimulateOptions
+from hyco_engine.hooks.hookspecs import hookimpl
+from hyco_engine.hooks.records import Record
+
+if TYPE_CHECKING:
+    from hyco_engine.interfaces import BuildContext, TrajectorySource
+
+
+@hookimpl
+def hyco_sources() -> list[Record]:
+    return [
+        Record(
+            kind="simulate",
+            summary="Simulations by a registered physical model with its true parameters",
+            options=SimulateOptions,
+            factory=_simulate,
+        ),
+        Record(
+            kind="arrays",
+            summary="Fields in .npy, .npz and .mat files",
+            options=ArraysOptions,
+            factory=_arrays,
+        ),
+    ]
+
+
+def _simulate(options: SimulateOptions, context: BuildContext) -> TrajectorySource:
+    from hyco_engine.builtin.sources.simulate import SimulateSource
+
+    return SimulateSource(options, context)
+
+
+def _arrays(options: ArraysOptions, context: BuildContext) -> TrajectorySource:
+    from hyco_engine.builtin.sources.arrays import ArraysSource
+
+    return ArraysSource(options)

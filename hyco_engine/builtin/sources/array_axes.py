@@ -1,0 +1,243 @@
+"""From the positions of samples to the cells of a grid. PhiFlow's grids hold cell centres; files often hold nodes.
+
+The rule: samples become centres of cells. Where samples lie on the ends of the domain (nodes),
+* a side with a fixed value loses its end sample, which must equal that value: the sample's place is then that of the
+  first ghost cell, whose value the boundary gives;
+* a periodic axis loses its last sample, which must repeat the first; the domain is thereby shifted by half a cell;
+* any other side keeps its end sample, and the domain reaches half a cell beyond it. There `reflect` mirrors at the end
+  sample itself, and `symmetric` at the outer face of its cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from hyco_engine.data.fields import FieldInfo, Rule
+from hyco_engine.errors import DataError
+
+SPACING_TOLERANCE = 1e-3
+"""How far positions may be from evenly spaced ones, in spacings."""
+END_TOLERANCE = 0.02
+"""How far samples may be from the ends of the domain, or from half a cell inside, in spacings."""
+
+Side = Literal["fixed", "periodic", "open", "mixed"]
+Points = Literal["auto", "cells", "nodes"]
+End = Literal["fixed value", "another value", "varies"]
+
+
+@attrs.frozen(kw_only=True)
+class Evidence:
+    """What the samples at the ends of an axis look like; looked at only where positions do not decide."""
+
+    end: Callable[[int], End]
+    """Side 0 or 1: whether its samples keep the boundary's fixed value, keep another value, or vary."""
+    repeats: Callable[[], bool]
+    """Whether the last samples equal the first."""
+
+
+@attrs.frozen(kw_only=True)
+class AxisPlan:
+    """What becomes of the samples along one axis. `drops` says for each side whether its end sample becomes a ghost."""
+
+    axis: str
+    drops: tuple[bool, bool] = (False, False)
+    repeats: bool = False
+    """The last sample repeats the first and is left out."""
+    resolution: int
+    lower: float
+    upper: float
+    text: str
+
+    @property
+    def keep(self) -> slice:
+        """The samples that become cells."""
+        start = int(self.drops[0])
+        return slice(start, start + self.resolution)
+
+
+@attrs.frozen(kw_only=True)
+class _Samples:
+    """`n` samples from `first`, `step` apart; `gaps`: how many steps the domain reaches beyond each end sample.
+
+    0 is a node on the boundary, 1/2 a cell's centre, 1 the node next to a boundary node that was left out.
+    """
+
+    n: int
+    first: float
+    step: float
+    gaps: tuple[float, float]
+
+
+def side_kinds(fields: Sequence[FieldInfo], axis: str) -> tuple[Side, Side]:
+    """What the boundaries of all fields have in common on the two sides of an axis."""
+    lower, upper = ({_kind(field.boundary.sides[axis][side]) for field in fields} for side in (0, 1))
+    return _only(lower), _only(upper)
+
+
+def _only(kinds: set[Side]) -> Side:
+    return next(iter(kinds)) if len(kinds) == 1 else "mixed"
+
+
+def _kind(rule: Rule) -> Side:
+    if rule.normal is not None and rule.tangential is not None:
+        return _only({_kind(rule.normal), _kind(rule.tangential)})
+    return {"constant": "fixed", "periodic": "periodic"}.get(rule.kind, "open")  # type: ignore[return-value]
+
+
+def even_spacing(values: npt.NDArray[Any], key: str, what: str) -> tuple[float, float]:
+    """(first, step) of evenly spaced increasing numbers, up to a thousandth of the step. Raises DataError."""
+    values = np.asarray(values)
+    rounding = 8 * np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0.0
+    values = values.astype(np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise DataError(f"{what} must hold at least two finite numbers", key=key)
+    first, step = float(values[0]), float((values[-1] - values[0]) / (len(values) - 1))
+    if step <= 0:
+        raise DataError(f"{what} must increase; it runs from {values[0]:g} to {values[-1]:g}", key=key)
+    off = np.abs(values - (first + step * np.arange(len(values))))
+    worst = int(off.argmax())
+    if off[worst] > SPACING_TOLERANCE * step + rounding * np.abs(values).max():
+        raise DataError(
+            f"{what} must be evenly spaced; entry {worst} is {values[worst]:g} where a spacing of {step:g} gives "
+            f"{first + step * worst:g}; interpolate the data onto an even grid first",
+            key=key,
+        )
+    return first, step
+
+
+def plan_axis(
+    axis: str,
+    n: int,
+    *,
+    positions: npt.NDArray[Any] | None,
+    bounds: tuple[float, float] | None,
+    sides: tuple[Side, Side],
+    points: Points,
+    evidence: Evidence,
+) -> AxisPlan:
+    """Decide where the `n` samples along an axis lie. Raises DataError where positions, bounds and boundary disagree.
+
+    By positions and bounds where both are given. By positions alone (`points = "auto"`), samples are nodes where the
+    data looks so: the last repeats the first on a periodic axis, the end samples keep the value of fixed sides. By
+    bounds alone they are cells unless `points = "nodes"`.
+    """
+    if positions is None and bounds is None:
+        raise DataError(
+            f"where the samples along {axis} lie is missing: give bounds.{axis} = [lower, upper], or name the array of "
+            f"their positions in coordinates.{axis}",
+            key=f"data.bounds.{axis}",
+        )
+    if n < 2:
+        raise DataError(f"there is only {n} sample along {axis}", key="data.axes")
+    if positions is None:
+        assert bounds is not None  # seen above
+        samples = _by_bounds(n, bounds, points)
+    else:
+        first, step = even_spacing(positions, f"data.coordinates.{axis}", f"the positions along {axis}")
+        if bounds is None:
+            samples = _by_positions(axis, n, first, step, sides, points, evidence)
+        else:
+            samples = _by_both(axis, n, first, step, bounds, sides, points)
+    return _plan(axis, samples, bounds, sides)
+
+
+def _by_bounds(n: int, bounds: tuple[float, float], points: Points) -> _Samples:
+    lower, upper = bounds
+    if points == "nodes":
+        return _Samples(n=n, first=lower, step=(upper - lower) / (n - 1), gaps=(0.0, 0.0))
+    step = (upper - lower) / n
+    return _Samples(n=n, first=lower + step / 2, step=step, gaps=(0.5, 0.5))
+
+
+def _by_positions(
+    axis: str, n: int, first: float, step: float, sides: tuple[Side, Side], points: Points, evidence: Evidence
+) -> _Samples:
+    gaps = (0.5, 0.5)
+    if points == "nodes":
+        gaps = (0.0, 0.0)
+    elif points == "auto" and sides == ("periodic", "periodic"):
+        gaps = (0.0, 0.0) if evidence.repeats() else gaps
+    elif points == "auto" and "fixed" in sides:
+        looks = {side: evidence.end(side) for side in (0, 1) if sides[side] == "fixed"}
+        for side, look in looks.items():
+            if look == "another value":
+                raise DataError(
+                    f"the samples at the {('lower', 'upper')[side]} end of {axis} keep one value, but not the one that "
+                    f"the boundary gives: a grid that does not match the boundary; correct boundary, or say "
+                    f'points = "cells" if they are no boundary values',
+                    key="data.boundary",
+                )
+        if set(looks.values()) == {"fixed value"}:
+            gaps = (0.0 if 0 in looks else 0.5, 0.0 if 1 in looks else 0.5)
+    return _Samples(n=n, first=first, step=step, gaps=gaps)
+
+
+def _by_both(
+    axis: str,
+    n: int,
+    first: float,
+    step: float,
+    bounds: tuple[float, float],
+    sides: tuple[Side, Side],
+    points: Points,
+) -> _Samples:
+    last = first + step * (n - 1)
+    found = ((first - bounds[0]) / step, (bounds[1] - last) / step)
+    allowed = {"auto": (0.0, 0.5, 1.0), "cells": (0.5,), "nodes": (0.0, 1.0)}[points]
+    if sides == ("periodic", "periodic") and abs(sum(found) - 1.0) <= END_TOLERANCE and points != "nodes":
+        # the samples fill the period once, wherever they begin
+        return _Samples(n=n, first=first, step=step, gaps=found)
+    gaps = []
+    for side, gap in enumerate(found):
+        near = [value for value in allowed if abs(gap - value) <= END_TOLERANCE]
+        if not near or (near[0] == 1.0 and sides[side] != "fixed"):
+            raise DataError(
+                f"the positions along {axis} run from {first:g} to {last:g}, {step:g} apart, which fits neither cells nor "
+                f"nodes of the bounds {bounds[0]:g} to {bounds[1]:g}"
+                + ("" if points == "auto" else f' with points = "{points}"')
+                + "; correct the bounds, or leave them out",
+                key=f"data.bounds.{axis}",
+            )
+        gaps.append(near[0])
+    return _Samples(n=n, first=first, step=step, gaps=(gaps[0], gaps[1]))
+
+
+def _plan(axis: str, samples: _Samples, bounds: tuple[float, float] | None, sides: tuple[Side, Side]) -> AxisPlan:
+    n, first, step = samples.n, samples.first, samples.step
+    on_end = [gap == 0.0 for gap in samples.gaps]
+    for side in (0, 1):
+        if on_end[side] and sides[side] == "mixed":
+            raise DataError(
+                f"the samples along {axis} are nodes, and at the {('lower', 'upper')[side]} end some fields have a fixed "
+                f"value there and others do not, so the end sample can be neither kept nor left out; give the fields "
+                f"boundaries of one sort, or bring them onto cells",
+                key="data.boundary",
+            )
+    periodic = sides == ("periodic", "periodic")
+    repeats = periodic and all(on_end)
+    drops = (on_end[0] and sides[0] == "fixed", on_end[1] and sides[1] == "fixed")
+    resolution = n - sum(drops) - int(repeats)
+    if resolution < 2:
+        raise DataError(f"{n} nodes along {axis} leave {resolution} cells", key="data.axes")
+    start = first + step * drops[0]
+    lower, upper = start - step / 2, start + step * (resolution - 0.5)
+    if bounds is not None:  # exact where nothing was moved
+        lower = bounds[0] if samples.gaps[0] == 0.5 else lower
+        upper = bounds[1] if samples.gaps[1] == 0.5 else upper
+    last = first + step * (n - 1)
+    what = "nodes" if any(on_end) else "cell centres"
+    text = f"{axis}: {n} samples from {first:.6g} to {last:.6g} are {what}"
+    if repeats:
+        text += "; the last repeats the first and is left out, and the domain is shifted by half a cell"
+    elif any(drops):
+        which = "both end samples hold" if all(drops) else f"the {'lower' if drops[0] else 'upper'} end sample holds"
+        text += f"; {which} the boundary's fixed value and become ghost cells"
+    if any(on_end) and not repeats and not all(drops):
+        text += "; cells around end samples reach half a cell beyond them"
+    text += f" -> {resolution} cells on [{lower:.6g}, {upper:.6g}]"
+    return AxisPlan(axis=axis, drops=drops, repeats=repeats, resolution=resolution, lower=lower, upper=upper, text=text)

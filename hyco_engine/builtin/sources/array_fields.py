@@ -1,0 +1,184 @@
+"""Which array is which field, and what its axes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from hyco_engine.builtin.sources.array_files import ArrayReader
+from hyco_engine.builtin.sources.options import SPACE, ArraysOptions, Variable
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid
+from hyco_engine.errors import DataError, SpecError
+
+
+@attrs.frozen(kw_only=True)
+class FieldArray:
+    """The array of one field: `shape[i]` is its length along `axes[i]`, whatever axes of length 1 its file adds."""
+
+    info: FieldInfo
+    name: str
+    axes: str
+    shape: tuple[int, ...]
+    static: bool
+
+    def size(self, axis: str) -> int:
+        """Its length along an axis that it has."""
+        return self.shape[self.axes.index(axis)]
+
+
+def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray, ...]:
+    """The fields, those that change in time first. Raises SpecError and DataError with the key at fault."""
+    variables = _variables(options, reader)
+    axes = {field: variable.axes or options.axes for field, variable in variables.items()}
+    for field, letters in axes.items():
+        if not letters:
+            name = variables[field].variable
+            shape = reader.find(name, f"data.variables.{field}").shape
+            raise SpecError(
+                f"what the axes of {name!r} {shape} mean is missing: for example axes = "
+                f'"{"xyzt"[4 - len(shape) :] if len(shape) < 4 else "stxyz"[: len(shape)]}", one letter each: '
+                f"s simulation, t time, c component, x, y, z",
+                key="data.axes",
+            )
+    space = "".join(axis for axis in SPACE if any(axis in letters for letters in axes.values()))
+    for field, letters in axes.items():
+        if lacking := [axis for axis in space if axis not in letters]:
+            raise SpecError(
+                f"the field {field!r} has the axes {letters!r}, without {lacking[0]}, which another field has; all fields "
+                f"share one grid",
+                key=f"data.variables.{field}",
+            )
+    arrays = [_array(field, variable, axes[field], space, options, reader) for field, variable in variables.items()]
+    if all(array.static for array in arrays):
+        raise SpecError(
+            f"no field changes in time: none that may has the time axis t (axes = {options.axes!r})", key="data.axes"
+        )
+    return tuple(sorted(arrays, key=lambda array: array.static))
+
+
+def common_length(arrays: Sequence[FieldArray], axis: str) -> int | None:
+    """The length along s or t of all fields that have it; for t, of those that change. None where no field has it."""
+    lengths = {a.info.name: a.size(axis) for a in arrays if axis in a.axes and not (a.static and axis == "t")}
+    _check_equal(lengths, {"s": "simulations", "t": "frames"}[axis])
+    for array in arrays:
+        if lengths and axis not in array.axes and not array.static:
+            raise DataError(
+                f"the field {array.info.name!r} has no axis {axis}, which other fields have",
+                key=f"data.variables.{array.info.name}",
+            )
+    return next(iter(lengths.values()), None)
+
+
+def common_cells(arrays: Sequence[FieldArray], axis: str) -> int:
+    """The number of samples that centred fields have along a spatial axis."""
+    lengths = {a.info.name: a.size(axis) - _extra_faces(a.info, axis) for a in arrays}
+    _check_equal(lengths, f"samples along {axis}")
+    return next(iter(lengths.values()))
+
+
+def _check_equal(lengths: Mapping[str, int], what: str) -> None:
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{field} has {length}" for field, length in lengths.items())
+        raise DataError(f"the fields have different numbers of {what}: {listed}", key="data.variables")
+
+
+def _extra_faces(info: FieldInfo, axis: str) -> int:
+    """How many samples more than cells the array of a staggered field has along an axis."""
+    if info.sampling == "centered":
+        return 0
+    axes, n = info.components, 4
+    grid = Grid(axes=axes, resolution=(n,) * len(axes), lower=(0.0,) * len(axes), upper=(1.0,) * len(axes))
+    i = axes.index(axis)
+    return max(0, info.samples(grid, i)[i] - n)
+
+
+def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variable]:
+    """Fields by name, each with the name of its array filled in."""
+    if options.variables:
+        given = {
+            field: Variable(variable=value) if isinstance(value, str) else value
+            for field, value in options.variables.items()
+        }
+        return {field: attrs.evolve(value, variable=value.variable or field) for field, value in given.items()}
+    if len(reader.arrays) == 1:
+        return {"u": Variable(variable=next(iter(reader.arrays)))}
+    example = next(iter(reader.arrays), "usol")
+    raise SpecError(
+        f'which array is which field is missing: for example variables = {{u = "{example}"}} '
+        f"({reader.path} has {reader.listing()})",
+        key="data.variables",
+    )
+
+
+def _array(
+    field: str, variable: Variable, axes: str, space: str, options: ArraysOptions, reader: ArrayReader
+) -> FieldArray:
+    key = f"data.variables.{field}"
+    stored = reader.find(variable.variable, key).shape
+    shape = squeeze(stored, len(axes)) if reader.squeezes else stored
+    if len(shape) != len(axes):
+        raise DataError(
+            f"{reader.path}: {variable.variable!r} {stored} has {len(stored)} axes, and axes = {axes!r} names {len(axes)}",
+            key="data.axes",
+        )
+    if 0 in shape:
+        raise DataError(f"{reader.path}: {variable.variable!r} {stored} is empty", key=key)
+    return FieldArray(
+        info=_info(field, variable, shape[axes.index("c")] if "c" in axes else 0, space, options),
+        name=variable.variable,
+        axes=axes,
+        shape=shape,
+        static=variable.static or "t" not in axes,
+    )
+
+
+def squeeze(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
+    """Without as many axes of length 1, from the last, or with as many more at the end, as give `wanted` axes."""
+    lengths = list(shape)
+    for i in reversed(range(len(lengths))):
+        if len(lengths) > wanted and lengths[i] == 1:
+            del lengths[i]
+    return (*lengths, *[1] * (wanted - len(lengths)))
+
+
+def _info(field: str, variable: Variable, count: int, space: str, options: ArraysOptions) -> FieldInfo:
+    key = f"data.variables.{field}"
+    components = variable.components
+    if components and len(components) != count:
+        has = f"has {count}" if count else "has no axis c for them"
+        raise SpecError(f"{len(components)} components are named, and the array {has}", key=f"{key}.components")
+    if count and not components:
+        components = tuple(space) if count == len(space) else tuple(f"c{i}" for i in range(count))
+    if variable.sampling == "staggered" and components != tuple(space):
+        raise SpecError(
+            f"a staggered field has one component for each axis, in the order {', '.join(space)}, along its axis c",
+            key=f"{key}.sampling",
+        )
+    boundary = _boundary(field, variable, count, space, options)
+    return FieldInfo(
+        name=field, components=components, sampling=variable.sampling, boundary=boundary, unit=variable.unit
+    )
+
+
+def _boundary(field: str, variable: Variable, count: int, space: str, options: ArraysOptions) -> Boundary:
+    setting: Any = variable.boundary or options.boundary
+    key = f"data.variables.{field}.boundary" if variable.boundary else "data.boundary"
+    if setting is None:
+        raise SpecError(
+            f"what holds at the edges of the field {field!r} is missing: a number where its value is fixed, "
+            f'"periodic", "zero-gradient", "symmetric", ..., or a table by axis and side',
+            key=key,
+        )
+    try:
+        boundary = Boundary.parse(setting.value, tuple(space))
+    except ValueError as error:
+        raise SpecError(str(error), key=key) from None
+    for rule in (rule for sides in boundary.sides.values() for rule in sides):
+        if isinstance(rule.value, tuple) and len(rule.value) != max(1, count):
+            raise SpecError(
+                f"the boundary of {field!r} has {len(rule.value)} numbers, and the field {max(1, count)} component(s)",
+                key=key,
+            )
+    return boundary

@@ -1,0 +1,219 @@
+"""Data made by a registered physical model with its true parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.builtin.sources.options import SPACE, SimulateOptions
+from hyco_engine.data.fields import Boundary, Grid
+from hyco_engine.errors import DataError, PluginError, Problem, SpecError
+from hyco_engine.interfaces import PhysicalModel, Trajectory, TrajectorySource
+from hyco_engine.spec.choices import ArrayFile, ParameterSetting, PhysicalChoice, Profile
+
+if TYPE_CHECKING:
+    from hyco_engine.interfaces import BuildContext
+
+NUM_FRAMES = 50
+"""Where the spec does not say."""
+CHUNK_BYTES = 2**28
+CHUNK_SIMULATIONS = 32
+
+
+class SimulateSource(TrajectorySource):
+    """Simulation i starts from a state drawn with a generator of its own, so it does not depend on how many there are.
+
+    Several are simulated at a time, in float64 whatever the precision of the run: the truth is to be more exact than
+    the models that learn it.
+    """
+
+    def __init__(self, options: SimulateOptions, context: BuildContext) -> None:
+        self.options = options
+        self.context = context
+        self.num_simulations = options.num_simulations
+        self.dt = options.dt
+        self.num_frames = NUM_FRAMES if context.num_frames is None else context.num_frames
+        self.choice, self._inner_key = _true_physics(options, context)
+        self.model = _build(options, self.choice, context)
+        self.layout = self.model.layout
+        self._ready: dict[int, Trajectory] = {}
+
+    @property
+    def truth(self) -> Mapping[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self.model.learnables.values().items()}
+
+    def frames(self, index: int) -> int:
+        return self.num_frames
+
+    def origin(self, field: str, index: int) -> str:
+        return f"the simulated data of {self.choice.kind!r}"
+
+    def fingerprint(self) -> str:
+        """Of all that the numbers depend on, the physics' source files included; not of how many simulations there are."""
+        digest = hashlib.sha256()
+        registry = self.context.registry
+        described = {
+            "kind": self.choice.kind,
+            "version": registry.origin("hyco_models", self.choice.kind).version,
+            "options": attrs.asdict(self.choice.options) if attrs.has(type(self.choice.options)) else None,
+            "inner_dt": self.choice.dt,
+            "layout": self.layout.to_data(),
+            "frames": [self.dt, self.num_frames, self.options.skip_frames],
+            "seed": self.context.seed,
+        }
+        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        for name, value in sorted(self.truth.items()):
+            digest.update(f"{name} {tuple(value.shape)}".encode() + value.double().numpy().tobytes())
+        for code in (type(self.model), registry.get("hyco_models", self.choice.kind).factory):
+            digest.update(_source(code))
+        return digest.hexdigest()
+
+    def load(self, index: int) -> Trajectory:
+        if index not in self._ready:
+            size = self._chunk_size()
+            # by fixed chunks, so that a rebuilt simulation is the same to the last bit
+            start = index - index % size
+            self._ready = dict(self._simulate(range(start, min(start + size, self.num_simulations))))
+        return self._ready.pop(index)
+
+    def _chunk_size(self) -> int:
+        values = self.num_frames * self.layout.n_dynamic * int(torch.Size(self.layout.spatial).numel())
+        return max(1, min(CHUNK_SIMULATIONS, CHUNK_BYTES // (8 * values)))
+
+    @torch.no_grad()
+    def _simulate(self, indices: range) -> Iterator[tuple[int, Trajectory]]:
+        generators = [self.context.generator("initial", index) for index in indices]
+        state = torch.cat([self.model.initial_states(1, generator) for generator in generators])
+        state = state.to(device=self.context.device, dtype=torch.float64)
+        wanted = (len(indices), self.layout.n_all, *self.layout.spatial)
+        if tuple(state.shape) != wanted:
+            raise PluginError(
+                f"{type(self.model).__name__}.initial_states returned the shape {list(state.shape[1:])} a state; "
+                f"its layout wants {list(wanted[1:])}"
+            )
+        self._refuse_twins(state, indices)
+        static = state[:, self.layout.n_dynamic :]
+        frames = []
+        for frame in range(-self.options.skip_frames, self.num_frames):
+            dynamic = state[:, : self.layout.n_dynamic]
+            self._refuse_unstable(dynamic, indices, frame)
+            if frame >= 0:
+                frames.append(dynamic.cpu())
+            if frame < self.num_frames - 1:
+                state = torch.cat([self.model(state), static], dim=1)
+        for i, index in enumerate(indices):
+            dynamic = torch.stack([values[i] for values in frames])
+            yield index, Trajectory(dynamic=dynamic, static=static[i].cpu())
+
+    def _refuse_twins(self, state: Tensor, indices: range) -> None:
+        seen: dict[bytes, int] = {}
+        for index, values in zip(indices, state.cpu(), strict=True):
+            twin = seen.setdefault(hashlib.sha256(values.numpy().tobytes()).digest(), index)
+            if twin != index:
+                raise PluginError(
+                    f"{type(self.model).__name__}.initial_states drew the same state for simulations {twin} and {index}: "
+                    f"it must draw from the generator it is given"
+                )
+
+    def _refuse_unstable(self, dynamic: Tensor, indices: range, frame: int) -> None:
+        finite = dynamic.isfinite().flatten(1).all(dim=1)
+        if bool(finite.all()):
+            return
+        step = self.choice.dt or self.dt
+        raise DataError(
+            f"simulation {indices[int(finite.logical_not().nonzero()[0])]} of {self.choice.kind!r} is no longer finite at "
+            f"frame {frame} (t = {(frame + self.options.skip_frames) * self.dt:g}): its scheme is unstable with an internal "
+            f"step of {step:g}; take a smaller one, such as {self._inner_key} = {step / 4:g}, or a coarser resolution",
+            key="data",
+        )
+
+
+def _true_physics(options: SimulateOptions, context: BuildContext) -> tuple[PhysicalChoice, str]:
+    """The physics that makes the data with its true parameters, and the key of its internal time step."""
+    declared = {} if context.physical is None else context.physical.parameters
+    if options.physics is not None:
+        base, key, settings = options.physics, "data.physics.dt", dict(options.physics.parameters)
+    elif context.physical is not None:
+        base, key = context.physical, "physical.dt"
+        # what is declared as known needs no truth of its own
+        settings = {name: setting for name, setting in declared.items() if not setting.learn}
+    else:
+        raise SpecError("there is no [physical] whose physics could make the data; name one", key="data.physics")
+    for name, value in options.truth.items():
+        field = isinstance(value, Profile | ArrayFile)
+        settings[name] = ParameterSetting(init=value, field=field)
+    known = {name: attrs.evolve(setting, learn=False) for name, setting in settings.items()}
+    return attrs.evolve(base, parameters=known), key
+
+
+def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildContext) -> PhysicalModel:
+    """The true model, in float64. Raises SpecError for parameters without a true value."""
+    axes = tuple(axis for axis in SPACE if axis in options.resolution)
+    bounds = [options.bounds.get(axis, (0.0, 1.0)) for axis in axes]
+    grid = Grid(
+        axes=axes,
+        resolution=tuple(options.resolution[axis] for axis in axes),
+        lower=tuple(lower for lower, _ in bounds),
+        upper=tuple(upper for _, upper in bounds),
+    )
+    boundary = None if options.boundary is None else options.boundary.value
+    if boundary is not None:
+        try:
+            Boundary.parse(boundary, axes)
+        except ValueError as error:
+            raise SpecError(str(error), key="data.boundary") from None
+    context.registry.get("hyco_models", choice.kind, "physical")
+    inner = attrs.evolve(
+        context,
+        dtype=torch.float64,
+        grid=grid,
+        boundary=boundary,
+        dt=options.dt,
+        inner_dt=choice.dt,
+        parameters=choice.parameters,
+        compile=choice.compile,
+        physical=None,
+        num_frames=None,
+    )
+    try:
+        model = context.registry.build("hyco_models", choice.kind, choice.options, inner)
+    except SpecError as error:
+        raise SpecError(_at_truth(problem, options) for problem in error.problems) from None
+    if not isinstance(model, PhysicalModel):
+        raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
+    missing = [name for name in model.learnables.names if name not in choice.parameters]
+    if missing:
+        declarations = model.learnables.declarations
+        raise SpecError(
+            Problem(
+                message=f"the data is made by {choice.kind!r}, which needs the true value of {name!r}; give it, for example "
+                f"truth = {{{name} = {declarations[name].init:g}}}",
+                key=f"data.truth.{name}",
+            )
+            for name in missing
+        )
+    return model.to(context.device).eval()
+
+
+def _at_truth(problem: Problem, options: SimulateOptions) -> Problem:
+    """A mistake in a parameter, under the key where this source reads it."""
+    head, _, rest = (problem.key or "").removeprefix("physical.parameters.").partition(".")
+    if problem.key is None or not problem.key.startswith("physical.parameters.") or head not in options.truth:
+        return problem
+    return attrs.evolve(problem, key=".".join(["data.truth", head, *rest.split(".")[1:]]))
+
+
+def _source(code: Any) -> bytes:
+    """The text of the file that defines a class or function; empty where there is none."""
+    try:
+        return Path(inspect.getfile(code)).read_bytes()
+    except (TypeError, OSError):
+        return b""

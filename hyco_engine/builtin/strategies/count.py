@@ -1,0 +1,20 @@
+"""`count`: alpha sets how many samples are generated; all samples weigh the same."""
+
+from __future__ import annotations
+
+from hyco_engine.augment.balance import generated_count
+from hyco_engine.builtin.strategies.starts import random_starts
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Strategy
+
+
+class Count(Strategy):
+    """`int(n_real * alpha)` rollouts from a random subset of the real windows' initial states, drawn afresh each cycle."""
+
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        n_real = len(context.real)
+        count = generated_count(n_real, context.alpha)
+        if count == 0:
+            return None
+        states = random_starts(context.real, count, context.generator("starts"))
+        recipe = context.rollout_recipe(phase.teacher, states, count)
+        return Augmentation(recipe=recipe, expected_ratio=context.alpha)

@@ -1,0 +1,40 @@
+"""The built-in trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hyco_engine.hooks.hookspecs import hookimpl
+from hyco_engine.hooks.records import Record
+from hyco_engine.spec.options import option, options
+
+
+@options
+class CsvOptions:
+    """`[trackers.csv]`."""
+
+    file: str = option("metrics.csv", help="name of the file, which is written in the run folder")
+
+    def __attrs_post_init__(self) -> None:
+        # both separators, so that a spec means the same everywhere
+        if self.file in ("", ".", "..") or any(c in "/\\" or not c.isprintable() for c in self.file):
+            raise ValueError(f"file {self.file!r} must be the plain name of a file in the run folder")
+
+
+def _csv(options: CsvOptions, context: Any) -> Any:
+    from hyco_engine.builtin.trackers.csv import CsvTracker
+
+    return CsvTracker(options.file)
+
+
+@hookimpl
+def hyco_trackers() -> Iterable[Record]:
+    return [
+        Record(
+            kind="csv",
+            summary="metrics as one table in the run folder, for spreadsheets",
+            options=CsvOptions,
+            factory=_csv,
+        ),
+    ]

@@ -1,0 +1,110 @@
+"""The command `hyco-engine`. Starting it imports neither torch nor phi nor rich: each command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hyco_engine.cli.errors import Ended, report
+
+# name -> (where the command is, what the list of commands says about it)
+COMMANDS = {
+    "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
+    "check": ("hyco_engine.cli.check:check", "Show what a spec would do, without doing it."),
+    "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
+    "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
+    "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
+    "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
+    "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called, and tells every error in one readable block."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BaseException as error:
+            # click has its own way with some of these, interrupts and broken pipes among them
+            raise Ended(error) from error
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        given = list(sys.argv[1:] if args is None else args)
+        own = given[: given.index("--")] if "--" in given else given
+        debug = "--debug" in own
+        # taken out here, so that it may stand anywhere, whatever the command
+        rest = [arg for arg in own if arg != "--debug"] + given[len(own) :]
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(rest, prog_name or self.name, **extra)
+            sys.stdout.flush()
+        except Ended as ended:
+            code = report(ended.error, as_json="--json" in own, debug=debug)
+        except (click.ClickException, click.Abort, BrokenPipeError) as error:
+            code = report(error, as_json="--json" in own, debug=debug)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"hyco-engine {version('hyco-engine')}")
+        except PackageNotFoundError:
+            click.echo("hyco-engine, from a checkout that is not installed")
+        ctx.exit()
+
+
+@click.group(
+    "hyco-engine",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 the run failed, 2 usage or spec, 3 plugin defect, 130 interrupted.",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors; works after any command.")
+def cli() -> None:
+    """Hybrid-cooperative training: a differentiable physical model and a neural surrogate teach each other.
+
+    Start with: hyco-engine init quickstart --out spec.toml && hyco-engine run spec.toml
+    """
+
+
+def main() -> None:
+    """The entry point."""
+    cli.main()

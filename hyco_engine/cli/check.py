@@ -1,0 +1,35 @@
+"""`hyco-engine check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.plugins import disable_option, discover
+
+
+@click.command()
+@click.argument("spec", type=PATH)
+@set_option
+@disable_option
+@json_option
+def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
+    """Show what SPEC would do: parts, data, generated samples, cache, phases. Nothing is trained."""
+    from hyco_engine.spec.loading import load_spec
+
+    registry = discover(disable_plugin)
+    # a wrong spec is told before torch is imported
+    load_spec(spec, registry, overrides)
+
+    with stdout_for_json(as_json):
+        from hyco_engine.engine import Engine
+
+        plan = Engine(spec, registry=registry, overrides=overrides).plan()
+    if as_json:
+        print_json(plan)
+        return
+    from hyco_engine.cli.layout import plan_lines
+
+    click.echo("\n".join(plan_lines(plan)))

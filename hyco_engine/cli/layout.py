@@ -1,0 +1,188 @@
+"""Plans, metrics and summaries as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PLAYERS = {"synthetic": "surrogate", "physical": "physics", "persistence": "persistence"}
+
+
+def number(value: Any) -> str:
+    """Four digits; a dash for what is not known."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def seconds(value: float) -> str:
+    if round(value, 1) < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that fits, as powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Left-aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """What `check` prints."""
+    sections: list[tuple[str, list[str]]] = []
+    if parts := plan.get("parts"):
+        rows = [(n, p.get("kind", "-"), f"{p.get('distribution')} {p.get('version')}") for n, p in parts.items()]
+        sections.append(("parts", table(rows)))
+    windows = f"{plan.get('n_real')} real windows, {plan.get('n_generated')} generated for each phase"
+    data = plan.get("data")
+    sections.append(("data", [windows, *_inline(data)] if isinstance(data, Mapping) else [windows]))
+    if cache := plan.get("cache"):
+        sections.append(("cache", [f"{cache['kind']} ({size(cache['estimated_bytes'] or 0)}): {cache['reason']}"]))
+    if phases := plan.get("phases"):
+        sections.append(("phases", _phase_lines(phases)))
+    for key, value in plan.items():
+        if key not in ("parts", "n_real", "n_generated", "data", "cache", "phases", "notes"):
+            sections.append((key, _inline(value) if isinstance(value, Mapping) else [_short(value)]))
+    if notes := plan.get("notes"):
+        sections.append(("notes", [str(note) for note in notes]))
+    return [line for title, lines in sections for line in _titled(title, lines)]
+
+
+def _phase_lines(phases: Sequence[Any]) -> list[str]:
+    """A line for each phase; cycles that do the same are told once."""
+    cycles: dict[Any, list[str]] = {}
+    for phase in phases:
+        if isinstance(phase, Mapping):
+            rest = [f"{k} {_short(v)}" for k, v in phase.items() if k not in ("cycle", "phase") and v is not None]
+            text = ", ".join([str(phase.get("phase", "")).replace("_", " "), *rest])
+            cycles.setdefault(phase.get("cycle"), []).append(text)
+        else:
+            cycles.setdefault(None, []).append(str(phase))
+    runs: list[tuple[list[Any], list[str]]] = []
+    for cycle, lines in cycles.items():
+        if runs and cycle is not None and runs[-1][1] == lines:
+            runs[-1][0].append(cycle)
+        else:
+            runs.append(([cycle], lines))
+    shown: list[str] = []
+    for numbers, lines in runs:
+        first, last = numbers[0], numbers[-1]
+        head = "" if first is None else f"cycle {first + 1}" if first == last else f"cycles {first + 1} to {last + 1}"
+        shown += [f"{head}: {line}" if head else line for line in lines[:1]]
+        shown += [f"{' ' * len(head)}  {line}" if head else line for line in lines[1:]]
+    return shown
+
+
+def _inline(data: Mapping[str, Any]) -> list[str]:
+    plain = [f"{key} {_short(value)}" for key, value in data.items() if not isinstance(value, Mapping)]
+    nested = [f"{key}: {', '.join(_inline(value))}" for key, value in data.items() if isinstance(value, Mapping)]
+    return ([", ".join(plain)] if plain else []) + nested
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(_short, value)) if isinstance(value, list | tuple) else number(value)
+
+
+def _titled(title: str, lines: Iterable[str]) -> list[str]:
+    return [f"{title if i == 0 else '':<10}{line}" for i, line in enumerate(lines)]
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+
+def metrics_lines(metrics: Mapping[str, Any], split: str) -> list[str]:
+    """One row a model: nrmse, vrmse, nrmse of each field, nrmse of the last step; or whatever else there is."""
+    found = {name: m for name in PLAYERS if (m := _of_split(metrics, name, split))}
+    if not found:
+        return [f"there is nothing to measure in the {split} split"]
+    rows = {name: _columns(m) for name, m in found.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    body = [[PLAYERS[name], *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return table([["model", *columns], *body])
+
+
+def _columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    scalars = {name: value for name, value in metrics.items() if not isinstance(value, Mapping | list)}
+    if "nrmse" not in metrics:
+        return scalars
+    columns: dict[str, Any] = {name: scalars[name] for name in ("nrmse", "vrmse") if name in scalars}
+    columns |= {f"nrmse {field}": value for field, value in (metrics.get("nrmse_by_field") or {}).items()}
+    return columns | ({"nrmse last step": steps[-1]} if (steps := metrics.get("nrmse_by_step")) else {})
+
+
+def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str, Any]:
+    found = (metrics.get(name) or {}).get(split)
+    return found if isinstance(found, Mapping) else {}
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
+    """Five lines: what came out, how good it is, how long it took, where it is, what to do next."""
+    learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
+    lines = [
+        ("learned", "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"),
+        ("errors", _error_text(summary.get("metrics") or {})),
+        ("time", _time_text(summary)),
+    ]
+    if folder is not None:
+        figures = sorted(path.name for path in folder.glob("figures/*") if path.is_file())
+        lines.append(("results", f"{folder}" + (f", figures/{', '.join(figures[:3])}" if figures else "")))
+        lines.append(("next", _next_text(summary, folder)))
+    return [f"{title:<10}{text}" for title, text in lines]
+
+
+def parameter_text(name: str, parameter: Mapping[str, Any]) -> str:
+    """`nu 0.05 -> 0.0101 (truth 0.01, 1.2 % off)`."""
+    unit = parameter.get("unit") or "1"
+    text = f"{name} {_value(parameter.get('initial'))} -> {_value(parameter.get('final'))}"
+    text += "" if unit == "1" else f" {unit}"
+    if parameter.get("truth") is None:
+        return text
+    error = parameter.get("relative_error")
+    off = "" if error is None else f", {100 * error:.2g} % off"
+    return f"{text} (truth {_value(parameter['truth'])}{off})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"mean {number(value.get('mean'))} [{number(value.get('min'))}, {number(value.get('max'))}]"
+    return number(value)
+
+
+def _error_text(metrics: Mapping[str, Any]) -> str:
+    split = "test" if any(_of_split(metrics, name, "test") for name in PLAYERS) else "val"
+    found = {name: m for name in PLAYERS if (m := _of_split(metrics, name, split))}
+    if not found:
+        return "not measured: no validation data"
+    measure = "nrmse" if any("nrmse" in m for m in found.values()) else "loss"
+    return f"{split} {measure}: " + ", ".join(f"{PLAYERS[name]} {number(m.get(measure))}" for name, m in found.items())
+
+
+def _time_text(summary: Mapping[str, Any]) -> str:
+    timings = summary.get("timings") or {}
+    phases = sorted((timings.get("phases") or {}).items(), key=lambda item: -(item[1] or 0))
+    longest = ", ".join(f"{name.replace('_', ' ')} {seconds(s)}" for name, s in phases[:3] if s)
+    memory = f"; at most {size(summary['peak_rss_bytes'])} of memory" if summary.get("peak_rss_bytes") else ""
+    return f"{seconds(timings.get('total_s') or 0.0)}{f' ({longest})' if longest else ''}{memory}"
+
+
+def _next_text(summary: Mapping[str, Any], folder: Path) -> str:
+    models = summary.get("metrics") or {}
+    split = "test" if any(_of_split(models, name, "test") for name in PLAYERS) else "val"
+    return f"hyco-engine evaluate {folder} --split {split}, or use it: hyco-engine predict --help"

@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# whether it exists is for the reader to say, whose message is better
+PATH = click.Path(path_type=Path)
+
+
+def json_option(command: F) -> F:
+    """Add `--json`; the command takes `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")(command)
+
+
+def set_option(command: F) -> F:
+    """Add `--set`; the command takes `overrides: tuple[str, ...]`."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a key of the spec, as a TOML line: --set run.cycles=2; repeatable.",
+    )(command)
+
+
+def print_json(value: object) -> None:
+    """Strict JSON on stdout."""
+    from hyco_engine.runs.files import dump_json
+
+    click.echo(dump_json(value))
+
+
+@contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[None]:
+    """With `--json`, stdout holds one object: what else is printed meanwhile goes to stderr."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield

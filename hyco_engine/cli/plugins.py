@@ -1,0 +1,209 @@
+"""`hyco-engine plugins`: what is installed, from where, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import click
+
+from hyco_engine.cli.options import json_option, print_json
+from hyco_engine.errors import PluginError, SpecError
+from hyco_engine.hooks.checking import HOOKS, did_you_mean
+from hyco_engine.hooks.loading import PluginInfo, normalise
+from hyco_engine.hooks.records import ModelRecord, Record
+from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry, disabled_names
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def disable_option(command: F) -> F:
+    """Add `--disable-plugin`; the command takes `disable_plugin: tuple[str, ...]`."""
+    help = f"Do not load this entry point or distribution; repeatable. Also {DISABLE_VARIABLE}=a,b."
+    return click.option("--disable-plugin", metavar="NAME", multiple=True, help=help)(command)
+
+
+def discover(disable_plugin: Sequence[str]) -> Registry:
+    """The registry for a command: `--disable-plugin` and the environment variable apply.
+
+    What plugins print while they load goes to stderr, since stdout may be JSON.
+    """
+    with redirect_stdout(sys.stderr):
+        registry = Registry.discover(disabled_names(disable_plugin))
+    for name in registry.unmatched:
+        click.echo(f"note: no plugin or distribution {name!r} to disable", err=True)
+    return registry
+
+
+@click.group()
+def plugins() -> None:
+    """List and check the installed plugins."""
+
+
+@plugins.command("list")
+@json_option
+@disable_option
+def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
+    """List every kind with its plugin, and the plugins that are disabled or failed."""
+    registry = discover(disable_plugin)
+    kinds = {hook: list(_usable(registry, hook)) for hook in HOOKS}
+    if as_json:
+        shown = {
+            hook: [_record_data(record) | _origin_data(info) for info, record in found] for hook, found in kinds.items()
+        }
+        print_json({"plugins": [_plugin_data(info) for info in registry.plugins], "kinds": shown})
+        return
+    rows = [
+        (record.kind, _place(hook, record), f"{info.distribution} {info.version}", record.summary)
+        for hook, found in kinds.items()
+        for info, record in found
+    ]
+    _print_table(("KIND", "HOOK", "DISTRIBUTION", "SUMMARY"), rows)
+    for info in registry.plugins:
+        if info.status != "ok":
+            click.echo(f"{info.status}: {info}: {info.reason}")
+        for warning in info.warnings:
+            click.echo(f"warning: {info}: {warning}")
+
+
+@plugins.command("check")
+@click.argument("name", required=False)
+@json_option
+@disable_option
+@click.pass_context
+def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_plugin: tuple[str, ...]) -> None:
+    """Check the plugin or distribution NAME, or all: status, kinds, options and warnings.
+
+    Ends with exit code 3 if one of them failed.
+    """
+    registry = discover(disable_plugin)
+    chosen = [info for info in registry.plugins if name is None or info.answers_to({normalise(name)})]
+    if not chosen:
+        known = {known for info in registry.plugins for known in (info.name, info.distribution)}
+        if name is None:
+            raise PluginError("no plugin is installed, not even the built-in ones; reinstall hyco-engine")
+        raise SpecError(
+            f"no plugin or distribution {name!r} is installed{did_you_mean(name, known)}; "
+            f"installed: {', '.join(sorted(known)) or 'none'}"
+        )
+    if as_json:
+        print_json({"plugins": [_plugin_data(info) | {"records": _records_data(info)} for info in chosen]})
+    else:
+        for info in chosen:
+            _print_plugin(info)
+    if any(info.status == "failed" for info in chosen):
+        ctx.exit(3)
+
+
+def _usable(registry: Registry, hook: str) -> Iterable[tuple[PluginInfo, Record]]:
+    for kind in registry.kinds(hook):
+        yield registry.origin(hook, kind), registry.get(hook, kind)
+
+
+def _place(hook: str, record: Record) -> str:
+    return f"{hook} ({record.role})" if isinstance(record, ModelRecord) else hook
+
+
+def _print_plugin(info: PluginInfo) -> None:
+    click.echo(f"{info}: {info.status}{f': {info.reason}' if info.reason else ''}")
+    for warning in info.warnings:
+        click.echo(f"  warning: {warning}")
+    for hook, records in info.records.items():
+        for record in records:
+            click.echo(f"\n  {record.kind} - {_place(hook, record)}: {record.summary}")
+            rows = [
+                (
+                    option["name"],
+                    option["type"],
+                    "required" if option["required"] else str(option["default"]),
+                    option["unit"],
+                    ", ".join(f"{_SIGNS[name]} {bound:g}" for name, bound in option["bounds"].items()),
+                    option["help"],
+                )
+                for option in _options_data(record)
+            ]
+            if rows:
+                _print_table(("OPTION", "TYPE", "DEFAULT", "UNIT", "BOUNDS", "HELP"), rows, indent="    ")
+    click.echo()
+
+
+def _plugin_data(info: PluginInfo) -> dict[str, Any]:
+    names = ("name", "distribution", "version", "status", "reason", "warnings", "kinds")
+    return {name: getattr(info, name) for name in names}
+
+
+def _origin_data(info: PluginInfo) -> dict[str, str]:
+    return {"distribution": info.distribution, "version": info.version}
+
+
+def _record_data(record: Record) -> dict[str, Any]:
+    data = {"kind": record.kind, "summary": record.summary}
+    return data | {"role": record.role} if isinstance(record, ModelRecord) else data
+
+
+def _records_data(info: PluginInfo) -> dict[str, list[dict[str, Any]]]:
+    return {
+        hook: [_record_data(record) | {"options": list(_options_data(record))} for record in records]
+        for hook, records in info.records.items()
+    }
+
+
+def _options_data(record: Record) -> Iterator[dict[str, Any]]:
+    try:
+        types = get_type_hints(record.options)
+    except Exception:  # a name that only type checkers see
+        types = {}
+    for field in attrs.fields(record.options):
+        required = field.default is attrs.NOTHING
+        yield {
+            "name": field.name,
+            "type": _type_name(types.get(field.name, field.type)),
+            "required": required,
+            "default": None if required else _plain_default(field.default),
+            "help": field.metadata.get("help", ""),
+            "unit": field.metadata.get("unit", ""),
+            "bounds": dict(field.metadata.get("bounds", {})),
+        }
+
+
+def _plain_default(default: Any) -> Any:
+    """The default as JSON holds it; text where it does not."""
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        try:
+            default = default.factory()
+        except Exception:  # it takes the instance, or needs what is not here
+            return "computed"
+    if attrs.has(type(default)):
+        default = attrs.asdict(default)
+    try:
+        return json.loads(json.dumps(default, default=str, allow_nan=False))
+    except ValueError:  # NaN and infinities
+        return str(default)
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if annotation is type(None):
+        return "None"
+    if annotation is ...:
+        return "..."
+    name = getattr(annotation, "__name__", str(annotation))
+    return f"{name}[{', '.join(map(_type_name, arguments))}]" if arguments else name
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(f"{indent}{cells}".rstrip())

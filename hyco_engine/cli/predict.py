@@ -1,0 +1,49 @@
+"""`hyco-engine predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.plugins import disable_option, discover
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option("--input", "source", type=PATH, required=True, help="File with the state to start from.")
+@click.option("--out", type=PATH, required=True, help="File to write the predicted states to.")
+@click.option("--steps", type=click.IntRange(min=1), required=True, help="Steps of the data's dt to predict.")
+@click.option(
+    "--model",
+    type=click.Choice(["physical", "synthetic"]),
+    default="synthetic",
+    show_default=True,
+    help="Which of the run's models.",
+)
+@disable_option
+@json_option
+def predict(
+    run: Path,
+    source: Path,
+    out: Path,
+    steps: int,
+    model: Literal["physical", "synthetic"],
+    disable_plugin: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Roll a model of the run folder RUN out from the state in a file.
+
+    Files are .npy, all channels in one array, or .npz, one array for each field.
+    """
+    registry = discover(disable_plugin)
+    with stdout_for_json(as_json):
+        from hyco_engine.runs.loading import predict as roll_out
+
+        result = roll_out(run, source, out, steps, model, registry)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"wrote {out}: {steps} steps of the {model} model of {run}")

@@ -1,0 +1,70 @@
+"""What is refused in data before anything trains on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.errors import DataError, PluginError
+from hyco_engine.interfaces import Trajectory, TrajectorySource
+
+CHUNK_ELEMENTS = 2**24
+
+
+def check_shapes(trajectory: Trajectory, layout: StateLayout, index: int, kind: str) -> None:
+    """Raises PluginError if a source does not keep its contract."""
+    shapes = (tuple(trajectory.dynamic.shape[1:]), tuple(trajectory.static.shape))
+    wanted = ((layout.n_dynamic, *layout.spatial), (layout.n_all - layout.n_dynamic, *layout.spatial))
+    if trajectory.dynamic.ndim < 1 or shapes != wanted:
+        raise PluginError(
+            f"the source {kind!r} returned simulation {index} with dynamic {list(trajectory.dynamic.shape)} and "
+            f"static {list(trajectory.static.shape)}; its layout wants [frames, {str(list(wanted[0]))[1:]} and "
+            f"{list(wanted[1])}"
+        )
+    for name, values in (("dynamic", trajectory.dynamic), ("static", trajectory.static)):
+        if values.dtype not in (torch.float32, torch.float64):
+            raise PluginError(f"the source {kind!r} returned {name} as {values.dtype}; wanted float32 or float64")
+    if len(trajectory.dynamic) == 0:
+        raise DataError(f"simulation {index} has no frames", key="data")
+
+
+def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *, allow_missing: bool = False) -> None:
+    """Raises DataError for the first inf in a field of simulation `index`, and for NaN unless it means "not observed".
+
+    Filler is not looked at.
+    """
+    layout = source.layout
+    mask = sample_mask(layout)
+    groups = ((layout.dynamic, trajectory.dynamic, 0), (layout.static, trajectory.static[None], layout.n_dynamic))
+    for fields, values, first in groups:
+        group = mask[first : first + values.shape[1]]
+        step = max(1, CHUNK_ELEMENTS // max(1, group.numel()))
+        for start in range(0, len(values), step):
+            chunk = values[start : start + step]
+            bad = (chunk.isinf() if allow_missing else ~chunk.isfinite()) & group
+            if bool(bad.any()):
+                frame = None if values is not trajectory.dynamic else start
+                raise _refusal(bad, chunk, fields, source, index, frame)
+
+
+def _refusal(
+    bad: Tensor, chunk: Tensor, fields: tuple[FieldInfo, ...], source: TrajectorySource, index: int, start: int | None
+) -> DataError:
+    frame, channel, *place = bad.nonzero()[0].tolist()
+    names = [(f.name, f.components[c] if f.components else None) for f in fields for c in range(f.channels)]
+    name, component = names[channel]
+    where = f"{name!r}" if component is None else f"{name!r} (component {component})"
+    when = "" if start is None else f", frame {start + frame}"
+    cell = ", ".join(f"{axis} {i}" for axis, i in zip(source.layout.grid.axes, place, strict=True))
+    origin = source.origin(name, index)
+    value = chunk[frame, channel][tuple(place)]
+    total = int(bad.sum())
+    more = "" if total == 1 else f", and {total - 1} more near it"
+    remedy = "remove or repair it" if value.isnan() else "it must be repaired at its source"
+    return DataError(
+        f"{origin + ': ' if origin else ''}the field {where} of simulation {index} is {float(value)} "
+        f"at index {cell}{when}{more}; {remedy}",
+        key="data",
+    )

@@ -1,0 +1,303 @@
+"""What a state tensor means: grid, fields, boundary conditions, channel order. Knows neither torch nor PhiFlow.
+
+A state is a tensor `[B, C, *S]`. Its channels are the dynamic fields, then the static ones, each in listed order and
+each with its components in order. `S` is the grid's resolution, except that staggered fields on open sides need one
+more sample along each axis; entries of `S` beyond a component's own samples are filler: zero, and never counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+RuleKind = Literal[
+    "periodic", "constant", "zero-gradient", "symmetric", "antisymmetric", "reflect", "antireflect", "normal-tangential"
+]
+RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """What holds beyond one side. `value` (one number, or one per component) belongs to `constant`;
+
+    `normal` and `tangential` belong to `normal-tangential`, for the components across and along the side.
+    """
+
+    kind: RuleKind
+    value: float | tuple[float, ...] = 0.0
+    normal: Rule | None = None
+    tangential: Rule | None = None
+
+    @classmethod
+    def parse(cls, data: Any) -> Rule:
+        """From `"periodic"`, a number, a list of numbers, or `{normal = ..., tangential = ...}`. Raises ValueError."""
+        if isinstance(data, str):
+            if data not in RULE_KINDS or data in ("constant", "normal-tangential"):
+                named = ", ".join(kind for kind in RULE_KINDS if kind not in ("constant", "normal-tangential"))
+                raise ValueError(f"unknown boundary {data!r}: use a number, {{normal, tangential}}, or one of {named}")
+            return cls(kind=data)  # type: ignore[arg-type]
+        if isinstance(data, int | float) and not isinstance(data, bool):
+            return cls(kind="constant", value=float(data))
+        if isinstance(data, Sequence) and data and all(isinstance(x, int | float) for x in data):
+            return cls(kind="constant", value=tuple(float(x) for x in data))
+        if isinstance(data, Mapping) and set(data) == {"normal", "tangential"}:
+            return cls(
+                kind="normal-tangential", normal=cls.parse(data["normal"]), tangential=cls.parse(data["tangential"])
+            )
+        raise ValueError(f"cannot read the boundary {data!r}")
+
+    def to_data(self) -> Any:
+        """The form that `parse` reads."""
+        if self.kind == "constant":
+            return list(self.value) if isinstance(self.value, tuple) else self.value
+        if self.normal is not None and self.tangential is not None:
+            return {"normal": self.normal.to_data(), "tangential": self.tangential.to_data()}
+        return self.kind
+
+
+@attrs.frozen(kw_only=True)
+class Boundary:
+    """The boundary condition of a field: a (lower, upper) pair of rules for each axis."""
+
+    sides: Mapping[str, tuple[Rule, Rule]]
+
+    @classmethod
+    def parse(cls, data: Any, axes: Sequence[str]) -> Boundary:
+        """From one rule for all sides, or `{x = rule, y = {lower = rule, upper = rule}}`. Raises ValueError."""
+        if isinstance(data, Boundary):
+            return data
+        if isinstance(data, Mapping) and set(data) != {"normal", "tangential"}:
+            if set(data) != set(axes):
+                raise ValueError(f"the boundary names {', '.join(data) or 'no axis'}; the axes are {', '.join(axes)}")
+            return cls(sides={axis: _pair(data[axis]) for axis in axes})
+        rule = Rule.parse(data)
+        return cls(sides={axis: (rule, rule) for axis in axes})
+
+    def to_data(self) -> Any:
+        """The form that `parse` reads; JSON-able."""
+        return {a: {"lower": lo.to_data(), "upper": up.to_data()} for a, (lo, up) in self.sides.items()}
+
+    def __attrs_post_init__(self) -> None:
+        for axis, (lower, upper) in self.sides.items():
+            if (lower.kind == "periodic") != (upper.kind == "periodic"):
+                raise ValueError(f"axis {axis} is periodic on one side only")
+
+    def is_periodic(self, axis: str) -> bool:
+        return self.sides[axis][0].kind == "periodic"
+
+
+def _pair(data: Any) -> tuple[Rule, Rule]:
+    if isinstance(data, Mapping) and set(data) == {"lower", "upper"}:
+        return Rule.parse(data["lower"]), Rule.parse(data["upper"])
+    rule = Rule.parse(data)
+    return rule, rule
+
+
+@attrs.frozen(kw_only=True)
+class Grid:
+    """A uniform grid of cells; samples of centred fields lie in the cells' centres."""
+
+    axes: tuple[str, ...]
+    resolution: tuple[int, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if not len(self.axes) == len(self.resolution) == len(self.lower) == len(self.upper) in (1, 2, 3):
+            raise ValueError(f"a grid has 1 to 3 axes, each with resolution, lower and upper bound: {self}")
+        if min(self.resolution) < 1 or any(lo >= up for lo, up in zip(self.lower, self.upper, strict=True)):
+            raise ValueError(f"every resolution must be at least 1 and every lower bound below its upper one: {self}")
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        return tuple((u - l) / n for l, u, n in zip(self.lower, self.upper, self.resolution, strict=True))
+
+    def to_data(self) -> dict[str, Any]:
+        """A JSON-able form that `from_data` reads back exactly."""
+        return {name: list(value) for name, value in attrs.asdict(self).items()}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Grid:
+        """What `to_data` gave. Raises ValueError on anything else."""
+        entries = {name: _list(value) for name, value in _entries(data, cls).items()}
+        if not all(isinstance(n, int) for n in entries["resolution"]):
+            raise ValueError(f"a resolution is a list of whole numbers, not {entries['resolution']!r}")
+        return cls(
+            axes=tuple(map(_text, entries["axes"])),
+            resolution=tuple(entries["resolution"]),
+            lower=tuple(map(_number, entries["lower"])),
+            upper=tuple(map(_number, entries["upper"])),
+        )
+
+    def centers(self, axis: str) -> list[float]:
+        """Coordinates of the cell centres along one axis."""
+        i = self.axes.index(axis)
+        return [self.lower[i] + (k + 0.5) * self.spacing[i] for k in range(self.resolution[i])]
+
+
+@attrs.frozen(kw_only=True)
+class FieldInfo:
+    """One field. No `components`: a scalar. Staggered fields have one component per axis, named like the axes."""
+
+    name: str
+    components: tuple[str, ...] = ()
+    sampling: Literal["centered", "staggered"] = "centered"
+    boundary: Boundary
+    unit: str = "1"
+
+    @property
+    def channels(self) -> int:
+        return max(1, len(self.components))
+
+    def to_data(self) -> dict[str, Any]:
+        """A JSON-able form that `from_data` reads back exactly."""
+        return {
+            "name": self.name,
+            "components": list(self.components),
+            "sampling": self.sampling,
+            "boundary": self.boundary.to_data(),
+            "unit": self.unit,
+        }
+
+    @classmethod
+    def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
+        """What `to_data` gave. Raises ValueError on anything else."""
+        entries = _entries(data, cls)
+        if entries["sampling"] not in ("centered", "staggered"):
+            raise ValueError(f"unknown sampling {entries['sampling']!r}")
+        return cls(
+            name=_text(entries["name"]),
+            components=tuple(map(_text, _list(entries["components"]))),
+            sampling=entries["sampling"],
+            boundary=Boundary.parse(entries["boundary"], axes),
+            unit=_text(entries["unit"]),
+        )
+
+    def samples(self, grid: Grid, component: int) -> tuple[int, ...]:
+        """Number of samples of one component along each axis.
+
+        A staggered component has, along its own axis, the faces whose values are not fixed by the boundary: PhiFlow
+        keeps the lower face of a periodic axis and drops faces on sides with a constant value.
+        """
+        shape = list(grid.resolution)
+        if self.sampling == "staggered":
+            axis = self.components[component]
+            lower, upper = self.boundary.sides[axis]
+            shape[grid.axes.index(axis)] += _outer_faces(lower, upper)
+        return tuple(shape)
+
+
+def _outer_faces(lower: Rule, upper: Rule) -> int:
+    """Faces beyond the n - 1 inner ones, minus one, so that it adds to the number of cells."""
+    if lower.kind == "periodic":
+        return 0
+    return sum(not _fixes_face(rule) for rule in (lower, upper)) - 1
+
+
+def _fixes_face(rule: Rule) -> bool:
+    if rule.normal is not None:
+        return _fixes_face(rule.normal)
+    return rule.kind == "constant"
+
+
+@attrs.frozen(kw_only=True)
+class StateLayout:
+    """Grid, dynamic and static fields of a state tensor."""
+
+    grid: Grid
+    dynamic: tuple[FieldInfo, ...]
+    static: tuple[FieldInfo, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        names = [field.name for field in self.fields]
+        if not self.dynamic or len(set(names)) < len(names):
+            raise ValueError(f"a state needs at least one dynamic field and distinct names: {names}")
+
+    @property
+    def fields(self) -> tuple[FieldInfo, ...]:
+        return self.dynamic + self.static
+
+    @property
+    def n_axes(self) -> int:
+        """Space dimensions."""
+        return len(self.grid.axes)
+
+    @property
+    def n_dynamic(self) -> int:
+        return sum(field.channels for field in self.dynamic)
+
+    @property
+    def n_all(self) -> int:
+        return sum(field.channels for field in self.fields)
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """`S`: the spatial shape that holds the samples of every component."""
+        shapes = [f.samples(self.grid, c) for f in self.fields for c in range(f.channels)]
+        return tuple(map(max, zip(*shapes, strict=True)))
+
+    @property
+    def has_filler(self) -> bool:
+        """Whether any component has fewer samples than `S`."""
+        return any(f.samples(self.grid, c) != self.spatial for f in self.fields for c in range(f.channels))
+
+    def channels(self, name: str) -> slice:
+        """The channels of one field."""
+        start = 0
+        for field in self.fields:
+            if field.name == name:
+                return slice(start, start + field.channels)
+            start += field.channels
+        raise KeyError(name)
+
+    def n_samples(self, name: str) -> int:
+        """Number of values of one field in one state, filler not counted."""
+        field = next(f for f in self.fields if f.name == name)
+        return sum(math.prod(field.samples(self.grid, c)) for c in range(field.channels))
+
+    def to_data(self) -> dict[str, Any]:
+        """A JSON-able form that `from_data` reads back exactly."""
+        return {
+            "grid": self.grid.to_data(),
+            "dynamic": [field.to_data() for field in self.dynamic],
+            "static": [field.to_data() for field in self.static],
+        }
+
+    @classmethod
+    def from_data(cls, data: Any) -> StateLayout:
+        """What `to_data` gave, as it comes out of JSON. Raises ValueError on anything else."""
+        entries = _entries(data, cls)
+        grid = Grid.from_data(entries["grid"])
+        dynamic, static = (
+            tuple(FieldInfo.from_data(field, grid.axes) for field in _list(entries[group]))
+            for group in ("dynamic", "static")
+        )
+        return cls(grid=grid, dynamic=dynamic, static=static)
+
+
+def _entries(data: Any, cls: type) -> Mapping[str, Any]:
+    names = {field.name for field in attrs.fields(cls)}
+    if not isinstance(data, Mapping) or set(data) != names:
+        raise ValueError(f"a {cls.__name__} needs the entries {', '.join(sorted(names))}, not {data!r}")
+    return data
+
+
+def _list(data: Any) -> list[Any]:
+    if not isinstance(data, list | tuple):
+        raise ValueError(f"wanted a list, not {data!r}")
+    return list(data)
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise ValueError(f"wanted a text, not {data!r}")
+    return data
+
+
+def _number(data: Any) -> float:
+    if isinstance(data, bool) or not isinstance(data, int | float):
+        raise ValueError(f"wanted a number, not {data!r}")
+    return float(data)

@@ -1,0 +1,271 @@
+"""From a source to what training and evaluation read: cached tensors, windows, held-out rollouts, statistics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from hyco_engine.data.checks import check_shapes, check_values
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.scheme import Selection
+from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
+from hyco_engine.data.windows import WindowDataset, count_windows
+from hyco_engine.errors import DataError
+from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.spec.checks import check_folder_name
+from hyco_engine.spec.choices import SourceChoice
+
+log = logging.getLogger("hyco_engine")
+
+
+class DataManager:
+    """The simulations of a source, each loaded and checked once and then read from the cache.
+
+    `cache` is the cache root (`paths.cache`): below it, `tensors/<data.name>/sim_000000.safetensors` keeps a simulation
+    with the fields that `[data.fields]` chooses. It is memory-mapped from there, so the data may be larger than memory
+    (a single simulation may not, while it is loaded). An entry that is damaged, or that belongs to other data, fields,
+    dtype or number of frames, is noticed and rebuilt. With None everything is held in memory. Several processes may
+    share a cache: one builds, the others wait for it.
+
+    What is wrong raises DataError before anything trains: unknown fields at once; a split that does not fit and windows
+    longer than the data as soon as the frames are known; values that are not finite when `prepare` meets them.
+    """
+
+    def __init__(
+        self,
+        source: TrajectorySource,
+        choice: SourceChoice,
+        cache: Path | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if source.num_simulations < 1:
+            raise DataError("the data holds no simulation", key="data")
+        self.source = source
+        self.choice = choice
+        self.dtype = dtype
+        self.dt: float = source.dt
+        self.num_simulations: int = source.num_simulations
+        self._selection = Selection.of(source.layout, choice.fields)
+        self.layout: StateLayout = self._selection.layout
+        self._cache = cache
+        self._loaded: tuple[Trajectory, ...] | None = None
+        known = [source.frames(i) for i in range(source.num_simulations)]
+        frames = [_wanted(count, i, choice) for i, count in enumerate(known) if count is not None]
+        # a mistake in the spec is better told before the simulations run
+        self._planned = self._segment(frames) if len(frames) == len(known) else None
+
+    @property
+    def planned_windows(self) -> int | None:
+        """Training windows there will be, known without loading anything; None where the source cannot tell."""
+        if self._planned is None:
+            return None
+        horizon, stride = self.choice.num_predict_steps, self.choice.stride
+        return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
+
+    def prepare(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Load all simulations, from the cache where that is possible; `progress(done, total)` is told of each.
+
+        Called once; without it, the first use of the data does it.
+        """
+        if self._loaded is None:
+            self._loaded = self._load(self._cache, progress)
+            self._log_sizes()
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """All simulations, with the chosen fields."""
+        self.prepare()
+        assert self._loaded is not None  # by now
+        return self._loaded
+
+    @cached_property
+    def _segments(self) -> dict[SplitName, tuple[Segment, ...]]:
+        return self._segment([len(t.dynamic) for t in self.trajectories])
+
+    def _segment(self, frames: list[int]) -> dict[SplitName, tuple[Segment, ...]]:
+        segments = resolve_split(self.choice.split, frames)
+        check_lengths(segments, self.choice.num_predict_steps, self.choice.split.by)
+        return segments
+
+    @property
+    def truth(self) -> Mapping[str, Tensor]:
+        """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
+        return self.source.truth
+
+    @cached_property
+    def train(self) -> WindowDataset:
+        """The windows of the train split."""
+        return WindowDataset(
+            self._cut("train"),
+            horizon=self.choice.num_predict_steps,
+            stride=self.choice.stride,
+            complete=True,
+        )
+
+    def heldout(self, split: Literal["val", "test"]) -> tuple[Trajectory, ...]:
+        """What a split holds, to be rolled out in full from its first frame; test may be empty."""
+        return self._cut(split)
+
+    def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
+        return tuple(
+            Trajectory(dynamic=t.dynamic[part.start : part.stop], static=t.static)
+            for part in self._segments[split]
+            for t in [self.trajectories[part.simulation]]
+        )
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the train split alone. Raises DataError where a value is too large for them."""
+        statistics = Statistics.of(self._cut("train"), self.layout)
+        for field in self.layout.fields:
+            own = self.layout.channels(field.name)
+            scale = torch.cat([statistics.mean[own], statistics.std[own], statistics.change_std[own]])
+            if not bool((scale.isfinite() & (scale.abs() < torch.finfo(self.dtype).max)).all()):
+                raise DataError(
+                    f"the mean or spread of the field {field.name!r} is {float(scale.abs().max()):g}, too large for "
+                    f"{str(self.dtype).removeprefix('torch.')}; give the data in other units",
+                    key="data",
+                )
+        return statistics
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes: `simulations`, `frames` and `windows` by split, `n_windows`, `skipped_windows`, `bytes`, and more."""
+        return {
+            "simulations": self.num_simulations,
+            "dt": self.dt,
+            "fields": [field.name for field in self.layout.fields],
+            "resolution": list(self.layout.grid.resolution),
+            "frames": {name: sum(map(len, self._segments[name])) for name in NAMES},
+            "rollouts": {name: len(self._segments[name]) for name in ("val", "test")},
+            "n_windows": len(self.train),
+            "skipped_windows": self.train.skipped,
+            "sample_bytes": self.train.sample_bytes,
+            "bytes": sum(t.dynamic.nbytes + t.static.nbytes for t in self.trajectories),
+        }
+
+    def _log_sizes(self) -> None:
+        numbers = self.summary()
+        shown = ", ".join(f"{name} {count}" for name, count in numbers["frames"].items())
+        sizes = (numbers["simulations"], shown, numbers["n_windows"], numbers["bytes"] / 1e6)
+        log.info("data: %d simulation(s), frames: %s, %d training windows, %.3g MB", *sizes)
+
+    # --- loading ---
+
+    def _load(self, cache: Path | None, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
+        total = self.num_simulations
+        found: list[Trajectory] = []
+        with _shared_folder(cache, self.choice.name) as folder:
+            fingerprint = self.source.fingerprint()
+            for index in range(total):
+                entry = Entry(
+                    layout=self.layout,
+                    dt=self.dt,
+                    dtype=self.dtype,
+                    fingerprint=fingerprint,
+                    index=index,
+                    num_frames=self.choice.num_frames,
+                )
+                found.append(self._build(index) if folder is None else self._cached(folder, entry))
+                progress(index + 1, total)
+        return tuple(found)
+
+    def _cached(self, folder: Path, entry: Entry) -> Trajectory:
+        path = folder / f"sim_{entry.index:06d}.safetensors"
+        try:
+            return read_entry(path, entry)
+        except Unusable as reason:
+            if path.exists():
+                log.info("the cache entry %s is rebuilt: %s", path, reason)
+        built = self._build(entry.index)
+        try:
+            write_entry(path, entry, built)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        try:
+            return read_entry(path, entry)
+        except Unusable as reason:
+            raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
+
+    def _build(self, index: int) -> Trajectory:
+        """Load, check, choose: float tensors `[T, C_dyn, *S]` and `[C_static, *S]` with zero filler."""
+        loaded = self.source.load(index)
+        check_shapes(loaded, self.source.layout, index, self.choice.kind)
+        frames = _wanted(len(loaded.dynamic), index, self.choice)
+        loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
+        check_values(loaded, self.source, index)
+        chosen = self._selection.apply(loaded, index)
+        own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])
+        dynamic, static = (
+            torch.where(mask, values.detach().to("cpu", self.dtype), 0.0).contiguous()
+            for mask, values in ((own, chosen.dynamic), (fixed, chosen.static))
+        )
+        if bool(dynamic.isinf().any()) or bool(static.isinf().any()):
+            precision = str(self.dtype).removeprefix("torch.")
+            raise DataError(
+                f"simulation {index} holds values too large for {precision}; give the data in other units, "
+                f"or set run.precision",
+                key="data",
+            )
+        return Trajectory(dynamic=dynamic, static=static)
+
+
+def _wanted(frames: int, index: int, choice: SourceChoice) -> int:
+    """How many frames of a simulation are used."""
+    if choice.num_frames is None:
+        return frames
+    if frames < choice.num_frames:
+        raise DataError(
+            f"simulation {index} has {frames} frames, fewer than the {choice.num_frames} asked for; lower num_frames",
+            key="data.num_frames",
+        )
+    return choice.num_frames
+
+
+@contextmanager
+def _shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
+    """The folder of a data set's tensors, held against other processes; None without a cache."""
+    if cache is None:
+        yield None
+        return
+    try:
+        check_folder_name(name)
+    except ValueError as error:
+        raise DataError(str(error), key="data.name") from None
+    folder = cache / "tensors" / name
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting for another process that prepares %s", folder)
+            lock.acquire()
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        # under the lock nobody else is writing, so these were left by a process that was killed
+        for rest in folder.glob("*.tmp"):
+            rest.unlink(missing_ok=True)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _cannot_write(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write to {folder}: {error.strerror or error}; free space, or set paths.cache to another folder",
+        key="paths.cache",
+    )

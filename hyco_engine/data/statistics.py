@@ -1,0 +1,113 @@
+"""Mean and spread of the train split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.interfaces import Trajectory
+
+CHUNK_ELEMENTS = 2**22
+"""How many values are looked at in one go."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Statistics:
+    """What scales the models' inputs and outputs; float64, on the CPU, one entry a channel.
+
+    Means are per channel: a mean flow is a vector, and taking it off singles out no direction. Spreads are per field,
+    the same for all components of a vector: scaling the components differently would make rotated flows look different
+    to a model. A spread is 1 where nothing varies beyond rounding, so that dividing by it is always safe.
+    """
+
+    mean: Tensor
+    """`[C_all]`."""
+    std: Tensor
+    """`[C_all]`: standard deviation around `mean`."""
+    change_std: Tensor
+    """`[C_dyn]`: root mean square of the change from one frame to the next; not around its mean, since what it scales,
+    a predicted change, has no offset."""
+
+    @classmethod
+    def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
+        """Of all values that are neither filler nor NaN; reads a bounded number of frames at a time."""
+        mask = sample_mask(layout)
+        own, fixed = mask[: layout.n_dynamic], mask[layout.n_dynamic :]
+        dynamic, static, change = _Moments(own), _Moments(fixed), _Moments(own)
+        rounding = 0.0
+        for trajectory in trajectories:
+            rounding = max(rounding, torch.finfo(trajectory.dynamic.dtype).eps)
+            static.add(trajectory.static[None])
+            frames = trajectory.dynamic
+            step = max(1, CHUNK_ELEMENTS // max(1, frames[0].numel()))
+            for start in range(0, len(frames), step):
+                # one frame more, for the change into the next chunk
+                chunk = frames[start : start + step + 1].double()
+                dynamic.add(chunk[:step])
+                change.add(chunk.diff(dim=0))
+        mean = torch.cat([dynamic.mean, static.mean])
+        # what rounding alone can make of a constant
+        least = 4 * rounding * mean.abs()
+        variance = torch.cat([dynamic.variance, static.variance])
+        square = change.variance + change.mean**2
+        return cls(
+            mean=mean,
+            std=_spread(variance, least, layout.fields),
+            change_std=_spread(square, least[: layout.n_dynamic], layout.dynamic),
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """A JSON-able form that `from_data` reads back exactly."""
+        return {name: getattr(self, name).tolist() for name in ("mean", "std", "change_std")}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Statistics:
+        """What `to_data` gave."""
+        names = ("mean", "std", "change_std")
+        return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in names})
+
+
+class _Moments:
+    """Count, mean and variance per channel of `[N, C, *S]` chunks, merged as in Chan, Golub & LeVeque 1979."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        self.count = torch.zeros(len(mask), dtype=torch.float64)
+        self.mean = torch.zeros(len(mask), dtype=torch.float64)
+        self.squares = torch.zeros(len(mask), dtype=torch.float64)
+
+    def add(self, values: Tensor) -> None:
+        values = values.double()
+        seen = self.mask & ~values.isnan()
+        dims = [0, *range(2, values.ndim)]
+        count = seen.sum(dims).double()
+        mean = torch.where(seen, values, 0.0).sum(dims) / count.clamp(min=1)
+        shape = (-1, *(1 for _ in range(values.ndim - 2)))
+        squares = torch.where(seen, values - mean.reshape(shape), 0.0).square().sum(dims)
+        total = (self.count + count).clamp(min=1)
+        offset = mean - self.mean
+        self.squares = self.squares + squares + offset**2 * self.count * count / total
+        self.mean = self.mean + offset * count / total
+        self.count = self.count + count
+
+    @property
+    def variance(self) -> Tensor:
+        return self.squares / self.count.clamp(min=1)
+
+
+def _spread(variance: Tensor, least: Tensor, fields: Sequence[FieldInfo]) -> Tensor:
+    """Root of the variance averaged over each field's components; 1 where it is not above `least`."""
+    parts, start = [], 0
+    for field in fields:
+        own = slice(start, start + field.channels)
+        root = variance[own].mean().sqrt()
+        value = root if root > least[own].max() else torch.ones_like(root)
+        parts.append(value.expand(field.channels))
+        start += field.channels
+    return torch.cat(parts)

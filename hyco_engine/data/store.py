@@ -1,0 +1,118 @@
+"""One simulation in one safetensors file, with metadata that says what it is and a checksum over both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.interfaces import Trajectory
+
+FORMAT = "hyco-engine-tensors-1"
+_PIECE = 2**24
+
+
+class Unusable(Exception):
+    """Why an entry cannot serve."""
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """What a cached simulation is; two that are equal hold the same tensors, up to the number of frames."""
+
+    layout: StateLayout
+    dt: float
+    dtype: torch.dtype
+    fingerprint: str
+    index: int
+    num_frames: int | None
+    """Frames asked for; None: all."""
+
+    def describe(self, frames: int) -> dict[str, Any]:
+        """The entry as JSON-able metadata, without the checksum."""
+        return {
+            "format": FORMAT,
+            "layout": self.layout.to_data(),
+            "dt": self.dt,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "fingerprint": self.fingerprint,
+            "simulation": self.index,
+            "num_frames": self.num_frames,
+            "frames": frames,
+        }
+
+
+def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
+    """Write beside `path` and put into place in one step. Raises OSError."""
+    trajectory = Trajectory(dynamic=_ready(trajectory.dynamic, entry), static=_ready(trajectory.static, entry))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    described = entry.describe(len(trajectory.dynamic))
+    text = json.dumps({**described, "checksum": _checksum(described, trajectory)})
+    tensors = {"dynamic": trajectory.dynamic, "static": trajectory.static}
+    try:
+        try:
+            save_file(tensors, temporary, metadata={"hyco": text})
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(str(error)) from error
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_entry(path: Path, entry: Entry) -> Trajectory:
+    """The memory-mapped tensors at `path`. Raises Unusable unless they are whole and those of `entry`.
+
+    Every byte is read once, for the checksum.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["hyco"])
+            if not isinstance(metadata, Mapping):
+                raise Unusable("its metadata is damaged")
+            if set(file.keys()) != {"dynamic", "static"}:
+                raise Unusable(f"it holds {', '.join(sorted(file.keys()))} in place of dynamic and static")
+            trajectory = Trajectory(dynamic=file.get_tensor("dynamic"), static=file.get_tensor("static"))
+    except FileNotFoundError:
+        raise Unusable("it is missing") from None
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+        raise Unusable(f"it is damaged ({str(error) or type(error).__name__})") from error
+    layout = entry.layout
+    described = entry.describe(metadata.get("frames", 0))
+    # what differs is told first: a checksum that fits says nothing about another simulation's entry
+    for name, value in described.items():
+        if metadata.get(name) != value:
+            raise Unusable(f"it is stale: another {name}")
+    dynamic = (described["frames"], layout.n_dynamic, *layout.spatial)
+    static = (layout.n_all - layout.n_dynamic, *layout.spatial)
+    found = [(tuple(values.shape), values.dtype) for values in (trajectory.dynamic, trajectory.static)]
+    if found != [(dynamic, entry.dtype), (static, entry.dtype)]:
+        raise Unusable("it is damaged (its tensors do not fit its metadata)")
+    if metadata.get("checksum") != _checksum(described, trajectory):
+        raise Unusable("it is damaged (its checksum does not fit)")
+    return trajectory
+
+
+def _ready(values: Tensor, entry: Entry) -> Tensor:
+    return values.detach().to("cpu", entry.dtype).contiguous()
+
+
+def _checksum(described: Mapping[str, Any], trajectory: Trajectory) -> str:
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for values in (trajectory.dynamic, trajectory.static):
+        digest.update(str(tuple(values.shape)).encode())
+        flat = memoryview(values.reshape(-1).view(torch.uint8).numpy().data) if values.numel() else memoryview(b"")
+        for start in range(0, len(flat), _PIECE):
+            digest.update(flat[start : start + _PIECE])
+    return digest.hexdigest()

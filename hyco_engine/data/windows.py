@@ -1,0 +1,117 @@
+"""Sliding windows over trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyco_engine.interfaces import Samples, Trajectory
+
+GATHER_BYTES = 2**28
+"""Trajectories that together are at most this large are joined in memory, so that a batch is one gather."""
+
+
+def count_windows(frames: int, horizon: int, stride: int = 1) -> int:
+    """Windows in one trajectory: 50 frames and horizon 3 give 47."""
+    return max(0, (frames - horizon - 1) // stride + 1)
+
+
+class WindowDataset(Samples):
+    """Samples (state `[C_all, *S]`, targets `[horizon, C_dyn, *S]`): every `stride`-th frame and those that follow it.
+
+    Trajectories may differ in length; windows never reach from one into the next, and those too short for any give
+    none. NaN in a target means "not observed" and is passed on. A state never holds NaN: a window that would start
+    there is left out and counted in `skipped`. `complete` promises that there is no NaN at all, which saves the look.
+
+    Trajectories larger than memory stay where they are (memory-mapped tensors are read window by window).
+    """
+
+    def __init__(
+        self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1, complete: bool = False
+    ) -> None:
+        if horizon < 1 or stride < 1:
+            raise ValueError(f"horizon and stride must be at least 1, not {horizon} and {stride}")
+        self.horizon = horizon
+        self.stride = stride
+        self.trajectories = tuple(trajectories)
+        counts = [count_windows(len(t.dynamic), horizon, stride) for t in self.trajectories]
+        starts = [torch.arange(count) * stride for count in counts]
+        if not complete:
+            starts = [s[_startable(t, s)] for t, s in zip(self.trajectories, starts, strict=True)]
+        self._frame = torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
+        kept = torch.tensor([len(s) for s in starts], dtype=torch.int64)
+        self._simulation = torch.repeat_interleave(torch.arange(len(starts)), kept)
+        self.skipped: int = sum(counts) - len(self._frame)
+        self._steps = torch.arange(1, horizon + 1)
+        self._has_static = any(t.static.shape[0] for t in self.trajectories)
+        self._join()
+
+    def _join(self) -> None:
+        """One tensor for all frames, where that fits."""
+        self._frames: Tensor | None = None
+        self._statics: Tensor | None = None
+        size = sum(t.dynamic.nbytes + t.static.nbytes for t in self.trajectories)
+        if not self.trajectories or (size > GATHER_BYTES and len(self.trajectories) > 1):
+            return
+        lengths = torch.tensor([len(t.dynamic) for t in self.trajectories])
+        self._row = self._frame + (lengths.cumsum(0) - lengths)[self._simulation]
+        frames = [t.dynamic for t in self.trajectories]
+        self._frames = torch.cat(frames) if len(frames) > 1 else frames[0]
+        if self._has_static:
+            self._statics = torch.stack([t.static for t in self.trajectories])
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def window(self, index: int) -> tuple[int, int]:
+        """(position of its trajectory among `trajectories`, its first frame)."""
+        return int(self._simulation[index]), int(self._frame[index])
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample, state and targets."""
+        if not self.trajectories:
+            return 0
+        first = self.trajectories[0]
+        return first.static.nbytes + (self.horizon + 1) * first.dynamic[0].nbytes
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        """The states alone: `[B, C_all, *S]`."""
+        return self._with_static(self._gather(indices, torch.zeros(1, dtype=torch.int64))[:, 0], indices)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(states `[B, C_all, *S]`, targets `[B, horizon, C_dyn, *S]`), both contiguous."""
+        return self.inputs(indices), self._gather(indices, self._steps)
+
+    def _gather(self, indices: Tensor, steps: Tensor) -> Tensor:
+        """`[B, len(steps), C_dyn, *S]`: the frames that many steps after the windows' starts."""
+        if self._frames is not None:
+            rows = self._row[indices, None] + steps
+            found = self._frames.index_select(0, rows.reshape(-1))
+            return found.reshape(*rows.shape, *found.shape[1:])
+        rows = self._frame[indices, None] + steps
+        simulation, order = self._simulation[indices].sort(stable=True)
+        groups, sizes = torch.unique_consecutive(simulation, return_counts=True)
+        first = self.trajectories[0].dynamic
+        out = first.new_empty(*rows.shape, *first.shape[1:])
+        for group, places in zip(groups.tolist(), torch.split(order, sizes.tolist()), strict=True):
+            out[places] = self.trajectories[group].dynamic[rows[places]]
+        return out
+
+    def _with_static(self, dynamic: Tensor, indices: Tensor) -> Tensor:
+        if not self._has_static:
+            return dynamic.contiguous()
+        simulation = self._simulation[indices]
+        if self._statics is not None:
+            return torch.cat([dynamic, self._statics.index_select(0, simulation)], dim=1)
+        return torch.cat([dynamic, torch.stack([self.trajectories[i].static for i in simulation.tolist()])], dim=1)
+
+
+def _startable(trajectory: Trajectory, starts: Tensor) -> Tensor:
+    """bool, for each start: whether the state there is free of NaN. Reads one frame at a time."""
+    if bool(trajectory.static.isnan().any()):
+        return torch.zeros(len(starts), dtype=torch.bool)
+    found = [not bool(trajectory.dynamic[frame].isnan().any()) for frame in starts.tolist()]
+    return torch.tensor(found, dtype=torch.bool)

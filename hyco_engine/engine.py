@@ -1,0 +1,346 @@
+"""An engine runs one spec: it puts the parts together, trains, measures, and writes the run folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import tomllib
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.assembly import Assembler, Data
+from hyco_engine.augment.cache_choice import CacheDecision
+from hyco_engine.errors import HycoError
+from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, SampleSource, Tracker
+from hyco_engine.runs.cache_manager import CacheManager
+from hyco_engine.runs.environment import describe_environment, package_versions
+from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
+from hyco_engine.runs.weights import save_model
+from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.hybrid import History, HybridTrainer
+
+logger = logging.getLogger("hyco_engine")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunResult:
+    """What a run left: its folder, what summary.json holds, and the trained models."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    physical: nn.Module | None = attrs.field(default=None, repr=False)
+    synthetic: nn.Module | None = attrs.field(default=None, repr=False)
+
+
+class Engine:
+    """Runs one spec, given as a file, as a dictionary of its tables, or as a `Spec`.
+
+    Holds no global state: several engines, each with its own registry and callbacks, live in one process. `registry`
+    None: the installed plugins, less those that `disabled` names. Raises SpecError with all mistakes at once.
+    """
+
+    def __init__(
+        self,
+        spec: Path | str | Mapping[str, Any] | Spec,
+        *,
+        registry: Registry | None = None,
+        callbacks: Sequence[Tracker] = (),
+        overrides: Sequence[str] | Mapping[str, Any] = (),
+        disabled: Collection[str] = (),
+    ) -> None:
+        self.registry = registry or Registry.discover(disabled_names(disabled))
+        self._loaded = _load(spec, self.registry, overrides)
+        self.spec = self._loaded.spec
+        self._callbacks = tuple(callbacks)
+
+    def plan(self) -> dict[str, Any]:
+        """What a run would do, from sizes alone: nothing is simulated or trained."""
+        with self._located():
+            return self._plan(Assembler(self.spec, self.registry))
+
+    def run(self, run_dir: Path | str | None = None) -> RunResult:
+        """Run the spec in a new folder, or in `run_dir`, which must be new or empty.
+
+        Raises HycoError; the folder's summary.json then says what happened. After a KeyboardInterrupt, too.
+        """
+        with self._located():
+            assembler = Assembler(self.spec, self.registry)
+            trackers = assembler.trackers()
+            folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, None if run_dir is None else Path(run_dir))
+            return _Run(assembler, self._loaded, folder, (folder, *self._callbacks, *trackers)).execute()
+
+    def _plan(self, assembler: Assembler) -> dict[str, Any]:
+        spec = self.spec
+        source = assembler.source()
+        sizes: dict[str, Any] = {}
+        if isinstance(source, SampleSource):
+            train = source.samples("train")
+            n_real, sample_bytes = len(train), _sample_bytes(train)
+        else:
+            manager = assembler.manager(source)
+            planned, layout = manager.planned_windows, manager.layout
+            n_real = len(manager.train) if planned is None else planned
+            channels = layout.n_all + spec.data.num_predict_steps * layout.n_dynamic
+            sample_bytes = channels * math.prod(layout.spatial) * assembler.dtype.itemsize
+            sizes = {
+                "simulations": manager.num_simulations,
+                "dt": manager.dt,
+                "fields": [field.name for field in layout.fields],
+                "resolution": list(layout.grid.resolution),
+            }
+        both = spec.physical is not None and spec.synthetic is not None
+        plan: dict[str, Any] = {"n_real": n_real, "n_generated": 0, "cache": None, "parts": assembler.parts()}
+        if both:
+            strategy = assembler.strategy()
+            decision = assembler.cache_decision(n_real, sample_bytes, strategy)
+            plan["n_generated"] = strategy.max_generated(n_real, spec.augmentation.alpha)
+            plan["cache"] = attrs.asdict(decision)
+        else:
+            strategy = None
+        plan["data"] = sizes
+        plan["phases"] = [
+            {"cycle": cycle, "phase": f"train_{player}", "epochs": epochs, "n_real": n_real}
+            for cycle in range(spec.run.cycles)
+            for player, epochs in _phases(spec, strategy, cycle)
+        ]
+        plan["notes"] = list(self._loaded.notes)
+        return plan
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Errors that name a key get the file and line where the spec sets it."""
+        try:
+            yield
+        except HycoError as error:
+            raise self._loaded.locate(error) from error.__cause__
+
+
+def run(
+    spec: Path | str | Mapping[str, Any] | Spec,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    run_dir: Path | str | None = None,
+    registry: Registry | None = None,
+    callbacks: Sequence[Tracker] = (),
+) -> RunResult:
+    """The command `hyco-engine run` as a function: `run("spec.toml", overrides={"run.cycles": 2})`."""
+    return Engine(spec, registry=registry, callbacks=callbacks, overrides=overrides).run(run_dir)
+
+
+def _load(
+    spec: Path | str | Mapping[str, Any] | Spec, registry: Registry, overrides: Sequence[str] | Mapping[str, Any]
+) -> LoadedSpec:
+    if isinstance(spec, Spec):
+        spec = tomllib.loads(dump_spec(spec))
+    if isinstance(spec, Mapping):
+        return spec_from_dict(spec, registry, overrides)
+    return load_spec(spec, registry, overrides)
+
+
+def _phases(spec: Spec, strategy: Any, cycle: int) -> list[tuple[Player, int]]:
+    """(player, epochs) of a cycle."""
+    present = {"physical": spec.physical, "synthetic": spec.synthetic}
+    if strategy is None:
+        players: list[tuple[Player, int | None]] = [(p, None) for p in ("physical", "synthetic") if present[p]]
+    else:
+        players = [(phase.player, phase.epochs) for phase in strategy.phases(cycle)]
+    return [(p, getattr(spec.training, p).epochs_per_cycle if e is None else e) for p, e in players]
+
+
+class _Run:
+    """One execution: whatever happens, the trackers are told the end and the summary is written."""
+
+    def __init__(
+        self, assembler: Assembler, loaded: LoadedSpec, folder: RunFolder, trackers: Sequence[Tracker]
+    ) -> None:
+        self.assembler = assembler
+        self.spec = assembler.spec
+        self.loaded = loaded
+        self.folder = folder
+        self.trackers = trackers
+        self.seconds: dict[str, float] = {}
+        self.models: dict[Player, nn.Module] = {}
+        self.initial: dict[str, Tensor] = {}
+        self.data: Data | None = None
+        self.hybrid: HybridTrainer | None = None
+        self.decision: CacheDecision | None = None
+        self.metrics: dict[str, Any] = {}
+
+    def execute(self) -> RunResult:
+        start = time.perf_counter()
+        status, told = "failed", None
+        try:
+            self._tell("started", {"name": self.spec.run.name, "folder": self.folder.path, "spec": dump_spec(self.spec)})
+            self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
+            for note in self.loaded.notes:
+                self._tell("warned", note)
+            self._train()
+            self._evaluate()
+            status = "completed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except BaseException as error:
+            told = str(error) or type(error).__name__
+            if self.hybrid is None and isinstance(error, HycoError) and error.exit_code == 2:
+                # nothing was started: a mistake in the spec or the data leaves no run behind
+                self.folder.discard()
+            raise
+        finally:
+            self.seconds["total_s"] = time.perf_counter() - start
+            summary = self._summary(status, told)
+            if self.folder.path.exists():
+                self._save(summary)
+            self._tell("finished", summary)
+        return RunResult(folder=self.folder.path, summary=summary, **self.models)
+
+    def _train(self) -> None:
+        assembler, spec = self.assembler, self.spec
+        with self._timed("prepare_data"):
+            data = self.data = assembler.data(assembler.source(), self._progress)
+        self.models = assembler.models(data)
+        if isinstance(physical := self.models.get("physical"), PhysicalModel):
+            self.initial = parameter_values(physical)
+        trainers = {player: assembler.trainer(player, model, data) for player, model in self.models.items()}
+        objective = next(iter(trainers.values())).objective
+        cooperating = len(trainers) == 2
+        strategy = assembler.strategy() if cooperating else None
+        if strategy is not None:
+            self.decision = assembler.cache_decision(len(data.train), _sample_bytes(data.train), strategy)
+            logger.info("generated samples: %s", self.decision.reason)
+        folders = CacheManager(
+            spec.paths.cache,
+            run_id=f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}",
+            dset=spec.data.name,
+            generated_root=assembler.generated_root,
+        )
+        with folders:
+            self.hybrid = HybridTrainer(
+                **trainers,
+                strategy=strategy,
+                cache=None if self.decision is None else assembler.cache(self.decision),
+                alpha=spec.augmentation.alpha,
+                seed=spec.run.seed,
+                heldout=assembler.heldout(data.val, data, objective),
+                folders=folders,
+                trackers=self.trackers,
+                strict=True,
+            )
+            self.hybrid.train(data.train, spec.run.cycles)
+
+    def _evaluate(self) -> None:
+        """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
+        assert self.data is not None and self.hybrid is not None
+        data = self.data
+        objective = next(iter(self.hybrid.trainers.values())).objective
+        with self._timed("evaluate"):
+            for split, real in (("val", data.val), ("test", data.test)):
+                heldout = self.assembler.heldout(real, data, objective)
+                if heldout is None:
+                    continue
+                for player, model in self.models.items():
+                    self.metrics.setdefault(player, {})[split] = heldout.measure(model)
+                if isinstance(heldout, HeldOutRollouts):
+                    self.metrics.setdefault("persistence", {})[split] = heldout.persistence()
+
+    def _save(self, summary: Mapping[str, Any]) -> None:
+        """Weights, figures, summary; what is written last says that the rest is there."""
+        if self.hybrid is not None and self.data is not None:
+            for player, model in self.models.items():
+                choice = getattr(self.spec, player)
+                states = {"final": model.state_dict(), "best": self.hybrid.best[player].state or model.state_dict()}
+                for which, state in states.items():
+                    path = save_model(self.folder, f"{player}-{which}", state, choice.kind, self.data)
+                    self._tell("artifact", path)
+            self._draw(summary)
+        self._tell("artifact", self.folder.write_summary(summary))
+
+    def _draw(self, summary: Mapping[str, Any]) -> None:
+        from hyco_engine.report.run_figures import draw
+
+        assert self.data is not None
+        try:
+            for path in draw(self.folder.path, summary, self.data, self.models):
+                self._tell("artifact", path)
+        except Exception as error:
+            # a figure is not worth a run's results
+            logger.exception("the figures could not be drawn")
+            self._tell("warned", f"the figures could not be drawn: {error}")
+
+    def _summary(self, status: str, error: str | None) -> dict[str, Any]:
+        history = History() if self.hybrid is None else self.hybrid.history
+        physical = self.models.get("physical")
+        parameters: dict[str, Any] = {}
+        physics: dict[str, Any] = {}
+        if isinstance(physical, PhysicalModel) and self.data is not None:
+            parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path)
+            physics = dict(zip(("compile", "reason"), physical.execution, strict=True))
+        decision = self.decision
+        names = (
+            "prepare_data",
+            "compile",
+            "generate_physical",
+            "train_synthetic",
+            "generate_synthetic",
+            "train_physical",
+            "evaluate",
+            "checkpoint",
+        )
+        phases = {n: self.seconds.get(n, 0.0) + history.seconds.get(n, 0.0) for n in names}
+        return {
+            "status": status,
+            "error": error,
+            "cycles": history.cycles,
+            "parameters": parameters,
+            "metrics": self.metrics,
+            "balance": [balance_summary(balance) for balance in history.balance],
+            "cooperation": history.cooperation,
+            "cache": None
+            if decision is None
+            else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
+            "timings": {"total_s": self.seconds["total_s"], "phases": phases},
+            "physics": physics,
+            "warnings": history.warnings,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "seed": self.spec.run.seed,
+            "versions": package_versions(),
+        }
+
+    def _progress(self, done: int, total: int) -> None:
+        self._tell("progress", {"cycle": None, "phase": "prepare_data", "done": done, "total": total})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        self._tell("phase_started", {"cycle": None, "phase": phase, "total": None})
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self._tell("phase_ended", {"cycle": None, "phase": phase, "seconds": seconds})
+
+    def _tell(self, event: str, record: Any) -> None:
+        for tracker in self.trackers:
+            getattr(tracker, event)(record)
+
+
+def _sample_bytes(real: Samples) -> int:
+    """Bytes of one real sample; a generated one is of the same kind."""
+    parts = []
+    for values in real.batch(torch.tensor([0])):
+        parts += [values] if isinstance(values, Tensor) else list(values.values())
+    return sum(part.nbytes for part in parts)
+

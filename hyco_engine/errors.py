@@ -1,0 +1,63 @@
+"""Every error a user can meet. Each says what happened, where, with which values, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Problem:
+    """One mistake and its place; the parts of the place that are unknown are None."""
+
+    message: str
+    file: Path | None = None
+    line: int | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else str(self.file) if self.line is None else f"{self.file}:{self.line}"
+        head = ": ".join(part for part in (place, self.key) if part)
+        return f"{head}: {self.message}" if head else self.message
+
+
+class HycoError(Exception):
+    """Base of all errors that are told to the user without a traceback.
+
+    `exit_code` is what the command line ends with. `problems` holds one entry a mistake.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str | Iterable[Problem], *, key: str | None = None) -> None:
+        if isinstance(message, str):
+            self.problems: tuple[Problem, ...] = (Problem(message=message, key=key),)
+        else:
+            self.problems = tuple(message)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class SpecError(HycoError):
+    """The spec, an override or a command-line argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(HycoError):
+    """The data that the spec names is missing, damaged, or does not fit the spec."""
+
+    exit_code = 2
+
+
+class PluginError(HycoError):
+    """A plugin does not keep its contract; the message names its distribution and version."""
+
+    exit_code = 3
+
+
+class RunError(HycoError):
+    """A run failed while it was running (divergence, a full disk, ...)."""
+
+    exit_code = 1

@@ -1,0 +1,183 @@
+"""From entry points to plugins. What is wrong with one becomes its reason and never hides another.
+
+pluggy's own loader is not used: it drops the second of two equal entry-point names silently, lets one broken
+import stop all others, and lets misspelt hooks pass.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Collection, Iterable
+from importlib import metadata
+from typing import Literal
+
+import attrs
+
+from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, describe, without_help
+from hyco_engine.hooks.checking import did_you_mean as did_you_mean
+from hyco_engine.hooks.hookspecs import PROJECT
+
+ENGINE = "hyco-engine"
+SLOW_IMPORT_S = 0.5
+
+_HEAVY = ("torch", "phi")
+
+
+@attrs.frozen(kw_only=True)
+class PluginInfo:
+    """What became of one plugin.
+
+    `name` is the entry point's. `reason` says why a plugin is disabled or failed, and is empty otherwise.
+    `records` maps a hook to its records sorted by kind. A plugin that failed only because another one offers
+    the same kind keeps its records, and those of its kinds that are not in conflict serve.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: Literal["ok", "disabled", "failed"] = "ok"
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    records: Records = attrs.field(factory=dict, repr=False)
+
+    @property
+    def kinds(self) -> dict[str, tuple[str, ...]]:
+        """Kinds by hook, both sorted."""
+        return {hook: tuple(record.kind for record in records) for hook, records in self.records.items()}
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.distribution} {self.version})"
+
+    def disabled(self) -> PluginInfo:
+        return attrs.evolve(self, status="disabled", reason="disabled by name")
+
+    def failed(self, reason: str) -> PluginInfo:
+        return attrs.evolve(self, status="failed", reason=reason)
+
+    def answers_to(self, names: Collection[str]) -> bool:
+        """Whether the entry point's or the distribution's name is one of `names`, which are normalised."""
+        return not {normalise(self.name), normalise(self.distribution)}.isdisjoint(names)
+
+
+def normalise(name: str) -> str:
+    """A distribution's name as in PEP 503."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def load_plugins(disabled: Collection[str], entry_points: Iterable[metadata.EntryPoint] | None) -> list[PluginInfo]:
+    """One plugin for each entry point; None reads what is installed. `disabled` names are normalised."""
+    plugins: list[PluginInfo] = []
+    if entry_points is None:
+        entry_points, unreadable = _installed()
+        plugins = [info.disabled() if info.answers_to(disabled) else info for info in unreadable]
+    by_name: dict[str, list[tuple[PluginInfo, metadata.EntryPoint]]] = {}
+    for entry_point in entry_points:
+        distribution, version = _name_and_version(entry_point.dist)
+        info = PluginInfo(name=entry_point.name, distribution=distribution, version=version)
+        if info.answers_to(disabled):
+            plugins.append(info.disabled())
+            continue
+        try:
+            _check_version(entry_point.dist)
+        except Refusal as refusal:
+            plugins.append(info.failed(str(refusal)))
+        else:
+            by_name.setdefault(info.name, []).append((info, entry_point))
+
+    # sorted, since only the first plugin that imports torch can be seen doing it
+    for name, claims in sorted(by_name.items()):
+        if len(claims) == 1:
+            plugins.append(_load(*claims[0]))
+            continue
+        owners = " and ".join(sorted(f"{info.distribution} {info.version}" for info, _ in claims))
+        reason = (
+            f"the entry-point name {name!r} is used by {owners}, so none of them is loaded; "
+            f"disable or uninstall all but one"
+        )
+        plugins += [info.failed(reason) for info, _ in claims]
+    return plugins
+
+
+def _installed() -> tuple[list[metadata.EntryPoint], list[PluginInfo]]:
+    """The group's entry points, and the distributions that seem to offer some but cannot be read."""
+    try:
+        return list(metadata.entry_points(group=PROJECT)), []
+    except Exception:
+        # one malformed entry_points.txt, of whatever distribution, hides all others
+        return _installed_one_by_one()
+
+
+def _installed_one_by_one() -> tuple[list[metadata.EntryPoint], list[PluginInfo]]:
+    found: list[metadata.EntryPoint] = []
+    unreadable: list[PluginInfo] = []
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        name, version = _name_and_version(distribution)
+        if normalise(name) in seen:
+            continue
+        seen.add(normalise(name))
+        text = ""
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            found += distribution.entry_points.select(group=PROJECT)
+        except Exception as error:
+            if f"[{PROJECT}]" in text:
+                info = PluginInfo(name=name, distribution=name, version=version)
+                unreadable.append(info.failed(f"its entry_points.txt cannot be read: {describe(error)}"))
+    return found, unreadable
+
+
+def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "unknown", "unknown"
+    try:
+        return distribution.name or "unknown", distribution.version or "unknown"
+    except Exception:  # damaged metadata
+        return "unknown", "unknown"
+
+
+def _check_version(distribution: metadata.Distribution | None) -> None:
+    with blaming(f"its requirement on {ENGINE} cannot be read"):
+        texts = (distribution.requires if distribution else None) or ()
+        ours = [text for text in texts if normalise(re.split(r"[^\w.-]", text.strip())[0]) == ENGINE]
+        if not ours:
+            return
+        from packaging.requirements import Requirement
+
+        requirements = [Requirement(text) for text in ours]
+    try:
+        engine = metadata.version(ENGINE)
+    except metadata.PackageNotFoundError:  # run from a folder that is not installed
+        return
+    for requirement in requirements:
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and not requirement.specifier.contains(engine, prereleases=True):
+            raise Refusal(
+                f"it requires {ENGINE} {requirement.specifier}, but {engine} is installed; "
+                f"install a version of one that fits the other"
+            )
+
+
+def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
+    before = {name for name in _HEAVY if name in sys.modules}
+    start = time.perf_counter()
+    try:
+        if not entry_point.pattern.match(entry_point.value):
+            raise Refusal(f"its entry point {entry_point.value!r} is neither 'module' nor 'module:object'")
+        with blaming(f"importing {entry_point.value!r} failed", place=True):
+            target = entry_point.load()
+        records = collect(target)
+    except Refusal as refusal:
+        return info.failed(str(refusal))
+    seconds = time.perf_counter() - start
+    warnings = [
+        f"loading it imports {name}; import it inside the factory, so that the engine starts fast"
+        for name in _HEAVY
+        if name in sys.modules and name not in before
+    ]
+    if seconds > SLOW_IMPORT_S:
+        took = f"{seconds:.1f} s, more than {SLOW_IMPORT_S} s"
+        warnings.append(f"loading it took {took}; import what is slow inside the factory")
+    return attrs.evolve(info, records=records, warnings=(*warnings, *without_help(records)))

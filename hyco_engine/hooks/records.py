@@ -1,0 +1,30 @@
+"""What hook functions return: cheap descriptions whose factories do the heavy imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """One kind that a plugin offers.
+
+    `kind` is kebab-case and unique per hook. `options` is a frozen attrs class, made with `hyco_engine.options` and
+    `hyco_engine.option`, that describes the spec keys beside `kind`. `factory(options, context)` builds the part:
+    `context` is a `hyco_engine.interfaces.BuildContext`.
+    """
+
+    kind: str
+    summary: str
+    options: type
+    factory: Callable[[Any, Any], Any]
+
+
+@attrs.frozen(kw_only=True)
+class ModelRecord(Record):
+    """A model; `role` says which of the two players it can be."""
+
+    role: Literal["physical", "synthetic"]

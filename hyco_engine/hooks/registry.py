@@ -1,0 +1,212 @@
+"""Which kinds there are, which plugin offers each, and what is wrong with the plugins that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
+
+import attrs
+
+from hyco_engine.errors import HycoError, PluginError, SpecError
+from hyco_engine.hooks.checking import (
+    HOOK_LIST,
+    HOOKS,
+    Records,
+    Refusal,
+    check,
+    collect,
+    did_you_mean,
+    without_help,
+)
+from hyco_engine.hooks.loading import PluginInfo, load_plugins, normalise
+from hyco_engine.hooks.records import ModelRecord, Record
+
+Role = Literal["physical", "synthetic"]
+
+DISABLE_VARIABLE = "HYCO_ENGINE_DISABLE_PLUGINS"
+
+
+def disabled_names(given: Iterable[str] = (), environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """Plugins not to import: those `given` and the comma-separated ones of HYCO_ENGINE_DISABLE_PLUGINS."""
+    names = (*given, *environ.get(DISABLE_VARIABLE, "").split(","))
+    return frozenset(name.strip() for name in names if name.strip())
+
+
+class Registry:
+    """The kinds of the six hooks. An object: two registries share nothing.
+
+    `Registry()` is empty; `Registry.discover()` holds what the installed distributions offer under the
+    entry-point group `hyco_engine`. A plugin that cannot be used is listed in `plugins` with the reason and
+    disturbs no other; only asking for a kind that is not there raises.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: tuple[PluginInfo, ...] = ()
+        self._offers: dict[tuple[str, str], tuple[tuple[PluginInfo, Record], ...]] = {}
+        self._unmatched: tuple[str, ...] = ()
+
+    @classmethod
+    def discover(cls, disabled: Collection[str] = (), entry_points: Iterable[EntryPoint] | None = None) -> Registry:
+        """Load the installed plugins, or those of `entry_points`.
+
+        `disabled` names entry points or distributions, which are then not imported.
+        """
+        registry = cls()
+        names = {normalise(name): name for name in disabled}
+        registry._adopt(load_plugins(names.keys(), entry_points))
+        known = {normalise(name) for info in registry._loaded for name in (info.name, info.distribution)}
+        registry._unmatched = tuple(sorted(name for key, name in names.items() if key not in known))
+        return registry
+
+    def register(
+        self,
+        target: object,
+        *,
+        distribution: str,
+        version: str,
+        name: str | None = None,
+        hook: str | None = None,
+    ) -> PluginInfo:
+        """Add a module or object with `@hookimpl` functions, or one record.
+
+        `name` is what to call the plugin (None: the distribution's name). `hook` says which hook a plain
+        `Record` is for. Raises `PluginError` if anything is wrong or a kind is taken, and adds nothing then.
+        """
+        info = PluginInfo(name=name or distribution, distribution=distribution, version=version)
+        try:
+            records = _single(target, hook) if isinstance(target, Record) else collect(target)
+        except Refusal as refusal:
+            raise PluginError(f"{info}: {refusal}") from refusal.__cause__
+        info = attrs.evolve(info, records=records, warnings=tuple(without_help(records)))
+        taken = [
+            f"kind {kind!r} of {hook} is already offered by {' and '.join(str(owner) for owner, _ in offers)}"
+            for (hook, kind), offers in sorted(self._offers.items())
+            if kind in info.kinds.get(hook, ())
+        ]
+        if taken:
+            raise PluginError(f"{info}: {'; '.join(taken)}; rename the kind or leave the other plugin out")
+        self._adopt([info])
+        return info
+
+    def _adopt(self, plugins: Iterable[PluginInfo]) -> None:
+        self._loaded = tuple(
+            sorted((*self._loaded, *plugins), key=lambda info: (info.name, info.distribution, info.version))
+        )
+        offers: dict[tuple[str, str], tuple[tuple[PluginInfo, Record], ...]] = {}
+        for info in self._loaded:
+            for hook, records in info.records.items():
+                for record in records:
+                    offers[hook, record.kind] = (*offers.get((hook, record.kind), ()), (info, record))
+        self._offers = offers
+
+    @property
+    def plugins(self) -> tuple[PluginInfo, ...]:
+        """All plugins, usable or not, sorted by name and distribution."""
+        return tuple(self._judged(info) for info in self._loaded)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Names that were to be disabled and that no plugin has."""
+        return self._unmatched
+
+    def kinds(self, hook: str, role: Role | None = None) -> tuple[str, ...]:
+        """The kinds that can be used, sorted; with `role`, only models of that role."""
+        _check_hook(hook)
+        usable = ((key, offers[0][1]) for key, offers in self._offers.items() if len(offers) == 1)
+        return tuple(
+            sorted(
+                kind
+                for (offered, kind), record in usable
+                if offered == hook and role in (None, getattr(record, "role", None))
+            )
+        )
+
+    def get(self, hook: str, kind: str, role: Role | None = None) -> Record:
+        """The record of a kind.
+
+        Raises `SpecError` for a kind that is not installed or a model of the other role, and `PluginError`
+        for a kind that several plugins offer.
+        """
+        return self._find(hook, kind, role)[1]
+
+    def origin(self, hook: str, kind: str) -> PluginInfo:
+        """The plugin that offers a kind; raises as `get`."""
+        return self._judged(self._find(hook, kind)[0])
+
+    def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
+        """What the kind's factory makes of an instance of its option class and a `BuildContext`.
+
+        Raises as `get`. Errors of the engine pass; whatever else the factory raises becomes a `PluginError`.
+        """
+        info, record = self._find(hook, kind)
+        try:
+            return record.factory(options, context)
+        except HycoError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"the factory of {HOOKS[hook]} {kind!r}, from {info}, failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _find(self, hook: str, kind: str, role: Role | None = None) -> tuple[PluginInfo, Record]:
+        _check_hook(hook)
+        offers = self._offers.get((hook, kind), ())
+        if len(offers) > 1:
+            raise PluginError(_conflict(hook, kind, [info for info, _ in offers]))
+        if not offers:
+            raise SpecError(self._unknown(hook, kind, role))
+        info, record = offers[0]
+        if role is not None and isinstance(record, ModelRecord) and record.role != role:
+            raise SpecError(
+                f"{kind!r} is a {record.role} model and a {role} one is wanted; {self._installed(hook, role)}"
+            )
+        return info, record
+
+    def _installed(self, hook: str, role: Role | None) -> str:
+        return f"installed: {', '.join(self.kinds(hook, role)) or 'none'}"
+
+    def _unknown(self, hook: str, kind: str, role: Role | None) -> str:
+        noun = f"{role} {HOOKS[hook]}" if role else HOOKS[hook]
+        parts = [
+            f"unknown {noun} {kind!r}{did_you_mean(kind, self.kinds(hook, role))}",
+            self._installed(hook, role),
+        ]
+        # any of these might be the one that offers it
+        for info in self._loaded:
+            if info.status == "failed":
+                parts.append(f"{info} failed to load: {info.reason}")
+            elif info.status == "disabled":
+                parts.append(f"{info} is disabled")
+        return "; ".join(parts)
+
+    def _judged(self, info: PluginInfo) -> PluginInfo:
+        """`info` as failed if another plugin offers one of its kinds."""
+        conflicts = [
+            _conflict(hook, kind, [owner for owner, _ in self._offers[hook, kind]])
+            for hook, kinds in info.kinds.items()
+            for kind in kinds
+            if len(self._offers[hook, kind]) > 1
+        ]
+        return info.failed("; ".join(conflicts)) if conflicts else info
+
+
+def _single(record: Record, hook: str | None) -> Records:
+    hook = hook or ("hyco_models" if isinstance(record, ModelRecord) else "")
+    if hook not in HOOKS:
+        raise Refusal(f"register(record, hook=...) does not say which hook the record is for ({HOOK_LIST})")
+    return {hook: check(hook, [record])}
+
+
+def _conflict(hook: str, kind: str, owners: list[PluginInfo]) -> str:
+    names = " and ".join(map(str, owners))
+    return (
+        f"kind {kind!r} of {hook} is offered by {names}, so none of them serves; "
+        f"disable all but one with --disable-plugin or {DISABLE_VARIABLE}"
+    )
+
+
+def _check_hook(hook: str) -> None:
+    if hook not in HOOKS:
+        raise ValueError(f"unknown hook {hook!r}{did_you_mean(hook, HOOKS)}")

@@ -1,0 +1,151 @@
+"""Boundary conditions as PhiFlow extrapolations and back; layouts of Fields that come from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from phi.field import Field
+from phiml.math import channel, extrapolation, wrap
+from phiml.math.extrapolation import ConstantExtrapolation, Extrapolation
+
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, Rule, StateLayout
+from hyco_engine.errors import DataError
+
+_NAMED: dict[str, Extrapolation] = {
+    "periodic": extrapolation.PERIODIC,
+    "zero-gradient": extrapolation.ZERO_GRADIENT,
+    "symmetric": extrapolation.SYMMETRIC,
+    "antisymmetric": extrapolation.ANTISYMMETRIC,
+    "reflect": extrapolation.REFLECT,
+    "antireflect": extrapolation.ANTIREFLECT,
+}
+
+
+def boundary_to_extrapolation(
+    boundary: Boundary, axes: Sequence[str], components: Sequence[str] = (), *, name: str = "field"
+) -> Extrapolation:
+    """The extrapolation of a field with these components. Raises DataError where PhiFlow has no such thing."""
+    sides: dict[str, Any] = {}
+    for axis in axes:
+        lower, upper = (_to_extrapolation(rule, axes, components, name) for rule in boundary.sides[axis])
+        sides[axis] = lower if lower == upper else (lower, upper)
+    return extrapolation.combine_sides(sides)
+
+
+def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str], name: str) -> Extrapolation:
+    if rule.kind == "constant":
+        if not isinstance(rule.value, tuple):
+            return ConstantExtrapolation(float(rule.value))
+        if len(rule.value) != len(components):
+            raise DataError(
+                f"the boundary of {name!r} gives {len(rule.value)} values; the field has {len(components) or 1} component(s)"
+            )
+        return ConstantExtrapolation(wrap(np.asarray(rule.value, np.float64), channel(vector=",".join(components))))
+    if rule.normal is not None and rule.tangential is not None:
+        if tuple(components) != tuple(axes):
+            raise DataError(
+                f"a normal/tangential boundary needs one component per axis ({', '.join(axes)}); {name!r} has "
+                f"{', '.join(components) or 'none'}"
+            )
+        for part in (rule.normal, rule.tangential):
+            if part.kind in ("periodic", "normal-tangential") or isinstance(part.value, tuple):
+                raise DataError(f"the boundary of {name!r}: {part.to_data()!r} cannot hold for one direction alone")
+        return extrapolation.combine_by_direction(
+            _to_extrapolation(rule.normal, axes, components, name),
+            _to_extrapolation(rule.tangential, axes, components, name),
+        )
+    return _NAMED[rule.kind]
+
+
+def boundary_from_extrapolation(ext: Extrapolation, axes: Sequence[str]) -> Boundary:
+    """The inverse of `boundary_to_extrapolation`. Raises DataError naming what has no counterpart."""
+    sides = {}
+    for axis in axes:
+        rules = [_from_extrapolation(side_of(ext, axis + sign)) for sign in "-+"]
+        sides[axis] = (rules[0], rules[1])
+    return Boundary(sides=sides)
+
+
+def side_of(ext: Extrapolation, side: str) -> Extrapolation:
+    """What holds on one side, such as `x-` or `y+`."""
+    if not isinstance(ext, extrapolation._MixedExtrapolation):
+        return ext
+    known: Mapping[str, Extrapolation] = ext.ext
+    for key in (side, side[:-1]):
+        if key in known:
+            return known[key]
+    raise DataError(f"the boundary {ext} says nothing about the side {side}")
+
+
+def _from_extrapolation(ext: Extrapolation) -> Rule:
+    for kind, known in _NAMED.items():
+        if ext == known:
+            return Rule(kind=kind)  # type: ignore[arg-type]
+    if isinstance(ext, ConstantExtrapolation):
+        value = ext.value
+        if not value.shape:
+            return Rule(kind="constant", value=float(value))
+        if value.shape.names == ("vector",):
+            return Rule(kind="constant", value=tuple(float(x) for x in value.numpy("vector")))
+        raise DataError(
+            f"a boundary value that varies over {value.shape} is not supported; use one number per component"
+        )
+    if isinstance(ext, extrapolation._NormalTangentialExtrapolation):
+        return Rule(
+            kind="normal-tangential",
+            normal=_from_extrapolation(ext.normal),
+            tangential=_from_extrapolation(ext.tangential),
+        )
+    supported = ", ".join(["a constant", *_NAMED, "normal/tangential", "and one of these per side"])
+    raise DataError(f"the boundary {ext!r} ({type(ext).__name__}) is not supported: use {supported}")
+
+
+def layout_from_fields(
+    fields: Mapping[str, Field], dynamic: Sequence[str] | None = None, static: Sequence[str] = ()
+) -> StateLayout:
+    """The layout of Fields that share one uniform grid. `dynamic` None: all that are not static. Raises DataError."""
+    named = [name for name in fields if name not in static] if dynamic is None else list(dynamic)
+    infos: dict[str, FieldInfo] = {}
+    grid: Grid | None = None
+    for name in (*named, *static):
+        if name not in fields:
+            raise DataError(f"there is no field {name!r}; given are {', '.join(fields)}")
+        own, infos[name] = field_info(name, fields[name])
+        if grid is not None and own != grid:
+            raise DataError(f"the field {name!r} lies on another grid than the others: {own} is not {grid}")
+        grid = own
+    if grid is None:
+        raise DataError("a layout needs at least one field")
+    return StateLayout(
+        grid=grid, dynamic=tuple(infos[name] for name in named), static=tuple(infos[name] for name in static)
+    )
+
+
+def field_info(name: str, field: Field) -> tuple[Grid, FieldInfo]:
+    """Grid and description of one Field."""
+    if not field.is_grid:
+        raise DataError(f"the field {name!r} is no uniform grid but {type(field.geometry).__name__}")
+    axes = tuple(field.resolution.names)
+    lower, upper = field.bounds.lower, field.bounds.upper
+    grid = Grid(
+        axes=axes,
+        resolution=tuple(int(n) for n in field.resolution.sizes),
+        lower=tuple(float(lower.vector[axis]) for axis in axes),
+        upper=tuple(float(upper.vector[axis]) for axis in axes),
+    )
+    if field.is_staggered:
+        components = axes
+    elif "vector" in field.values.shape:
+        labels = field.values.shape.get_item_names("vector")
+        components = tuple(labels) if labels else tuple(map(str, range(field.values.shape.get_size("vector"))))
+    else:
+        components = ()
+    boundary = boundary_from_extrapolation(field.boundary, axes)
+    return grid, FieldInfo(
+        name=name,
+        components=components,
+        sampling="staggered" if field.is_staggered else "centered",
+        boundary=boundary,
+    )

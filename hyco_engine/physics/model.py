@@ -1,0 +1,245 @@
+"""Physical models: an author writes one step, in PhiFlow or in torch, and declares fields and parameters.
+
+    class Heat(FlowPhysics):
+        parameters = (ParameterDeclaration(name="kappa", init=0.1, bounds=(0.0, inf), unit="m^2/s"),)
+
+        def fields(self, axes):
+            return (FieldInfo(name="u", boundary=Boundary.parse("periodic", axes)),), ()
+
+        def step(self, fields, parameters, dt):
+            return {"u": diffuse.explicit(fields["u"], parameters["kappa"], dt)}
+
+`FlowModel(Heat(), context)` is the model: batched, captured, differentiable.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.interfaces import BuildContext, PhysicalModel
+from hyco_engine.physics.capture import StepRunner
+from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
+
+if TYPE_CHECKING:
+    from phi.field import Field
+
+
+class Physics(ABC):
+    """What every physics declares, however its step is written."""
+
+    parameters: Sequence[ParameterDeclaration] = ()
+
+    @abstractmethod
+    def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
+        """(dynamic, static) fields on a grid with these axes; their boundaries count where the data has none."""
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        """`[count, C_all, *S]`, float64: states to simulate from, each different; see `hyco_engine.physics.initial`."""
+        raise DataError(f"{type(self).__name__} declares no initial states, so it cannot make data")
+
+    def internal_steps(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
+    ) -> int:
+        """How many internal steps a step of `dt` needs to be stable; asked once, unless the user sets `physical.dt`.
+
+        `size`: about the largest magnitude of each field, where it is known; `parameters`: the start values.
+        """
+        return 1
+
+    def stability(
+        self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
+    ) -> str | None:
+        """A warning that quotes the numbers and the remedies where steps of `dt` from `state` are not stable, or None.
+
+        `state`: each field `[B, components, *S]`; `parameters`: 0-d, or `[*resolution]`.
+        """
+        return None
+
+
+class FlowPhysics(Physics):
+    """A physics whose step is plain PhiFlow."""
+
+    @abstractmethod
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
+        """The dynamic fields after `dt`.
+
+        `fields`: all fields, dynamic and static. `parameters`: numbers as 0-d phi tensors, fields as centred Fields.
+        """
+
+
+class TorchPhysics(Physics):
+    """A physics whose step is plain torch."""
+
+    @abstractmethod
+    def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
+        """The dynamic fields after `dt`: each `[B, components, *S]`. Parameters are 0-d, or `[*resolution]`."""
+
+
+class DeclaredModel(PhysicalModel):
+    """Everything of a physical model but how its step is called."""
+
+    def __init__(self, physics: Physics, context: BuildContext) -> None:
+        """Raises SpecError and DataError where context and declarations do not fit."""
+        super().__init__()
+        self.physics = physics
+        grid = context.layout.grid if context.layout is not None else context.grid
+        dynamic, static = physics.fields(grid.axes) if grid is not None else ((), ())
+        self.layout = context.layout_for(dynamic, static)
+        if context.dt is None:
+            raise DataError("a physical model needs the time between two frames, and this data has none")
+        self.dt = context.dt
+        self.learnables = Learnables(
+            physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device
+        )
+        if context.inner_dt is None:
+            start = {name: value.detach() for name, value in self.learnables.values().items()}
+            self.substeps = physics.internal_steps(self.layout, _sizes(self.layout, context), start, context.dt)
+        else:
+            self.substeps = divide(context.dt, context.inner_dt)
+        self._runner = StepRunner(
+            self._step,
+            title=f"the physics {type(physics).__name__}",
+            names=self.learnables.names,
+            learned=self.learnables.learned,
+            others=self._other_values,
+            compile=context.compile,
+            tracing=self._tracing,
+        )
+
+    @property
+    def inner_dt(self) -> float:
+        """The internal time step."""
+        return self.dt / self.substeps
+
+    @property
+    def execution(self) -> tuple[str, str]:
+        return self._runner.execution
+
+    def forward(self, state: Tensor) -> Tensor:
+        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        static = state[:, self.layout.n_dynamic :]
+        for index in range(self.substeps):
+            if index:
+                state = torch.cat([state, static], dim=1) if static.shape[1] else state
+            state = self._runner(state, values)
+        return state
+
+    def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
+        parameter = next(iter(self.learnables.state_dict().values()), torch.empty(()))
+        states = self.physics.initial_states(self.layout, count, generator)
+        return states.to(dtype=parameter.dtype, device=parameter.device)
+
+    def stability(self, state: Tensor) -> str | None:
+        """A warning where steps from these states `[B, C_all, *S]` with the present parameters are not stable."""
+        with torch.no_grad():
+            return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
+
+    @abstractmethod
+    def _step(self, state: Tensor, *values: Tensor) -> Tensor:
+        """One internal step: `[B, C_all, *S] -> [B, C_dyn, *S]`; `values` are the parameters in declared order."""
+
+    def _tracing(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def _other_values(self) -> list[Tensor]:
+        raw = {name: value.detach() + 0.1 for name, value in self.learnables.raw.items()}
+        return list(self.learnables.values(raw).values())
+
+    def _split(self, state: Tensor) -> dict[str, Tensor]:
+        return {field.name: state[:, self.layout.channels(field.name)] for field in self.layout.fields}
+
+    def _dynamic_names(self, result: Any) -> list[str]:
+        names = [field.name for field in self.layout.dynamic]
+        if not isinstance(result, Mapping) or not set(names) <= set(result):
+            given = ", ".join(map(str, result)) if isinstance(result, Mapping) else type(result).__name__
+            raise PluginError(
+                f"the step of {type(self.physics).__name__} must return a mapping with the fields {', '.join(names)}; "
+                f"it returned {given}"
+            )
+        return names
+
+
+class FlowModel(DeclaredModel):
+    """The model of a `FlowPhysics`."""
+
+    physics: FlowPhysics
+
+    def __init__(self, physics: FlowPhysics, context: BuildContext) -> None:
+        from hyco_engine.physics.layout import Converter
+
+        super().__init__(physics, context)
+        self._converter = Converter(self.layout)
+
+    def _step(self, state: Tensor, *values: Tensor) -> Tensor:
+        from hyco_engine.physics.phi_context import phi_context
+
+        with phi_context(state):
+            parameters = {
+                name: self._converter.parameter(value)
+                for name, value in zip(self.learnables.names, values, strict=True)
+            }
+            result = self.physics.step(self._converter.fields(state), parameters, self.inner_dt)
+            names = self._dynamic_names(result)
+            try:
+                new = self._converter.tensor({name: result[name] for name in names}, names, count=state.shape[0])
+            except DataError as error:
+                raise PluginError(f"the step of {type(self.physics).__name__}: {error}") from error
+        if new.dtype != state.dtype:
+            raise PluginError(
+                f"the step of {type(self.physics).__name__} turned {state.dtype} into {new.dtype}: create constants as "
+                "Python numbers, or within the step"
+            )
+        return new
+
+    def _tracing(self) -> Any:
+        from hyco_engine.physics.phi_context import phi_tracing
+
+        return phi_tracing()
+
+
+class TorchModel(DeclaredModel):
+    """The model of a `TorchPhysics`."""
+
+    physics: TorchPhysics
+
+    def _step(self, state: Tensor, *values: Tensor) -> Tensor:
+        parameters = dict(zip(self.learnables.names, values, strict=True))
+        fields = self._split(state)
+        result = self.physics.step(fields, parameters, self.inner_dt)
+        names = self._dynamic_names(result)
+        for name in names:
+            if result[name].shape != fields[name].shape or result[name].dtype != state.dtype:
+                raise PluginError(
+                    f"the step of {type(self.physics).__name__} returned {name!r} as {tuple(result[name].shape)} of "
+                    f"{result[name].dtype}; it was {tuple(fields[name].shape)} of {state.dtype}"
+                )
+        return torch.cat([result[name] for name in names], dim=1)
+
+
+def _sizes(layout: StateLayout, context: BuildContext) -> dict[str, float]:
+    """About the largest magnitude of each field in the train split: mean and four standard deviations."""
+    if context.statistics is None:
+        return {}
+    size = context.statistics.mean.abs() + 4 * context.statistics.std
+    return {field.name: float(size[layout.channels(field.name)].max()) for field in layout.fields}
+
+
+def divide(dt: float, inner_dt: float) -> int:
+    """How many internal steps make a frame. Raises SpecError where `inner_dt` does not divide `dt` to 1e-6."""
+    count = max(1, round(dt / inner_dt))
+    if abs(count * inner_dt - dt) > 1e-6 * dt:
+        near = ", ".join(f"{dt / n:.9g}" for n in sorted({count, max(1, count - 1), count + 1}))
+        raise SpecError(
+            f"dt = {inner_dt:g} does not divide the time between two frames, {dt:g}: use for example {near}",
+            key="physical.dt",
+        )
+    return count

@@ -1,0 +1,215 @@
+"""Learnable parameters of a physics: declarations by its author, settings by the user, values within bounds."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import Grid
+from hyco_engine.errors import PluginError, Problem, SpecError
+from hyco_engine.physics.transforms import Transform, choose_transform
+from hyco_engine.spec.choices import ArrayFile, ParameterSetting, Profile
+
+
+@attrs.frozen(kw_only=True)
+class ParameterDeclaration:
+    """A parameter that a physics has. The user's `[physical.parameters.<name>]` may replace all but name and unit."""
+
+    name: str
+    init: float
+    unit: str = "1"
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Open interval."""
+    help: str = ""
+    may_be_field: bool = False
+    """Whether it may be one value per grid point."""
+    field_bounds: tuple[float, float] | None = None
+    """The bounds for a field; None: `bounds`."""
+    transform: Literal["auto", "linear", "log"] = "auto"
+
+    def __attrs_post_init__(self) -> None:
+        if not self.name.isidentifier() or hasattr(nn.ParameterDict, self.name):
+            raise PluginError(f"{self.name!r} cannot name a parameter: use another Python identifier")
+
+
+@attrs.frozen(kw_only=True)
+class _Entry:
+    declaration: ParameterDeclaration
+    transform: Transform
+    learn: bool
+    field: bool
+
+
+class Learnables(nn.Module):
+    """The parameters of one physics.
+
+    Those to be learned are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), mapped to values within their
+    bounds by a smooth transform; those known are buffers (`fixed.<name>`).
+    """
+
+    def __init__(
+        self,
+        declarations: Iterable[ParameterDeclaration],
+        settings: Mapping[str, ParameterSetting] | None = None,
+        grid: Grid | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Raises SpecError with one problem per mistake in `settings`."""
+        super().__init__()
+        self.declarations = {declaration.name: declaration for declaration in declarations}
+        self.raw = nn.ParameterDict()
+        self.fixed = nn.Module()
+        self._entries: dict[str, _Entry] = {}
+        settings = settings or {}
+        problems = [self._unknown(name) for name in settings if name not in self.declarations]
+        for name, declaration in self.declarations.items():
+            try:
+                self._add(declaration, settings.get(name) or ParameterSetting(), grid, dtype, device)
+            except SpecError as error:
+                problems += error.problems
+        if problems:
+            raise SpecError(problems)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters, in declared order."""
+        return tuple(self._entries)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Those that are learned."""
+        return tuple(name for name, entry in self._entries.items() if entry.learn)
+
+    def is_field(self, name: str) -> bool:
+        """Whether the parameter has one value per grid point."""
+        return self._entries[name].field
+
+    def transform(self, name: str) -> Transform:
+        """The map from raw to value."""
+        return self._entries[name].transform
+
+    def values(self, raw: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Physical values by name, 0-d or `[*resolution]`, differentiable with respect to `raw` (None: their own)."""
+        raw = self.raw if raw is None else raw
+        return {
+            name: entry.transform.to_value(raw[name]) if entry.learn else getattr(self.fixed, name)
+            for name, entry in self._entries.items()
+        }
+
+    def set_(self, name: str, value: float | Tensor) -> None:
+        """Give a parameter another value (one number fills a field). Raises SpecError outside of the bounds."""
+        entry = self._entries[name]
+        target = self.raw[name] if entry.learn else getattr(self.fixed, name)
+        new = torch.as_tensor(value, dtype=torch.float64, device=target.device)
+        key = f"physical.parameters.{name}"
+        if new.dim() and new.shape != target.shape:
+            raise SpecError(f"{name} has the shape {tuple(target.shape)}; given is {tuple(new.shape)}", key=key)
+        _check_within(name, new, entry.transform, key=key)
+        with torch.no_grad():
+            target.copy_((entry.transform.to_raw(new) if entry.learn else new).expand(target.shape))
+
+    def _unknown(self, name: str) -> Problem:
+        near = difflib.get_close_matches(name, self.declarations, n=1)
+        known = ", ".join(self.declarations) or "none"
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return Problem(
+            key=f"physical.parameters.{name}",
+            message=f"the physics has no parameter {name!r}; it has {known}{hint}",
+        )
+
+    def _add(
+        self,
+        declaration: ParameterDeclaration,
+        setting: ParameterSetting,
+        grid: Grid | None,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        name = declaration.name
+        key = f"physical.parameters.{name}"
+        if setting.field and not declaration.may_be_field:
+            raise SpecError(f"{name} is one number in this physics and cannot be a field", key=f"{key}.field")
+        if setting.field and grid is None:
+            raise SpecError(f"{name} can be a field only where the data has a grid", key=f"{key}.field")
+        start = _start(declaration, setting, grid if setting.field else None, key)
+        lower, upper = _bounds(declaration, setting, key)
+        if setting.transform == "log" and not math.isfinite(lower):
+            raise SpecError(f"the log scale needs a lower bound; the bounds are ({lower:g}, {upper:g})", key=key)
+        rms = float(start.square().mean().sqrt())
+        kind = declaration.transform if setting.transform == "auto" else setting.transform
+        transform = choose_transform(kind, lower, upper, rms, positive=bool((start > 0).all()))
+        if setting.learn:
+            _check_within(name, start, transform, key=f"{key}.init")
+            self.raw[name] = nn.Parameter(transform.to_raw(start).to(device=device, dtype=dtype))
+        else:
+            self.fixed.register_buffer(name, start.to(device=device, dtype=dtype))
+        self._entries[name] = _Entry(
+            declaration=declaration, transform=transform, learn=setting.learn, field=setting.field
+        )
+
+
+def _bounds(declaration: ParameterDeclaration, setting: ParameterSetting, key: str) -> tuple[float, float]:
+    bounds = setting.bounds
+    if bounds is None:
+        field_bounds = declaration.field_bounds if setting.field else None
+        bounds = declaration.bounds if field_bounds is None else field_bounds
+    lower, upper = bounds
+    if not lower < upper:
+        raise SpecError(f"the lower bound {lower:g} must be below the upper one, {upper:g}", key=f"{key}.bounds")
+    return lower, upper
+
+
+def _start(declaration: ParameterDeclaration, setting: ParameterSetting, grid: Grid | None, key: str) -> Tensor:
+    """The start value in float64: 0-d, or `[*resolution]` where `grid` is given."""
+    init = declaration.init if setting.init is None else setting.init
+    if isinstance(init, Profile | ArrayFile):
+        if grid is None:
+            raise SpecError("a profile or a file gives one value per grid point: add field = true", key=f"{key}.init")
+        start = profile(init, grid) if isinstance(init, Profile) else _read(init, grid, key)
+    else:
+        start = torch.full(() if grid is None else grid.resolution, float(init), dtype=torch.float64)
+    if not bool(start.isfinite().all()):
+        raise SpecError(f"{declaration.name} must start from finite numbers", key=f"{key}.init")
+    return start
+
+
+def profile(formula: Profile, grid: Grid) -> Tensor:
+    """The formula at the cell centres: `[*resolution]`, float64."""
+    value = torch.ones((), dtype=torch.float64)
+    for axis, lower, upper in zip(grid.axes, grid.lower, grid.upper, strict=True):
+        x = torch.tensor(grid.centers(axis), dtype=torch.float64)
+        hump = torch.sin(math.pi * formula.waves * (x - lower) / (upper - lower)) ** 2
+        value = value.unsqueeze(-1) * hump
+    return formula.offset + formula.scale * value
+
+
+def _read(source: ArrayFile, grid: Grid, key: str) -> Tensor:
+    place = f"{key}.init.file"
+    try:
+        array = np.load(source.file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SpecError(f"cannot read {source.file} as a .npy array: {error}", key=place) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise SpecError(f"{source.file} must hold one array of real numbers", key=place)
+    if array.shape != grid.resolution:
+        raise SpecError(f"{source.file} has the shape {array.shape}; the grid has {grid.resolution} cells", key=place)
+    return torch.as_tensor(array.astype(np.float64))
+
+
+def _check_within(name: str, value: Tensor, transform: Transform, *, key: str) -> None:
+    low, high = float(value.min()), float(value.max())
+    if not (transform.lower < low and high < transform.upper):
+        given = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        raise SpecError(
+            f"{name} = {given} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}): choose a value "
+            "between them or give other bounds",
+            key=key,
+        )

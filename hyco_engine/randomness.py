@@ -1,0 +1,26 @@
+"""The only place random generators come from.
+
+Every generator is derived from (seed, purpose...), so that each use has a stream of its own that depends neither on
+what else drew numbers before nor on global state, which stays untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for one purpose, e.g. `derive_seed(seed, "shuffle", "synthetic", cycle)`."""
+    text = "\x1f".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A CPU generator for one purpose. Draw on the CPU and move the result: the numbers then fit every device."""
+    import torch
+
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))

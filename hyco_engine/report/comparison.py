@@ -1,0 +1,318 @@
+"""Truth, physics and surrogate side by side over time, with their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.report.drawing import (
+    MISSING,
+    NAMES,
+    WARNING,
+    Array,
+    color_of,
+    legend,
+    middle_slice,
+    new_figure,
+    note,
+    plain_axes,
+    plain_text,
+    save,
+    with_unit,
+)
+
+Name = TypeVar("Name", bound=str)
+MAX_PIXELS = 400
+"""Larger images are thinned before they are drawn, which keeps files small."""
+
+
+def comparison_figure(
+    truth: NDArray[Any],
+    predictions: Mapping[Name, NDArray[Any]],
+    layout: StateLayout,
+    dt: float,
+    path: Path,
+    field: str | None = None,
+) -> Path:
+    """One field of a simulation and of rollouts from its first frame, as a PNG.
+
+    `truth [T, C, *S]` and each of `predictions` hold the dynamic channels; NaN in the truth is "not observed". `field`
+    is a field's name or `name.component`; None: the first component of the first field. One dimension gives space-time
+    images and curves, two give snapshots, three give snapshots of the middle slice. A diverged prediction is drawn as
+    far as it is finite, and said so. Raises KeyError for an unknown field.
+    """
+    shown = _Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
+    figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
+    return save(figure, path)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Shown:
+    """What is drawn, in one or two dimensions: `truth [T, *S]`, predictions alike, what they are and where."""
+
+    truth: Array
+    predictions: Mapping[str, Array]
+    label: str
+    dims: int
+    axes: tuple[str, ...]
+    bounds: tuple[tuple[float, float], ...]
+    dt: float
+
+    @classmethod
+    def of(
+        cls,
+        truth: NDArray[Any],
+        predictions: Mapping[str, NDArray[Any]],
+        layout: StateLayout,
+        dt: float,
+        field: str | None,
+    ) -> _Shown:
+        name, _, part = (field or layout.dynamic[0].name).partition(".")
+        info = next((info for info in layout.dynamic if info.name == name), None)
+        if info is None or (part and part not in info.components):
+            raise KeyError(f"no dynamic field {field!r}")
+        component = info.components.index(part) if part else 0
+        channel = layout.channels(name).start + component
+        own = tuple(map(slice, info.samples(layout.grid, component)))
+        dims = len(layout.grid.axes)
+        frames = min(len(truth), *(len(values) for values in predictions.values())) if predictions else len(truth)
+
+        def cut(values: NDArray[Any]) -> Array:
+            return middle_slice(np.asarray(values[:frames, channel], dtype=np.float64)[(slice(None), *own)], dims)
+
+        label = name if len(info.components) < 2 else f"{name}, {info.components[component]} component"
+        label = with_unit(label, info.unit)
+        if dims == 3:
+            low, high = layout.grid.lower[2], layout.grid.upper[2]
+            label += f" at {layout.grid.axes[2]} = {(low + high) / 2:.3g}"
+        return cls(
+            truth=cut(truth),
+            predictions={model: cut(values) for model, values in predictions.items()},
+            label=label,
+            dims=min(dims, 2),
+            axes=layout.grid.axes[:2],
+            bounds=tuple(zip(layout.grid.lower, layout.grid.upper, strict=True))[:2],
+            dt=dt,
+        )
+
+    @property
+    def times(self) -> Array:
+        return self.dt * np.arange(len(self.truth), dtype=np.float64)
+
+    @property
+    def truth_title(self) -> str:
+        return "Truth (grey: unknown)" if np.isnan(self.truth).any() else "Truth"
+
+    def color(self, model: str) -> str:
+        return color_of(model, tuple(self.predictions))
+
+    def error(self, model: str) -> Array:
+        """Prediction minus truth; NaN where either is unknown, not finite, or beyond what can be squared."""
+        with np.errstate(all="ignore"):
+            error = self.predictions[model] - self.truth
+        return np.where(np.abs(error) < 1e100, error, np.nan)
+
+    def nrmse(self, values: Array) -> Array:
+        """`[T]`: root mean square error over that of the truth, NaN where there is nothing to compare."""
+        dims = tuple(range(1, values.ndim))
+        with np.errstate(all="ignore"):
+            squares = np.where(np.isnan(self.truth), np.nan, values**2)
+            seen = (~np.isnan(self.truth)).sum(dims)
+            energy = np.nansum(self.truth**2, dims)
+            ratio: Array = np.sqrt(squares.sum(dims, where=~np.isnan(self.truth)) / np.where(seen, energy, np.nan))
+        return ratio
+
+    def diverged(self, model: str) -> int | None:
+        """The first frame that is not all finite."""
+        bad = ~np.isfinite(self.predictions[model]).reshape(len(self.truth), -1).all(axis=1)
+        return int(bad.argmax()) if bad.any() else None
+
+    def verdict(self, model: str) -> str:
+        """The error over all frames in one word or number."""
+        frame = self.diverged(model)
+        if frame is not None:
+            return f"not finite from t = {self.times[frame]:.3g}"
+        by_frame = self.nrmse(self.error(model))[1:]
+        by_frame = by_frame[np.isfinite(by_frame)]
+        return f"nrmse {np.exp(np.log(np.maximum(by_frame, 1e-12)).mean()):.2g}" if by_frame.size else "no truth"
+
+    @property
+    def values_style(self) -> dict[str, Any]:
+        """Colours of values: the truth's range, so that a diverged model does not spoil it; centred if signed."""
+        seen = self.truth[np.isfinite(self.truth)]
+        low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
+        if low < -0.2 * high and high > -0.2 * low:
+            limit = max(-low, high)
+            return {"cmap": _colors("RdBu_r"), "vmin": -limit, "vmax": limit}
+        pad = 0.0 if high > low else max(abs(low) * 0.1, 1e-12)
+        return {"cmap": _colors("viridis"), "vmin": low - pad, "vmax": high + pad}
+
+    def error_limit(self) -> float:
+        """One limit for all models' errors: nearly all of them lie below, but never more than the truth's spread."""
+        errors = np.concatenate([np.abs(self.error(model)).ravel() for model in self.predictions] or [np.zeros(1)])
+        errors = errors[np.isfinite(errors)]
+        limit = float(np.quantile(errors, 0.995)) if errors.size else 0.0
+        spread = float(np.nanmax(self.truth) - np.nanmin(self.truth)) if np.isfinite(self.truth).any() else 0.0
+        return max(min(limit, spread) if spread > 0 else limit, 1e-12)
+
+
+def _colors(name: str) -> Colormap:
+    return colormaps[name].with_extremes(bad=MISSING)
+
+
+def _image(ax: Axes, values: Array, extent: tuple[float, float, float, float], style: Mapping[str, Any]) -> AxesImage:
+    """`values [columns, rows]`, the first axis to the right."""
+    thin = tuple(slice(None, None, -(-n // MAX_PIXELS)) for n in values.shape)
+    limit = 10 * max(abs(style["vmin"]), abs(style["vmax"]))
+    seen = np.where(np.isfinite(values), np.clip(values, -limit, limit), np.nan)[thin]
+    return ax.imshow(seen.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **style)
+
+
+def _color_bar(figure: Figure, picture: AxesImage, axes: list[Axes], label: str, extend: str = "both") -> None:
+    bar = figure.colorbar(picture, ax=axes, extend=extend, fraction=0.04, pad=0.01, aspect=30, extendfrac=0.03)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(label, fontsize=9)
+
+
+def _space_time(shown: _Shown) -> Figure:
+    """Rows: values over space and time; errors, with their size over time; curves at three times."""
+    models = list(shown.predictions)
+    columns = max(2, 1 + len(models))
+    figure = new_figure(3.6 * columns, 8.0 if models else 5.4)
+    grid = figure.add_gridspec(3 if models else 2, columns)
+    extent = (0.0, max(float(shown.times[-1]), shown.dt), *shown.bounds[0])
+
+    def image(row: int, column: int, title: str, values: Array, style: Mapping[str, Any]) -> tuple[Axes, AxesImage]:
+        ax = plain_axes(figure.add_subplot(grid[row, column if models else slice(None)]), title, grid=False)
+        picture = _image(ax, values, extent, style)
+        ax.set_xlabel("t")
+        ax.tick_params(labelleft=column == min(row, 1))
+        if column == min(row, 1):
+            ax.set_ylabel(shown.axes[0])
+        return ax, picture
+
+    drawn = [image(0, 0, shown.truth_title, shown.truth, shown.values_style)]
+    for k, model in enumerate(models, start=1):
+        drawn.append(image(0, k, _name(model), shown.predictions[model], shown.values_style))
+        _say_diverged(drawn[-1][0], shown, model)
+    _color_bar(figure, drawn[-1][1], [ax for ax, _ in drawn], shown.label)
+    if models:
+        limit = shown.error_limit()
+        style = {"cmap": _colors("PuOr_r"), "vmin": -limit, "vmax": limit}
+        _error_over_time(plain_axes(figure.add_subplot(grid[1, 0]), "Relative error over time"), shown)
+        errors = [
+            image(1, k, f"{_name(m)} - truth: {shown.verdict(m)}", shown.error(m), style)
+            for k, m in enumerate(models, start=1)
+        ]
+        _color_bar(figure, errors[-1][1], [ax for ax, _ in errors], "error")
+    row = grid[-1, :].subgridspec(1, 3)
+    for k, frame in enumerate(_frames(len(shown.truth), 4)[-3:]):
+        _curves(figure.add_subplot(row[0, k]), shown, frame, named=k == 0)
+    return figure
+
+
+def _error_over_time(ax: Axes, shown: _Shown) -> None:
+    floor = shown.nrmse(shown.truth[:1] - shown.truth)
+    curves = {model: shown.nrmse(shown.error(model)) for model in shown.predictions}
+    for model, curve in curves.items():
+        ax.plot(shown.times[1:], curve[1:], color=shown.color(model), label=_name(model))
+    ax.plot(shown.times[1:], floor[1:], "--", color=color_of("persistence", ()), label="nothing changes")
+    values = np.concatenate([floor[1:], *(curve[1:] for curve in curves.values())])
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0:
+        ax.set_yscale("log")
+        ax.set_ylim(max(values.min(), 1e-12) / 2, min(values.max() * 2, 1e3))
+    ax.set_xlabel("t")
+    ax.set_ylabel("nrmse")
+    legend(ax)
+
+
+def _curves(ax: Axes, shown: _Shown, frame: int, *, named: bool) -> None:
+    plain_axes(ax, f"t = {shown.times[frame]:.3g}")
+    low, high = shown.bounds[0]
+    n = shown.truth.shape[1]
+    x = low + (np.arange(n) + 0.5) * (high - low) / n
+    ax.plot(x, shown.truth[frame], color="#000000", linewidth=2.6, alpha=0.35, label="truth")
+    for model, line in zip(shown.predictions, ("-", "--", "-.", ":") * len(shown.predictions), strict=False):
+        values = shown.predictions[model][frame]
+        seen = np.where(np.abs(values) < 1e100, values, np.nan)
+        ax.plot(x, seen, line, color=shown.color(model), linewidth=1.3, label=_name(model))
+        if not np.isfinite(values).all():
+            note(ax, f"{_name(model)} is not finite")
+    style = shown.values_style
+    margin = 0.25 * (style["vmax"] - style["vmin"])
+    ax.set_ylim(style["vmin"] - margin, style["vmax"] + margin)
+    ax.locator_params(nbins=6)
+    ax.set_xlabel(shown.axes[0])
+    if named:
+        ax.set_ylabel(shown.label)
+        legend(ax)
+
+
+def _snapshots(shown: _Shown) -> Figure:
+    """Rows: truth, each model, each model's error; columns: times."""
+    models = list(shown.predictions)
+    frames = _frames(len(shown.truth), 4)
+    (left, right), (bottom, top) = shown.bounds
+    shape = min(max((top - bottom) / (right - left), 0.4), 2.0)
+    rows = 1 + 2 * len(models)
+    figure = new_figure(2.0 * len(frames) + 1.4, (max(1.85 * shape, 1.2) + 0.2) * rows + 0.6)
+    grid = figure.add_gridspec(rows, len(frames))
+    limit = shown.error_limit()
+    error_style = {"cmap": _colors("magma_r"), "vmin": 0.0, "vmax": limit}
+
+    def row(index: int, title: str, values: Array, style: Mapping[str, Any]) -> tuple[list[Axes], AxesImage]:
+        axes = []
+        for k, frame in enumerate(frames):
+            ax = plain_axes(figure.add_subplot(grid[index, k]), grid=False)
+            picture = _image(ax, values[frame], (left, right, bottom, top), style)
+            axes.append(ax)
+            if index == 0:
+                ax.set_title(f"t = {shown.times[frame]:.3g}", fontsize=10)
+            ax.locator_params(nbins=4)
+            ax.tick_params(labelleft=k == 0, labelbottom=index == rows - 1)
+            if index == rows - 1:
+                ax.set_xlabel(shown.axes[0])
+        axes[0].set_ylabel(f"{title}\n{shown.axes[1]}", fontsize=9)
+        return axes, picture
+
+    drawn = [row(0, shown.truth_title, shown.truth, shown.values_style)]
+    for k, model in enumerate(models, start=1):
+        drawn.append(row(k, _name(model), shown.predictions[model], shown.values_style))
+        for ax, frame in zip(drawn[-1][0], frames, strict=True):
+            if not np.isfinite(shown.predictions[model][frame]).all():
+                note(ax, "not finite")
+    _color_bar(figure, drawn[0][1], [ax for axes, _ in drawn for ax in axes], shown.label)
+    errors = []
+    for k, model in enumerate(models, start=1 + len(models)):
+        title = f"|{_name(model)} - truth|\n{shown.verdict(model)}"
+        errors.append(row(k, title, np.abs(shown.error(model)), error_style))
+    if errors:
+        _color_bar(figure, errors[0][1], [ax for axes, _ in errors for ax in axes], "absolute error", "max")
+    return figure
+
+
+def _say_diverged(ax: Axes, shown: _Shown, model: str) -> None:
+    if shown.diverged(model) is not None:
+        note(ax, shown.verdict(model))
+        ax.title.set_color(WARNING)
+
+
+def _name(model: str) -> str:
+    return NAMES[model].capitalize() if model in NAMES else plain_text(model)
+
+
+def _frames(count: int, wanted: int) -> list[int]:
+    """At most `wanted` frames, from first to last."""
+    return sorted({int(frame) for frame in np.linspace(0, count - 1, wanted).round()})

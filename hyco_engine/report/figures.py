@@ -1,0 +1,8 @@
+"""The first figures a person wants of a run."""
+
+from __future__ import annotations
+
+from hyco_engine.report.comparison import comparison_figure
+from hyco_engine.report.history import history_figure
+
+__all__ = ["comparison_figure", "history_figure"]

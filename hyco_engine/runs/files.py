@@ -1,0 +1,86 @@
+"""Writing files so that a reader finds the old content or the new, never a part; strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from hyco_engine.errors import RunError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace `path` in one step, on the disk when this returns. Raises RunError, leaving nothing behind."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error of a failed write, in the user's terms."""
+    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some file systems cannot sync a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """`value` as plain dicts, lists, numbers and text. Raises TypeError naming the key of anything else.
+
+    NaN and infinities stay; a tensor is refused, since whether to take its item or its list is the caller's to say.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: the key {key!r} is no text")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(
+        f"{where}: cannot write a {type(value).__name__} as JSON; pass numbers, text, lists and dicts "
+        "(a tensor's .item() or .tolist())"
+    )
+
+
+def finite(value: Any) -> Any:
+    """Plain data with null in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dump_json(value: Any, *, indent: int | None = 2) -> str:
+    """Strict JSON of plain data, NaN and infinities as null, one line if `indent` is None."""
+    return json.dumps(finite(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,279 @@
+"""The folder of one run. As a tracker it writes down what it is told; it holds
+
+RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from torch import Tensor
+
+from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import Tracker
+from hyco_engine.runs.files import cannot_write, dump_json, write_atomic
+from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
+
+__all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
+
+LOG = "log.txt"
+LOGGER = "hyco_engine"
+
+
+def check_run_name(name: str) -> None:
+    """Raises SpecError unless `name` can be part of a folder's name and of nothing else."""
+    fault = ""
+    if not name or name != name.strip():
+        fault = "is empty or has blanks at an end"
+    elif name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in name):
+        fault = "starts with a dot, or has a slash or an unprintable character in it"
+    elif len(name.encode()) > 200:
+        fault = "is longer than 200 bytes"
+    if fault:
+        raise SpecError(f"the run's name {name!r} {fault}; it becomes the name of a folder", key="run.name")
+
+
+class RunFolder(Tracker):
+    """Made by `create`. Metrics and log lines reach the file at once; all other files are replaced atomically.
+
+    log.txt has what the tracker is told and, from `started` to `finished`, what this thread logs under `hyco_engine` at
+    the level set there; the level is the host's and stays.
+    """
+
+    def __init__(self, path: Path, *, made: bool = True) -> None:
+        self.path = path
+        self._made = made
+        self._discarded = False
+        self._start = time.monotonic()
+        self._metrics: IO[str] | None = None
+        self._log: logging.FileHandler | None = None
+        self._has_summary = False
+
+    @classmethod
+    def create(cls, runs: Path, name: str, run_dir: Path | None = None) -> RunFolder:
+        """`<runs>/<name>-<n>` with the next n, or `run_dir`, which is created or must be empty.
+
+        Two processes never get the same folder. Raises SpecError.
+        """
+        check_run_name(name)
+        if run_dir is None:
+            return cls(_next_folder(runs, name))
+        made = not run_dir.exists()
+        return cls(_own_folder(run_dir), made=made)
+
+    @property
+    def exists(self) -> bool:
+        """False once it is discarded."""
+        return not self._discarded
+
+    def discard(self) -> None:
+        """Remove the folder, for a run that never began; one that the user had made is left, empty.
+
+        What the folder is told afterwards is written nowhere.
+        """
+        self.close()
+        self._discarded = True
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if self._made:
+            self.path.rmdir()
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    @property
+    def figures(self) -> Path:
+        """`figures/`, made when first asked for."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def write_spec(self, text: str) -> Path:
+        """spec.toml: the resolved spec."""
+        return self._write("spec.toml", text)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> Path:
+        """environment.json: what `hyco_engine.runs.environment.describe_environment` gives."""
+        return self._write("environment.json", dump_json(environment) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+        """summary.json."""
+        path = self._write(SUMMARY, dump_json(summary) + "\n")
+        self._has_summary = True
+        return path
+
+    def save_weights(
+        self, name: str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """weights/<name>.safetensors. Equal weights and metadata give equal bytes."""
+        check_run_name(name)
+        return self._write(f"weights/{name}.safetensors", weights_bytes(state_dict, metadata or {}))
+
+    def _write(self, name: str, content: bytes | str) -> Path:
+        path = self.path / name
+        write_atomic(path, content)
+        return path
+
+    # --- log ------------------------------------------------------------------------------------------------------
+
+    def log(self, level: int, message: str, error: BaseException | None = None) -> None:
+        """A line of log.txt, whatever level the logger `hyco_engine` has; with `error`, its traceback follows."""
+        if self._discarded:
+            return
+        handler = self._log or self._open_log()
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        handler.handle(logging.LogRecord(LOGGER, level, "", 0, message, None, exc_info))
+        if self._log is None:
+            handler.close()
+
+    def _open_log(self) -> logging.FileHandler:
+        try:
+            handler = logging.FileHandler(self.path / LOG, encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(self.path / LOG, error) from error
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+        return handler
+
+    def close(self) -> None:
+        """Close the files and let go of the logger. May be called twice; `finished` calls it."""
+        if self._log is not None:
+            logging.getLogger(LOGGER).removeHandler(self._log)
+            self._log.close()
+            self._log = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    # --- tracker --------------------------------------------------------------------------------------------------
+
+    def started(self, info: Mapping[str, Any]) -> None:
+        self._start = time.monotonic()
+        if self._log is None:
+            self._log = self._open_log()
+            # another engine in this process has a thread and a log of its own
+            thread = threading.get_ident()
+            self._log.addFilter(lambda record: record.thread == thread)
+            logging.getLogger(LOGGER).addHandler(self._log)
+        if info.get("spec") is not None:
+            self.write_spec(info["spec"])
+        self.log(logging.INFO, f"run {info.get('name') or self.path.name} in {self.path}")
+
+    def phase_started(self, record: Mapping[str, Any]) -> None:
+        self.log(logging.INFO, f"{_phase(record)} started{_details(record)}")
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        line = metrics_line(record, time.monotonic() - self._start)
+        try:
+            if self._metrics is None:
+                self._metrics = (self.path / METRICS).open("a", encoding="utf-8", newline="\n")
+            self._metrics.write(line + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise cannot_write(self.path / METRICS, error) from error
+
+    def phase_ended(self, record: Mapping[str, Any]) -> None:
+        self.log(logging.INFO, f"{_phase(record)} ended{_details(record)}")
+
+    def warned(self, message: str) -> None:
+        self.log(logging.WARNING, message)
+
+    def artifact(self, path: Path) -> None:
+        self.log(logging.INFO, f"wrote {path}")
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        try:
+            if self.exists and not self._has_summary:
+                self.write_summary(summary)
+            error = f": {summary['error']}" if summary.get("error") else ""
+            self.log(logging.INFO, f"{summary.get('status', 'ended')}{error}")
+        finally:
+            self.close()
+
+
+def _next_folder(runs: Path, name: str) -> Path:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        taken = [_number(entry.name, name) for entry in runs.iterdir()]
+        number = max(taken, default=0) + 1
+        while True:
+            path = runs / f"{name}-{number}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return path
+    except OSError as error:
+        raise SpecError(f"cannot make a run folder in {runs}: {error.strerror}", key="paths.runs") from error
+
+
+def _number(folder: str, name: str) -> int:
+    prefix, dash, digits = folder.rpartition("-")
+    return int(digits) if prefix == name and dash and digits.isascii() and digits.isdecimal() else 0
+
+
+def _own_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        empty = next(path.iterdir(), None) is None
+        if empty:
+            # whoever creates the log owns the folder
+            (path / LOG).open("x").close()
+            return path
+    except FileExistsError:
+        if not path.is_dir():
+            raise SpecError(f"{path} is not a folder", key="--run-dir") from None
+    except OSError as error:
+        raise SpecError(f"cannot make the run folder {path}: {error.strerror}", key="--run-dir") from error
+    raise SpecError(
+        f"the run folder {path} is not empty, and results are never overwritten; "
+        "name a new folder, or leave out --run-dir",
+        key="--run-dir",
+    )
+
+
+def weights_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """safetensors of the weights: keys sorted, also those of the metadata, which safetensors leaves in random order."""
+    from safetensors.torch import save
+
+    for key, text in metadata.items():
+        if not isinstance(text, str):
+            raise TypeError(f"weights metadata {key!r} must be text, not {type(text).__name__}")
+    # a copy of each: tied weights share memory, which safetensors refuses
+    tensors = {name: state_dict[name].detach().cpu().contiguous().clone() for name in sorted(state_dict)}
+    data = save(tensors)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if metadata:
+        header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    # the format wants the tensors 8-aligned
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + data[end:]
+
+
+class _Formatter(logging.Formatter):
+    default_msec_format = "%s.%03d"
+
+
+def _phase(record: Mapping[str, Any]) -> str:
+    cycle = record.get("cycle")
+    return f"{record.get('phase')}" if cycle is None else f"cycle {cycle} {record.get('phase')}"
+
+
+def _details(record: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in record.items()
+        if name not in ("cycle", "phase") and value is not None
+    ]
+    return f": {', '.join(parts)}" if parts else ""

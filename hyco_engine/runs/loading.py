@@ -1,0 +1,181 @@
+"""Finished runs, to use again: their models, measured on their data or rolled out from a file's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hyco_engine.assembly import Assembler
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.errors import DataError, PluginError
+from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.interfaces import Player
+from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.weights import Weights
+from hyco_engine.spec.loading import load_spec
+from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout
+
+Which = Literal["best", "final"]
+
+
+class LoadedRun:
+    """A run folder with its spec; models are built when asked for."""
+
+    def __init__(self, run_dir: Path | str, registry: Registry | None = None, device: str | None = None) -> None:
+        self.folder = Path(run_dir)
+        registry = registry or Registry.discover(disabled_names())
+        if not (self.folder / "spec.toml").is_file():
+            raise DataError(f"{self.folder} is no run folder: there is no spec.toml in it")
+        overrides = {} if device is None else {"run.device": device}
+        self.spec = load_spec(self.folder / "spec.toml", registry, overrides).spec
+        self.assembler = Assembler(self.spec, registry)
+
+    def model(self, player: Player, which: Which = "final") -> nn.Module:
+        """A trained model, in eval mode. Raises DataError where the run has none, or its weights are damaged."""
+        return self._with_weights(player, which)[0]
+
+    def _with_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
+        choice = getattr(self.spec, player)
+        if choice is None:
+            raise DataError(f"the run {self.folder} has no {player} model: its spec has no [{player}]")
+        weights = Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
+        model = self.assembler.model(player, weights.layout, weights.dt, weights.statistics)
+        try:
+            model.load_state_dict(weights.state)
+        except RuntimeError as error:
+            raise PluginError(
+                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} that is installed now: {error}"
+            ) from error
+        return model.eval(), weights
+
+    def evaluate(self, split: Literal["val", "test"], which: Which = "final") -> dict[str, Any]:
+        """`{player: {split: metrics}}` of all models and of persistence, measured afresh on the run's data."""
+        data = self.assembler.data(self.assembler.source())
+        metrics: dict[str, Any] = {}
+        players: list[Player] = [p for p in ("physical", "synthetic") if getattr(self.spec, p) is not None]
+        heldout = None
+        for player in players:
+            model = self.model(player, which)
+            objective = self.assembler.trainer(player, model, data).objective
+            heldout = self.assembler.heldout(data.val if split == "val" else data.test, data, objective)
+            if heldout is None:
+                raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
+            metrics[player] = {split: heldout.measure(model)}
+        if isinstance(heldout, HeldOutRollouts):
+            metrics["persistence"] = {split: heldout.persistence()}
+        return metrics
+
+    def predict(self, source: Path, out: Path, steps: int, player: Player) -> dict[str, Any]:
+        """Roll a model out from the state in `source`, for `steps` steps, into `out`; see `predict`."""
+        model, weights = self._with_weights(player, "final")
+        if weights.layout is None:
+            raise DataError(f"the {player} model of {self.folder} does not step states of fields forward")
+        device = self.assembler.device
+        state = _read_state(source, weights.layout, self.assembler.dtype)
+        single = state.ndim == weights.layout.n_axes + 1
+        states = (state[None] if single else state).to(device)
+        rollout = model_rollout(model)(states, steps).cpu()
+        if not torch.isfinite(rollout).all():
+            first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1
+            raise DataError(f"the {player} model diverges from this state: step {first} of {steps} is not finite")
+        rollout = rollout[0] if single else rollout
+        _write(out, rollout, weights.layout)
+        return {"model": player, "steps": steps, "shape": list(rollout.shape), "dt": weights.dt, "out": str(out)}
+
+
+def load_surrogate(
+    run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
+) -> nn.Module:
+    """A run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of the data's dt, scaling inside."""
+    return LoadedRun(run_dir, registry, device).model("synthetic", which)
+
+
+def load_physics(
+    run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
+) -> nn.Module:
+    """A run's physical model with the parameters that were found."""
+    return LoadedRun(run_dir, registry, device).model("physical", which)
+
+
+def evaluate(run_dir: Path | str, split: Literal["val", "test"], registry: Registry | None = None) -> dict[str, Any]:
+    """What `hyco-engine evaluate` prints."""
+    return {"run": str(run_dir), "split": split, "metrics": LoadedRun(run_dir, registry).evaluate(split)}
+
+
+def predict(
+    run_dir: Path | str,
+    source: Path,
+    out: Path,
+    steps: int,
+    model: Player = "synthetic",
+    registry: Registry | None = None,
+) -> dict[str, Any]:
+    """Roll out a run's model from the state in `source` and write the predictions to `out`.
+
+    `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
+    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
+    """
+    return LoadedRun(run_dir, registry).predict(source, out, steps, model)
+
+
+def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
+    if path.suffix not in (".npy", ".npz"):
+        raise DataError(f"{path} is no .npy or .npz file")
+    try:
+        content = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    spatial = layout.spatial
+    wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
+    try:
+        array = content if isinstance(content, np.ndarray) else _stacked(dict(content), layout, path)
+        if array.shape == spatial and layout.n_all == 1:
+            array = array[None]
+        if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
+            raise DataError(f"the state in {path} has the shape {list(array.shape)}; wanted is {wanted}, or a batch of it")
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise DataError(f"the state in {path} holds values that are no finite numbers")
+        return torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
+    finally:
+        if not isinstance(content, np.ndarray):
+            content.close()
+
+
+def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:
+    names = [field.name for field in layout.fields]
+    if set(arrays) != set(names):
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; the model's fields are {', '.join(names)}")
+    axis = -layout.n_axes - 1
+    parts = [
+        np.expand_dims(arrays[f.name], axis) if not f.components and arrays[f.name].ndim == layout.n_axes else arrays[f.name]
+        for f in layout.fields
+    ]
+    return np.concatenate(parts, axis=axis)
+
+
+def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    array = rollout.numpy()
+    if path.suffix == ".npz":
+        axis = rollout.ndim - layout.n_axes - 1
+        np.savez(buffer, **{f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic})
+    elif path.suffix == ".npy":
+        np.save(buffer, array, allow_pickle=False)
+    else:
+        raise DataError(f"{path} is no .npy or .npz file: name one to write to")
+    write_atomic(path, buffer.getvalue())
+
+
+def _range(layout: StateLayout, name: str) -> tuple[int, int]:
+    channels = layout.channels(name)
+    return channels.start, channels.stop

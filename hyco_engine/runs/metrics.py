@@ -1,0 +1,79 @@
+"""metrics.jsonl and summary.json: strict JSON, one object a line in the former.
+
+JSON has no NaN and no infinity. In metrics.jsonl such a value is null, and the line's `nonfinite` says which it was:
+`{"train/loss": null, "nonfinite": {"train/loss": "nan"}}`; `read_metrics` puts it back. In summary.json it is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyco_engine.errors import DataError
+from hyco_engine.runs.files import dump_json, plain
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+
+_FIRST = ("cycle", "phase", "epoch", "step")
+
+
+def metrics_line(record: Mapping[str, Any], time: float) -> str:
+    """One line of metrics.jsonl. `record` is flat: name -> number, text or None. Raises TypeError on anything else."""
+    values = plain(record, "metrics")
+    for name, value in values.items():
+        if isinstance(value, dict | list):
+            raise TypeError(f"metrics.{name}: a line of metrics holds single values; use one name for each")
+        if name in ("time", "nonfinite"):
+            raise TypeError(f"metrics.{name}: this name is the run folder's own")
+    line: dict[str, Any] = {"time": round(time, 3)}
+    line |= {name: values[name] for name in _FIRST if name in values}
+    line |= {name: value for name, value in values.items() if name not in _FIRST}
+    if strange := {n: str(v) for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}:
+        line["nonfinite"] = strange
+    return dump_json(line, indent=None)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line that a crash cut short is left out.
+
+    Raises DataError if the file is missing or damaged.
+    """
+    path = folder / METRICS
+    lines = _read(path).split("\n")
+    # what follows the last newline is empty, or was cut short
+    records = [_parse(path, text, number) for number, text in enumerate(lines[:-1], start=1)]
+    for record in records:
+        strange = record.pop("nonfinite", {})
+        record |= {name: float(text) for name, text in strange.items()}
+    return records
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A run's summary.json. Raises DataError if it is missing (the run did not end) or damaged."""
+    path = folder / SUMMARY
+    return _parse(path, _read(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        what = "is no run folder" if path.parent.is_dir() else "does not exist"
+        raise DataError(f"{path.parent} {what}: there is no {path.name} in it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+def _parse(path: Path, text: str, number: int | None = None) -> dict[str, Any]:
+    place = str(path) if number is None else f"{path}:{number}"
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{place} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{place} is damaged: an object is wanted")
+    return value

@@ -1,0 +1,1 @@
+"""The spec: attrs classes, TOML in and out, located errors, JSON schema."""

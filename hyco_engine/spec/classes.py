@@ -1,0 +1,118 @@
+"""The tables of a spec, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from hyco_engine.spec.checks import check_device, check_folder_name
+from hyco_engine.spec.choices import (
+    NormalizerChoice,
+    PhysicalChoice,
+    SourceChoice,
+    StrategyChoice,
+    SyntheticChoice,
+    TrackerChoice,
+)
+from hyco_engine.spec.options import option, options
+
+
+@options
+class RunSpec:
+    """`[run]`."""
+
+    name: str = option("run", help="names the run folder <runs>/<name>-<n>", check=check_folder_name)
+    seed: int = option(0, help="seed of everything random", ge=0)
+    cycles: int = option(3, help="cycles of generate, train, generate, train", ge=0)
+    device: str = option(
+        "auto", help='"auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", ...', check=check_device
+    )
+    precision: Literal["float32", "float64"] = option("float32", help="of data, models and losses")
+
+
+@options
+class PathsSpec:
+    """`[paths]`. Input paths are relative to the spec's file, outputs to the working directory."""
+
+    data: Path = option(Path("."), help="folder that relative data paths start from")
+    cache: Path = option(Path("cache"), help="tensor and generated-sample caches", output=True)
+    runs: Path = option(Path("runs"), help="run folders: results and logs", output=True)
+
+
+@options
+class TermSetting:
+    """`[loss.terms.<field>]`."""
+
+    scale: float | Literal["data"] = option(
+        1.0,
+        help='size of the field that counts as 1: a number, or "data": its standard deviation in the train split',
+        gt=0.0,
+    )
+    weight: float = option(1.0, help="priority among the terms", ge=0.0)
+
+
+@options
+class LossTable:
+    """`[loss.physical]`, `[loss.synthetic]`: what one model does differently. What is left out comes from `[loss]`."""
+
+    normalizer: NormalizerChoice | None = option(None, help="how the terms are balanced")
+    terms: Mapping[str, TermSetting] | None = option(None, help="settings by term, that is by dynamic field")
+
+
+@options
+class LossSpec:
+    """`[loss]`."""
+
+    normalizer: NormalizerChoice = option(
+        attrs.Factory(lambda: NormalizerChoice(kind="manual")), help="how the terms are balanced"
+    )
+    terms: Mapping[str, TermSetting] = option(attrs.Factory(dict), help="settings by term, that is by dynamic field")
+    physical: LossTable = option(attrs.Factory(LossTable), help="overrides for the physical model")
+    synthetic: LossTable = option(attrs.Factory(LossTable), help="overrides for the synthetic model")
+
+
+@options
+class TrainingSettings:
+    """`[training.physical]` and `[training.synthetic]`."""
+
+    epochs_per_cycle: int = option(10, help="epochs in each cycle", ge=0)
+    batch_size: int = option(32, help="samples per step", ge=1)
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = option(
+        "adam", help="lbfgs: an epoch is one iteration over all windows, in chunks of batch_size"
+    )
+    lr: float = option(1e-3, help="learning rate", gt=0.0)
+    weight_decay: float = option(0.0, help="decoupled for adamw", ge=0.0)
+    clip_grad_norm: float | None = option(None, help="largest gradient norm; none: unclipped", gt=0.0)
+    schedule: Literal["constant", "cosine"] = option(
+        "constant", help="learning rate over the whole run; cosine: falls to zero at its end"
+    )
+
+
+@options
+class TrainingSpec:
+    """`[training]`."""
+
+    synthetic: TrainingSettings = option(attrs.Factory(TrainingSettings), help="of the synthetic model")
+    physical: TrainingSettings = option(
+        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, lr=3e-2)), help="of the physical model"
+    )
+
+
+@options
+class Spec:
+    """A whole spec. Leaving out `[physical]` or `[synthetic]` trains the other model alone."""
+
+    run: RunSpec = option(attrs.Factory(RunSpec), help="name, seed, cycles, device")
+    paths: PathsSpec = option(attrs.Factory(PathsSpec), help="where data comes from and results go")
+    data: SourceChoice = option(help="the data source")
+    physical: PhysicalChoice | None = option(None, help="the physical model")
+    synthetic: SyntheticChoice | None = option(None, help="the synthetic model: the surrogate")
+    augmentation: StrategyChoice = option(
+        attrs.Factory(lambda: StrategyChoice(kind="count")), help="what the models generate for each other"
+    )
+    loss: LossSpec = option(attrs.Factory(LossSpec), help="loss terms and their balance")
+    training: TrainingSpec = option(attrs.Factory(TrainingSpec), help="epochs, batches, optimizers")
+    trackers: Mapping[str, TrackerChoice] = option(attrs.Factory(dict), help="who is told of the run's progress")

@@ -1,0 +1,58 @@
+"""The resolved spec as TOML: every key written out, so that it can be loaded again to an equal spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli_w
+
+from hyco_engine.errors import SpecError
+from hyco_engine.spec.choices import BoundarySetting, Choice, TrackerChoice
+from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.places import key_text
+
+
+def dump_spec(spec: Spec) -> str:
+    """TOML text in the order of the classes; keys whose value is None are left out.
+
+    Raises SpecError for a None that would come back as something else.
+    """
+    return str(tomli_w.dumps(plain(spec)))
+
+
+def plain(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """The value in TOML's types; `path` is its place, for messages."""
+    if isinstance(value, BoundarySetting):
+        return value.to_data()
+    if attrs.has(type(value)):
+        return _table(value, path)
+    if isinstance(value, Mapping):
+        tables = {name: plain(entry, (*path, name)) for name, entry in value.items()}
+        for name, entry in value.items():
+            if isinstance(entry, TrackerChoice):
+                del tables[name]["kind"]
+        return tables
+    if isinstance(value, tuple):
+        return [plain(entry, path) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for field in attrs.fields(type(value)):
+        entry = getattr(value, field.name)
+        if isinstance(value, Choice) and field.name == "options":
+            continue
+        if entry is not None:
+            table[field.name] = plain(entry, (*path, field.name))
+        elif field.default is not None:
+            raise SpecError(
+                f"is none, which TOML cannot write, and leaving it out means {field.default!r}",
+                key=key_text((*path, field.name)),
+            )
+    if isinstance(value, Choice) and value.options is not None:
+        table |= _table(value.options, path)
+    return table

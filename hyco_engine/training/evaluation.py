@@ -1,0 +1,166 @@
+"""Errors of full-length rollouts on real data: from the first frame of a held-out simulation to its last.
+
+Names as the field compares by: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are taken per field and lead
+time, pooled over simulations and points, then averaged over lead times by the geometric mean and over fields by the
+arithmetic one. A model that diverges has the error inf.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.interfaces import Samples, Trajectory
+from hyco_engine.training.losses import Objective
+from hyco_engine.training.rollout import evaluating, rollout
+
+# A perfect step would make every geometric mean 0.
+_FLOOR = 1e-12
+
+
+def persistence(state: Tensor, steps: int, n_dynamic: int) -> Tensor:
+    """The floor every model must beat: nothing changes. `[B, steps, C_dyn, *S]`."""
+    return state[:, None, :n_dynamic].expand(-1, steps, *state[:, :n_dynamic].shape[1:])
+
+
+def model_rollout(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
+    """Rollouts of a model in eval mode, without gradients."""
+
+    def predict(state: Tensor, steps: int) -> Tensor:
+        with torch.no_grad(), evaluating(model):
+            return rollout(model, state, steps)
+
+    return predict
+
+
+def rollout_errors(
+    predict: Callable[[Tensor, int], Tensor],
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """`nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
+
+    Trajectories of equal length are rolled out as one batch; at a lead time that some do not reach, the others count.
+    """
+    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    for length in sorted({len(t.dynamic) for t in trajectories}):
+        group = [t for t in trajectories if len(t.dynamic) == length]
+        start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
+        targets = torch.stack([t.dynamic[1:] for t in group])
+        sums.add(predict(start, length - 1).cpu(), targets)
+    return sums.metrics()
+
+
+class _Sums:
+    """Sums over what was observed, per lead time and field, in float64."""
+
+    def __init__(self, layout: StateLayout, steps: int) -> None:
+        self._layout = layout
+        self._mask = sample_mask(layout)[: layout.n_dynamic]
+        self._names = [field.name for field in layout.dynamic]
+        self._sums = torch.zeros(4, steps, len(self._names), dtype=torch.float64)
+
+    def add(self, predictions: Tensor, targets: Tensor) -> None:
+        observed = ~targets.isnan() & self._mask
+        known = torch.where(observed, targets, 0.0).double()
+        error = torch.where(observed, predictions, 0.0).double() - known
+        for k, name in enumerate(self._names):
+            channels = self._layout.channels(name)
+            parts = (error.square(), known.square(), known, observed.double())
+            for row, part in enumerate(parts):
+                values = part[:, :, channels].flatten(2).sum((0, 2))
+                self._sums[row, : len(values), k] += values
+
+    def metrics(self) -> dict[str, Any]:
+        squares, energy, total, count = self._sums
+        seen = count > 0
+        count = count.clamp(min=1)
+        rmse = (squares / count).sqrt()
+        variance = (energy / count - (total / count).square()).clamp(min=0)
+        nrmse = rmse / (energy / count).sqrt().clamp(min=_FLOOR)
+        vrmse = rmse / variance.sqrt().clamp(min=_FLOOR)
+        by_field = {name: _geometric_mean(nrmse[:, k], seen[:, k]) for k, name in enumerate(self._names)}
+        return {
+            "nrmse": _mean(by_field.values()),
+            "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
+            "nrmse_by_field": by_field,
+            "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+        }
+
+
+class HeldOut(ABC):
+    """Real data that no model was trained on, and how a model is measured on it."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """Metrics by name."""
+
+    @abstractmethod
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        """The one number that models are compared by; smaller is better."""
+
+
+class HeldOutRollouts(HeldOut):
+    """Full-length rollouts of steppers, compared by nrmse."""
+
+    def __init__(
+        self, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
+    ) -> None:
+        self._trajectories = trajectories
+        self._layout = layout
+        self._device = device
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        return rollout_errors(model_rollout(model), self._trajectories, self._layout, self._device)
+
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        return float(metrics["nrmse"])
+
+    def persistence(self) -> dict[str, Any]:
+        """The errors of predicting that nothing changes."""
+        n_dynamic = self._layout.n_dynamic
+        return rollout_errors(lambda s, n: persistence(s, n, n_dynamic), self._trajectories, self._layout, self._device)
+
+
+class HeldOutSamples(HeldOut):
+    """Loss terms of predictors on samples, compared by their sum in units of their scales."""
+
+    def __init__(self, samples: Samples, objective: Objective, batch_size: int = 256) -> None:
+        self._samples = samples
+        self._objective = objective
+        self._batch_size = batch_size
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        sums: dict[str, Tensor] = {spec.name: torch.zeros(2, dtype=torch.float64) for spec in self._objective.specs}
+        with torch.no_grad(), evaluating(model):
+            for indices in torch.arange(len(self._samples)).split(self._batch_size):
+                for term in self._objective(model, self._samples.batch(indices)):
+                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
+                    part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
+                    sums[term.spec.name] += part.double().cpu()
+        by_term = {name: float(total / count.clamp(min=_FLOOR)) for name, (total, count) in sums.items()}
+        scales = {spec.name: spec.priority / (spec.scale or 1.0) for spec in self._objective.specs}
+        return {"loss": sum(scales[name] * value for name, value in by_term.items()), "loss_by_field": by_term}
+
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        return float(metrics["loss"])
+
+
+def _geometric_mean(values: Tensor, seen: Tensor) -> float:
+    values = values[seen]
+    if not torch.isfinite(values).all():
+        return math.inf
+    return float(values.clamp(min=_FLOOR).log().mean().exp())
+
+
+def _mean(values: Any) -> float:
+    values = [value if math.isfinite(value) else math.inf for value in values]
+    return sum(values) / len(values)

@@ -1,0 +1,288 @@
+"""The cycle: each model generates samples for the other, and both are trained in turn."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.augment.balance import Balance, check_balance
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.augment.recipes import RolloutRecipe
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import (
+    Augmentation,
+    CacheBackend,
+    CycleContext,
+    GeneratedSamples,
+    Phase,
+    Player,
+    Recipe,
+    Samples,
+    Strategy,
+    Tracker,
+)
+from hyco_engine.randomness import derive_generator
+from hyco_engine.runs.cache_manager import CacheManager
+from hyco_engine.training.evaluation import HeldOut
+from hyco_engine.training.trainer import Trainer
+
+
+class BalanceWarning(UserWarning):
+    """Real and generated samples are not in the ratio that the strategy declares."""
+
+
+@attrs.define(kw_only=True)
+class History:
+    """What happened, phase by phase."""
+
+    balance: list[Balance] = attrs.Factory(list)
+    cooperation: list[dict[str, Any]] = attrs.Factory(list)
+    warnings: list[str] = attrs.Factory(list)
+    seconds: dict[str, float] = attrs.Factory(dict)
+    cycles: int = 0
+    peak_bytes: int = 0
+
+
+@attrs.define(kw_only=True)
+class Best:
+    """The weights with the smallest error on held-out real data so far."""
+
+    error: float = math.inf
+    state: dict[str, Tensor] | None = None
+
+
+class HybridTrainer:
+    """Trains a physical and a synthetic model in turn; with one of them alone it trains that one on real data.
+
+    It composes parts: the trainers train, the strategy decides who learns from what, the cache backend holds what is
+    generated, `heldout` measures both models on real data after each phase. `folders` None: nothing is kept on disk.
+    `strict`: an unexplained difference between declared and actual balance is an error, else a warning.
+    """
+
+    def __init__(
+        self,
+        *,
+        physical: Trainer | None = None,
+        synthetic: Trainer | None = None,
+        strategy: Strategy | None = None,
+        cache: CacheBackend | None = None,
+        alpha: float = 0.1,
+        seed: int = 0,
+        heldout: HeldOut | None = None,
+        folders: CacheManager | None = None,
+        trackers: Sequence[Tracker] = (),
+        strict: bool = False,
+    ) -> None:
+        if physical is None and synthetic is None:
+            raise ValueError("a hybrid trainer needs a physical or a synthetic trainer, or both")
+        if physical is not None and synthetic is not None and (strategy is None or cache is None):
+            raise ValueError("two models that teach each other need a strategy and a cache backend")
+        if alpha < 0:
+            raise ValueError(f"alpha = {alpha} is negative: it is the number of generated samples per real one")
+        trainers: dict[Player, Trainer | None] = {"physical": physical, "synthetic": synthetic}
+        self.trainers: dict[Player, Trainer] = {player: t for player, t in trainers.items() if t is not None}
+        self.strategy = strategy
+        self.cache = cache
+        self.alpha = alpha
+        self.seed = seed
+        self.heldout = heldout
+        self.folders = folders
+        self.trackers = tuple(trackers)
+        self.strict = strict
+        self.history = History()
+        self.best: dict[Player, Best] = {player: Best() for player in self.trainers}
+
+    def train(self, dataset: Samples, cycles: int) -> History:
+        """Run `cycles` cycles on the real samples of `dataset`."""
+        for _ in range(cycles):
+            cycle = self.history.cycles
+            for index, phase in enumerate(self._phases(cycle)):
+                self._run(phase, cycle, index, dataset)
+            self.history.cycles += 1
+        return self.history
+
+    def _phases(self, cycle: int) -> Iterator[Phase]:
+        for phase in self._planned(cycle):
+            trainer = self.trainers.get(phase.player)
+            if trainer is None:
+                continue
+            if trainer.trainable:
+                yield phase
+            elif cycle == 0:
+                self._warn(f"the {phase.player} model has nothing to learn, so it only generates for the other")
+
+    def _planned(self, cycle: int) -> Sequence[Phase]:
+        if self.strategy is None:
+            return [Phase(player=player) for player in self.trainers]
+        return self.strategy.phases(cycle)
+
+    def _run(self, phase: Phase, cycle: int, index: int, real: Samples) -> None:
+        """Generate, check the balance, train, measure."""
+        trainer = self.trainers[phase.player]
+        augmentation = self._augmentation(phase, self._context(cycle, index, real))
+        with self._generated(phase, cycle, augmentation) as generated:
+            weight = 1.0 if augmentation is None else augmentation.weight
+            data = AugmentedDataset(real, generated, weight=weight)
+            self._check_balance(phase, cycle, data, augmentation)
+            epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
+            name = f"train_{phase.player}"
+            with self._timed(name, cycle, total=epochs):
+
+                def observe(record: Mapping[str, Any]) -> None:
+                    self._tell("metrics", {"cycle": cycle, "phase": name, **record})
+                    self._tell("progress", {"cycle": cycle, "phase": name, "done": record["epoch"], "total": epochs})
+
+                terms = () if augmentation is None else augmentation.terms
+                result = trainer.train(data, epochs, terms=terms, observe=observe)
+        if epochs and not result.moved:
+            self._warn(
+                f"cycle {cycle}: {epochs} epochs of {trainer.settings.optimizer} did not move the {phase.player} "
+                f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small"
+            )
+        self._measure(phase.player, cycle, name)
+
+    def _context(self, cycle: int, index: int, real: Samples) -> CycleContext:
+        def generator(*purpose: str | int) -> torch.Generator:
+            return derive_generator(self.seed, "strategy", cycle, index, *purpose)
+
+        def rollout_recipe(teacher: Player, states: Callable[[Tensor], Tensor], count: int) -> Recipe:
+            trainer = self.trainers[teacher]
+            targets = real.batch(torch.tensor([0]))[1]
+            if trainer.layout is None or not isinstance(targets, Tensor):
+                raise RunError("rollouts can only be generated for data on a grid")
+            return RolloutRecipe(
+                trainer.model,
+                states,
+                count,
+                horizon=targets.shape[1],
+                layout=trainer.layout,
+                device=trainer.device,
+                dtype=targets.dtype,
+                batch_size=trainer.settings.batch_size,
+                where=f"cycle {cycle}, by the {teacher} model",
+            )
+
+        return CycleContext(
+            cycle=cycle,
+            alpha=self.alpha,
+            real=real,
+            errors=self._errors,
+            rollout_recipe=rollout_recipe,
+            generator=generator,
+        )
+
+    def _augmentation(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        if self.strategy is None or phase.teacher not in self.trainers:
+            return None
+        return self.strategy.augment(phase, context)
+
+    @contextmanager
+    def _generated(
+        self, phase: Phase, cycle: int, augmentation: Augmentation | None
+    ) -> Iterator[GeneratedSamples | None]:
+        """The generated samples for as long as the phase lasts; whatever happens, they are gone afterwards."""
+        if augmentation is None or self.cache is None:
+            yield None
+            return
+        with ExitStack() as stack:
+            folder = None
+            if self.folders is not None:
+                folder = stack.enter_context(self.folders.generated(phase.teacher, cycle))
+            count = len(augmentation.recipe)
+            name = f"generate_{phase.teacher}"
+
+            def progress(made: int) -> None:
+                self._tell("progress", {"cycle": cycle, "phase": name, "done": made, "total": count})
+
+            with self._timed(name, cycle, total=count):
+                generated = self.cache.hold(augmentation.recipe, folder, progress)
+            stack.callback(generated.close)
+            self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
+            yield generated
+
+    def _check_balance(
+        self, phase: Phase, cycle: int, data: AugmentedDataset, augmentation: Augmentation | None
+    ) -> None:
+        expected = 0.0 if augmentation is None else augmentation.expected_ratio
+        alone = phase.teacher not in self.trainers
+        balance = check_balance(
+            cycle=cycle,
+            phase=f"train_{phase.player}",
+            n_real=data.n_real,
+            n_generated=data.n_generated,
+            weight=data.weight,
+            alpha=0.0 if alone else self.alpha,
+            expected_ratio=expected,
+        )
+        self.history.balance.append(balance)
+        if augmentation is not None and augmentation.record:
+            direction = f"{phase.teacher}->{phase.player}"
+            entry = {"cycle": cycle, "direction": direction, "n_generated": data.n_generated, **augmentation.record}
+            self.history.cooperation.append(entry)
+        if not alone and data.n_generated == 0:
+            self._warn(
+                f"cycle {cycle}: nothing is generated for the {phase.player} model "
+                f"(int({data.n_real} * alpha) with alpha = {self.alpha:g}), so it trains on real data alone"
+            )
+        if not balance.ok:
+            if self.strict:
+                raise RunError(balance.verdict)
+            warnings.warn(balance.verdict, BalanceWarning, stacklevel=4)
+
+    def _measure(self, player: Player, cycle: int, phase: str) -> None:
+        """Record the trained model's error on held-out real data, and keep the best weights."""
+        if self.heldout is None:
+            return
+        trainer = self.trainers[player]
+        with self._timed("evaluate", cycle, total=1):
+            metrics = self.heldout.measure(trainer.model)
+        error = self.heldout.score(metrics)
+        if error < self.best[player].error:
+            self.best[player] = Best(error=error, state=copy.deepcopy(trainer.model.state_dict()))
+        flat = {f"val/{name}": value for name, value in flatten(metrics).items()}
+        at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+        self._tell("metrics", {"cycle": cycle, "phase": phase, **at, **flat})
+
+    def _errors(self) -> dict[Player, float]:
+        if self.heldout is None:
+            raise RunError("this strategy weighs the models by held-out errors: give validation data (data.split.val)")
+        return {player: self.heldout.score(self.heldout.measure(t.model)) for player, t in self.trainers.items()}
+
+    @contextmanager
+    def _timed(self, phase: str, cycle: int, total: int) -> Iterator[None]:
+        self._tell("phase_started", {"cycle": cycle, "phase": phase, "total": total})
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.history.seconds[phase] = self.history.seconds.get(phase, 0.0) + seconds
+        self._tell("phase_ended", {"cycle": cycle, "phase": phase, "seconds": seconds})
+
+    def _warn(self, message: str) -> None:
+        self.history.warnings.append(message)
+        self._tell("warned", message)
+
+    def _tell(self, event: str, record: Any) -> None:
+        for tracker in self.trackers:
+            getattr(tracker, event)(record)
+
+
+def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """`{"nrmse": 1, "nrmse_by_field": {"u": 1}}` -> `{"nrmse": 1, "nrmse/u": 1}`; lists are left out."""
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
+        elif not isinstance(value, list):
+            flat[name] = value
+    return flat

@@ -1,0 +1,174 @@
+"""From a batch to named loss terms. Every term is a mean over what was observed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.errors import PluginError
+from hyco_engine.interfaces import (
+    Batch,
+    LossNormalizer,
+    LossTerm,
+    NormalizedLoss,
+    Predictor,
+    StepContext,
+    TermSpec,
+)
+from hyco_engine.training.rollout import rollout
+
+
+class Objective(ABC):
+    """What a model is trained on: turns its predictions for a batch into loss terms."""
+
+    specs: Sequence[TermSpec]
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+        """One term for each spec; `sample_weight [B]`, None: all 1."""
+
+    @abstractmethod
+    def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The weight `[B]` of each sample in each term: its own times the observed share of its values."""
+
+
+class RolloutObjective(Objective):
+    """Squared errors of a stepper's rollout over the horizon of the targets, one term for each dynamic field.
+
+    A term is the mean over all observed values of the batch: a sample counts by its weight times the observed share of
+    its values. NaN in a target means that it was not observed.
+    """
+
+    def __init__(self, layout: StateLayout, specs: Sequence[TermSpec] | None = None) -> None:
+        self.specs = tuple(specs or (TermSpec(name=field.name) for field in layout.dynamic))
+        self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
+        self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
+
+    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+        states, targets = batch
+        if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
+            raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
+        predictions = rollout(model, states, targets.shape[1])
+        if predictions.shape != targets.shape:
+            raise PluginError(
+                f"{type(model).__name__} predicts {_shape(predictions)} for states {_shape(states)}; "
+                f"expected {_shape(targets)} as [B, T, C_dyn, *S]"
+            )
+        observed = self._observed(targets)
+        squares = torch.where(observed, predictions - targets, 0.0).square()
+        terms = []
+        for spec in self.specs:
+            channels = self._channels[spec.name]
+            counts = observed[:, :, channels].flatten(1).sum(1)
+            per_sample = squares[:, :, channels].flatten(1).sum(1) / counts.clamp(min=1)
+            weight = _weighted(counts / observed[0, :, channels].numel(), sample_weight)
+            terms.append(LossTerm(spec=spec, per_sample=per_sample, sample_weight=weight))
+        return terms
+
+    def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
+        targets = batch[1]
+        if not isinstance(targets, Tensor):
+            raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
+        observed = self._observed(targets)
+        shares = {name: observed[:, :, channels].flatten(1).double().mean(1) for name, channels in self._channels.items()}
+        return {name: _weighted(share, sample_weight) for name, share in shares.items()}
+
+    def _observed(self, targets: Tensor) -> Tensor:
+        observed = ~targets.isnan()
+        return observed if self._samples is None else observed & self._samples.to(observed.device)
+
+
+class PredictorObjective(Objective):
+    """Compares each named output of a predictor with its target, as the term's kind says.
+
+    gaussian, residual: squared error; laplace: absolute error; huber; categorical: cross-entropy of logits `[B, K, ...]`
+    with classes `[B, ...]`; bernoulli: binary cross-entropy of logits. A sample's value is the mean over its observed
+    elements; NaN (classes: a negative number) in a target means that it was not observed.
+    """
+
+    def __init__(self, specs: Sequence[TermSpec]) -> None:
+        self.specs = tuple(specs)
+
+    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+        inputs, targets = batch
+        if not isinstance(targets, Mapping):
+            raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
+        outputs = model(inputs)
+        terms = []
+        for spec in self.specs:
+            target = targets[spec.name]
+            observed = _is_observed(spec, target)
+            known = torch.where(observed, target, 0)
+            values = torch.where(observed, _elementwise(spec, outputs[spec.name], known), 0.0)
+            values = values.reshape(len(values), -1)
+            counts = observed.reshape(len(values), -1).sum(1)
+            weight = _weighted(counts / values.shape[1], sample_weight)
+            terms.append(LossTerm(spec=spec, per_sample=values.sum(1) / counts.clamp(min=1), sample_weight=weight))
+        return terms
+
+    def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
+        targets = batch[1]
+        if not isinstance(targets, Mapping):
+            raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
+        observed = {spec.name: _is_observed(spec, targets[spec.name]) for spec in self.specs}
+        return {
+            name: _weighted(seen.reshape(len(seen), -1).double().mean(1), sample_weight)
+            for name, seen in observed.items()
+        }
+
+
+def _weighted(share: Tensor, sample_weight: Tensor | None) -> Tensor:
+    return share if sample_weight is None else share * sample_weight
+
+
+def _is_observed(spec: TermSpec, target: Tensor) -> Tensor:
+    return target >= 0 if spec.kind == "categorical" else ~target.isnan()
+
+
+def _elementwise(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
+    match spec.kind:
+        case "gaussian" | "residual" | "other":
+            return (output - target).square()
+        case "laplace":
+            return (output - target).abs()
+        case "huber":
+            return functional.huber_loss(output, target, reduction="none")
+        case "categorical":
+            return functional.cross_entropy(output, target.long(), reduction="none")
+        case "bernoulli":
+            return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+
+
+class WeightedSum(LossNormalizer):
+    """total = sum_k w_k L_k with w_k = priority_k / scale_k; a scale that is not declared counts as 1."""
+
+    def add_term(self, spec: TermSpec) -> None:
+        """Nothing to keep: weights follow from each term's own declaration."""
+
+    def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
+        weights = {term.spec.name: term.spec.priority / (term.spec.scale or 1.0) for term in terms}
+        parts = [weights[term.spec.name] * term.mean() for term in terms]
+        sizes = torch.stack([part.detach().abs() for part in parts])
+        shares = sizes / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
+        names = [term.spec.name for term in terms]
+        total = sum(parts[1:], start=parts[0])
+        return NormalizedLoss(total=total, weights=weights, shares=dict(zip(names, shares, strict=True)))
+
+
+def objective_for(model: nn.Module, layout: StateLayout | None, specs: Sequence[TermSpec] | None = None) -> Objective:
+    """The objective that fits the model's shape: predictor or stepper."""
+    if isinstance(model, Predictor):
+        return PredictorObjective(specs or model.terms)
+    if layout is None:
+        raise TypeError(f"{type(model).__name__} is a stepper: it needs data on a grid")
+    return RolloutObjective(layout, specs)
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

@@ -1,0 +1,81 @@
+"""Light start: what only talks about specs and plugins imports neither torch nor phi, and is quick."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "phi", "phiml", "matplotlib", "rich")
+
+REPORT = """
+import json, sys
+heavy = [name for name in {heavy!r} if name in sys.modules]
+sys.stderr.write(json.dumps(heavy) + "\\n")
+"""
+
+
+def heavy_imports(code: str, cwd: Path) -> list[str]:
+    """Run `code` in a fresh interpreter and name the heavy modules it imported."""
+    script = f"try:\n    {code}\nexcept SystemExit:\n    pass\n{REPORT.format(heavy=HEAVY)}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stderr.splitlines()[-1]))
+
+
+def command(*arguments: str) -> str:
+    return f"from hyco_engine.cli import main; import sys; sys.argv[1:] = {list(arguments)!r}; main()"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import hyco_engine",
+        "import hyco_engine.hooks, hyco_engine.spec",
+        "from hyco_engine.hooks import Registry; Registry.discover()",
+        command("--help"),
+        command("--version"),
+        command("plugins", "list"),
+        command("plugins", "list", "--json"),
+        command("plugins", "check", "--json"),
+        command("schema"),
+    ],
+)
+def test_light_start(code: str, tmp_path: Path) -> None:
+    assert heavy_imports(code, tmp_path) == []
+
+
+def test_light_start_of_check_with_a_bad_spec(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text('[run]\nseed = "x"\n[synthetic]\nkind = "unte"\n')
+    assert heavy_imports(command("check", "bad.toml"), tmp_path) == []
+
+
+def test_built_ins_load_without_failure_or_warning() -> None:
+    code = (
+        "from hyco_engine.hooks import Registry\n"
+        "for p in Registry.discover().plugins:\n"
+        "    if p.distribution == 'hyco-engine' and (p.status != 'ok' or p.warnings):\n"
+        "        print(p, p.status, p.reason, p.warnings)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """The least CPU time of five runs: unlike wall time it hardly depends on what else the machine does."""
+    times = []
+    for _ in range(5):
+        before = os.times()
+        subprocess.run([sys.executable, *arguments], capture_output=True)
+        after = os.times()
+        spent = (after.children_user - before.children_user) + (after.children_system - before.children_system)
+        times.append(spent)
+    return min(times)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no CPU times of children")
+@pytest.mark.parametrize("arguments", [("--help",), ("plugins", "list")])
+def test_quick_start(arguments: tuple[str, ...]) -> None:
+    assert cpu_seconds("-c", command(*arguments)) - cpu_seconds("-c", "pass") < 0.4

@@ -1,0 +1,413 @@
+"""Losses, the trainer and the cycle, on a problem that is solved exactly."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.builtin.caches.memory import Memory
+from hyco_engine.builtin.strategies.count import Count
+from hyco_engine.builtin.strategies.weight import Weight
+from hyco_engine.errors import PluginError, RunError
+from hyco_engine.interfaces import Augmentation, LossNormalizer, Phase, Predictor, Strategy, TermSpec, Tracker
+from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
+from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.hybrid import BalanceWarning, HybridTrainer, flatten
+from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
+from hyco_engine.training.rollout import rollout
+from hyco_engine.training.trainer import Trainer
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    return attrs.evolve(TrainingSettings(epochs_per_cycle=5, batch_size=4, lr=0.05), **changes)
+
+
+def physical(seed: int = 0, **changes: Any) -> Trainer:
+    return Trainer(Decay(), player="physical", layout=decay_layout(), settings=settings(**changes), seed=seed)
+
+
+def synthetic(seed: int = 0, **changes: Any) -> Trainer:
+    return Trainer(LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings(**changes), seed=seed)
+
+
+def hybrid(**more: Any) -> HybridTrainer:
+    parts = {"physical": physical(), "synthetic": synthetic(), "strategy": Count(), "cache": Memory(), "alpha": 0.5}
+    return HybridTrainer(**{**parts, **more})
+
+
+class Recorder(Tracker):
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+
+    def phase_started(self, record: Mapping[str, Any]) -> None:
+        self.events.append(("start", record))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        self.events.append(("metrics", record))
+
+    def warned(self, message: str) -> None:
+        self.events.append(("warning", {"message": message}))
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_rollout_carries_static_channels_along() -> None:
+    class AddStatic(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state[:, :1] + state[:, 1:]
+
+    state = torch.tensor([[[1.0], [10.0]]])
+    assert rollout(AddStatic(), state, 3).flatten().tolist() == [11.0, 21.0, 31.0]
+
+
+def test_a_loss_is_the_mean_over_observed_values_only() -> None:
+    states, targets = decay_windows().batch(torch.arange(4))
+    hidden = targets.clone()
+    hidden[0, :, :, 3:] = math.nan
+    hidden[1] = math.nan
+    model = LinearSurrogate()
+    (term,) = RolloutObjective(decay_layout())(model, (states, hidden))
+    errors = (rollout(model, states, 3) - targets).detach()[~hidden.isnan()]
+    assert float(term.mean().detach()) == pytest.approx(float(errors.square().mean()), rel=1e-6)
+
+
+def test_gradients_of_hidden_values_are_zero_and_finite() -> None:
+    states, targets = decay_windows().batch(torch.arange(4))
+    targets[:, :, :, 0] = math.nan
+    states.requires_grad_()
+    (term,) = RolloutObjective(decay_layout())(LinearSurrogate(), (states, targets))
+    (gradient,) = torch.autograd.grad(term.mean(), states)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[:, :, 0] == 0).all()
+    assert (gradient[:, :, 1] != 0).all()
+
+
+def test_sample_weights_count_samples() -> None:
+    states, targets = decay_windows().batch(torch.arange(3))
+    objective = RolloutObjective(decay_layout())
+    weight = torch.tensor([1.0, 1.0, 2.0])
+    (weighted,) = objective(LinearSurrogate(), (states, targets), weight)
+    doubled = torch.tensor([0, 1, 2, 2])
+    (repeated,) = objective(LinearSurrogate(), (states[doubled], targets[doubled]))
+    assert float(weighted.mean()) == pytest.approx(float(repeated.mean()), rel=1e-6)
+
+
+def test_a_model_that_predicts_the_wrong_shape_is_named() -> None:
+    class Wrong(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state[:, :, :4]
+
+    batch = decay_windows().batch(torch.arange(2))
+    with pytest.raises((PluginError, RuntimeError), match=r"Wrong predicts \[2, 3, 1, 4\]|Sizes of tensors"):
+        RolloutObjective(decay_layout())(Wrong(), batch)
+
+
+def test_each_kind_of_term_compares_as_it_says() -> None:
+    specs = [
+        TermSpec(name="class", kind="categorical"),
+        TermSpec(name="flag", kind="bernoulli"),
+        TermSpec(name="value", kind="gaussian"),
+        TermSpec(name="far", kind="laplace"),
+    ]
+
+    class Heads(Predictor):
+        terms = specs
+
+        def forward(self, inputs: Any) -> dict[str, Tensor]:
+            zeros = torch.zeros(2, 5)
+            return {"class": torch.zeros(2, 3), "flag": zeros, "value": zeros, "far": zeros}
+
+    targets = {
+        "class": torch.tensor([0, -1]),
+        "flag": torch.ones(2, 5),
+        "value": torch.full((2, 5), 2.0),
+        "far": torch.full((2, 5), -3.0),
+    }
+    targets["value"][0] = math.nan
+    terms = PredictorObjective(specs)(Heads(), ({}, targets))
+    found = {term.spec.name: float(term.mean()) for term in terms}
+    assert found == pytest.approx({"class": math.log(3), "flag": math.log(2), "value": 4.0, "far": 3.0})
+
+
+def test_weighted_sum_divides_by_scales_and_is_linear() -> None:
+    batch = decay_windows().batch(torch.arange(4))
+    objective = RolloutObjective(decay_layout(), [TermSpec(name="u", scale=4.0, priority=3.0)])
+    (term,) = terms = objective(LinearSurrogate(), batch)
+    loss = WeightedSum()(terms, None)  # type: ignore[arg-type]
+    assert float(loss.total.detach()) == pytest.approx(0.75 * float(term.mean().detach()))
+    assert loss.weights == {"u": 0.75}
+    assert float(loss.shares["u"]) == pytest.approx(1.0)
+
+
+# --- trainer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "lbfgs"])
+def test_every_optimizer_finds_the_rate(optimizer: str) -> None:
+    rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5, "lbfgs": 1.0}
+    trainer = physical(optimizer=optimizer, lr=rates[optimizer])
+    result = trainer.train(decay_windows(), 60)
+    assert result.moved
+    assert float(trainer.model.learnables.values()["k"]) == pytest.approx(1.0, rel=2e-2)
+    assert result.metrics["param/k"] == pytest.approx(1.0, rel=2e-2)
+
+
+def test_lbfgs_converges_to_rounding_and_does_not_depend_on_the_chunks() -> None:
+    found = []
+    for size in (3, 100):
+        trainer = physical(optimizer="lbfgs", batch_size=size)
+        trainer.train(decay_windows(), 12)
+        found.append(float(trainer.model.learnables.values()["k"].detach()))
+    assert found == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
+def test_lbfgs_evaluates_each_point_once() -> None:
+    trainer = physical(optimizer="lbfgs", batch_size=100)
+    seen: list[float] = []
+    forward = trainer.model.forward
+
+    def counted(state: Tensor) -> Tensor:
+        seen.append(float(trainer.model.learnables.raw["k"].detach()))
+        return forward(state)
+
+    trainer.model.forward = counted  # type: ignore[method-assign]
+    trainer.train(decay_windows(horizon=1), 8)
+    assert len(seen) == len(set(seen))
+
+
+def test_training_goes_on_where_it_stopped() -> None:
+    once, twice = synthetic(), synthetic()
+    once.train(decay_windows(), 6)
+    twice.train(decay_windows(), 2)
+    twice.train(decay_windows(), 4)
+    assert torch.equal(once.model.weight, twice.model.weight)
+
+
+def test_the_cosine_schedule_ends_at_zero() -> None:
+    trainer = Trainer(
+        LinearSurrogate(),
+        player="synthetic",
+        layout=decay_layout(),
+        settings=settings(schedule="cosine", optimizer="sgd", lr=0.1),
+        total_epochs=3,
+    )
+    trainer.train(decay_windows(), 3)
+    before = trainer.model.weight.detach().clone()
+    result = trainer.train(decay_windows(), 1)
+    assert torch.equal(before, trainer.model.weight)
+    assert not result.moved
+
+
+def test_batch_size_one_works_and_gives_a_step_a_sample() -> None:
+    trainer = physical(batch_size=1)
+    data = decay_windows()
+    trainer.train(data, 1)
+    assert trainer.steps_done == len(data)
+
+
+def test_losses_of_real_and_generated_samples_are_told_apart() -> None:
+    real, fake = decay_windows(count=1), decay_windows(count=1)
+
+    class Off(type(fake)):  # type: ignore[misc]
+        nbytes = 0
+
+        def batch(self, indices: Tensor) -> Any:
+            states, targets = super().batch(indices)
+            return states, targets + 1.0
+
+        def upcoming(self, batches: Any) -> None:
+            pass
+
+    off = Off(decay_trajectories(1), horizon=3)
+    trainer = synthetic(optimizer="sgd", lr=1e-12)
+    metrics = trainer.train(AugmentedDataset(real, off, weight=0.5), 1).metrics
+    (real_loss,) = RolloutObjective(decay_layout())(LinearSurrogate(), real.batch(torch.arange(len(real))))
+    (fake_loss,) = RolloutObjective(decay_layout())(LinearSurrogate(), off.batch(torch.arange(len(off))))
+    expected = [float(real_loss.mean()), float(fake_loss.mean())]
+    assert [metrics["train/loss_real"], metrics["train/loss_generated"]] == pytest.approx(expected, rel=1e-5)
+    assert metrics["train/loss"] == pytest.approx((expected[0] + 0.5 * expected[1]) / 1.5, rel=1e-5)
+
+
+def test_a_diverging_loss_is_located_and_changes_nothing() -> None:
+    windows = decay_windows()
+    trainer = synthetic()
+    with torch.no_grad():
+        trainer.model.weight.fill_(1e30)
+    with pytest.raises(RunError, match=r"the synthetic model diverged in epoch 1, batch 1: the loss of 'u' is not finite"):
+        trainer.train(windows, 1)
+    assert float(trainer.model.weight) == pytest.approx(1e30)
+
+
+def test_a_normalizer_that_returns_a_float_is_named() -> None:
+    class Floats(LossNormalizer):
+        def add_term(self, spec: TermSpec) -> None:
+            pass
+
+        def __call__(self, terms: Any, context: Any) -> Any:
+            return 1.0
+
+    trainer = Trainer(LinearSurrogate(), player="synthetic", layout=decay_layout(), normalizer=Floats())
+    with pytest.raises(PluginError, match="the normalizer Floats returned float"):
+        trainer.train(decay_windows(), 1)
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    hybrid().train(decay_windows(), 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# --- cycle ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_models_teach_each_other_and_find_the_truth() -> None:
+    trainer = hybrid(heldout=HeldOutRollouts(decay_trajectories(1, 8), decay_layout()))
+    history = trainer.train(decay_windows(), 8)
+    assert history.cycles == 8
+    assert float(trainer.trainers["physical"].model.learnables.values()["k"]) == pytest.approx(1.0, rel=0.05)
+    assert float(trainer.trainers["synthetic"].model.weight) == pytest.approx(math.exp(-0.1), rel=0.02)
+    assert trainer.best["synthetic"].error < 0.1
+
+
+def test_a_cycle_has_the_documents_four_phases_in_order() -> None:
+    recorder = Recorder()
+    hybrid(trackers=[recorder]).train(decay_windows(), 2)
+    phases = [(e["cycle"], e["phase"]) for kind, e in recorder.events if kind == "start"]
+    one = ["generate_physical", "train_synthetic", "generate_synthetic", "train_physical"]
+    assert phases == [(cycle, name) for cycle in (0, 1) for name in one]
+
+
+@given(alpha=st.floats(0, 2), simulations=st.integers(1, 4))
+def test_counts_and_ratios_are_recorded_exactly(alpha: float, simulations: int) -> None:
+    windows = decay_windows(count=simulations)
+    trainer = hybrid(alpha=alpha, physical=physical(epochs_per_cycle=0), synthetic=synthetic(epochs_per_cycle=0))
+    history = trainer.train(windows, 1)
+    n = len(windows)
+    assert [b.n_generated for b in history.balance] == [int(n * alpha)] * 2
+    assert all(b.ok and b.weight == 1 and b.n_real == n for b in history.balance)
+    assert all(b.actual_ratio == int(n * alpha) / n for b in history.balance)
+
+
+def test_weight_strategy_generates_as_many_and_weighs_them() -> None:
+    history = hybrid(strategy=Weight(), alpha=0.25).train(decay_windows(), 1)
+    assert all((b.n_generated, b.weight, b.actual_ratio, b.ok) == (b.n_real, 0.25, 0.25, True) for b in history.balance)
+
+
+class Twice(Strategy):
+    """Scales by count and by weight."""
+
+    def augment(self, phase: Phase, context: Any) -> Augmentation | None:
+        made = Count().augment(phase, context)
+        return None if made is None else attrs.evolve(made, weight=context.alpha)
+
+
+def test_double_scaling_is_an_error_in_a_run_and_a_warning_in_a_library_call() -> None:
+    windows = decay_windows(count=10, frames=20)
+    with pytest.raises(RunError, match="alpha was applied twice"):
+        hybrid(strategy=Twice(), alpha=0.1, strict=True).train(windows, 1)
+    with pytest.warns(BalanceWarning, match="alpha was applied twice"):
+        hybrid(strategy=Twice(), alpha=0.1).train(windows, 1)
+
+
+def test_nothing_generated_is_said_and_trains_as_real_data_alone() -> None:
+    recorder = Recorder()
+    alone = HybridTrainer(synthetic=synthetic())
+    none = hybrid(alpha=0.0, trackers=[recorder])
+    alone.train(decay_windows(), 2)
+    none.train(decay_windows(), 2)
+    assert torch.equal(alone.trainers["synthetic"].model.weight, none.trainers["synthetic"].model.weight)
+    told = [e["message"] for kind, e in recorder.events if kind == "warning"]
+    assert told[0] == (
+        "cycle 0: nothing is generated for the synthetic model (int(14 * alpha) with alpha = 0), "
+        "so it trains on real data alone"
+    )
+
+
+def test_generated_samples_are_drawn_afresh_each_cycle_and_the_same_for_the_same_seed() -> None:
+    def starts(seed: int) -> list[list[float]]:
+        drawn: list[list[float]] = []
+
+        class Watching(Memory):
+            def hold(self, recipe: Any, folder: Any, progress: Any = lambda made: None) -> Any:
+                drawn.append(recipe.generate(torch.arange(len(recipe)))[0].flatten().tolist())
+                return super().hold(recipe, folder, progress)
+
+        hybrid(cache=Watching(), seed=seed).train(decay_windows(), 2)
+        return drawn
+
+    first, again, other = starts(1), starts(1), starts(2)
+    assert first == again
+    assert first[0] != other[0]
+    assert len({tuple(part) for part in first}) == 4
+
+
+def test_a_physics_without_learnables_only_teaches() -> None:
+    known = Decay(settings={"k": ParameterSetting(init=1.0, learn=False)})
+    recorder = Recorder()
+    trainer = hybrid(
+        physical=Trainer(known, player="physical", layout=decay_layout(), settings=settings()), trackers=[recorder]
+    )
+    history = trainer.train(decay_windows(), 2)
+    assert [b.phase for b in history.balance] == ["train_synthetic", "train_synthetic"]
+    assert ("warning", {"message": "the physical model has nothing to learn, so it only generates for the other"}) in (
+        recorder.events
+    )
+
+
+def test_an_optimizer_that_does_not_move_says_so() -> None:
+    recorder = Recorder()
+    frozen = physical(lr=1e-30, optimizer="sgd")
+    hybrid(physical=frozen, trackers=[recorder]).train(decay_windows(), 1)
+    told = [e["message"] for kind, e in recorder.events if kind == "warning"]
+    assert told == [
+        "cycle 0: 5 epochs of sgd did not move the physical model. Its gradient may vanish, "
+        "or training.physical.lr may be too small"
+    ]
+
+
+def test_one_model_alone_needs_neither_strategy_nor_cache() -> None:
+    history = HybridTrainer(physical=physical()).train(decay_windows(), 2)
+    assert [(b.phase, b.n_generated, b.alpha) for b in history.balance] == [("train_physical", 0, 0.0)] * 2
+
+
+def test_two_models_without_a_strategy_are_refused() -> None:
+    with pytest.raises(ValueError, match="need a strategy and a cache backend"):
+        HybridTrainer(physical=physical(), synthetic=synthetic())
+
+
+def test_persistence_of_a_known_decay() -> None:
+    heldout = HeldOutRollouts(decay_trajectories(2, 5, k=1.0), decay_layout())
+    by_step = [math.exp(0.1 * t) - 1 for t in range(1, 5)]
+    metrics = heldout.persistence()
+    assert metrics["nrmse_by_step"] == pytest.approx(by_step, rel=1e-5)
+    assert metrics["nrmse"] == pytest.approx(math.prod(by_step) ** 0.25, rel=1e-5)
+    assert metrics["nrmse_by_field"] == {"u": metrics["nrmse"]}
+
+
+def test_a_model_that_diverges_has_infinite_error() -> None:
+    model = LinearSurrogate()
+    with torch.no_grad():
+        model.weight.fill_(1e30)
+    heldout = HeldOutRollouts(decay_trajectories(1, 5), decay_layout())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert heldout.measure(model)["nrmse"] == math.inf
+
+
+def test_metrics_are_flattened_by_field() -> None:
+    nested = {"nrmse": 1.0, "nrmse_by_field": {"u": 2.0}, "nrmse_by_step": [3.0]}
+    assert flatten(nested) == {"nrmse": 1.0, "nrmse/u": 2.0}
