@@ -45,10 +45,10 @@ class AugmentedDataset(Samples):
         real, generated = self._places(indices)
         if not len(generated):
             return self.real.batch(indices)
-        if not len(real):
-            return self.generated.batch(indices - self.n_real)
-        ours = self.real.batch(indices[real])
         theirs = self.generated.batch(indices[generated] - self.n_real)
+        if not len(real):
+            return _fresh(theirs[0]), _fresh(theirs[1])
+        ours = self.real.batch(indices[real])
         return _mix(ours[0], theirs[0], real, generated, "input"), _mix(ours[1], theirs[1], real, generated, "target")
 
     def inputs(self, indices: Tensor) -> Values:
@@ -58,7 +58,9 @@ class AugmentedDataset(Samples):
         if not len(generated):
             return self.real.inputs(indices)
         theirs = self.generated.inputs(indices[generated] - self.n_real)
-        return _mix(self.real.inputs(indices[real]), theirs, real, generated, "input") if len(real) else theirs
+        if not len(real):
+            return _fresh(theirs)
+        return _mix(self.real.inputs(indices[real]), theirs, real, generated, "input")
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """Tell the order of the calls of `batch` to come, so that generated samples can be made ahead."""
@@ -84,6 +86,13 @@ def _mix(ours: Values, theirs: Values, real: Tensor, generated: Tensor, what: st
         f"real and generated samples do not fit together: the {what} of real ones is {_kind(ours)}, of generated ones "
         f"{_kind(theirs)}; the recipe must make what the data has"
     )
+
+
+def _fresh(values: Values) -> Values:
+    """A copy: sums may depend on where in memory numbers lie, and a cache may give views of a larger block."""
+    if isinstance(values, Tensor):
+        return values.clone(memory_format=torch.contiguous_format)
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
 
 
 def _interleave(ours: Tensor, theirs: Tensor, real: Tensor, generated: Tensor, what: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.errors import PluginError, RunError
-from hyco_engine.physics.graphs import clean, count_operations
+from hyco_engine.physics.graphs import clean, count_operations, writes
 
 Step = Callable[..., Tensor]
 Compile = Literal["auto", "eager", "graph", "inductor"]
@@ -153,7 +153,10 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
     """The step as a cleaned graph for inputs like these. Raises CaptureError."""
     try:
         with torch.no_grad():
-            return clean(make_fx(step)(state, *parameters))
+            graph = make_fx(step)(state, *parameters)
+            if writes(graph):
+                graph = make_fx(torch.func.functionalize(step))(state, *parameters)
+            return clean(graph)
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
 

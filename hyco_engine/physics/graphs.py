@@ -9,25 +9,27 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-_SAME_IF_SAME_SHAPE = (
+_RESHAPES = (
     torch.ops.aten.view.default,
     torch.ops.aten._unsafe_view.default,
     torch.ops.aten.expand.default,
-    torch.ops.aten.alias.default,
     torch.ops.aten.reshape.default,
 )
 
 
+def writes(graph: GraphModule) -> bool:
+    """Whether the graph writes into tensors; order and identity matter then."""
+    return any(_is_operation(node) and node.target._schema.is_mutable for node in graph.graph.nodes)
+
+
 def clean(graph: GraphModule) -> GraphModule:
-    """Clean in place. A graph that writes into tensors is left as it is: order and identity matter there."""
-    if any(_writes(node) for node in graph.graph.nodes):
+    """Clean in place. A graph that writes into tensors is left as it is."""
+    if writes(graph):
         return graph
-    shapes = _shapes(graph)
-    _drop_identities(graph, shapes)
+    _drop_identities(graph)
     _fold_constants(graph)
     _merge_equal(graph)
     graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
     return graph
@@ -38,31 +40,31 @@ def count_operations(graph: GraphModule) -> int:
     return sum(node.op == "call_function" for node in graph.graph.nodes)
 
 
-def _writes(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _is_operation(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload)
 
 
 def _random(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return _is_operation(node) and torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
 
 
-def _shapes(graph: GraphModule) -> dict[Node, tuple[int, ...]]:
-    """Shape of each tensor-valued node, as recorded while tracing."""
-    found = {}
-    for node in graph.graph.nodes:
-        meta = node.meta.get("tensor_meta") or node.meta.get("val")
-        if hasattr(meta, "shape"):
-            found[node] = tuple(meta.shape)
-    return found
+def _shape(node: Any) -> tuple[int, ...] | None:
+    meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
+    return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 
-def _drop_identities(graph: GraphModule, shapes: dict[Node, tuple[int, ...]]) -> None:
+def _drop_identities(graph: GraphModule) -> None:
+    """Views that show what they are views of."""
     for node in list(graph.graph.nodes):
-        if node.target in _SAME_IF_SAME_SHAPE and isinstance(node.args[0], Node):
-            source = node.args[0]
-            if node in shapes and shapes.get(source) == shapes[node]:
-                node.replace_all_uses_with(source)
-                graph.graph.erase_node(node)
+        if node.target == torch.ops.aten.alias.default:
+            same = True
+        elif node.target == torch.ops.aten.permute.default:
+            same = list(node.args[1]) == list(range(len(node.args[1])))
+        else:
+            same = node.target in _RESHAPES and _shape(node) is not None and _shape(node) == _shape(node.args[0])
+        if same:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 def _fold_constants(graph: GraphModule) -> None:
@@ -71,10 +73,9 @@ def _fold_constants(graph: GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(graph, str(node.target))
-        elif node.op == "call_function" and not _random(node):
-            if all(source in known for source in node.all_input_nodes):
-                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-                known[node] = node.target(*args, **kwargs)
+        elif node.op == "call_function" and not _random(node) and all(n in known for n in node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
     for index, (node, value) in enumerate(known.items()):
         outside = any(user not in known for user in node.users)
         if node.op == "call_function" and isinstance(value, Tensor) and outside:

@@ -76,9 +76,7 @@ def noise_field(
     for index in range(field.channels):
         own = field.samples(grid, index)
         component = index if field.components else None
-        noise = smooth_noise(
-            grid, field.boundary, count, generator, scale=scale, component=component, samples=own
-        )
+        noise = smooth_noise(grid, field.boundary, count, generator, scale=scale, component=component, samples=own)
         base = _base([_rules(field.boundary, axis, grid.axes, component) for axis in grid.axes], own)
         values[(slice(None), index, *(slice(n) for n in own))] = base + amplitude * (noise - base)
     return values

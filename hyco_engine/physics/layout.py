@@ -68,7 +68,9 @@ class Converter:
         infos = [self._info(name) for name in chosen]
         if sum(info.channels for info in infos) != state.shape[1]:
             raise DataError(f"{state.shape[1]} channels do not fit the fields {', '.join(chosen)}")
-        parts = state.split([info.channels for info in infos], dim=1)
+        parts: tuple[Tensor, ...] = (state,)
+        if len(infos) > 1:
+            parts = torch.split(state, [info.channels for info in infos], dim=1)
         with _precision_of(state.dtype):
             return {info.name: self._field(info, part) for info, part in zip(infos, parts, strict=True)}
 
@@ -107,7 +109,7 @@ class Converter:
                 raise DataError(f"the field {name!r} is missing; given are {', '.join(fields)}")
             with precision(64 if fields[name].values.dtype.bits == 64 else 32):
                 parts.append(self._channels(self._info(name), fields[name], count))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def rollout_fields(self, rollout: Tensor, names: Sequence[str] | None = None) -> list[dict[str, Field]]:
         """`rollout [B, T, C, *S]` as one mapping of Fields a time step."""
@@ -162,7 +164,7 @@ class Converter:
             if sizes != own or len(values.shape.spatial) != len(grid.axes):
                 raise DataError(f"component {index} of {info.name!r} has {sizes} samples; the layout says {own}")
             parts.append(self._native(info, values, count, own))
-        return torch.stack(parts, dim=1)
+        return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0].unsqueeze(1)
 
     def _native(self, info: FieldInfo, values: Any, count: int, own: tuple[int, ...]) -> Tensor:
         """`[count, *S]` of one component."""

@@ -88,6 +88,10 @@ class Learnables(nn.Module):
         """Those that are learned."""
         return tuple(name for name, entry in self._entries.items() if entry.learn)
 
+    def declaration(self, name: str) -> ParameterDeclaration:
+        """What the author declared."""
+        return self.declarations[name]
+
     def is_field(self, name: str) -> bool:
         """Whether the parameter has one value per grid point."""
         return self._entries[name].field

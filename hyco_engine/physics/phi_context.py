@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from phiml.backend.torch import TORCH
@@ -38,9 +39,20 @@ def _device_of(state: Tensor) -> object:
 
 @contextmanager
 def phi_tracing() -> Iterator[None]:
-    """PhiML asks whether a tensor's values can be read before it checks them; while a graph is captured they cannot."""
+    """How PhiML must behave while a graph is captured.
+
+    It asks whether a tensor's values can be read before it checks them: they cannot. And torch's own periodic padding
+    writes into a new tensor, which a graph keeps as it is; PhiML's general way, concatenation, gives the same values.
+    """
+    native_pad = TORCH.pad
+
+    def pad(value: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> Any:
+        return NotImplemented if mode == "periodic" else native_pad(value, pad_width, mode, constant_values)
+
     TORCH.is_available = lambda tensor: False
+    TORCH.pad = pad
     try:
         yield
     finally:
         del TORCH.is_available
+        del TORCH.pad

@@ -41,7 +41,7 @@ def parameters_summary(
             "truth": None if true is None else _told(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true),
             "standard_error": None,
-            "unit": model.learnables.declaration(name).unit,
+            "unit": model.learnables.declarations[name].unit,
             "moved": not torch.equal(value, initial[name]),
         }
     return summary

@@ -1,23 +1,29 @@
-"""Generated samples in safetensors files of bounded size, read batch by batch."""
+"""Generated samples in safetensors files of bounded size, mapped and read batch by batch."""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.builtin.caches.ahead import Ahead
 from hyco_engine.builtin.caches.rows import RowLayout, header
-from hyco_engine.builtin.caches.values import Form, chunks
+from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
 
 MAX_OPEN = 128
-"""Files kept open; those beyond are opened again when they are read."""
+"""Files kept mapped; those beyond are opened again when they are read."""
+
+GROUP_BYTES = 1_000_000
+"""About how much is read at once where the order of batches is known: it should stay in the processor's cache."""
 
 
 class Disk(CacheBackend):
@@ -32,7 +38,7 @@ class Disk(CacheBackend):
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:
-        """As in `CacheBackend`. Raises RunError without a folder, or where it cannot be written or is full."""
+        """As in `CacheBackend`. Raises RunError without a folder, or where it is full or cannot be written."""
         if folder is None:
             raise RunError(
                 "the cache 'disk' was given no folder: set paths.cache or augmentation.cache.directory, or choose the "
@@ -40,47 +46,54 @@ class Disk(CacheBackend):
             )
         needed = len(recipe) * recipe.sample_bytes
         _refuse_full(folder, needed)
-        samples: DiskSamples | None = None
+        samples = DiskSamples(folder, len(recipe), self.shard_bytes)
         try:
             for start, stop, form, made in chunks(recipe):
-                if samples is None:
-                    layout = RowLayout.of(made)
-                    samples = DiskSamples(folder, len(recipe), form, layout, self.shard_bytes)
-                samples.write(start, made)
+                samples.write(start, form, made)
                 progress(stop)
-        except OSError as error:
-            if samples is not None:
-                samples.close()
-            raise RunError(_unwritable(folder, needed, error)) from error
-        except BaseException:
-            if samples is not None:
-                samples.close()
+        except BaseException as error:
+            samples.close()
+            if isinstance(error, OSError):
+                raise RunError(_unwritable(folder, needed, error)) from error
             raise
-        if samples is None:
-            samples = DiskSamples(folder, 0, Form(None, None), RowLayout.of({}), self.shard_bytes)
         return samples
+
+
+@attrs.frozen(eq=False)
+class _Shard:
+    """A mapped file; `end` is its size when it was written."""
+
+    mapped: mmap.mmap
+    view: memoryview
+    end: int
+
+    def close(self) -> None:
+        self.view.release()
+        self.mapped.close()
 
 
 class DiskSamples(GeneratedSamples):
     """Files `shard_00000.safetensors` ... of one tensor `samples [rows, row_bytes]`, a sample being one row.
 
-    Files are read, not mapped: touching a page of a mapped file that somebody truncated kills the process, whereas a
-    short read is an error that can be told. What is read is held against checksums that were taken before writing and
-    are kept in memory, so that a file that was changed is noticed whatever changed it. A file that was removed is
-    still there for whoever has it open.
+    Rows are held against checksums that were taken before writing and are kept in memory, each time they are read: a
+    file that was changed is noticed, whatever changed it. The sizes of files are looked at as well, since touching a
+    page beyond the end of a mapped file kills the process. A file that was removed stays for whoever has it mapped.
     """
 
-    def __init__(self, folder: Path, count: int, form: Form, layout: RowLayout, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, count: int, shard_bytes: int) -> None:
         self._folder = folder
         self._count = count
-        self._form = form
-        self._layout = layout
-        self._rows = max(1, shard_bytes // max(1, layout.row_bytes))
+        self._shard_bytes = shard_bytes
+        self._form = Form(None, None)
+        self._layout = self._inputs = RowLayout.of({})
+        self._rows = 1
+        self._head = 0
         self._sums = torch.zeros(count, dtype=torch.int64)
         self._input_sums = torch.zeros(count, dtype=torch.int64)
-        self._inputs = layout.first(len(form.flat_names("input")) if count else 0)
-        self._files: dict[int, int] = {}
-        self._starts: dict[int, int] = {}
+        self._writing: int | None = None
+        self._written = 0
+        self._shards: dict[int, _Shard] = {}
+        self._ahead = Ahead(self._read_all, limit=1)
         self._closed = False
 
     def __len__(self) -> int:
@@ -90,103 +103,127 @@ class DiskSamples(GeneratedSamples):
     def nbytes(self) -> int:
         return self._count * self._layout.row_bytes
 
-    def write(self, start: int, made: dict[str, Tensor]) -> None:
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def write(self, start: int, form: Form, made: Flat) -> None:
         """Store samples from index `start` on; called in index order while the data set is made."""
+        if start == 0:
+            self._form = form
+            self._layout = RowLayout.of(made)
+            self._inputs = self._layout.first(len(form.flat_names("input")))
+            self._rows = max(1, self._shard_bytes // max(1, self._layout.row_bytes))
+            self._head = len(header(self._layout, self._rows))
+            self._ahead = Ahead(self._read_all, limit=GROUP_BYTES // max(1, self._layout.row_bytes))
         rows = self._layout.pack(made)
         stop = start + len(rows)
         self._sums[start:stop] = self._layout.sums(made)
         self._input_sums[start:stop] = self._inputs.sums(made)
         while start < stop:
             shard, row = divmod(start, self._rows)
+            if self._writing is None:
+                self._begin(shard)
             part = rows[: self._rows - row]
-            if shard not in self._starts:
-                self._create(shard)
-            _write_all(self._file(shard), part, self._starts[shard] + row * self._layout.row_bytes)
+            self._append(memoryview(part.numpy()).cast("B"), self._head + row * self._layout.row_bytes)
             start, rows = start + len(part), rows[len(part) :]
+            if start % self._rows == 0 or start == self._count:
+                self._finish(shard)
+
+    def _begin(self, shard: int) -> None:
+        self._writing = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._written = shard + 1
+        head = header(self._layout, self._rows_in(shard))
+        self._append(memoryview(head.ljust(self._head)), 0)
+
+    def _append(self, data: memoryview, offset: int) -> None:
+        assert self._writing is not None
+        while data:
+            written = os.pwrite(self._writing, data, offset)
+            data, offset = data[written:], offset + written
+
+    def _finish(self, shard: int) -> None:
+        assert self._writing is not None
+        self._map(shard, self._writing)
+        os.close(self._writing)
+        self._writing = None
+
+    # --- reading ----------------------------------------------------------------------------------------------
 
     def batch(self, indices: Tensor) -> Batch:
-        """As in `Samples`. Raises RunError where a file was damaged or is gone."""
-        return self._form.batch(self._read(indices, self._layout, self._sums))
+        """As in `Samples`. Raises RunError where a file was damaged."""
+        return self._form.batch(self._ahead.take(indices))
+
+    def upcoming(self, batches: Sequence[Tensor]) -> None:
+        """The calls of `batch` to come: small ones are read together."""
+        self._ahead.announce(batches)
 
     def inputs(self, indices: Tensor) -> Values:
         return self._form.values("input", self._read(indices, self._inputs, self._input_sums))
 
     def close(self) -> None:
         self._closed = True
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-        for shard in self._starts:
-            self._path(shard).unlink(missing_ok=True)
-        self._starts.clear()
+        self._ahead.close()
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
+        for shard in self._shards.values():
+            shard.close()
+        self._shards.clear()
+        for number in range(self._written):
+            self._path(number).unlink(missing_ok=True)
+        self._written = 0
 
-    def _read(self, indices: Tensor, layout: RowLayout, sums: Tensor) -> dict[str, Tensor]:
+    def _read_all(self, indices: Tensor) -> Flat:
+        return self._read(indices, self._layout, self._sums)
+
+    def _read(self, indices: Tensor, layout: RowLayout, sums: Tensor) -> Flat:
         if self._closed:
             raise ValueError("these samples are closed")
-        wanted = sums.index_select(0, indices)  # refuses indices out of range
-        buffer = layout.buffer(len(indices))
-        got = 0
-        try:
-            for index, slot in zip(indices.tolist(), buffer.slots(), strict=True):
-                shard, row = divmod(index, self._rows)
-                file = self._files.get(shard)
-                if file is None:
-                    file = self._file(shard)
-                got += os.preadv(file, slot, self._starts[shard] + row * self._layout.row_bytes)
-        except OSError as error:
-            raise RunError(self._damaged(f"cannot be read: {error.strerror}")) from error
-        if got != len(indices) * layout.row_bytes:
-            raise RunError(self._damaged(f"{self._shortened(indices)} shorter than it was written"))
-        made = buffer.columns()
-        if buffer.sum() != int(wanted.sum()):
-            bad = indices[layout.sums(made) != wanted]
-            names = sorted({self._path(int(i) // self._rows).name for i in bad})
-            raise RunError(self._damaged(f"{', '.join(names)} changed after being written (sample {int(bad[0])})"))
+        wanted = sums.index_select(0, indices)  # refuses what is out of range
+        size, head, shards = self._layout.row_bytes, self._head, self._shards
+        places = [divmod(index, self._rows) for index in indices.tolist()]
+        for shard in {shard for shard, _ in places}:
+            self._check_size(shard)
+        buffer = layout.join([(shards[shard].view, head + row * size) for shard, row in places])
+        made = layout.split(buffer, len(places))
+        if layout.total(buffer) != int(wanted.sum()):
+            bad = (layout.sums(made) != wanted).nonzero().flatten()
+            names = sorted({self._path(places[k][0]).name for k in bad.tolist()})
+            raise RunError(self._damaged(f"{', '.join(names)} changed after being written"))
         return made
 
-    def _file(self, shard: int) -> int:
-        file = self._files.get(shard)
-        if file is None:
-            file = os.open(self._path(shard), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-            self._keep(shard, file)
-        return file
+    def _check_size(self, number: int) -> None:
+        shard = self._shards.get(number)
+        try:
+            if shard is None:
+                file = os.open(self._path(number), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+                try:
+                    shard = self._map(number, file)
+                finally:
+                    os.close(file)
+            size = shard.mapped.size()
+        except (OSError, ValueError) as error:
+            raise RunError(self._damaged(f"{self._path(number).name} cannot be read: {error}")) from error
+        if size < shard.end:
+            raise RunError(self._damaged(f"{self._path(number).name} has {size} bytes, and had {shard.end}"))
 
-    def _create(self, shard: int) -> None:
-        rows = min(self._rows, self._count - shard * self._rows)
-        head = header(self._layout, rows)
-        file = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._starts[shard] = len(head)
-        self._keep(shard, file)
-        _write_all(file, head, 0)
+    def _map(self, number: int, file: int) -> _Shard:
+        end = self._head + self._rows_in(number) * self._layout.row_bytes
+        mapped = mmap.mmap(file, end, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._shards[number] = shard = _Shard(mapped, memoryview(mapped), end)
+        return shard
 
-    def _keep(self, shard: int, file: int) -> None:
-        if len(self._files) >= MAX_OPEN:
-            os.close(self._files.pop(next(iter(self._files))))
-        self._files[shard] = file
+    def _rows_in(self, shard: int) -> int:
+        return min(self._rows, self._count - shard * self._rows)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"shard_{shard:05d}.safetensors"
 
-    def _shortened(self, indices: Tensor) -> str:
-        for shard in sorted({int(i) // self._rows for i in indices}):
-            rows = min(self._rows, self._count - shard * self._rows)
-            if os.fstat(self._file(shard)).st_size < self._starts[shard] + rows * self._layout.row_bytes:
-                return f"{self._path(shard).name} is"
-        return "a file is"
-
     def _damaged(self, what: str) -> str:
         return (
-            f"the generated samples in {self._folder} are damaged: {what}; nothing was trained on them since. See that no "
-            "other program writes there and that the disk is sound, then resume the run, or use another folder "
-            "(augmentation.cache.directory) or cache (augmentation.cache.kind)"
+            f"the generated samples in {self._folder} are damaged: {what}. See that no other program writes there and that "
+            "the disk is sound, then resume the run; or use another folder (augmentation.cache.directory) or cache "
+            "(augmentation.cache.kind)"
         )
-
-
-def _write_all(file: int, values: Tensor | bytes, offset: int) -> None:
-    left = memoryview(values if isinstance(values, bytes) else values.numpy()).cast("B")
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
 
 
 def _refuse_full(folder: Path, needed: int) -> None:
@@ -206,6 +243,6 @@ def _unwritable(folder: Path, needed: int, error: OSError) -> str:
         free = "how much is free is unknown"
     return (
         f"cannot write the generated samples to {folder}: {error.strerror or error}; {needed / 1e6:.1f} MB are needed and "
-        f"{free}. Free some space, choose another folder (augmentation.cache.directory), generate less (augmentation.alpha), "
-        "or choose the cache 'on-the-fly' (augmentation.cache.kind)"
+        f"{free}. Free some space, choose another folder (augmentation.cache.directory), generate less "
+        "(augmentation.alpha), or choose the cache 'on-the-fly' (augmentation.cache.kind)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -62,46 +62,29 @@ class RowLayout:
         parts = [_bytes(made[c.name]).view(self.word).sum(1, dtype=torch.int64) for c in self.columns if c.nbytes]
         return torch.stack(parts).sum(0) if parts else torch.zeros(len(next(iter(made.values()))), dtype=torch.int64)
 
-    def buffer(self, count: int) -> RowBuffer:
-        """Room for `count` rows."""
-        starts, size = [], 0
+    def join(self, rows: Sequence[tuple[memoryview, int]]) -> Tensor:
+        """The rows that begin at these places, as one buffer in which each column lies in one piece."""
+        parts: list[memoryview | bytes] = []
+        offset = 0
         for column in self.columns:
-            starts.append(size)
-            size += -(-count * column.nbytes // ALIGN) * ALIGN
-        memory = torch.empty(size, dtype=torch.uint8)
-        for start, column, after in zip(starts, self.columns, [*starts[1:], size], strict=True):
-            end = start + count * column.nbytes
-            if end < after:
-                memory[end:after] = 0
-        return RowBuffer(self, count, memory, tuple(starts))
+            stop = offset + column.nbytes
+            parts += [view[start + offset : start + stop] for view, start in rows]
+            parts.append(bytes(-len(rows) * column.nbytes % ALIGN))
+            offset = stop
+        joined = bytearray().join(parts)
+        return torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
 
+    def total(self, buffer: Tensor) -> int:
+        """The sum of `sums` of the rows in a buffer, modulo 2**64."""
+        return int(buffer.view(self.word).sum(dtype=torch.int64))
 
-@attrs.frozen(eq=False)
-class RowBuffer:
-    """Rows read from files; each column lies in one piece, so that it is a tensor without copying."""
-
-    layout: RowLayout
-    count: int
-    memory: Tensor
-    starts: tuple[int, ...]
-
-    def slots(self) -> Iterator[Sequence[memoryview]]:
-        """For each row, where its columns go."""
-        view = memoryview(self.memory.numpy())
-        places = [(start, column.nbytes) for start, column in zip(self.starts, self.layout.columns, strict=True)]
-        for k in range(self.count):
-            yield [view[start + k * width : start + k * width + width] for start, width in places]
-
-    def sum(self) -> int:
-        """The sum of the rows' checksums, modulo 2**64."""
-        return int(self.memory.view(self.layout.word).sum(dtype=torch.int64))
-
-    def columns(self) -> dict[str, Tensor]:
-        """`[count, ...]` by name."""
-        made = {}
-        for start, column in zip(self.starts, self.layout.columns, strict=True):
-            flat = self.memory[start : start + self.count * column.nbytes]
-            made[column.name] = flat.view(column.dtype).view(self.count, *column.shape)
+    def split(self, buffer: Tensor, count: int) -> dict[str, Tensor]:
+        """The columns of a buffer of `count` rows, without copying: `[count, ...]` by name."""
+        made, start = {}, 0
+        for column in self.columns:
+            size = count * column.nbytes
+            made[column.name] = buffer[start : start + size].view(column.dtype).view(count, *column.shape)
+            start += size + -size % ALIGN
         return made
 
 

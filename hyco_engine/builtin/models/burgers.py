@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -43,9 +45,7 @@ class Burgers(FlowPhysics):
 
     def fields(self, axes: tuple[str, ...]) -> tuple[list[FieldInfo], list[FieldInfo]]:
         components = axes if len(axes) > 1 else ()
-        u = FieldInfo(
-            name="u", components=components, boundary=Boundary.parse("periodic", axes), unit="length/time"
-        )
+        u = FieldInfo(name="u", components=components, boundary=Boundary.parse("periodic", axes), unit="length/time")
         return [u], []
 
     def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
@@ -67,9 +67,7 @@ class Burgers(FlowPhysics):
         grid = layout.grid
         scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         (u,) = layout.dynamic
-        return noise_field(
-            u, grid, layout.spatial, count, generator, scale=scale, amplitude=self.options.amplitude
-        )
+        return noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=self.options.amplitude)
 
 
 def build(options: BurgersOptions, context: BuildContext) -> FlowModel:
@@ -99,12 +97,12 @@ def rate(u: Field, v: Any, nu: Any) -> Any:
     for axis in u.resolution.names:
         dx = float(u.dx.vector[axis])
         extended = continued(v, u.boundary, axis)
-        terms.append(-advection(v, extended, axis, dx))
         if isinstance(nu, Field):
-            terms.append(diffusion(extended, continued(nu.values, nu.boundary, axis), axis, dx))
+            spread = diffusion(extended, continued(nu.values, nu.boundary, axis), axis, dx)
         else:
-            terms.append(nu * second_derivative(extended, axis, dx))
-    return sum(terms)
+            spread = nu * second_derivative(extended, axis, dx)
+        terms.append(spread - advection(v, extended, axis, dx))
+    return reduce(add, terms)
 
 
 def advection(v: Any, extended: Any, axis: str, dx: float) -> Any:

@@ -27,15 +27,22 @@ END_TOLERANCE = 0.02
 
 Side = Literal["fixed", "periodic", "open", "mixed"]
 Points = Literal["auto", "cells", "nodes"]
-End = Literal["fixed value", "another value", "varies"]
+
+
+@attrs.frozen(kw_only=True)
+class EndLook:
+    """Whether end samples keep the value that the boundary fixes, keep another one (`told` says which), or vary."""
+
+    kind: Literal["fixed value", "another value", "varies"]
+    told: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class Evidence:
     """What the samples at the ends of an axis look like; looked at only where positions do not decide."""
 
-    end: Callable[[int], End]
-    """Side 0 or 1: whether its samples keep the boundary's fixed value, keep another value, or vary."""
+    look: Callable[[int], EndLook]
+    """Side 0 (lower) or 1 (upper)."""
     repeats: Callable[[], bool]
     """Whether the last samples equal the first."""
 
@@ -163,16 +170,15 @@ def _by_positions(
     elif points == "auto" and sides == ("periodic", "periodic"):
         gaps = (0.0, 0.0) if evidence.repeats() else gaps
     elif points == "auto" and "fixed" in sides:
-        looks = {side: evidence.end(side) for side in (0, 1) if sides[side] == "fixed"}
+        looks = {side: evidence.look(side) for side in (0, 1) if sides[side] == "fixed"}
         for side, look in looks.items():
-            if look == "another value":
+            if look.kind == "another value":
                 raise DataError(
-                    f"the samples at the {('lower', 'upper')[side]} end of {axis} keep one value, but not the one that "
-                    f"the boundary gives: a grid that does not match the boundary; correct boundary, or say "
-                    f'points = "cells" if they are no boundary values',
+                    f"at the {('lower', 'upper')[side]} end of {axis}, {look.told}: a grid that does not match the "
+                    f'boundary; correct boundary, or set points = "cells" if the samples are no boundary values',
                     key="data.boundary",
                 )
-        if set(looks.values()) == {"fixed value"}:
+        if {look.kind for look in looks.values()} == {"fixed value"}:
             gaps = (0.0 if 0 in looks else 0.5, 0.0 if 1 in looks else 0.5)
     return _Samples(n=n, first=first, step=step, gaps=gaps)
 
@@ -197,8 +203,8 @@ def _by_both(
         near = [value for value in allowed if abs(gap - value) <= END_TOLERANCE]
         if not near or (near[0] == 1.0 and sides[side] != "fixed"):
             raise DataError(
-                f"the positions along {axis} run from {first:g} to {last:g}, {step:g} apart, which fits neither cells nor "
-                f"nodes of the bounds {bounds[0]:g} to {bounds[1]:g}"
+                f"the positions along {axis} run from {first:g} to {last:g}, {step:g} apart, which fits neither cells "
+                f"nor nodes of the bounds {bounds[0]:g} to {bounds[1]:g}"
                 + ("" if points == "auto" else f' with points = "{points}"')
                 + "; correct the bounds, or leave them out",
                 key=f"data.bounds.{axis}",
@@ -213,9 +219,9 @@ def _plan(axis: str, samples: _Samples, bounds: tuple[float, float] | None, side
     for side in (0, 1):
         if on_end[side] and sides[side] == "mixed":
             raise DataError(
-                f"the samples along {axis} are nodes, and at the {('lower', 'upper')[side]} end some fields have a fixed "
-                f"value there and others do not, so the end sample can be neither kept nor left out; give the fields "
-                f"boundaries of one sort, or bring them onto cells",
+                f"the samples along {axis} are nodes, and at the {('lower', 'upper')[side]} end the boundary fixes "
+                f"some fields and not others, so the end samples can be neither kept nor left out; give the fields "
+                f"boundaries of one sort, or interpolate them onto cells",
                 key="data.boundary",
             )
     periodic = sides == ("periodic", "periodic")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -36,9 +36,9 @@ def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray
         if not letters:
             name = variables[field].variable
             shape = reader.find(name, f"data.variables.{field}").shape
+            example = ("", "x", "tx", "txy", "stxy", "stxyc", "stxyzc")[min(len(shape), 6)]
             raise SpecError(
-                f"what the axes of {name!r} {shape} mean is missing: for example axes = "
-                f'"{"xyzt"[4 - len(shape) :] if len(shape) < 4 else "stxyz"[: len(shape)]}", one letter each: '
+                f'what the axes of {name!r} {shape} mean is missing: for example axes = "{example}", one letter each: '
                 f"s simulation, t time, c component, x, y, z",
                 key="data.axes",
             )
@@ -46,8 +46,8 @@ def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray
     for field, letters in axes.items():
         if lacking := [axis for axis in space if axis not in letters]:
             raise SpecError(
-                f"the field {field!r} has the axes {letters!r}, without {lacking[0]}, which another field has; all fields "
-                f"share one grid",
+                f"the field {field!r} has the axes {letters!r}, without {lacking[0]}, which another field has; all "
+                f"fields share one grid",
                 key=f"data.variables.{field}",
             )
     arrays = [_array(field, variable, axes[field], space, options, reader) for field, variable in variables.items()]
@@ -101,7 +101,9 @@ def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variabl
             field: Variable(variable=value) if isinstance(value, str) else value
             for field, value in options.variables.items()
         }
-        return {field: attrs.evolve(value, variable=value.variable or field) for field, value in given.items()}
+        return {
+            field: attrs.evolve(cast("Any", value), variable=value.variable or field) for field, value in given.items()
+        }
     if len(reader.arrays) == 1:
         return {"u": Variable(variable=next(iter(reader.arrays)))}
     example = next(iter(reader.arrays), "usol")
@@ -120,7 +122,8 @@ def _array(
     shape = squeeze(stored, len(axes)) if reader.squeezes else stored
     if len(shape) != len(axes):
         raise DataError(
-            f"{reader.path}: {variable.variable!r} {stored} has {len(stored)} axes, and axes = {axes!r} names {len(axes)}",
+            f"{reader.path}: {variable.variable!r} {stored} has {len(stored)} axes, and axes = {axes!r} names "
+            f"{len(axes)}",
             key="data.axes",
         )
     if 0 in shape:

@@ -95,8 +95,8 @@ class ArrayReader(ABC):
         free = psutil.virtual_memory().available
         if size > free:
             raise DataError(
-                f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are "
-                f"free; save it as .npy, which is read piece by piece",
+                f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory "
+                f"are free; save it as .npy, which is read piece by piece",
                 key=KEY,
             )
 

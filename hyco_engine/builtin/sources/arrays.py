@@ -12,21 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyco_engine.builtin.sources.array_axes import AxisPlan, End, Evidence, even_spacing, plan_axis, side_kinds
+from hyco_engine.builtin.sources.array_axes import AxisPlan, EndLook, Evidence, even_spacing, plan_axis, side_kinds
+from hyco_engine.builtin.sources.array_ends import FieldSamples
 from hyco_engine.builtin.sources.array_fields import FieldArray, common_cells, common_length, find_fields
 from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
-from hyco_engine.data.fields import FieldInfo, Grid, Rule, StateLayout
+from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 from hyco_engine.physics.parameters import profile
 from hyco_engine.spec.choices import ArrayFile, Profile
 
 log = logging.getLogger("hyco_engine")
-
-END_TOLERANCE = 1e-5
-"""How far end samples may be from a fixed value, or from what they repeat, relative to the field's largest value."""
-_SIDES = ("lower", "upper")
 
 
 class ArraysSource(TrajectorySource):
@@ -72,14 +69,19 @@ class ArraysSource(TrajectorySource):
 
     def load(self, index: int) -> Trajectory:
         parts: dict[bool, list[Array]] = {False: [], True: []}
-        keep = (..., *(plan.keep for plan in self.plans.values()))
         for array in self.arrays:
-            values = self._samples(array, index)
-            self._check_ends(array, values, index)
-            if array.static:
-                values = self._one_frame(array, values, index)
-            staggered = array.info.sampling == "staggered"  # then nothing is left out, and the shape may be larger
-            parts[array.static].append(values if staggered else values[keep])
+            samples = self._samples(array, index)
+            if array.static:  # its end samples are just left out
+                values = _one_frame(samples)
+            else:
+                samples.check(self.plans)
+                values = samples.values
+            # of staggered fields, which may be larger than the grid, nothing is left out
+            staggered = array.info.sampling == "staggered"
+            keep = [slice(None) if staggered else plan.keep for plan in self.plans.values()]
+            parts[array.static].append(values[(slice(None), slice(None), *keep)])
+        if index == 0:
+            self._warn_of_nodes()
         if index == self.num_simulations - 1:
             self.reader.release()
         n_static = self.layout.n_all - self.layout.n_dynamic
@@ -135,11 +137,12 @@ class ArraysSource(TrajectorySource):
             bounds=self.options.bounds.get(axis),
             sides=side_kinds([array.info for array in self._moving], axis),
             points=self.options.points,
-            evidence=Evidence(end=lambda side: self._end(axis, side), repeats=lambda: self._repeats(axis)),
+            evidence=Evidence(look=lambda side: self._look(axis, side), repeats=lambda: self._repeats(axis)),
         )
         if plan.keep != slice(0, n) and any(array.info.sampling == "staggered" for array in self.arrays):
             raise DataError(
-                f"staggered fields lie on the faces of cells, and the samples along {axis} are nodes; give bounds alone",
+                f"staggered fields lie on the faces of cells, and the samples along {axis} are nodes; give bounds, and "
+                f"no coordinates",
                 key=key,
             )
         return plan
@@ -161,9 +164,30 @@ class ArraysSource(TrajectorySource):
 
     # --- samples ---
 
-    def _samples(self, array: FieldArray, index: int) -> Array:
-        """One simulation as `[T, C, *samples]`; float32, or float64 for everything finer."""
-        where = f"{self.reader.path}, array {array.name!r}"
+    def _look(self, axis: str, side: int) -> EndLook:
+        """What the end samples of the first simulation look like: alike for all fields, or else without a meaning."""
+        looks = [self._samples(array, 0).look(axis, side) for array in self._moving]
+        return looks[0] if len({look.kind for look in looks}) == 1 else EndLook(kind="varies")
+
+    def _repeats(self, axis: str) -> bool:
+        return all(self._samples(array, 0).repeats(axis) for array in self._moving)
+
+    def _warn_of_nodes(self) -> None:
+        """Bounds alone do not tell nodes from cells; the values may."""
+        for axis in self.space:
+            guessed = self.options.points == "auto" and axis not in self.options.coordinates
+            fixed = side_kinds([array.info for array in self._moving], axis) == ("fixed", "fixed")
+            if guessed and fixed and all(self._look(axis, side).kind == "fixed value" for side in (0, 1)):
+                log.warning(
+                    "%s: the samples at both ends of %s keep the boundary's value, as nodes on the bounds do, and are "
+                    'taken for cell centres half a cell inside; say which: points = "nodes" or "cells"',
+                    self.reader.path,
+                    axis,
+                )
+
+    def _samples(self, array: FieldArray, index: int) -> FieldSamples:
+        """One simulation of one field; float32, or float64 for everything finer."""
+        where = self.origin(array.info.name, index)
         chosen = tuple(index if axis == "s" else slice(None) for axis in array.axes)
         if self.reader.arrays[array.name].shape == array.shape:
             values = self.reader.read(array.name, chosen)
@@ -177,17 +201,12 @@ class ArraysSource(TrajectorySource):
                 values, axes = values[None], axis + axes
         small = values.dtype.kind == "f" and values.dtype.itemsize <= 4
         ordered = values.transpose([axes.index(axis) for axis in "tc" + self.space])
-        return ordered.astype(np.float32 if small else np.float64, copy=False)
-
-    def _one_frame(self, array: FieldArray, values: Array, index: int) -> Array:
-        changed = np.flatnonzero([not np.array_equal(frame, values[0], equal_nan=True) for frame in values])
-        if len(changed):
-            raise DataError(
-                f"{self.origin(array.info.name, index)}: the field {array.info.name!r} is said to be static, but in "
-                f"simulation {index} frame {changed[0]} differs from frame 0",
-                key=f"data.variables.{array.info.name}.static",
-            )
-        return values[:1]
+        return FieldSamples(
+            info=array.info,
+            values=ordered.astype(np.float32 if small else np.float64, copy=False),
+            space=self.space,
+            where=f"{where}: the field {array.info.name!r} of simulation {index}",
+        )
 
     def _true(self, name: str, value: float | Profile | ArrayFile) -> Tensor:
         key = f"data.truth.{name}"
@@ -202,80 +221,17 @@ class ArraysSource(TrajectorySource):
             return torch.from_numpy(reader.read(next(iter(reader.arrays))).astype(np.float64))
         return torch.tensor(value, dtype=torch.float64)
 
-    # --- the ends of an axis ---
 
-    def _end(self, axis: str, side: int) -> End:
-        """What the end samples of the first simulation look like; the corners, which two sides share, left out."""
-        looks: set[End] = set()
-        for array in self._moving:
-            ends, scale = self._end_samples(array, self._samples(array, 0), axis, side, inner=True)
-            off = np.abs(ends - _fixed_values(array.info, axis, side)).max()
-            spread = np.ptp(ends, axis=tuple(i for i in range(ends.ndim) if i != 1)).max()
-            tolerance = END_TOLERANCE * scale
-            looks.add("fixed value" if off <= tolerance else "another value" if spread <= tolerance else "varies")
-        # one field on the boundary is proof that the points are; one that does something else there is a mistake
-        return looks.pop() if len(looks) == 1 else "varies"
-
-    def _repeats(self, axis: str) -> bool:
-        return all(self._jump(array, self._samples(array, 0), axis)[0] for array in self._moving)
-
-    def _jump(self, array: FieldArray, values: Array, axis: str) -> tuple[bool, float, float]:
-        """(whether the last samples repeat the first, largest difference, tolerance)."""
-        (first, scale), (last, _) = (self._end_samples(array, values, axis, side) for side in (0, 1))
-        off, tolerance = float(np.abs(last - first).max()), END_TOLERANCE * scale
-        return off <= tolerance, off, tolerance
-
-    def _end_samples(
-        self, array: FieldArray, values: Array, axis: str, side: int, inner: bool = False
-    ) -> tuple[Array, float]:
-        """`[T, C, ...]` at one end of an axis, and the field's largest absolute value; NaN counts as 0."""
-        index: list[Any] = [slice(None), slice(None)]
-        for other in self.space:
-            whole = slice(1, -1) if inner and array.size(other) > 2 else slice(None)
-            index.append(-side if other == axis else self.plans[other].keep if not inner else whole)
-        ends = np.nan_to_num(values[tuple(index)].astype(np.float64))
-        return ends, float(np.nan_to_num(np.abs(values)).max())
-
-    def _check_ends(self, array: FieldArray, values: Array, index: int) -> None:
-        """End samples that are left out must say what the boundary says. Of static fields they are just left out."""
-        for axis, plan in self.plans.items():
-            if plan.repeats:
-                same, off, tolerance = self._jump(array, values, axis)
-                if not same:
-                    raise DataError(
-                        f"{self._where(array, index)} along {axis} includes both ends of a period, but the last samples "
-                        f"differ from the first by up to {off:.3g} (allowed: {tolerance:.3g}): a grid that does not match "
-                        f'the boundary; correct bounds or boundary, or set points = "cells"',
-                        key="data.boundary",
-                    )
-            for side in (side for side in (0, 1) if plan.drops[side] and not array.static):
-                ends, scale = self._end_samples(array, values, axis, side)
-                fixed = _fixed_values(array.info, axis, side)
-                off = np.abs(ends - fixed.reshape(-1, *[1] * (ends.ndim - 2)))
-                frame, component, *_ = np.unravel_index(int(off.argmax()), off.shape)
-                if off.max() > END_TOLERANCE * scale:
-                    raise DataError(
-                        f"{self._where(array, index)} has nodes on the {_SIDES[side]} end of {axis}, where the boundary "
-                        f"fixes it to {fixed[component]:g}, but it is {ends.flat[int(off.argmax())]:.6g} in frame {frame} "
-                        f"(allowed difference: {END_TOLERANCE * scale:.3g}): a grid that does not match the boundary; "
-                        f'correct boundary or bounds, or set points = "cells" if the samples lie in the middle of cells',
-                        key="data.boundary",
-                    )
-
-    def _where(self, array: FieldArray, index: int) -> str:
-        return f"{self.origin(array.info.name, index)}: the field {array.info.name!r} of simulation {index}"
-
-
-def _fixed_values(info: FieldInfo, axis: str, side: int) -> Array:
-    """`[C]`: the values that a boundary fixes on one side."""
-
-    def of(rule: Rule, component: int) -> float:
-        if rule.normal is not None and rule.tangential is not None:
-            across = bool(info.components) and info.components[component] == axis
-            return of(rule.normal if across else rule.tangential, component)
-        return rule.value[component] if isinstance(rule.value, tuple) else rule.value
-
-    return np.array([of(info.boundary.sides[axis][side], c) for c in range(info.channels)])
+def _one_frame(samples: FieldSamples) -> Array:
+    """The first frame, `[1, C, *samples]`. Raises DataError if another one differs."""
+    values = samples.values
+    for frame in range(1, len(values)):
+        if not np.array_equal(values[frame], values[0], equal_nan=True):
+            raise DataError(
+                f"{samples.where} is said to be static, but frame {frame} differs from frame 0",
+                key=f"data.variables.{samples.info.name}.static",
+            )
+    return values[:1]
 
 
 def _join(parts: Sequence[Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

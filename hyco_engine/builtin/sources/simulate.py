@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import torch
@@ -57,7 +57,7 @@ class SimulateSource(TrajectorySource):
         return f"the simulated data of {self.choice.kind!r}"
 
     def fingerprint(self) -> str:
-        """Of all that the numbers depend on, the physics' source files included; not of how many simulations there are."""
+        """Of all that the numbers depend on, the physics' own code included, but not how many simulations there are."""
         digest = hashlib.sha256()
         registry = self.context.registry
         described = {
@@ -72,7 +72,10 @@ class SimulateSource(TrajectorySource):
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for name, value in sorted(self.truth.items()):
             digest.update(f"{name} {tuple(value.shape)}".encode() + value.double().numpy().tobytes())
-        for code in (type(self.model), registry.get("hyco_models", self.choice.kind).factory):
+        first = self.model.initial_states(1, self.context.generator("initial", 0))
+        digest.update(first.detach().cpu().double().numpy().tobytes())
+        # while a physics is being written its version stays the same
+        for code in (*type(self.model).__mro__, registry.get("hyco_models", self.choice.kind).factory):
             digest.update(_source(code))
         return digest.hexdigest()
 
@@ -119,19 +122,20 @@ class SimulateSource(TrajectorySource):
             twin = seen.setdefault(hashlib.sha256(values.numpy().tobytes()).digest(), index)
             if twin != index:
                 raise PluginError(
-                    f"{type(self.model).__name__}.initial_states drew the same state for simulations {twin} and {index}: "
-                    f"it must draw from the generator it is given"
+                    f"{type(self.model).__name__}.initial_states drew the same state for simulations {twin} and "
+                    f"{index}: it must draw from the generator it is given"
                 )
 
     def _refuse_unstable(self, dynamic: Tensor, indices: range, frame: int) -> None:
         finite = dynamic.isfinite().flatten(1).all(dim=1)
         if bool(finite.all()):
             return
-        step = self.choice.dt or self.dt
+        index = indices[int(finite.logical_not().nonzero()[0])]
+        time, step = (frame + self.options.skip_frames) * self.dt, self.choice.dt or self.dt
         raise DataError(
-            f"simulation {indices[int(finite.logical_not().nonzero()[0])]} of {self.choice.kind!r} is no longer finite at "
-            f"frame {frame} (t = {(frame + self.options.skip_frames) * self.dt:g}): its scheme is unstable with an internal "
-            f"step of {step:g}; take a smaller one, such as {self._inner_key} = {step / 4:g}, or a coarser resolution",
+            f"simulation {index} of {self.choice.kind!r} is no longer finite at frame {frame} (t = {time:g}): its "
+            f"scheme is unstable with an internal step of {step:g}; take a smaller one, such as {self._inner_key} = "
+            f"{step / 4:g}, or a coarser resolution",
             key="data",
         )
 
@@ -150,8 +154,8 @@ def _true_physics(options: SimulateOptions, context: BuildContext) -> tuple[Phys
     for name, value in options.truth.items():
         field = isinstance(value, Profile | ArrayFile)
         settings[name] = ParameterSetting(init=value, field=field)
-    known = {name: attrs.evolve(setting, learn=False) for name, setting in settings.items()}
-    return attrs.evolve(base, parameters=known), key
+    known = {name: attrs.evolve(cast("Any", setting), learn=False) for name, setting in settings.items()}
+    return attrs.evolve(cast("Any", base), parameters=known), key
 
 
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildContext) -> PhysicalModel:
@@ -186,7 +190,7 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildConte
     try:
         model = context.registry.build("hyco_models", choice.kind, choice.options, inner)
     except SpecError as error:
-        raise SpecError(_at_truth(problem, options) for problem in error.problems) from None
+        raise SpecError(_at_own_key(problem, options) for problem in error.problems) from None
     if not isinstance(model, PhysicalModel):
         raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
     missing = [name for name in model.learnables.names if name not in choice.parameters]
@@ -194,8 +198,8 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildConte
         declarations = model.learnables.declarations
         raise SpecError(
             Problem(
-                message=f"the data is made by {choice.kind!r}, which needs the true value of {name!r}; give it, for example "
-                f"truth = {{{name} = {declarations[name].init:g}}}",
+                message=f"the data is made by {choice.kind!r}, which needs the true value of {name!r}; give it, for "
+                f"example truth = {{{name} = {declarations[name].init:g}}}",
                 key=f"data.truth.{name}",
             )
             for name in missing
@@ -203,16 +207,21 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildConte
     return model.to(context.device).eval()
 
 
-def _at_truth(problem: Problem, options: SimulateOptions) -> Problem:
-    """A mistake in a parameter, under the key where this source reads it."""
-    head, _, rest = (problem.key or "").removeprefix("physical.parameters.").partition(".")
-    if problem.key is None or not problem.key.startswith("physical.parameters.") or head not in options.truth:
-        return problem
-    return attrs.evolve(problem, key=".".join(["data.truth", head, *rest.split(".")[1:]]))
+def _at_own_key(problem: Problem, options: SimulateOptions) -> Problem:
+    """A mistake in what the physics was given, under the key where this source reads it."""
+    parts = (problem.key or "").split(".")
+    if parts[:2] == ["physical", "parameters"] and len(parts) > 2 and parts[2] in options.truth:
+        # without `init`: a truth is the start value itself
+        return attrs.evolve(problem, key=".".join(["data", "truth", parts[2], *parts[4:]]))
+    if parts[0] == "physical" and options.physics is not None:
+        return attrs.evolve(problem, key=".".join(["data", "physics", *parts[1:]]))
+    return problem
 
 
 def _source(code: Any) -> bytes:
-    """The text of the file that defines a class or function; empty where there is none."""
+    """The text of the file that defines a class or function; empty where there is none, and for torch's own."""
+    if code.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+        return b""
     try:
         return Path(inspect.getfile(code)).read_bytes()
     except (TypeError, OSError):

@@ -1,0 +1,109 @@
+"""What the samples at the ends of an axis say, held against what the boundary says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+
+from hyco_engine.builtin.sources.array_axes import AxisPlan, EndLook
+from hyco_engine.builtin.sources.array_files import Array
+from hyco_engine.data.fields import FieldInfo, Rule
+from hyco_engine.errors import DataError
+
+TOLERANCE = 1e-5
+"""How far end samples may be from a fixed value, or from what they repeat, relative to the field's largest value."""
+SIDES = ("lower", "upper")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FieldSamples:
+    """One simulation of one field: `values [T, C, *samples]`, the spatial axes in the order of `space`."""
+
+    info: FieldInfo
+    values: Array
+    space: str
+    where: str
+    """What it is and where it comes from, to begin a message."""
+
+    @property
+    def tolerance(self) -> float:
+        """What counts as equal; NaN is left out."""
+        return TOLERANCE * float(np.nan_to_num(np.abs(self.values)).max())
+
+    def end(self, axis: str, side: int, others: slice | dict[str, slice] = slice(None)) -> Array:
+        """`[T, C, ...]`: the samples at one end, NaN as 0; of the other axes only what `others` says."""
+        index: list[Any] = [slice(None), slice(None)]
+        for other in self.space:
+            part = others[other] if isinstance(others, dict) else others
+            index.append(-side if other == axis else part)
+        ends: Array = np.nan_to_num(self.values[tuple(index)].astype(np.float64))
+        return ends
+
+    def inner(self) -> dict[str, slice]:
+        """Without the end samples of each axis, for the corners, which two sides share, belong to neither."""
+        lengths = dict(zip(self.space, self.values.shape[2:], strict=True))
+        return {axis: slice(1, -1) if n > 2 else slice(None) for axis, n in lengths.items()}
+
+    def look(self, axis: str, side: int) -> EndLook:
+        """Whether the end samples keep the boundary's fixed value, or another one."""
+        ends, fixed = self.end(axis, side, self.inner()), self._fixed(axis, side)
+        least, most = (reduce(ends, axis=tuple(i for i in range(ends.ndim) if i != 1)) for reduce in (np.min, np.max))
+        worst = int(np.abs(most - fixed).argmax())
+        if max(np.abs(least - fixed).max(), np.abs(most - fixed).max()) <= self.tolerance:
+            return EndLook(kind="fixed value")
+        if (most - least).max() > self.tolerance:
+            return EndLook(kind="varies")
+        told = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.6g}"
+        return EndLook(kind="another value", told=told)
+
+    def repeats(self, axis: str) -> bool:
+        """Whether the last samples equal the first."""
+        return self._jump(axis, self.inner()) <= self.tolerance
+
+    def _jump(self, axis: str, others: dict[str, slice]) -> float:
+        return float(np.abs(self.end(axis, 1, others) - self.end(axis, 0, others)).max())
+
+    def check(self, plans: dict[str, AxisPlan]) -> None:
+        """Raises DataError where end samples that are left out do not say what the boundary says."""
+        keep = {axis: plan.keep for axis, plan in plans.items()}
+        for axis, plan in plans.items():
+            if plan.repeats and (jump := self._jump(axis, keep)) > self.tolerance:
+                raise DataError(
+                    f"{self.where} has nodes on both ends of the period along {axis}, but its last samples differ from "
+                    f"the first by up to {jump:.3g} (allowed: {self.tolerance:.3g}): a grid that does not match the "
+                    f'boundary; correct bounds or boundary, or set points = "cells"',
+                    key="data.boundary",
+                )
+            for side in (side for side in (0, 1) if plan.drops[side]):
+                self._check_fixed(axis, side, keep)
+
+    def _check_fixed(self, axis: str, side: int, keep: dict[str, slice]) -> None:
+        ends, fixed = self.end(axis, side, keep), self._fixed(axis, side)
+        off = np.abs(ends - fixed.reshape(-1, *[1] * (ends.ndim - 2)))
+        worst = np.unravel_index(int(off.argmax()), off.shape)
+        if off[worst] > self.tolerance:
+            raise DataError(
+                f"{self.where} has nodes on the {SIDES[side]} end of {axis}, where the boundary gives "
+                f"{fixed[worst[1]]:.6g}, but it is {self._shown(ends[worst])} in frame {worst[0]} (allowed difference: "
+                f"{self.tolerance:.3g}): a grid that does not match the boundary; correct boundary or bounds, or set "
+                f'points = "cells" if the samples lie in the middle of cells',
+                key="data.boundary",
+            )
+
+    def _shown(self, value: float) -> str:
+        """A number for a message; rounding errors around zero are no news."""
+        return "0" if abs(value) <= self.tolerance else f"{value:.6g}"
+
+    def _fixed(self, axis: str, side: int) -> Array:
+        """`[C]`: the values that the boundary fixes on one side."""
+        rule = self.info.boundary.sides[axis][side]
+        return np.array([_value(rule, self.info, axis, component) for component in range(self.info.channels)])
+
+
+def _value(rule: Rule, info: FieldInfo, axis: str, component: int) -> float:
+    if rule.normal is not None and rule.tangential is not None:
+        across = bool(info.components) and info.components[component] == axis
+        return _value(rule.normal if across else rule.tangential, info, axis, component)
+    return rule.value[component] if isinstance(rule.value, tuple) else rule.value

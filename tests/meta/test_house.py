@@ -1,0 +1,63 @@
+"""Rules of the house that a reader could not check by eye."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "hyco_engine"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FORBIDDEN = re.compile(
+    r"\bpickle\.loads?\b|\btorch\.load\(|allow_pickle\s*=\s*True|\bshell\s*=\s*True|(?<![.\w])(?:eval|exec)\("
+)
+
+
+def imported(path: Path) -> set[str]:
+    """Names of all modules that a file imports, at any depth."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_there_is_a_package_to_check() -> None:
+    assert len(MODULES) > 40
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_is_read_can_execute(path: Path) -> None:
+    assert FORBIDDEN.findall(path.read_text()) == []
+
+
+def test_the_gate_would_notice() -> None:
+    for line in ("pickle.load(f)", "torch.load(p)", "np.load(p, allow_pickle = True)", "eval(x)", "run(x, shell=True)"):
+        assert FORBIDDEN.search(line)
+    for line in ("model.eval()", "json.load(f)", "safetensors.torch.load_file(p)", "np.load(p, allow_pickle=False)"):
+        assert not FORBIDDEN.search(line)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if "builtin" not in p.relative_to(PACKAGE).parts], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_core_never_imports_builtin(path: Path) -> None:
+    assert not {name for name in imported(path) if name.startswith("hyco_engine.builtin")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_phiflow_appears_in_one_room_and_in_physics_authors_files(path: Path) -> None:
+    allowed = path.parent == PACKAGE / "physics" or path.parent == PACKAGE / "builtin" / "models"
+    if not allowed:
+        assert not {name for name in imported(path) if name.split(".")[0] in ("phi", "phiml")}
+
+
+def test_modules_stay_small_enough_to_read() -> None:
+    long = [str(p.relative_to(ROOT)) for p in MODULES if len(p.read_text().splitlines()) > 400]
+    # one page with all contracts is worth more than several short ones
+    assert long == ["hyco_engine/interfaces.py"]
