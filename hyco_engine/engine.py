@@ -227,6 +227,11 @@ class _Run:
             generated_root=assembler.generated_root,
         )
         with folders:
+            swept = folders.sweep()
+            for path in swept.removed:
+                logger.info("removed what a run that was killed had generated: %s", path)
+            for note in swept.failed:
+                self._tell("warned", note)
             self.hybrid = HybridTrainer(
                 **trainers,
                 strategy=strategy,
@@ -239,6 +244,7 @@ class _Run:
                 strict=True,
             )
             self.hybrid.train(data.train, spec.run.cycles)
+            logger.info("caches: %s", folders.summary())
 
     def _evaluate(self) -> None:
         """Full-length rollouts of both models on held-out real data, and the floor they must beat."""

@@ -141,8 +141,8 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
         ("time", _time_text(summary)),
     ]
     if folder is not None:
-        figures = sorted(path.name for path in folder.glob("figures/*") if path.is_file())
-        lines.append(("results", f"{folder}" + (f", figures/{', '.join(figures[:3])}" if figures else "")))
+        figures = sorted(f"figures/{path.name}" for path in folder.glob("figures/*") if path.is_file())
+        lines.append(("results", ", ".join([str(folder), *figures[:3]])))
         lines.append(("next", _next_text(summary, folder)))
     return [f"{title:<10}{text}" for title, text in lines]
 

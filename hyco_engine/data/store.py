@@ -99,7 +99,7 @@ def read_entry(path: Path, entry: Entry) -> Trajectory:
     found = [(tuple(values.shape), values.dtype) for values in (trajectory.dynamic, trajectory.static)]
     if found != [(dynamic, entry.dtype), (static, entry.dtype)]:
         raise Unusable("it is damaged (its tensors do not fit its metadata)")
-    if metadata.get("checksum") != _checksum(described, trajectory):
+    if metadata != {**described, "checksum": _checksum(described, trajectory)}:
         raise Unusable("it is damaged (its checksum does not fit)")
     return trajectory
 

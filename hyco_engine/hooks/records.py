@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Literal
 
 import attrs
@@ -28,3 +29,12 @@ class ModelRecord(Record):
     """A model; `role` says which of the two players it can be."""
 
     role: Literal["physical", "synthetic"]
+
+
+def imported(module: str, name: str = "build") -> Callable[[Any, Any], Any]:
+    """A factory that imports `module` when it is first called, so that the record itself stays light."""
+
+    def factory(options: Any, context: Any) -> Any:
+        return getattr(import_module(module), name)(options, context)
+
+    return factory

@@ -1,6 +1,6 @@
 """Physical models: declare fields and parameters, write one step in plain PhiFlow or torch.
 
-This package and the models' own files are the only places that know PhiFlow. Names are imported when first used, so that
+This package and the models' own files are the only places that know PhiFlow. Names are imported when first used:
 importing the package imports neither torch nor phi.
 """
 

@@ -40,7 +40,7 @@ def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str]
             return ConstantExtrapolation(float(rule.value))
         if len(rule.value) != len(components):
             raise DataError(
-                f"the boundary of {name!r} gives {len(rule.value)} values; the field has {len(components) or 1} component(s)"
+                f"the boundary of {name!r} gives {len(rule.value)} values for {len(components) or 1} component(s)"
             )
         return ConstantExtrapolation(wrap(np.asarray(rule.value, np.float64), channel(vector=",".join(components))))
     if rule.normal is not None and rule.tangential is not None:

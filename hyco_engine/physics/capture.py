@@ -40,8 +40,8 @@ class CaptureError(Exception):
 class StepRunner:
     """Runs one step in the way asked for: one graph per input shape, the newest `MAX_GRAPHS` of them.
 
-    `names` are those of the parameters, `learned` those among them that need gradients. `others()` gives parameter values
-    that differ from the present ones, for the check of a new graph. `tracing` is entered while a graph is captured.
+    `names` are those of the parameters, `learned` those among them that need gradients. `others()` gives parameter
+    values that differ from the present ones, for the check of a new graph. `tracing` is entered while a graph is captured.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class StepRunner:
         held = self._graphs.get(_key(state, bucket(size), parameters))
         if held is None:
             return self._step(state, *parameters)
-        return held[0](_pad(state, bucket(size)), *parameters)[:size]
+        graph: Step = held[0]
+        return graph(_pad(state, bucket(size)), *parameters)[:size]
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
         key = _key(state, state.shape[0], parameters)
@@ -164,7 +165,7 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
 def examine(
     step: Step, state: Tensor, parameters: Sequence[Tensor], names: Sequence[str], learned: Sequence[str], *, title: str
 ) -> None:
-    """Raise PluginError where a learned parameter does not reach the result, or something undeclared would be learned."""
+    """Raise PluginError where a learned parameter does not reach the result, or where something undeclared does."""
     if not learned:
         return
     with torch.enable_grad():
@@ -173,8 +174,8 @@ def examine(
     for name, tensor in zip(names, inputs[1:], strict=True):
         if name in learned and not any(leaf is tensor for leaf in leaves):
             raise PluginError(
-                f"{title} does not use its parameter {name!r}, which is to be learned: take it from the `parameters` that "
-                f"`step` is given, not from elsewhere, or set physical.parameters.{name}.learn = false"
+                f"{title} does not use its parameter {name!r}, which is to be learned: take it from the `parameters` "
+                f"that `step` is given, not from elsewhere, or set physical.parameters.{name}.learn = false"
             )
     for leaf in leaves:
         if not any(leaf is tensor for tensor in inputs):

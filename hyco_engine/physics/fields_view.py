@@ -15,6 +15,7 @@ from hyco_engine.physics.layout import SAMPLES, Converter
 
 FieldSample = tuple[dict[str, Field], dict[str, list[Field]]]
 """(each field at t0, the dynamic fields at t1 to T)."""
+HeldSample = tuple[Mapping[str, Field], Mapping[str, Sequence[Field]]]
 
 
 class FieldView(Samples):
@@ -58,7 +59,7 @@ class FieldSamples(Samples):
 
     def __init__(
         self,
-        samples: Sequence[tuple[Mapping[str, Field], Mapping[str, Sequence[Field]]]],
+        samples: Sequence[HeldSample],
         layout: StateLayout,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class FieldSamples(Samples):
             rollouts.append(self._converter.rollout_tensor(steps, self._dynamic))
         return torch.cat(states).to(self.dtype), torch.cat(rollouts).to(self.dtype)
 
-    def __getitem__(self, index: int) -> tuple[Mapping[str, Field], Mapping[str, Sequence[Field]]]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> HeldSample:  # type: ignore[override]
         return self.samples[index]
 
 

@@ -49,7 +49,7 @@ def _random(node: Node) -> bool:
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:
-    meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
+    meta: Any = node.meta.get("tensor_meta") if isinstance(node, Node) else None
     return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 

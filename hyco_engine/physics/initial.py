@@ -32,10 +32,10 @@ def smooth_noise(
     """`[count, *resolution]`: random fields, each different, on the CPU.
 
     Sums of Fourier, sine and cosine modes that satisfy the boundary exactly, with amplitudes
-    `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length; each sample has unit root mean square (around
-    the boundary's value, and with zero mean, where all sides are periodic or even). `scale` is a length; None: a quarter
-    of the domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along each axis,
-    where they are not the cells. Raises DataError for boundaries that no such field satisfies.
+    `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length. Each sample has unit root mean square around
+    the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a quarter of the
+    domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along each axis, where
+    they are not the cells. Raises DataError for boundaries that no such field satisfies.
     """
     shape = grid.resolution if samples is None else samples
     rules = [_rules(boundary, axis, grid.axes, component) for axis in grid.axes]
@@ -75,10 +75,11 @@ def noise_field(
     values = torch.zeros(count, field.channels, *spatial, dtype=torch.float64)
     for index in range(field.channels):
         own = field.samples(grid, index)
+        place: tuple[slice | int, ...] = (slice(None), index, *(slice(n) for n in own))
         component = index if field.components else None
         noise = smooth_noise(grid, field.boundary, count, generator, scale=scale, component=component, samples=own)
         base = _base([_rules(field.boundary, axis, grid.axes, component) for axis in grid.axes], own)
-        values[(slice(None), index, *(slice(n) for n in own))] = base + amplitude * (noise - base)
+        values[place] = base + amplitude * (noise - base)
     return values
 
 
@@ -133,8 +134,8 @@ def _base(rules: list[tuple[Rule, Rule]], shape: tuple[int, ...]) -> Tensor:
     fixed = [axis for axis, sides in enumerate(rules) if any(rule.kind == "constant" for rule in sides)]
     if len(fixed) > 1:
         raise DataError(
-            "smooth initial states need one boundary value on all sides, or two values along a single axis; the boundary "
-            f"has {', '.join(f'{value:g}' for value in sorted(constants))}"
+            "smooth initial states need one boundary value on all sides, or two values along a single axis; the "
+            f"boundary has {', '.join(f'{value:g}' for value in sorted(constants))}"
         )
     size = shape[fixed[0]]
     first, last = (float(rule.value) for rule in rules[fixed[0]])  # type: ignore[arg-type]

@@ -141,9 +141,9 @@ class Converter:
                 expand_values=True,
             )
         elif info.components:
-            own = components[0][1]
+            sizes = components[0][1]
             block = values[(slice(None), slice(None), *(slice(n) for n in grid.resolution))]
-            data = wrap(block, samples, channel(vector=",".join(info.components)), *own)
+            data = wrap(block, samples, channel(vector=",".join(info.components)), *sizes)
         else:
             part, sizes = components[0]
             data = wrap(part, samples, *sizes)

@@ -50,8 +50,8 @@ class _Entry:
 class Learnables(nn.Module):
     """The parameters of one physics.
 
-    Those to be learned are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), mapped to values within their
-    bounds by a smooth transform; those known are buffers (`fixed.<name>`).
+    Those to be learned are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), mapped to values within
+    their bounds by a smooth transform; those known are buffers (`fixed.<name>`).
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Learnables(nn.Module):
 
     def values(self, raw: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Physical values by name, 0-d or `[*resolution]`, differentiable with respect to `raw` (None: their own)."""
-        raw = self.raw if raw is None else raw
+        chosen: Mapping[str, Tensor] | nn.ParameterDict = self.raw if raw is None else raw
         return {
-            name: entry.transform.to_value(raw[name]) if entry.learn else getattr(self.fixed, name)
+            name: entry.transform.to_value(chosen[name]) if entry.learn else getattr(self.fixed, name)
             for name, entry in self._entries.items()
         }
 
@@ -213,7 +213,7 @@ def _check_within(name: str, value: Tensor, transform: Transform, *, key: str) -
     if not (transform.lower < low and high < transform.upper):
         given = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         raise SpecError(
-            f"{name} = {given} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}): choose a value "
-            "between them or give other bounds",
+            f"{name} = {given} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}): choose a "
+            "value between them or give other bounds",
             key=key,
         )

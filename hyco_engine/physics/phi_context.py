@@ -18,11 +18,12 @@ def phi_context(state: Tensor) -> Iterator[None]:
     """PhiFlow computes in the state's precision, and what it creates itself is torch, on the state's device.
 
     PhiML's precision, backend and device are global; they are put back afterwards. PhiFlow's own CFL warnings are
-    silenced: `FlowPhysics.stability` says it once and better.
+    silenced, since `FlowPhysics.stability` says it once and better, and so are its deprecations, which are its business.
     """
     before = TORCH.get_default_device()
     with TORCH, precision(torch.finfo(state.dtype).bits), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CFL condition violated.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"phi(ml)?\.")
         TORCH.set_default_device(_device_of(state))
         try:
             yield

@@ -33,8 +33,6 @@ def parameters_summary(
     summary = {}
     for name, value in final.items():
         true = truth.get(name)
-        if true is not None:
-            true = true.to(value.dtype).cpu()
         summary[name] = {
             "initial": _told(initial[name], folder, f"{name}-initial"),
             "final": _told(value, folder, f"{name}-final"),
@@ -49,7 +47,7 @@ def parameters_summary(
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
     """|value - truth| / |truth|, in the L2 norm for fields; absolute where the truth is 0."""
-    difference = float((value - truth).double().norm())
+    difference = float((value.double() - truth.double()).norm())
     size = float(truth.double().expand_as(value).norm())
     return difference / size if size else difference
 

@@ -231,7 +231,7 @@ def test_summary_of_fields_and_many_parameters(tmp_path: Path) -> None:
         "learned   nu 0.1 -> mean 0.5 [0.25, 1]; a 1 -> 2; b 1 -> 2; c 1 -> 2; ...",
         "errors    test nrmse: surrogate -, persistence 0.5",
         "time      0.0 s",
-        f"results   {tmp_path}, figures/history.png, rollout.png",
+        f"results   {tmp_path}, figures/history.png, figures/rollout.png",
         f"next      hyco-engine evaluate {tmp_path} --split test, or use it: hyco-engine predict --help",
     ]
 

@@ -1,55 +1,46 @@
-"""Built-in models. Factories import torch and PhiFlow; this module must not."""
+"""Built-in models. Factories import torch and PhiFlow when called; this module must not."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-from hyco_engine.builtin.models.options_physical import BurgersOptions
-from hyco_engine.builtin.models.options_synthetic import ResNetOptions, UNetOptions
+from hyco_engine.builtin.models import options_physical as physical
+from hyco_engine.builtin.models import options_synthetic as synthetic
 from hyco_engine.hooks.hookspecs import hookimpl
-from hyco_engine.hooks.records import ModelRecord
+from hyco_engine.hooks.records import ModelRecord, imported
 
 
-def _burgers(options: BurgersOptions, context: Any) -> Any:
-    from hyco_engine.builtin.models.burgers import build
-
-    return build(options, context)
-
-
-def _resnet(options: ResNetOptions, context: Any) -> Any:
-    from hyco_engine.builtin.models.resnet import build
-
-    return build(options, context)
-
-
-def _unet(options: UNetOptions, context: Any) -> Any:
-    from hyco_engine.builtin.models.unet import build
-
-    return build(options, context)
+def _record(kind: str, role: Literal["physical", "synthetic"], options: type, summary: str) -> ModelRecord:
+    """The kind `some-kind`, built by `build` of the module `some_kind` beside this one."""
+    factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
+    return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory)
 
 
 @hookimpl
 def hyco_models() -> list[ModelRecord]:
     return [
-        ModelRecord(
-            kind="burgers",
-            role="physical",
-            summary="viscous Burgers equation in 1 to 3 dimensions; viscosity as a number or a field",
-            options=BurgersOptions,
-            factory=_burgers,
+        _record(
+            "burgers",
+            "physical",
+            physical.BurgersOptions,
+            "viscous Burgers equation in 1 to 3 dimensions; viscosity as a number or a field",
         ),
-        ModelRecord(
-            kind="resnet",
-            role="synthetic",
-            summary="residual convolutional network at full resolution; predicts the change of one step",
-            options=ResNetOptions,
-            factory=_resnet,
+        _record(
+            "gray-scott",
+            "physical",
+            physical.GrayScottOptions,
+            "Gray-Scott reaction and diffusion of two substances; diffusivities, feed and kill rates",
         ),
-        ModelRecord(
-            kind="unet",
-            role="synthetic",
-            summary="convolutions on halved resolutions, with skips; predicts the change of one step",
-            options=UNetOptions,
-            factory=_unet,
+        _record(
+            "resnet",
+            "synthetic",
+            synthetic.ResNetOptions,
+            "residual convolutional network at full resolution; predicts the change of one step",
+        ),
+        _record(
+            "unet",
+            "synthetic",
+            synthetic.UNetOptions,
+            "convolutions on halved resolutions, with skips; predicts the change of one step",
         ),
     ]

@@ -36,8 +36,6 @@ def _check_bounds(value: Mapping[str, tuple[float, float]]) -> None:
     for axis, (lower, upper) in value.items():
         if not lower < upper:
             raise ValueError(f"the lower bound of {axis} must be below the upper one, not {lower:g} and {upper:g}")
-        if upper - lower == float("inf"):
-            raise ValueError(f"the bounds of {axis} must be finite, not {lower:g} and {upper:g}")
 
 
 def _check_letters(value: str) -> None:
