@@ -35,8 +35,11 @@ class ParameterDeclaration:
     transform: Literal["auto", "linear", "log"] = "auto"
 
     def __attrs_post_init__(self) -> None:
-        if not self.name.isidentifier() or hasattr(nn.ParameterDict, self.name):
+        if not self.name.isidentifier() or hasattr(nn.ParameterDict(), self.name):
             raise PluginError(f"{self.name!r} cannot name a parameter: use another Python identifier")
+        for lower, upper in (self.bounds, self.field_bounds or self.bounds):
+            if not lower < upper:
+                raise PluginError(f"the bounds of {self.name!r} are empty: ({lower:g}, {upper:g})")
 
 
 @attrs.frozen(kw_only=True)
@@ -144,7 +147,7 @@ class Learnables(nn.Module):
         if setting.field and grid is None:
             raise SpecError(f"{name} can be a field only where the data has a grid", key=f"{key}.field")
         start = _start(declaration, setting, grid if setting.field else None, key)
-        lower, upper = _bounds(declaration, setting, key)
+        lower, upper = _bounds(declaration, setting)
         if setting.transform == "log" and not math.isfinite(lower):
             raise SpecError(f"the log scale needs a lower bound; the bounds are ({lower:g}, {upper:g})", key=key)
         rms = float(start.square().mean().sqrt())
@@ -160,15 +163,12 @@ class Learnables(nn.Module):
         )
 
 
-def _bounds(declaration: ParameterDeclaration, setting: ParameterSetting, key: str) -> tuple[float, float]:
-    bounds = setting.bounds
-    if bounds is None:
-        field_bounds = declaration.field_bounds if setting.field else None
-        bounds = declaration.bounds if field_bounds is None else field_bounds
-    lower, upper = bounds
-    if not lower < upper:
-        raise SpecError(f"the lower bound {lower:g} must be below the upper one, {upper:g}", key=f"{key}.bounds")
-    return lower, upper
+def _bounds(declaration: ParameterDeclaration, setting: ParameterSetting) -> tuple[float, float]:
+    if setting.bounds is not None:
+        return setting.bounds
+    if setting.field and declaration.field_bounds is not None:
+        return declaration.field_bounds
+    return declaration.bounds
 
 
 def _start(declaration: ParameterDeclaration, setting: ParameterSetting, grid: Grid | None, key: str) -> Tensor:

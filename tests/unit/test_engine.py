@@ -286,11 +286,11 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
 @pytest.mark.parametrize(
     ("error", "message", "key", "tables"),
     [
-        (DataError, "no simulation", "data.split.test", {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}}),
+        (DataError, "'7:9' reaches outside of the data, which has 4 simulations", "data.split.test", {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}}),
         (SpecError, "there is no loss term 'v'; the terms are u", "loss.terms.v", {"loss": {"terms": {"v": {"scale": 2.0}}}}),
         (SpecError, "has no parameter 'mu'", "physical.parameters.mu", {"physical": {"parameters": {"mu": {}}}}),
-        (SpecError, "too small", "synthetic.levels", {"synthetic": {"kind": "unet", "width": 4, "levels": 6}}),
-        (SpecError, "no 'cuda:7'", "run.device", {"run": {"device": "cuda:7"}}),
+        (SpecError, "6 levels need 128 or more cells along each axis, and axis x has 16: set levels = 3", "synthetic.levels", {"synthetic": {"kind": "unet", "width": 4, "levels": 6}}),
+        (SpecError, "the device 'cuda:7' cannot be used", "run.device", {"run": {"device": "cuda:7"}}),
     ],
 )
 def test_mistakes_that_only_the_data_shows_are_told_before_any_training(

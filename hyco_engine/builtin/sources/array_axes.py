@@ -43,8 +43,9 @@ class Evidence:
 
     look: Callable[[int], EndLook]
     """Side 0 (lower) or 1 (upper)."""
-    repeats: Callable[[], bool]
-    """Whether the last samples equal the first."""
+    repeats: Callable[[], bool | None]
+    """Whether the last samples repeat the first; None: they are equal, but so are their neighbours, as in a field that
+    is symmetric, or flat, at its ends."""
 
 
 @attrs.frozen(kw_only=True)
@@ -168,7 +169,15 @@ def _by_positions(
     if points == "nodes":
         gaps = (0.0, 0.0)
     elif points == "auto" and sides == ("periodic", "periodic"):
-        gaps = (0.0, 0.0) if evidence.repeats() else gaps
+        repeats = evidence.repeats()
+        if repeats is None:
+            raise DataError(
+                f"along {axis} the last samples equal the first, but neither they nor the positions tell whether they are "
+                f"the same point of the period; give bounds.{axis} = [lower, upper], or set points: \"nodes\" if the "
+                f'last repeats the first, else "cells"',
+                key="data.points",
+            )
+        gaps = (0.0, 0.0) if repeats else gaps
     elif points == "auto" and "fixed" in sides:
         looks = {side: evidence.look(side) for side in (0, 1) if sides[side] == "fixed"}
         for side, look in looks.items():

@@ -58,9 +58,12 @@ class FieldSamples:
         told = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.6g}"
         return EndLook(kind="another value", told=told)
 
-    def repeats(self, axis: str) -> bool:
-        """Whether the last samples equal the first."""
-        return self._jump(axis, self.inner()) <= self.tolerance
+    def repeats(self, axis: str) -> bool | None:
+        """Whether the last samples repeat the first; None where that cannot be told from a symmetric or flat field."""
+        if self._jump(axis, self.inner()) > self.tolerance:
+            return False
+        inside = attrs.evolve(self, values=np.take(self.values, range(1, n - 1), i)) if (n := self.values.shape[i := 2 + self.space.index(axis)]) > 3 else self
+        return True if inside._jump(axis, self.inner()) > self.tolerance else None
 
     def _jump(self, axis: str, others: dict[str, slice]) -> float:
         return float(np.abs(self.end(axis, 1, others) - self.end(axis, 0, others)).max())

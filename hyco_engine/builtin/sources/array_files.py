@@ -92,7 +92,7 @@ class ArrayReader(ABC):
         """Raises DataError where a whole array does not fit into memory."""
         stored = self.arrays[name]
         size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
-        free = psutil.virtual_memory().available
+        free = _free_memory()
         if size > free:
             raise DataError(
                 f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory "
@@ -194,6 +194,10 @@ class Mat73Reader(ArrayReader):
         raise NotImplementedError
 
 
+def _free_memory() -> int:
+    return int(psutil.virtual_memory().available)
+
+
 def _is_elsewhere(dataset: h5py.Dataset) -> bool:
     """Whether the numbers are in another file, which the user did not name."""
     return bool(dataset.is_virtual or dataset.external)
@@ -236,7 +240,7 @@ def open_arrays(path: Path) -> ArrayReader:
         return NpyReader(path)
     if not path.is_file():
         folder = next(parent for parent in path.parents if parent.is_dir())
-        raise DataError(f"there is no file {path}{_nearby(folder, path.name)}", key=KEY)
+        raise DataError(f"there is no file {path}{_nearby(folder, path.relative_to(folder).parts[0])}", key=KEY)
     if path.suffix == ".npy":
         return NpyReader(path)
     if path.suffix == ".npz":
@@ -276,6 +280,6 @@ def content_hash(files: Iterable[Path]) -> str:
                 continue
             digest.update(f"{status.st_mtime_ns}\n".encode())
             for i in range(_SAMPLES):
-                file.seek(i * (status.st_size - _BLOCK) // (_SAMPLES - 1))
+                file.seek(i * max(0, status.st_size - _BLOCK) // (_SAMPLES - 1))
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()

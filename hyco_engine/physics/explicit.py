@@ -1,0 +1,125 @@
+"""Explicit time stepping: classical Runge-Kutta, and step sizes chosen and judged by a scheme's stability limits."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+from phi.field import Field
+from torch import Tensor
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.physics.model import FlowPhysics
+
+MAX_COURANT = 2.06
+"""Limit of sum |u| dt/dx: classical Runge-Kutta's 2.83 over the 1.372 of the fourth-order first derivative."""
+MAX_DIFFUSIVE = 0.52
+"""Limit of sum D dt/dx^2: classical Runge-Kutta's 2.785 over the 16/3 of the fourth-order second derivative."""
+LEARNING_ROOM = 1.5
+"""Internal steps stay stable while what limits them grows to this multiple of its start."""
+
+State = dict[str, Any]
+"""Values of the dynamic fields by name, as phi tensors."""
+
+
+@attrs.frozen(kw_only=True)
+class Limit:
+    """A dimensionless number that a scheme bounds: `rate * dt < limit`."""
+
+    number: str
+    """How the number is written, such as `sum D dt/dx^2`."""
+    values: str
+    """What it was computed from, such as `D up to 0.2`."""
+    rate: float
+    limit: float
+
+
+def courant(layout: StateLayout, speed: float, name: str, limit: float = MAX_COURANT) -> Limit:
+    """The Courant number of a speed, summed over the axes."""
+    rate = sum(speed / dx for dx in layout.grid.spacing)
+    return Limit(number=f"sum {name} dt/dx", values=f"{name} up to {speed:.3g}", rate=rate, limit=limit)
+
+
+def diffusive(layout: StateLayout, diffusivity: float, name: str, limit: float = MAX_DIFFUSIVE) -> Limit:
+    """The diffusion number of a diffusivity, summed over the axes."""
+    rate = sum(max(diffusivity, 0.0) / dx**2 for dx in layout.grid.spacing)
+    return Limit(number=f"sum {name} dt/dx^2", values=f"{name} up to {diffusivity:.3g}", rate=rate, limit=limit)
+
+
+class ExplicitPhysics(FlowPhysics):
+    """A physics whose scheme is stable while all its numbers, each over its limit, have a sum of squares below 1."""
+
+    kind: ClassVar[str]
+    max_step: float = math.inf
+    """The longest internal step for accuracy."""
+
+    @abstractmethod
+    def limits(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
+    ) -> Sequence[Limit]:
+        """What bounds the time step for fields of these largest magnitudes; a field not in `size` is not known."""
+
+    def internal_steps(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
+    ) -> int:
+        load = LEARNING_ROOM * _load(self.limits(layout, size, parameters))
+        # the tolerance keeps a dt that is a multiple of max_step up to rounding from one step more
+        return max(1, math.ceil(dt * max(load, 1 / self.max_step) - 1e-9))
+
+    def stability(
+        self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
+    ) -> str | None:
+        size = {name: float(values.abs().max()) for name, values in state.items()}
+        limits = self.limits(layout, size, parameters)
+        load = _load(limits)
+        if dt * load <= 1:
+            return None
+        numbers = "; ".join(
+            f"{part.number} = {part.rate * dt:.3g} (limit {part.limit:g}) with {part.values}" for part in limits
+        )
+        return (
+            f"{self.kind}: steps of dt = {dt:g} are too long: {numbers}. Set physical.dt to at most {1 / load:.3g}, or "
+            "use a coarser grid"
+        )
+
+
+def _load(limits: Sequence[Limit]) -> float:
+    return math.hypot(*(part.rate / part.limit for part in limits))
+
+
+def euler(rate: Callable[[State], State], state: State, dt: float) -> State:
+    """One forward Euler step."""
+    return _moved(state, dt, rate(state))
+
+
+def rk4(rate: Callable[[State], State], state: State, dt: float) -> State:
+    """One classical Runge-Kutta step."""
+    k1 = rate(state)
+    k2 = rate(_moved(state, dt / 2, k1))
+    k3 = rate(_moved(state, dt / 2, k2))
+    k4 = rate(_moved(state, dt, k3))
+    return {name: v + dt / 6 * (k1[name] + 2 * (k2[name] + k3[name]) + k4[name]) for name, v in state.items()}
+
+
+def heun(rate: Callable[[State], State], state: State, dt: float) -> State:
+    """One step of the second-order strong-stability-preserving Runge-Kutta method."""
+    k1 = rate(state)
+    k2 = rate(_moved(state, dt, k1))
+    return {name: v + dt / 2 * (k1[name] + k2[name]) for name, v in state.items()}
+
+
+def _moved(state: State, dt: float, rates: State) -> State:
+    return {name: v + dt * rates[name] for name, v in state.items()}
+
+
+def values_of(parameter: Any) -> Any:
+    """A parameter, number or field, as what multiplies values on the grid."""
+    return parameter.values if isinstance(parameter, Field) else parameter
+
+
+def spacing(field: Field) -> dict[str, float]:
+    """Cell size along each axis."""
+    return {axis: float(field.dx.vector[axis]) for axis in field.resolution.names}
