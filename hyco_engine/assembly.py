@@ -32,7 +32,7 @@ from hyco_engine.interfaces import (
     Trajectory,
     TrajectorySource,
 )
-from hyco_engine.spec.choices import Choice, NormalizerChoice, PhysicalChoice
+from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TermSetting
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
 from hyco_engine.training.losses import Objective, objective_for
@@ -225,7 +225,7 @@ class Assembler:
         choice = self.spec.augmentation.cache
         if choice.kind != decision.kind:
             record = self.registry.get(choice.hook, decision.kind)
-            choice = attrs.evolve(choice, kind=decision.kind, options=record.options())
+            choice = CacheChoice(kind=decision.kind, options=record.options())
         return cast("CacheBackend", self.build(choice, CacheBackend, self.context()))
 
     def trackers(self) -> list[Tracker]:

@@ -78,7 +78,8 @@ class Engine:
         with self._located():
             assembler = Assembler(self.spec, self.registry)
             trackers = assembler.trackers()
-            folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, None if run_dir is None else Path(run_dir))
+            own = None if run_dir is None else Path(run_dir)
+            folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
             return _Run(assembler, self._loaded, folder, (folder, *self._callbacks, *trackers)).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
@@ -222,7 +223,8 @@ class _Run:
             logger.info("generated samples: %s", self.decision.reason)
         folders = CacheManager(
             spec.paths.cache,
-            run_id=f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}",
+            # the folder's name is the user's, and may be none for a cache
+            run_id=f"run-{uuid.uuid4().hex[:12]}",
             dset=spec.data.name,
             generated_root=assembler.generated_root,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -162,13 +163,12 @@ def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path
 
 
 def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
-    import io
-
     buffer = io.BytesIO()
     array = rollout.numpy()
     if path.suffix == ".npz":
         axis = rollout.ndim - layout.n_axes - 1
-        np.savez(buffer, **{f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic})
+        fields = {f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic}
+        np.savez(buffer, **fields)  # type: ignore[arg-type]  # the stubs take any keyword for allow_pickle
     elif path.suffix == ".npy":
         np.save(buffer, array, allow_pickle=False)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from hyco_engine.training.rollout import evaluating, rollout
 
 # A perfect step would make every geometric mean 0.
 _FLOOR = 1e-12
+# Trajectories rolled out as one batch, so that memory stays bounded.
+_AT_ONCE = 16
 
 
 def persistence(state: Tensor, steps: int, n_dynamic: int) -> Tensor:
@@ -48,14 +50,16 @@ def rollout_errors(
 ) -> dict[str, Any]:
     """`nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
-    Trajectories of equal length are rolled out as one batch; at a lead time that some do not reach, the others count.
+    Trajectories of equal length are rolled out together; at a lead time that some do not reach, the others count.
     """
     sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
     for length in sorted({len(t.dynamic) for t in trajectories}):
-        group = [t for t in trajectories if len(t.dynamic) == length]
-        start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
-        targets = torch.stack([t.dynamic[1:] for t in group])
-        sums.add(predict(start, length - 1).cpu(), targets)
+        alike = [t for t in trajectories if len(t.dynamic) == length]
+        for first in range(0, len(alike), _AT_ONCE):
+            group = alike[first : first + _AT_ONCE]
+            start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
+            targets = torch.stack([t.dynamic[1:] for t in group])
+            sums.add(predict(start, length - 1).cpu(), targets)
     return sums.metrics()
 
 
@@ -141,7 +145,7 @@ class HeldOutSamples(HeldOut):
     def measure(self, model: nn.Module) -> dict[str, Any]:
         sums: dict[str, Tensor] = {spec.name: torch.zeros(2, dtype=torch.float64) for spec in self._objective.specs}
         with torch.no_grad(), evaluating(model):
-            for indices in torch.arange(len(self._samples)).split(self._batch_size):
+            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
                 for term in self._objective(model, self._samples.batch(indices)):
                     weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
                     part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
@@ -161,6 +165,6 @@ def _geometric_mean(values: Tensor, seen: Tensor) -> float:
     return float(values.clamp(min=_FLOOR).log().mean().exp())
 
 
-def _mean(values: Any) -> float:
-    values = [value if math.isfinite(value) else math.inf for value in values]
-    return sum(values) / len(values)
+def _mean(values: Iterable[float]) -> float:
+    finite_or_inf = [value if math.isfinite(value) else math.inf for value in values]
+    return math.fsum(finite_or_inf) / len(finite_or_inf)

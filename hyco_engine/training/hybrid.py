@@ -135,11 +135,13 @@ class HybridTrainer:
             self._check_balance(phase, cycle, data, augmentation)
             epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
             name = f"train_{phase.player}"
+            before = trainer.epochs_done
             with self._timed(name, cycle, total=epochs):
 
                 def observe(record: Mapping[str, Any]) -> None:
                     self._tell("metrics", {"cycle": cycle, "phase": name, **record})
-                    self._tell("progress", {"cycle": cycle, "phase": name, "done": record["epoch"], "total": epochs})
+                    done = record["epoch"] - before
+                    self._tell("progress", {"cycle": cycle, "phase": name, "done": done, "total": epochs})
 
                 terms = () if augmentation is None else augmentation.terms
                 result = trainer.train(data, epochs, terms=terms, observe=observe)

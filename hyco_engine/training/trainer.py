@@ -122,7 +122,7 @@ class Trainer:
     ) -> dict[str, float]:
         epoch = _Epoch()
         order = torch.randperm(len(data), generator=self._generator("shuffle"))
-        batches = order.split(self.settings.batch_size)
+        batches = torch.split(order, self.settings.batch_size)
         data.upcoming(batches)
         draws = self._generator("terms")
         for k, indices in enumerate(batches):
@@ -147,7 +147,7 @@ class Trainer:
         self, optimizer: FullBatch, data: AugmentedDataset, terms: Sequence[ExtraTerm]
     ) -> dict[str, float]:
         """One iteration over all samples, accumulated in chunks, so that its size does not bound the batch."""
-        chunks = torch.arange(len(data)).split(self.settings.batch_size)
+        chunks = torch.split(torch.arange(len(data)), self.settings.batch_size)
         totals: dict[str, float] = {}
         for indices in chunks:
             for name, weight in self._term_weights(data, indices).items():

@@ -7,7 +7,6 @@ import os
 import zipfile
 from pathlib import Path
 
-import attrs
 import h5py
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from data_cases import choice
 from hyco_engine.builtin.sources import array_files
 from hyco_engine.builtin.sources.arrays import ArraysSource
 from hyco_engine.builtin.sources.options import ArraysOptions, Variable
-from hyco_engine.data.fields import Rule
 from hyco_engine.data.manager import DataManager
 from hyco_engine.errors import DataError, HycoError, SpecError
 from hyco_engine.spec.choices import ArrayFile, BoundarySetting, Profile, Split
@@ -235,7 +233,7 @@ def test_values_that_vary_at_the_ends_are_cells(tmp_path):
 
 
 def test_two_axes_decide_each_for_itself(tmp_path):
-    values = np.stack([np.outer(np.sin(2 * np.pi * NODES), np.cos(2 * np.pi * CELLS)) * a for a in (1, 0.5, 0.25)])
+    values = np.stack([np.outer(np.sin(2 * np.pi * NODES), np.sin(2 * np.pi * CELLS)) * a for a in (1, 0.5, 0.25)])
     path = tmp_path / "a.npz"
     np.savez(path, u=values, x=NODES, y=CELLS)
     walls = {"x": 0, "y": "periodic"}
@@ -256,6 +254,21 @@ def test_corners_belong_to_no_side(tmp_path):
     bounds = {"x": (0.0, 1.0), "y": (0.0, 1.0)}
     source = opened(path, axes="txy", bounds=bounds, boundary=sides, points="nodes")
     assert source.load(0).dynamic.shape == (3, 1, 4, 4)
+
+
+@pytest.mark.parametrize("field", [np.cos(2 * np.pi * CELLS), np.exp(-((20 * (CELLS - 0.5)) ** 4))])
+def test_equal_ends_of_a_symmetric_field_prove_nothing(tmp_path, field):
+    values = np.outer([1.0, 0.5], field)
+    path = with_positions(tmp_path, values, CELLS)
+    keys = {"variables": {"u": "u"}, "coordinates": {"x": "x"}}
+    assert refused(lambda: opened(path, bounds={}, **keys)) == (
+        "data.points: along x the last samples equal the first, but neither they nor the positions tell whether they are the "
+        'same point of the period; give bounds.x = [lower, upper], or set points: "nodes" if the last repeats the first, '
+        'else "cells"'
+    )
+    assert grid_of(opened(path, **keys)) == (9, 0, 1)
+    assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0, 1)
+    assert grid_of(opened(path, bounds={}, points="nodes", **keys))[0] == 8
 
 
 def test_static_fields_lose_their_end_samples_too(tmp_path):
@@ -361,7 +374,9 @@ def test_a_normal_and_tangential_wall_on_nodes(tmp_path):
     source = opened(path, boundary={"x": wall, "y": "reflect"}, **keys)
     assert source.load(0).dynamic.shape == (3, 2, 3, 5)
     slip = {"normal": 1.0, "tangential": "zero-gradient"}
-    assert "fixes some fields and not others" in refused(lambda: opened(path, boundary={"x": slip, "y": "reflect"}, **keys))
+    assert "fixes some fields and not others" in refused(
+        lambda: opened(path, boundary={"x": slip, "y": "reflect"}, **keys)
+    )
 
 
 # --- dt ---
@@ -550,7 +565,9 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path, monkeypatch, name):
 
 
 def test_complex_numbers_are_refused(tmp_path):
-    assert "it holds complex128, and only real numbers are read" in refused(lambda: opened(saved(tmp_path, wave() * 1j)))
+    assert "it holds complex128, and only real numbers are read" in refused(
+        lambda: opened(saved(tmp_path, wave() * 1j))
+    )
     scipy.io.savemat(tmp_path / "a.mat", {"u": wave() * 1j})
     assert refused(lambda: opened(tmp_path / "a.mat").load(0)) == (
         f"data.path: {tmp_path / 'a.mat'}, array 'u' holds complex128, and only real numbers are read"
@@ -651,7 +668,14 @@ def test_large_files_are_sampled(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
 def test_burgers_shock(tmp_path):
-    options = {"variables": {"u": "usol"}, "axes": "xt", "dt": None, "time": "t", "coordinates": {"x": "x"}, "boundary": 0}
+    options = {
+        "variables": {"u": "usol"},
+        "axes": "xt",
+        "dt": None,
+        "time": "t",
+        "coordinates": {"x": "x"},
+        "boundary": 0,
+    }
     path = SHARED / "raissi_pinns" / "burgers_shock.mat"
     for bounds in ({}, {"x": (-1.0, 1.0)}):
         source = opened(path, bounds=bounds, truth={"nu": 0.01 / np.pi}, **options)
@@ -682,8 +706,3 @@ def test_gray_scott():
     v = np.load(SHARED / "hyco_grayscott" / "V_timeseries.npy")
     assert np.array_equal(source.load(0).dynamic[:, 1].numpy(), v.transpose(0, 2, 1))
     assert source.load(0).dynamic.dtype == torch.float32
-
-
-def test_rules_are_told_apart():
-    assert Rule.parse(0) == Rule(kind="constant", value=0.0)
-    assert attrs.evolve(Rule.parse("reflect"), kind="symmetric") == Rule.parse("symmetric")

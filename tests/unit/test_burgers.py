@@ -55,11 +55,11 @@ def travelling_waves(x: torch.Tensor, t: float, nu: float) -> torch.Tensor:
     return 2 * nu * k * decay * torch.sin(k * x) / phi
 
 
-@pytest.mark.parametrize("boundary", ["periodic", 0.0])
-def test_order_of_the_finite_differences(boundary: Any) -> None:
-    """Order 4 as the card declares, with dt proportional to dx, also at walls."""
-    nu, time, errors = 0.05, 0.4, []
-    for cells in (32, 64, 128):
+@pytest.mark.parametrize(("boundary", "time"), [("periodic", 0.4), (0.0, 0.1)])
+def test_order_of_the_finite_differences(boundary: Any, time: float) -> None:
+    """Order 4 as the card declares, also at walls; dt falls with dx^2."""
+    nu, errors = 0.05, []
+    for cells in (24, 48, 96):
         if boundary == "periodic":
             changes: dict[str, Any] = {}
         else:
@@ -69,8 +69,8 @@ def test_order_of_the_finite_differences(boundary: Any) -> None:
                 "grid": Grid(axes=("x",), resolution=(cells,), lower=(dx / 2,), upper=(0.5 - dx / 2,)),
                 "boundary": boundary,
             }
-        steps = 512 * cells**2 // 128**2
-        model = burgers(cells, nu=nu, dt=time / steps, inner_dt=time / steps, compile="eager", **changes)
+        steps = 4 * cells**2 // 64
+        model = burgers(cells, nu=nu, dt=time / steps, inner_dt=time / steps, **changes)
         x = torch.tensor(model.layout.grid.centers("x"), dtype=torch.float64)
         start = travelling_waves(x, 0.0, nu)[None, None]
         difference = run(model, start, steps)[0, 0] - travelling_waves(x, time, nu)

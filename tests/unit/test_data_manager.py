@@ -152,7 +152,10 @@ def test_dropping_a_staggered_field_drops_the_samples_it_needed():
             FieldsScheme(dynamic=("uu",)),
             "data.fields.dynamic: the data has no field 'uu'; did you mean 'u'? (its fields: u, v, c)",
         ),
-        (FieldsScheme(static=("density",)), "data.fields.static: the data has no field 'density' (its fields: u, v, c)"),
+        (
+            FieldsScheme(static=("density",)),
+            "data.fields.static: the data has no field 'density' (its fields: u, v, c)",
+        ),
         (
             FieldsScheme(dynamic=("u", "c")),
             "data.fields.dynamic: the field 'c' has no time axis, so it cannot be predicted; list it under static",

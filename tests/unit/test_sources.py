@@ -117,7 +117,10 @@ def test_simulations_run_together_and_each_is_simulated_once(monkeypatch):
 
 
 def test_the_first_frames_can_be_skipped():
-    whole, late = simulated(make_context(num_frames=6)).load(0), simulated(make_context(num_frames=4), skip_frames=2).load(0)
+    whole, late = (
+        simulated(make_context(num_frames=6)).load(0),
+        simulated(make_context(num_frames=4), skip_frames=2).load(0),
+    )
     torch.testing.assert_close(late.dynamic, whole.dynamic[2:])
 
 
@@ -139,9 +142,14 @@ def test_the_fingerprint_follows_what_the_data_depend_on(change):
 
 
 def test_the_fingerprint_follows_seed_and_frames():
-    found = {simulated(context).fingerprint() for context in (
-        make_context(num_frames=4), make_context(num_frames=5), attrs.evolve(make_context(num_frames=4), seed=4)
-    )}
+    found = {
+        simulated(context).fingerprint()
+        for context in (
+            make_context(num_frames=4),
+            make_context(num_frames=5),
+            attrs.evolve(make_context(num_frames=4), seed=4),
+        )
+    }
     assert len(found) == 3
 
 

@@ -74,7 +74,10 @@ def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total)
     except DataError:
         return
     unit = [
-        i for parts in found.values() for s in parts for i in (range(s.start, s.stop) if by == "time" else [s.simulation])
+        i
+        for parts in found.values()
+        for s in parts
+        for i in (range(s.start, s.stop) if by == "time" else [s.simulation])
     ]
     assert len(unit) == len(set(unit))
     assert all(0 <= i < total for i in unit)

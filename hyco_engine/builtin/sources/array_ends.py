@@ -32,12 +32,10 @@ class FieldSamples:
         """What counts as equal; NaN is left out."""
         return TOLERANCE * float(np.nan_to_num(np.abs(self.values)).max())
 
-    def end(self, axis: str, side: int, others: slice | dict[str, slice] = slice(None)) -> Array:
+    def end(self, axis: str, side: int, others: dict[str, slice], depth: int = 0) -> Array:
         """`[T, C, ...]`: the samples at one end, NaN as 0; of the other axes only what `others` says."""
-        index: list[Any] = [slice(None), slice(None)]
-        for other in self.space:
-            part = others[other] if isinstance(others, dict) else others
-            index.append(-side if other == axis else part)
+        own = -1 - depth if side else depth
+        index: list[Any] = [slice(None), slice(None), *(own if a == axis else others[a] for a in self.space)]
         ends: Array = np.nan_to_num(self.values[tuple(index)].astype(np.float64))
         return ends
 
@@ -62,11 +60,12 @@ class FieldSamples:
         """Whether the last samples repeat the first; None where that cannot be told from a symmetric or flat field."""
         if self._jump(axis, self.inner()) > self.tolerance:
             return False
-        inside = attrs.evolve(self, values=np.take(self.values, range(1, n - 1), i)) if (n := self.values.shape[i := 2 + self.space.index(axis)]) > 3 else self
-        return True if inside._jump(axis, self.inner()) > self.tolerance else None
+        return True if self._jump(axis, self.inner(), depth=1) > self.tolerance else None
 
-    def _jump(self, axis: str, others: dict[str, slice]) -> float:
-        return float(np.abs(self.end(axis, 1, others) - self.end(axis, 0, others)).max())
+    def _jump(self, axis: str, others: dict[str, slice], depth: int = 0) -> float:
+        """The largest difference between the two ends, or between what lies `depth` samples inside of them."""
+        lower, upper = (self.end(axis, side, others, depth) for side in (0, 1))
+        return float(np.abs(upper - lower).max())
 
     def check(self, plans: dict[str, AxisPlan]) -> None:
         """Raises DataError where end samples that are left out do not say what the boundary says."""

@@ -169,8 +169,9 @@ class ArraysSource(TrajectorySource):
         looks = [self._samples(array, 0).look(axis, side) for array in self._moving]
         return looks[0] if len({look.kind for look in looks}) == 1 else EndLook(kind="varies")
 
-    def _repeats(self, axis: str) -> bool:
-        return all(self._samples(array, 0).repeats(axis) for array in self._moving)
+    def _repeats(self, axis: str) -> bool | None:
+        found = {self._samples(array, 0).repeats(axis) for array in self._moving}
+        return False if False in found else True if True in found else None
 
     def _warn_of_nodes(self) -> None:
         """Bounds alone do not tell nodes from cells; the values may."""

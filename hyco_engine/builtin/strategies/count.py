@@ -8,7 +8,7 @@ from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Strategy
 
 
 class Count(Strategy):
-    """`int(n_real * alpha)` rollouts from a random subset of the real windows' initial states, drawn afresh each cycle."""
+    """`int(n_real * alpha)` rollouts from a random subset of the real windows' starts, drawn afresh each cycle."""
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         n_real = len(context.real)

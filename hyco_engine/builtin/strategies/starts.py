@@ -11,7 +11,7 @@ from hyco_engine.interfaces import Samples
 
 
 def random_starts(real: Samples, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """`states(indices)`: initial states of `count` real windows, picked by a permutation; beyond one round, by another."""
+    """`states(indices)`: starts of `count` real windows, picked by a permutation; beyond one round, by another."""
     rounds = -(-count // len(real))
     chosen = torch.cat([torch.randperm(len(real), generator=generator) for _ in range(rounds)])[:count]
 
