@@ -18,7 +18,7 @@ from phiml.math import batch, channel, dual, precision, spatial, stack, wrap
 from torch import Tensor
 from torch.nn import functional
 
-from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError
 from hyco_engine.physics.boundaries import boundary_to_extrapolation
 
@@ -32,11 +32,8 @@ class Converter:
     def __init__(self, layout: StateLayout) -> None:
         self.layout = layout
         grid = layout.grid
-        lower, upper = (
-            wrap(np.asarray(corner, np.float64), channel(vector=",".join(grid.axes)))
-            for corner in (grid.lower, grid.upper)
-        )
-        self.cells = UniformGrid(spatial(**dict(zip(grid.axes, grid.resolution, strict=True))), Box(lower, upper))
+        # one geometry for each precision: it keeps what it computes when first asked, in the precision of that moment
+        self._cells = {dtype: _geometry(grid) for dtype in (torch.float32, torch.float64)}
         self._infos = {field.name: field for field in layout.fields}
         self._extrapolations = {
             field.name: boundary_to_extrapolation(field.boundary, grid.axes, field.components, name=field.name)
@@ -86,7 +83,7 @@ class Converter:
         rules = {axis: "periodic" if boundary.is_periodic(axis) else "zero-gradient" for axis in grid.axes}
         sizes = [spatial(**{axis: n}) for axis, n in zip(grid.axes, grid.resolution, strict=True)]
         extrapolation = boundary_to_extrapolation(Boundary.parse(rules, grid.axes), grid.axes)
-        return Field(self.cells, wrap(value, *sizes), extrapolation)
+        return Field(self._cells[value.dtype], wrap(value, *sizes), extrapolation)
 
     def tensor(
         self, fields: Mapping[str, Field], names: Sequence[str] | None = None, *, count: int | None = None
@@ -147,7 +144,7 @@ class Converter:
         else:
             part, sizes = components[0]
             data = wrap(part, samples, *sizes)
-        return Field(self.cells, data, self._extrapolations[info.name])
+        return Field(self._cells[values.dtype], data, self._extrapolations[info.name])
 
     def _channels(self, info: FieldInfo, field: Field, count: int) -> Tensor:
         """`[count, channels, *S]`."""
@@ -176,6 +173,17 @@ class Converter:
         tensor = tensor.reshape(-1, *own).expand(count, *own)
         filler = [pad for n, s in zip(reversed(own), reversed(self.layout.spatial), strict=True) for pad in (0, s - n)]
         return functional.pad(tensor, filler) if any(filler) else tensor
+
+
+def _geometry(grid: Grid) -> UniformGrid:
+    with precision(64):
+        lower, upper = (
+            wrap(np.asarray(corner, np.float64), channel(vector=",".join(grid.axes)))
+            for corner in (grid.lower, grid.upper)
+        )
+        cells = UniformGrid(spatial(**dict(zip(grid.axes, grid.resolution, strict=True))), Box(lower, upper))
+        cells.dx  # noqa: B018 - kept in float64
+    return cells
 
 
 def _precision_of(dtype: torch.dtype) -> AbstractContextManager[None]:

@@ -69,7 +69,7 @@ class LevenbergMarquardt:
         usable = values.isfinite() & gradient.isfinite().all(1) & hessian.isfinite().flatten(1).all(1)
         gradient = torch.where(usable[:, None], gradient, 0.0)
         hessian = torch.where(usable[:, None, None], hessian, torch.eye(points.shape[1], dtype=torch.float64))
-        converged = usable & (_decrease(hessian, gradient) <= 8 * self._eps * values)
+        converged = usable & (_decrease(hessian, gradient) <= self._eps * values)
         open_ = usable & ~converged
         moved = torch.zeros_like(open_)
         nonfinite, uphill = torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(open_, dtype=torch.int64)

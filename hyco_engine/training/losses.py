@@ -24,6 +24,9 @@ from hyco_engine.interfaces import (
 from hyco_engine.training.rollout import rollout
 
 
+_SQUARED = ("gaussian", "residual", "other")
+
+
 class Objective(ABC):
     """What a model is trained on: turns its predictions for a batch into loss terms."""
 
@@ -37,6 +40,18 @@ class Objective(ABC):
     def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
         """The weight `[B]` of each sample in each term: its own times the observed share of its values."""
 
+    def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """By term `[B, N]`: the sum of squares is `per_sample` times the observed share of a sample's values.
+
+        Only where all terms are `squared`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no residuals")
+
+    @property
+    def squared(self) -> bool:
+        """Whether all terms are squared errors, so that `residuals` can be had."""
+        return all(spec.kind in _SQUARED for spec in self.specs)
+
 
 class RolloutObjective(Objective):
     """Squared errors of a stepper's rollout over the horizon of the targets, one term for each dynamic field.
@@ -48,20 +63,13 @@ class RolloutObjective(Objective):
     def __init__(self, layout: StateLayout, specs: Sequence[TermSpec] | None = None) -> None:
         self.specs = tuple(specs or (TermSpec(name=field.name) for field in layout.dynamic))
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
+        self.checkpoint_every: int | None = None
+        """Steps between the states that are kept for the gradient; the others are computed again. None: all are kept."""
         self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
-        states, targets = batch
-        if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
-            raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
-        predictions = rollout(model, states, targets.shape[1])
-        if predictions.shape != targets.shape:
-            raise PluginError(
-                f"{type(model).__name__} predicts {_shape(predictions)} for states {_shape(states)}; "
-                f"expected {_shape(targets)} as [B, T, C_dyn, *S]"
-            )
-        observed = self._observed(targets)
-        squares = torch.where(observed, predictions - targets, 0.0).square()
+        differences, observed = self._differences(model, batch)
+        squares = differences.square()
         terms = []
         for spec in self.specs:
             channels = self._channels[spec.name]
@@ -78,6 +86,25 @@ class RolloutObjective(Objective):
         observed = self._observed(targets)
         shares = {name: observed[:, :, channels].flatten(1).double().mean(1) for name, channels in self._channels.items()}
         return {name: _weighted(share, sample_weight) for name, share in shares.items()}
+
+    def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        differences, _ = self._differences(model, batch)
+        parts = {name: differences[:, :, channels].flatten(1) for name, channels in self._channels.items()}
+        return {name: part * part.shape[1] ** -0.5 for name, part in parts.items()}
+
+    def _differences(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(prediction - target where it was observed, else 0; whether it was)."""
+        states, targets = batch
+        if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
+            raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
+        predictions = rollout(model, states, targets.shape[1], checkpoint_every=self.checkpoint_every)
+        if predictions.shape != targets.shape:
+            raise PluginError(
+                f"{type(model).__name__} predicts {_shape(predictions)} for states {_shape(states)}; "
+                f"expected {_shape(targets)} as [B, T, C_dyn, *S]"
+            )
+        observed = self._observed(targets)
+        return torch.where(observed, predictions - targets, 0.0), observed
 
     def _observed(self, targets: Tensor) -> Tensor:
         observed = ~targets.isnan()
@@ -122,6 +149,13 @@ class PredictorObjective(Objective):
             for name, seen in observed.items()
         }
 
+    def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        inputs, targets = batch
+        if not isinstance(targets, Mapping):
+            raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
+        outputs = model(inputs)
+        return {spec.name: _difference(spec, outputs[spec.name], targets[spec.name]) for spec in self.specs}
+
 
 def _weighted(share: Tensor, sample_weight: Tensor | None) -> Tensor:
     return share if sample_weight is None else share * sample_weight
@@ -143,6 +177,14 @@ def _elementwise(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
             return functional.cross_entropy(output, target.long(), reduction="none")
         case "bernoulli":
             return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+
+
+def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
+    """`[B, N]`, divided by sqrt(N)."""
+    observed = _is_observed(spec, target)
+    difference = torch.where(observed, output - torch.where(observed, target, 0), 0.0)
+    difference = difference.reshape(len(difference), -1)
+    return difference * difference.shape[1] ** -0.5
 
 
 class WeightedSum(LossNormalizer):

@@ -7,16 +7,37 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
-def rollout(model: nn.Module, state: Tensor, steps: int) -> Tensor:
-    """`steps` predictions of a stepper from `state [B, C_all, *S]`: `[B, steps, C_dyn, *S]`."""
+def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: int | None = None) -> Tensor:
+    """`steps` predictions of a stepper from `state [B, C_all, *S]`: `[B, steps, C_dyn, *S]`.
+
+    With `checkpoint_every`, a gradient keeps the state after every so many steps and computes what lies between again:
+    the same numbers for one more forward run, in memory that grows by states, not by all that a step computes.
+    """
+    if checkpoint_every is None or checkpoint_every >= steps or not torch.is_grad_enabled():
+        return torch.stack(_predictions(model, state, steps), dim=1)
+    parts: list[Tensor] = []
+    for start in range(0, steps, checkpoint_every):
+        count = min(checkpoint_every, steps - start)
+        parts += checkpoint(_predictions, model, state, count, use_reentrant=False)
+        state = _next(parts[-1], state)
+    return torch.stack(parts, dim=1)
+
+
+def _predictions(model: nn.Module, state: Tensor, steps: int) -> list[Tensor]:
     predictions = []
     for _ in range(steps):
-        prediction = model(state)
-        predictions.append(prediction)
-        state = torch.cat([prediction, state[:, prediction.shape[1] :]], dim=1)
-    return torch.stack(predictions, dim=1)
+        predictions.append(model(state))
+        state = _next(predictions[-1], state)
+    return predictions
+
+
+def _next(prediction: Tensor, state: Tensor) -> Tensor:
+    if state.shape[1] == prediction.shape[1]:
+        return prediction
+    return torch.cat([prediction, state[:, prediction.shape[1] :]], dim=1)
 
 
 @contextmanager

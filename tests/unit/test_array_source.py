@@ -262,8 +262,10 @@ def test_equal_ends_of_a_symmetric_field_prove_nothing(tmp_path, field):
     path = with_positions(tmp_path, values, CELLS)
     keys = {"variables": {"u": "u"}, "coordinates": {"x": "x"}}
     assert refused(lambda: opened(path, bounds={}, **keys)) == (
-        "data.points: along x the last samples equal the first, but neither they nor the positions tell whether they are the "
-        'same point of the period; give bounds.x = [lower, upper], or set points: "nodes" if the last repeats the first, '
+        "data.points: along x the last samples equal the first, but neither they nor the positions tell whether they "
+        "are the "
+        'same point of the period; give bounds.x = [lower, upper], or set points: "nodes" if the last repeats the '
+        "first, "
         'else "cells"'
     )
     assert grid_of(opened(path, **keys)) == (9, 0, 1)
@@ -294,7 +296,8 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
     path = saved(tmp_path, wave(n=9, end=True))
     opened(path, boundary=0).load(0)
     assert caplog.messages == [
-        f"{path}: the samples at both ends of x keep the boundary's value, as nodes on the bounds do, and are taken for "
+        f"{path}: the samples at both ends of x keep the boundary's value, as nodes on the bounds do, and are taken "
+        f"for "
         'cell centres half a cell inside; say which: points = "nodes" or "cells"'
     ]
     caplog.clear()
@@ -314,7 +317,8 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
         ),
         (
             {"boundary": 1.0, "bounds": {}},
-            "data.boundary: at the lower end of x, FILE, array 'u': the field 'u' of simulation 0 keeps the value 0, and "
+            "data.boundary: at the lower end of x, FILE, array 'u': the field 'u' of simulation 0 keeps the value 0, "
+            "and "
             "the boundary gives 1: a grid that does not match the boundary; correct boundary, or set "
             'points = "cells" if the samples are no boundary values',
         ),
@@ -340,8 +344,10 @@ def test_nodes_of_a_period_must_repeat(tmp_path):
     values = wave(n=9, end=True) + np.linspace(0, 1e-3, 9)
     path = saved(tmp_path, values)
     assert refused(lambda: opened(path, points="nodes").load(0)) == (
-        f"data.boundary: {path}, array 'u': the field 'u' of simulation 0 has nodes on both ends of the period along x, but "
-        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): a grid that does not match the boundary; "
+        f"data.boundary: {path}, array 'u': the field 'u' of simulation 0 has nodes on both ends of the period along "
+        f"x, but "
+        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): a grid that does not match the "
+        f"boundary; "
         f'correct bounds or boundary, or set points = "cells"'
     )
 
@@ -358,8 +364,10 @@ def test_fields_that_disagree_about_the_ends(tmp_path):
     make = lambda points: opened(tmp_path / "a.npz", variables=variables, boundary=0, points=points)  # noqa: E731
     assert grid_of(make("cells")) == (9, 0, 1)
     assert refused(lambda: make("nodes")) == (
-        "data.boundary: the samples along x are nodes, and at the lower end the boundary fixes some fields and not others, "
-        "so the end samples can be neither kept nor left out; give the fields boundaries of one sort, or interpolate them "
+        "data.boundary: the samples along x are nodes, and at the lower end the boundary fixes some fields and not "
+        "others, "
+        "so the end samples can be neither kept nor left out; give the fields boundaries of one sort, or interpolate "
+        "them "
         "onto cells"
     )
 
@@ -392,7 +400,8 @@ def test_times_give_the_step(tmp_path):
     [
         (
             [0, 1, 2, 3, 4.5, 5],
-            "data.time: the times 't' must be evenly spaced; entry 4 is 4.5 where a spacing of 1 gives 4; interpolate the "
+            "data.time: the times 't' must be evenly spaced; entry 4 is 4.5 where a spacing of 1 gives 4; "
+            "interpolate the "
             "data onto an even grid first",
         ),
         ([5, 4, 3, 2, 1, 0], "data.time: the times 't' must increase; it runs from 5 to 0"),
@@ -458,7 +467,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"bounds": {}},
             DataError,
-            "data.bounds.x: where the samples along x lie is missing: give bounds.x = [lower, upper], or name the array "
+            "data.bounds.x: where the samples along x lie is missing: give bounds.x = [lower, upper], or name the "
+            "array "
             "of their positions in coordinates.x",
         ),
         (
@@ -474,7 +484,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"variables": {"u": "u", "c": Variable(axes="y")}},
             SpecError,
-            "data.variables.u: the field 'u' has the axes 'tx', without y, which another field has; all fields share one "
+            "data.variables.u: the field 'u' has the axes 'tx', without y, which another field has; all fields share "
+            "one "
             "grid",
         ),
         (
@@ -485,7 +496,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"variables": {"u": Variable(sampling="staggered")}},
             SpecError,
-            "data.variables.u.sampling: a staggered field has one component for each axis, in the order x, along its axis c",
+            "data.variables.u.sampling: a staggered field has one component for each axis, in the order x, along its "
+            "axis c",
         ),
     ],
 )
@@ -500,7 +512,8 @@ def test_a_static_field_that_changes(tmp_path):
     np.savez(tmp_path / "a.npz", u=wave(), c=wave())
     source = opened(tmp_path / "a.npz", variables={"u": "u", "c": Variable(static=True)})
     assert refused(lambda: source.load(0)) == (
-        f"data.variables.c.static: {tmp_path / 'a.npz'}, array 'c': the field 'c' of simulation 0 is said to be static, but "
+        f"data.variables.c.static: {tmp_path / 'a.npz'}, array 'c': the field 'c' of simulation 0 is said to be "
+        f"static, but "
         "frame 1 differs from frame 0"
     )
 
@@ -530,16 +543,19 @@ def test_a_missing_file_says_what_is_there(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "notes.txt").write_text("")
     assert refused(lambda: opened(tmp_path / "wave.npy")) == (
-        f"data.path: there is no file {tmp_path / 'wave.npy'}; did you mean 'waves.npy'?; {tmp_path} holds runs, waves.npy"
+        f"data.path: there is no file {tmp_path / 'wave.npy'}; did you mean 'waves.npy'?; {tmp_path} holds runs, "
+        f"waves.npy"
     )
     assert refused(lambda: opened(tmp_path / "none" / "a.npy")) == (
         f"data.path: there is no file {tmp_path / 'none' / 'a.npy'}; {tmp_path} holds runs, waves.npy"
     )
     assert refused(lambda: opened(tmp_path / "runs")) == (
-        f"data.path: the folder {tmp_path / 'runs'} holds no .npy file; {tmp_path / 'runs'} holds neither arrays nor folders"
+        f"data.path: the folder {tmp_path / 'runs'} holds no .npy file; {tmp_path / 'runs'} holds neither arrays nor "
+        f"folders"
     )
     assert refused(lambda: opened(tmp_path / "notes.txt")) == (
-        f"data.path: cannot read {tmp_path / 'notes.txt'}: arrays are read from .npy, .npz, .mat files, or folders of .npy"
+        f"data.path: cannot read {tmp_path / 'notes.txt'}: arrays are read from .npy, .npz, .mat files, or folders "
+        f"of .npy"
     )
 
 
@@ -615,7 +631,8 @@ def test_an_array_larger_than_memory_is_told(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", u=wave())
     monkeypatch.setattr(array_files, "_free_memory", lambda: 100)
     assert refused(lambda: opened(tmp_path / "a.npz").load(0)) == (
-        f"data.path: {tmp_path / 'a.npz'}: 'u' (6, 8) takes 3.84e-07 GB, and 1e-07 GB of memory are free; save it as .npy, "
+        f"data.path: {tmp_path / 'a.npz'}: 'u' (6, 8) takes 3.84e-07 GB, and 1e-07 GB of memory are free; save it as "
+        f".npy, "
         "which is read piece by piece"
     )
     assert opened(saved(tmp_path, wave())).load(0).dynamic.shape == (6, 1, 8)

@@ -322,7 +322,8 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path)
     assert str(caught.value) == (
-        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free space, or set paths.cache "
+        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free space, or set "
+        f"paths.cache "
         f"to another folder"
     )
     target = tmp_path / "other"
@@ -369,16 +370,19 @@ def broken(value, *, group="dynamic", place=(4, 1, 3)):
     [
         (
             broken(torch.nan),
-            "data: list.txt, line 1 (v): the field 'v' of simulation 1 is nan at index x 3, frame 4; remove or repair it",
+            "data: list.txt, line 1 (v): the field 'v' of simulation 1 is nan at index x 3, frame 4; remove or "
+            "repair it",
         ),
         (
             broken(torch.nan, place=(slice(2, 4), 0)),
-            "data: list.txt, line 1 (u): the field 'u' of simulation 1 is nan at index x 0, frame 2, and 9 more near it; "
+            "data: list.txt, line 1 (u): the field 'u' of simulation 1 is nan at index x 0, frame 2, and 9 more near "
+            "it; "
             "remove or repair it",
         ),
         (
             broken(-torch.inf, group="static", place=(0, 2)),
-            "data: list.txt, line 1 (c): the field 'c' of simulation 1 is -inf at index x 2; it must be repaired at its "
+            "data: list.txt, line 1 (c): the field 'c' of simulation 1 is -inf at index x 2; it must be repaired at "
+            "its "
             "source",
         ),
     ],
@@ -407,7 +411,8 @@ def test_values_too_large_for_the_precision_are_refused(source, tmp_path):
     [
         (
             {"num_predict_steps": 6},
-            "data.num_predict_steps: a window of 6 predicted steps needs 7 frames, and the train split has 6 frames in a "
+            "data.num_predict_steps: a window of 6 predicted steps needs 7 frames, and the train split has 6 frames "
+            "in a "
             "row; set num_predict_steps to at most 5",
         ),
         (

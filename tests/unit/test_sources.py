@@ -188,7 +188,8 @@ def test_another_physics_than_the_one_that_learns():
             {},
             {"truth": {"rate": 2.0}},
             SpecError,
-            "data.truth.drift: the data is made by 'decay', which needs the true value of 'drift'; give it, for example "
+            "data.truth.drift: the data is made by 'decay', which needs the true value of 'drift'; give it, for "
+            "example "
             "truth = {drift = 0.25}",
         ),
         (
@@ -232,7 +233,8 @@ def test_another_physics_than_the_one_that_learns():
             {},
             {"physics": PhysicalChoice(kind="decay", options=DecayOptions(twins=True))},
             PluginError,
-            "Decay.initial_states drew the same state for simulations 0 and 1: it must draw from the generator it is given",
+            "Decay.initial_states drew the same state for simulations 0 and 1: it must draw from the generator it is "
+            "given",
         ),
     ],
 )

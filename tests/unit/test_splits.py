@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +68,7 @@ def test_by_simulation_keeps_each_length():
     total=st.integers(1, 40),
 )
 def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total):
-    spans = dict(zip(NAMES, zip(edges[:-1], edges[1:], strict=True), strict=True))
+    spans = dict(zip(NAMES, itertools.pairwise(edges), strict=True))
     split = Split(by=by, **{name: f"{a}:{b}" for name, (a, b) in spans.items() if name in chosen})
     frames = [total] if by == "time" else [10] * total
     try:
@@ -109,7 +111,8 @@ def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total)
         (
             Split(train=":-1", val="-3:"),
             [9] * 5,
-            "data.split.val: train 0:4 and val 2:5 share the simulations 2:4; what is validated or tested on must not be "
+            "data.split.val: train 0:4 and val 2:5 share the simulations 2:4; what is validated or tested on must "
+            "not be "
             "trained on",
         ),
         (
@@ -141,7 +144,8 @@ def test_errors(split, frames, message):
         (
             [3, 9],
             3,
-            "data.num_predict_steps: a window of 3 predicted steps needs 4 frames, and the train split has 3 frames in a "
+            "data.num_predict_steps: a window of 3 predicted steps needs 4 frames, and the train split has 3 frames "
+            "in a "
             "row; set num_predict_steps to at most 2",
         ),
         (

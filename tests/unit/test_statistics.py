@@ -117,5 +117,5 @@ def test_layout_round_trip_is_exact():
     ],
 )
 def test_a_damaged_layout_raises_value_error(broken):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         StateLayout.from_data(broken)

@@ -101,7 +101,7 @@ def test_two_dimensions_and_sample_bytes():
 def test_no_trajectories_and_wrong_settings():
     assert len(WindowDataset([], horizon=1)) == 0
     assert WindowDataset([], horizon=1).sample_bytes == 0
-    with pytest.raises(ValueError, match="^horizon and stride must be at least 1, not 0 and 1$"):
+    with pytest.raises(ValueError, match=r"^horizon and stride must be at least 1, not 0 and 1$"):
         WindowDataset([], horizon=0)
 
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import attrs
 import torch
 from torch import Tensor
 
 from hyco_engine.builtin.caches.ahead import Ahead
-from hyco_engine.builtin.caches.rows import RowLayout, header
+from hyco_engine.builtin.caches.shards import Column, Mapped, ShardLayout
 from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
-
-MAX_OPEN = 128
-"""Files kept mapped; those beyond are opened again when they are read."""
 
 GROUP_BYTES = 1_000_000
 """About how much is read at once where the order of batches is known: it should stay in the processor's cache."""
@@ -59,25 +54,12 @@ class Disk(CacheBackend):
         return samples
 
 
-@attrs.frozen(eq=False)
-class _Shard:
-    """A mapped file; `end` is its size when it was written."""
-
-    mapped: mmap.mmap
-    view: memoryview
-    end: int
-
-    def close(self) -> None:
-        self.view.release()
-        self.mapped.close()
-
-
 class DiskSamples(GeneratedSamples):
-    """Files `shard_00000.safetensors` ... of one tensor `samples [rows, row_bytes]`, a sample being one row.
+    """Files `shard_00000.safetensors` ... that hold an equal number of samples each, mapped.
 
-    Rows are held against checksums that were taken before writing and are kept in memory, each time they are read: a
-    file that was changed is noticed, whatever changed it. The sizes of files are looked at as well, since touching a
-    page beyond the end of a mapped file kills the process. A file that was removed stays for whoever has it mapped.
+    What is read is held, every time, against checksums that were taken before writing and are kept in memory: a file
+    that was changed is noticed, whatever changed it. The sizes of files are looked at as well, since touching a page
+    beyond the end of a mapped file kills the process. A file that was removed stays for whoever has it open.
     """
 
     def __init__(self, folder: Path, count: int, shard_bytes: int) -> None:
@@ -85,14 +67,12 @@ class DiskSamples(GeneratedSamples):
         self._count = count
         self._shard_bytes = shard_bytes
         self._form = Form(None, None)
-        self._layout = self._inputs = RowLayout.of({})
-        self._rows = 1
-        self._head = 0
-        self._sums = torch.zeros(count, dtype=torch.int64)
-        self._input_sums = torch.zeros(count, dtype=torch.int64)
-        self._writing: int | None = None
-        self._written = 0
-        self._shards: dict[int, _Shard] = {}
+        self._layout = ShardLayout(columns=(), rows=1, shards=0)
+        self._file_bytes = 0
+        self._mapped: dict[str, Mapped] = {}
+        self._columns: dict[str, Column] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._files: list[int] = []
         self._ahead = Ahead(self._read_all, limit=1)
         self._closed = False
 
@@ -101,50 +81,47 @@ class DiskSamples(GeneratedSamples):
 
     @property
     def nbytes(self) -> int:
-        return self._count * self._layout.row_bytes
+        return self._layout.shards * self._file_bytes
 
     # --- writing ----------------------------------------------------------------------------------------------
 
     def write(self, start: int, form: Form, made: Flat) -> None:
-        """Store samples from index `start` on; called in index order while the data set is made."""
+        """Store samples from index `start` on; called in index order while the data set is made. Raises OSError."""
         if start == 0:
-            self._form = form
-            self._layout = RowLayout.of(made)
-            self._inputs = self._layout.first(len(form.flat_names("input")))
-            self._rows = max(1, self._shard_bytes // max(1, self._layout.row_bytes))
-            self._head = len(header(self._layout, self._rows))
-            self._ahead = Ahead(self._read_all, limit=GROUP_BYTES // max(1, self._layout.row_bytes))
-        rows = self._layout.pack(made)
-        stop = start + len(rows)
-        self._sums[start:stop] = self._layout.sums(made)
-        self._input_sums[start:stop] = self._inputs.sums(made)
-        while start < stop:
-            shard, row = divmod(start, self._rows)
-            if self._writing is None:
+            self._plan(form, made)
+        rows = self._layout.rows
+        words = {name: self._columns[name].pad(values) for name, values in made.items()}
+        stop = start + len(next(iter(made.values())))
+        for name, values in words.items():
+            self._sums[name][start:stop] = values.sum(1)
+        done = start
+        while done < stop:
+            shard, row = divmod(done, rows)
+            if shard == len(self._files):
                 self._begin(shard)
-            part = rows[: self._rows - row]
-            self._append(memoryview(part.numpy()).cast("B"), self._head + row * self._layout.row_bytes)
-            start, rows = start + len(part), rows[len(part) :]
-            if start % self._rows == 0 or start == self._count:
-                self._finish(shard)
+            count = min(rows - row, stop - done)
+            for index, column in enumerate(self._layout.columns):
+                part = words[column.name][done - start : done - start + count]
+                _write_all(self._files[shard], part, self._layout.offset(index) + row * column.stride)
+            done += count
+
+    def _plan(self, form: Form, made: Flat) -> None:
+        self._form = form
+        self._layout = layout = ShardLayout.plan(made, self._count, self._shard_bytes)
+        self._file_bytes = layout.file_bytes
+        self._columns = {column.name: column for column in layout.columns}
+        self._sums = {name: torch.zeros(self._count, dtype=torch.int64) for name in made}
+        self._mapped = {column.name: Mapped(column, layout.rows, layout.shards) for column in layout.columns}
+        size = sum(column.stride for column in layout.columns)
+        self._ahead = Ahead(self._read_all, limit=GROUP_BYTES // max(1, size))
 
     def _begin(self, shard: int) -> None:
-        self._writing = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._written = shard + 1
-        head = header(self._layout, self._rows_in(shard))
-        self._append(memoryview(head.ljust(self._head)), 0)
-
-    def _append(self, data: memoryview, offset: int) -> None:
-        assert self._writing is not None
-        while data:
-            written = os.pwrite(self._writing, data, offset)
-            data, offset = data[written:], offset + written
-
-    def _finish(self, shard: int) -> None:
-        assert self._writing is not None
-        self._map(shard, self._writing)
-        os.close(self._writing)
-        self._writing = None
+        file = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._files.append(file)
+        os.ftruncate(file, self._file_bytes)
+        _write_all(file, self._layout.header(), 0)
+        for index, column in enumerate(self._layout.columns):
+            self._mapped[column.name].add(shard, file, self._layout.offset(index))
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -152,68 +129,43 @@ class DiskSamples(GeneratedSamples):
         """As in `Samples`. Raises RunError where a file was damaged."""
         return self._form.batch(self._ahead.take(indices))
 
+    def inputs(self, indices: Tensor) -> Values:
+        return self._form.values("input", self._read(indices, self._form.flat_names("input")))
+
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """The calls of `batch` to come: small ones are read together."""
         self._ahead.announce(batches)
 
-    def inputs(self, indices: Tensor) -> Values:
-        return self._form.values("input", self._read(indices, self._inputs, self._input_sums))
-
     def close(self) -> None:
         self._closed = True
         self._ahead.close()
-        if self._writing is not None:
-            os.close(self._writing)
-            self._writing = None
-        for shard in self._shards.values():
-            shard.close()
-        self._shards.clear()
-        for number in range(self._written):
-            self._path(number).unlink(missing_ok=True)
-        self._written = 0
+        for mapped in self._mapped.values():
+            mapped.close()
+        self._mapped.clear()
+        for shard, file in enumerate(self._files):
+            os.close(file)
+            self._path(shard).unlink(missing_ok=True)
+        self._files.clear()
 
     def _read_all(self, indices: Tensor) -> Flat:
-        return self._read(indices, self._layout, self._sums)
+        return self._read(indices, tuple(self._columns))
 
-    def _read(self, indices: Tensor, layout: RowLayout, sums: Tensor) -> Flat:
+    def _read(self, indices: Tensor, names: Sequence[str]) -> Flat:
         if self._closed:
             raise ValueError("these samples are closed")
-        wanted = sums.index_select(0, indices)  # refuses what is out of range
-        size, head, shards = self._layout.row_bytes, self._head, self._shards
-        places = [divmod(index, self._rows) for index in indices.tolist()]
-        for shard in {shard for shard, _ in places}:
-            self._check_size(shard)
-        buffer = layout.join([(shards[shard].view, head + row * size) for shard, row in places])
-        made = layout.split(buffer, len(places))
-        if layout.total(buffer) != int(wanted.sum()):
-            bad = (layout.sums(made) != wanted).nonzero().flatten()
-            names = sorted({self._path(places[k][0]).name for k in bad.tolist()})
-            raise RunError(self._damaged(f"{', '.join(names)} changed after being written"))
-        return made
-
-    def _check_size(self, number: int) -> None:
-        shard = self._shards.get(number)
-        try:
-            if shard is None:
-                file = os.open(self._path(number), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-                try:
-                    shard = self._map(number, file)
-                finally:
-                    os.close(file)
-            size = shard.mapped.size()
-        except (OSError, ValueError) as error:
-            raise RunError(self._damaged(f"{self._path(number).name} cannot be read: {error}")) from error
-        if size < shard.end:
-            raise RunError(self._damaged(f"{self._path(number).name} has {size} bytes, and had {shard.end}"))
-
-    def _map(self, number: int, file: int) -> _Shard:
-        end = self._head + self._rows_in(number) * self._layout.row_bytes
-        mapped = mmap.mmap(file, end, mmap.MAP_SHARED, mmap.PROT_READ)
-        self._shards[number] = shard = _Shard(mapped, memoryview(mapped), end)
-        return shard
-
-    def _rows_in(self, shard: int) -> int:
-        return min(self._rows, self._count - shard * self._rows)
+        rows = self._layout.rows
+        sums = [self._sums[name].index_select(0, indices) for name in names]  # refuses what is out of range
+        for shard in {index // rows for index in indices.tolist()}:
+            if (size := os.lseek(self._files[shard], 0, os.SEEK_END)) < self._file_bytes:
+                name = self._path(shard).name
+                raise RunError(self._damaged(f"{name} has {size} bytes, and had {self._file_bytes}"))
+        words = [self._mapped[name].words.index_select(0, indices) for name in names]
+        for got, wanted in zip(words, sums, strict=True):
+            if got.sum() != wanted.sum():
+                bad = indices[got.sum(1) != wanted]
+                changed = sorted({self._path(index // rows).name for index in bad.tolist()})
+                raise RunError(self._damaged(f"{', '.join(changed)} changed after being written"))
+        return {name: self._columns[name].unpad(got) for name, got in zip(names, words, strict=True)}
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"shard_{shard:05d}.safetensors"
@@ -224,6 +176,13 @@ class DiskSamples(GeneratedSamples):
             "the disk is sound, then resume the run; or use another folder (augmentation.cache.directory) or cache "
             "(augmentation.cache.kind)"
         )
+
+
+def _write_all(file: int, data: Tensor | bytes, offset: int) -> None:
+    left = memoryview(data if isinstance(data, bytes) else data.numpy()).cast("B")
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def _refuse_full(folder: Path, needed: int) -> None:

@@ -32,6 +32,12 @@ def hyco_models() -> list[ModelRecord]:
             "Gray-Scott reaction and diffusion of two substances; diffusivities, feed and kill rates",
         ),
         _record(
+            "heat",
+            "physical",
+            physical.HeatOptions,
+            "heat equation; conductivity as a number, a field, or a sum of Gaussians with few parameters",
+        ),
+        _record(
             "resnet",
             "synthetic",
             synthetic.ResNetOptions,

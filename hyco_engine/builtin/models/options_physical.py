@@ -30,3 +30,26 @@ class GrayScottOptions:
     )
     spots: int = option(3, help="spots of v in the initial states that simulate starts from", ge=1, le=1000)
     spot_radius: float = option(0.12, help="their mean radius, as a fraction of the domain", gt=0.0, le=0.5)
+
+
+@options
+class HeatOptions:
+    """`[physical] kind = "heat"`."""
+
+    form: Literal["conservative", "non-conservative"] = option(
+        "conservative", help="conservative: div(kappa grad u); non-conservative: kappa lap(u)"
+    )
+    conductivity: Literal["free", "bumps"] = option(
+        "free", help="free: the parameter kappa, a number or a field; bumps: a sum of Gaussians with few parameters"
+    )
+    bumps: int = option(2, help="number of Gaussians", ge=1, le=100)
+    base: float = option(0.1, help="kappa far from all bumps", unit="length^2/time", ge=0.0)
+    cap: float = option(2.5, help="largest kappa with bumps; inf: none", unit="length^2/time", gt=0.0, inf=True)
+    bump_width: float = option(1.0, help="distance at which a bump has fallen to 1/e", unit="length", gt=0.0)
+    order: Literal[2, 4] = option(
+        4, help="order of the differences in space; 2 for data made with three-point differences on the same grid"
+    )
+    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    length_scale: float = option(
+        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )

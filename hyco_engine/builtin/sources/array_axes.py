@@ -172,7 +172,8 @@ def _by_positions(
         repeats = evidence.repeats()
         if repeats is None:
             raise DataError(
-                f"along {axis} the last samples equal the first, but neither they nor the positions tell whether they are "
+                f"along {axis} the last samples equal the first, but neither they nor the positions tell whether "
+                f"they are "
                 f'the same point of the period; give bounds.{axis} = [lower, upper], or set points: "nodes" if the '
                 f'last repeats the first, else "cells"',
                 key="data.points",

@@ -1,0 +1,84 @@
+"""Derivatives of a long output with respect to a few parameters: forward mode, one tangent a parameter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Function = Callable[[Tensor], Tensor]
+TANGENT_ELEMENTS = 2**25
+"""Values of tangents that are carried at a time."""
+
+
+class ForwardJacobian:
+    """f(x) and df/dx for `x [P]`, in the first way that works, which is then kept.
+
+    "together": all tangents in one pass (vmap of jvp); "one by one": a jvp for each parameter; "differences": central
+    differences, for what forward mode cannot follow (iterative solvers, some interpolations); `reason` says why.
+    """
+
+    def __init__(self) -> None:
+        self.way = "together"
+        self.reason = ""
+
+    def __call__(self, function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """`(f [N], J [N, P])`; `size` is about the largest number of values that a tangent has on its way."""
+        x = x.detach()
+        ways = {"together": _together, "one by one": _one_by_one, "differences": _differences}
+        with torch.no_grad():
+            names = list(ways)
+            for name in names[names.index(self.way) :]:
+                try:
+                    result = ways[name](function, x, size)
+                except Exception as error:
+                    if name == "differences":
+                        raise
+                    # what a step may raise under torch.func is not foreseeable; a real fault shows again below
+                    self.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+                    logger.info("forward derivatives %s failed (%s)", name, self.reason)
+                    continue
+                self.way = name
+                return result
+        raise AssertionError("unreachable")
+
+
+def _together(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    count = max(1, TANGENT_ELEMENTS // max(1, size))
+    parts, value = [], None
+    for basis in torch.eye(len(x), dtype=x.dtype, device=x.device).split(count):
+        if len(basis) == 1:
+            value, tangent = torch.func.jvp(function, (x,), (basis[0],))
+            parts.append(tangent[None])
+            continue
+
+        def push(tangent: Tensor) -> tuple[Tensor, Tensor]:
+            value, derivative = torch.func.jvp(function, (x,), (tangent,))
+            return derivative, value
+
+        tangents, value = torch.func.vmap(push, out_dims=(0, None))(basis)
+        parts.append(tangents)
+    assert value is not None
+    return value, torch.cat(parts).T
+
+
+def _one_by_one(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    basis = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    pairs = [torch.func.jvp(function, (x,), (tangent,)) for tangent in basis]
+    return pairs[0][0], torch.stack([tangent for _, tangent in pairs], dim=1)
+
+
+def _differences(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Central differences with the step that balances rounding and curvature, eps^(1/3)."""
+    step = torch.finfo(x.dtype).eps ** (1 / 3)
+    columns = []
+    for k in range(len(x)):
+        h = step * max(1.0, abs(float(x[k])))
+        shift = torch.zeros_like(x)
+        shift[k] = h
+        columns.append((function(x + shift) - function(x - shift)) / (2 * h))
+    return function(x), torch.stack(columns, dim=1)
