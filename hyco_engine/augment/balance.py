@@ -49,7 +49,6 @@ def check_balance(
     """
     scaled = n_generated * weight
     actual = scaled / n_real if n_real else (math.inf if scaled else 0.0)
-    difference = abs(actual - expected_ratio)
     if math.isclose(actual, expected_ratio, rel_tol=1e-9, abs_tol=1e-12):
         ok, why = True, "as planned"
     elif _rounded_down(n_real, n_generated, weight, expected_ratio):
@@ -57,14 +56,10 @@ def check_balance(
         ok, why = True, f"as planned: {exact:.6g} samples, rounded down to {n_generated}"
     elif weight != 1 and n_generated and n_generated == int(n_real * expected_ratio):
         ok, why = False, _twice(n_real, n_generated, weight, expected_ratio, actual)
-    elif difference <= TOLERANCE:
+    elif abs(actual - expected_ratio) <= TOLERANCE:
         ok, why = True, f"within {TOLERANCE:g} of the plan"
     else:
-        ok, why = False, (
-            f"{n_generated} samples × weight {weight:g} give {actual:.4g} of the {n_real} real samples, the plan declares "
-            f"{expected_ratio:.4g}, and rounding down to whole samples does not explain the difference of {difference:.4g}; "
-            "correct the strategy's count, weight or expected_ratio"
-        )
+        ok, why = False, _unexplained(n_real, n_generated, weight, expected_ratio, actual)
     return Balance(
         cycle=cycle,
         phase=phase,
@@ -90,9 +85,18 @@ def _rounded_down(n_real: int, n_generated: int, weight: float, expected_ratio: 
     return n_generated == int(exact) or 0 <= exact * (1 + 1e-12) - n_generated < 1
 
 
+def _unexplained(n_real: int, n_generated: int, weight: float, expected: float, actual: float) -> str:
+    return (
+        f"{n_generated} samples × weight {weight:g} give {actual:.4g} of the {n_real} real samples, the plan declares "
+        f"{expected:.4g}, and rounding down to whole samples does not explain the difference of "
+        f"{abs(actual - expected):.4g}; correct the strategy's count, weight or expected_ratio"
+    )
+
+
 def _twice(n_real: int, n_generated: int, weight: float, expected: float, actual: float) -> str:
     return (
-        f"count int({n_real}*{expected:g})={n_generated} × weight {weight:g} gives {actual:.4g} of the real samples, the "
-        f"plan declares {expected:g}: alpha was applied twice, once as a count and once as a weight (10 % × 10 % = 1 %); "
-        f"use one of them: {n_generated} samples of weight 1, or {n_real} samples of weight {expected:g}"
+        f"count int({n_real}*{expected:g})={n_generated} × weight {weight:g} gives {actual:.4g} of the real samples, "
+        f"the plan declares {expected:g}: alpha was applied twice, once as a count and once as a weight "
+        f"(10 % × 10 % = 1 %); use one of them: {n_generated} samples of weight 1, or {n_real} samples of weight "
+        f"{expected:g}"
     )

@@ -47,16 +47,15 @@ def choose_cache(
     if not usable:
         raise SpecError(
             f"'auto' finds no cache: {why}, but of memory, disk and on-the-fly "
-            f"{'only disk is installed and there is no cache folder' if DISK in available_kinds else 'none is installed'}"
-            f" (installed: {', '.join(sorted(available_kinds)) or 'none'}); enable the plugin that offers them, or name "
-            "an installed kind",
+            f"{'only disk is installed and has no folder' if DISK in available_kinds else 'none is installed'} "
+            f"(installed: {_listed(available_kinds)}); enable the plugin that offers them, or name an installed kind",
             key=KEY,
         )
     for kind in (wanted, *_INSTEAD[wanted]):
         if kind == usable[0]:
             break
-        missing = "there is no cache folder" if kind == DISK and DISK in available_kinds else f"{kind!r} is not installed"
-        why += f"; {missing}"
+        skipped = kind == DISK and DISK in available_kinds
+        why += "; there is no cache folder" if skipped else f"; {kind!r} is not installed"
     return CacheDecision(kind=usable[0], reason=f"{why}: {usable[0]}", estimated_bytes=estimated)
 
 
@@ -70,13 +69,9 @@ def _by_size(estimated: int, budget_gb: float, size: str) -> tuple[str, str]:
     return ON_THE_FLY, f"{size}, not below the budget of {budget_gb:g} GB"
 
 
-def _forced(
-    kind: str, estimated: int, size: str, has_folder: bool, available_kinds: Collection[str]
-) -> CacheDecision:
+def _forced(kind: str, estimated: int, size: str, has_folder: bool, available_kinds: Collection[str]) -> CacheDecision:
     if kind not in available_kinds:
-        raise SpecError(
-            f"the cache {kind!r} is not installed (installed: {', '.join(sorted(available_kinds)) or 'none'})", key=KEY
-        )
+        raise SpecError(f"the cache {kind!r} is not installed (installed: {_listed(available_kinds)})", key=KEY)
     if kind == DISK and not has_folder:
         raise SpecError(
             "the cache 'disk' needs a folder and augmentation.cache.directory is \"\": name one, leave it out to use "
@@ -84,6 +79,10 @@ def _forced(
             key=KEY,
         )
     return CacheDecision(kind=kind, reason=f"{kind} is asked for; {size}", estimated_bytes=estimated)
+
+
+def _listed(kinds: Collection[str]) -> str:
+    return ", ".join(sorted(kinds)) or "none"
 
 
 def _gb(count: int) -> str:

@@ -42,46 +42,47 @@ class AugmentedDataset(Samples):
         """As in `Samples`. Raises RunError where real and generated samples do not fit together."""
         if self.generated is None or not self.n_generated:
             return self.real.batch(indices)
-        real, generated = self._places(indices)
+        mask = self.is_generated(indices)
+        generated = indices[mask] - self.n_real
         if not len(generated):
             return self.real.batch(indices)
-        theirs = self.generated.batch(indices[generated] - self.n_real)
-        if not len(real):
+        theirs = self.generated.batch(generated)
+        if len(generated) == len(indices):
             return _fresh(theirs[0]), _fresh(theirs[1])
-        ours = self.real.batch(indices[real])
-        return _mix(ours[0], theirs[0], real, generated, "input"), _mix(ours[1], theirs[1], real, generated, "target")
+        ours = self.real.batch(indices[~mask])
+        order = _order(mask)
+        return _mix(ours[0], theirs[0], order, "input"), _mix(ours[1], theirs[1], order, "target")
 
     def inputs(self, indices: Tensor) -> Values:
         if self.generated is None or not self.n_generated:
             return self.real.inputs(indices)
-        real, generated = self._places(indices)
+        mask = self.is_generated(indices)
+        generated = indices[mask] - self.n_real
         if not len(generated):
             return self.real.inputs(indices)
-        theirs = self.generated.inputs(indices[generated] - self.n_real)
-        if not len(real):
+        theirs = self.generated.inputs(generated)
+        if len(generated) == len(indices):
             return _fresh(theirs)
-        return _mix(self.real.inputs(indices[real]), theirs, real, generated, "input")
+        return _mix(self.real.inputs(indices[~mask]), theirs, _order(mask), "input")
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """Tell the order of the calls of `batch` to come, so that generated samples can be made ahead."""
         if self.generated is not None and self.n_generated:
             ours = (indices[self.is_generated(indices)] - self.n_real for indices in batches)
-            # not part of the contract yet
-            upcoming = getattr(self.generated, "upcoming", None)
-            if upcoming is not None:
-                upcoming([indices for indices in ours if len(indices)])
-
-    def _places(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions within the batch of the real and of the generated samples."""
-        mask = self.is_generated(indices)
-        return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+            self.generated.upcoming([indices for indices in ours if len(indices)])
 
 
-def _mix(ours: Values, theirs: Values, real: Tensor, generated: Tensor, what: str) -> Values:
+def _order(mask: Tensor) -> Tensor:
+    """For each place in a batch, its sample's position among first the real, then the generated ones."""
+    rank = torch.where(mask, mask.cumsum(0), (~mask).cumsum(0)) - 1
+    return torch.where(mask, rank + (~mask).sum(), rank)
+
+
+def _mix(ours: Values, theirs: Values, order: Tensor, what: str) -> Values:
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-        return _interleave(ours, theirs, real, generated, what)
+        return _interleave(ours, theirs, order, what)
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours.keys() == theirs.keys():
-        return {name: _interleave(ours[name], theirs[name], real, generated, f"{what} {name!r}") for name in ours}
+        return {name: _interleave(ours[name], theirs[name], order, f"{what} {name!r}") for name in ours}
     raise RunError(
         f"real and generated samples do not fit together: the {what} of real ones is {_kind(ours)}, of generated ones "
         f"{_kind(theirs)}; the recipe must make what the data has"
@@ -95,15 +96,15 @@ def _fresh(values: Values) -> Values:
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
 
 
-def _interleave(ours: Tensor, theirs: Tensor, real: Tensor, generated: Tensor, what: str) -> Tensor:
+def _interleave(ours: Tensor, theirs: Tensor, order: Tensor, what: str) -> Tensor:
     if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
         raise RunError(
-            f"real and generated samples do not fit together: the {what} of a real one is {_shape(ours)}, of a generated "
-            f"one {_shape(theirs)}; the recipe must make what the data has"
+            f"real and generated samples do not fit together: the {what} of a real one is {_shape(ours)}, of a "
+            f"generated one {_shape(theirs)}; the recipe must make what the data has"
         )
-    mixed = ours.new_empty((len(real) + len(generated), *ours.shape[1:]))
-    mixed.index_copy_(0, real.to(mixed.device), ours)
-    return mixed.index_copy_(0, generated.to(mixed.device), theirs.to(mixed.device))
+    # two copies in order are faster than one to scattered places
+    joined = torch.cat([ours, theirs.to(ours.device)])
+    return joined.index_select(0, order.to(joined.device))
 
 
 def _shape(values: Tensor) -> str:

@@ -89,13 +89,13 @@ class RolloutRecipe(Recipe):
         channel = (~finite[first]).nonzero()[0]
         if what == "a start":
             raise RunError(
-                f"{place}the starts for {teacher} hold non-finite values {found}, field {self._field(int(channel[0]))}); "
-                "start from states that are observed everywhere"
+                f"{place}the starts for {teacher} hold non-finite values {found}, field "
+                f"{self._field(int(channel[0]))}); start from states that are observed everywhere"
             )
         raise RunError(
-            f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {self.horizon}, field "
-            f"{self._field(int(channel[1]))}): its rollout diverges; train it longer before it teaches, or lower its "
-            "learning rate or the horizon"
+            f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {self.horizon}, "
+            f"field {self._field(int(channel[1]))}): its rollout diverges; train it longer before it teaches, or lower "
+            "its learning rate or the horizon"
         )
 
     def _field(self, channel: int) -> str:

@@ -83,7 +83,11 @@ class WindowDataset(Samples):
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """(states `[B, C_all, *S]`, targets `[B, horizon, C_dyn, *S]`), both contiguous."""
-        return self.inputs(indices), self._gather(indices, self._steps)
+        if self._frames is not None:
+            return self.inputs(indices), self._gather(indices, self._steps)
+        # every group of windows costs a call, so both are read at once
+        frames = self._gather(indices, torch.arange(self.horizon + 1))
+        return self._with_static(frames[:, 0], indices), frames[:, 1:].contiguous()
 
     def _gather(self, indices: Tensor, steps: Tensor) -> Tensor:
         """`[B, len(steps), C_dyn, *S]`: the frames that many steps after the windows' starts."""
@@ -91,14 +95,15 @@ class WindowDataset(Samples):
             rows = self._row[indices, None] + steps
             found = self._frames.index_select(0, rows.reshape(-1))
             return found.reshape(*rows.shape, *found.shape[1:])
-        rows = self._frame[indices, None] + steps
         simulation, order = self._simulation[indices].sort(stable=True)
+        rows = self._frame[indices[order], None] + steps
         groups, sizes = torch.unique_consecutive(simulation, return_counts=True)
-        first = self.trajectories[0].dynamic
-        out = first.new_empty(*rows.shape, *first.shape[1:])
-        for group, places in zip(groups.tolist(), torch.split(order, sizes.tolist()), strict=True):
-            out[places] = self.trajectories[group].dynamic[rows[places]]
-        return out
+        parts = [
+            self.trajectories[group].dynamic.index_select(0, part.reshape(-1))
+            for group, part in zip(groups.tolist(), torch.split(rows, sizes.tolist()), strict=True)
+        ]
+        found = torch.cat(parts)
+        return found.reshape(*rows.shape, *found.shape[1:]).index_select(0, order.argsort())
 
     def _with_static(self, dynamic: Tensor, indices: Tensor) -> Tensor:
         if not self._has_static:

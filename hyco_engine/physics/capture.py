@@ -41,7 +41,8 @@ class StepRunner:
     """Runs one step in the way asked for: one graph per input shape, the newest `MAX_GRAPHS` of them.
 
     `names` are those of the parameters, `learned` those among them that need gradients. `others()` gives parameter
-    values that differ from the present ones, for the check of a new graph. `tracing` is entered while a graph is captured.
+    values that differ from the present ones, for the check of a new graph. `eager` is the step as it is run where no
+    graph is (None: `step`). `tracing` is entered while a graph is captured.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class StepRunner:
         learned: Sequence[str],
         others: Callable[[], Sequence[Tensor]],
         compile: Compile = "auto",
+        eager: Step | None = None,
         tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.title = title
         self._step = step
+        self._eager = eager or step
         self._names = tuple(names)
         self._learned = tuple(learned)
         self._others = others
@@ -77,15 +80,23 @@ class StepRunner:
         if any(_transformed(tensor) for tensor in (state, *parameters)):
             return self._under_transform(state, parameters)
         if not self._examined:
-            examine(self._step, state, parameters, self._names, self._learned, title=self.title)
+            with torch.inference_mode(False):
+                examine(
+                    self._step,
+                    _plain(state),
+                    [_plain(p) for p in parameters],
+                    self._names,
+                    self._learned,
+                    title=self.title,
+                )
             self._examined = True
         if self._kind == "eager":
-            return self._step(state, *parameters)
+            return self._eager(state, *parameters)
         size = state.shape[0]
         padded = _pad(state, bucket(size))
         run = self._graph(padded, parameters)
         if run is None:
-            return self._step(state, *parameters)
+            return self._eager(state, *parameters)
         return run[1](padded, *parameters)[:size]
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -103,7 +114,8 @@ class StepRunner:
             self._graphs.move_to_end(key)
             return self._graphs[key]
         try:
-            made = self._capture(state.detach(), [parameter.detach() for parameter in parameters])
+            with torch.inference_mode(False):
+                made = self._capture(_plain(state), [_plain(parameter) for parameter in parameters])
         except CaptureError as error:
             if self._asked != "auto":
                 raise RunError(
@@ -121,13 +133,13 @@ class StepRunner:
         with self._tracing():
             graph = capture(self._step, state, parameters)
         others = [value.detach().to(state.dtype) for value in self._others()]
-        verify(self._step, graph, state, others, self._names, _TOLERANCE["graph", state.dtype])
+        verify(self._eager, graph, state, others, self._names, _TOLERANCE["graph", state.dtype])
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
         if self._kind != "inductor":
             return graph, graph
         try:
             compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-            verify(self._step, compiled, state, others, self._names, _TOLERANCE["inductor", state.dtype])
+            verify(self._eager, compiled, state, others, self._names, _TOLERANCE["inductor", state.dtype])
         except CaptureError:
             raise
         except Exception as error:
@@ -156,7 +168,9 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
         with torch.no_grad():
             graph = make_fx(step)(state, *parameters)
             if writes(graph):
-                graph = make_fx(torch.func.functionalize(step))(state, *parameters)
+                graph = make_fx(torch.func.functionalize(step), {torch.ops.aten.copy.default: _copy})(
+                    state, *parameters
+                )
             return clean(graph)
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
@@ -191,6 +205,7 @@ def verify(
     """Compare values and gradients of graph and step on another input. Raises CaptureError beyond the tolerance."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(state.shape, generator=generator, dtype=state.dtype).to(state.device)
+    state = state.nan_to_num(0.0, 0.0, 0.0)
     state = state + 0.03 * state.abs().mean() * noise
     weight: Tensor | None = None
     results = []
@@ -208,11 +223,17 @@ def verify(
             raise CaptureError(f"{label} is lost in the captured step")
         if one is not None and two is not None:
             size = float(one.abs().max())
-            error = float((one - two).abs().max())
+            # a step that overflows may do so in both
+            error = float((one - two).masked_fill(one.isnan() & two.isnan(), 0.0).abs().max())
             if not error <= tolerance * max(size, torch.finfo(one.dtype).tiny):
                 raise CaptureError(
                     f"{label} differs from that of the step as written by {error:g} at a size of {size:g}"
                 )
+
+
+def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    # what functionalize makes of `copy_`, and has no gradient
+    return source.to(into.dtype).expand(into.shape).clone()
 
 
 def _key(state: Tensor, size: int, parameters: Sequence[Tensor]) -> Any:
@@ -237,6 +258,11 @@ def _leaves(output: Tensor) -> list[Tensor]:
             found.append(node.variable)
         stack += [parent for parent, _ in node.next_functions]
     return found
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy that can take part in a gradient even where the tensor was made in inference mode."""
+    return tensor.detach().clone()
 
 
 def _transformed(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ from phi.field import Field
 from torch import Tensor
 
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.physics.model import FlowPhysics
+from hyco_engine.physics.model import Physics
 
 MAX_COURANT = 2.06
 """Limit of sum |u| dt/dx: classical Runge-Kutta's 2.83 over the 1.372 of the fourth-order first derivative."""
@@ -49,8 +49,11 @@ def diffusive(layout: StateLayout, diffusivity: float, name: str, limit: float =
     return Limit(number=f"sum {name} dt/dx^2", values=f"{name} up to {diffusivity:.3g}", rate=rate, limit=limit)
 
 
-class ExplicitPhysics(FlowPhysics):
-    """A physics whose scheme is stable while all its numbers, each over its limit, have a sum of squares below 1."""
+class ExplicitPhysics(Physics):
+    """A physics whose scheme is stable while all its numbers, each over its limit, have a sum of squares below 1.
+
+    Beside `FlowPhysics` or `TorchPhysics`, which say how the step is written.
+    """
 
     kind: ClassVar[str]
     max_step: float = math.inf

@@ -53,8 +53,8 @@ class FieldView(Samples):
 class FieldSamples(Samples):
     """A data set of samples that are held as Fields, each `(fields at t0 by name, lists of fields at t1 to T by name)`.
 
-    Lists must be equally long in all samples. Samples are turned into tensors when they are asked for, in `dtype` (None:
-    that of the Fields).
+    Lists must be equally long in all samples. Samples are turned into tensors when they are asked for, in `dtype`
+    (None: that of the Fields).
     """
 
     def __init__(

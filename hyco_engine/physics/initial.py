@@ -32,9 +32,9 @@ def smooth_noise(
     """`[count, *resolution]`: random fields, each different, on the CPU.
 
     Sums of Fourier, sine and cosine modes that satisfy the boundary exactly, with amplitudes
-    `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length. Each sample has unit root mean square around
-    the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a quarter of the
-    domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along each axis, where
+    `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length. Each sample has unit root mean square
+    around the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a quarter
+    of the domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along each axis, where
     they are not the cells. Raises DataError for boundaries that no such field satisfies.
     """
     shape = grid.resolution if samples is None else samples

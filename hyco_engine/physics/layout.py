@@ -61,6 +61,8 @@ class Converter:
         if state.dim() != 2 + len(layout.grid.axes) or tuple(state.shape[2:]) != layout.spatial:
             wanted = ", ".join(map(str, ("B", "C", *layout.spatial)))
             raise DataError(f"a state of shape {tuple(state.shape)} does not fit the layout's [{wanted}]")
+        if state.dtype not in self._cells:
+            raise DataError(f"PhiFlow computes in float32 or float64, not in {state.dtype}")
         chosen = self.names(state.shape[1]) if names is None else tuple(names)
         infos = [self._info(name) for name in chosen]
         if sum(info.channels for info in infos) != state.shape[1]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,6 +111,7 @@ class DeclaredModel(PhysicalModel):
             learned=self.learnables.learned,
             others=self._other_values,
             compile=context.compile,
+            eager=self._eager,
             tracing=self._tracing,
         )
 
@@ -145,9 +147,12 @@ class DeclaredModel(PhysicalModel):
     def _step(self, state: Tensor, *values: Tensor) -> Tensor:
         """One internal step: `[B, C_all, *S] -> [B, C_dyn, *S]`; `values` are the parameters in declared order."""
 
-    def _tracing(self) -> Any:
-        from contextlib import nullcontext
+    def _eager(self, state: Tensor, *values: Tensor) -> Tensor:
+        """`_step` as it is run where it is not captured."""
+        return self._step(state, *values)
 
+    def _tracing(self) -> AbstractContextManager[Any]:
+        """Entered while the step is captured."""
         return nullcontext()
 
     def _other_values(self) -> list[Tensor]:
@@ -200,7 +205,12 @@ class FlowModel(DeclaredModel):
             )
         return new
 
-    def _tracing(self) -> Any:
+    def _eager(self, state: Tensor, *values: Tensor) -> Tensor:
+        from hyco_engine.physics.phi_context import run_in_context
+
+        return run_in_context(self._step, state, *values)
+
+    def _tracing(self) -> AbstractContextManager[Any]:
         from hyco_engine.physics.phi_context import phi_tracing
 
         return phi_tracing()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from phiml.backend.torch import TORCH
 from phiml.math import precision
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @contextmanager
@@ -18,17 +19,54 @@ def phi_context(state: Tensor) -> Iterator[None]:
     """PhiFlow computes in the state's precision, and what it creates itself is torch, on the state's device.
 
     PhiML's precision, backend and device are global; they are put back afterwards. PhiFlow's own CFL warnings are
-    silenced, since `FlowPhysics.stability` says it once and better, and so are its deprecations, which are its business.
+    silenced, since `FlowPhysics.stability` says it once and better; so are its deprecations, which are its business.
     """
     before = TORCH.get_default_device()
+    native_sample = TORCH.grid_sample
+
+    def grid_sample(grid: Tensor, coordinates: Tensor, extrapolation: str) -> Any:
+        # torch takes NaN for some valid place, and may crash the interpreter in the gradient: here NaN stays NaN
+        finite = torch.where(coordinates.isfinite(), coordinates, torch.zeros_like(coordinates))
+        result = native_sample(grid, finite, extrapolation)
+        return result if result is NotImplemented else result + ((coordinates - finite) * 0).sum(-1, keepdim=True)
+
     with TORCH, precision(torch.finfo(state.dtype).bits), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CFL condition violated.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"phi(ml)?\.")
+        warnings.filterwarnings("ignore", message="`torch.jit.*` is deprecated", category=DeprecationWarning)
         TORCH.set_default_device(_device_of(state))
+        TORCH.grid_sample = grid_sample
         try:
             yield
         finally:
+            del TORCH.grid_sample
             TORCH.set_default_device(before)
+
+
+def run_in_context(step: Callable[..., Tensor], state: Tensor, *parameters: Tensor) -> Tensor:
+    """`step(state, *parameters)` so that its gradient is computed in `phi_context` too.
+
+    Steps that solve equations do so again in the gradient, in whatever precision and on whatever device PhiML has then.
+    """
+    return cast(Tensor, _InContext.apply(step, state, *parameters))  # type: ignore[no-untyped-call]
+
+
+class _InContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        held = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in inputs]
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+            output = step(*held)
+        ctx.held, ctx.output = held, output
+        return output.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [tensor for tensor in ctx.held if tensor.requires_grad]
+        with phi_context(ctx.held[0]):
+            found = iter(torch.autograd.grad(ctx.output, wanted, grad, retain_graph=True, allow_unused=True))
+        return None, *(next(found) if tensor.requires_grad else None for tensor in ctx.held)
 
 
 def _device_of(state: Tensor) -> object:

@@ -61,8 +61,8 @@ class CacheManager:
         for key, name in (("run.name", run_id), ("data.name", dset)):
             if not is_plain_name(name):
                 raise SpecError(
-                    f"{name!r} cannot name a cache folder: use letters, digits, '.', '_' and '-', beginning with a letter "
-                    "or a digit, at most 128 in all",
+                    f"{name!r} cannot name a cache folder: use letters, digits, '.', '_' and '-', beginning with a "
+                    "letter or a digit, at most 128 in all",
                     key=key,
                 )
         self.run_id = run_id
@@ -98,7 +98,7 @@ class CacheManager:
 
     @contextmanager
     def generated(self, teacher: Player, cycle: int) -> Iterator[Path | None]:
-        """An empty folder for what `teacher` generates in `cycle`, gone afterwards whatever happens; None without a root.
+        """An empty folder for what `teacher` generates in `cycle`, gone afterwards whatever happens; None: no root.
 
         Raises RunError where the folder cannot be made, or removed after success.
         """
@@ -237,8 +237,8 @@ class CacheManager:
         while (lock := self._claim(self.run_id)) is None:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"another run with the id {self.run_id!r} is using {self.generated_root}: wait for its end, or give this "
-                    "run another name (run.name, --run-dir) or folder (augmentation.cache.directory)"
+                    f"another run with the id {self.run_id!r} is using {self.generated_root}: wait for its end, or "
+                    "give this run another name (run.name, --run-dir) or folder (augmentation.cache.directory)"
                 )
             time.sleep(0.02)
         self._lock = lock
@@ -316,7 +316,7 @@ class CacheManager:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` can name a folder and nothing else: no separator, no "..", no leading dot, no control character."""
+    """Whether `name` can name a folder and nothing else: no separator, leading dot, or control character."""
     return _NAME.fullmatch(name) is not None
 
 

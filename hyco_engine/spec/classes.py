@@ -80,8 +80,10 @@ class TrainingSettings:
 
     epochs_per_cycle: int = option(10, help="epochs in each cycle", ge=0)
     batch_size: int = option(32, help="samples per step", ge=1)
-    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = option(
-        "adam", help="lbfgs: an epoch is one iteration over all windows, in chunks of batch_size"
+    optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
+        "adam",
+        help="lbfgs, gauss-newton: an epoch is one iteration over all windows, in chunks of batch_size; auto: adam for a "
+        "network; for a physics gauss-newton up to 50 numbers to learn, lbfgs up to a million, else adam",
     )
     lr: float = option(1e-3, help="learning rate", gt=0.0)
     weight_decay: float = option(0.0, help="decoupled for adamw", ge=0.0)
@@ -97,7 +99,7 @@ class TrainingSpec:
 
     synthetic: TrainingSettings = option(attrs.Factory(TrainingSettings), help="of the synthetic model")
     physical: TrainingSettings = option(
-        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, lr=3e-2)), help="of the physical model"
+        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)), help="of the physical model"
     )
 
 

@@ -145,9 +145,11 @@ class HybridTrainer:
 
                 terms = () if augmentation is None else augmentation.terms
                 result = trainer.train(data, epochs, terms=terms, observe=observe)
-        if epochs and not result.moved:
+        for note in result.notes:
+            self._warn(f"cycle {cycle}: {note}")
+        if epochs and not result.moved and not result.converged:
             self._warn(
-                f"cycle {cycle}: {epochs} epochs of {trainer.settings.optimizer} did not move the {phase.player} "
+                f"cycle {cycle}: {epochs} epochs of {trainer.optimizer_name} did not move the {phase.player} "
                 f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small"
             )
         self._measure(phase.player, cycle, name)

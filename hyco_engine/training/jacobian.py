@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class ForwardJacobian:
                     if name == "differences":
                         raise
                     # what a step may raise under torch.func is not foreseeable; a real fault shows again below
-                    self.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+                    self.reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
                     logger.info("forward derivatives %s failed (%s)", name, self.reason)
                     continue
                 self.way = name
@@ -47,20 +48,29 @@ class ForwardJacobian:
         raise AssertionError("unreachable")
 
 
+def push_forward(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """(f, its derivative along `tangents`)."""
+    pair: Any = torch.func.jvp(function, inputs, tangents)
+    return pair[0], pair[1]
+
+
 def _together(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     count = max(1, TANGENT_ELEMENTS // max(1, size))
     parts, value = [], None
-    for basis in torch.eye(len(x), dtype=x.dtype, device=x.device).split(count):
+    for basis in torch.split(torch.eye(len(x), dtype=x.dtype, device=x.device), count):
         if len(basis) == 1:
-            value, tangent = torch.func.jvp(function, (x,), (basis[0],))
+            value, tangent = push_forward(function, (x,), (basis[0],))
             parts.append(tangent[None])
             continue
 
         def push(tangent: Tensor) -> tuple[Tensor, Tensor]:
-            value, derivative = torch.func.jvp(function, (x,), (tangent,))
+            value, derivative = push_forward(function, (x,), (tangent,))
             return derivative, value
 
-        tangents, value = torch.func.vmap(push, out_dims=(0, None))(basis)
+        tangents, values = torch.func.vmap(push)(basis)
+        value = values[0]
         parts.append(tangents)
     assert value is not None
     return value, torch.cat(parts).T
@@ -68,7 +78,7 @@ def _together(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]
 
 def _one_by_one(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     basis = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    pairs = [torch.func.jvp(function, (x,), (tangent,)) for tangent in basis]
+    pairs = [push_forward(function, (x,), (tangent,)) for tangent in basis]
     return pairs[0][0], torch.stack([tangent for _, tangent in pairs], dim=1)
 
 

@@ -105,8 +105,7 @@ class LevenbergMarquardt:
         scale = unit_scale(hessian)
         scaled = hessian / (scale[:, :, None] * scale[:, None, :])
         damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))
-        # least squares: exactly dependent parameters make the matrix singular once the damping is small
-        return -torch.linalg.lstsq(damped, (gradient / scale)[:, :, None], driver="gelsd").solution[:, :, 0] / scale
+        return -_least_squares(damped, gradient / scale) / scale
 
     def _adapt(self, lanes: Tensor, gain: Tensor, accepted: Tensor) -> None:
         shrunk = self.damping[lanes] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)
@@ -133,5 +132,11 @@ def _decrease(hessian: Tensor, gradient: Tensor) -> Tensor:
     """g^T H^-1 g `[S]`: what Gauss-Newton's full step would gain if F were quadratic."""
     scale = unit_scale(hessian)
     scaled = hessian / (scale[:, :, None] * scale[:, None, :])
-    g = (gradient / scale)[:, :, None]
-    return (g * torch.linalg.lstsq(scaled, g, driver="gelsd").solution).sum((1, 2))
+    g = gradient / scale
+    return (g * _least_squares(scaled, g)).sum(1)
+
+
+def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
+    """The shortest solution: exactly dependent parameters make the matrix singular once the damping is small."""
+    solution: Tensor = torch.linalg.lstsq(matrix, right[:, :, None], driver="gelsd").solution
+    return solution[:, :, 0]

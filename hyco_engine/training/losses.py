@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from hyco_engine.interfaces import (
     TermSpec,
 )
 from hyco_engine.training.rollout import rollout
-
 
 _SQUARED = ("gaussian", "residual", "other")
 
@@ -47,6 +46,10 @@ class Objective(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} gives no residuals")
 
+    def steps(self, batch: Batch) -> int | None:
+        """How many predictions in a row, from the batch's states on, are all that is asked of a model; None: other."""
+        return None
+
     @property
     def squared(self) -> bool:
         """Whether all terms are squared errors, so that `residuals` can be had."""
@@ -64,7 +67,7 @@ class RolloutObjective(Objective):
         self.specs = tuple(specs or (TermSpec(name=field.name) for field in layout.dynamic))
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
         self.checkpoint_every: int | None = None
-        """Steps between the states that are kept for the gradient; the others are computed again. None: all are kept."""
+        """Steps between the states kept for the gradient; the others are computed again. None: all are kept."""
         self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
@@ -84,8 +87,12 @@ class RolloutObjective(Objective):
         if not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
         observed = self._observed(targets)
-        shares = {name: observed[:, :, channels].flatten(1).double().mean(1) for name, channels in self._channels.items()}
+        shares = {name: observed[:, :, part].flatten(1).double().mean(1) for name, part in self._channels.items()}
         return {name: _weighted(share, sample_weight) for name, share in shares.items()}
+
+    def steps(self, batch: Batch) -> int | None:
+        targets = batch[1]
+        return targets.shape[1] if isinstance(targets, Tensor) else None
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         differences, _ = self._differences(model, batch)
@@ -114,9 +121,9 @@ class RolloutObjective(Objective):
 class PredictorObjective(Objective):
     """Compares each named output of a predictor with its target, as the term's kind says.
 
-    gaussian, residual: squared error; laplace: absolute error; huber; categorical: cross-entropy of logits `[B, K, ...]`
-    with classes `[B, ...]`; bernoulli: binary cross-entropy of logits. A sample's value is the mean over its observed
-    elements; NaN (classes: a negative number) in a target means that it was not observed.
+    gaussian, residual: squared error; laplace: absolute error; huber; categorical: cross-entropy of logits
+    `[B, K, ...]` with classes `[B, ...]`; bernoulli: binary cross-entropy of logits. A sample's value is the mean over
+    its observed elements; NaN (classes: a negative number) in a target means that it was not observed.
     """
 
     def __init__(self, specs: Sequence[TermSpec]) -> None:
@@ -193,8 +200,13 @@ class WeightedSum(LossNormalizer):
     def add_term(self, spec: TermSpec) -> None:
         """Nothing to keep: weights follow from each term's own declaration."""
 
+    @staticmethod
+    def weights(specs: Iterable[TermSpec]) -> dict[str, float]:
+        """w_k by term."""
+        return {spec.name: spec.priority / (spec.scale or 1.0) for spec in specs}
+
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
-        weights = {term.spec.name: term.spec.priority / (term.spec.scale or 1.0) for term in terms}
+        weights = self.weights(term.spec for term in terms)
         parts = [weights[term.spec.name] * term.mean() for term in terms]
         sizes = torch.stack([part.detach().abs() for part in parts])
         shares = sizes / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import PluginError, RunError
+from hyco_engine.errors import PluginError, RunError, SpecError
 from hyco_engine.interfaces import (
-    Batch,
     ExtraTerm,
     LossNormalizer,
     LossTerm,
@@ -23,22 +22,29 @@ from hyco_engine.interfaces import (
     Player,
     Samples,
     StepContext,
-    Values,
 )
 from hyco_engine.randomness import derive_generator
 from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.training.epoch_metrics import EpochMetrics
+from hyco_engine.training.full_batch import FullBatch
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
-from hyco_engine.training.optimizers import FullBatch, learning_rate, make_optimizer
+from hyco_engine.training.optimizers import choose_optimizer, learning_rate, make_optimizer
+from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 Observe = Callable[[Mapping[str, Any]], None]
 
 
 @attrs.frozen(kw_only=True)
 class TrainingResult:
-    """Of one call of `train`: the last epoch's metrics, and whether any parameter changed."""
+    """Of one call of `train`: the last epoch's metrics, whether any parameter changed, and what the user should know.
+
+    `converged`: it ended early, or has nothing left to gain, after it had moved in this or an earlier call.
+    """
 
     metrics: Mapping[str, float]
     moved: bool
+    converged: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -73,7 +79,11 @@ class Trainer:
         self.epochs_done = 0
         self.steps_done = 0
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(self._parameters, self.settings) if self._parameters else None
+        self.optimizer_name = self._optimizer_name()
+        self._optimizer = (
+            make_optimizer(self._parameters, self.settings, self.optimizer_name) if self._parameters else None
+        )
+        self._has_moved = False
         groups = self.normalizer.param_groups()
         self._normalizer_optimizer = torch.optim.Adam(groups, lr=1e-2) if groups else None
 
@@ -86,6 +96,19 @@ class Trainer:
     def trainable(self) -> bool:
         """Whether the model has anything to learn."""
         return bool(self._parameters)
+
+    def _optimizer_name(self) -> str:
+        """What `settings.optimizer` means here. Raises SpecError where it cannot be."""
+        asked, squared = self.settings.optimizer, self.objective.squared
+        if asked == "gauss-newton" and not squared:
+            kinds = ", ".join(f"{spec.name} ({spec.kind})" for spec in self.objective.specs)
+            raise SpecError(
+                f"gauss-newton needs squared errors; the loss terms are {kinds}: use lbfgs or adam",
+                key=f"training.{self.player}.optimizer",
+            )
+        if asked == "auto" and self.player != "physical":
+            return "adam"
+        return choose_optimizer(asked, sum(parameter.numel() for parameter in self._parameters), squared)
 
     def train(
         self, data: Samples, num_epochs: int, *, terms: Sequence[ExtraTerm] = (), observe: Observe = lambda record: None
@@ -104,23 +127,32 @@ class Trainer:
         before = [p.detach().clone() for p in self._parameters]
         record: dict[str, Any] = {}
         self.model.train()
-        if isinstance(self._optimizer, FullBatch):
+        whole, converged = None, False
+        if isinstance(self._optimizer, FullBatch) and num_epochs:
             self._optimizer.begin(real_only=dataset.n_generated == 0)
+            whole = self.whole_loss(dataset, terms)
         for _ in range(num_epochs):
-            if isinstance(self._optimizer, FullBatch):
-                metrics = self._full_batch_epoch(self._optimizer, dataset, terms)
-            else:
+            if not isinstance(self._optimizer, FullBatch):
                 metrics = self._minibatch_epoch(self._optimizer, dataset, terms)
+            elif whole is not None:
+                metrics, converged = self._full_batch_epoch(self._optimizer, whole)
             self.epochs_done += 1
             record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics, **self._parameter_values()}
+            if converged:
+                record["converged"] = True
             observe(record)
+            if converged:
+                break
         moved = any(not torch.equal(old, new) for old, new in zip(before, self._parameters, strict=True))
-        return TrainingResult(metrics=record, moved=moved)
+        self._has_moved |= moved
+        return TrainingResult(
+            metrics=record, moved=moved, converged=converged and self._has_moved, notes=self._notes(before, num_epochs)
+        )
 
     def _minibatch_epoch(
         self, optimizer: torch.optim.Optimizer, data: AugmentedDataset, terms: Sequence[ExtraTerm]
     ) -> dict[str, float]:
-        epoch = _Epoch()
+        epoch = EpochMetrics()
         order = torch.randperm(len(data), generator=self._generator("shuffle"))
         batches = torch.split(order, self.settings.batch_size)
         data.upcoming(batches)
@@ -143,35 +175,59 @@ class Trainer:
             self.steps_done += 1
         return epoch.metrics()
 
-    def _full_batch_epoch(
-        self, optimizer: FullBatch, data: AugmentedDataset, terms: Sequence[ExtraTerm]
-    ) -> dict[str, float]:
+    def whole_loss(self, data: Samples, terms: Sequence[ExtraTerm] = ()) -> WholeLoss:
+        """The loss over all samples of `data`; the normalizer's weights are frozen as they are now."""
+        dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
+        weights = WeightedSum.weights(self.objective.specs)
+        if terms or not isinstance(self.normalizer, WeightedSum):
+            chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), self.settings.batch_size)).long()
+            loss = self._loss(dataset, chosen, terms, self._generator("terms"), EpochMetrics(), where=None)
+            weights = {name: float(weight) for name, weight in loss.weights.items()}
+        return WholeLoss(
+            self.model,
+            self.objective,
+            dataset,
+            weights=weights,
+            chunk=self.settings.batch_size,
+            device=self.device,
+            extra=terms,
+            draws=lambda: self._generator("terms"),
+        )
+
+    def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:
         """One iteration over all samples, accumulated in chunks, so that its size does not bound the batch."""
-        chunks = torch.split(torch.arange(len(data)), self.settings.batch_size)
-        totals: dict[str, float] = {}
-        for indices in chunks:
-            for name, weight in self._term_weights(data, indices).items():
-                totals[name] = totals.get(name, 0.0) + float(weight.sum())
-
-        def closure() -> tuple[float, dict[str, float]]:
-            epoch = _Epoch()
-            draws = self._generator("terms")
-            total = 0.0
-            for k, indices in enumerate(chunks):
-                where = f"epoch {self.epochs_done + 1}, chunk {k + 1}"
-                loss = self._loss(data, indices, terms, draws, epoch, where=where, totals=totals)
-                loss.total.backward()  # type: ignore[no-untyped-call]
-                total += float(loss.total.detach())
-            return total, epoch.metrics()
-
-        loss, metrics = optimizer.iterate(closure)
-        if not math.isfinite(loss):
+        done = optimizer.iterate(whole)
+        if not math.isfinite(done.loss):
             raise RunError(
-                f"the {self.player} model's loss is {loss} over all samples in epoch {self.epochs_done + 1}: "
+                f"the {self.player} model's loss is {done.loss} over all samples in epoch {self.epochs_done + 1}: "
                 "start closer, narrow the parameters' bounds, or shorten data.num_predict_steps"
             )
+        self.normalizer.post_step(self._step_context())
         self.steps_done += 1
-        return metrics
+        return done.metrics, done.converged
+
+    def _notes(self, before: Sequence[Tensor], epochs: int) -> tuple[str, ...]:
+        """What a phase's numbers do not say."""
+        notes = []
+        optimizer = self._optimizer
+        if isinstance(optimizer, FullBatch) and optimizer.nonfinite:
+            notes.append(
+                f"{self.optimizer_name} took back {optimizer.nonfinite} steps of the {self.player} model to where its "
+                "loss is not finite"
+            )
+        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        still = [
+            name.removeprefix("learnables.raw.")
+            for name, old, new in zip(names, before, self._parameters, strict=True)
+            if torch.equal(old, new)
+        ]
+        first = self.epochs_done <= epochs
+        if isinstance(self.model, PhysicalModel) and first and 0 < len(still) < len(names):
+            notes.append(
+                f"{', '.join(still)} did not move in {epochs} epochs of {self.optimizer_name}: the loss may not "
+                "depend on it"
+            )
+        return tuple(notes)
 
     def _loss(
         self,
@@ -179,32 +235,26 @@ class Trainer:
         indices: Tensor,
         extra: Sequence[ExtraTerm],
         generator: torch.Generator,
-        epoch: _Epoch,
+        epoch: EpochMetrics,
         *,
-        where: str,
-        totals: Mapping[str, float] | None = None,
+        where: str | None,
     ) -> NormalizedLoss:
-        """The normalized loss of one batch; with `totals`, its share of the loss over all samples."""
+        """The normalized loss of one batch; `where` None: it need not be finite."""
         device = self.device
-        batch = _to(data.batch(indices), device)
+        batch = to_device(data.batch(indices), device)
         weight = data.sample_weight(indices)
         terms = self.objective(self.model, batch, None if weight is None else weight.to(device))
         terms += [term.term(self.model, batch, generator) for term in extra]
-        if totals is None:
+        if where is not None:
             self._refuse_nonfinite(terms, where)
-        else:  # a line search may try points where the loss is not finite, and comes back from them
-            terms = [_share_of(term, totals) for term in terms]
         loss = self.normalizer(terms, self._step_context())
         if not isinstance(loss, NormalizedLoss):
             raise PluginError(
                 f"the normalizer {type(self.normalizer).__name__} returned {type(loss).__name__}: "
                 "expected a NormalizedLoss whose total is a tensor with gradients"
             )
-        epoch.add(terms, loss, data.is_generated(indices).to(device))
+        epoch.add(terms, loss.weights, data.is_generated(indices).to(device))
         return loss
-
-    def _term_weights(self, data: AugmentedDataset, indices: Tensor) -> dict[str, Tensor]:
-        return self.objective.weights(data.batch(indices), data.sample_weight(indices))
 
     def _step_context(self) -> StepContext:
         return StepContext(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, Samples, Values
 from hyco_engine.training.epoch_metrics import EpochMetrics
-from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.losses import Objective
 
 Metrics = dict[str, float]
@@ -33,8 +32,8 @@ class Chunk:
 class WholeLoss:
     """sum_k w_k L_k with L_k the mean over all samples and w_k frozen; also a sum of squares, of weighted residuals.
 
-    `weights` gives w_k by term. `extra` terms count as the square of sqrt(l) of each sample in the normal equations: the
-    gradient is exact, the curvature a lower bound. Points are flat vectors `[P]` of all that the model learns.
+    `weights` gives w_k by term. `extra` terms count as the square of sqrt(l) of each sample in the normal equations:
+    the gradient is exact, the curvature a lower bound. Points are flat vectors `[P]` of all that the model learns.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class WholeLoss:
         device: torch.device,
         extra: Sequence[ExtraTerm] = (),
         draws: Callable[[], torch.Generator] = torch.Generator,
-        jacobian: ForwardJacobian | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -56,14 +54,11 @@ class WholeLoss:
         self.weights = weights
         self.device = device
         self._chunk = chunk
-        self._extra = extra
-        self._draws = draws
-        self._jacobian = jacobian or ForwardJacobian()
+        self.extra = extra
+        self.draws = draws
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._call = _Call(model)
         self._held: list[Chunk] | None = None
         self._total_weights: dict[str, float] | None = None
-        self._captured = False
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -74,11 +69,6 @@ class WholeLoss:
     def dtype(self) -> torch.dtype:
         """The precision that the model computes in."""
         return next(iter(self._named.values())).dtype
-
-    @property
-    def derivatives(self) -> ForwardJacobian:
-        """How Jacobians are computed."""
-        return self._jacobian
 
     def point(self) -> Tensor:
         """Where the model is: `[P]`, a copy, float64, on the CPU."""
@@ -92,7 +82,7 @@ class WholeLoss:
     def named(self, point: Tensor) -> dict[str, Tensor]:
         """A point as tensors by parameter name; differentiable."""
         sizes = [p.numel() for p in self._named.values()]
-        parts = point.split(sizes)
+        parts = torch.split(point, sizes)
         return {name: part.view(p.shape) for (name, p), part in zip(self._named.items(), parts, strict=True)}
 
     # --- value and gradient, where the model is -----------------------------------------------------------------
@@ -107,8 +97,8 @@ class WholeLoss:
             return self._sum(backward=False)
 
     def _sum(self, backward: bool) -> tuple[float, Metrics]:
-        epoch, total, draws = EpochMetrics(), 0.0, self._draws()
-        for chunk in self._chunks():
+        epoch, total, draws = EpochMetrics(), 0.0, self.draws()
+        for chunk in self.chunks():
             terms = self._terms(self.model, chunk, draws)
             parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
             loss = sum(parts[1:], start=parts[0])
@@ -120,7 +110,7 @@ class WholeLoss:
 
     def _terms(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> list[LossTerm]:
         terms = self.objective(model, chunk.batch, chunk.sample_weight)
-        return terms + [term.term(model, chunk.batch, draws) for term in self._extra]
+        return terms + [term.term(model, chunk.batch, draws) for term in self.extra]
 
     def _weight(self, term: LossTerm) -> float:
         return float(self.weights[term.spec.name])
@@ -134,90 +124,16 @@ class WholeLoss:
             return len(chunk.indices) / total
         return term.sample_weight.sum() / total if total else 0.0
 
-    # --- sums of squares, anywhere --------------------------------------------------------------------------------
+    # --- for sums of squares --------------------------------------------------------------------------------------
 
-    def values(self, points: Tensor) -> Tensor:
-        """The loss at `points [S, P]`: float64 `[S]`; see `SquaredSum`."""
-        here = self.point()
-        try:
-            found = []
-            for point in points:
-                self.move_to(point)
-                found.append(self.value()[0])
-        finally:
-            self.move_to(here)
-        return torch.tensor(found, dtype=torch.float64)
-
-    def normal_equations(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """F, J^T r and J^T J at `points [S, P]`; see `SquaredSum`."""
-        sums = []
-        for point in points:
-            parts = [self._normal(residual, jacobian) for _, residual, jacobian in self.linearized(point)]
-            sums.append([torch.stack(kind).sum(0) for kind in zip(*parts, strict=True)])
-        return (
-            torch.stack([f for f, _, _ in sums]),
-            torch.stack([g for _, g, _ in sums]),
-            torch.stack([h for _, _, h in sums]),
-        )
-
-    @staticmethod
-    def _normal(residual: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r, j = residual.flatten().double(), jacobian.flatten(0, 1).double()
-        return r.square().sum().cpu(), (j.T @ r).cpu(), (j.T @ j).cpu()
-
-    def linearized(self, point: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
-        """For each chunk: its residuals `[B, N]` and their derivatives `[B, N, P]`, weighted: F is the sum of squares."""
-        x = point.to(dtype=self.dtype, device=self.device)
-        draws = self._draws()
-        for chunk in self._chunks():
-            state = draws.get_state()
-
-            def residuals(theta: Tensor, chunk: Chunk = chunk, state: Tensor = state) -> Tensor:
-                draws.set_state(state)
-                return self._residuals(theta, chunk, draws).flatten()
-
-            if not self._captured:
-                # graphs cannot be captured within torch.func, but one that is there is used
-                with torch.no_grad():
-                    residuals(x)
-            value, jacobian = self._jacobian(residuals, x, _elements(chunk.batch))
-            count = len(chunk.indices)
-            yield chunk, value.view(count, -1), jacobian.reshape(count, -1, len(x))
-        self._captured = True
-
-    def _residuals(self, theta: Tensor, chunk: Chunk, draws: torch.Generator) -> Tensor:
-        """`[B, N]`."""
-
-        def compute(model: nn.Module) -> Tensor:
-            parts = []
-            for name, values in self.objective.residuals(model, chunk.batch).items():
-                factor = self.weights[name] / max(self._totals()[name], 1e-300)
-                if chunk.sample_weight is None:
-                    parts.append(values * math.sqrt(factor))
-                else:
-                    parts.append(values * (factor * chunk.sample_weight).sqrt()[:, None].to(values.dtype))
-            for extra in self._extra:
-                term = extra.term(model, chunk.batch, draws)
-                factor = self.weights[term.spec.name] * float(self._share(term, chunk)) / len(term.per_sample)
-                tiny = torch.finfo(term.per_sample.dtype).tiny
-                parts.append((factor * term.per_sample).clamp(min=tiny).sqrt()[:, None])
-            return torch.cat(parts, dim=1)
-
-        result = torch.func.functional_call(
-            self._call, {f"model.{name}": value for name, value in self.named(theta).items()}, (compute,)
-        )
-        assert isinstance(result, Tensor)
-        return result
-
-    # --- data -----------------------------------------------------------------------------------------------------
-
-    def _chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
+        """All samples."""
         if self._held is not None:
             yield from self._held
             return
         held: list[Chunk] | None = []
         size = 0
-        for indices in torch.arange(len(self.data)).split(self._chunk):
+        for indices in torch.split(torch.arange(len(self.data)), self._chunk):
             weight = self.data.sample_weight(indices)
             chunk = Chunk(
                 indices=indices,
@@ -227,30 +143,35 @@ class WholeLoss:
             )
             if held is not None:
                 size += _bytes(chunk.batch)
-                held = held + [chunk] if size <= KEPT_BYTES else None
+                held = [*held, chunk] if size <= KEPT_BYTES else None
             yield chunk
         self._held = held
+
+    def residuals(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> Tensor:
+        """Of one chunk, `[B, N]`; the loss is their sum of squares over all chunks."""
+        parts = []
+        for name, values in self.objective.residuals(model, chunk.batch).items():
+            factor = self.weights[name] / max(self._totals()[name], 1e-300)
+            if chunk.sample_weight is None:
+                parts.append(values * math.sqrt(factor))
+            else:
+                parts.append(values * (factor * chunk.sample_weight).sqrt()[:, None].to(values.dtype))
+        for extra in self.extra:
+            term = extra.term(model, chunk.batch, draws)
+            factor = self.weights[term.spec.name] * float(self._share(term, chunk)) / len(term.per_sample)
+            tiny = torch.finfo(term.per_sample.dtype).tiny
+            parts.append((factor * term.per_sample).clamp(min=tiny).sqrt()[:, None])
+        return torch.cat(parts, dim=1)
 
     def _totals(self) -> dict[str, float]:
         """By term of the objective: the weights of all samples, each times the observed share of its values."""
         if self._total_weights is None:
             totals: dict[str, float] = {}
-            for chunk in self._chunks():
+            for chunk in self.chunks():
                 for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._total_weights = totals
         return self._total_weights
-
-
-class _Call(nn.Module):
-    """Makes any function of the model one that `functional_call` can give other parameters."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
-        return function(self.model)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -271,7 +192,3 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 def _bytes(batch: Batch) -> int:
     return sum(t.nbytes for t in _tensors(batch))
-
-
-def _elements(batch: Batch) -> int:
-    return sum(t.numel() for t in _tensors(batch))

@@ -108,14 +108,6 @@ def centers(grid: Grid) -> list[Tensor]:
     return list(torch.meshgrid(*axes, indexing="ij"))
 
 
-def coarsened(values: Tensor, axes: int) -> Tensor:
-    """Means over pairs of cells along the last `axes` axes."""
-    for axis in range(-axes, 0):
-        n = values.shape[axis]
-        values = values.unflatten(axis, (n // 2, 2)).mean(axis if axis == -1 else axis)
-    return values
-
-
 def time_order(case: Case, state: Tensor, dt: float, inner: Sequence[float], **changes: Any) -> float:
     """The order in time: differences of the results with three internal steps that each halve the last."""
     results = [case.model(dt=dt, inner_dt=step, **changes)(state).detach() for step in inner]

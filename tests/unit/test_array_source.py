@@ -13,8 +13,11 @@ import pytest
 import scipy.io
 import torch
 from data_cases import choice
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hyco_engine.builtin.sources import array_files
+from hyco_engine.builtin.sources.array_axes import Evidence, plan_axis
 from hyco_engine.builtin.sources.arrays import ArraysSource
 from hyco_engine.builtin.sources.options import ArraysOptions, Variable
 from hyco_engine.data.manager import DataManager
@@ -223,6 +226,42 @@ def test_what_samples_along_an_axis_become(tmp_path, keys, positions, expected):
     # the centres are where the samples are
     if positions is not None:
         assert source.layout.grid.centers("x") == pytest.approx(positions[keep].tolist())
+
+
+RULES = ("fixed", "open")
+
+
+@given(
+    n=st.integers(5, 40),
+    sides=st.one_of(st.just(("periodic", "periodic")), st.tuples(st.sampled_from(RULES), st.sampled_from(RULES))),
+    nodes=st.booleans(),
+    lower=st.floats(-1e3, 1e3),
+    length=st.floats(1e-3, 1e3),
+    told=st.sampled_from(["bounds", "both", "positions"]),
+)
+def test_cells_lie_where_the_samples_are(n, sides, nodes, lower, length, told):
+    upper = lower + length
+    positions = np.linspace(lower, upper, n) if nodes else lower + (np.arange(n) + 0.5) * (length / n)
+    plan = plan_axis(
+        "x",
+        n,
+        positions=None if told == "bounds" else positions,
+        bounds=None if told == "positions" else (lower, upper),
+        sides=sides,
+        points="auto" if told == "both" else "nodes" if nodes else "cells",
+        evidence=Evidence(look=lambda side: pytest.fail("looked"), repeats=lambda: pytest.fail("looked")),
+    )
+    drops = [nodes and side == "fixed" for side in sides]
+    assert plan.drops == tuple(drops)
+    assert plan.repeats == (nodes and sides[0] == "periodic")
+    assert plan.resolution == n - sum(drops) - plan.repeats == len(positions[plan.keep])
+    step = (plan.upper - plan.lower) / plan.resolution
+    centers = plan.lower + step * (np.arange(plan.resolution) + 0.5)
+    np.testing.assert_allclose(centers, positions[plan.keep], rtol=0, atol=1e-9 * (abs(lower) + length))
+    # a ghost cell lies on the end of the domain
+    ghosts = (plan.lower - step / 2, plan.upper + step / 2)
+    for drop, ghost, end in zip(drops, ghosts, (lower, upper), strict=True):
+        assert not drop or ghost == pytest.approx(end, abs=1e-9 * (abs(lower) + length))
 
 
 def test_values_that_vary_at_the_ends_are_cells(tmp_path):
@@ -543,11 +582,11 @@ def test_a_missing_file_says_what_is_there(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "notes.txt").write_text("")
     assert refused(lambda: opened(tmp_path / "wave.npy")) == (
-        f"data.path: there is no file {tmp_path / 'wave.npy'}; did you mean 'waves.npy'?; {tmp_path} holds runs, "
-        f"waves.npy"
+        f"data.path: there is no file {tmp_path / 'wave.npy'}; did you mean 'waves.npy'?; {tmp_path} holds "
+        f"waves.npy, runs"
     )
     assert refused(lambda: opened(tmp_path / "none" / "a.npy")) == (
-        f"data.path: there is no file {tmp_path / 'none' / 'a.npy'}; {tmp_path} holds runs, waves.npy"
+        f"data.path: there is no file {tmp_path / 'none' / 'a.npy'}; {tmp_path} holds waves.npy, runs"
     )
     assert refused(lambda: opened(tmp_path / "runs")) == (
         f"data.path: the folder {tmp_path / 'runs'} holds no .npy file; {tmp_path / 'runs'} holds neither arrays nor "

@@ -69,9 +69,7 @@ def test_gradients_never_vanish(bounds: tuple[float, float], raw: float, dtype: 
         ((0.0, INF), "linear", False),
     ],
 )
-def test_a_step_in_raw_is_a_few_percent_of_the_value(
-    bounds: tuple[float, float], transform: str, log: bool
-) -> None:
+def test_a_step_in_raw_is_a_few_percent_of_the_value(bounds: tuple[float, float], transform: str, log: bool) -> None:
     setting = ParameterSetting(init=0.3, bounds=bounds, transform=transform)  # type: ignore[arg-type]
     learnables = Learnables([NU], {"nu": setting}, dtype=torch.float64)
     assert learnables.transform("nu").log is log
@@ -109,7 +107,9 @@ def test_names_units_and_state_dict() -> None:
 def test_values_of_other_raw_numbers_are_differentiable() -> None:
     learnables = Learnables([NU], dtype=torch.float64)
     raw = {"nu": torch.tensor(-2.0, dtype=torch.float64)}
-    value, slope = torch.func.jvp(lambda r: learnables.values({"nu": r})["nu"], (raw["nu"],), (torch.ones_like(raw["nu"]),))
+    value, slope = torch.func.jvp(
+        lambda r: learnables.values({"nu": r})["nu"], (raw["nu"],), (torch.ones_like(raw["nu"]),)
+    )
     assert float(value) == pytest.approx(math.exp(-2.0))
     assert float(slope) == pytest.approx(math.exp(-2.0))
 
@@ -145,7 +145,9 @@ def test_set() -> None:
     learnables = Learnables([NU, DRAG], {"drag": ParameterSetting(learn=False)}, dtype=torch.float64)
     learnables.set_("nu", 0.7)
     learnables.set_("drag", 0.2)
-    assert {name: float(value) for name, value in learnables.values().items()} == pytest.approx({"nu": 0.7, "drag": 0.2})
+    assert {name: float(value) for name, value in learnables.values().items()} == pytest.approx(
+        {"nu": 0.7, "drag": 0.2}
+    )
     field = Learnables([NU], {"nu": ParameterSetting(field=True)}, GRID)
     field.set_("nu", 0.7)
     assert torch.allclose(field.values()["nu"], torch.full((4, 3), 0.7))

@@ -26,6 +26,15 @@ class Ahead:
         self._worker: ThreadPoolExecutor | None = None
         self._forget()
 
+    def _forget(self) -> None:
+        self._next, self._current = 0, -1
+        self._pieces: list[Flat] = []
+        self._pending: tuple[int, Future[list[Flat]]] | None = None
+        self._groups: list[list[Tensor]] = []
+        self._first: list[int] = []
+        self._group_of: list[int] = []
+        self._positions: dict[bytes, list[int]] = {}
+
     def announce(self, batches: Sequence[Tensor]) -> None:
         """The batches to come, in order; what was announced before is forgotten."""
         self._drop_pending()
@@ -76,7 +85,7 @@ class Ahead:
         if len(batches) == 1:
             return [self._make(batches[0])]
         lengths = [len(indices) for indices in batches]
-        made = {name: values.split(lengths) for name, values in self._make(torch.cat(batches)).items()}
+        made = {name: torch.split(values, lengths) for name, values in self._make(torch.cat(list(batches))).items()}
         return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
 
     def _prepare(self, group: int) -> None:
@@ -89,16 +98,6 @@ class Ahead:
             future, self._pending = self._pending[1], None
             if not future.cancel():
                 future.exception()
-
-    def _forget(self) -> None:
-        self._groups: list[list[Tensor]] = []
-        self._first: list[int] = []
-        self._group_of: list[int] = []
-        self._positions: dict[bytes, list[int]] = {}
-        self._next = 0
-        self._current = -1
-        self._pieces: list[Flat] = []
-        self._pending: tuple[int, Future[list[Flat]]] | None = None
 
 
 def _key(indices: Tensor) -> bytes:

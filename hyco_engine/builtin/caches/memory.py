@@ -19,7 +19,8 @@ class Memory(CacheBackend):
     ) -> GeneratedSamples:
         form = Form(None, None)
         held: dict[str, Tensor] = {}
-        for start, stop, form, made in chunks(recipe):
+        for start, stop, made_form, made in chunks(recipe):
+            form = made_form
             for name, values in made.items():
                 if not start:
                     held[name] = values.new_empty((len(recipe), *values.shape[1:]))
@@ -35,6 +36,7 @@ class MemorySamples(GeneratedSamples):
         self._count = count
         self._form = form
         self._held = dict(held)
+        self._closed = False
         self._nbytes = sum(values.nbytes for values in held.values())
 
     def __len__(self) -> int:
@@ -50,11 +52,13 @@ class MemorySamples(GeneratedSamples):
 
     def inputs(self, indices: Tensor) -> Values:
         self._check_open()
-        return self._form.values("input", {n: self._held[n].index_select(0, indices) for n in self._form.flat_names("input")})
+        names = self._form.flat_names("input")
+        return self._form.values("input", {name: self._held[name].index_select(0, indices) for name in names})
 
     def close(self) -> None:
+        self._closed = True
         self._held.clear()
 
     def _check_open(self) -> None:
-        if not self._held:
-            raise ValueError("these samples are closed, or there were none")
+        if self._closed:
+            raise ValueError("these samples are closed")

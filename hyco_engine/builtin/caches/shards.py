@@ -39,8 +39,10 @@ class Column:
 
     def unpad(self, words: Tensor) -> Tensor:
         """The inverse of `pad`; copies only where there is filler."""
-        flat = words.view(torch.uint8)[:, : self.nbytes].contiguous()
-        return flat.view(-1).view(self.dtype).view(len(words), *self.shape)
+        if self.stride > self.nbytes:
+            flat = words.view(torch.uint8)[:, : self.nbytes].contiguous().view(-1)
+            return flat.view(self.dtype).view(len(words), *self.shape)
+        return words.view(self.dtype).view(len(words), *self.shape)
 
 
 @attrs.frozen(kw_only=True)
@@ -55,8 +57,8 @@ class ShardLayout:
     def plan(cls, made: Mapping[str, Tensor], count: int, shard_bytes: int) -> ShardLayout:
         """For `count` samples like those in `made [B, ...]`.
 
-        Pages can only be mapped whole, so the samples of a file must fill pages: odd sizes get some filler where it would
-        otherwise take too many samples.
+        Only whole pages can be mapped, so the samples of a file must fill pages: odd sizes get some filler where it
+        would otherwise take too many samples.
         """
         sizes = {name: math.prod(values.shape[1:]) * values.dtype.itemsize for name, values in made.items()}
         shard_bytes = max(shard_bytes, -(-count * sum(sizes.values()) // MAX_SHARDS))
@@ -108,7 +110,10 @@ class Mapped:
 
     def __init__(self, column: Column, rows: int, shards: int) -> None:
         self._part = rows * column.stride
-        self._range = mmap.mmap(-1, max(1, shards * self._part), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        if not self._part:  # a tensor without values
+            self.words = torch.empty(shards * rows, 0, dtype=torch.int64)
+            return
+        self._range = mmap.mmap(-1, shards * self._part, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         view = np.frombuffer(self._range, np.uint8)
         self._address = view.ctypes.data
         del view
@@ -117,6 +122,8 @@ class Mapped:
 
     def add(self, shard: int, file: int, offset: int) -> None:
         """Map one file's part. Raises OSError."""
+        if not self._part:
+            return
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
@@ -127,4 +134,5 @@ class Mapped:
 
     def close(self) -> None:
         del self.words
-        self._range.close()  # unmaps the files in the range as well
+        if self._part:
+            self._range.close()  # unmaps the files in the range as well

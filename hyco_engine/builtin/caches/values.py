@@ -77,8 +77,8 @@ def _check(
         if len(values) != stop - start or (values.shape[1:], values.dtype) != like.get(name):
             wanted = like.get(name, "nothing of this name")
             raise PluginError(
-                f"the recipe {type(recipe).__name__} made {name!r} as {list(values.shape)} of {values.dtype} for the samples "
-                f"{start} to {stop - 1}, but {wanted} a sample at first; all samples of a recipe must be alike"
+                f"the recipe {type(recipe).__name__} made {name!r} as {list(values.shape)} of {values.dtype} for the "
+                f"samples {start} to {stop - 1}, but {wanted} a sample at first; all samples of a recipe must be alike"
             )
     if flat.keys() != like.keys():
         raise PluginError(

@@ -20,6 +20,12 @@ def _record(kind: str, role: Literal["physical", "synthetic"], options: type, su
 def hyco_models() -> list[ModelRecord]:
     return [
         _record(
+            "advection",
+            "physical",
+            physical.AdvectionOptions,
+            "advection of a scalar by a known velocity and one to be learned, a number or a field for each axis",
+        ),
+        _record(
             "burgers",
             "physical",
             physical.BurgersOptions,
@@ -36,6 +42,12 @@ def hyco_models() -> list[ModelRecord]:
             "physical",
             physical.HeatOptions,
             "heat equation; conductivity as a number, a field, or a sum of Gaussians with few parameters",
+        ),
+        _record(
+            "navier-stokes",
+            "physical",
+            physical.NavierStokesOptions,
+            "incompressible flow in a periodic 2-D box; viscosity, drag, amplitude of a force",
         ),
         _record(
             "resnet",

@@ -5,24 +5,26 @@ Field           `u`, a scalar in 1-D, one component per axis else; centred; unit
 Parameter       `nu`, the viscosity: a number > 0, or a field; unit length^2/time
 Boundary        any; periodic where the data says nothing
 Solutions       waves that steepen into shocks of thickness 4 nu / jump, which then merge and decay
+Good values     u about 1, nu from 0.003 (shocks) to 0.1 (smooth) of the domain's length
 
 scheme = "finite-difference" (default)
-    Space: fourth-order central differences on five points. Along its own axis u u_x is split as (u u_x + (u u)_x) / 3, which
-    conserves the sum of u^2 on every grid, so that under-resolved shocks neither blow up nor are damped; across, u_j d_j u_i.
-    Diffusion is conservative also for a varying nu. Time: classical Runge-Kutta. Order 4, on all sides but constant ones
-    other than 0, where it is 2 at the wall.
-    Stable for sum |u| dt/dx < 2.06 and sum nu dt/dx^2 < 0.52; internal steps are chosen for it, unless `physical.dt` is set.
-    Numerical diffusion: none from the differences, (u dt)^6/(144 dx^5)-small from Runge-Kutta. Where a shock is about one
-    cell wide nu is still found within 1 % (0.7 % on the 256 nodes of `burgers_shock.mat`, where conservative differences
-    of second and fourth order give -10 % and -4 %, and u u_x of second order +39 %).
+    Space: fourth-order central differences on five points. Along its own axis u u_x is split as (u u_x + (u u)_x) / 3,
+    which keeps the sums of u and of u^2 on every grid, so that under-resolved shocks neither blow up nor are damped;
+    across, u_j d_j u_i. Diffusion is conservative for a varying nu too. Time: classical Runge-Kutta. Order 4 with dt
+    proportional to dx or dx^2, on periodic sides and at constant 0; about 2 at other sides.
+    Stable for sum |u| dt/dx < 2.06 and sum nu dt/dx^2 < 0.52. Internal steps follow from both, unless `physical.dt` is
+    set.
+    Numerical diffusion: none from the differences; Runge-Kutta damps a wave of frequency w = u k by w (w dt)^5 / 144.
+    What is left where a shock is about one cell wide: nu is found within 1 % from the 256 nodes of `burgers_shock.mat`
+    (plain u u_x: +20 %, plain (u u)_x / 2: -4 %, both of fourth order; second order: +39 %, -10 %).
 
 scheme = "semi-lagrangian"
     u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of nu lap(u) + grad(nu) . grad(u).
     Order 1. Stable at any velocity, and for sum nu dt/dx^2 < 0.5.
-    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): nu must be far above it to
-    mean anything (24 % of nu on the grid of `burgers_shock.mat`, where nu is then found 61 % too low).
+    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): what is to be found must
+    be far above it (on `burgers_shock.mat` it is 24 % of nu, which is then found 61 % too low).
 
-References      J. M. Burgers, Adv. Appl. Mech. 1 (1948); the split: A. Jameson, J. Sci. Comput. 34 (2008), eq. 2.8
+References      J. M. Burgers, Adv. Appl. Mech. 1 (1948); the split form: A. Jameson, J. Sci. Comput. 34 (2008)
 """
 
 from __future__ import annotations
@@ -36,31 +38,29 @@ from typing import Any
 import torch
 from phi.field import Field
 from phi.physics import advect
-from phiml.math import channel, pad, stack
+from phiml.math import channel, stack
 from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import BurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.differences import continued, diffusion, first_derivative, second_derivative
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
-from hyco_engine.physics.model import FlowModel, FlowPhysics
+from hyco_engine.physics.model import FlowModel
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.second_order import neighbours
 
-MAX_COURANT = 2.06
-"""Limit of sum |u| dt/dx: Runge-Kutta's 2.83 over the 1.372 of the fourth-order difference."""
-MAX_DIFFUSIVE = 0.52
-"""Limit of sum nu dt/dx^2: Runge-Kutta's 2.785 over the 16/3 of the fourth-order difference."""
-MAX_DIFFUSIVE_EULER = 0.5
-LEARNING_ROOM = 1.5
-"""Internal steps stay stable while a learned viscosity grows to this multiple of its start."""
 USUAL_SPEED = 4.0
 """Taken where nothing is known of the data: four times the default amplitude of initial states."""
+EULER_DIFFUSIVE = 0.5
+"""Limit of sum nu dt/dx^2 for one Euler step with three-point differences."""
 
 
-class Burgers(FlowPhysics):
+class Burgers(ExplicitPhysics):
     """See the module's card."""
 
+    kind = "burgers"
     parameters = (
         ParameterDeclaration(
             name="nu",
@@ -86,38 +86,28 @@ class Burgers(FlowPhysics):
         u, nu = fields["u"], parameters["nu"]
         if self.options.scheme == "semi-lagrangian":
             return {"u": semi_lagrangian(u, nu, dt)}
-        return {"u": finite_difference(u, nu, dt)}
 
-    def internal_steps(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
-    ) -> int:
-        room = LEARNING_ROOM * float(parameters["nu"].max())
-        return max(1, math.ceil(self._excess(layout, size.get("u", USUAL_SPEED), room, dt)))
+        def rate(state: State) -> State:
+            return {"u": finite_difference(u, state["u"], nu)}
+
+        return {"u": u.with_values(rk4(rate, {"u": u.values}, dt)["u"])}
+
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
+        nu = float(parameters["nu"].max())
+        if self.options.scheme == "semi-lagrangian":
+            return [diffusive(layout, nu, "nu", EULER_DIFFUSIVE)]
+        return [courant(layout, size.get("u", USUAL_SPEED), "|u|"), diffusive(layout, nu, "nu")]
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
     ) -> str | None:
-        speed, nu = float(state["u"].abs().max()), float(parameters["nu"].max())
         lowest = float(parameters["nu"].min())
-        excess = self._excess(layout, speed, nu, dt)
-        if excess > 1:
-            courant, diffusive = numbers(layout, speed, nu, dt)
-            limits = (
-                f"the limit is {MAX_DIFFUSIVE_EULER:g} for the latter"
-                if self.options.scheme == "semi-lagrangian"
-                else f"the limits are {MAX_COURANT:g} and {MAX_DIFFUSIVE:g}"
-            )
-            return (
-                f"burgers: steps of dt = {dt:g} are too long: |u| dt/dx = {courant:.3g} and nu dt/dx^2 = {diffusive:.3g}, "
-                f"summed over the axes, with |u| up to {speed:.3g} and nu up to {nu:.3g}; {limits}. Set physical.dt to at "
-                f"most {dt / excess:.3g}, or use a coarser grid"
-            )
-        if lowest < 0:
-            return (
-                f"burgers: nu is negative in places (down to {lowest:.3g}), where it amplifies disturbances: shorten the "
-                "horizon, or keep it positive with physical.parameters.nu.bounds = [0, inf]"
-            )
-        return None
+        if lowest >= 0:
+            return super().stability(layout, state, parameters, dt)
+        return (
+            f"burgers: nu is negative in places (down to {lowest:.3g}), where it amplifies disturbances: shorten the "
+            "horizon, or keep it positive with physical.parameters.nu.bounds = [0, inf]"
+        )
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (u,) = layout.grid, layout.dynamic
@@ -125,40 +115,16 @@ class Burgers(FlowPhysics):
         amplitude = self.options.amplitude
         return noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
 
-    def _excess(self, layout: StateLayout, speed: float, nu: float, dt: float) -> float:
-        """How many times too long a step is; 1 is the limit."""
-        courant, diffusive = numbers(layout, speed, nu, dt)
-        if self.options.scheme == "semi-lagrangian":
-            return diffusive / MAX_DIFFUSIVE_EULER
-        return math.hypot(courant / MAX_COURANT, diffusive / MAX_DIFFUSIVE)
-
 
 def build(options: BurgersOptions, context: BuildContext) -> FlowModel:
     """The registered factory."""
     return FlowModel(Burgers(options), context)
 
 
-def numbers(layout: StateLayout, speed: float, nu: float, dt: float) -> tuple[float, float]:
-    """(Courant number, diffusion number), summed over the axes."""
-    spacing = layout.grid.spacing
-    return sum(speed * dt / dx for dx in spacing), sum(nu * dt / dx**2 for dx in spacing)
-
-
-def finite_difference(u: Field, nu: Any, dt: float) -> Field:
-    """One classical Runge-Kutta step."""
-    v = u.values
-    k1 = rate(u, v, nu)
-    k2 = rate(u, v + dt / 2 * k1, nu)
-    k3 = rate(u, v + dt / 2 * k2, nu)
-    k4 = rate(u, v + dt * k3, nu)
-    return u.with_values(v + dt / 6 * (k1 + 2 * (k2 + k3) + k4))
-
-
-def rate(u: Field, v: Any, nu: Any) -> Any:
+def finite_difference(u: Field, v: Any, nu: Any) -> Any:
     """u_t for the values `v`, on the grid and with the boundary of `u`."""
     terms = []
-    for axis in u.resolution.names:
-        dx = float(u.dx.vector[axis])
+    for axis, dx in spacing(u).items():
         extended = continued(v, u.boundary, axis)
         if isinstance(nu, Field):
             spread = diffusion(extended, continued(nu.values, nu.boundary, axis), axis, dx)
@@ -190,21 +156,12 @@ def split(v: Any, extended: Any, axis: str, dx: float) -> Any:
 
 def semi_lagrangian(u: Field, nu: Any, dt: float) -> Field:
     """Advection along characteristics, then one explicit step of nu lap(u) + grad(nu) . grad(u)."""
-    a = advect.semi_lagrangian(u, u, dt)
+    a = advect.semi_lagrangian(u, u, dt).values
     terms = []
-    for axis in u.resolution.names:
-        dx = float(u.dx.vector[axis])
-        lower, upper = neighbours(a, axis)
-        factor = nu.values if isinstance(nu, Field) else nu
-        terms.append(factor * (lower + upper - 2 * a.values) / dx**2)
+    for axis, dx in spacing(u).items():
+        lower, upper = neighbours(a, u.boundary, axis)
+        terms.append(values_of(nu) * (lower + upper - 2 * a) / dx**2)
         if isinstance(nu, Field):
-            below, above = neighbours(nu, axis)
+            below, above = neighbours(nu.values, nu.boundary, axis)
             terms.append((above - below) * (upper - lower) / (4 * dx**2))
-    return u.with_values(a.values + dt * reduce(add, terms))
-
-
-def neighbours(field: Field, axis: str) -> tuple[Any, Any]:
-    """The values in the cells below and above along an axis."""
-    padded = pad(field.values, {axis: (1, 1)}, field.boundary)
-    size = field.resolution.get_size(axis)
-    return padded[{axis: slice(0, size)}], padded[{axis: slice(2, size + 2)}]
+    return u.with_values(a + dt * reduce(add, terms))

@@ -35,7 +35,7 @@ from hyco_engine.builtin.models.options_physical import GrayScottOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, euler, rk4, values_of
-from hyco_engine.physics.model import FlowModel
+from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.second_order import diffusion
 
@@ -50,7 +50,7 @@ def _rate(name: str, init: float, help: str, unit: str = "1/time") -> ParameterD
     )
 
 
-class GrayScott(ExplicitPhysics):
+class GrayScott(ExplicitPhysics, FlowPhysics):
     """See the module's card."""
 
     kind = "gray-scott"

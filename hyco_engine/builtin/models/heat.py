@@ -44,14 +44,14 @@ from hyco_engine.physics import differences, second_order
 from hyco_engine.physics.boundaries import side_of
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
-from hyco_engine.physics.model import FlowModel
+from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 
 MAX_DIFFUSIVE = {2: 0.69, 4: 0.52}
 """Limits of sum kappa dt/dx^2: Runge-Kutta's 2.785 over 4 and 16/3."""
 
 
-class Heat(ExplicitPhysics):
+class Heat(ExplicitPhysics, FlowPhysics):
     """See the module's card."""
 
     kind = "heat"

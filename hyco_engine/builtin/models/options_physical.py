@@ -13,7 +13,7 @@ class BurgersOptions:
 
     scheme: Literal["finite-difference", "semi-lagrangian"] = option(
         "finite-difference",
-        help="finite-difference: fourth order, no diffusion of its own; semi-lagrangian: stable at any velocity, diffusive",
+        help="finite-difference: fourth order, not diffusive; semi-lagrangian: stable at any velocity, diffusive",
     )
     amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
     length_scale: float = option(
@@ -52,4 +52,36 @@ class HeatOptions:
     amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
     length_scale: float = option(
         0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )
+
+
+@options
+class AdvectionOptions:
+    """`[physical] kind = "advection"`."""
+
+    velocity: Literal["uniform", "ring-vortex"] = option(
+        "uniform", help="the static field v of simulated data: the same everywhere, or (2-D) around the domain's centre"
+    )
+    speed: float = option(1.0, help="of v: along every axis, or the largest of the vortex", unit="length/time")
+    ring_radius: float = option(0.25, help="where the vortex is fastest, as a fraction of the domain", gt=0.0)
+    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    length_scale: float = option(
+        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )
+
+
+@options
+class NavierStokesOptions:
+    """`[physical] kind = "navier-stokes"`."""
+
+    forcing: Literal["none", "kolmogorov"] = option(
+        "none", help="kolmogorov: a force F sin(2 pi waves y / L) along x, whose amplitude F is a parameter"
+    )
+    waves: int = option(4, help="waves of the force in the domain", ge=1)
+    drag: bool = option(False, help="true: a linear drag -drag u, whose rate is a parameter")
+    amplitude: float = option(
+        1.0, help="root mean square speed of the initial states that simulate starts from", unit="length/time", ge=0.0
+    )
+    length_scale: float = option(
+        0.25, help="length over which their stream function varies, as a fraction of the domain", gt=0.0
     )

@@ -84,11 +84,12 @@ class FieldSamples:
     def _check_fixed(self, axis: str, side: int, keep: dict[str, slice]) -> None:
         ends, fixed = self.end(axis, side, keep), self._fixed(axis, side)
         off = np.abs(ends - fixed.reshape(-1, *[1] * (ends.ndim - 2)))
-        worst = np.unravel_index(int(off.argmax()), off.shape)
-        if off[worst] > self.tolerance:
+        bad = off > self.tolerance
+        if bad.any():
+            first = np.unravel_index(int(bad.argmax()), bad.shape)
             raise DataError(
                 f"{self.where} has nodes on the {SIDES[side]} end of {axis}, where the boundary gives "
-                f"{fixed[worst[1]]:.6g}, but it is {self._shown(ends[worst])} in frame {worst[0]} (allowed difference: "
+                f"{fixed[first[1]]:.6g}, but it is {self._shown(ends[first])} in frame {first[0]} (allowed difference: "
                 f"{self.tolerance:.3g}): a grid that does not match the boundary; correct boundary or bounds, or set "
                 f'points = "cells" if the samples lie in the middle of cells',
                 key="data.boundary",

@@ -255,7 +255,8 @@ def open_arrays(path: Path) -> ArrayReader:
 def _nearby(folder: Path, name: str = "") -> str:
     """What a folder holds that could have been meant."""
     try:
-        names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES or p.is_dir())
+        found = [p for p in folder.iterdir() if p.suffix in SUFFIXES or (p.is_dir() and p.name[0] != ".")]
+        names = [p.name for p in sorted(found, key=lambda p: (p.is_dir(), p.name))]
     except OSError:
         return ""
     if not names:

@@ -118,7 +118,9 @@ class ArraysOptions:
         None, help='what holds at the edges: a number, "periodic", "zero-gradient", ..., or a table by axis and side'
     )
     points: Literal["auto", "cells", "nodes"] = option(
-        "auto", help="samples lie in the middle of cells, or on nodes that include both ends; auto: see the docs"
+        "auto",
+        help="samples lie in the middle of cells, or on nodes that include both ends of the domain; auto: what "
+        "positions and end values tell, and cells where there are bounds alone",
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"

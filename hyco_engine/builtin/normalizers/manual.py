@@ -1,0 +1,22 @@
+"""`manual`: the weights are what the terms declare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from hyco_engine.builtin.normalizers.base import Balancer, Step
+from hyco_engine.interfaces import TermSpec
+
+
+@final
+class Manual(Balancer):
+    """w_k = priority_k / scale_k; a scale that is not declared counts as 1. The default, and the baseline."""
+
+    ratio = False
+
+    def advanced(self, state: Mapping[str, Any], step: Step) -> dict[str, Any]:
+        return {}
+
+    def weight(self, spec: TermSpec, state: None) -> float:
+        return self.manual_weight(spec)

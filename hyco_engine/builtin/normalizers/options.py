@@ -1,0 +1,66 @@
+"""Spec keys of the built-in normalizers. Scales and priorities of the terms are the core's: `[loss.terms.<name>]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hyco_engine.spec.options import option, options
+
+NonFinite = Literal["raise", "skip_step", "skip_term"]
+
+_NONFINITE = "what a NaN or infinite term does: end the run, leave the step out, or leave the term out of the step"
+_DECAY = "share of the running mean that a step keeps, once 10 steps have been averaged"
+_POWER = "p of the factor n^p, with n the values that a sample of the term holds"
+_RENORMALISE = "divide the factors n^p by their mean, so that the size of the total does not depend on p"
+
+
+@options
+class ManualOptions:
+    """`normalizer = {kind = "manual"}`."""
+
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)
+
+
+@options
+class RunningMeanOptions:
+    """`normalizer = {kind = "running-mean"}`."""
+
+    decay: float = option(0.95, help=_DECAY, ge=0.0, lt=1.0)
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)
+
+
+@options
+class SqrtDimOptions:
+    """`normalizer = {kind = "sqrt-dim"}`."""
+
+    power: float = option(0.5, help=_POWER, ge=0.0, le=1.0)
+    renormalise: bool = option(True, help=_RENORMALISE)
+    decay: float = option(0.95, help=_DECAY, ge=0.0, lt=1.0)
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)
+
+
+@options
+class BatchStatOptions:
+    """`normalizer = {kind = "batch-stat"}`."""
+
+    statistic: Literal["rms", "std", "mean"] = option("rms", help="of the per-sample losses of one batch")
+    power: float = option(0.0, help=_POWER, ge=0.0, le=1.0)
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)
+
+
+@options
+class UncertaintyOptions:
+    """`normalizer = {kind = "uncertainty"}`."""
+
+    lr: float = option(1e-2, help="learning rate of the log variances", gt=0.0)
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)
+
+
+@options
+class GradNormOptions:
+    """`normalizer = {kind = "grad-norm"}`."""
+
+    every: int = option(10, help="steps between two measurements of the gradients, one backward pass a term each", ge=1)
+    decay: float = option(0.9, help="share of the old weights that a measurement keeps", ge=0.0, lt=1.0)
+    floor: float = option(1e-3, help="smallest gradient norm that counts, as a share of the largest", gt=0.0, le=1.0)
+    nonfinite: NonFinite = option("raise", help=_NONFINITE)

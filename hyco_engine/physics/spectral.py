@@ -1,0 +1,94 @@
+"""Real Fourier transforms of torch tensors on periodic grids: derivatives, products without aliasing, projection.
+
+Spectra are those of `torch.fft.rfftn` over all space axes: `[..., n_1, ..., n_d // 2 + 1]`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.errors import DataError
+
+
+class Spectrum:
+    """Transforms on one grid and what is known of its waves; made within a step, in the state's type."""
+
+    def __init__(self, grid: Grid, like: Tensor) -> None:
+        real = like.real.dtype if like.is_complex() else like.dtype
+        self.shape = grid.resolution
+        self.axes = tuple(range(-len(self.shape), 0))
+        numbers = [self._numbers(axis, like.device) for axis in self.axes]
+        lengths = [upper - lower for lower, upper in zip(grid.lower, grid.upper, strict=True)]
+        waves = [2 * math.pi / length * n for n, length in zip(numbers, lengths, strict=True)]
+        self.square = _sum([wave.square() for wave in waves]).to(real)
+        """|k|^2"""
+        # the derivative of the shortest wave has no place on the grid
+        self.waves = [
+            torch.where(2 * n.abs() == size, 0.0, wave).to(real)
+            for wave, n, size in zip(waves, numbers, self.shape, strict=True)
+        ]
+        """k along each axis, for derivatives."""
+        self.resolved = _product([3 * n.abs() < size for n, size in zip(numbers, self.shape, strict=True)]).to(real)
+        """1 for the lower two thirds of the waves along each axis, 0 else: their products have no aliases among them."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values `[..., *S]` to their spectrum."""
+        return torch.fft.rfftn(values, dim=self.axes)
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """A spectrum to values `[..., *S]`."""
+        return torch.fft.irfftn(spectrum, s=self.shape, dim=self.axes)
+
+    def derivative(self, spectrum: Tensor, axis: int) -> Tensor:
+        """The spectrum of the derivative along axis number `axis`."""
+        return 1j * self.waves[axis] * spectrum
+
+    def without_divergence(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """The spectra of a vector field less the gradient of p with lap p = div: the fast Poisson solve of a periodic box."""
+        square = _sum([wave.square() for wave in self.waves])
+        pressure = _sum([k * part for k, part in zip(self.waves, vector, strict=True)]) / torch.where(
+            square == 0, 1.0, square
+        )
+        return [part - k * pressure for k, part in zip(self.waves, vector, strict=True)]
+
+    def _numbers(self, axis: int, device: torch.device) -> Tensor:
+        """Whole wave numbers along an axis, shaped to broadcast over the spectrum."""
+        n = self.shape[axis]
+        if axis == -1:
+            numbers = torch.arange(n // 2 + 1, device=device, dtype=torch.float64)
+        else:
+            index = torch.arange(n, device=device, dtype=torch.float64)
+            numbers = torch.where(2 * index > n, index - n, index)
+        return numbers.reshape([-1 if other == axis else 1 for other in self.axes])
+
+
+def require_periodic(layout: StateLayout, kind: str) -> None:
+    """Raises DataError where a dynamic field has a boundary."""
+    for field in layout.dynamic:
+        for axis in layout.grid.axes:
+            if not field.boundary.is_periodic(axis):
+                raise DataError(
+                    f"{kind} is solved in a periodic box, and the boundary of {field.name!r} along {axis} is "
+                    f'{field.boundary.to_data()[axis]["lower"]!r}: set boundary = "periodic" where the data are, or use '
+                    "another kind",
+                    key="data.boundary",
+                )
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _product(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total & part
+    return total

@@ -1,0 +1,244 @@
+"""Optimizers that see all samples at once: L-BFGS and Gauss-Newton, one iteration at a time, kept over the cycles."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.linearized import LaneProblem, Linearizer
+from hyco_engine.training.whole_loss import Metrics, WholeLoss
+
+LOOKED_UP = 64
+"""Points whose loss and gradient are remembered."""
+FLAT = 5
+"""L-BFGS iterations in a row that gain no more than rounding, after which it has converged."""
+
+
+@attrs.frozen(kw_only=True)
+class Iteration:
+    """The loss where an iteration ended, and whether there is anything left to gain."""
+
+    loss: float
+    metrics: Metrics
+    converged: bool = False
+
+
+class FullBatch(ABC):
+    """An optimizer that iterates over all samples.
+
+    What it has learned of the loss's curvature belongs to one training set: where generated samples take part, each
+    phase starts it anew. `nonfinite` and `uphill` count the steps of the present phase that were taken back.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self._real_only = True
+        self.nonfinite = 0
+        self.uphill = 0
+
+    def begin(self, real_only: bool) -> None:
+        """Before a phase: what was learned on other samples is forgotten."""
+        if not (real_only and self._real_only):
+            self._restart()
+        self._real_only = real_only
+        self.nonfinite = self.uphill = 0
+
+    @abstractmethod
+    def iterate(self, whole: WholeLoss) -> Iteration:
+        """One iteration. A step to where the loss is not finite is taken back."""
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Forget the curvature."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state between two phases, as tensors by name."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """What `state_dict` gave."""
+
+
+class GaussNewton(FullBatch):
+    """Levenberg-Marquardt with forward-mode derivatives, for few parameters; see `least_squares`."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.linearizer: Linearizer | None = None
+        self._search = self._fresh()
+
+    def iterate(self, whole: WholeLoss) -> Iteration:
+        if self.linearizer is None:
+            self.linearizer = Linearizer(whole.model)
+        step = self._search.iterate(LaneProblem(whole, self.linearizer), whole.point()[None])
+        self.nonfinite += int(step.nonfinite)
+        self.uphill += int(step.uphill)
+        if bool(step.moved):
+            whole.move_to(step.points[0])
+        loss, metrics = whole.value()
+        more = {"train/damping": float(self._search.damping), "train/rejected": float(step.nonfinite + step.uphill)}
+        return Iteration(loss=loss, metrics=metrics | more, converged=bool(step.converged))
+
+    def _restart(self) -> None:
+        self._search = self._fresh()
+
+    def _fresh(self) -> LevenbergMarquardt:
+        return LevenbergMarquardt(precision=self._parameters[0].dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self._search.state_dict(), "real_only": torch.tensor(self._real_only)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._real_only = bool(state["real_only"])
+        self._search.load_state_dict({name: value for name, value in state.items() if name != "real_only"})
+
+
+class LBFGS(FullBatch):
+    """L-BFGS with a strong-Wolfe line search.
+
+    The loss is scaled so that the first step changes the parameters by about `FIRST_STEP` of their scale, whatever its
+    unit: torch's updates are skipped where y.s < 1e-10, and its first step is as long as the gradient.
+    """
+
+    FIRST_STEP = 0.03
+    HISTORY = 20
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self._evaluations: list[tuple[Tensor, float, list[Tensor], Metrics]] = []
+        self._flat = 0
+        self._scale: float | None = None
+        self._lbfgs = self._fresh()
+
+    def begin(self, real_only: bool) -> None:
+        super().begin(real_only)
+        self._evaluations = []
+        self._flat = 0
+
+    def iterate(self, whole: WholeLoss) -> Iteration:
+        start = self._point()
+        before = self._evaluate(whole)
+        if not math.isfinite(before[1]):
+            return Iteration(loss=before[1], metrics=before[3])
+        moved = False
+        for fresh in (self._is_fresh(), True):
+            if fresh and not self._is_fresh():
+                self._restart()
+            self._search(whole)
+            accepted = self._evaluate(whole)
+            if not (torch.isfinite(self._point()).all() and math.isfinite(accepted[1])):
+                self.nonfinite += 1
+                nn.utils.vector_to_parameters(start, self._parameters)
+                self._restart()
+                accepted = self._evaluate(whole)
+            moved = not torch.equal(start, self._point())
+            if moved or fresh:
+                break
+        # a search that has converged tries the same points again and again
+        self._evaluations = self._evaluations[-LOOKED_UP:]
+        eps = torch.finfo(start.dtype).eps
+        self._flat = self._flat + 1 if before[1] - accepted[1] <= eps * before[1] else 0
+        return Iteration(loss=accepted[1], metrics=accepted[3], converged=not moved or self._flat >= FLAT)
+
+    def _search(self, whole: WholeLoss) -> None:
+        if self._scale is None:
+            size = sum(float(gradient.abs().sum()) for gradient in self._evaluate(whole)[2])
+            count = sum(parameter.numel() for parameter in self._parameters)
+            self._scale = self.FIRST_STEP * count / size if math.isfinite(size) and size > 0 else 1.0
+            # the first step's length is min(1, 1 / |g|_1) * lr * |g|
+            self._lbfgs.param_groups[0]["lr"] = max(1.0, self.FIRST_STEP * count)
+        else:
+            self._lbfgs.param_groups[0]["lr"] = 1.0
+
+        def evaluate() -> Tensor:
+            known = self._evaluate(whole)
+            assert self._scale is not None
+            for parameter, gradient in zip(self._parameters, known[2], strict=True):
+                parameter.grad = gradient * self._scale
+            return torch.tensor(known[1] * self._scale, dtype=torch.float64)
+
+        self._lbfgs.step(evaluate)  # type: ignore[no-untyped-call]
+
+    def _evaluate(self, whole: WholeLoss) -> tuple[Tensor, float, list[Tensor], Metrics]:
+        """Loss and gradient here. The line search ends where it has been: such points are looked up."""
+        point = self._point()
+        for known in self._evaluations:
+            if torch.equal(known[0], point):
+                return known
+        for parameter in self._parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        loss, metrics = whole.gradient()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self._parameters]
+        if not math.isfinite(loss):
+            self.nonfinite += 1
+        self._evaluations.append((point, loss, gradients, metrics))
+        return self._evaluations[-1]
+
+    def _point(self) -> Tensor:
+        return nn.utils.parameters_to_vector(self._parameters).detach().clone()
+
+    def _is_fresh(self) -> bool:
+        return not self._lbfgs.state
+
+    def _restart(self) -> None:
+        self._scale = None
+        self._flat = 0
+        self._lbfgs = self._fresh()
+
+    def _fresh(self) -> torch.optim.LBFGS:
+        # max_eval counts from the iteration's first evaluation, which is looked up
+        return torch.optim.LBFGS(
+            self._parameters,
+            max_iter=1,
+            max_eval=25,
+            history_size=self.HISTORY,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        saved: dict[str, Tensor] = {"real_only": torch.tensor(self._real_only)}
+        if self._scale is not None:
+            saved["scale"] = torch.tensor(self._scale, dtype=torch.float64)
+        for state in self._lbfgs.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    saved[name] = value.clone()
+                elif isinstance(value, list):
+                    saved |= {f"{name}.{k}": entry.clone() for k, entry in enumerate(value) if entry is not None}
+                elif value is not None:
+                    saved[name] = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        return saved
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._restart()
+        self._real_only = bool(state["real_only"])
+        if "scale" not in state:
+            return
+        self._scale = float(state["scale"])
+        own = self._lbfgs.state[self._parameters[0]]
+        lists: dict[str, dict[int, Tensor]] = {}
+        for name, value in state.items():
+            head, _, index = name.partition(".")
+            if index:
+                lists.setdefault(head, {})[int(index)] = value.clone()
+            elif head in ("func_evals", "n_iter"):
+                own[head] = int(value)
+            elif head in ("prev_loss", "t"):
+                own[head] = float(value)
+            elif head not in ("scale", "real_only"):
+                own[head] = value.clone()
+        for head, entries in lists.items():
+            length = self.HISTORY if head == "al" else len(entries)
+            own[head] = [entries.get(k) for k in range(length)]
+        own.setdefault("old_dirs", [])
+        own.setdefault("old_stps", [])
+        own.setdefault("ro", [])

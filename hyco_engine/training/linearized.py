@@ -1,0 +1,158 @@
+"""A whole loss as a sum of squares: values and normal equations for several lanes of parameters, by forward mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.training.jacobian import ForwardJacobian, push_forward
+from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
+from hyco_engine.training.whole_loss import Chunk, WholeLoss
+
+logger = logging.getLogger(__name__)
+
+Linear = tuple[Chunk, Tensor, Tensor]
+
+
+class Linearizer:
+    """Residuals of a model with derivatives by its parameters, in the fastest way that works, which is then kept.
+
+    `way`: "captured" (a graph of the step with its tangents), or as in `ForwardJacobian`, lane by lane; `reason` says
+    what kept it from a faster one. Lives as long as the model, since graphs are costly to make.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._rollout = TangentRollout(model) if isinstance(model, DeclaredModel) else None
+        self._jacobian = ForwardJacobian()
+        self._call = _Call(model)
+        self._reason = "" if self._rollout else "the model is not one of declared physics"
+
+    @property
+    def way(self) -> str:
+        return "captured" if self._rollout is not None else self._jacobian.way
+
+    @property
+    def reason(self) -> str:
+        return self._jacobian.reason or self._reason
+
+    def linearized(self, whole: WholeLoss, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+        """By chunk: residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
+        x = points.to(dtype=whole.dtype, device=whole.device)
+        draws = whole.draws()
+        with torch.no_grad():
+            for chunk in whole.chunks():
+                captured = self._captured(whole, chunk, x, draws, tangents=True)
+                yield captured if captured is not None else self._lane_by_lane(whole, chunk, x, draws)
+
+    def values(self, whole: WholeLoss, points: Tensor) -> Tensor:
+        """F at `points [S, P]`: float64 `[S]`."""
+        if len(points) > 1 and self._rollout is not None:
+            x = points.to(dtype=whole.dtype, device=whole.device)
+            total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
+            with torch.no_grad():
+                for chunk in whole.chunks():
+                    captured = self._captured(whole, chunk, x, draws, tangents=False)
+                    if captured is None:
+                        break
+                    total += captured[1].double().square().flatten(1).sum(1).cpu()
+                else:
+                    return total
+        here = whole.point()
+        found = []
+        try:
+            for point in points:
+                whole.move_to(point)
+                found.append(whole.value()[0])
+        finally:
+            whole.move_to(here)
+        return torch.tensor(found, dtype=torch.float64)
+
+    def normal_equations(self, whole: WholeLoss, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """F `[S]`, J^T r `[S, P]`, J^T J `[S, P, P]`, float64, on the CPU."""
+        parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
+        value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
+        return value, gradient, hessian
+
+    def _captured(
+        self, whole: WholeLoss, chunk: Chunk, x: Tensor, draws: torch.Generator, *, tangents: bool
+    ) -> Linear | None:
+        steps = whole.objective.steps(chunk.batch)
+        states = chunk.batch[0]
+        if self._rollout is None or steps is None or whole.extra or not isinstance(states, Tensor):
+            return None
+        try:
+            predictions, derivatives = self._rollout(states, steps, x, tangents)
+        except NotCaptured as error:
+            self._rollout, self._reason = None, str(error)
+            logger.info("derivatives are not captured: %s", error)
+            return None
+
+        def residuals(predictions: Tensor) -> Tensor:
+            return whole.residuals(Replay(predictions), chunk, draws)
+
+        if derivatives is None:
+            return chunk, torch.stack([residuals(lane) for lane in predictions]), predictions
+        lanes = []
+        for lane, rates in zip(predictions, derivatives, strict=True):
+            columns = [push_forward(residuals, (lane,), (rate,)) for rate in rates]
+            lanes.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
+        return chunk, torch.stack([r for r, _ in lanes]), torch.stack([j for _, j in lanes])
+
+    def _lane_by_lane(self, whole: WholeLoss, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
+        state, count = draws.get_state(), len(chunk.indices)
+
+        def residuals(theta: Tensor) -> Tensor:
+            draws.set_state(state)
+            named = {f"model.{name}": value for name, value in whole.named(theta).items()}
+            found = torch.func.functional_call(
+                self._call, named, (lambda model: whole.residuals(model, chunk, draws).flatten(),)
+            )
+            assert isinstance(found, Tensor)
+            return found
+
+        # graphs cannot be captured within torch.func, but one that is there is used
+        size = len(residuals(x[0]))
+        pairs = [self._jacobian(residuals, lane, size) for lane in x]
+        return (
+            chunk,
+            torch.stack([value.view(count, -1) for value, _ in pairs]),
+            torch.stack([jacobian.reshape(count, -1, x.shape[1]) for _, jacobian in pairs]),
+        )
+
+
+class LaneProblem:
+    """A whole loss in the form that Levenberg-Marquardt asks for."""
+
+    def __init__(self, whole: WholeLoss, linearizer: Linearizer) -> None:
+        self._whole = whole
+        self._linearizer = linearizer
+
+    def values(self, points: Tensor) -> Tensor:
+        return self._linearizer.values(self._whole, points)
+
+    def normal_equations(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._linearizer.normal_equations(self._whole, points)
+
+
+class _Call(nn.Module):
+    """Makes any function of the model one that `functional_call` can give other parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: object) -> Tensor:
+        assert callable(function)
+        result = function(self.model)
+        assert isinstance(result, Tensor)
+        return result
+
+
+def _normal(residual: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r, j = residual.flatten(1).double(), jacobian.flatten(1, 2).double()
+    return r.square().sum(1).cpu(), torch.einsum("snp,sn->sp", j, r).cpu(), (j.mT @ j).cpu()

@@ -1,0 +1,147 @@
+"""Rollouts of a captured physics with their derivatives, for several lanes of parameters at a time.
+
+torch.func on every operation costs ten times the operation. So the step's own graph is taken through jvp (for the
+derivatives) and vmap (for tangents and lanes) once, and what comes out is captured as a graph again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hyco_engine.physics.capture import _key, bucket
+from hyco_engine.physics.graphs import clean, writes
+from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.training.jacobian import push_forward
+
+Run = Callable[..., Any]
+MAX_GRAPHS = 8
+UNROLLED = 4
+"""Tangents up to which each has operations of its own in a graph: vmap would compute the step itself for each anew."""
+
+
+class TangentRollout:
+    """Rolls `model` out for parameters that need not be its own.
+
+    Raises `NotCaptured` where the model runs as written: then torch.func is all there is.
+    """
+
+    def __init__(self, model: DeclaredModel) -> None:
+        self._model = model
+        self._graphs: dict[Any, Run] = {}
+
+    def __call__(self, state: Tensor, steps: int, points: Tensor, tangents: bool) -> tuple[Tensor, Tensor | None]:
+        """From `state [B, C_all, *S]` with raw parameters `points [S, P]`.
+
+        Predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives `[S, P, B, steps, C_dyn, *S]`.
+        """
+        model, lanes, size = self._model, len(points), state.shape[0]
+        values, derivatives = self._values(points)
+        padded = _pad(state, bucket(size))
+        run = self._graph(padded, [value[0] for value in values], lanes, points.shape[1] if tangents else 0)
+        static = padded[:, model.layout.n_dynamic :].expand(lanes, *padded[:, model.layout.n_dynamic :].shape)
+        now = padded.expand(lanes, *padded.shape).contiguous()
+        flow = now.new_zeros(lanes, points.shape[1], *padded.shape) if tangents else None
+        found, derived = [], []
+        for index in range(steps * model.substeps):
+            if flow is None:
+                new = run(now, *values)
+            else:
+                new, change = run(now, flow, values, derivatives)
+                flow = change if not static.shape[2] else _with_zeros(change, flow)
+                if (index + 1) % model.substeps == 0:
+                    derived.append(change[:, :, :size])
+            now = new if not static.shape[2] else torch.cat([new, static], dim=2)
+            if (index + 1) % model.substeps == 0:
+                found.append(new[:, :size])
+        predictions = torch.stack(found, dim=2)
+        return predictions, torch.stack(derived, dim=3) if tangents else None
+
+    def _values(self, points: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """All parameters by lane, `[S, ...]`, and their derivatives by the raw ones, `[S, P, ...]`."""
+        learnables = self._model.learnables
+        shapes = {name: learnables.raw[name].shape for name in learnables.learned}
+
+        def values(point: Tensor) -> tuple[Tensor, ...]:
+            parts = torch.split(point, [shape.numel() for shape in shapes.values()])
+            raw = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+            # one that is not learned is the same in every lane, and vmap wants it to depend on the lane
+            return tuple(value + 0 * point.sum() for value in learnables.values(raw).values())
+
+        found = torch.func.vmap(values)(points)
+        derivatives = torch.func.vmap(torch.func.jacfwd(values))(points)
+        return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
+
+    def _graph(self, state: Tensor, values: Sequence[Tensor], lanes: int, count: int) -> Run:
+        """For `lanes` lanes, with `count` tangents (0: none)."""
+        key = (tuple(state.shape), state.dtype, lanes, count)
+        if key in self._graphs:
+            return self._graphs[key]
+        step = self._step(state, values)
+
+        def pushed(now: Tensor, flow: Tensor, values: Sequence[Tensor], derivatives: Sequence[Tensor]) -> Any:
+            def one(tangent: Tensor, rates: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+                new, change = push_forward(step, (now, *values), (tangent, *rates))
+                return change, new
+
+            if count <= UNROLLED:
+                pairs = [one(flow[k], [rates[k] for rates in derivatives]) for k in range(count)]
+                return pairs[0][1], torch.stack([change for change, _ in pairs])
+            change, new = torch.func.vmap(one)(flow, derivatives)
+            return new[0], change
+
+        now = state.expand(lanes, *state.shape).contiguous()
+        given = tuple(value.expand(lanes, *value.shape).contiguous() for value in values)
+        inputs: tuple[Any, ...] = (now, *given)
+        function: Run = torch.func.vmap(step)
+        if count:
+            rates = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
+            inputs = (now, now.new_zeros(lanes, count, *state.shape), given, rates)
+            function = torch.func.vmap(pushed)
+        try:
+            graph = clean(make_fx(function)(*inputs))
+        except Exception as error:
+            raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        if len(self._graphs) >= MAX_GRAPHS:
+            self._graphs.pop(next(iter(self._graphs)))
+        self._graphs[key] = graph
+        return graph
+
+    def _step(self, state: Tensor, values: Sequence[Tensor]) -> Run:
+        """The graph of one internal step. Running the model once makes it, unless the model runs as written."""
+        self._model(state)
+        held = self._model._runner._graphs.get(_key(state, len(state), values))
+        if held is None or writes(held[0]):
+            raise NotCaptured("the step runs as written, not as a graph")
+        graph: Run = held[0]
+        return graph
+
+
+class NotCaptured(Exception):
+    """There is no graph to differentiate; the message says why."""
+
+
+class Replay(nn.Module):
+    """A model whose predictions are known already: `[B, steps, ...]`, returned one after the other."""
+
+    def __init__(self, predictions: Tensor) -> None:
+        super().__init__()
+        self._predictions = iter(predictions.unbind(1))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return next(self._predictions)
+
+
+def _pad(state: Tensor, size: int) -> Tensor:
+    missing = size - state.shape[0]
+    return torch.cat([state, state[-1:].expand(missing, *state.shape[1:])]) if missing else state
+
+
+def _with_zeros(change: Tensor, flow: Tensor) -> Tensor:
+    flow = flow.clone()
+    flow[:, :, :, : change.shape[3]] = change
+    return flow

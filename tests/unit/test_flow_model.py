@@ -1,0 +1,466 @@
+"""Physical models: what authors write, how the step is captured, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from phi.field import Field
+from phi.physics import advect, diffuse
+from phiml import math as phimath
+from phiml.math import Solve
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.errors import DataError, PluginError, RunError, SpecError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics.capture import MAX_GRAPHS, CaptureError, bucket, capture, verify
+from hyco_engine.physics.graphs import clean, count_operations
+from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
+from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.spec.choices import ParameterSetting, Profile
+
+KAPPA = ParameterDeclaration(name="kappa", init=0.1, bounds=(0.0, math.inf), may_be_field=True)
+GRID = Grid(axes=("x",), resolution=(16,), lower=(0.0,), upper=(16.0,))
+GRID_2D = Grid(axes=("x", "y"), resolution=(6, 4), lower=(0.0, 0.0), upper=(6.0, 4.0))
+
+jvp_is_quiet = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+class Heat(FlowPhysics):
+    parameters = (KAPPA,)
+
+    def fields(self, axes: tuple[str, ...]) -> tuple[list[FieldInfo], list[FieldInfo]]:
+        return [FieldInfo(name="u", boundary=Boundary.parse("periodic", axes))], []
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
+        return {"u": diffuse.explicit(fields["u"], parameters["kappa"], dt)}
+
+
+class TorchHeat(TorchPhysics):
+    parameters = (KAPPA,)
+    fields = Heat.fields
+
+    def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
+        u = fields["u"]
+        return {"u": u + dt * parameters["kappa"] * (u.roll(1, -1) + u.roll(-1, -1) - 2 * u)}
+
+
+def context(grid: Grid | None = GRID, **changes: Any) -> BuildContext:
+    values: dict[str, Any] = {"seed": 0, "registry": Registry(), "grid": grid, "dt": 0.2}
+    return BuildContext(**{**values, **changes})
+
+
+def states(model: Any, count: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(count, model.layout.n_all, *model.layout.spatial, generator=generator, dtype=dtype)
+    return torch.where(sample_mask(model.layout), state, torch.zeros((), dtype=dtype))
+
+
+# --- what authors write -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_phiflow_and_torch_give_the_same(dtype: torch.dtype) -> None:
+    flow, plain = FlowModel(Heat(), context(dtype=dtype)), TorchModel(TorchHeat(), context(dtype=dtype))
+    state = states(flow, dtype=dtype)
+    assert flow(state).dtype == dtype
+    assert torch.allclose(flow(state), plain(state), rtol=0, atol=8 * torch.finfo(dtype).eps)
+    for model in (flow, plain):
+        model(state).square().sum().backward()
+    grads = [model.learnables.raw["kappa"].grad for model in (flow, plain)]
+    assert torch.allclose(*grads, rtol=1e-4 if dtype == torch.float32 else 1e-12)
+    assert flow.execution[0] == plain.execution[0] == "graph"
+
+
+@pytest.mark.parametrize("kind", ["eager", "graph"])
+def test_every_sample_is_computed_alone(kind: Any) -> None:
+    model = FlowModel(Heat(), context(compile=kind))
+    state = states(model, 9)
+    together = model(state)
+    for count in (1, 3, 9):
+        assert torch.equal(model(state[:count]), together[:count])
+
+
+def test_internal_steps_divide_a_frame() -> None:
+    once = FlowModel(Heat(), context(inner_dt=0.05))
+    fine = FlowModel(Heat(), context(dt=0.05))
+    state = states(once)
+    assert once.substeps == 4
+    expected = state
+    for _ in range(4):
+        expected = fine(expected)
+    assert torch.equal(once(state), expected)
+
+
+@pytest.mark.parametrize(("dt", "inner", "count"), [(0.1, 0.1 / 3, 3), (0.3, 0.1, 3), (1.0, 1.0, 1)])
+def test_divide(dt: float, inner: float, count: int) -> None:
+    assert divide(dt, inner) == count
+
+
+@pytest.mark.parametrize("inner", [0.03, 0.7, 0.0999])
+def test_steps_that_do_not_divide_a_frame(inner: float) -> None:
+    with pytest.raises(
+        SpecError, match=r"does not divide the time between two frames, 0\.1: use for example"
+    ) as caught:
+        divide(0.1, inner)
+    assert caught.value.problems[0].key == "physical.dt"
+
+
+class Forced(Heat):
+    """A static field that is an input."""
+
+    def fields(self, axes: tuple[str, ...]) -> tuple[list[FieldInfo], list[FieldInfo]]:
+        boundary = Boundary.parse("periodic", axes)
+        return [FieldInfo(name="u", boundary=boundary)], [FieldInfo(name="source", boundary=boundary)]
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
+        return {"u": fields["u"] + dt * parameters["kappa"] * fields["source"]}
+
+
+def test_static_fields_are_carried_along() -> None:
+    model = FlowModel(Forced(), context(inner_dt=0.1))
+    state = states(model)
+    assert state.shape[1] == 2
+    assert torch.allclose(model(state), state[:, :1] + 0.2 * 0.1 * state[:, 1:])
+
+
+def test_fields_by_name_whatever_the_order_of_the_data() -> None:
+    axes, boundary = GRID.axes, Boundary.parse(0.0, GRID.axes)
+    infos = {name: FieldInfo(name=name, boundary=boundary) for name in ("u", "source", "other")}
+    layout = StateLayout(grid=GRID, dynamic=(infos["u"],), static=(infos["other"], infos["source"]))
+    model = FlowModel(Forced(), context(None, layout=layout))
+    state = states(model)
+    assert layout.fields[0].boundary.sides[axes[0]][0].kind == "constant"
+    assert torch.allclose(model(state), state[:, :1] + 0.2 * 0.1 * state[:, 2:])
+
+
+class Swirl(FlowPhysics):
+    """Staggered, with a learned field: advects itself, faster where `speed` is larger."""
+
+    parameters = (ParameterDeclaration(name="speed", init=1.0, may_be_field=True),)
+
+    def fields(self, axes: tuple[str, ...]) -> tuple[list[FieldInfo], list[FieldInfo]]:
+        closed = Boundary.parse(0, axes)
+        return [
+            FieldInfo(name="v", components=axes, sampling="staggered", boundary=closed),
+            FieldInfo(name="dye", boundary=Boundary.parse("zero-gradient", axes)),
+        ], []
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
+        v, dye = fields["v"], fields["dye"]
+        return {"dye": advect.semi_lagrangian(dye, v, dt) * parameters["speed"], "v": advect.semi_lagrangian(v, v, dt)}
+
+
+@pytest.mark.parametrize("field", [False, True])
+def test_staggered_fields_and_filler(field: bool) -> None:
+    setting = ParameterSetting(init=Profile(offset=1.0), field=True) if field else ParameterSetting()
+    model = FlowModel(Swirl(), context(GRID_2D, parameters={"speed": setting}))
+    state = states(model)
+    spoilt = state.masked_fill(~sample_mask(model.layout), math.nan)
+    out = model(spoilt)
+    assert model.execution[0] == "graph"
+    assert torch.equal(out, model(state))
+    assert torch.equal(out[:, ~sample_mask(model.layout)], torch.zeros_like(out[:, ~sample_mask(model.layout)]))
+
+
+@pytest.mark.parametrize("kind", ["eager", "graph"])
+def test_a_diverged_flow_stays_diverged(kind: Any) -> None:
+    """torch's own sampling heals NaN velocities, and crashes the interpreter in the gradient."""
+    model = FlowModel(Swirl(), context(GRID_2D, compile=kind))
+    state = states(model).requires_grad_()
+    spoilt = state * 1.0
+    spoilt[0, 0, 2, 2] = math.nan
+    out = model(spoilt)
+    assert out[0].isnan().any()
+    assert out[1:].isfinite().all()
+    out.sum().backward()
+
+
+def test_parameter_fields_continue_periodically_or_flat() -> None:
+    setting = {"kappa": ParameterSetting(init=Profile(offset=0.1), field=True)}
+    for boundary, expected in ((None, "periodic"), (0.0, "zero-gradient")):
+        model = FlowModel(Heat(), context(parameters=setting, boundary=boundary))
+        field = model._converter.parameter(model.learnables.values()["kappa"])
+        assert str(field.boundary) == expected
+        assert field.values.shape.sizes == (16,)
+
+
+def test_what_the_context_must_hold() -> None:
+    with pytest.raises(DataError, match="the time between two frames"):
+        FlowModel(Heat(), context(dt=None))
+    with pytest.raises(DataError, match="needs data on a grid"):
+        FlowModel(Heat(), context(None))
+    with pytest.raises(SpecError, match=r"no parameter 'kapa'.*did you mean 'kappa'"):
+        FlowModel(Heat(), context(parameters={"kapa": ParameterSetting()}))
+    with pytest.raises(DataError, match="Heat declares no initial states"):
+        FlowModel(Heat(), context()).initial_states(1, torch.Generator())
+
+
+# --- steps that break their contract ------------------------------------------------------------------------------
+
+
+def heat_with(step: Any, model: Any = FlowModel, base: Any = Heat, **changes: Any) -> Any:
+    return model(type("Wrong", (base,), {"step": step})(), context(**changes))
+
+
+@pytest.mark.parametrize("kind", ["auto", "eager", "graph"])
+def test_a_learnable_that_is_not_used(kind: Any) -> None:
+    outside = torch.tensor(0.1, requires_grad=True)
+
+    def closes_over(self: Any, fields: Any, parameters: Any, dt: float) -> Any:
+        return {"u": fields["u"] * (1 - dt * outside)}
+
+    model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
+    with pytest.raises(
+        PluginError, match="Wrong does not use its parameter 'kappa', which is to be learned: take it from"
+    ):
+        model(states(model))
+
+
+@pytest.mark.parametrize("kind", ["auto", "eager", "graph"])
+def test_a_learnable_that_nobody_declared(kind: Any) -> None:
+    outside = torch.nn.Parameter(torch.ones(16))
+
+    def closes_over(self: Any, fields: Any, parameters: Any, dt: float) -> Any:
+        return {"u": fields["u"] * parameters["kappa"] * outside}
+
+    model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
+    with pytest.raises(
+        PluginError, match=r"a tensor of shape \(16,\) that requires gradients and that nobody declared"
+    ):
+        model(states(model))
+
+
+def test_a_known_parameter_need_not_be_used() -> None:
+    model = heat_with(
+        lambda self, fields, parameters, dt: dict(fields), parameters={"kappa": ParameterSetting(learn=False)}
+    )
+    state = states(model)
+    assert torch.equal(model(state), state)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda self, f, p, dt: {"v": f["u"] * p["kappa"]}, "must return a mapping with the fields u; it returned v"),
+        (lambda self, f, p, dt: f["u"] * p["kappa"], "mapping with the fields u; it returned Field"),
+    ],
+)
+def test_wrong_results_of_phiflow_steps(step: Any, message: str) -> None:
+    model = heat_with(step)
+    with pytest.raises(PluginError, match=message):
+        model(states(model))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"])[..., 1:]}, r"returned 'u' as \(3, 1, 15\)"),
+        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"]).double()}, "of torch.float64; it was"),
+    ],
+)
+def test_wrong_results_of_torch_steps(step: Any, message: str) -> None:
+    model = heat_with(step, TorchModel, TorchHeat)
+    with pytest.raises(PluginError, match=message):
+        model(states(model))
+
+
+# --- capture ------------------------------------------------------------------------------------------------------
+
+
+def looks_at_values(self: Any, fields: Any, parameters: Any, dt: float) -> Any:
+    u = fields["u"]
+    factor = 2.0 if bool(u.max() > 0) else 1.0
+    return {"u": u * parameters["kappa"] * factor}
+
+
+class Implicit(Heat):
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
+        u = fields["u"]
+        return {"u": diffuse.implicit(u, parameters["kappa"], dt, solve=Solve("CG", 1e-14, 1e-14))}
+
+
+def test_control_flow_on_values_falls_back_to_eager() -> None:
+    model = heat_with(looks_at_values, TorchModel, TorchHeat)
+    state = states(model)
+    assert torch.allclose(model(state), state * 0.2)
+    kind, reason = model.execution
+    assert kind == "eager"
+    assert reason.startswith("it cannot be captured: ")
+
+
+def test_an_iterative_solve_falls_back_to_eager() -> None:
+    """And its gradient, which solves again, is right in float64."""
+    model = FlowModel(Implicit(), context(dtype=torch.float64))
+    state = states(model, dtype=torch.float64)
+
+    def loss() -> Tensor:
+        return model(state).square().sum()
+
+    loss().backward()
+    assert model.execution[0] == "eager"
+    assert "it cannot be captured" in model.execution[1]
+    raw = model.learnables.raw["kappa"]
+    assert raw.grad is not None
+    with torch.no_grad():
+        raw.add_(1e-4)
+        upper = float(loss())
+        raw.sub_(2e-4)
+        lower = float(loss())
+    assert float(raw.grad) == pytest.approx((upper - lower) / 2e-4, rel=1e-7)
+
+
+def test_a_graph_that_was_asked_for_and_fails() -> None:
+    model = heat_with(looks_at_values, TorchModel, TorchHeat, compile="graph")
+    with pytest.raises(
+        RunError, match=r'the physics Wrong cannot run as compile = "graph": .*Use compile = "auto"'
+    ) as caught:
+        model(states(model))
+    assert caught.value.problems[0].key == "physical.compile"
+
+
+class Doubled(torch.autograd.Function):
+    """A gradient of its own, which a graph does not know."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
+def test_a_graph_with_other_gradients_is_not_used() -> None:
+    def step(self: Any, fields: Any, parameters: Any, dt: float) -> Any:
+        return {"u": Doubled.apply(fields["u"] * parameters["kappa"])}
+
+    model = heat_with(step, TorchModel, TorchHeat)
+    model(states(model))
+    assert model.execution[0] == "eager"
+    assert "the gradient by the state differs from that of the step as written" in model.execution[1]
+
+
+def test_execution_tells_how_and_why() -> None:
+    model = FlowModel(Heat(), context())
+    assert model.execution == ("graph", "not run yet")
+    model(states(model))
+    assert model.execution[1].startswith("captured as ")
+    eager = FlowModel(Heat(), context(compile="eager"))
+    eager(states(eager))
+    assert eager.execution == ("eager", "asked for")
+
+
+def test_graphs_are_few() -> None:
+    assert [bucket(size) for size in (1, 2, 7, 8, 9, 31, 32, 33, 100)] == [1, 2, 7, 8, 10, 32, 32, 40, 112]
+    model = FlowModel(Heat(), context())
+    for count in range(1, 20):
+        assert model(states(model, count)).shape[0] == count
+    assert len(model._runner._graphs) == MAX_GRAPHS
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode: Any) -> None:
+    model = FlowModel(Heat(), context())
+    state = states(model)
+    with mode():
+        out = model(states(model))
+    assert model.execution[0] == "graph"
+    assert not out.requires_grad
+    assert torch.equal(out, model(state))
+
+
+@jvp_is_quiet
+@pytest.mark.parametrize("captured_before", [False, True])
+@pytest.mark.parametrize("physics", [(FlowModel, Heat), (TorchModel, TorchHeat)])
+def test_forward_mode_and_vmap(physics: Any, captured_before: bool) -> None:
+    model = physics[0](physics[1](), context(dtype=torch.float64))
+    state = states(model, dtype=torch.float64)
+    if captured_before:
+        model(state)
+    raw = model.learnables.raw["kappa"].detach()
+
+    def out(value: Tensor) -> Tensor:
+        return torch.func.functional_call(model, {"learnables.raw.kappa": value}, (state,))
+
+    _, tangent = torch.func.jvp(out, (raw,), (torch.ones_like(raw),))
+    assert torch.allclose(tangent, (out(raw + 1e-5) - out(raw - 1e-5)) / 2e-5, atol=1e-9)
+    several = torch.stack([raw, raw + 1])
+    assert torch.allclose(torch.func.vmap(out)(several), torch.stack([out(raw), out(raw + 1)]))
+
+
+def test_models_can_be_copied() -> None:
+    model = FlowModel(Heat(), context())
+    state = states(model)
+    expected = model(state)
+    other = copy.deepcopy(model)
+    model.learnables.set_("kappa", 0.4)
+    assert torch.equal(other(state), expected)
+    assert not torch.equal(model(state), expected)
+    assert list(model.state_dict()) == ["learnables.raw.kappa"]
+
+
+def test_phiml_is_left_as_it_was() -> None:
+    from phiml.backend.torch import TORCH
+
+    before = TORCH.get_default_device()
+    model = FlowModel(Heat(), context(dtype=torch.float64))
+    model(states(model, dtype=torch.float64))
+    assert phimath.get_precision() == 32
+    assert TORCH.get_default_device() is before
+    assert not {"is_available", "pad", "grid_sample"} & set(vars(TORCH))
+
+
+# --- graphs -------------------------------------------------------------------------------------------------------
+
+
+def test_cleaning_folds_merges_and_drops() -> None:
+    def step(x: Tensor, k: Tensor) -> Tensor:
+        constant = torch.arange(4.0).exp().sum()
+        return (x * k).view(4) + (x * k).permute(0) * constant + x.expand(4) * 0 * torch.ones(4).cos().mean()
+
+    x, k = torch.rand(4), torch.rand(())
+    raw = make_fx(step)(x, k)
+    before = count_operations(raw)
+    graph = clean(make_fx(step)(x, k))
+    assert torch.equal(graph(x, k), step(x, k))
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert len(targets) < before
+    assert targets.count("aten.mul.Tensor") == 4
+    assert not {"aten.arange.default", "aten.view.default", "aten.permute.default", "aten.exp.default"} & set(targets)
+
+
+def test_random_numbers_stay_random() -> None:
+    def step(x: Tensor) -> Tensor:
+        return x + torch.rand(4) - torch.rand(4)
+
+    graph = capture(step, torch.zeros(4), [])
+    assert not torch.equal(graph(torch.zeros(4)), torch.zeros(4))
+    assert not torch.equal(graph(torch.zeros(4)), graph(torch.zeros(4)))
+
+
+def test_writing_into_tensors_is_captured_without() -> None:
+    def step(x: Tensor) -> Tensor:
+        y = x.new_zeros(6)
+        y[1:5] = x
+        y[0] = 2.0
+        return y * y
+
+    graph = capture(step, torch.rand(4), [])
+    verify(step, graph, torch.rand(4), [], [], 1e-6)
+
+
+def test_verify_notices_a_baked_parameter() -> None:
+    outside = torch.tensor(0.5)
+    with pytest.raises(CaptureError, match="the gradient by k is lost"):
+        verify(lambda x, k: x * k, lambda x, k: x * outside, torch.rand(3), [torch.tensor(0.5)], ["k"], 1e-6)
+    with pytest.raises(CaptureError, match="the result differs"):
+        verify(lambda x: x * 2, lambda x: x * 2.1, torch.rand(3), [], [], 1e-6)

@@ -1,0 +1,137 @@
+"""Navier-Stokes in a periodic box: exact flows, orders, invariants, and parameters that are found."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gallery_cases import Case, centers, fit, run, states, time_order, windows
+from hyco_engine.data.fields import Grid
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.physics.spectral import Spectrum
+
+TAU = 2 * math.pi
+BOX = Case(kind="navier-stokes", resolution=(16, 16), upper=(TAU, TAU), dt=0.1, parameters={"nu": 0.05})
+
+
+def taylor_green(grid: Grid, time: float, nu: float, wind: float = 0.0) -> Tensor:
+    """`[1, 2, *S]`: decaying vortices, carried along x by a uniform wind."""
+    x, y = centers(grid)
+    decay = math.exp(-2 * nu * time)
+    x = x - wind * time
+    return torch.stack([wind + torch.sin(x) * torch.cos(y) * decay, -torch.cos(x) * torch.sin(y) * decay])[None]
+
+
+def energy(u: Tensor) -> Tensor:
+    return u.square().sum(1).mean((-1, -2)) / 2
+
+
+def divergence(grid: Grid, u: Tensor) -> Tensor:
+    s = Spectrum(grid, u)
+    parts = s.forward(u)
+    return s.inverse(s.derivative(parts[:, 0], 0) + s.derivative(parts[:, 1], 1))
+
+
+def test_taylor_green_vortices_decay_exactly() -> None:
+    model = BOX.model()
+    start, wanted = (taylor_green(BOX.grid(), time, 0.05) for time in (0.0, 1.0))
+    torch.testing.assert_close(run(model, start, 10)[:, -1], wanted, rtol=0, atol=1e-13)
+
+
+def test_space_is_resolved_to_rounding_and_time_to_fourth_order() -> None:
+    """The wind makes the vortices move, which only the time steps get wrong, on any grid alike."""
+    errors: dict[int, list[float]] = {}
+    for n in (12, 24):
+        case = Case(kind="navier-stokes", resolution=(n, n), upper=(TAU, TAU), dt=0.2, parameters={"nu": 0.05})
+        start, wanted = (taylor_green(case.grid(), time, 0.05, wind=1.0) for time in (0.0, 0.2))
+        errors[n] = [
+            float((case.model(inner_dt=inner)(start).detach() - wanted).abs().max()) for inner in (0.1, 0.05, 0.025)
+        ]
+    assert errors[12] == pytest.approx(errors[24], rel=0.1)
+    assert math.log2(errors[12][1] / errors[12][2]) == pytest.approx(4, abs=0.2)
+
+
+def test_order_in_time_of_a_turbulent_state() -> None:
+    state = states(BOX.model(), 1)
+    assert time_order(BOX, state, 0.2, (0.05, 0.025, 0.0125)) == pytest.approx(4, abs=0.2)
+
+
+def test_spectral_order_in_space() -> None:
+    """From the same resolved state, grids of 16, 24 and 48 cells: errors fall faster than any usual order."""
+
+    def after(n: int) -> Tensor:
+        case = Case(kind="navier-stokes", resolution=(n, n), upper=(TAU, TAU), dt=0.3, parameters={"nu": 0.05})
+        x, y = centers(case.grid())
+        start = torch.stack([torch.sin(y) + 0.5 * torch.cos(2 * y), torch.sin(x) - 0.5 * torch.sin(2 * x)])[None]
+        u = case.model(inner_dt=0.025)(start).detach()
+        # the mean over blocks is compared through the lowest waves, which all grids share
+        return torch.fft.fftn(u, dim=(-2, -1), norm="forward")[..., :4, :4] * _phase(n)
+
+    finest = after(48)
+    coarse, middle = (float((after(n) - finest).abs().max()) for n in (12, 24))
+    assert math.log2(coarse / middle) > 6
+
+
+def _phase(n: int) -> Tensor:
+    """Shifts waves from cell centres to the domain's corner."""
+    k = torch.arange(4, dtype=torch.float64)
+    return torch.exp(-1j * math.pi / n * (k[:, None] + k))
+
+
+def test_without_viscosity_energy_is_kept_and_divergence_stays_zero() -> None:
+    model = BOX.model(parameters={"nu": 1e-12})
+    made = run(model, states(model), 5)
+    torch.testing.assert_close(energy(made[:, -1]), energy(made[:, 0]), rtol=1e-4, atol=0)
+    assert float(divergence(BOX.grid(), made[:, -1]).abs().max()) < 1e-12
+    assert energy(made[:, 0]).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_divergent_part_is_projected_away() -> None:
+    x, _ = centers(BOX.grid())
+    state = states(BOX.model(), 1)
+    gradient = torch.stack([torch.cos(x), torch.zeros_like(x)])[None]
+    model = BOX.model()
+    torch.testing.assert_close(model(state + gradient).detach(), model(state).detach(), rtol=0, atol=1e-13)
+
+
+def test_kolmogorov_flow_comes_to_its_steady_state() -> None:
+    """Drag and viscosity balance the force: u = F sin(2y) / (4 nu + drag)."""
+    options = {"forcing": "kolmogorov", "waves": 2, "drag": True}
+    model = BOX.model(options=options, parameters={"nu": 0.05, "F": 0.3, "drag": 0.4})
+    _, y = centers(BOX.grid())
+    steady = torch.stack([0.3 / 0.6 * torch.sin(2 * y), torch.zeros_like(y)])[None]
+    torch.testing.assert_close(model(steady).detach(), steady, rtol=0, atol=1e-7)
+
+
+def test_viscosity_and_force_are_found() -> None:
+    case = Case(kind="navier-stokes", resolution=(12, 12), dt=0.05, options={"forcing": "kolmogorov", "waves": 1})
+    data = windows(case.model(parameters={"nu": 0.004, "F": 0.8}), frames=4, horizon=1)
+    found = fit(case.model(parameters={"nu": 0.02, "F": 0.3}), data, 15)
+    assert float(found["nu"]) == pytest.approx(0.004, rel=1e-3)
+    assert float(found["F"]) == pytest.approx(0.8, rel=1e-3)
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(SpecError, match="two dimensions, and the data has 1"):
+        BOX.model(resolution=(8,), upper=(1.0,))
+    with pytest.raises(DataError, match="periodic box, and the boundary of 'u' along x is 'zero-gradient'"):
+        BOX.model(boundary="zero-gradient")
+
+
+def test_steps_within_the_limit_are_stable_and_beyond_it_are_told() -> None:
+    """A uniform wind carries noise: the sharpest case of the limit."""
+    for factor, stable in ((0.95, True), (1.2, False)):
+        dt = factor * 1.35 * TAU / 16 / 3.0
+        model = BOX.model(dt=dt, inner_dt=dt, parameters={"nu": 1e-9})
+        state = 1e-3 * states(model, 1)
+        state[:, 0] += 3.0
+        state[:, 1] += 1e-3 * torch.randn(16, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        grown = float((run(model, state, 400)[:, -1, 1]).abs().max()) / float(state[:, 1].abs().max())
+        assert (grown < 3) is stable
+    text = BOX.model(dt=2.0, inner_dt=2.0).stability(state)
+    assert text is not None
+    assert text.startswith("navier-stokes: steps of dt = 2 are too long: sum |u| dt/dx = ")
+    assert "(limit 1.35) with |u| up to 3" in text
