@@ -28,6 +28,7 @@ from hyco_engine.runs.summary import balance_summary, parameter_values, paramete
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import History, HybridTrainer
 
@@ -178,6 +179,8 @@ class _Run:
         self.hybrid: HybridTrainer | None = None
         self.decision: CacheDecision | None = None
         self.metrics: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.error_bars: ErrorBars | None = None
 
     def execute(self) -> RunResult:
         start = time.perf_counter()
@@ -186,9 +189,10 @@ class _Run:
             self._tell("started", {"name": self.spec.run.name, "folder": self.folder.path, "spec": dump_spec(self.spec)})
             self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
-                self._tell("warned", note)
+                self._warn(note)
             self._train()
             self._evaluate()
+            self._measure_parameters()
             status = "completed"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -214,6 +218,7 @@ class _Run:
         self.models = assembler.models(data)
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
             self.initial = parameter_values(physical)
+            self._prepare(physical, data)
         trainers = {player: assembler.trainer(player, model, data) for player, model in self.models.items()}
         objective = next(iter(trainers.values())).objective
         cooperating = len(trainers) == 2
@@ -233,7 +238,7 @@ class _Run:
             for path in swept.removed:
                 logger.info("removed what a run that was killed had generated: %s", path)
             for note in swept.failed:
-                self._tell("warned", note)
+                self._warn(note)
             self.hybrid = HybridTrainer(
                 **trainers,
                 strategy=strategy,
@@ -247,6 +252,18 @@ class _Run:
             )
             self.hybrid.train(data.train, spec.run.cycles)
             logger.info("caches: %s", folders.summary())
+
+    def _prepare(self, physical: PhysicalModel, data: Data) -> None:
+        """Compile the step for full batches, and look whether it is stable from where the data starts."""
+        size = min(self.spec.training.physical.batch_size, len(data.train))
+        states = data.train.inputs(torch.arange(size))
+        if not isinstance(states, Tensor):
+            return
+        states = states.to(self.assembler.device)
+        with self._timed("compile"):
+            physical.prepare(states)
+        if (warning := physical.stability(states)) is not None:
+            self._warn(warning)
 
     def _evaluate(self) -> None:
         """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
@@ -262,6 +279,38 @@ class _Run:
                     self.metrics.setdefault(player, {})[split] = heldout.measure(model)
                 if isinstance(heldout, HeldOutRollouts):
                     self.metrics.setdefault("persistence", {})[split] = heldout.persistence()
+
+    def _measure_parameters(self) -> None:
+        """Error bars of what the physics has learned, from the real training data."""
+        assert self.data is not None
+        assert self.hybrid is not None
+        trainer = self.hybrid.trainers.get("physical")
+        if trainer is None:
+            return
+        try:
+            with self._timed("evaluate"):
+                self.error_bars = measure(trainer, self.data.train)
+        except Exception as error:
+            # what was learned is worth keeping without them
+            logger.exception("the error bars could not be computed")
+            self._warn(f"the parameters' error bars could not be computed: {error}")
+        if self.error_bars is not None:
+            for message in self.error_bars.warnings:
+                self._warn(message)
+            found = {f"standard_error/{name}": value for name, value in self.error_bars.standard_error.items()}
+            at = {"cycle": self.spec.run.cycles - 1, "phase": "evaluate"}
+            at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+            self._tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
+
+    def _identification(self) -> dict[str, Any]:
+        """Error bars and minima found, as far as there are any."""
+        trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
+        starts = None if trainer is None else trainer.multi_start
+        return {
+            "optimizer": None if trainer is None else trainer.optimizer_name,
+            "error_bars": None if self.error_bars is None else self.error_bars.to_data(),
+            "starts": None if starts is None else starts.to_data(),
+        }
 
     def _save(self, summary: Mapping[str, Any]) -> None:
         """Weights, figures, summary; what is written last says that the rest is there."""
@@ -285,7 +334,7 @@ class _Run:
         except Exception as error:
             # a figure is not worth a run's results
             logger.exception("the figures could not be drawn")
-            self._tell("warned", f"the figures could not be drawn: {error}")
+            self._warn(f"the figures could not be drawn: {error}")
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:
         history = History() if self.hybrid is None else self.hybrid.history
@@ -293,7 +342,8 @@ class _Run:
         parameters: dict[str, Any] = {}
         physics: dict[str, Any] = {}
         if isinstance(physical, PhysicalModel) and self.data is not None:
-            parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path)
+            errors = None if self.error_bars is None else self.error_bars.standard_error
+            parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path, errors)
             physics = dict(zip(("compile", "reason"), physical.execution, strict=True))
         decision = self.decision
         names = (
@@ -320,7 +370,8 @@ class _Run:
             else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self.seconds["total_s"], "phases": phases},
             "physics": physics,
-            "warnings": history.warnings,
+            "identification": self._identification(),
+            "warnings": [*self.warnings, *history.warnings],
             "peak_rss_bytes": peak_rss_bytes(),
             "seed": self.spec.run.seed,
             "versions": package_versions(),
@@ -339,6 +390,10 @@ class _Run:
             seconds = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self._tell("phase_ended", {"cycle": None, "phase": phase, "seconds": seconds})
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self._tell("warned", message)
 
     def _tell(self, event: str, record: Any) -> None:
         for tracker in self.trackers:

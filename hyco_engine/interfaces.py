@@ -198,6 +198,13 @@ class PhysicalModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, state: Tensor) -> Tensor: ...
 
+    def prepare(self, state: Tensor) -> None:  # noqa: B027 - most have nothing to prepare
+        """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
+
+    def stability(self, state: Tensor) -> str | None:
+        """A warning that quotes numbers and remedies where steps from these states are not stable, or None."""
+        return None
+
     @property
     def execution(self) -> tuple[str, str]:
         """(how the step runs: "eager", "graph" or "inductor"; why)."""

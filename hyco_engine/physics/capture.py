@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hyco_engine.errors import PluginError, RunError
+from hyco_engine.errors import RunError
+from hyco_engine.physics.equality import CaptureError, Step, examine, verify
 from hyco_engine.physics.graphs import clean, count_operations, writes
 
-Step = Callable[..., Tensor]
 Compile = Literal["auto", "eager", "graph", "inductor"]
 
 MAX_GRAPHS = 8
@@ -31,10 +31,6 @@ _TOLERANCE = {
     ("inductor", torch.float32): 1e-5,
     ("inductor", torch.float64): 1e-11,
 }
-
-
-class CaptureError(Exception):
-    """A step cannot be captured, or its graph is not equal to it; the message says why."""
 
 
 class StepRunner:
@@ -97,16 +93,22 @@ class StepRunner:
         run = self._graph(padded, parameters)
         if run is None:
             return self._eager(state, *parameters)
+        if self._kind == "inductor":
+            padded, parameters = _alike(padded, parameters)
         return run[1](padded, *parameters)[:size]
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Within jvp, vmap or grad of torch.func nothing can be captured: a graph that is there, or eagerly."""
         size = state.shape[0]
-        held = self._graphs.get(_key(state, bucket(size), parameters))
-        if held is None:
+        graph: Step | None = self.held(state, parameters)
+        if graph is None:
             return self._step(state, *parameters)
-        graph: Step = held[0]
         return graph(_pad(state, bucket(size)), *parameters)[:size]
+
+    def held(self, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule | None:
+        """The graph that was captured for such inputs, if there is one; it takes batches of `bucket(len(state))`."""
+        found = self._graphs.get(_key(state, bucket(state.shape[0]), parameters))
+        return None if found is None else found[0]
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
         key = _key(state, state.shape[0], parameters)
@@ -133,19 +135,23 @@ class StepRunner:
         with self._tracing():
             graph = capture(self._step, state, parameters)
         others = [value.detach().to(state.dtype) for value in self._others()]
-        verify(self._eager, graph, state, others, self._names, _TOLERANCE["graph", state.dtype])
+        self._verify(graph, state, others, "graph")
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
         if self._kind != "inductor":
             return graph, graph
         try:
             compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-            verify(self._eager, compiled, state, others, self._names, _TOLERANCE["inductor", state.dtype])
+            self._verify(compiled, state, others, "inductor")
         except CaptureError:
             raise
         except Exception as error:
             raise CaptureError(f"inductor failed: {_first_line(error)}") from error
         self._reason += ", and compiled"
         return graph, compiled
+
+    def _verify(self, run: Step, state: Tensor, others: Sequence[Tensor], kind: str) -> None:
+        names = [name if name in self._learned else None for name in self._names]
+        verify(self._eager, run, state, others, names, _TOLERANCE[kind, state.dtype])
 
 
 def _planned_kind(compile: Compile) -> str:
@@ -176,59 +182,13 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
         raise CaptureError(_first_line(error)) from error
 
 
-def examine(
-    step: Step, state: Tensor, parameters: Sequence[Tensor], names: Sequence[str], learned: Sequence[str], *, title: str
-) -> None:
-    """Raise PluginError where a learned parameter does not reach the result, or where something undeclared does."""
-    if not learned:
-        return
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in (state, *parameters)]
-        leaves = _leaves(step(*inputs))
-    for name, tensor in zip(names, inputs[1:], strict=True):
-        if name in learned and not any(leaf is tensor for leaf in leaves):
-            raise PluginError(
-                f"{title} does not use its parameter {name!r}, which is to be learned: take it from the `parameters` "
-                f"that `step` is given, not from elsewhere, or set physical.parameters.{name}.learn = false"
-            )
-    for leaf in leaves:
-        if not any(leaf is tensor for tensor in inputs):
-            raise PluginError(
-                f"{title} uses a tensor of shape {tuple(leaf.shape)} that requires gradients and that nobody declared: "
-                "declare it as a parameter and take it from the `parameters` that `step` is given"
-            )
-
-
-def verify(
-    step: Step, graph: Step, state: Tensor, parameters: Sequence[Tensor], names: Sequence[str], tolerance: float
-) -> None:
-    """Compare values and gradients of graph and step on another input. Raises CaptureError beyond the tolerance."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(state.shape, generator=generator, dtype=state.dtype).to(state.device)
-    state = state.nan_to_num(0.0, 0.0, 0.0)
-    state = state + 0.03 * state.abs().mean() * noise
-    weight: Tensor | None = None
-    results = []
-    for function in (step, graph):
-        inputs = [tensor.detach().clone().requires_grad_() for tensor in (state, *parameters)]
-        with torch.enable_grad():
-            output = function(*inputs)
-            if weight is None:
-                weight = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
-            grads = torch.autograd.grad((output * weight).sum(), inputs, allow_unused=True)
-        results.append([output.detach(), *grads])
-    for what, one, two in zip(("the result", "the gradient by the state", *names), *results, strict=True):
-        label = f"the gradient by {what}" if what in names else what
-        if (one is None) != (two is None):
-            raise CaptureError(f"{label} is lost in the captured step")
-        if one is not None and two is not None:
-            size = float(one.abs().max())
-            # a step that overflows may do so in both
-            error = float((one - two).masked_fill(one.isnan() & two.isnan(), 0.0).abs().max())
-            if not error <= tolerance * max(size, torch.finfo(one.dtype).tiny):
-                raise CaptureError(
-                    f"{label} differs from that of the step as written by {error:g} at a size of {size:g}"
-                )
+def _alike(state: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    """The inputs so that all steps of a rollout look the same to the compiler, which else compiles for each case."""
+    if not torch.is_grad_enabled() or not any(x.requires_grad for x in (state, *parameters)):
+        return state, parameters
+    state = state if state.requires_grad else state.detach().requires_grad_()
+    alike = [x.clone() if x.requires_grad and x.is_leaf else x for x in (state, *parameters)]
+    return alike[0], alike[1:]
 
 
 def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
@@ -244,20 +204,6 @@ def _key(state: Tensor, size: int, parameters: Sequence[Tensor]) -> Any:
 def _pad(state: Tensor, size: int) -> Tensor:
     missing = size - state.shape[0]
     return torch.cat([state, state[-1:].expand(missing, *state.shape[1:])]) if missing else state
-
-
-def _leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that a result's gradient reaches."""
-    found, seen, stack = [], set(), [output.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        stack += [parent for parent, _ in node.next_functions]
-    return found
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ def smooth_noise(
 
     Sums of Fourier, sine and cosine modes that satisfy the boundary exactly, with amplitudes
     `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length. Each sample has unit root mean square
-    around the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a quarter
-    of the domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along each axis, where
-    they are not the cells. Raises DataError for boundaries that no such field satisfies.
+    around the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a
+    quarter of the domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along
+    each axis, where they are not the cells. Raises DataError for boundaries that no such field satisfies.
     """
     shape = grid.resolution if samples is None else samples
     rules = [_rules(boundary, axis, grid.axes, component) for axis in grid.axes]
@@ -100,7 +100,7 @@ def _of_component(rule: Rule, axis: str, axes: tuple[str, ...], component: int |
 def _modes(sides: tuple[Rule, Rule], size: int, periods: float) -> tuple[Tensor, Tensor]:
     """(values `[M, size]` of the modes along one axis, their wave numbers `[M]` in periods per domain)."""
     index = torch.arange(size, dtype=torch.float64)
-    limit = min(_CUTOFF * periods, size / 3)
+    limit = max(1.0, min(_CUTOFF * periods, size / 3))
     lower, upper = sides
     if lower.kind == "periodic":
         wave = torch.arange(0, int(limit) + 1, dtype=torch.float64)

@@ -138,6 +138,11 @@ class DeclaredModel(PhysicalModel):
         states = self.physics.initial_states(self.layout, count, generator)
         return states.to(dtype=parameter.dtype, device=parameter.device)
 
+    def prepare(self, state: Tensor) -> None:
+        """Capture (and compile) the step for batches like this one, so that it costs no time later."""
+        with torch.no_grad():
+            self(state)
+
     def stability(self, state: Tensor) -> str | None:
         """A warning where steps from these states `[B, C_all, *S]` with the present parameters are not stable."""
         with torch.no_grad():

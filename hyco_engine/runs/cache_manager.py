@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import attrs
 from filelock import FileLock, Timeout
 
 from hyco_engine.errors import RunError, SpecError
-from hyco_engine.interfaces import Player
+
+if TYPE_CHECKING:
+    from hyco_engine.interfaces import Player
 
 CLAIM_S = 10.0
 """How long to wait for one's own lock, which another run's sweep may hold for a moment."""
@@ -144,7 +147,8 @@ class CacheManager:
                 self._remove(folder)
         except OSError as error:
             raise RunError(_cannot("remove the generated samples in", folder, error, "remove it by hand")) from error
-        self._prune(folder.parent)
+        finally:
+            self._prune(folder.parent)
 
     def _remove(self, folder: Path) -> None:
         self._refuse_links(folder)

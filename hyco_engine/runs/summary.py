@@ -26,7 +26,11 @@ def parameter_values(model: PhysicalModel) -> dict[str, Tensor]:
 
 
 def parameters_summary(
-    model: PhysicalModel, initial: Mapping[str, Tensor], truth: Mapping[str, Tensor], folder: Path
+    model: PhysicalModel,
+    initial: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    folder: Path,
+    standard_errors: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """`summary.parameters`. Fields are written to `<folder>/parameters/<name>-{initial,final,truth}.npy`."""
     final = parameter_values(model)
@@ -38,7 +42,7 @@ def parameters_summary(
             "final": _told(value, folder, f"{name}-final"),
             "truth": None if true is None else _told(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true),
-            "standard_error": None,
+            "standard_error": (standard_errors or {}).get(name),
             "unit": model.learnables.declarations[name].unit,
             "moved": not torch.equal(value, initial[name]),
         }

@@ -82,8 +82,17 @@ class TrainingSettings:
     batch_size: int = option(32, help="samples per step", ge=1)
     optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
         "adam",
-        help="lbfgs, gauss-newton: an epoch is one iteration over all windows, in chunks of batch_size; auto: adam for a "
-        "network; for a physics gauss-newton up to 50 numbers to learn, lbfgs up to a million, else adam",
+        help="lbfgs, gauss-newton: an epoch is one iteration over all windows, in chunks of batch_size; auto: adam for "
+        "a network; for a physics gauss-newton up to 50 numbers to learn, lbfgs up to a million, else adam",
+    )
+    starts: int = option(
+        1,
+        help="a physics under gauss-newton or lbfgs is first searched from so many starts within its bounds, and goes "
+        "on from the lowest minimum",
+        ge=1,
+    )
+    memory_gb: float = option(
+        4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
     )
     lr: float = option(1e-3, help="learning rate", gt=0.0)
     weight_decay: float = option(0.0, help="decoupled for adamw", ge=0.0)
@@ -99,7 +108,8 @@ class TrainingSpec:
 
     synthetic: TrainingSettings = option(attrs.Factory(TrainingSettings), help="of the synthetic model")
     physical: TrainingSettings = option(
-        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)), help="of the physical model"
+        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)),
+        help="of the physical model",
     )
 
 

@@ -69,14 +69,12 @@ class FullBatch(ABC):
 class GaussNewton(FullBatch):
     """Levenberg-Marquardt with forward-mode derivatives, for few parameters; see `least_squares`."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], linearizer: Linearizer) -> None:
         super().__init__(parameters)
-        self.linearizer: Linearizer | None = None
+        self.linearizer = linearizer
         self._search = self._fresh()
 
     def iterate(self, whole: WholeLoss) -> Iteration:
-        if self.linearizer is None:
-            self.linearizer = Linearizer(whole.model)
         step = self._search.iterate(LaneProblem(whole, self.linearizer), whole.point()[None])
         self.nonfinite += int(step.nonfinite)
         self.uphill += int(step.uphill)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,10 +51,19 @@ class ForwardJacobian:
         raise AssertionError("unreachable")
 
 
+@cache
+def _load_rules() -> None:
+    """torch loads some rules of forward mode when they are first needed, by a function that it calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
 def push_forward(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """(f, its derivative along `tangents`)."""
+    _load_rules()
     pair: Any = torch.func.jvp(function, inputs, tangents)
     return pair[0], pair[1]
 

@@ -30,6 +30,7 @@ class Linearizer:
         self._rollout = TangentRollout(model) if isinstance(model, DeclaredModel) else None
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
+        self._lanes = 1
         self._reason = "" if self._rollout else "the model is not one of declared physics"
 
     @property
@@ -85,8 +86,15 @@ class Linearizer:
         states = chunk.batch[0]
         if self._rollout is None or steps is None or whole.extra or not isinstance(states, Tensor):
             return None
+        count = len(x)
+        # a graph belongs to one number of lanes: those that have dropped out stay in as copies
+        self._lanes = max(self._lanes, count)
+        if 1 < count < self._lanes:
+            x = torch.cat([x, x[-1:].expand(self._lanes - count, -1)])
         try:
             predictions, derivatives = self._rollout(states, steps, x, tangents)
+            predictions = predictions[:count]
+            derivatives = None if derivatives is None else derivatives[:count]
         except NotCaptured as error:
             self._rollout, self._reason = None, str(error)
             logger.info("derivatives are not captured: %s", error)

@@ -10,6 +10,7 @@ from torch import nn
 
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton
+from hyco_engine.training.linearized import Linearizer
 
 FEW = 50
 """Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
@@ -27,10 +28,10 @@ def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
 
 
 def make_optimizer(
-    parameters: Sequence[nn.Parameter], settings: TrainingSettings, name: str | None = None
+    name: str, parameters: Sequence[nn.Parameter], settings: TrainingSettings, linearizer: Linearizer
 ) -> torch.optim.Optimizer | FullBatch:
-    """The optimizer `name`, None: that of the settings, with "auto" by the number of values in `parameters`."""
-    match name or choose_optimizer(settings.optimizer, sum(parameter.numel() for parameter in parameters)):
+    """The optimizer of that name; `linearizer` is of the model whose parameters these are."""
+    match name:
         case "adamw":
             return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         case "sgd":
@@ -38,7 +39,7 @@ def make_optimizer(
         case "lbfgs":
             return LBFGS(parameters)
         case "gauss-newton":
-            return GaussNewton(parameters)
+            return GaussNewton(parameters, linearizer)
         case _:
             return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 

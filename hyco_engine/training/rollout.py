@@ -18,6 +18,9 @@ def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: in
     """
     if checkpoint_every is None or checkpoint_every >= steps or not torch.is_grad_enabled():
         return torch.stack(_predictions(model, state, steps), dim=1)
+    with torch.no_grad():
+        # what a model prepares when it sees a new shape must not be taken for a part of its step
+        model(state)
     parts: list[Tensor] = []
     for start in range(0, steps, checkpoint_every):
         count = min(checkpoint_every, steps - start)

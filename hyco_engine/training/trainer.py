@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,9 +28,14 @@ from hyco_engine.randomness import derive_generator
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.full_batch import FullBatch
-from hyco_engine.training.losses import Objective, WeightedSum, objective_for
+from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.losses import Objective, RolloutObjective, WeightedSum, objective_for
+from hyco_engine.training.memory import MemoryPlan, plan_memory
+from hyco_engine.training.multi_start import MultiStart, draw_starts, search_gauss_newton, search_lbfgs
 from hyco_engine.training.optimizers import choose_optimizer, learning_rate, make_optimizer
 from hyco_engine.training.whole_loss import WholeLoss, to_device
+
+logger = logging.getLogger(__name__)
 
 Observe = Callable[[Mapping[str, Any]], None]
 
@@ -79,10 +85,13 @@ class Trainer:
         self.epochs_done = 0
         self.steps_done = 0
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.linearizer = Linearizer(model)
         self.optimizer_name = self._optimizer_name()
-        self._optimizer = (
-            make_optimizer(self._parameters, self.settings, self.optimizer_name) if self._parameters else None
-        )
+        self._optimizer = None
+        if self._parameters:
+            self._optimizer = make_optimizer(self.optimizer_name, self._parameters, self.settings, self.linearizer)
+        self.multi_start: MultiStart | None = None
+        self._memory: MemoryPlan | None = None
         self._has_moved = False
         groups = self.normalizer.param_groups()
         self._normalizer_optimizer = torch.optim.Adam(groups, lr=1e-2) if groups else None
@@ -106,9 +115,15 @@ class Trainer:
                 f"gauss-newton needs squared errors; the loss terms are {kinds}: use lbfgs or adam",
                 key=f"training.{self.player}.optimizer",
             )
-        if asked == "auto" and self.player != "physical":
-            return "adam"
-        return choose_optimizer(asked, sum(parameter.numel() for parameter in self._parameters), squared)
+        count = sum(parameter.numel() for parameter in self._parameters)
+        name = choose_optimizer(asked, count, squared) if asked != "auto" or self.player == "physical" else "adam"
+        if self.settings.starts > 1 and (name not in ("gauss-newton", "lbfgs") or self.player != "physical"):
+            raise SpecError(
+                f"several starts are for a physics under gauss-newton or lbfgs; this is the {self.player} model under "
+                f"{name}: leave starts out, or choose another optimizer",
+                key=f"training.{self.player}.starts",
+            )
+        return name
 
     def train(
         self, data: Samples, num_epochs: int, *, terms: Sequence[ExtraTerm] = (), observe: Observe = lambda record: None
@@ -128,9 +143,13 @@ class Trainer:
         record: dict[str, Any] = {}
         self.model.train()
         whole, converged = None, False
+        if num_epochs and self._memory is None:
+            self._memory = self._plan_memory(dataset)
         if isinstance(self._optimizer, FullBatch) and num_epochs:
             self._optimizer.begin(real_only=dataset.n_generated == 0)
             whole = self.whole_loss(dataset, terms)
+            if self.settings.starts > 1 and self.multi_start is None:
+                self.multi_start = self._search_starts(whole, num_epochs)
         for _ in range(num_epochs):
             if not isinstance(self._optimizer, FullBatch):
                 metrics = self._minibatch_epoch(self._optimizer, dataset, terms)
@@ -194,6 +213,31 @@ class Trainer:
             draws=lambda: self._generator("terms"),
         )
 
+    def _search_starts(self, whole: WholeLoss, iterations: int) -> MultiStart | None:
+        """Search from several starts; the model is left at the lowest minimum found."""
+        if not isinstance(self.model, PhysicalModel):
+            return None
+        points = draw_starts(self.model, self.settings.starts, self._generator("starts"))
+        if self.optimizer_name == "lbfgs":
+            return search_lbfgs(self.model, whole, points, iterations)
+        return search_gauss_newton(self.model, whole, self.linearizer, points, iterations)
+
+    def _plan_memory(self, data: AugmentedDataset) -> MemoryPlan | None:
+        """Choose checkpoints for the gradients of long rollouts, and say so before they are run."""
+        objective = self.objective
+        if not isinstance(objective, RolloutObjective) or self.optimizer_name == "gauss-newton":
+            return None
+        batch = to_device(data.batch(torch.arange(min(len(data), self.settings.batch_size))), self.device)
+        states, steps = batch[0], objective.steps(batch)
+        if not isinstance(states, Tensor) or steps is None:
+            return None
+        internal = int(getattr(self.model, "substeps", 1))
+        plan = plan_memory(self.model, states, steps, self.settings.memory_gb * 2**30, internal)
+        objective.checkpoint_every = plan.every
+        if plan.message:
+            logger.warning("the %s model: %s", self.player, plan.message)
+        return plan
+
     def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:
         """One iteration over all samples, accumulated in chunks, so that its size does not bound the batch."""
         done = optimizer.iterate(whole)
@@ -210,6 +254,16 @@ class Trainer:
         """What a phase's numbers do not say."""
         notes = []
         optimizer = self._optimizer
+        first = self.epochs_done <= epochs
+        if first and self.multi_start is not None and self.multi_start.message:
+            notes.append(self.multi_start.message)
+        if first and self._memory is not None and self._memory.message:
+            notes.append(f"the {self.player} model: {self._memory.message}")
+        if first and self.optimizer_name == "gauss-newton" and self.linearizer.way == "differences":
+            notes.append(
+                f"the {self.player} model's derivatives are finite differences, since forward mode fails: "
+                f"{self.linearizer.reason}"
+            )
         if isinstance(optimizer, FullBatch) and optimizer.nonfinite:
             notes.append(
                 f"{self.optimizer_name} took back {optimizer.nonfinite} steps of the {self.player} model to where its "
@@ -221,7 +275,6 @@ class Trainer:
             for name, old, new in zip(names, before, self._parameters, strict=True)
             if torch.equal(old, new)
         ]
-        first = self.epochs_done <= epochs
         if isinstance(self.model, PhysicalModel) and first and 0 < len(still) < len(names):
             notes.append(
                 f"{', '.join(still)} did not move in {epochs} epochs of {self.optimizer_name}: the loss may not "

@@ -58,6 +58,7 @@ class WholeLoss:
         self.draws = draws
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._held: list[Chunk] | None = None
+        self._last: tuple[Tensor, tuple[float, Metrics]] | None = None
         self._total_weights: dict[str, float] | None = None
 
     @property
@@ -92,9 +93,12 @@ class WholeLoss:
         return self._sum(backward=True)
 
     def value(self) -> tuple[float, Metrics]:
-        """The loss and its metrics here."""
-        with torch.no_grad():
-            return self._sum(backward=False)
+        """The loss and its metrics here; where it was asked for last, it is not computed again."""
+        point = self.point()
+        if self._last is None or self.extra or not torch.equal(self._last[0], point):
+            with torch.no_grad():
+                self._last = (point, self._sum(backward=False))
+        return self._last[1]
 
     def _sum(self, backward: bool) -> tuple[float, Metrics]:
         epoch, total, draws = EpochMetrics(), 0.0, self.draws()

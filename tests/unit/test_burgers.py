@@ -133,7 +133,7 @@ def test_semi_lagrangian_is_what_the_card_says() -> None:
 
 def test_one_dimension_within_two() -> None:
     """A flow along x that does not vary in y is the one-dimensional one."""
-    one, two = burgers(16), burgers(16, 2)
+    one, two = burgers(16, compile="eager"), burgers(16, 2, compile="eager")
     u = one.initial_states(1, torch.Generator().manual_seed(0))
     state = torch.stack([u[:, 0, :, None].expand(1, 16, 16), torch.zeros(1, 16, 16, dtype=u.dtype)], dim=1)
     assert torch.allclose(two(state)[:, 0, :, 3], one(u)[:, 0], atol=1e-13)
@@ -148,7 +148,7 @@ def test_a_constant_field_is_a_number() -> None:
 
 
 def test_three_dimensions() -> None:
-    model = burgers(6, 3)
+    model = burgers(6, 3, compile="eager")
     state = model.initial_states(1, torch.Generator().manual_seed(0))
     assert state.shape == (1, 3, 6, 6, 6)
     assert model(state).isfinite().all()
@@ -233,8 +233,8 @@ def test_stability_quotes_numbers_and_remedies() -> None:
     state = torch.full((1, 1, 64), 2.0, dtype=torch.float64)
     message = model.stability(state)
     assert message == (
-        "burgers: steps of dt = 0.01 are too long: sum |u| dt/dx = 1.28 (limit 2.06) with |u| up to 2; sum nu dt/dx^2 = "
-        "2.05 (limit 0.52) with nu up to 0.05. Set physical.dt to at most 0.00251, or use a coarser grid"
+        "burgers: steps of dt = 0.01 are too long: sum |u| dt/dx = 1.28 (limit 2.06) with |u| up to 2; sum nu dt/dx^2 "
+        "= 2.05 (limit 0.52) with nu up to 0.05. Set physical.dt to at most 0.00251, or use a coarser grid"
     )
     assert burgers(64, nu=0.05, dt=0.01).stability(state) is None
     other = burgers(64, nu=0.05, dt=0.01, inner_dt=0.01, scheme="semi-lagrangian").stability(state)
@@ -262,7 +262,7 @@ def test_limits_are_sharp() -> None:
 @pytest.mark.parametrize("boundary", ["periodic", 0.0, 0.5, "zero-gradient", "symmetric", "antisymmetric"])
 @pytest.mark.parametrize("dims", [1, 2])
 def test_runs_with_every_boundary(boundary: Any, dims: int) -> None:
-    model = burgers(12, dims, boundary=boundary, dt=1e-3)
+    model = burgers(12, dims, boundary=boundary, dt=1e-3, compile="eager")
     state = model.initial_states(2, torch.Generator().manual_seed(0))
     assert run(model, state, 5).isfinite().all()
     assert not torch.equal(state[0], state[1])

@@ -237,7 +237,7 @@ def test_what_fails_in_the_background_fails_where_it_is_asked_for() -> None:
 # --- files ---------------------------------------------------------------------------------------------------
 
 
-def held(tmp_path: Path, count: int = 64, shard_bytes: int = 30_000) -> tuple[GeneratedSamples, list[Path]]:
+def held(tmp_path: Path, count: int = 256, shard_bytes: int = 100_000) -> tuple[GeneratedSamples, list[Path]]:
     samples = Disk(shard_bytes=shard_bytes).hold(Numbered(count, size=256), tmp_path)
     return samples, sorted(tmp_path.iterdir())
 
@@ -247,12 +247,12 @@ def test_shards_are_safetensors_files_of_bounded_size(tmp_path: Path) -> None:
     assert [path.name for path in shards] == [f"shard_{k:05d}.safetensors" for k in range(len(shards))]
     assert len(shards) > 3
     for path in shards:
-        assert path.stat().st_size <= 30_000 + 4096
+        assert path.stat().st_size <= 100_000 + 4096
         with safe_open(path, framework="pt") as file:
             assert set(file.keys()) == {"input", "target"}
             assert file.get_tensor("input").dtype == torch.uint8
     with safe_open(shards[0], framework="pt") as file:
-        first = file.get_tensor("input")[0].view(torch.float32)
+        first = file.get_tensor("input")[0, : 4 * 256].view(torch.float32)
     assert torch.equal(first, everything(samples)[0][0])
     samples.close()
 
@@ -271,8 +271,9 @@ def test_files_hold_whole_pages_of_every_tensor_and_stay_small(sizes: list[int],
     assert plan.shards * plan.rows >= count > (plan.shards - 1) * plan.rows
     assert 1 <= plan.shards <= MAX_SHARDS
     sample = sum(column.stride for column in plan.columns)
-    bound = max(shard, count * sum(sizes) / MAX_SHARDS)
-    assert plan.rows * sample <= max(bound * 1.13, 4096 * len(sizes), sample)
+    if plan.shards < MAX_SHARDS // 2 and shard > 4096 * 8 * len(sizes):
+        assert plan.rows * sample <= max(shard, sample)
+    assert sample <= sum(sizes) + 4096 * len(sizes)
     for index, column in enumerate(plan.columns):
         assert column.stride >= sizes[index]
         assert plan.rows * column.stride % 4096 == 0
@@ -290,7 +291,7 @@ def flip(path: Path, where: float) -> None:
 
 
 def read_all(samples: GeneratedSamples) -> None:
-    for indices in torch.split(torch.arange(len(samples)), 7):
+    for indices in torch.split(torch.arange(len(samples)), 23):
         samples.batch(indices)
 
 
@@ -361,7 +362,7 @@ def test_training_goes_on_when_the_folder_is_deleted(seen_before: bool, tmp_path
     folder = tmp_path / "cache"
     folder.mkdir()
     samples, _ = held(folder)
-    expected = Memory().hold(Numbered(64, size=256), None)
+    expected = Memory().hold(Numbered(256, size=256), None)
     if seen_before:
         read_all(samples)
     shutil.rmtree(folder)
@@ -392,7 +393,7 @@ def test_a_folder_that_is_missing_or_not_writable(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        with pytest.raises(RunError, match="Permission denied; 0.0 MB are needed and .* MB are free"):
+        with pytest.raises(RunError, match=r"Permission denied; 0\.0 MB are needed and .* MB are free"):
             Disk().hold(Numbered(3), tmp_path)
 
 
@@ -407,7 +408,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(RunError, match=rf"samples to {tmp_path}: No space left on device; 0.2 MB are needed"):
+        with pytest.raises(RunError, match=rf"samples to {tmp_path}: No space left on device; 0.8 MB are needed"):
             held(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from importlib.metadata import version
+from shutil import which
 from typing import Any
 
 import pytest
@@ -21,7 +23,8 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError, PluginError, RunError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext
-from hyco_engine.physics.capture import MAX_GRAPHS, CaptureError, bucket, capture, verify
+from hyco_engine.physics.capture import MAX_GRAPHS, bucket, capture
+from hyco_engine.physics.equality import CaptureError, verify
 from hyco_engine.physics.graphs import clean, count_operations
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -352,7 +355,8 @@ def test_a_graph_with_other_gradients_is_not_used() -> None:
 def test_execution_tells_how_and_why() -> None:
     model = FlowModel(Heat(), context())
     assert model.execution == ("graph", "not run yet")
-    model(states(model))
+    model.prepare(states(model))
+    assert model._runner.held(states(model), list(model.learnables.values().values())) is not None
     assert model.execution[1].startswith("captured as ")
     eager = FlowModel(Heat(), context(compile="eager"))
     eager(states(eager))
@@ -417,6 +421,29 @@ def test_phiml_is_left_as_it_was() -> None:
     assert phimath.get_precision() == 32
     assert TORCH.get_default_device() is before
     assert not {"is_available", "pad", "grid_sample"} & set(vars(TORCH))
+
+
+def test_phiflow_and_phiml_are_a_working_pair() -> None:
+    """phiml 1.16.1 breaks advection in one dimension; PhiFlow itself sets no upper bound."""
+    versions = f"phiflow {version('phiflow')} and phiml {version('phiml')} do not work together: see constraints.txt"
+    u = FlowModel(Heat(), context())._converter.fields(torch.rand(1, 1, 16))["u"]
+    try:
+        advect.semi_lagrangian(u, u, 0.1)
+    except Exception as error:
+        pytest.fail(f"{versions} ({error})")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor")
+def test_inductor_compiles_the_graph() -> None:
+    model = FlowModel(Heat(), context(compile="inductor"))
+    state = states(model)
+    eager = FlowModel(Heat(), context(compile="eager"))
+    assert torch.allclose(model(state), eager(state), rtol=0, atol=1e-6)
+    model(state).sum().backward()
+    assert model.execution == ("inductor", model.execution[1])
+    assert model.execution[1].endswith("and compiled")
 
 
 # --- graphs -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gallery_cases import Case, centers, fit, run, states, time_order, windows
+from hyco_engine.builtin.models.kuramoto_sivashinsky import phi_functions
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.physics.spectral import Spectrum
@@ -135,3 +136,83 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_told() -> None:
     assert text is not None
     assert text.startswith("navier-stokes: steps of dt = 2 are too long: sum |u| dt/dx = ")
     assert "(limit 1.35) with |u| up to 3" in text
+
+
+# --- Kuramoto-Sivashinsky -------------------------------------------------------------------------------------------
+
+CHAOS = Case(kind="kuramoto-sivashinsky", resolution=(64,), upper=(22.0,), dt=0.25)
+
+
+@pytest.mark.parametrize("waves", [1, 3, 5])
+def test_small_waves_grow_and_decay_as_they_should(waves: int) -> None:
+    q = TAU * waves / 22
+    (x,) = centers(CHAOS.grid())
+    wave = 1e-7 * torch.sin(q * x)[None, None]
+    model = CHAOS.model(parameters={"alpha": 1.2, "nu": 0.8})
+    wanted = wave * math.exp((1.2 * q**2 - 0.8 * q**4) * 2.5)
+    torch.testing.assert_close(run(model, wave, 10)[:, -1], wanted, rtol=0, atol=1e-6 * float(wanted.max()))
+
+
+def test_sivashinsky_order_in_time() -> None:
+    """On a grid whose shortest resolved wave takes several steps to decay; else the order is nearer to 3."""
+    case = Case(kind="kuramoto-sivashinsky", resolution=(24,), upper=(22.0,), dt=0.25)
+    model = case.model()
+    state = run(model, states(model, 1), 80)[:, -1]
+    assert time_order(case, state, 0.4, (0.05, 0.025, 0.0125)) == pytest.approx(4, abs=0.2)
+
+
+def test_sivashinsky_spectral_order_in_space() -> None:
+    def after(n: int) -> Tensor:
+        case = Case(kind="kuramoto-sivashinsky", resolution=(n,), upper=(22.0,), dt=2.0)
+        (x,) = (TAU / 22 * c for c in centers(case.grid()))
+        u = case.model(inner_dt=0.02)((torch.cos(x) + 0.5 * torch.sin(2 * x))[None, None]).detach()
+        k = torch.arange(4, dtype=torch.float64)
+        return torch.fft.fft(u, norm="forward")[..., :4] * torch.exp(-1j * math.pi / n * k)
+
+    finest = after(96)
+    coarse, middle = (float((after(n) - finest).abs().max()) for n in (24, 48))
+    assert math.log2(coarse / middle) > 6
+
+
+def test_sivashinsky_moves_with_a_wind_and_keeps_its_mean() -> None:
+    """u(x, t) + c solves the equation where it is carried along by c: here once around the domain."""
+    model = CHAOS.model(dt=2.0, inner_dt=0.01)
+    state = states(model, 1)
+    still = model(state).detach()
+    torch.testing.assert_close(still.mean(), state.mean(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(state + 11.0).detach() - 11.0, still, rtol=0, atol=1e-4)
+
+
+def test_sivashinsky_parameters_are_found() -> None:
+    data = windows(CHAOS.model(resolution=(32,), parameters={"alpha": 1.0, "nu": 1.0}), count=4, frames=5, horizon=1)
+    found = fit(CHAOS.model(resolution=(32,), parameters={"alpha": 0.6, "nu": 0.7}), data, 15)
+    assert float(found["alpha"]) == pytest.approx(1.0, rel=1e-3)
+    assert float(found["nu"]) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_phi_functions_are_right_on_both_sides_of_the_switch() -> None:
+    z = torch.tensor([-50.0, -1.001, -0.999, -1e-3, 0.0, 1e-8, 0.5, 0.999, 1.001, 3.0], dtype=torch.float64)
+    for j, value in enumerate(phi_functions(z), start=1):
+        # phi_j(z) = integral over [0, 1] of exp((1 - s) z) s^(j-1) / (j-1)!
+        s = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+        wanted = (torch.exp((1 - s) * z[:, None]) * s ** (j - 1) / math.factorial(j - 1)).mean(1)
+        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-9)
+    below, above = (torch.tensor(v, dtype=torch.float64) for v in (1 - 1e-12, 1.0))
+    for one, two in zip(phi_functions(below), phi_functions(above), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-11, atol=0)
+    z = torch.linspace(-3, 3, 25, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: torch.stack(phi_functions(z)), (z,))
+
+
+def test_sivashinsky_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(SpecError, match="one-dimensional, and the data has 2 axes"):
+        CHAOS.model(resolution=(8, 8), upper=(1.0, 1.0))
+    with pytest.raises(DataError, match="solved in a periodic box"):
+        CHAOS.model(boundary=0.0)
+    model = CHAOS.model(inner_dt=0.25)
+    state = states(model, 1)
+    state[:] = 5.0
+    assert model.stability(state) == (
+        "kuramoto-sivashinsky: steps of dt = 0.25 are too long: sum |u| dt/dx = 3.64 (limit 1.35) with |u| up to 5. Set "
+        "physical.dt to at most 0.0928, or use a coarser grid"
+    )

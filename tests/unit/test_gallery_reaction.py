@@ -83,3 +83,96 @@ def test_gray_scott_warns_of_long_steps() -> None:
         "to at most 1.57, or use a coarser grid"
     )
     assert GRAY_SCOTT.model().stability(states(model)) is None
+
+
+# --- Fisher-KPP -----------------------------------------------------------------------------------------------------
+
+HABITAT = Case(kind="fisher-kpp", resolution=(32,), upper=(1.0,), dt=0.1)
+
+
+def front(x: Tensor, time: float) -> Tensor:
+    """The exact front for D = r = 1, of speed 5 / sqrt(6)."""
+    return (1 + torch.exp((x - 5 / math.sqrt(6) * time) / math.sqrt(6))) ** -2
+
+
+def test_fisher_front_moves_as_the_exact_one() -> None:
+    """Between walls so far away that the front is flat there."""
+    errors = []
+    for n in (80, 160):
+        case = Case(kind="fisher-kpp", resolution=(n,), lower=(-60.0,), upper=(60.0,), dt=2.0)
+        model = case.model(inner_dt=0.05, parameters={"D": 1.0, "r": 1.0})
+        (x,) = centers(case.grid())
+        inner = (x.abs() < 40).double()
+        error = (model(front(x, 0.0)[None, None]).detach() - front(x, 2.0)) * inner
+        errors.append(float(error.square().mean().sqrt()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.2)
+    assert errors[-1] < 1e-4
+
+
+def test_fisher_order_in_time() -> None:
+    (x,) = centers(HABITAT.grid())
+    state = (0.3 + 0.2 * torch.cos(math.pi * x))[None, None]
+    assert time_order(HABITAT, state, 0.8, (0.1, 0.05, 0.025), parameters={"D": 0.003, "r": 2.0}) == pytest.approx(
+        4, abs=0.2
+    )
+
+
+def test_fisher_order_in_space_with_a_varying_diffusivity() -> None:
+    """One tiny step between mirroring walls against the exact rate, D = 1 + 0.5 cos(pi x), u = 0.5 + 0.3 cos(pi x)."""
+
+    def exact(model: Any) -> tuple[Tensor, Tensor]:
+        (x,) = centers(model.layout.grid)
+        c, s = torch.cos(math.pi * x), torch.sin(math.pi * x)
+        model.learnables.set_("D", 1 + 0.5 * c)
+        u = 0.5 + 0.3 * c
+        rate = -0.3 * math.pi**2 * c * (1 + 0.5 * c) + 0.15 * math.pi**2 * s * s + u * (1 - u)
+        return u[None, None], (u + 1e-7 * rate)[None, None]
+
+    parameters = {"D": ParameterSetting(init=1.0, field=True), "r": 1.0}
+    case = Case(kind="fisher-kpp", resolution=(16,), boundary="symmetric", dt=1e-7)
+    errors = []
+    for n in (16, 32):
+        model = case.model(resolution=(n,), parameters=parameters)
+        state, wanted = exact(model)
+        # D is continued with zero gradient, not mirrored, which costs the order at the walls
+        inner = slice(n // 8, -n // 8)
+        errors.append(float((model(state).detach() - wanted)[..., inner].abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.2)
+
+
+def test_fisher_grows_to_saturation_between_walls() -> None:
+    model = HABITAT.model(parameters={"D": 0.01, "r": 3.0})
+    state = states(model)
+    assert float(state.min()) > 0
+    assert float(state.max()) <= 0.5
+    with torch.no_grad():
+        for _ in range(60):
+            state = model(state)
+    torch.testing.assert_close(state, torch.ones_like(state), rtol=0, atol=1e-4)
+
+
+def test_fisher_parameters_are_found() -> None:
+    case = Case(kind="fisher-kpp", resolution=(16, 12), dt=0.2)
+    data = windows(case.model(parameters={"D": 0.003, "r": 1.5}), count=3, frames=5, horizon=1)
+    found = fit(case.model(parameters={"D": 0.01, "r": 0.7}), data, 20)
+    assert float(found["D"]) == pytest.approx(0.003, rel=5e-3)
+    assert float(found["r"]) == pytest.approx(1.5, rel=1e-3)
+
+
+def test_a_growth_field_is_found() -> None:
+    setting = ParameterSetting(init=1.0, field=True)
+    parameters = {"D": ParameterSetting(init=0.003, learn=False), "r": setting}
+    true = HABITAT.model(parameters=parameters)
+    (x,) = centers(HABITAT.grid())
+    wanted = 1 + 0.5 * torch.cos(2 * math.pi * x)
+    true.learnables.set_("r", wanted)
+    found = fit(HABITAT.model(parameters=parameters), windows(true, count=4, horizon=1), 40)["r"]
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_fisher_warns_of_long_steps() -> None:
+    model = HABITAT.model(inner_dt=0.1, parameters={"D": 0.02, "r": 1.0})
+    assert model.stability(states(model)) == (
+        "fisher-kpp: steps of dt = 0.1 are too long: sum D dt/dx^2 = 2.05 (limit 0.52) with D up to 0.02; r dt = 0.1 "
+        "(limit 2.78) with r up to 1. Set physical.dt to at most 0.0254, or use a coarser grid"
+    )

@@ -25,6 +25,8 @@ SMALL = Case(kind="any", resolution=(8, 6))
 """What a kind runs on that needs nothing special."""
 SPECIAL = {
     "gray-scott": {"upper": (14.0, 10.0), "dt": 0.4},
+    "inviscid-burgers": {"resolution": (16,)},
+    "kuramoto-sivashinsky": {"resolution": (16,), "upper": (22.0,), "dt": 0.25},
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "burgers": [{"options": {"scheme": "semi-lagrangian"}}],
@@ -34,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"options": {"conductivity": "bumps", "form": "non-conservative"}},
         {"options": {"conductivity": "bumps", "order": 2}, "boundary": "zero-gradient"},
     ],
+    "inviscid-burgers": [{"options": {"limiter": "minmod"}, "boundary": "zero-gradient"}],
     "navier-stokes": [{"options": {"forcing": "kolmogorov", "drag": True, "waves": 1}}],
 }
 """Further options that a kind is tested with."""

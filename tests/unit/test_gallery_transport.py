@@ -91,3 +91,98 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_not() -> None:
         f"advection: steps of dt = {dt:g} are too long: sum |v + m| dt/dx = 2.22 (limit 2.06) with |v + m| up to 1. Set "
         "physical.dt to at most 0.539, or use a coarser grid"
     )
+
+
+# --- inviscid Burgers -----------------------------------------------------------------------------------------------
+
+RING = Case(kind="inviscid-burgers", resolution=(32,), dt=0.05)
+POTENTIAL = ParameterSetting(init=0.0, field=True)
+
+
+def simple_wave(x: Tensor, time: float) -> Tensor:
+    """u = 1 + 0.2 sin(2 pi (x - u t)), by fixed-point iteration: exact until the shock at t = 0.8."""
+    u = torch.ones_like(x)
+    for _ in range(200):
+        u = 1 + 0.2 * torch.sin(2 * math.pi * (x - u * time))
+    return u
+
+
+def cell_means(n: int, time: float) -> Tensor:
+    """`[1, 1, n]`: the exact cell averages, by Gauss-Legendre quadrature."""
+    nodes = torch.tensor([-math.sqrt(0.6), 0.0, math.sqrt(0.6)], dtype=torch.float64)
+    weights = torch.tensor([5.0, 8.0, 5.0], dtype=torch.float64) / 18
+    x = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5 + 0.5 * nodes) / n
+    return (simple_wave(x, time) @ weights)[None, None]
+
+
+def test_a_steepening_wave_is_second_order() -> None:
+    errors = []
+    for n in (64, 128):
+        model = RING.model(resolution=(n,), dt=0.3, inner_dt=0.3 / n)
+        error = model(cell_means(n, 0.0)).detach() - cell_means(n, 0.3)
+        errors.append(float(error.abs().mean()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
+
+
+def test_the_potential_accelerates_at_second_order() -> None:
+    """u_t = -V_x - u u_x for one tiny step, V = cos(2 pi x) / 10."""
+    errors = []
+    for n in (32, 64):
+        model = RING.model(resolution=(n,), dt=1e-7)
+        (x,) = centers(model.layout.grid)
+        model.learnables.set_("potential", 0.1 * torch.cos(2 * math.pi * x))
+        wanted = 0.2 * math.pi * torch.sin(2 * math.pi * x)
+        state = torch.zeros(1, 1, n, dtype=torch.float64)
+        errors.append(float(((model(state).detach() / 1e-7)[0, 0] - wanted).abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("limiter", ["van-albada", "minmod"])
+def test_shocks_move_at_the_mean_speed_and_expansions_are_smooth(limiter: str) -> None:
+    """Riemann problems between 1 and 0 (shock at speed 1/2) and between -1 and 1 (a fan)."""
+    case = Case(kind="inviscid-burgers", resolution=(80,), boundary="zero-gradient", dt=0.1, options={"limiter": limiter})
+    model = case.model()
+    (x,) = centers(case.grid())
+    shock = (x < 0.25).double()[None, None]
+    after = run(model, shock, 5)[:, -1]
+    assert float((after - (x < 0.5).double()).abs().sum() / 80) < 0.02
+    overshoot = max(float(after.max()) - 1, -float(after.min()))
+    assert overshoot < (1e-12 if limiter == "minmod" else 0.05)
+    fan = (2 * (x > 0.5).double() - 1)[None, None]
+    after = run(model, fan, 2)[:, -1]
+    assert float((after - ((x - 0.5) / 0.2).clamp(-1, 1)).abs().mean()) < 0.02
+
+
+def test_the_mean_is_conserved_and_a_constant_potential_has_no_effect() -> None:
+    model = RING.model()
+    state = states(model, 3)
+    before = run(model, state, 10)[:, -1]
+    torch.testing.assert_close(before.mean(-1), state.mean(-1), rtol=0, atol=1e-13)
+    model.learnables.set_("potential", 7.0)
+    torch.testing.assert_close(run(model, state, 10)[:, -1], before, rtol=0, atol=1e-12)
+
+
+def test_a_potential_is_found_up_to_a_constant() -> None:
+    options = {"offset": 1.0, "amplitude": 0.3}
+    true = RING.model(options=options)
+    (x,) = centers(RING.grid())
+    wanted = 0.3 * torch.cos(2 * math.pi * x) + 0.1 * torch.sin(4 * math.pi * x)
+    true.learnables.set_("potential", wanted)
+    found = fit(RING.model(options=options), windows(true, count=4, frames=5, horizon=1), 40)["potential"]
+    assert float((found - found.mean() - wanted).norm() / wanted.norm()) < 0.01
+    assert float(found.mean()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_inviscid_burgers_is_one_dimensional() -> None:
+    with pytest.raises(SpecError, match=r'one-dimensional, and the data has 2 axes: use kind = "burgers"'):
+        RING.model(resolution=(8, 8))
+
+
+def test_inviscid_burgers_warns_of_long_steps() -> None:
+    model = RING.model(inner_dt=0.05)
+    state = states(model, 1)
+    state[:] = 2.0
+    assert model.stability(state) == (
+        "inviscid-burgers: steps of dt = 0.05 are too long: sum |u| dt/dx = 3.2 (limit 1) with |u| up to 2. Set "
+        "physical.dt to at most 0.0156, or use a coarser grid"
+    )

@@ -19,7 +19,7 @@ class MemoryOptions:
 class DiskOptions:
     """`kind = "disk"`."""
 
-    shard_mb: float = option(64.0, help="largest size of one file; a single sample may exceed it", unit="MB", gt=0.0)
+    shard_mb: float = option(256.0, help="largest size of one file; a single sample may exceed it", unit="MB", gt=0.0)
 
 
 @options

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -27,44 +29,41 @@ class Ahead:
         self._forget()
 
     def _forget(self) -> None:
-        self._next, self._current = 0, -1
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._starts = [0]  # of batches in the order
+        self._groups = [0]  # the first batch of each group, and the number of batches
+        self._next = 0
+        self._current = -1
         self._pieces: list[Flat] = []
         self._pending: tuple[int, Future[list[Flat]]] | None = None
-        self._groups: list[list[Tensor]] = []
-        self._first: list[int] = []
-        self._group_of: list[int] = []
-        self._positions: dict[bytes, list[int]] = {}
 
     def announce(self, batches: Sequence[Tensor]) -> None:
         """The batches to come, in order; what was announced before is forgotten."""
         self._drop_pending()
         self._forget()
-        held = 0
-        for position, indices in enumerate(batches):
-            if not self._groups or held + len(indices) > self._limit:
-                self._groups.append([])
-                self._first.append(position)
-                held = 0
-            held += len(indices)
-            self._groups[-1].append(indices)
-            self._group_of.append(len(self._groups) - 1)
-            self._positions.setdefault(_key(indices), []).append(position)
+        if not batches:
+            return
+        self._order = torch.cat(list(batches))
+        self._starts = [0, *accumulate(len(indices) for indices in batches)]
+        for k in range(len(batches)):
+            if self._starts[k + 1] - self._starts[self._groups[-1]] > self._limit and k > self._groups[-1]:
+                self._groups.append(k)
+        self._groups.append(len(batches))
         self._prepare(0)
 
     def take(self, indices: Tensor) -> Flat:
         """The samples at `indices`; made on the spot if this batch was not announced, or has been passed."""
-        positions = self._positions.get(_key(indices), ())
-        position = next((p for p in positions if p >= self._next), None)
+        position = self._find(indices)
         if position is None:
             return self._make(indices)
-        group = self._group_of[position]
+        group = bisect_right(self._groups, position) - 1
         if group != self._current:
             self._pieces = []  # frees them before others are made
             self._pieces = self._load(group)
             self._current = group
             self._prepare(group + 1)
         self._next = position + 1
-        return self._pieces[position - self._first[group]]
+        return self._pieces[position - self._groups[group]]
 
     def close(self) -> None:
         """Forget everything; returns when the background is at rest."""
@@ -74,31 +73,40 @@ class Ahead:
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._worker = None
 
+    def _batch(self, position: int) -> Tensor:
+        return self._order[self._starts[position] : self._starts[position + 1]]
+
+    def _find(self, indices: Tensor) -> int | None:
+        """The position of the next batch like this one."""
+        count = len(self._starts) - 1
+        if self._next < count and torch.equal(self._batch(self._next), indices):
+            return self._next
+        return next((k for k in range(self._next + 1, count) if torch.equal(self._batch(k), indices)), None)
+
     def _load(self, group: int) -> list[Flat]:
         if self._pending is not None and self._pending[0] == group:
             pending, self._pending = self._pending[1], None
             return pending.result()
         self._drop_pending()
-        return self._make_group(self._groups[group])
+        return self._make_group(group)
 
-    def _make_group(self, batches: Sequence[Tensor]) -> list[Flat]:
-        if len(batches) == 1:
-            return [self._make(batches[0])]
-        lengths = [len(indices) for indices in batches]
-        made = {name: torch.split(values, lengths) for name, values in self._make(torch.cat(list(batches))).items()}
-        return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
+    def _make_group(self, group: int) -> list[Flat]:
+        starts = self._starts[self._groups[group] : self._groups[group + 1] + 1]
+        made = self._make(self._order[starts[0] : starts[-1]])
+        if len(starts) == 2:
+            return [made]
+        lengths = [stop - start for start, stop in zip(starts, starts[1:], strict=False)]
+        pieces = [torch.split(values, lengths) for values in made.values()]
+        return [dict(zip(made, parts, strict=True)) for parts in zip(*pieces, strict=True)]
 
     def _prepare(self, group: int) -> None:
-        if self._background and group < len(self._groups):
+        if self._background and group < len(self._groups) - 1:
             self._worker = self._worker or ThreadPoolExecutor(1, thread_name_prefix="hyco-generate")
-            self._pending = group, self._worker.submit(self._make_group, self._groups[group])
+            self._pending = group, self._worker.submit(self._make_group, group)
 
     def _drop_pending(self) -> None:
+        """The background reads what was announced: it must be at rest before that is forgotten."""
         if self._pending is not None:
             future, self._pending = self._pending[1], None
             if not future.cancel():
                 future.exception()
-
-
-def _key(indices: Tensor) -> bytes:
-    return indices.numpy().tobytes()

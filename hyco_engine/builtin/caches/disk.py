@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Disk(CacheBackend):
     `shard_bytes` is the largest size of one file's samples; a single sample may exceed it.
     """
 
-    def __init__(self, shard_bytes: int = 64_000_000) -> None:
+    def __init__(self, shard_bytes: int = 256_000_000) -> None:
         self.shard_bytes = shard_bytes
 
     def hold(
@@ -80,7 +80,7 @@ class DiskSamples(GeneratedSamples):
         self._sums = torch.zeros(count, dtype=torch.int64)
         self._input_sums = torch.zeros(count, dtype=torch.int64)
         self._files: list[int] = []
-        self._settled: dict[int, tuple[int, int, int]] = {}
+        self._settled: dict[int, int] = {}
         self._chunk = 1
         self._ahead = Ahead(self._read_all, limit=1)
         self._closed = False
@@ -99,7 +99,7 @@ class DiskSamples(GeneratedSamples):
         if start == 0:
             self._plan(form, made)
         rows = self._layout.rows
-        words = {name: self._columns[name].pad(values) for name, values in made.items()}
+        words = self._words(made)
         stop = start + len(next(iter(made.values())))
         for name, values in words.items():
             self._sums[start:stop] += values.sum(1)
@@ -121,7 +121,9 @@ class DiskSamples(GeneratedSamples):
         self._layout = layout = ShardLayout.plan(made, self._count, self._shard_bytes)
         self._file_bytes = layout.file_bytes
         self._columns = {column.name: column for column in layout.columns}
-        self._mapped = {column.name: Mapped(column, layout.rows, layout.shards) for column in layout.columns}
+        self._mapped = {
+            column.name: Mapped(column, self._count, layout.rows, layout.shards) for column in layout.columns
+        }
         size = sum(column.stride for column in layout.columns)
         self._chunk = max(1, GROUP_BYTES // max(1, size))
         self._ahead = Ahead(self._read_all, limit=self._chunk)
@@ -160,31 +162,33 @@ class DiskSamples(GeneratedSamples):
         self._files.clear()
 
     def _read_all(self, indices: Tensor) -> Flat:
-        return self._read(indices, tuple(self._columns), self._sums)
+        return self._read(indices, self._mapped, self._sums)
 
-    def _read(self, indices: Tensor, names: Sequence[str], sums: Tensor) -> Flat:
+    def _read(self, indices: Tensor, names: Iterable[str], sums: Tensor) -> Flat:
         if self._closed:
             raise ValueError("these samples are closed")
-        wanted = sums.index_select(0, indices)  # refuses what is out of range
         shards = {index // self._layout.rows for index in indices.tolist()}
         for shard in shards:
-            if (size := os.lseek(self._files[shard], 0, os.SEEK_END)) < self._file_bytes:
-                name = self._path(shard).name
-                raise RunError(self._damaged(f"{name} has {size} bytes, and had {self._file_bytes}"))
-        words = {name: self._mapped[name].words.index_select(0, indices) for name in names}
-        # after reading, so that whatever changed the file before is seen
+            if 0 <= shard < len(self._files):
+                self._check_size(shard)
+        made = {name: self._mapped[name].select(indices) for name in names}  # refuses what is out of range
+        # after reading, so that a change before it is seen
         if not all([self._is_settled(shard) for shard in shards]):
-            self._verify(indices, words, wanted)
-        return {name: self._columns[name].unpad(got) for name, got in words.items()}
+            self._verify(indices, self._words(made), sums[indices])
+        return made
+
+    def _check_size(self, shard: int) -> None:
+        size = os.lseek(self._files[shard], 0, os.SEEK_END)
+        if size < self._file_bytes:
+            raise RunError(self._damaged(f"{self._path(shard).name} has {size} bytes, and had {self._file_bytes}"))
 
     def _is_settled(self, shard: int) -> bool:
         """Whether a file is known to hold what was written: it was verified, and nobody touched it since."""
-        status = os.fstat(self._files[shard])
-        stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        if self._settled.get(shard) == stamp:
+        changed = os.fstat(self._files[shard]).st_ctime_ns
+        if self._settled.get(shard) == changed:
             return True
-        # a write shortly after another may leave the same time of change
-        if time.time_ns() - status.st_ctime_ns < (RACY_NS if status.st_ctime_ns % 10**9 else 3 * 10**9):
+        # a write shortly after another may leave the same time; times may be in whole seconds
+        if time.time_ns() - changed < (RACY_NS if changed % 10**9 else 3 * 10**9):
             return False
         first = shard * self._layout.rows
         stop = min(first + self._layout.rows, self._count)
@@ -192,8 +196,11 @@ class DiskSamples(GeneratedSamples):
             part = slice(start, min(start + self._chunk, stop))
             words = {name: mapped.words[part] for name, mapped in self._mapped.items()}
             self._verify(torch.arange(part.start, part.stop), words, self._sums[part])
-        self._settled[shard] = stamp
+        self._settled[shard] = changed
         return False
+
+    def _words(self, made: Flat) -> Flat:
+        return {name: self._columns[name].words(values) for name, values in made.items()}
 
     def _verify(self, indices: Tensor, words: Flat, wanted: Tensor) -> None:
         if (sum(int(got.sum()) for got in words.values()) - int(wanted.sum())) % 2**64:

@@ -30,15 +30,22 @@ class Column:
     nbytes: int
     stride: int
 
-    def pad(self, values: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, name: str, values: Tensor, align: int) -> Column:
+        """For samples `values [B, ...]`; `align` divides the stride."""
+        nbytes = math.prod(values.shape[1:]) * values.dtype.itemsize
+        stride = -(-nbytes // align) * align
+        return cls(name=name, shape=tuple(values.shape[1:]), dtype=values.dtype, nbytes=nbytes, stride=stride)
+
+    def words(self, values: Tensor) -> Tensor:
         """`[B, stride / 8]`, int64: the bytes of `values [B, *shape]`, filler zero."""
         flat = values.detach().contiguous().view(-1).view(torch.uint8).view(len(values), self.nbytes)
         if self.stride > self.nbytes:
             flat = torch.nn.functional.pad(flat, (0, self.stride - self.nbytes))
         return flat.view(torch.int64)
 
-    def unpad(self, words: Tensor) -> Tensor:
-        """The inverse of `pad`; copies only where there is filler."""
+    def values(self, words: Tensor) -> Tensor:
+        """The inverse of `words`; copies only where there is filler."""
         if self.stride > self.nbytes:
             flat = words.view(torch.uint8)[:, : self.nbytes].contiguous().view(-1)
             return flat.view(self.dtype).view(len(words), *self.shape)
@@ -60,23 +67,15 @@ class ShardLayout:
         Only whole pages can be mapped, so the samples of a file must fill pages: odd sizes get some filler where it
         would otherwise take too many samples.
         """
-        sizes = {name: math.prod(values.shape[1:]) * values.dtype.itemsize for name, values in made.items()}
-        shard_bytes = max(shard_bytes, -(-count * sum(sizes.values()) // MAX_SHARDS))
         align = WORD
-        while align < mmap.PAGESIZE and mmap.PAGESIZE // align * sum(sizes.values()) > shard_bytes // 8:
+        while True:
+            columns = tuple(Column.of(name, values, align) for name, values in made.items())
+            size = sum(column.stride for column in columns)
+            step = max(mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, column.stride) for column in columns)
+            if align == mmap.PAGESIZE or step * size <= shard_bytes // 8:
+                break
             align *= 2
-        columns = tuple(
-            Column(
-                name=name,
-                shape=tuple(values.shape[1:]),
-                dtype=values.dtype,
-                nbytes=sizes[name],
-                stride=-(-sizes[name] // align) * align,
-            )
-            for name, values in made.items()
-        )
-        step = max((mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, c.stride) for c in columns if c.stride), default=1)
-        rows = max(1, shard_bytes // max(1, sum(c.stride for c in columns)) // step) * step
+        rows = max(shard_bytes // size // step, 1, -(-count // (step * MAX_SHARDS))) * step if size else count
         rows = min(rows, -(-count // step) * step)
         return cls(columns=columns, rows=rows, shards=-(-count // rows))
 
@@ -102,23 +101,26 @@ class ShardLayout:
 
 
 class Mapped:
-    """One column of all files, as one tensor `[shards * rows, stride / 8]` of int64.
+    """One column of all files, as one tensor `words [count, stride / 8]` of int64.
 
     The files are mapped side by side into one range of addresses, so that a batch of samples from many files is a
     single gather, which the standard library's `mmap` cannot do.
     """
 
-    def __init__(self, column: Column, rows: int, shards: int) -> None:
+    def __init__(self, column: Column, count: int, rows: int, shards: int) -> None:
+        self._column = column
         self._part = rows * column.stride
         if not self._part:  # a tensor without values
-            self.words = torch.empty(shards * rows, 0, dtype=torch.int64)
+            self.words = torch.empty(count, 0, dtype=torch.int64)
+            self._direct: Tensor | None = None
             return
         self._range = mmap.mmap(-1, shards * self._part, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         view = np.frombuffer(self._range, np.uint8)
         self._address = view.ctypes.data
         del view
         words = (ctypes.c_int64 * (shards * self._part // WORD)).from_address(self._address)
-        self.words = torch.frombuffer(words, dtype=torch.int64).view(shards * rows, column.stride // WORD)
+        self.words = torch.frombuffer(words, dtype=torch.int64).view(shards * rows, column.stride // WORD)[:count]
+        self._direct = None if column.stride > column.nbytes else column.values(self.words)
 
     def add(self, shard: int, file: int, offset: int) -> None:
         """Map one file's part. Raises OSError."""
@@ -132,7 +134,13 @@ class Mapped:
         if libc.mmap(address, self._part, mmap.PROT_READ, flags, file, offset) != address:
             raise OSError(ctypes.get_errno(), "mmap failed")
 
+    def select(self, indices: Tensor) -> Tensor:
+        """`[B, *shape]`: a copy of the samples at `indices`."""
+        if self._direct is None:
+            return self._column.values(self.words.index_select(0, indices))
+        return self._direct.index_select(0, indices)
+
     def close(self) -> None:
-        del self.words
+        del self.words, self._direct
         if self._part:
             self._range.close()  # unmaps the files in the range as well

@@ -32,6 +32,12 @@ def hyco_models() -> list[ModelRecord]:
             "viscous Burgers equation in 1 to 3 dimensions; viscosity as a number or a field",
         ),
         _record(
+            "fisher-kpp",
+            "physical",
+            physical.FisherKppOptions,
+            "Fisher-KPP growth and spreading of a population; diffusivity and growth rate as numbers or fields",
+        ),
+        _record(
             "gray-scott",
             "physical",
             physical.GrayScottOptions,
@@ -42,6 +48,18 @@ def hyco_models() -> list[ModelRecord]:
             "physical",
             physical.HeatOptions,
             "heat equation; conductivity as a number, a field, or a sum of Gaussians with few parameters",
+        ),
+        _record(
+            "inviscid-burgers",
+            "physical",
+            physical.InviscidBurgersOptions,
+            "inviscid Burgers equation in 1-D with shocks, in a potential to be learned",
+        ),
+        _record(
+            "kuramoto-sivashinsky",
+            "physical",
+            physical.KuramotoSivashinskyOptions,
+            "Kuramoto-Sivashinsky equation in 1-D, chaotic; anti-diffusion and hyperviscosity",
         ),
         _record(
             "navier-stokes",

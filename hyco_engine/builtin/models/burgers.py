@@ -19,10 +19,11 @@ scheme = "finite-difference" (default)
     (plain u u_x: +20 %, plain (u u)_x / 2: -4 %, both of fourth order; second order: +39 %, -10 %).
 
 scheme = "semi-lagrangian"
-    u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of nu lap(u) + grad(nu) . grad(u).
+    u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of
+    nu lap(u) + grad(nu) . grad(u).
     Order 1. Stable at any velocity, and for sum nu dt/dx^2 < 0.5.
-    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): what is to be found must
-    be far above it (on `burgers_shock.mat` it is 24 % of nu, which is then found 61 % too low).
+    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): what is to be found
+    must be far above it (on `burgers_shock.mat` it is 24 % of nu, which is then found 61 % too low).
 
 References      J. M. Burgers, Adv. Appl. Mech. 1 (1948); the split form: A. Jameson, J. Sci. Comput. 34 (2008)
 """
@@ -47,7 +48,7 @@ from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.differences import continued, diffusion, first_derivative, second_derivative
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
-from hyco_engine.physics.model import FlowModel
+from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.second_order import neighbours
 
@@ -57,7 +58,7 @@ EULER_DIFFUSIVE = 0.5
 """Limit of sum nu dt/dx^2 for one Euler step with three-point differences."""
 
 
-class Burgers(ExplicitPhysics):
+class Burgers(ExplicitPhysics, FlowPhysics):
     """See the module's card."""
 
     kind = "burgers"

@@ -85,3 +85,39 @@ class NavierStokesOptions:
     length_scale: float = option(
         0.25, help="length over which their stream function varies, as a fraction of the domain", gt=0.0
     )
+
+
+@options
+class FisherKppOptions:
+    """`[physical] kind = "fisher-kpp"`."""
+
+    amplitude: float = option(
+        0.5, help="largest value of the initial states that simulate starts from, between 0 and 1", gt=0.0, le=1.0
+    )
+    length_scale: float = option(
+        0.15, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )
+
+
+@options
+class InviscidBurgersOptions:
+    """`[physical] kind = "inviscid-burgers"`."""
+
+    limiter: Literal["van-albada", "minmod"] = option(
+        "van-albada", help="slopes in cells: van-albada, smooth and second order at extrema too; minmod, never overshoots"
+    )
+    offset: float = option(0.0, help="mean of the initial states that simulate starts from")
+    amplitude: float = option(1.0, help="root mean square of their deviation from it", ge=0.0)
+    length_scale: float = option(
+        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )
+
+
+@options
+class KuramotoSivashinskyOptions:
+    """`[physical] kind = "kuramoto-sivashinsky"`."""
+
+    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    length_scale: float = option(
+        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+    )

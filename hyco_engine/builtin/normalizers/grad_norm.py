@@ -58,7 +58,8 @@ class GradNorm(Balancer):
         losses = {name: rate.loss or _first(sizes[name].mean) for name, rate in before.items()}
         if max(steps) % self.every == 0 or min(steps) == 0:
             norms = self._norms(step)
-            relative = {name: norms[name] / loss for name, loss in losses.items() if loss > 0}
+            # a term without a gradient says nothing of its size
+            relative = {name: norms[name] / loss for name, loss in losses.items() if loss > 0 and norms[name] > 0}
             largest = max(relative.values(), default=0.0)
             if 0 < largest < math.inf:
                 mean = sum(relative.values()) / len(relative)

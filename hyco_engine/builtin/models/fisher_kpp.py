@@ -1,0 +1,110 @@
+"""The Fisher-KPP equation: a population that grows to saturation and spreads.
+
+Equation        u_t = div(D grad u) + r u (1 - u),  in 1, 2 or 3 dimensions
+Field           `u`, the population over its capacity, a scalar, centred; dimensionless
+Parameters      `D`, the diffusivity: a number > 0 or a field; unit length^2/time
+                `r`, the growth rate: a number > 0 or a field; unit 1/time
+Boundary        any; mirroring ("symmetric": nothing passes) where the data says nothing
+Solutions       u = 0 is unstable, u = 1 stable: patches grow and spread as fronts of speed 2 sqrt(r D) and thickness
+                8 sqrt(D / r), until u = 1 everywhere
+Good values     at least four cells across sqrt(D / r)
+
+Scheme          Space: fourth-order central differences, conservative for a varying D, order 4 on periodic and mirroring
+                sides (2 at walls of a constant value or of zero gradient). Time: classical Runge-Kutta, order 4.
+                Stable for sum D dt/dx^2 < 0.52 and r dt < 2.78; internal steps are chosen for it.
+                Numerical diffusion: none below a resolved front; D is found 0.1 % off with two cells across sqrt(D / r).
+Identifiable    r where u is neither 0 nor 1, D where u curves: frames while fronts move tell both, their speed alone only
+                the product.
+
+References      R. A. Fisher, Ann. Eugenics 7 (1937); exact front: M. J. Ablowitz, A. Zeppetella, Bull. Math. Biol. 41 (1979)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from phi.field import Field
+from torch import Tensor
+
+from hyco_engine.builtin.models.options_physical import FisherKppOptions
+from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics.differences import continued, diffusion, second_derivative
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, rk4, spacing, values_of
+from hyco_engine.physics.initial import smooth_noise
+from hyco_engine.physics.model import FlowModel, FlowPhysics
+from hyco_engine.physics.parameters import ParameterDeclaration
+
+MAX_REACTION = 2.78
+"""Limit of r dt: Runge-Kutta's, on the real axis."""
+
+
+class FisherKpp(ExplicitPhysics, FlowPhysics):
+    """See the module's card."""
+
+    kind = "fisher-kpp"
+    parameters = (
+        ParameterDeclaration(
+            name="D",
+            init=0.01,
+            unit="length^2/time",
+            bounds=(0.0, math.inf),
+            may_be_field=True,
+            help="diffusivity",
+        ),
+        ParameterDeclaration(
+            name="r", init=1.0, unit="1/time", bounds=(0.0, math.inf), may_be_field=True, help="growth rate"
+        ),
+    )
+
+    def __init__(self, options: FisherKppOptions) -> None:
+        self.options = options
+
+    def fields(self, axes: tuple[str, ...]) -> tuple[list[FieldInfo], list[FieldInfo]]:
+        return [FieldInfo(name="u", boundary=Boundary.parse("symmetric", axes))], []
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
+        u, d, r = fields["u"], parameters["D"], values_of(parameters["r"])
+
+        def rate(state: State) -> State:
+            values = state["u"]
+            return {"u": _spread(u, values, d) + r * values * (1 - values)}
+
+        return {"u": u.with_values(rk4(rate, {"u": u.values}, dt)["u"])}
+
+    def limits(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
+    ) -> list[Limit]:
+        r = float(parameters["r"].max())
+        reaction = Limit(number="r dt", values=f"r up to {r:.3g}", rate=r, limit=MAX_REACTION)
+        return [diffusive(layout, float(parameters["D"].max()), "D"), reaction]
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        """Random patches between 0 and a height of their own."""
+        grid = layout.grid
+        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        noise = smooth_noise(grid, layout.dynamic[0].boundary, count, generator, scale=scale)
+        top = noise.flatten(1).amax(1).reshape(-1, *(1 for _ in grid.axes))
+        height = 0.5 + 0.5 * torch.rand(top.shape, generator=generator, dtype=torch.float64)
+        return (self.options.amplitude * height * torch.exp(2 * (noise - top)))[:, None]
+
+
+def _spread(u: Field, values: Any, d: Any) -> Any:
+    parts = []
+    for axis, dx in spacing(u).items():
+        extended = continued(values, u.boundary, axis)
+        if isinstance(d, Field):
+            parts.append(diffusion(extended, continued(d.values, d.boundary, axis), axis, dx))
+        else:
+            parts.append(d * second_derivative(extended, axis, dx))
+    return reduce(add, parts)
+
+
+def build(options: FisherKppOptions, context: BuildContext) -> FlowModel:
+    """The registered factory."""
+    return FlowModel(FisherKpp(options), context)

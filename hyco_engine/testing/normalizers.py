@@ -1,0 +1,313 @@
+"""The contract of loss normalizers as a test suite, for the built-in ones and for those of plugins.
+
+    class TestMine(NormalizerContract):
+        def make(self) -> LossNormalizer:
+            return Mine()
+
+pytest collects the tests of the subclass. Each runs on three seeds. What a normalizer declares about itself is an
+attribute here.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.errors import HycoError
+from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, TermSpec
+from hyco_engine.testing.loss_terms import BATCH, NAMES, SPECS, Run, on_ranks
+from hyco_engine.training.normalized import checked
+
+
+class NormalizerContract(ABC):
+    """Seven things that every normalizer keeps, and two about when its state changes."""
+
+    seeds: ClassVar[Sequence[int]] = (0, 1, 2)
+    unit_tolerance: ClassVar[float] = 1e-6
+    """How far trained parameters may differ when a term's unit changes, where `unit_invariant` is declared."""
+    nonfinite: ClassVar[Literal["raise", "skip_step", "skip_term"]] = "raise"
+    """What a NaN or infinite term does."""
+    accepts_negative: ClassVar[bool] = False
+    """Whether a negative loss is trained on; else it is an error that names the term."""
+    fixed_point_tolerance: ClassVar[float] = 0.05
+    settling_steps: ClassVar[int] = 100
+    """Steps after which the weights for constant losses have settled."""
+
+    @abstractmethod
+    def make(self) -> LossNormalizer:
+        """A new normalizer."""
+
+    def size(self, spec: TermSpec, loss: float, gradient: float) -> float:
+        """What terms are measured by: for constant losses weight * size / priority is the same for all of them.
+
+        `loss` is L_k, `gradient` the norm of its gradient.
+        """
+        return loss
+
+    # 1
+    def test_the_gradient_is_the_weighted_sum_of_the_terms_gradients(self) -> None:
+        for seed in self.seeds:
+            run = Run(self.make(), seed)
+            for _ in range(5):
+                own = {term.spec.name: run.gradient_of(term).double() for term in run.terms()}
+                loss = run.take()
+                wanted = torch.stack([float(loss.weights[name]) * gradient for name, gradient in own.items()]).sum(0)
+                _same(run.gradient(), wanted, 1e-6, "the gradient of the total and the weighted sum of the terms' own")
+
+    # 2
+    def test_a_terms_unit_leaves_training_unchanged(self) -> None:
+        if not self.make().unit_invariant:
+            return
+        for seed in self.seeds:
+            found = {}
+            for unit in (1.0, 1e-3, 1e3, 1e6):
+                run = Run(self.make(), seed, units={"wide": unit})
+                for _ in range(12):
+                    run.take()
+                found[unit] = run.parameters()
+            for unit, parameters in found.items():
+                off = float((parameters - found[1.0]).abs().max())
+                assert off <= self.unit_tolerance, (
+                    f"seed {seed}: with a term in units of 1/{unit:g} the trained parameters differ by {off:.2g}, more "
+                    f"than {self.unit_tolerance:g}; declare unit_invariant = False if this is meant"
+                )
+
+    # 3
+    def test_constant_losses_lead_to_the_declared_balance(self) -> None:
+        for seed in self.seeds:
+            run = Run(self.make(), seed, fixed=True)
+            run.take(run.terms(changes=dict.fromkeys(NAMES, 1.3)))
+            loss = self._settled(run)
+            _balanced(self._ratios(run, loss), self.fixed_point_tolerance)
+            total = sum(float(share) for share in loss.shares.values())
+            assert math.isclose(total, 1.0, rel_tol=1e-6), f"the shares add up to {total:g}, not to 1"
+
+    # 4
+    def test_a_late_term_gets_the_weight_of_one_that_was_always_there(self) -> None:
+        for seed in self.seeds:
+            late = Run(self.make(), seed, fixed=True, specs=SPECS[:2])
+            for _ in range(30):
+                late.take(late.terms(NAMES[:2]))
+            late.normalizer.add_term(SPECS[2])
+            _balanced(self._ratios(late, self._settled(late)), self.fixed_point_tolerance)
+
+    def test_a_term_nobody_announced_is_taken_in(self) -> None:
+        run = Run(self.make(), 0, specs=SPECS[:2])
+        for _ in range(3):
+            run.take(run.terms(NAMES[:2]))
+        assert math.isfinite(float(run.take().weights[NAMES[2]]))
+
+    def test_a_missing_term_keeps_its_weight(self) -> None:
+        for seed in self.seeds:
+            run = Run(self.make(), seed, fixed=True)
+            before = run.take()
+            for _ in range(5):
+                run.take(run.terms(NAMES[1:]))
+            after = run.take()
+            for name in NAMES:
+                _close(float(after.weights[name]), float(before.weights[name]), self.fixed_point_tolerance, name)
+
+    def test_a_term_that_is_zero_is_not_blown_up(self) -> None:
+        for seed in self.seeds:
+            usual = Run(self.make(), seed, fixed=True)
+            weight = float(usual.take().weights["wide"])
+            for run in (usual, Run(self.make(), seed, fixed=True)):
+                for _ in range(20):
+                    loss = run.take(run.terms(changes={"wide": 0.0}))
+                    assert all(math.isfinite(float(w)) for w in loss.weights.values())
+                grown = float(run.take().weights["wide"]) / weight
+                assert grown <= 100, f"after 20 batches with loss 0 a term's weight is {grown:.3g} times the usual one"
+
+    def test_what_is_not_finite_never_reaches_the_state(self) -> None:
+        for value in (math.nan, math.inf, -math.inf):
+            run = Run(self.make(), 0)
+            for _ in range(3):
+                run.take()
+            before, parameters = _cloned(run.normalizer.state_dict()), run.parameters()
+            terms = run.terms(changes={"wide": value})
+            if self.nonfinite == "raise":
+                told = _error(functools.partial(run.take, terms), HycoError)
+                assert "'wide'" in told, f"the error does not name the term 'wide': {told}"
+            else:
+                loss = run.normalizer(terms, run.context())
+                assert loss.skipped == (self.nonfinite == "skip_step")
+                assert math.isfinite(float(loss.total.detach()))
+                assert float(loss.weights["wide"]) == 0
+            assert torch.equal(run.parameters(), parameters)
+            if self.nonfinite != "skip_term":
+                _same_state(run.normalizer.state_dict(), before, f"after a term was {value}")
+            loss = run.take()
+            assert all(math.isfinite(float(w)) and float(w) > 0 for w in loss.weights.values())
+
+    def test_a_batch_of_one_sample_has_finite_weights(self) -> None:
+        for seed in self.seeds:
+            run = Run(self.make(), seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for _ in range(5):
+                    loss = run.take(run.terms(samples=slice(0, 1)))
+            assert all(math.isfinite(float(w)) and float(w) > 0 for w in loss.weights.values())
+            assert torch.isfinite(run.parameters()).all()
+
+    def test_a_negative_loss_is_accepted_or_refused_by_name(self) -> None:
+        run = Run(self.make(), 0)
+        for _ in range(3):
+            run.take()
+        before = _cloned(run.normalizer.state_dict())
+        terms = run.terms(changes={"middle": -1.0})
+        if self.accepts_negative:
+            assert float(run.take(terms).weights["middle"]) > 0
+            return
+        told = _error(functools.partial(run.take, terms), HycoError)
+        assert "'middle'" in told, f"the error does not name the term 'middle': {told}"
+        _same_state(run.normalizer.state_dict(), before, "after a negative loss")
+
+    # 5
+    def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(self) -> None:
+        for seed in self.seeds:
+            whole, first = Run(self.make(), seed), Run(self.make(), seed)
+            for _ in range(20):
+                whole.take()
+            for _ in range(10):
+                first.take()
+            second = Run(self.make(), seed)
+            second.step = first.step
+            second.model.load_state_dict(first.model.state_dict())
+            second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+            if second.own_optimizer is not None and first.own_optimizer is not None:
+                second.own_optimizer.load_state_dict(copy.deepcopy(first.own_optimizer.state_dict()))
+            second.normalizer.load_state_dict(_cloned(first.normalizer.state_dict()))
+            for _ in range(10):
+                second.take()
+            assert torch.equal(whole.parameters(), second.parameters()), f"seed {seed}: 10 + 10 steps are not 20 steps"
+            _same_state(second.normalizer.state_dict(), whole.normalizer.state_dict(), "after 10 + 10 steps")
+
+    def test_state_is_keyed_by_name(self) -> None:
+        forward, backward = Run(self.make(), 0), Run(self.make(), 0, specs=SPECS[::-1])
+        for _ in range(3):
+            forward.take()
+            backward.take(backward.terms()[::-1])
+        _same(backward.parameters(), forward.parameters(), 1e-5, "training with the terms in another order")
+
+    # 6
+    def test_two_ranks_train_as_one(self) -> None:
+        parts = (slice(0, 5), slice(5, BATCH))
+        for seed in self.seeds:
+            alone = Run(self.make(), seed)
+            ranks = [Run(self.make(), seed), Run(self.make(), seed)]
+            for step in range(6):
+                # every second step the second rank lacks a term
+                names = (NAMES, NAMES if step % 2 else NAMES[1:])
+                whole = [self._joined(alone, name, names, parts) for name in NAMES]
+                single = alone.take(whole)
+                losses = on_ranks(ranks, names, parts)
+                for loss in losses:
+                    for name, weight in single.weights.items():
+                        if name in loss.weights:
+                            _close(float(loss.weights[name]), float(weight), 1e-5, name)
+                for run in ranks:
+                    _same(run.parameters(), alone.parameters(), 1e-5, f"two ranks and one, after {step + 1} steps")
+
+    # 7
+    def test_what_it_returns_can_be_trained_on_and_a_float_could_not(self) -> None:
+        run = Run(self.make(), 0)
+        terms = run.terms()
+        loss = run.normalizer(terms, run.context())
+        assert checked(loss, terms, "under test") is loss
+        as_float: Any = float(loss.total.detach())
+        for wrong in (as_float, attrs.evolve(loss, total=as_float)):
+            told = _error(functools.partial(checked, wrong, terms, "'mine' of mine 1.0"), TypeError)
+            assert "'mine' of mine 1.0" in told
+
+    # state
+    def test_state_is_committed_once_a_step(self) -> None:
+        halves = (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))
+        run, whole = Run(self.make(), 0), Run(self.make(), 0)
+        for one in (run, whole):
+            one.take()
+        before = _cloned(run.normalizer.state_dict())
+        run.normalizer(run.terms(samples=halves[0]), run.context(micro_step=0, n_micro=2))
+        _same_state(run.normalizer.state_dict(), before, "after the first of two micro-batches")
+        run.normalizer(run.terms(samples=halves[1]), run.context(micro_step=1, n_micro=2))
+        whole.normalizer(whole.terms(), whole.context())
+        found = run.normalizer.state_dict()
+        for key, value in whole.normalizer.state_dict().items():
+            _same(found[key], value, 1e-5, f"the state {key!r} of two micro-batches and of one batch")
+
+    def test_state_is_frozen_outside_training(self) -> None:
+        run = Run(self.make(), 0)
+        for _ in range(3):
+            loss = run.take()
+        before = _cloned(run.normalizer.state_dict())
+        frozen = run.normalizer(run.terms(changes={"wide": 7.0}), run.context(training=False))
+        _same_state(run.normalizer.state_dict(), before, "after a call outside training")
+        again = run.normalizer(run.terms(changes={"small": 5.0}), run.context(training=False))
+        for name in loss.weights:
+            _close(float(again.weights[name]), float(frozen.weights[name]), 1e-12, name)
+
+    def _settled(self, run: Run) -> NormalizedLoss:
+        for _ in range(self.settling_steps):
+            run.take()
+        return run.take()
+
+    def _ratios(self, run: Run, loss: NormalizedLoss) -> dict[str, float]:
+        ratios = {}
+        for term in run.terms():
+            size = self.size(term.spec, float(term.mean().detach()), float(run.gradient_of(term).norm()))
+            ratios[term.spec.name] = float(loss.weights[term.spec.name]) * size / term.spec.priority
+        return ratios
+
+    @staticmethod
+    def _joined(run: Run, name: str, names: Sequence[Sequence[str]], parts: Sequence[slice]) -> LossTerm:
+        """The samples of a term that the ranks have together."""
+        there = [run.terms([name], part)[0] for given, part in zip(names, parts, strict=True) if name in given]
+        return LossTerm(spec=there[0].spec, per_sample=torch.cat([term.per_sample for term in there]))
+
+
+def _same(found: Tensor, wanted: Any, tolerance: float, what: str) -> None:
+    """Equal relative to the largest entry."""
+    scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+    off = float((found.double() - wanted.double()).abs().max()) if wanted.numel() else 0.0
+    assert off <= tolerance * max(scale, 1e-30), f"{what} differ by {off:.3g} where the largest is {scale:.3g}"
+
+
+def _close(found: float, wanted: float, tolerance: float, name: str) -> None:
+    close = math.isclose(found, wanted, rel_tol=tolerance)
+    assert close, f"the weight of {name!r} is {found:.8g}, expected {wanted:.8g}"
+
+
+def _balanced(ratios: Mapping[str, float], tolerance: float) -> None:
+    middle = sorted(ratios.values())[len(ratios) // 2]
+    told = ", ".join(f"{name!r}: {value:.4g}" for name, value in ratios.items())
+    assert all(abs(value / middle - 1) <= tolerance for value in ratios.values()), (
+        f"for constant losses weight * size / priority should be the same for all terms, and is {told}"
+    )
+
+
+def _cloned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in state.items()}
+
+
+def _same_state(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], when: str) -> None:
+    assert found.keys() == wanted.keys(), f"the state holds {sorted(found)} {when}, expected {sorted(wanted)}"
+    for key, value in wanted.items():
+        now, then = found[key], value
+        assert torch.equal(now, then), f"the state {key!r} is {now.tolist()} {when}, expected {then.tolist()}"
+
+
+def _error(call: Callable[[], object], kind: type[Exception]) -> str:
+    """The text of the error that `call` raises."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__} was raised")

@@ -1,0 +1,293 @@
+"""How well the data determine the learned parameters: standard errors, correlations, directions nobody can tell.
+
+With residuals r, Jacobian J and H = J^T J at the estimate, two covariances of the parameters:
+
+    by values     v s^2 H^-1,  s^2 = |r|^2 / (n - v p)
+    by blocks     H^-1 (sum_b G_b G_b^T) H^-1 K / (K - 1),  G_b = sum of J_i^T r_i over the windows i of block b
+
+In the first, v values err as one. v = 1 for independent noise and rollouts from a known initial state. Overlapping
+windows use each frame m times; and what remains of a fit to clean data is discretisation error, which is smooth: v is m
+times the volume over which the residuals are seen to be correlated. Windows also start from observed, hence noisy,
+states, and noise may differ from place to place, so with windows the second is asked too: K blocks are simulations, or
+stretches of a simulation longer than a window. Each parameter gets the larger standard error of the two. Neither knows
+of a bias: noise in the states that windows start from shifts parameters that damp it; long rollouts from clean states
+do not have it.
+Sources: H. White, Econometrica 48 (1980); K.-Y. Liang, S. Zeger, Biometrika 73 (1986), for blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.interfaces import PhysicalModel, Samples, Values
+from hyco_engine.training.error_correlation import Correlation, correlation
+from hyco_engine.training.least_squares import unit_scale
+from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.whole_loss import WholeLoss
+
+if TYPE_CHECKING:
+    from hyco_engine.training.trainer import Trainer
+
+MOST_PARAMETERS = 50
+"""Beyond these there are no error bars: a field's values are rarely determined one by one."""
+WANTED_BLOCKS = 10
+CONFIDENCE = 0.95
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ErrorBars:
+    """Of each learned number, named `nu`, or `name[k]` within a field; None: the data do not determine it at all."""
+
+    names: tuple[str, ...]
+    standard_error: Mapping[str, float | None]
+    interval: Mapping[str, tuple[float, float] | None]
+    """95 %, from Student's t; mapped through the bounds' transform, so that it stays within them."""
+    correlation: tuple[tuple[float, ...], ...]
+    covariance: Tensor
+    """Of the unconstrained parameters: `[P, P]`."""
+    condition: float
+    """Largest over smallest singular value of J with columns of length 1."""
+    assumption: str
+    warnings: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """JSON-able."""
+        names = ("names", "standard_error", "interval", "correlation", "condition", "assumption", "warnings")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Blocks:
+    """Which samples belong together, and how often each value is used."""
+
+    of_sample: Tensor
+    """int64 `[n]`."""
+    multiplicity: float = 1.0
+    said: str = "samples"
+    places: tuple[tuple[int, int], ...] = ()
+    """(simulation, frame) that each sample starts at; empty where samples are no windows."""
+
+
+def error_bars(model: PhysicalModel, whole: WholeLoss, linearizer: Linearizer) -> ErrorBars:
+    """Error bars where the model is now, from the data of `whole`."""
+    point = whole.point()[None]
+    blocks = find_blocks(whole.data, point.shape[1])
+    found = _collect(whole, linearizer, point)
+    seen = Correlation(volume=1.0, times=math.inf)
+    if blocks.places and found.last_step is not None:
+        seen = correlation(found.last_step, blocks.places)
+    volume = blocks.multiplicity * seen.volume
+    hessian = found.hessian
+    dof = max(1.0, found.count / volume - len(hessian))
+    covariance = found.squares / dof * _inverse(hessian)
+    # an interval has to allow for a size of the error that was learned from few independent frames
+    dof = min(dof, max(2.0, seen.times))
+    k = int(blocks.of_sample.max()) + 1
+    assumption = "values err independently of each other"
+    if blocks.places:
+        assumption = f"every {volume:.3g} values err as one ({blocks.multiplicity:.3g} windows use each frame)"
+    if blocks.places and k >= max(5, 2 * len(hessian) + 2):
+        covariance = _at_least(_by_blocks(hessian, found.scores, blocks.of_sample), covariance)
+        assumption += f"; or, where that gives more, {k} {blocks.said} err independently"
+        dof = min(dof, float(k - 1))
+    return _bars(model, whole, point[0], hessian, covariance, dof, assumption)
+
+
+def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
+    """Error bars of what `trainer` has learned, from real data; None where there are none to be had."""
+    model = trainer.model
+    if not isinstance(model, PhysicalModel) or not trainer.trainable or not trainer.objective.squared:
+        return None
+    if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
+        return None
+    if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
+        return None
+    return error_bars(model, trainer.whole_loss(data), trainer.linearizer)
+
+
+def find_blocks(data: AugmentedDataset, count: int) -> Blocks:
+    """Blocks of the windows of `data` for `count` parameters."""
+    real: Samples = data.real
+    if data.n_generated or not isinstance(real, WindowDataset):
+        return Blocks(of_sample=torch.arange(len(data)))
+    places = tuple(real.window(i) for i in range(len(real)))
+    simulations = sorted({simulation for simulation, _ in places})
+    wanted = max(WANTED_BLOCKS, 3 * count)
+    last = {s: max(frame for simulation, frame in places if simulation == s) for s in simulations}
+    frames_used = sum(last[s] + real.horizon - min(f for t, f in places if t == s) for s in simulations)
+    multiplicity = max(1.0, len(places) * real.horizon / max(1, frames_used))
+    each = -(-wanted // len(simulations))
+    if each == 1:
+        index = {simulation: k for k, simulation in enumerate(simulations)}
+        rows = [index[simulation] for simulation, _ in places]
+        return Blocks(of_sample=torch.tensor(rows), multiplicity=multiplicity, places=places, said="simulations")
+    rows, offset = [0] * len(places), 0
+    for simulation in simulations:
+        own = [(frame, i) for i, (s, frame) in enumerate(places) if s == simulation]
+        first, span = min(own)[0], max(own)[0] - min(own)[0] + 1
+        parts = max(1, min(each, span // (2 * (real.horizon + 1))))
+        for frame, i in own:
+            rows[i] = offset + (frame - first) * parts // span
+        offset += parts
+    return Blocks(of_sample=torch.tensor(rows), multiplicity=multiplicity, places=places, said="stretches of time")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Found:
+    """J_i^T r_i `[n, P]`, H, |r|^2, how many values were observed, and the residuals of the windows' last steps."""
+
+    scores: Tensor
+    hessian: Tensor
+    squares: float
+    count: int
+    last_step: Tensor | None
+
+
+def _collect(whole: WholeLoss, linearizer: Linearizer, point: Tensor) -> _Found:
+    scores, last = [], []
+    hessian, squares, count = torch.zeros(point.shape[1], point.shape[1], dtype=torch.float64), 0.0, 0
+    for chunk, residual, jacobian in linearizer.linearized(whole, point):
+        r, j = residual[0].double().cpu(), jacobian[0].double().cpu()
+        scores.append(torch.einsum("bnp,bn->bp", j, r))
+        hessian += torch.einsum("bnp,bnq->pq", j, j)
+        squares += float(r.square().sum())
+        # what was not observed has neither
+        count += int(((r != 0) | (j != 0).any(-1)).sum())
+        last.append(_last_step(residual[0].cpu(), chunk.batch[1]))
+    steps = [part for part in last if part is not None]
+    return _Found(
+        scores=torch.cat(scores),
+        hessian=hessian,
+        squares=squares,
+        count=count,
+        last_step=torch.cat(steps) if len(steps) == len(last) else None,
+    )
+
+
+def _last_step(residual: Tensor, targets: Values) -> Tensor | None:
+    """`[B, C, *S]` of one field's residuals `[B, T C S]`; of several, which lie one after the other, the last one's."""
+    if not isinstance(targets, Tensor) or residual.shape[1] % targets[0].numel():
+        return None
+    channel = targets[0, 0, :1]
+    return residual[:, -channel.numel() :].reshape(len(residual), *channel.shape)
+
+
+def _inverse(hessian: Tensor) -> Tensor:
+    """H^-1, with directions beyond all precision given a huge but finite variance."""
+    scale = unit_scale(hessian)
+    values, vectors = torch.linalg.eigh(hessian / (scale[:, None] * scale))
+    inverse: Tensor = (vectors / values.clamp(min=1e-15)) @ vectors.T / (scale[:, None] * scale)
+    return inverse
+
+
+def _by_blocks(hessian: Tensor, scores: Tensor, of_sample: Tensor) -> Tensor:
+    k = int(of_sample.max()) + 1
+    pulls = torch.zeros(k, scores.shape[1], dtype=torch.float64).index_add_(0, of_sample, scores)
+    inverse = _inverse(hessian)
+    return inverse @ (pulls.T @ pulls) @ inverse * (k / (k - 1))
+
+
+def _at_least(covariance: Tensor, other: Tensor) -> Tensor:
+    """`covariance` with each standard error raised to that of `other`; correlations stay."""
+    ratio = (other.diagonal() / covariance.diagonal().clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=1).sqrt()
+    return covariance * ratio[:, None] * ratio
+
+
+def _bars(
+    model: PhysicalModel,
+    whole: WholeLoss,
+    point: Tensor,
+    hessian: Tensor,
+    covariance: Tensor,
+    dof: float,
+    assumption: str,
+) -> ErrorBars:
+    names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * _quantile(dof))
+    known = hessian.diagonal() > 0
+    raw_errors = covariance.diagonal().sqrt()
+    errors = {n: float(raw_errors[k] * slopes[k].abs()) if known[k] else None for k, n in enumerate(names)}
+    interval = {n: edges[k] if known[k] else None for k, n in enumerate(names)}
+    size = raw_errors.clamp(min=torch.finfo(torch.float64).tiny)
+    correlation = (covariance / (size[:, None] * size) * (slopes.sign()[:, None] * slopes.sign())).clamp(-1, 1)
+    scale = unit_scale(hessian)
+    eigenvalues, vectors = torch.linalg.eigh(hessian / (scale[:, None] * scale))
+    smallest, largest = float(eigenvalues[0].clamp(min=0)), float(eigenvalues[-1])
+    condition = math.sqrt(largest / smallest) if smallest > 0 else math.inf
+    mute = [name for k, name in enumerate(names) if not known[k]]
+    told = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
+    relative = vectors[:, 0] / scale * slopes / values.abs().clamp(min=1e-300)
+    if bool(known.all()) and condition > torch.finfo(whole.dtype).eps ** -0.5:
+        told.append(
+            f"the parameters cannot be told apart: {_direction(names, relative)} together changes the predictions by "
+            f"no more than rounding (condition number {condition:.2g}). Fix one of them (learn = false), or add data"
+        )
+    elif bool(known.all()):
+        unsure = [f"{n} (± {errors[n]:.2g})" for k, n in enumerate(names) if float(raw_errors[k]) > 1]
+        if unsure:
+            told.append(
+                f"hardly determined by the data: {', '.join(unsure)}; the least certain direction is "
+                f"{_direction(names, relative)} together"
+            )
+    return ErrorBars(
+        names=names,
+        standard_error=errors,
+        interval=interval,
+        correlation=tuple(tuple(row) for row in correlation.tolist()),
+        covariance=covariance,
+        condition=condition,
+        assumption=assumption,
+        warnings=tuple(told),
+    )
+
+
+def _physical(
+    model: PhysicalModel, point: Tensor, reach: Tensor
+) -> tuple[tuple[str, ...], Tensor, Tensor, list[tuple[float, float]]]:
+    """(names, values, d value / d raw, values at raw -+ `reach`) of all learned numbers."""
+    names: list[str] = []
+    values, slopes, edges, start = [], [], [], 0
+    for name in model.learnables.learned:
+        shape = model.learnables.raw[name].shape
+        part = slice(start, start + shape.numel())
+        start = part.stop
+        names += [name] if not shape else [f"{name}[{k}]" for k in range(shape.numel())]
+        transform = model.learnables.transform(name)
+        raw = point[part].clone().requires_grad_()
+        value = transform.to_value(raw)
+        (slope,) = torch.autograd.grad(value.sum(), raw)
+        lower, upper = transform.to_value(point[part] - reach[part]), transform.to_value(point[part] + reach[part])
+        values.append(value.detach())
+        slopes.append(slope)
+        edges += list(zip(lower.tolist(), upper.tolist(), strict=True))
+    return tuple(names), torch.cat(values), torch.cat(slopes), edges
+
+
+def _quantile(dof: float) -> float:
+    return float(stdtrit(dof, 0.5 + CONFIDENCE / 2))
+
+
+def _direction(names: Sequence[str], relative: Tensor) -> str:
+    """ "a by +1 %, b by -0.5 %": the larger parts of a direction, the largest as one percent."""
+    relative = relative / relative[relative.abs().argmax()]
+    order = relative.abs().argsort(descending=True).tolist()
+    parts = [f"{names[k]} by {float(relative[k]):+.2g} %" for k in order if abs(float(relative[k])) > 0.05]
+    return "changing " + ", ".join(parts[:6])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,72 @@
+"""What the gradient of a rollout keeps in memory, and how far apart to keep states so that it fits."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+_OPERATIONS = 200
+"""Tensors of a state's size that a step keeps at most, as a first guess; beyond the budget it is measured."""
+
+
+@attrs.frozen(kw_only=True)
+class MemoryPlan:
+    """Bytes that the gradient of a rollout keeps, without and with checkpoints; `every` None: none are needed."""
+
+    steps: int
+    plain_bytes: int
+    peak_bytes: int
+    every: int | None = None
+
+    @property
+    def message(self) -> str | None:
+        """What the user is told beforehand, where there is something to tell."""
+        if self.every is None:
+            return None
+        return (
+            f"a gradient through {self.steps} steps would keep {_told(self.plain_bytes)}; with a checkpoint every "
+            f"{self.every} step(s) it keeps about {_told(self.peak_bytes)}, for one more forward run"
+        )
+
+
+def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float, internal: int = 1) -> MemoryPlan:
+    """A plan for rollouts of `steps` from states like `state [B, C_all, *S]`.
+
+    Keeping the state after every k-th step and one stretch's tape, T/k s + k t bytes, is least for k = sqrt(T s / t).
+    `internal`: internal steps in each.
+    """
+    size = state.nbytes
+    guess = size * steps * internal * _OPERATIONS
+    if guess <= budget_bytes:
+        return MemoryPlan(steps=steps, plain_bytes=guess, peak_bytes=guess)
+    tape = tape_bytes(model, state)
+    plain = steps * (size + tape)
+    if plain <= budget_bytes or steps < 2:
+        return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=plain)
+    every = min(steps - 1, max(1, round(math.sqrt(steps * size / max(tape, 1)))))
+    peak = math.ceil(steps / every) * size + every * tape + steps * size
+    return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=peak, every=every)
+
+
+def tape_bytes(model: nn.Module, state: Tensor) -> int:
+    """What one call of `model` keeps for its gradient, measured; storages that are kept twice count once."""
+    seen: dict[int, int] = {}
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        # as long as it lives no other tensor gets its address
+        kept.append(tensor.detach())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(state.detach().clone().requires_grad_())
+    return sum(seen.values())
+
+
+def _told(size: float) -> str:
+    return f"{size / 2**30:.2g} GB" if size >= 2**29 else f"{size / 2**20:.2g} MB"

@@ -1,0 +1,204 @@
+"""A whole cycle against the same cycle done one sample at a time, as the design documents first had it.
+
+Workload W1: Burgers on 128 cells, L = 100, periodic, dt = 0.1, semi-Lagrangian, a learnable field D(x); a residual
+network of 27 k parameters; 30 simulations of 50 frames, horizon 3, alpha 0.1, 10 and 5 epochs, Adam.
+
+One by one: PhiFlow runs eagerly on one sample at a time, with a step of the optimizer for each; every generated sample
+is a file of its own, read and collated sample by sample for the surrogate, whose batches hold 32 samples in both.
+The one-by-one physics takes minutes, so it is timed on `SINGLE` samples and multiplied out; all else is run in full.
+
+    python tests/benchmarks/cycle.py --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hyco_engine.augment.recipes import RolloutRecipe
+from hyco_engine.builtin.caches.memory import Memory
+from hyco_engine.builtin.strategies.count import Count
+from hyco_engine.builtin.strategies.starts import random_starts
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import BuildContext, Samples, Trajectory
+from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.rollout import rollout
+from hyco_engine.training.trainer import Trainer
+
+SINGLE = 40
+SIMULATIONS, FRAMES, HORIZON, ALPHA, BATCH = 30, 50, 3, 0.1, 32
+SYNTHETIC_EPOCHS, PHYSICAL_EPOCHS = 10, 5
+CELLS, LENGTH, DT = 128, 100.0, 0.1
+
+
+class Case:
+    """The data of W1 and fresh models."""
+
+    def __init__(self) -> None:
+        self.registry = Registry.discover()
+        grid = Grid(axes=("x",), resolution=(CELLS,), lower=(0.0,), upper=(LENGTH,))
+        self.layout = StateLayout(
+            grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse("periodic", ("x",))),)
+        )
+        true = self.physics("graph")
+        x = torch.tensor(grid.centers("x"))
+        true.learnables.set_("nu", torch.sin(torch.pi * x / LENGTH) ** 2)
+        with torch.no_grad():
+            states = true.initial_states(SIMULATIONS, torch.Generator().manual_seed(0))
+            frames = torch.cat([states[:, None], rollout(true, states, FRAMES - 1)], dim=1)
+        empty = torch.zeros(0, CELLS)
+        trajectories = [Trajectory(dynamic=simulation, static=empty) for simulation in frames]
+        self.statistics = Statistics.of(trajectories, self.layout)
+        self.windows = WindowDataset(trajectories, horizon=HORIZON, complete=True)
+
+    def physics(self, compile: str) -> Any:
+        return self._build(
+            "burgers",
+            {"scheme": "semi-lagrangian"},
+            compile=compile,
+            parameters={"nu": ParameterSetting(init=1.0, field=True)},
+        )
+
+    def surrogate(self) -> Any:
+        return self._build("resnet", {"width": 33, "blocks": 4, "kernel_size": 3}, statistics=self.statistics)
+
+    def _build(self, kind: str, options: dict[str, Any], **context: Any) -> Any:
+        record = self.registry.get("hyco_models", kind)
+        told = BuildContext(seed=0, registry=self.registry, layout=self.layout, dt=DT, **context)
+        return record.factory(record.options(**options), told)
+
+    def trainer(self, player: Any, model: Any) -> Trainer:
+        settings = {
+            "synthetic": TrainingSettings(epochs_per_cycle=SYNTHETIC_EPOCHS, batch_size=BATCH, lr=1e-4),
+            "physical": TrainingSettings(epochs_per_cycle=PHYSICAL_EPOCHS, batch_size=BATCH, lr=1e-2, optimizer="adam"),
+        }
+        return Trainer(model, player=player, layout=self.layout, settings=settings[player])
+
+
+def engine_cycle(case: Case, compile: str) -> dict[str, float]:
+    """Seconds of one cycle of the engine by phase, compilation apart."""
+    physical = case.trainer("physical", case.physics(compile))
+    synthetic = case.trainer("synthetic", case.surrogate())
+    # graphs are made when a shape first comes: that is told apart
+    start = time.perf_counter()
+    for size in {BATCH, (len(case.windows) + int(ALPHA * len(case.windows))) % BATCH or BATCH}:
+        states, targets = case.windows.batch(torch.arange(size))
+        (rollout(physical.model, states, HORIZON) - targets).square().mean().backward()
+    made = time.perf_counter() - start
+    hybrid = HybridTrainer(
+        physical=physical, synthetic=synthetic, strategy=Count(), cache=Memory(), alpha=ALPHA
+    )
+    start = time.perf_counter()
+    seconds = dict(hybrid.train(case.windows, 1).seconds)
+    return {**seconds, "total": time.perf_counter() - start, "compile": made}
+
+
+class PerSampleFiles(Samples):
+    """Generated samples as one file each, collated one by one behind the real ones."""
+
+    def __init__(self, real: Samples, folder: Path, count: int) -> None:
+        self._real = real
+        self._folder = folder
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._real) + self._count
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        samples = [self._sample(int(index)) for index in indices]
+        return torch.stack([s for s, _ in samples]), torch.stack([t for _, t in samples])
+
+    def _sample(self, index: int) -> tuple[Tensor, Tensor]:
+        if index < len(self._real):
+            state, targets = self._real[index]
+            assert isinstance(state, Tensor)
+            assert isinstance(targets, Tensor)
+            return state, targets
+        held = load_file(self._folder / f"{index - len(self._real):06d}.safetensors")
+        return held["state"], held["targets"]
+
+
+def one_by_one_cycle(case: Case) -> dict[str, float]:
+    """Seconds of one cycle done one sample at a time, by phase."""
+    physics, surrogate = case.physics("eager"), case.surrogate()
+    n_generated = int(len(case.windows) * ALPHA)
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seconds["generate_physical"] = _seconds(lambda: _generate(case, physics, n_generated, folder))
+        synthetic = case.trainer("synthetic", surrogate)
+        data = PerSampleFiles(case.windows, folder, n_generated)
+        seconds["train_synthetic"] = _seconds(lambda: synthetic.train(data, SYNTHETIC_EPOCHS))
+        seconds["generate_synthetic"] = _seconds(lambda: _generate(case, surrogate, n_generated, folder))
+        seconds["train_physical"] = _physics_one_by_one(case, physics, PHYSICAL_EPOCHS * len(data))
+    return {**seconds, "total": sum(seconds.values())}
+
+
+def _generate(case: Case, teacher: Any, count: int, folder: Path) -> None:
+    starts = random_starts(case.windows, count, torch.Generator().manual_seed(0))
+    recipe = RolloutRecipe(teacher, starts, count, horizon=HORIZON, layout=case.layout)
+    for index in range(count):
+        states, targets = recipe.generate(torch.tensor([index]))
+        assert isinstance(states, Tensor)
+        assert isinstance(targets, Tensor)
+        sample = {"state": states[0].contiguous(), "targets": targets[0].contiguous()}
+        save_file(sample, folder / f"{index:06d}.safetensors")
+
+
+def _physics_one_by_one(case: Case, physics: Any, samples: int) -> float:
+    """Loss, gradient and Adam step for each of `SINGLE` samples, multiplied out to `samples`."""
+    optimizer = torch.optim.Adam(physics.parameters(), lr=1e-2)
+
+    def train(index: int) -> None:
+        states, targets = case.windows.batch(torch.tensor([index]))
+        optimizer.zero_grad()
+        (rollout(physics, states, HORIZON) - targets).square().mean().backward()
+        optimizer.step()
+
+    train(0)  # the first call also examines the step
+    return _seconds(lambda: [train(index) for index in range(SINGLE)]) / SINGLE * samples
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(compile: str = "inductor") -> dict[str, Any]:
+    """`cycle_speedup` and the seconds it is made of."""
+    case = Case()
+    engine = engine_cycle(case, compile)
+    single = one_by_one_cycle(case)
+    return {"cycle_speedup": single["total"] / engine["total"], "engine": engine, "one_by_one": single}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--compile", default="inductor", choices=["eager", "graph", "inductor"])
+    given = parser.parse_args()
+    result = measure(given.compile)
+    for name in ("engine", "one_by_one"):
+        print(name, {phase: round(value, 3) for phase, value in result[name].items()})
+    print(f"cycle_speedup {result['cycle_speedup']:.1f}")
+    if given.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
