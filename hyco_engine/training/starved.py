@@ -47,8 +47,9 @@ class StarvedTerms:
 
         whose = f"the {player} model's " if player else ""
         return (
-            f"after {EPOCHS} epochs {whose}loss changed in {', '.join(map(change, still))}, while {change(fastest)}: "
-            f"{'this term is' if len(still) == 1 else 'these terms are'} not being learned. Declare the size of what "
-            f"is predicted (loss.terms.{still[0]}.scale, and a model output in units of it) before weighting terms "
-            "against each other; see docs/losses.md"
+            f"after {EPOCHS} epochs {whose}loss has changed in {', '.join(map(change, still))} and in "
+            f"{change(fastest)}: {', '.join(map(repr, still))} {'is' if len(still) == 1 else 'are'} not being learned. "
+            "Declare its size "
+            f"(loss.terms.{still[0]}.scale) and let the model predict in units of it, before weighting terms against "
+            "each other; see docs/losses.md"
         )

@@ -51,7 +51,7 @@ class TangentRollout:
             if flow is None:
                 new = run(now, *values)
             else:
-                new, change = run(now, flow, values, derivatives)
+                new, change = self._push(run, now, flow, values, derivatives)
                 flow = change if not static.shape[2] else _with_zeros(change, flow)
                 if (index + 1) % model.substeps == 0:
                     derived.append(change[:, :, :size])
@@ -60,6 +60,16 @@ class TangentRollout:
                 found.append(new[:, :size])
         predictions = torch.stack(found, dim=2)
         return predictions, torch.stack(derived, dim=3) if tangents else None
+
+    def _push(self, run: Run, now: Tensor, flow: Tensor, values: Any, derivatives: Any) -> tuple[Tensor, Tensor]:
+        """One step of states `[S, B, ...]` and tangents `[S, P, B, ...]`."""
+        count = flow.shape[1]
+        if count > UNROLLED:
+            new, change = run(now, flow, values, derivatives)
+            return new, change
+        rates = [tuple(derivative[:, k] for derivative in derivatives) for k in range(count)]
+        new, changes = run(now, [flow[:, k] for k in range(count)], values, rates)
+        return new, torch.stack(changes, dim=1)
 
     def _values(self, points: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """All parameters by lane, `[S, ...]`, and their derivatives by the raw ones, `[S, P, ...]`."""
@@ -83,29 +93,28 @@ class TangentRollout:
             return self._graphs[key]
         step = self._step(state, values)
 
-        def pushed(now: Tensor, flow: Tensor, values: Sequence[Tensor], derivatives: Sequence[Tensor]) -> Any:
-            def one(tangent: Tensor, rates: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-                new, change = push_forward(step, (now, *values), (tangent, *rates))
-                return change, new
+        def one(now: Tensor, values: Any, flow: Tensor, rates: Any) -> tuple[Tensor, Tensor]:
+            return push_forward(step, (now, *values), (flow, *rates))
 
-            if count <= UNROLLED:
-                pairs = [one(flow[k], [rates[k] for rates in derivatives]) for k in range(count)]
-                return pairs[0][1], torch.stack([change for change, _ in pairs])
-            change, new = torch.func.vmap(one)(flow, derivatives)
+        def unrolled(now: Tensor, flow: Sequence[Tensor], values: Any, rates: Sequence[Any]) -> Any:
+            pairs = [one(now, values, *pair) for pair in zip(flow, rates, strict=True)]
+            return pairs[0][0], [change for _, change in pairs]
+
+        def batched(now: Tensor, flow: Tensor, values: Any, rates: Any) -> Any:
+            new, change = torch.func.vmap(one, in_dims=(None, None, 0, 0))(now, values, flow, rates)
             return new[0], change
 
         now = state.expand(lanes, *state.shape).contiguous()
         given = tuple(value.expand(lanes, *value.shape).contiguous() for value in values)
-        inputs: tuple[Any, ...] = (now, *given)
-        function: Run = torch.func.vmap(step)
-        if count:
-            rates = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
-            inputs = (now, now.new_zeros(lanes, count, *state.shape), given, rates)
-            function = torch.func.vmap(pushed)
-        try:
-            graph = clean(make_fx(function)(*inputs))
-        except Exception as error:
-            raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        if not count:
+            graph = _captured(torch.func.vmap(step), now, *given)
+        elif count <= UNROLLED:
+            # a tuple of tangents: views of one tensor would be copied, in place, to lie as the state does
+            rates = [tuple(value.clone() for value in given) for _ in range(count)]
+            graph = _captured(torch.func.vmap(unrolled), now, [now.clone() for _ in range(count)], given, rates)
+        else:
+            many = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
+            graph = _captured(torch.func.vmap(batched), now, now.new_zeros(lanes, count, *state.shape), given, many)
         if len(self._graphs) >= MAX_GRAPHS:
             self._graphs.pop(next(iter(self._graphs)))
         self._graphs[key] = graph
@@ -134,6 +143,16 @@ class Replay(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         return next(self._predictions)
+
+
+def _captured(function: Run, *inputs: Any) -> Run:
+    try:
+        graph = make_fx(function)(*inputs)
+        if writes(graph):
+            graph = make_fx(torch.func.functionalize(function))(*inputs)
+        return clean(graph)
+    except Exception as error:
+        raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 
 
 def _pad(state: Tensor, size: int) -> Tensor:

@@ -277,8 +277,8 @@ class Trainer:
         ]
         if isinstance(self.model, PhysicalModel) and first and 0 < len(still) < len(names):
             notes.append(
-                f"{', '.join(still)} did not move in {epochs} epochs of {self.optimizer_name}: the loss may not "
-                "depend on it"
+                f"{', '.join(still)} did not move in {epochs} epochs of {self.optimizer_name}: it was right from the "
+                "start, or the loss does not depend on it"
             )
         return tuple(notes)
 

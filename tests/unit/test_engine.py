@@ -37,7 +37,7 @@ SPEC: dict[str, Any] = {
     "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
     "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
     "augmentation": {"alpha": 0.5},
-    "training": {"synthetic": {"epochs_per_cycle": 2, "batch_size": 4}, "physical": {"epochs_per_cycle": 2, "batch_size": 4}},
+    "training": {"synthetic": {"epochs_per_cycle": 2, "batch_size": 4}, "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"}},
 }
 
 

@@ -27,6 +27,7 @@ SPECIAL = {
     "gray-scott": {"upper": (14.0, 10.0), "dt": 0.4},
     "inviscid-burgers": {"resolution": (16,)},
     "kuramoto-sivashinsky": {"resolution": (16,), "upper": (22.0,), "dt": 0.25},
+    "smoke": {"dt": 0.1},
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "burgers": [{"options": {"scheme": "semi-lagrangian"}}],
@@ -37,6 +38,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"options": {"conductivity": "bumps", "order": 2}, "boundary": "zero-gradient"},
     ],
     "inviscid-burgers": [{"options": {"limiter": "minmod"}, "boundary": "zero-gradient"}],
+    "smoke": [{"options": {"walls": "free-slip"}}],
     "navier-stokes": [{"options": {"forcing": "kolmogorov", "drag": True, "waves": 1}}],
 }
 """Further options that a kind is tested with."""

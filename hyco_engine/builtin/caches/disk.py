@@ -19,7 +19,7 @@ from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
 
-GROUP_BYTES = 4_000_000
+GROUP_BYTES = 2_000_000
 """About how much is read at once where the order of batches is known."""
 
 

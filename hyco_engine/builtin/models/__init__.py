@@ -74,6 +74,12 @@ def hyco_models() -> list[ModelRecord]:
             "residual convolutional network at full resolution; predicts the change of one step",
         ),
         _record(
+            "smoke",
+            "physical",
+            physical.SmokeOptions,
+            "smoke rising in a closed box, on a staggered grid; buoyancy, viscosity, diffusivity",
+        ),
+        _record(
             "unet",
             "synthetic",
             synthetic.UNetOptions,

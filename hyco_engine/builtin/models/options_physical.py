@@ -121,3 +121,14 @@ class KuramotoSivashinskyOptions:
     length_scale: float = option(
         0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
     )
+
+
+@options
+class SmokeOptions:
+    """`[physical] kind = "smoke"`."""
+
+    walls: Literal["no-slip", "free-slip"] = option(
+        "no-slip", help="what viscosity does at the walls: hold the flow, or let it pass along them"
+    )
+    plumes: int = option(3, help="clouds in the initial states that simulate starts from", ge=1, le=1000)
+    plume_radius: float = option(0.12, help="their mean radius, as a fraction of the box", gt=0.0)

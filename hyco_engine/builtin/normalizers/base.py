@@ -49,7 +49,7 @@ class Balancer(LossNormalizer):
         self._skipping = False
 
     def add_term(self, spec: TermSpec) -> None:
-        """A term that appears later; its statistics start with its own first batch. To be called on all ranks."""
+        """A term that appears later; its statistics start with its own first batch. To be called on every rank."""
         self.specs[spec.name] = spec
 
     @abstractmethod

@@ -7,10 +7,11 @@ from typing import Any, final
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.interfaces import TermSpec
+from hyco_engine.training.losses import WeightedSum
 
 
 @final
-class Manual(Balancer):
+class Manual(Balancer, WeightedSum):
     """w_k = priority_k / scale_k; a scale that is not declared counts as 1. The default, and the baseline."""
 
     ratio = False

@@ -1,0 +1,69 @@
+"""Direct solution of Poisson's equation on cell centres, as torch operations that capture: no iteration, no tolerance.
+
+The three-point Laplacian is diagonal in cosines (closed axes), sines (open ones) or Fourier waves (periodic ones). The
+transforms are products with orthogonal matrices: real, exact to rounding, and up to some 256 cells along an axis as fast as
+an FFT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import Grid
+
+Side = Literal["closed", "open", "periodic"]
+"""What p does at both ends of an axis: no gradient across the outer faces, p = 0 on them, or periodic."""
+
+
+class FastPoisson:
+    """Solves `lap p = f`, where lap is the difference Laplacian of second order.
+
+    Where no axis is open, `f` must sum to zero: its mean is taken away, and `p` has zero mean.
+    """
+
+    def __init__(self, grid: Grid, sides: Sequence[Side]) -> None:
+        self._bases: list[Tensor] = []
+        square = torch.zeros((), dtype=torch.float64)
+        for n, dx, side in zip(grid.resolution, grid.spacing, sides, strict=True):
+            basis, frequency = _modes(n, side)
+            self._bases.append(basis)
+            square = square.unsqueeze(-1) + (2 / dx * torch.sin(frequency / 2)).square()
+        singular = square < 1e-12 * square.max()
+        self._inverse = torch.where(singular, 0.0, -1 / torch.where(singular, 1.0, square))
+
+    def solve(self, f: Tensor) -> Tensor:
+        """`f [..., *resolution]` to `p`, likewise."""
+        bases = [basis.to(f) for basis in self._bases]
+        return _transform(_transform(f, bases) * self._inverse.to(f), [basis.T for basis in bases])
+
+
+def _transform(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    for matrix in matrices:
+        axis = values.dim() - len(matrices)
+        # contracts the first space axis and appends the new one, so that the order comes out right
+        values = torch.tensordot(values, matrix, dims=([axis], [1]))
+    return values
+
+
+def _modes(n: int, side: Side) -> tuple[Tensor, Tensor]:
+    """(orthonormal modes `[n, n]`, one a row; their phase change from cell to cell `[n]`)."""
+    place = torch.arange(n, dtype=torch.float64) + 0.5
+    number = torch.arange(n, dtype=torch.float64)
+    if side == "periodic":
+        frequency = 2 * math.pi / n * torch.div(number + 1, 2, rounding_mode="floor")
+        # the shortest wave of an even axis is cos(pi i), which is the sine at cell centres
+        shift = torch.where((number % 2 == 1) & (2 * frequency < 2 * math.pi * (1 - 1e-9)), 0.0, -math.pi / 2)
+        rows = torch.cos(frequency[:, None] * place + shift[:, None])
+        rows[0] = 1.0
+    elif side == "closed":
+        frequency = math.pi / n * number
+        rows = torch.cos(frequency[:, None] * place)
+    else:
+        frequency = math.pi / n * (number + 1)
+        rows = torch.sin(frequency[:, None] * place)
+    return rows / rows.norm(dim=1, keepdim=True), frequency
