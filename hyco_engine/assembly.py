@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +15,10 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
+    Batch,
     BuildContext,
     CacheBackend,
     LossNormalizer,
@@ -54,6 +55,16 @@ class Data:
     dt: float | None = None
     statistics: Statistics | None = None
     truth: Mapping[str, Tensor] = attrs.Factory(dict)
+
+
+class _Nothing(Samples):
+    """Data that is not read yet."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def batch(self, indices: Tensor) -> Batch:
+        raise IndexError("this data is not read yet")
 
 
 class Assembler:
@@ -148,6 +159,27 @@ class Assembler:
         model: nn.Module = self.build(choice, expected, context)
         return model.to(self.device)
 
+    def check_truth(self, physical: PhysicalModel, truth: Mapping[str, Tensor]) -> None:
+        """Raises SpecError where a true value is given for a parameter that the physics does not have."""
+        for name in truth:
+            if name not in physical.learnables.names:
+                known = ", ".join(physical.learnables.names) or "none"
+                raise SpecError(
+                    f"the physics {self.spec.physical and self.spec.physical.kind!r} has no parameter {name!r}; it has "
+                    f"{known}{did_you_mean(name, physical.learnables.names)}",
+                    key=f"data.truth.{name}",
+                )
+
+    def check_models(self, layout: StateLayout, dt: float) -> None:
+        """Build the models for data that is not read yet, so that what does not fit is told."""
+        channels = layout.n_all
+        unit = Statistics(
+            mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic)
+        )
+        data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
+        for player, model in self.models(data).items():
+            self._terms(player, model, data)
+
     def trainer(self, player: Player, model: nn.Module, data: Data) -> Trainer:
         """A trainer with the player's settings, loss terms and normalizer."""
         settings = getattr(self.spec.training, player)
@@ -184,11 +216,10 @@ class Assembler:
         names = [term.name for term in declared]
         for name in settings:
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
                 key = "loss.terms" if override is None else f"loss.{player}.terms"
                 raise SpecError(
-                    f"there is no loss term {name!r}; the terms are {', '.join(names)}{hint}", key=f"{key}.{name}"
+                    f"there is no loss term {name!r}; the terms are {', '.join(names)}{did_you_mean(name, names)}",
+                    key=f"{key}.{name}",
                 )
         return [self._declared(term, settings.get(term.name, TermSetting()), data) for term in declared]
 
@@ -267,6 +298,6 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise SpecError(f'the device {name!r} cannot be used: {reason}; use "auto" or "cpu"', key="run.device") from None
     return device

@@ -96,6 +96,7 @@ class Engine:
             n_real = len(manager.train) if planned is None else planned
             channels = layout.n_all + spec.data.num_predict_steps * layout.n_dynamic
             sample_bytes = channels * math.prod(layout.spatial) * assembler.dtype.itemsize
+            assembler.check_models(layout, manager.dt)
             sizes = {
                 "simulations": manager.num_simulations,
                 "dt": manager.dt,
@@ -218,6 +219,7 @@ class _Run:
         self.models = assembler.models(data)
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
             self.initial = parameter_values(physical)
+            assembler.check_truth(physical, data.truth)
             self._prepare(physical, data)
         trainers = {player: assembler.trainer(player, model, data) for player, model in self.models.items()}
         objective = next(iter(trainers.values())).objective
@@ -292,7 +294,6 @@ class _Run:
                 self.error_bars = measure(trainer, self.data.train)
         except Exception as error:
             # what was learned is worth keeping without them
-            logger.exception("the error bars could not be computed")
             self._warn(f"the parameters' error bars could not be computed: {error}")
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
@@ -314,14 +315,18 @@ class _Run:
 
     def _save(self, summary: Mapping[str, Any]) -> None:
         """Weights, figures, summary; what is written last says that the rest is there."""
+        completed = summary["status"] == "completed"
         if self.hybrid is not None and self.data is not None:
             for player, model in self.models.items():
                 choice = getattr(self.spec, player)
+                if self.hybrid.trainers[player].epochs_done == 0 and not completed:
+                    continue  # weights that nobody trained look like results
                 states = {"final": model.state_dict(), "best": self.hybrid.best[player].state or model.state_dict()}
                 for which, state in states.items():
                     path = save_model(self.folder, f"{player}-{which}", state, choice.kind, self.data)
                     self._tell("artifact", path)
-            self._draw(summary)
+            if any(trainer.epochs_done for trainer in self.hybrid.trainers.values()):
+                self._draw(summary)
         self._tell("artifact", self.folder.write_summary(summary))
 
     def _draw(self, summary: Mapping[str, Any]) -> None:
@@ -333,8 +338,7 @@ class _Run:
                 self._tell("artifact", path)
         except Exception as error:
             # a figure is not worth a run's results
-            logger.exception("the figures could not be drawn")
-            self._warn(f"the figures could not be drawn: {error}")
+            self._warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:
         history = History() if self.hybrid is None else self.hybrid.history

@@ -30,5 +30,7 @@ def evaluate(run: Path, split: Literal["val", "test"], disable_plugin: tuple[str
         return
     from hyco_engine.cli.layout import metrics_lines
 
+    if (status := result.get("status", "completed")) != "completed":
+        click.echo(f"note: the run {run} is {status}: these are the weights it had then", err=True)
     found: Mapping[str, Any] = result.get("metrics", result)
     click.echo("\n".join(metrics_lines(found, split)))

@@ -19,9 +19,8 @@ from hyco_engine.cli.plugins import disable_option, discover
 @click.option(
     "--model",
     type=click.Choice(["physical", "synthetic"]),
-    default="synthetic",
-    show_default=True,
-    help="Which of the run's models.",
+    default=None,
+    help="Which of the run's models; none: the surrogate, or the physics of a run that has none.",
 )
 @disable_option
 @json_option
@@ -30,7 +29,7 @@ def predict(
     source: Path,
     out: Path,
     steps: int,
-    model: Literal["physical", "synthetic"],
+    model: Literal["physical", "synthetic"] | None,
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -46,4 +45,4 @@ def predict(
     if as_json:
         print_json(result)
     else:
-        click.echo(f"wrote {out}: {steps} steps of the {model} model of {run}")
+        click.echo(f"wrote {out}: {steps} steps of the {result['model']} model of {run}")

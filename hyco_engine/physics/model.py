@@ -101,7 +101,8 @@ class DeclaredModel(PhysicalModel):
         )
         if context.inner_dt is None:
             start = {name: value.detach() for name, value in self.learnables.values().items()}
-            self.substeps = physics.internal_steps(self.layout, _sizes(self.layout, context), start, context.dt)
+            sizes = _sizes(self.layout, context)
+            self.substeps = _affordable(physics.internal_steps(self.layout, sizes, start, context.dt), sizes, context.dt)
         else:
             self.substeps = divide(context.dt, context.inner_dt)
         self._runner = StepRunner(
@@ -246,6 +247,22 @@ def _sizes(layout: StateLayout, context: BuildContext) -> dict[str, float]:
         return {}
     size = context.statistics.mean.abs() + 4 * context.statistics.std
     return {field.name: float(size[layout.channels(field.name)].max()) for field in layout.fields}
+
+
+MAX_INTERNAL_STEPS = 1000
+"""More than this for one frame is a mistake of units far more often than a wish."""
+
+
+def _affordable(steps: int, sizes: Mapping[str, float], dt: float) -> int:
+    """Raises DataError for more steps than anybody wants to wait for."""
+    if steps > MAX_INTERNAL_STEPS:
+        reached = ", ".join(f"{name} reaches {size:.3g}" for name, size in sizes.items()) or "the start values are large"
+        raise DataError(
+            f"a stable step needs {steps} internal steps for each frame of {dt:g} ({reached}): check the units, the bounds "
+            "and the time between frames, or set physical.dt to say that so many are meant",
+            key="physical.dt",
+        )
+    return steps
 
 
 def divide(dt: float, inner_dt: float) -> int:

@@ -1,8 +1,8 @@
 """Direct solution of Poisson's equation on cell centres, as torch operations that capture: no iteration, no tolerance.
 
 The three-point Laplacian is diagonal in cosines (closed axes), sines (open ones) or Fourier waves (periodic ones). The
-transforms are products with orthogonal matrices: real, exact to rounding, and up to some 256 cells along an axis as fast as
-an FFT.
+transforms are products with orthogonal matrices: real, exact to rounding, and up to some 256 cells along an axis as
+fast as an FFT.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def _modes(n: int, side: Side) -> tuple[Tensor, Tensor]:
     number = torch.arange(n, dtype=torch.float64)
     if side == "periodic":
         frequency = 2 * math.pi / n * torch.div(number + 1, 2, rounding_mode="floor")
-        # the shortest wave of an even axis is cos(pi i), which is the sine at cell centres
-        shift = torch.where((number % 2 == 1) & (2 * frequency < 2 * math.pi * (1 - 1e-9)), 0.0, -math.pi / 2)
-        rows = torch.cos(frequency[:, None] * place + shift[:, None])
-        rows[0] = 1.0
+        # of the shortest wave of an even axis only the sine is not zero at cell centres
+        cosine = (number % 2 == 1) & (number < n - 1 + n % 2) | (number == 0)
+        phase = frequency[:, None] * place
+        rows = torch.where(cosine[:, None], torch.cos(phase), torch.sin(phase))
     elif side == "closed":
         frequency = math.pi / n * number
         rows = torch.cos(frequency[:, None] * place)

@@ -1,4 +1,4 @@
-"""Three-point differences of PhiFlow tensors on uniform grids: second order, and what most published data were made with.
+"""Three-point differences of PhiFlow tensors on uniform grids: second order, as most published data were made with.
 
 `boundary` is PhiFlow's extrapolation; it holds in the first ghost cell.
 """
@@ -33,7 +33,7 @@ def laplacian(field: Field, values: Any) -> Any:
 
 
 def diffusion(field: Field, values: Any, coefficient: Any) -> Any:
-    """`div(a grad u)` in conservative form for a number or a Field `a`, whose value on a face is the neighbours' mean."""
+    """`div(a grad u)`, conservative, for a number or a Field `a`, whose value on a face is the neighbours' mean."""
     if not isinstance(coefficient, Field):
         return coefficient * laplacian(field, values)
     a = coefficient.values

@@ -34,22 +34,24 @@ class Spectrum:
         ]
         """k along each axis, for derivatives."""
         self.resolved = _product([3 * n.abs() < size for n, size in zip(numbers, self.shape, strict=True)]).to(real)
-        """1 for the lower two thirds of the waves along each axis, 0 else: their products have no aliases among them."""
+        """1 for the lower two thirds of the waves along each axis, 0 else: products of them have no aliases there."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Values `[..., *S]` to their spectrum."""
-        return torch.fft.rfftn(values, dim=self.axes)
+        spectrum: Tensor = torch.fft.rfftn(values, dim=self.axes)
+        return spectrum
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """A spectrum to values `[..., *S]`."""
-        return torch.fft.irfftn(spectrum, s=self.shape, dim=self.axes)
+        values: Tensor = torch.fft.irfftn(spectrum, s=self.shape, dim=self.axes)
+        return values
 
     def derivative(self, spectrum: Tensor, axis: int) -> Tensor:
         """The spectrum of the derivative along axis number `axis`."""
         return 1j * self.waves[axis] * spectrum
 
     def without_divergence(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """The spectra of a vector field less the gradient of p with lap p = div: the fast Poisson solve of a periodic box."""
+        """The spectra of a vector field less grad p with lap p = div: the fast Poisson solve of a periodic box."""
         square = _sum([wave.square() for wave in self.waves])
         pressure = _sum([k * part for k, part in zip(self.waves, vector, strict=True)]) / torch.where(
             square == 0, 1.0, square
@@ -74,8 +76,8 @@ def require_periodic(layout: StateLayout, kind: str) -> None:
             if not field.boundary.is_periodic(axis):
                 raise DataError(
                     f"{kind} is solved in a periodic box, and the boundary of {field.name!r} along {axis} is "
-                    f'{field.boundary.to_data()[axis]["lower"]!r}: set boundary = "periodic" where the data are, or use '
-                    "another kind",
+                    f'{field.boundary.to_data()[axis]["lower"]!r}: set boundary = "periodic" where the data are, or '
+                    "use another kind",
                     key="data.boundary",
                 )
 

@@ -18,6 +18,7 @@ from hyco_engine.errors import DataError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player
 from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.loading import load_spec
 from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout
@@ -36,6 +37,12 @@ class LoadedRun:
         overrides = {} if device is None else {"run.device": device}
         self.spec = load_spec(self.folder / "spec.toml", registry, overrides).spec
         self.assembler = Assembler(self.spec, registry)
+
+    @property
+    def status(self) -> str:
+        """How the run ended: "completed", "failed" or "interrupted"; "unfinished" where it left no summary."""
+        path = self.folder / SUMMARY
+        return str(read_summary(self.folder).get("status")) if path.is_file() else "unfinished"
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
         """A trained model, in eval mode. Raises DataError where the run has none, or its weights are damaged."""
@@ -106,7 +113,8 @@ def load_physics(
 
 def evaluate(run_dir: Path | str, split: Literal["val", "test"], registry: Registry | None = None) -> dict[str, Any]:
     """What `hyco-engine evaluate` prints."""
-    return {"run": str(run_dir), "split": split, "metrics": LoadedRun(run_dir, registry).evaluate(split)}
+    run = LoadedRun(run_dir, registry)
+    return {"run": str(run_dir), "split": split, "status": run.status, "metrics": run.evaluate(split)}
 
 
 def predict(
@@ -114,15 +122,19 @@ def predict(
     source: Path,
     out: Path,
     steps: int,
-    model: Player = "synthetic",
+    model: Player | None = None,
     registry: Registry | None = None,
 ) -> dict[str, Any]:
     """Roll out a run's model from the state in `source` and write the predictions to `out`.
 
+    `model` None: the surrogate, or the physics of a run that has none.
+
     `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
     `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
     """
-    return LoadedRun(run_dir, registry).predict(source, out, steps, model)
+    run = LoadedRun(run_dir, registry)
+    default: Player = "physical" if run.spec.synthetic is None else "synthetic"
+    return run.predict(source, out, steps, model or default)
 
 
 def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
@@ -173,6 +185,8 @@ def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
         np.save(buffer, array, allow_pickle=False)
     else:
         raise DataError(f"{path} is no .npy or .npz file: name one to write to")
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent} to write {path.name} to")
     write_atomic(path, buffer.getvalue())
 
 

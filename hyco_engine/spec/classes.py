@@ -94,7 +94,7 @@ class TrainingSettings:
     memory_gb: float = option(
         4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
     )
-    lr: float = option(1e-3, help="learning rate", gt=0.0)
+    lr: float = option(1e-3, help="learning rate of adam, adamw and sgd; the others find their own step", gt=0.0)
     weight_decay: float = option(0.0, help="decoupled for adamw", ge=0.0)
     clip_grad_norm: float | None = option(None, help="largest gradient norm; none: unclipped", gt=0.0)
     schedule: Literal["constant", "cosine"] = option(
@@ -106,7 +106,9 @@ class TrainingSettings:
 class TrainingSpec:
     """`[training]`."""
 
-    synthetic: TrainingSettings = option(attrs.Factory(TrainingSettings), help="of the synthetic model")
+    synthetic: TrainingSettings = option(
+        attrs.Factory(lambda: TrainingSettings(schedule="cosine")), help="of the synthetic model"
+    )
     physical: TrainingSettings = option(
         attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)),
         help="of the physical model",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hyco_engine.physics.capture import _key, bucket
+from hyco_engine.physics.capture import bucket
 from hyco_engine.physics.graphs import clean, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.training.jacobian import push_forward
@@ -123,10 +123,9 @@ class TangentRollout:
     def _step(self, state: Tensor, values: Sequence[Tensor]) -> Run:
         """The graph of one internal step. Running the model once makes it, unless the model runs as written."""
         self._model(state)
-        held = self._model._runner._graphs.get(_key(state, len(state), values))
-        if held is None or writes(held[0]):
+        graph = self._model._runner.held(state, values)
+        if graph is None or writes(graph):
             raise NotCaptured("the step runs as written, not as a graph")
-        graph: Run = held[0]
         return graph
 
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from gallery_cases import Case, centers, fit, run, states, time_order, windows
 from torch import Tensor
 
-from gallery_cases import Case, centers, fit, run, states, time_order, windows
 from hyco_engine.builtin.models.kuramoto_sivashinsky import phi_functions
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError, SpecError
@@ -213,6 +213,6 @@ def test_sivashinsky_refuses_what_it_cannot_do() -> None:
     state = states(model, 1)
     state[:] = 5.0
     assert model.stability(state) == (
-        "kuramoto-sivashinsky: steps of dt = 0.25 are too long: sum |u| dt/dx = 3.64 (limit 1.35) with |u| up to 5. Set "
-        "physical.dt to at most 0.0928, or use a coarser grid"
+        "kuramoto-sivashinsky: steps of dt = 0.25 are too long: sum |u| dt/dx = 3.64 (limit 1.35) with |u| up to 5. "
+        "Set physical.dt to at most 0.0928, or use a coarser grid"
     )

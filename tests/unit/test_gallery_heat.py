@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
 from torch import Tensor
 
-from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
 from hyco_engine.data.fields import Boundary, Grid
 from hyco_engine.spec.choices import ParameterSetting
 
@@ -150,6 +150,6 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_not(order: int, lim
         assert (float(run(model, state, 200)[:, -1].abs().max()) < 1) is stable
         assert (model.stability(state) is None) is stable
     assert model.stability(state) == (
-        f"heat: steps of dt = {dt:g} are too long: sum kappa dt/dx^2 = {1.08 * limit:.3g} (limit {limit}) with kappa up to "
-        f"1. Set physical.dt to at most {limit / 256:.3g}, or use a coarser grid"
+        f"heat: steps of dt = {dt:g} are too long: sum kappa dt/dx^2 = {1.08 * limit:.3g} (limit {limit}) with kappa "
+        f"up to 1. Set physical.dt to at most {limit / 256:.3g}, or use a coarser grid"
     )

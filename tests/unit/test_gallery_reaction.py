@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from gallery_cases import Case, centers, fit, space_order, states, time_order, windows
 from torch import Tensor
 
-from gallery_cases import Case, centers, fit, space_order, states, time_order, windows
 from hyco_engine.spec.choices import ParameterSetting
 
 GRAY_SCOTT = Case(kind="gray-scott", resolution=(24, 24), upper=(38.0, 38.0), dt=4.0)
@@ -79,8 +79,8 @@ def test_gray_scott_warns_of_long_steps() -> None:
     model = GRAY_SCOTT.model(inner_dt=4.0, parameters={"Du": 0.4})
     text = model.stability(states(model))
     assert text == (
-        "gray-scott: steps of dt = 4 are too long: sum Du dt/dx^2 = 1.28 (limit 0.5) with Du up to 0.4. Set physical.dt "
-        "to at most 1.57, or use a coarser grid"
+        "gray-scott: steps of dt = 4 are too long: sum Du dt/dx^2 = 1.28 (limit 0.5) with Du up to 0.4. Set "
+        "physical.dt to at most 1.57, or use a coarser grid"
     )
     assert GRAY_SCOTT.model().stability(states(model)) is None
 

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from gallery_cases import REGISTRY, Case, run, states
 from torch import Tensor
 
-from gallery_cases import REGISTRY, Case, run, states
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.spec.choices import ParameterSetting
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from phi.field import Field
+from gallery_cases import Case, centers, fit, run, states, time_order, windows
+from phi.field import Field, divergence
 from phi.physics import fluid
 from phiml.math import Solve
 from torch import Tensor
 
-from gallery_cases import Case, centers, fit, run, states, time_order, windows
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.physics.layout import Converter
@@ -33,8 +33,10 @@ def random_flow(model: PhysicalModel, seed: int = 0) -> Tensor:
     return state
 
 
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.filterwarnings("ignore:Rank deficiency:RuntimeWarning")
 def test_the_projection_is_that_of_phiflow() -> None:
-    model = BOX.model()
+    model = BOX.model(compile="eager")
     state = random_flow(model)
     physics = model.physics
     ours = physics.project(physics._inner_faces(state[:, 1:]))
@@ -48,11 +50,9 @@ def test_the_projection_is_that_of_phiflow() -> None:
 
 
 def test_the_flow_is_free_of_divergence_and_smoke_is_conserved() -> None:
-    model = BOX.model()
+    model = BOX.model(compile="eager")
     state = moving(model)
     with phi_context(state):
-        from phi.field import divergence
-
         velocity = Converter(model.layout).fields(state)["velocity"]
         rest = divergence(velocity).values.native(["samples", "x", "y"])
     assert float(state[:, 1:].abs().max()) > 0.1
@@ -61,17 +61,17 @@ def test_the_flow_is_free_of_divergence_and_smoke_is_conserved() -> None:
 
 
 def test_smoke_rises() -> None:
-    model = BOX.model()
-    first, last = states(model), moving(model)
+    model = BOX.model(compile="eager")
+    first, last = states(model), moving(model, 5)
     height = torch.arange(16, dtype=torch.float64)
     before, after = ((s[:, 0] * height).sum((-1, -2)) / s[:, 0].sum((-1, -2)) for s in (first, last))
-    assert bool((after > before + 1).all())
+    assert bool((after > before + 0.05).all())
 
 
 def test_without_viscosity_and_buoyancy_energy_is_kept() -> None:
-    model = BOX.model(parameters={"buoyancy": 0.0, "nu": 1e-12, "D": 0.01}, dt=0.02, inner_dt=0.005)
-    state = moving(BOX.model())
-    energies = run(model, state, 10)[:, :, 1:].square().sum((2, 3, 4))
+    model = BOX.model(parameters={"buoyancy": 0.0, "nu": 1e-12, "D": 0.01}, dt=0.02, inner_dt=0.01, compile="eager")
+    state = moving(BOX.model(compile="eager"))
+    energies = run(model, state, 4)[:, :, 1:].square().sum((2, 3, 4))
     torch.testing.assert_close(energies[:, -1], energies[:, 0], rtol=1e-6, atol=0)
 
 
@@ -79,34 +79,34 @@ def test_vortices_between_slippery_walls_decay_exactly_at_second_order() -> None
     """u = sin x cos y, v = -cos x sin y on [0, pi]^2 decays as exp(-2 nu t)."""
     errors = []
     for n in (16, 32):
-        case = Case(kind="smoke", resolution=(n, n), upper=(math.pi, math.pi), dt=1.0, options={"walls": "free-slip"})
-        model = case.model(parameters={"buoyancy": 1.0, "nu": 0.2, "D": 0.1}, inner_dt=0.02)
+        case = Case(kind="smoke", resolution=(n, n), upper=(math.pi, math.pi), dt=0.5, options={"walls": "free-slip"})
+        model = case.model(parameters={"buoyancy": 1.0, "nu": 0.2, "D": 0.1}, inner_dt=0.01, compile="eager")
         x, y = centers(case.grid())
         h = math.pi / n / 2
         state = torch.zeros(1, 3, n, n, dtype=torch.float64)
         state[0, 1] = torch.sin(x + h) * torch.cos(y)
         state[0, 2] = -torch.cos(x) * torch.sin(y + h)
         state[0, 1, -1], state[0, 2, :, -1] = 0, 0
-        errors.append(float((model(state).detach() - state * math.exp(-0.4)).abs().max()))
+        errors.append(float((model(state).detach() - state * math.exp(-0.2)).abs().max()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
 
 
 def test_smoke_at_rest_spreads_at_second_order() -> None:
     errors = []
-    for n in (16, 32):
-        case = Case(kind="smoke", resolution=(n, 4), upper=(1.0, 1.0), dt=0.5)
-        model = case.model(parameters={"buoyancy": 0.0, "nu": 0.1, "D": 0.1}, inner_dt=0.5 / 2048)
+    for n in (12, 24):
+        case = Case(kind="smoke", resolution=(n, 4), upper=(1.0, 1.0), dt=0.25)
+        model = case.model(parameters={"buoyancy": 0.0, "nu": 0.1, "D": 0.1}, inner_dt=0.25 / 64, compile="eager")
         x, _ = centers(case.grid())
         state = torch.zeros(1, 3, n, 4, dtype=torch.float64)
         state[0, 0] = 1 + torch.cos(math.pi * x)
-        wanted = 1 + torch.cos(math.pi * x) * math.exp(-0.1 * math.pi**2 * 0.5)
+        wanted = 1 + torch.cos(math.pi * x) * math.exp(-0.1 * math.pi**2 * 0.25)
         errors.append(float((model(state).detach()[0, 0] - wanted).abs().max()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
 
 
 def test_order_in_time() -> None:
-    state = moving(BOX.model())
-    assert time_order(BOX, state, 0.2, (0.05, 0.025, 0.0125)) == pytest.approx(4, abs=0.2)
+    state = moving(BOX.model(compile="eager"))
+    assert time_order(BOX, state, 0.08, (0.04, 0.02, 0.01)) == pytest.approx(4, abs=0.2)
 
 
 def test_buoyancy_and_diffusion_are_found() -> None:
@@ -120,7 +120,7 @@ def test_buoyancy_and_diffusion_are_found() -> None:
 
 def test_it_runs_in_three_dimensions() -> None:
     case = Case(kind="smoke", resolution=(5, 6, 7), dt=0.1)
-    model = case.model()
+    model = case.model(compile="eager")
     state = moving(model, 3)
     assert float(state[:, 3].abs().max()) > 0.05
     parts = model.physics._inner_faces(state[:, 1:])
@@ -131,12 +131,14 @@ def test_it_runs_in_three_dimensions() -> None:
 def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(SpecError, match="two or three dimensions, and the data has 1"):
         BOX.model(resolution=(8,), upper=(1.0,))
-    with pytest.raises(DataError, match="closed box, and the boundary of 'smoke' along x is 'periodic': it must be zero-"):
+    with pytest.raises(
+        DataError, match="closed box, and the boundary of 'smoke' along x is 'periodic': it must be zero-"
+    ):
         BOX.model(boundary="periodic")
     model = BOX.model(inner_dt=0.1, parameters={"buoyancy": 1.0, "nu": 0.05, "D": 0.01})
     state = random_flow(model)
     state[:, 1:] = state[:, 1:].sign() * 5
     assert model.stability(state) == (
-        "smoke: steps of dt = 0.1 are too long: sum |u| dt/dx = 11.3 (limit 2.83) with |u| up to 5; sum nu dt/dx^2 = 1.29 "
-        "(limit 0.69) with nu up to 0.05. Set physical.dt to at most 0.0226, or use a coarser grid"
+        "smoke: steps of dt = 0.1 are too long: sum |u| dt/dx = 11.3 (limit 2.83) with |u| up to 5; sum nu dt/dx^2 = "
+        "1.29 (limit 0.69) with nu up to 0.05. Set physical.dt to at most 0.0226, or use a coarser grid"
     )

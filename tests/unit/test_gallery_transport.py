@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
 from torch import Tensor
 
-from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
 from hyco_engine.errors import SpecError
 from hyco_engine.spec.choices import ParameterSetting
 
@@ -88,8 +88,8 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_not() -> None:
         assert (float(run(model, state, 300)[:, -1].abs().max()) < 5) is stable
         assert (model.stability(state) is None) is stable
     assert model.stability(state) == (
-        f"advection: steps of dt = {dt:g} are too long: sum |v + m| dt/dx = 2.22 (limit 2.06) with |v + m| up to 1. Set "
-        "physical.dt to at most 0.539, or use a coarser grid"
+        f"advection: steps of dt = {dt:g} are too long: sum |v + m| dt/dx = 2.22 (limit 2.06) with |v + m| up to 1. "
+        "Set physical.dt to at most 0.539, or use a coarser grid"
     )
 
 
@@ -140,7 +140,9 @@ def test_the_potential_accelerates_at_second_order() -> None:
 @pytest.mark.parametrize("limiter", ["van-albada", "minmod"])
 def test_shocks_move_at_the_mean_speed_and_expansions_are_smooth(limiter: str) -> None:
     """Riemann problems between 1 and 0 (shock at speed 1/2) and between -1 and 1 (a fan)."""
-    case = Case(kind="inviscid-burgers", resolution=(80,), boundary="zero-gradient", dt=0.1, options={"limiter": limiter})
+    case = Case(
+        kind="inviscid-burgers", resolution=(80,), boundary="zero-gradient", dt=0.1, options={"limiter": limiter}
+    )
     model = case.model()
     (x,) = centers(case.grid())
     shock = (x < 0.25).double()[None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Ahead:
 
     def _forget(self) -> None:
         self._order = torch.empty(0, dtype=torch.int64)
+        self._bytes = memoryview(b"")
         self._starts = [0]  # of batches in the order
         self._groups = [0]  # the first batch of each group, and the number of batches
         self._next = 0
@@ -44,6 +45,7 @@ class Ahead:
         if not batches:
             return
         self._order = torch.cat(list(batches))
+        self._bytes = memoryview(self._order.numpy()).cast("B")  # type: ignore[arg-type]
         self._starts = [0, *accumulate(len(indices) for indices in batches)]
         for k in range(len(batches)):
             if self._starts[k + 1] - self._starts[self._groups[-1]] > self._limit and k > self._groups[-1]:
@@ -73,15 +75,14 @@ class Ahead:
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._worker = None
 
-    def _batch(self, position: int) -> Tensor:
-        return self._order[self._starts[position] : self._starts[position + 1]]
-
     def _find(self, indices: Tensor) -> int | None:
         """The position of the next batch like this one."""
-        count = len(self._starts) - 1
-        if self._next < count and torch.equal(self._batch(self._next), indices):
-            return self._next
-        return next((k for k in range(self._next + 1, count) if torch.equal(self._batch(k), indices)), None)
+        wanted = indices.numpy().tobytes()  # faster to compare than tensors
+        starts, width = self._starts, self._order.itemsize
+        for k in range(self._next, len(starts) - 1):
+            if self._bytes[starts[k] * width : starts[k + 1] * width] == wanted:
+                return k
+        return None
 
     def _load(self, group: int) -> list[Flat]:
         if self._pending is not None and self._pending[0] == group:
@@ -95,7 +96,7 @@ class Ahead:
         made = self._make(self._order[starts[0] : starts[-1]])
         if len(starts) == 2:
             return [made]
-        lengths = [stop - start for start, stop in zip(starts, starts[1:], strict=False)]
+        lengths = [stop - start for start, stop in pairwise(starts)]
         pieces = [torch.split(values, lengths) for values in made.values()]
         return [dict(zip(made, parts, strict=True)) for parts in zip(*pieces, strict=True)]
 

@@ -19,8 +19,11 @@ from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
 
-GROUP_BYTES = 2_000_000
+GROUP_BYTES = 4_000_000
 """About how much is read at once where the order of batches is known."""
+
+LARGE_BYTES = 32_000
+"""Samples from this size on are read batch by batch, to be used while they are in the processor's cache."""
 
 
 RACY_NS = 100_000_000
@@ -78,7 +81,6 @@ class DiskSamples(GeneratedSamples):
         self._mapped: dict[str, Mapped] = {}
         self._columns: dict[str, Column] = {}
         self._sums = torch.zeros(count, dtype=torch.int64)
-        self._input_sums = torch.zeros(count, dtype=torch.int64)
         self._files: list[int] = []
         self._settled: dict[int, int] = {}
         self._chunk = 1
@@ -101,10 +103,8 @@ class DiskSamples(GeneratedSamples):
         rows = self._layout.rows
         words = self._words(made)
         stop = start + len(next(iter(made.values())))
-        for name, values in words.items():
+        for values in words.values():
             self._sums[start:stop] += values.sum(1)
-            if name in form.flat_names("input"):
-                self._input_sums[start:stop] += values.sum(1)
         done = start
         while done < stop:
             shard, row = divmod(done, rows)
@@ -126,7 +126,7 @@ class DiskSamples(GeneratedSamples):
         }
         size = sum(column.stride for column in layout.columns)
         self._chunk = max(1, GROUP_BYTES // max(1, size))
-        self._ahead = Ahead(self._read_all, limit=self._chunk)
+        self._ahead = Ahead(self._read_all, limit=self._chunk if size < LARGE_BYTES else 1)
 
     def _begin(self, shard: int) -> None:
         file = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -143,7 +143,7 @@ class DiskSamples(GeneratedSamples):
         return self._form.batch(self._ahead.take(indices))
 
     def inputs(self, indices: Tensor) -> Values:
-        return self._form.values("input", self._read(indices, self._form.flat_names("input"), self._input_sums))
+        return self._form.values("input", self._read(indices, self._form.flat_names("input")))
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """The calls of `batch` to come: small ones are read together."""
@@ -162,9 +162,9 @@ class DiskSamples(GeneratedSamples):
         self._files.clear()
 
     def _read_all(self, indices: Tensor) -> Flat:
-        return self._read(indices, self._mapped, self._sums)
+        return self._read(indices, self._mapped)
 
-    def _read(self, indices: Tensor, names: Iterable[str], sums: Tensor) -> Flat:
+    def _read(self, indices: Tensor, names: Iterable[str]) -> Flat:
         if self._closed:
             raise ValueError("these samples are closed")
         shards = {index // self._layout.rows for index in indices.tolist()}
@@ -174,7 +174,8 @@ class DiskSamples(GeneratedSamples):
         made = {name: self._mapped[name].select(indices) for name in names}  # refuses what is out of range
         # after reading, so that a change before it is seen
         if not all([self._is_settled(shard) for shard in shards]):
-            self._verify(indices, self._words(made), sums[indices])
+            made = {name: mapped.select(indices) for name, mapped in self._mapped.items()}
+            self._verify(indices, self._words(made), self._sums[indices])
         return made
 
     def _check_size(self, shard: int) -> None:

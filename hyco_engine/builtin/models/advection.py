@@ -10,12 +10,12 @@ Boundary        any; periodic where the data says nothing. Nothing is prescribed
 Solutions       rho is carried along unchanged; sheared into ever finer filaments where v turns
 Good values     length scales of rho of eight cells and more; m well below v
 
-Scheme          Space: fourth-order central differences, not conservative, order 4 (2 at walls where rho does not vanish).
-                Time: classical Runge-Kutta, order 4.
-                Stable for sum |v + m| dt/dx < 2.06; internal steps are chosen for it, with room for m to become as large
-                as v.
-                Numerical diffusion: none from the differences, (|v| dt)^6/(144 dt dx^2)-small from Runge-Kutta. What the
-                grid does not resolve is dispersed: a wave of q dx = 1 lags by 3 %.
+Scheme          Space: fourth-order central differences, not conservative, order 4 (2 at walls where rho does not
+                vanish). Time: classical Runge-Kutta, order 4.
+                Stable for sum |v + m| dt/dx < 2.06; internal steps are chosen for it, with room for m to become as
+                large as v.
+                Numerical diffusion: none from the differences; Runge-Kutta's is dx^2 C^6 / (144 dt) for waves of
+                q dx = 1 and C = |v| dt/dx. What the grid does not resolve is dispersed: such waves lag by 3 %.
 Identifiable    m only along grad rho, and only where rho has been: constant rho says nothing. Several simulations with
                 different initial states, which cross all directions everywhere, determine it.
 
@@ -88,9 +88,7 @@ class Advection(ExplicitPhysics, FlowPhysics):
 
         return {"rho": rho.with_values(rk4(rate, {"rho": rho.values}, dt)["rho"])}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         known = size.get("v", abs(self.options.speed))
         added = max(float(value.abs().max()) for value in parameters.values())
         return [courant(layout, known + added, "|v + m|")]
@@ -115,7 +113,7 @@ class Advection(ExplicitPhysics, FlowPhysics):
 
 
 def ring_vortex(grid: Grid, options: AdvectionOptions) -> Tensor:
-    """`[2, *resolution]`: around the domain's centre with the speed `s (r/R) exp((1 - (r/R)^2) / 2)`, largest at r = R."""
+    """`[2, *resolution]`: around the centre with the speed `s (r/R) exp((1 - (r/R)^2) / 2)`, largest at r = R."""
     lengths = [b - a for a, b in zip(grid.lower, grid.upper, strict=True)]
     radius = options.ring_radius * min(lengths)
     offsets = [

@@ -7,16 +7,18 @@ Parameters      `Du`, `Dv`, the diffusivities: numbers > 0 or fields; unit lengt
                 `f`, the feed rate, and `k`, the kill rate: numbers > 0 or fields; unit 1/time
 Boundary        any; periodic where the data says nothing
 Solutions       u = 1, v = 0 is at rest; spots of v above a threshold grow, divide, or spread as rings, and fill the
-                domain with spots, stripes or waves whose wavelength is about 20 sqrt(Dv / (f + k)) and less
-Good values     Du = 0.16 to 0.2, Dv = Du / 2, f = 0.018 to 0.06, k = 0.05 to 0.065, cells of 1 to 2, frames 10 to 50 apart
+                domain with spots, stripes or waves
+Good values     Du = 0.16 to 0.2, Dv = Du / 2, f = 0.018 to 0.06, k = 0.05 to 0.065, cells of 1 to 2, frames
+                10 to 50 apart
 
-Scheme          Space: the 2n + 1 point Laplacian, conservative for diffusivities that vary; order 2. Time: scheme = "euler"
-                (default), order 1, or "rk4", order 4. With "euler" and `physical.dt` equal to the internal step of data that
-                were made the same way, the step is that of the data to rounding.
-                Internal steps are at most 0.4 long (0.4 of Euler is 1 % off in u and 4 % in v on the published data after
-                t = 2000), and shorter where stability asks for it: sum max(Du, Dv) dt/dx^2 < 0.5 (Euler), 0.69 (rk4).
-                Numerical diffusion: none from the differences; Euler's error acts as one of about -dt/2 c^2 on fronts of
-                speed c, 1e-3 of Dv at dt = 0.4 and c = 0.02.
+Scheme          Space: the 2n + 1 point Laplacian, conservative for diffusivities that vary; order 2. Time: scheme =
+                "euler" (default), order 1, or "rk4", order 4. With "euler" and `physical.dt` equal to the internal step
+                of data that were made the same way, the step is that of the data to rounding.
+                Internal steps are at most 0.4 long (0.4 of Euler is 1 % off in u and 4 % in v on the published data
+                after t = 2000), and shorter where stability asks for it: sum max(Du, Dv) dt/dx^2 < 0.5 (Euler), 0.69
+                (rk4).
+                Numerical diffusion: none from the differences; Euler's error acts as -c^2 dt/2 on fronts of speed c,
+                1e-3 of Dv = 0.08 at dt = 0.4 and c = 0.02.
 
 References      P. Gray, S. K. Scott, Chem. Eng. Sci. 39 (1984); J. E. Pearson, Science 261 (1993)
 """
@@ -45,9 +47,7 @@ MAX_DIFFUSIVE = {"euler": 0.5, "rk4": 0.69}
 
 
 def _rate(name: str, init: float, help: str, unit: str = "1/time") -> ParameterDeclaration:
-    return ParameterDeclaration(
-        name=name, init=init, unit=unit, bounds=(0.0, math.inf), may_be_field=True, help=help
-    )
+    return ParameterDeclaration(name=name, init=init, unit=unit, bounds=(0.0, math.inf), may_be_field=True, help=help)
 
 
 class GrayScott(ExplicitPhysics, FlowPhysics):
@@ -84,9 +84,7 @@ class GrayScott(ExplicitPhysics, FlowPhysics):
         new = advance(rate, {name: fields[name].values for name in ("u", "v")}, dt)
         return {name: fields[name].with_values(values) for name, values in new.items()}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         name = max(("Du", "Dv"), key=lambda name: float(parameters[name].max()))
         return [diffusive(layout, float(parameters[name].max()), name, MAX_DIFFUSIVE[self.options.scheme])]
 
@@ -97,7 +95,9 @@ class GrayScott(ExplicitPhysics, FlowPhysics):
         lengths = torch.tensor([b - a for a, b in zip(grid.lower, grid.upper, strict=True)], dtype=torch.float64)
         for _ in range(self.options.spots):
             place = torch.rand(count, len(lengths), generator=generator, dtype=torch.float64)
-            radius = (0.7 + 0.6 * torch.rand(count, generator=generator, dtype=torch.float64)) * self.options.spot_radius
+            radius = (
+                0.7 + 0.6 * torch.rand(count, generator=generator, dtype=torch.float64)
+            ) * self.options.spot_radius
             square = torch.zeros(count, *(1 for _ in lengths), dtype=torch.float64)
             for i, axis in enumerate(grid.axes):
                 x = (torch.tensor(grid.centers(axis), dtype=torch.float64) - grid.lower[i]) / lengths[i]

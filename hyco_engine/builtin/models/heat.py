@@ -6,17 +6,18 @@ Field           `u`, a scalar, centred
 Parameters      conductivity = "free" (default): `kappa`, a number > 0 or a field; unit length^2/time
                 conductivity = "bumps": kappa = min(cap, base + sum_i A_i exp(-|x - c_i|^2 / w^2)) with the parameters
                 `A1`, `A2`, ... > 0 (length^2/time) and `x1`, `y1`, `x2`, ... (length), the centres, which start spread
-                over the domain; base, cap and the width w are options. Where kappa is at the cap no bump gets a gradient.
+                over the domain; base, cap and the width w are options. Where kappa is at the cap no bump gets a
+                gradient.
 Boundary        any; 0 where the data says nothing. A value on the boundary holds in the first ghost sample, so data on
                 nodes that include the ends fit exactly
 Solutions       bumps spread and decay; a wave of number q decays as exp(-kappa q^2 t)
 
-Scheme          Space: central differences, order = 4 (default) or 2, conservative where the form is. Fourth order holds on
-                periodic and mirroring sides, and on sides with the value 0 for a constant kappa or the non-conservative
-                form; else it is 2 at the wall. Time: classical Runge-Kutta, order 4.
+Scheme          Space: central differences, order = 4 (default) or 2, conservative where the form is. Fourth order holds
+                on periodic and mirroring sides, and on sides with the value 0 for a constant kappa or the
+                non-conservative form; else it is 2 at the wall. Time: classical Runge-Kutta, order 4.
                 Stable for sum kappa dt/dx^2 < 0.52 (order 4) or 0.69 (order 2); internal steps are chosen for it.
-                Numerical diffusion: a wave of q dx = 1 decays too slowly by 1 % (order 4) or 8 % (order 2), shorter ones
-                more; use the order and the grid of the data where they were made by such differences.
+                Numerical diffusion: a wave of q dx = 1 decays too slowly by 1 % (order 4) or 8 % (order 2), shorter
+                ones more; use the order and the grid of the data where they were made by such differences.
 Identifiable    The level of a kappa field only where u curves; with bumps, order and labels are arbitrary.
 
 References      J. Crank, The Mathematics of Diffusion (1975); the bumps: HYCO, arXiv 2509.14123
@@ -42,7 +43,7 @@ from hyco_engine.errors import DataError
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics import differences, second_order
 from hyco_engine.physics.boundaries import side_of
-from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, rk4, spacing, values_of
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -69,9 +70,7 @@ class Heat(ExplicitPhysics, FlowPhysics):
         new = rk4(lambda state: {"u": self._rate(u, state["u"], kappa)}, {"u": u.values}, dt)
         return {"u": u.with_values(new["u"])}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         if self.options.conductivity == "free":
             largest = float(parameters["kappa"].max())
         else:

@@ -4,30 +4,30 @@ Equation        u_t + (u^2 / 2)_x = -V_x,  in 1-D
 Field           `u`, a scalar, centred; unit length/time
 Parameter       `potential`, V(x): always a field; unit length^2/time^2
 Boundary        any; periodic where the data says nothing
-Solutions       waves steepen into shocks, which move at the mean of the speeds beside them; V speeds u up downhill, and holds
-                standing shocks in its valleys. On the way into a shock information is lost: what has gone through one
-                says nothing of what was before
+Solutions       waves steepen into shocks, which move at the mean of the speeds beside them; V speeds u up downhill, and
+                holds standing shocks in its valleys. On the way into a shock information is lost: what has gone through
+                one says nothing of what was before
 
 Scheme          Space: finite volumes, limited linear reconstruction in cells, Godunov's flux, so that shocks are two to
                 three cells wide, move at the right speed, and expansions are no shocks; V_x by central differences. The
-                mean of u is conserved without a boundary. Time: strong-stability-preserving Runge-Kutta of second order.
-                Order 2 where u is smooth, 1 at shocks.
+                mean of u is conserved without a boundary. Time: strong-stability-preserving Runge-Kutta of second
+                order. Order 2 where u is smooth, 1 at shocks.
                 limiter = "van-albada" (default): order 2 at extrema too, smooth, hence with gradients that are smooth;
                 overshoots at shocks by a few percent. limiter = "minmod": no overshoots, order 1 at extrema.
                 Stable for |u| dt/dx < 1; internal steps are chosen for |u| dt/dx < 2/3.
                 Numerical diffusion: about |u| dx at shocks, of third order in dx elsewhere.
-Identifiable    V up to a constant, which has no effect and stays at its start: compare V less its mean. Cells that shocks
-                occupy all the time tell little. In periodic domains with an even number of cells the same holds for a
-                zigzag from cell to cell.
+Identifiable    V up to a constant, which has no effect and stays at its start: compare V less its mean. Cells that
+                shocks occupy all the time tell little. In periodic domains with an even number of cells the same holds
+                for a zigzag from cell to cell.
 
-References      B. van Leer, J. Comput. Phys. 32 (1979); G. D. van Albada et al., Astron. Astrophys. 108 (1982); C.-W. Shu,
-                S. Osher, J. Comput. Phys. 77 (1988)
+References      B. van Leer, J. Comput. Phys. 32 (1979); G. D. van Albada et al., Astron. Astrophys. 108 (1982); C.-W.
+                Shu, S. Osher, J. Comput. Phys. 77 (1988)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -89,9 +89,7 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
 
         return {"u": u.with_values(heun(rate, {"u": u.values}, dt)["u"])}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         speed = size.get("u", abs(self.options.offset) + 4 * self.options.amplitude)
         return [courant(layout, speed, "|u|", MAX_COURANT)]
 
@@ -108,10 +106,8 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
         size = padded.shape.get_size(axis)
         steps = padded[{axis: slice(1, size)}] - padded[{axis: slice(0, size - 1)}]
         back, ahead = steps[{axis: slice(0, size - 2)}], steps[{axis: slice(1, size - 1)}]
-        if self.options.limiter == "minmod":
-            half = minmod(back, ahead) * 0.5
-        else:
-            half = van_albada(back, ahead, dx**3) * 0.5
+        slope = minmod(back, ahead) if self.options.limiter == "minmod" else van_albada(back, ahead, dx**3)
+        half = 0.5 * slope
         inner = padded[{axis: slice(1, size - 1)}]
         lower, upper = slice(0, size - 3), slice(1, size - 2)
         return (inner + half)[{axis: lower}], (inner - half)[{axis: upper}]
@@ -138,5 +134,5 @@ def build(options: InviscidBurgersOptions, context: BuildContext) -> FlowModel:
     """The registered factory."""
     # one number has no slope, so the potential is a field whether or not the user says so
     setting = context.parameters.get("potential") or ParameterSetting()
-    parameters = {**context.parameters, "potential": attrs.evolve(setting, field=True)}
+    parameters = {**context.parameters, "potential": attrs.evolve(cast("Any", setting), field=True)}
     return FlowModel(InviscidBurgers(options), attrs.evolve(context, parameters=parameters))

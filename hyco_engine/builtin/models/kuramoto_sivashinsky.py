@@ -5,18 +5,19 @@ Field           `u`, a scalar, centred; unit length/time
 Parameters      `alpha`, the anti-diffusion, a number; unit length^2/time
                 `nu`, the hyperviscosity, a number > 0; unit length^4/time
 Boundary        periodic
-Solutions       waves longer than 2 pi sqrt(nu / alpha) grow, shorter ones decay, u u_x moves energy from the former to the
-                latter: cells about 2 pi sqrt(2 nu / alpha) wide that merge and split for ever. Chaotic in domains of more
-                than a few cells: errors grow e-fold in about 12 nu / alpha^2 and more, so horizons must be shorter
-Good values     alpha = nu = 1, a domain of 22 to 200, cells of 0.5 to 1, frames 0.25 to 1 apart; skip_frames past t = 50
-                where the data are to be on the attractor
+Solutions       waves longer than 2 pi sqrt(nu / alpha) grow, shorter ones decay, u u_x moves energy from the former to
+                the latter: cells about 2 pi sqrt(2 nu / alpha) wide that merge and split for ever. Chaotic in domains
+                of more than a few cells: errors grow e-fold in about 12 nu / alpha^2 and more, so horizons must be
+                shorter
+Good values     alpha = nu = 1, a domain of 22 to 200, cells of 0.5 to 1, frames 0.25 to 1 apart; skip_frames past t =
+                50 where the data are to be on the attractor
 
-Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall faster than any power of dx while the state is
-                resolved), u u_x from the lower two thirds of the waves. Time: exponential Runge-Kutta (ETDRK4), the linear
-                terms exact, order 4; down to 3 while waves at the cut decay within a step.
+Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall faster than any power of dx while the state
+                is resolved), u u_x from the lower two thirds of the waves. Time: exponential Runge-Kutta (ETDRK4), the
+                linear terms exact, order 4; down to 3 while waves at the cut decay within a step.
                 Stable for |u| dt/dx < 1.35 whatever alpha and nu are; internal steps are chosen for it.
                 Numerical diffusion: none.
-                Written in torch: its real transforms take half the time of PhiFlow's complex ones.
+                Written in torch, whose real transforms do half the work of PhiFlow's complex ones.
 Identifiable    alpha and nu together from states with a range of waves; one wave alone tells only alpha q^2 - nu q^4.
 
 References      Y. Kuramoto, Prog. Theor. Phys. Suppl. 64 (1978); G. I. Sivashinsky, Acta Astronaut. 4 (1977); scheme:
@@ -53,9 +54,7 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
     kind = "kuramoto-sivashinsky"
     parameters = (
         ParameterDeclaration(name="alpha", init=1.0, unit="length^2/time", help="anti-diffusion"),
-        ParameterDeclaration(
-            name="nu", init=1.0, unit="length^4/time", bounds=(0.0, math.inf), help="hyperviscosity"
-        ),
+        ParameterDeclaration(name="nu", init=1.0, unit="length^4/time", bounds=(0.0, math.inf), help="hyperviscosity"),
     )
 
     def __init__(self, options: KuramotoSivashinskyOptions, grid: Grid) -> None:
@@ -91,9 +90,7 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
         first, middle, last = p1 - 3 * p2 + 4 * p3, 2 * p2 - 4 * p3, 4 * p3 - p2
         return {"u": spectrum.inverse(full * u + dt * (first * k1 + middle * (k2 + k3) + last * k4))}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         return [courant(layout, size.get("u", 4 * self.options.amplitude), "|u|", MAX_COURANT)]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:

@@ -1,22 +1,23 @@
 """The incompressible Navier-Stokes equations in a periodic box.
 
-Equation        u_t + (u . grad) u = -grad p + nu lap(u) - drag u + F sin(2 pi waves (y - y0) / L) e_x,  div u = 0, in 2-D
+Equation        u_t + (u . grad) u = -grad p + nu lap(u) - drag u + F sin(2 pi waves (y - y0) / L) e_x,  div u = 0, in
+                2-D
 Field           `u`, the velocity, two components named like the axes; centred; unit length/time. p is not kept
 Parameters      `nu`, the kinematic viscosity: a number > 0; unit length^2/time
                 `F`, with forcing = "kolmogorov": the amplitude of the force; unit length/time^2
                 `drag`, with drag = true: a rate >= 0; unit 1/time
 Boundary        periodic
-Solutions       vortices that merge into larger ones while filaments of vorticity dissipate; with the force, a shear flow
-                that is steady while F L^3 / (nu^2 (2 pi waves)^3) is small, and unsteady beyond about sqrt(2)
-Good values     cells of at most 2 sqrt(nu / largest strain); nu > 2e-3 U L for 64 cells and a speed U
+Solutions       vortices that merge into larger ones while filaments of vorticity dissipate; with the force, a shear
+                flow that is steady while F L^3 / (nu^2 (2 pi waves)^3) is small, and unsteady beyond about sqrt(2)
+Good values     cells of at most 2 sqrt(nu / largest strain)
 
-Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall faster than any power of dx while the flow is
-                resolved). u x vorticity from the lower two thirds of the waves; the pressure by projection, which is the
-                fast Poisson solve of the box. Time: Runge-Kutta with the viscous term integrated exactly, order 4.
+Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall faster than any power of dx while the flow
+                is resolved). u x vorticity from the lower two thirds of the waves; the pressure by projection, which is
+                the fast Poisson solve of the box. Time: Runge-Kutta with the viscous term integrated exactly, order 4.
                 Stable for sum |u| dt/dx < 1.35 whatever nu is; internal steps are chosen for it.
                 Numerical diffusion: none; an under-resolved flow piles up energy in the shortest waves instead.
                 A part of the state that diverges is projected away in the first step.
-                Written in torch: its real transforms take half the time of PhiFlow's complex ones.
+                Written in torch, whose real transforms do half the work of PhiFlow's complex ones.
 Identifiable    nu from how fast the flow decays; F and drag apart only where the flow is unsteady or not of the force's
                 shape.
 
@@ -86,9 +87,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
         new = half * (half * (u + dt / 6 * k1) + dt / 3 * (k2 + k3)) + dt / 6 * k4
         return {"u": spectrum.inverse(new)}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         return [courant(layout, size.get("u", 4 * self.options.amplitude), "|u|", MAX_COURANT)]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:

@@ -104,7 +104,8 @@ class InviscidBurgersOptions:
     """`[physical] kind = "inviscid-burgers"`."""
 
     limiter: Literal["van-albada", "minmod"] = option(
-        "van-albada", help="slopes in cells: van-albada, smooth and second order at extrema too; minmod, never overshoots"
+        "van-albada",
+        help="slopes in cells: van-albada, smooth and second order at extrema too; minmod, never overshoots",
     )
     offset: float = option(0.0, help="mean of the initial states that simulate starts from")
     amplitude: float = option(1.0, help="root mean square of their deviation from it", ge=0.0)

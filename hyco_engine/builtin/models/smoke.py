@@ -1,25 +1,28 @@
 """Smoke that rises in a closed box.
 
 Equation        s_t + div(u s) = D lap(s)
-                u_t + div(u u) = -grad p + nu lap(u) + buoyancy s e,  div u = 0,  in 2-D or 3-D; e points along the last axis
+                u_t + div(u u) = -grad p + nu lap(u) + buoyancy s e,  div u = 0,  in 2-D or 3-D; e points along the last
+                axis
 Fields          `smoke`, s, the concentration, a scalar, centred; dimensionless
-                `velocity`, u, on the faces of cells (staggered), one component per axis; unit length/time. p is not kept
+                `velocity`, u, on the faces of cells (staggered), one component per axis; unit length/time. p is not
+                kept
 Parameters      `buoyancy`, the acceleration of pure smoke, a number of either sign; unit length/time^2
                 `nu`, the viscosity, and `D`, the diffusivity of smoke: numbers > 0; unit length^2/time
-Boundary        closed: nothing passes the walls. velocity 0 (stored without the faces on the walls), smoke zero-gradient or
-                symmetric. walls = "no-slip" (default) or "free-slip" says what viscosity sees along them
+Boundary        closed: nothing passes the walls. velocity 0 (stored without the faces on the walls), smoke
+                zero-gradient or symmetric. walls = "no-slip" (default) or "free-slip" says what viscosity sees along
+                them
 Solutions       clouds rise as mushrooms with a pair of vortices, spread along the ceiling and come down along the walls
-Good values     cells of at most 5 D / speed: with fewer, the smoke's edges ripple; speeds come to about
+Good values     cells of at most about 5 D / speed: with fewer, the smoke's edges ripple; speeds come to about
                 sqrt(buoyancy * height / 2)
 
-Scheme          Space: the marker-and-cell scheme, second-order central differences; conserves smoke, momentum and, for nu = 0,
-                the energy of u. Order 2. Time: classical Runge-Kutta with a projection in each stage, order 4. The pressure
-                is solved directly by cosine transforms, so that the velocity is free of divergence to rounding and the
-                step captures.
+Scheme          Space: the marker-and-cell scheme, second-order central differences; conserves smoke, momentum and, for
+                nu = 0, the energy of u. Order 2. Time: classical Runge-Kutta with a projection in each stage, order 4.
+                The pressure is solved directly by cosine transforms, so that the velocity is free of divergence to
+                rounding and the step captures.
                 Stable for sum |u| dt/dx < 2.83 and sum max(nu, D) dt/dx^2 < 0.69; internal steps are chosen for it.
                 Numerical diffusion: none; waves of q dx = 1 are carried 16 % too slowly.
-                Written in torch: PhiFlow's staggered operations take twenty times the operations once captured.
-Identifiable    buoyancy at once; nu and D only where there are gradients of velocity and smoke, so from frames past the start
+Identifiable    buoyancy at once; nu and D only where there are gradients of velocity and smoke, so from frames past the
+                start
 
 References      F. H. Harlow, J. E. Welch, Phys. Fluids 8 (1965); Y. Morinishi et al., J. Comput. Phys. 143 (1998)
 """
@@ -101,9 +104,7 @@ class Smoke(ExplicitPhysics, TorchPhysics):
         padded = [functional.pad(part, _padding(part, axis, 0, 1)) for axis, part in self._components(u_new)]
         return {"smoke": s_new[:, None], "velocity": torch.stack(padded, dim=1)}
 
-    def limits(
-        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
-    ) -> list[Limit]:
+    def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
         height = layout.grid.upper[-1] - layout.grid.lower[-1]
         rising = math.sqrt(abs(float(parameters["buoyancy"])) * size.get("smoke", 1.0) * height)
         name = max(("nu", "D"), key=lambda name: float(parameters[name]))
@@ -125,7 +126,9 @@ class Smoke(ExplicitPhysics, TorchPhysics):
                 share = 0.2 + (0.3 if i == len(grid.axes) - 1 else 0.6) * draw[:, 2 + i]
                 center = grid.lower[i] + share * (grid.upper[i] - grid.lower[i])
                 offset = (torch.tensor(grid.centers(axis), dtype=torch.float64) - center[:, None]) / radius[:, None]
-                square = square + offset.square().reshape([count, *(-1 if j == i else 1 for j in range(len(grid.axes)))])
+                square = square + offset.square().reshape(
+                    [count, *(-1 if j == i else 1 for j in range(len(grid.axes)))]
+                )
             density = (0.5 + 0.5 * draw[:, 1]).reshape([count, *(1 for _ in grid.axes)])
             smoke = torch.maximum(smoke, density * torch.exp(-(square**2)))
         states = torch.zeros(count, layout.n_all, *layout.spatial, dtype=torch.float64)

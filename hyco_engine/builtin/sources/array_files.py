@@ -48,7 +48,8 @@ class ArrayReader(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held: dict[str, Array] = {}
+        self.refused: dict[str, str] = {}
+        """Arrays that are there and cannot be used, with the reason."""
         with _blaming(path):
             self.arrays: Mapping[str, Stored] = dict(self._list())
 
@@ -57,19 +58,11 @@ class ArrayReader(ABC):
         """The numeric arrays there are, from headers alone."""
 
     @abstractmethod
-    def _open(self, name: str) -> Array:
-        """An array to be indexed, memory-mapped where the format allows it."""
-
     def read(self, name: str, index: Index = ()) -> Array:
         """A part of an array. Raises DataError, for example where the file is shorter than it says."""
-        with _blaming(self.path, name):
-            if name not in self._held:
-                self._held[name] = self._open(name)
-            return np.asarray(self._held[name][index])
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - not every reader holds something
         """Forget what was read."""
-        self._held.clear()
 
     def files(self, names: Iterable[str]) -> list[Path]:
         """The files that hold these arrays."""
@@ -77,6 +70,8 @@ class ArrayReader(ABC):
 
     def find(self, name: str, key: str) -> Stored:
         """The array of that name. Raises DataError with what there is instead."""
+        if name in self.refused:
+            raise DataError(f"{self.path}: the array {name!r} cannot be used: {self.refused[name]}", key=key)
         if name not in self.arrays:
             raise DataError(
                 f"{self.path} has no array {name!r}{did_you_mean(name, self.arrays)} (it has {self.listing()})", key=key
@@ -101,7 +96,28 @@ class ArrayReader(ABC):
             )
 
 
-class NpyReader(ArrayReader):
+class HoldingReader(ArrayReader):
+    """Opens an array once and holds it until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._held: dict[str, Array] = {}
+        super().__init__(path)
+
+    @abstractmethod
+    def _open(self, name: str) -> Array:
+        """An array to be indexed, memory-mapped where the format allows it."""
+
+    def read(self, name: str, index: Index = ()) -> Array:
+        with _blaming(self.path, name):
+            if name not in self._held:
+                self._held[name] = self._open(name)
+            return np.asarray(self._held[name][index])
+
+    def release(self) -> None:
+        self._held.clear()
+
+
+class NpyReader(HoldingReader):
     """One `.npy` file, or a folder of them; an array is named by the file's stem."""
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
@@ -125,7 +141,7 @@ class NpyReader(ArrayReader):
         return [self._paths()[name] for name in sorted(set(names))]
 
 
-class NpzReader(ArrayReader):
+class NpzReader(HoldingReader):
     """A `.npz` archive; an array is read as a whole."""
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
@@ -136,7 +152,8 @@ class NpzReader(ArrayReader):
                 with archive.open(info) as opened:
                     try:
                         stored = _npy_header(opened, self.path)
-                    except _NotNumeric:
+                    except _NotNumeric as error:
+                        self.refused[info.filename.removesuffix(".npy")] = str(error)
                         continue
                     size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
                     if opened.tell() + size != info.file_size:
@@ -150,7 +167,7 @@ class NpzReader(ArrayReader):
             return array
 
 
-class MatReader(ArrayReader):
+class MatReader(HoldingReader):
     """A `.mat` file up to version 7.2; an array is read as a whole."""
 
     squeezes = True
@@ -189,10 +206,6 @@ class Mat73Reader(ArrayReader):
         with _blaming(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
             return np.asarray(file[name][index[::-1]]).T
-
-    def _open(self, name: str) -> Array:
-        raise NotImplementedError
-
 
 def _free_memory() -> int:
     return int(psutil.virtual_memory().available)

@@ -1,0 +1,259 @@
+"""`docs/spec.md`: every table and key of a spec with the built-in kinds, generated from the option classes.
+
+python -m hyco_engine.spec.reference docs/spec.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import attrs
+
+from hyco_engine.errors import HycoError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.spec.choices import ArrayFile, Choice, ParameterSetting, Profile, TrackerChoice
+from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.structuring import Fields, option_fields
+from hyco_engine.spec.values import describe, has_keys, is_mapping, members
+
+if TYPE_CHECKING:
+    from hyco_engine.physics.parameters import ParameterDeclaration
+
+COMMAND = "python -m hyco_engine.spec.reference docs/spec.md"
+
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_SHARED = {
+    ArrayFile: "An array in a file",
+    Profile: "A field by formula",
+}
+_HEAD = f"""# The spec, key by key
+
+<!-- Generated: {COMMAND} -->
+
+All tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins check` prints the
+same for the kinds that are installed, `hyco-engine schema` as a JSON schema for editors. [Using it](using.md) says what
+the keys are for.
+
+*none* as a default means that the key is left out; TOML has no empty value. A default in italics is a table whose keys
+have defaults of their own.
+"""
+
+
+def builtin_registry() -> Registry:
+    """What comes with the engine, whatever else is installed."""
+    own = metadata.distribution("hyco-engine").entry_points
+    return Registry.discover(entry_points=own.select(group="hyco_engine"))
+
+
+def reference(registry: Registry) -> str:
+    """The page as Markdown."""
+    page = _Page(registry)
+    for field in option_fields(Spec):
+        page.table(field.name, _own_class(field), _default(field))
+    for cls, title in _SHARED.items():
+        page.shared(cls, title)
+    return "\n".join([_HEAD, *page.lines]).rstrip() + "\n"
+
+
+class _Page:
+    def __init__(self, registry: Registry) -> None:
+        self.lines: list[str] = []
+        self._registry = registry
+
+    def table(self, path: str, cls: type, base: Any, depth: int = 2) -> None:
+        """A section for a table, then those of the tables in it. `base`: an instance with the defaults, or not one."""
+        self._head(depth, f"`[{path}]`")
+        if cls is TrackerChoice:
+            self._say("One table for each tracker; its name is the kind. Without any, none is told.")
+        elif about := _about(cls, path):
+            self._say(about)
+        fields = option_fields(cls)
+        if issubclass(cls, Choice):
+            self._kind_row(cls, fields, base)
+        else:
+            self._rows(fields, base)
+        for field in fields:
+            self._inner(f"{path}.{field.name}", field, _value(field, base), depth + 1)
+        if issubclass(cls, Choice):
+            self._kinds(path, cls, depth + 1)
+
+    def shared(self, cls: type, title: str) -> None:
+        """A section for a table that stands in place of a number."""
+        self._head(2, title)
+        self._say(_summary(cls))
+        self._rows(option_fields(cls), None)
+
+    def _inner(self, path: str, field: attrs.Attribute[Any], value: Any, depth: int) -> None:
+        entry = get_args(field.type)[1] if is_mapping(field.type) else field.type
+        place = f"{path}.<name>" if is_mapping(field.type) else path
+        for member in members(entry):
+            if not has_keys(member) or member in _SHARED:
+                continue
+            if issubclass(member, Choice) and value is None:
+                # such as another true physics: the same keys as where it is at home
+                continue
+            self.table(place, member, value if isinstance(value, member) else None, depth)
+
+    def _kinds(self, path: str, cls: type[Choice], depth: int) -> None:
+        for kind in self._registry.kinds(cls.hook, cls.role):
+            record = self._registry.get(cls.hook, kind, cls.role)
+            fields = option_fields(record.options)
+            name = f"`[{path}.{kind}]`" if cls is TrackerChoice else f"`{path}.kind = {json.dumps(kind)}`"
+            self._head(depth, name)
+            self._say(f"{record.summary[:1].upper()}{record.summary[1:]}.")
+            if fields:
+                self._rows(fields, None)
+                for field in fields:
+                    self._inner(f"{path}.{field.name}", field, None, depth + 1)
+            else:
+                self._say("No keys of its own.")
+            if cls.role == "physical":
+                self._parameters(kind)
+
+    def _parameters(self, kind: str) -> None:
+        found = _declarations(self._registry, kind)
+        if found is None:
+            return
+        axes, declarations = found
+        where = f" (with the defaults, in {len(axes)} dimension{'s' if len(axes) > 1 else ''})"
+        self._say(f"Parameters for `[physical.parameters.<name>]`{where}:")
+        rows = [
+            [
+                f"`{one.name}`",
+                one.unit,
+                f"{one.init:g}",
+                "{:g} to {:g}".format(*one.bounds),
+                "yes" if one.may_be_field else "no",
+                one.help,
+            ]
+            for one in declarations
+        ]
+        self._markdown(["parameter", "unit", "start", "between", "may be a field", "meaning"], rows)
+
+    def _kind_row(self, cls: type[Choice], fields: Fields, base: Any) -> None:
+        if cls is not TrackerChoice:
+            kinds = [*([cls.core_kind] if cls.core_kind else []), *self._registry.kinds(cls.hook, cls.role)]
+            default = f"`{json.dumps(cls.default_kind)}`" if cls.default_kind else "required"
+            named = ", ".join(f"`{json.dumps(kind)}`" for kind in kinds)
+            row = ["`kind`", named, default, "which one; the keys of each are below"]
+            self._markdown(["key", "value", "default", "meaning"], [row, *(_row(field, base) for field in fields)])
+
+    def _rows(self, fields: Fields, base: Any) -> None:
+        self._markdown(["key", "value", "default", "meaning"], [_row(field, base) for field in fields])
+
+    def _head(self, depth: int, title: str) -> None:
+        self.lines += ["", f"{'#' * min(depth, 5)} {title}"]
+
+    def _say(self, text: str) -> None:
+        self.lines += ["", text]
+
+    def _markdown(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        table = [head, ["---"] * len(head), *escaped]
+        self.lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+
+
+def _row(field: attrs.Attribute[Any], base: Any) -> list[str]:
+    unit = field.metadata.get("unit")
+    meaning = field.metadata.get("help", "") + (f" [{unit}]" if unit else "")
+    return [f"`{field.name}`", _type(field), _default_text(_value(field, base)), meaning]
+
+
+def _type(field: attrs.Attribute[Any]) -> str:
+    parts = [_one_type(member) for member in members(field.type) if member is not types.NoneType]
+    bounds = " and ".join(f"{_SIGNS[name]} {bound:g}" for name, bound in field.metadata.get("bounds", {}).items())
+    return " or ".join(dict.fromkeys(parts)) + (f", {bounds}" if bounds else "")
+
+
+def _one_type(tp: Any) -> str:
+    if get_origin(tp) is Literal:
+        return ", ".join(f"`{json.dumps(choice)}`" for choice in get_args(tp))
+    if tp in _SHARED:
+        return f"[{_SHARED[tp][:1].lower()}{_SHARED[tp][1:]}](#{_anchor(_SHARED[tp])})"
+    if is_mapping(tp):
+        inner = [_one_type(member) for member in members(get_args(tp)[1]) if member is not types.NoneType]
+        return f"a table, each entry {' or '.join(dict.fromkeys(inner))}"
+    return describe(tp)
+
+
+def _default_text(value: Any) -> str:
+    if value is attrs.NOTHING:
+        return "required"
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping) and not value:
+        return "none"
+    if has_keys(type(value)):
+        return f"*{json.dumps(value.kind)}*" if isinstance(value, Choice) else "*table*"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(list(value))}`"
+    return f"`{json.dumps(str(value) if isinstance(value, Path) else value)}`"
+
+
+def _value(field: attrs.Attribute[Any], base: Any) -> Any:
+    """The default of a key: that of the instance `base`, or that of the class."""
+    return _default(field) if base is None else getattr(base, field.name)
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    default: Any = field.default
+    made = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    return None if made is attrs.NOTHING and has_keys(field.type) else made
+
+
+def _own_class(field: attrs.Attribute[Any]) -> type:
+    entry = get_args(field.type)[1] if is_mapping(field.type) else field.type
+    found: type = next(member for member in members(entry) if member is not types.NoneType)
+    return found
+
+
+def _summary(cls: type) -> str:
+    return " ".join((cls.__doc__ or "").split())
+
+
+def _about(cls: type, path: str) -> str:
+    """The class's docstring without the name of the table, which the heading has."""
+    text = re.sub(r"^(`\[[^`]*`(, | and )?)+[:.]?\s*", "", _summary(cls))
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _declarations(registry: Registry, kind: str) -> tuple[str, Sequence[ParameterDeclaration]] | None:
+    """The parameters of a physics with default options, in as few dimensions as it can."""
+    from hyco_engine.data.fields import Grid
+    from hyco_engine.interfaces import BuildContext
+
+    record = registry.get("hyco_models", kind, "physical")
+    for axes in ("x", "xy", "xyz"):
+        n = len(axes)
+        grid = Grid(axes=tuple(axes), resolution=(16,) * n, lower=(0.0,) * n, upper=(1.0,) * n)
+        context = BuildContext(seed=0, registry=registry, grid=grid, dt=1e-3)
+        try:
+            model = registry.build("hyco_models", kind, record.options(), context)
+        except HycoError:
+            continue
+        return axes, list(model.learnables.declarations.values())
+    return None
+
+
+def _main(arguments: Sequence[str]) -> Iterator[str]:
+    if len(arguments) != 1:
+        yield f"usage: {COMMAND}"
+        return
+    path = Path(arguments[0])
+    path.write_text(reference(builtin_registry()), encoding="utf-8")
+    yield f"wrote {path}"
+
+
+if __name__ == "__main__":
+    print(*_main(sys.argv[1:]), sep="\n")
