@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyco_engine.engine import Engine, RunResult, run
+    from hyco_engine.engine import Engine, run
     from hyco_engine.errors import DataError, HycoError, PluginError, RunError, SpecError
+    from hyco_engine.execution import RunResult
     from hyco_engine.hooks.hookspecs import hookimpl
     from hyco_engine.hooks.records import ModelRecord, Record
     from hyco_engine.hooks.registry import Registry
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Engine": "engine",
-    "RunResult": "engine",
+    "RunResult": "execution",
     "run": "engine",
     "DataError": "errors",
     "HycoError": "errors",

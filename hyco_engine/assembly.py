@@ -299,5 +299,14 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise SpecError(f'the device {name!r} cannot be used: {reason}; use "auto" or "cpu"', key="run.device") from None
+        message = f'the device {name!r} cannot be used: {reason}; use "auto" or "cpu"'
+        raise SpecError(message, key="run.device") from None
     return device
+
+
+def sample_bytes(real: Samples) -> int:
+    """Bytes of one real sample; a generated one is of the same kind."""
+    parts = []
+    for values in real.batch(torch.tensor([0])):
+        parts += [values] if isinstance(values, Tensor) else list(values.values())
+    return sum(part.nbytes for part in parts)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Player = Literal["physical", "synthetic"]
 Values = Tensor | Mapping[str, Tensor]
 Batch = tuple[Values, Values]
-"""(inputs, targets). Steppers: states `[B, C_all, *S]` and rollouts `[B, T, C_dyn, *S]`. Predictors: tensors by name."""
+"""(inputs, targets). Steppers: states `[B, C_all, *S]`, rollouts `[B, T, C_dyn, *S]`. Predictors: tensors by name."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +37,7 @@ class BuildContext:
 
     seed: int
     registry: Registry
-    device: torch.device = torch.device("cpu")
+    device: torch.device = attrs.Factory(lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     layout: StateLayout | None = None
     """Of the data. None for data that is no field, and while a source is being built."""
@@ -86,7 +86,8 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
     listed = ", ".join(given)
     for field in declared.values():
         if field.name not in given:
-            raise DataError(f"the physical model needs the field {field.name!r}; the data has {listed}", key="data.fields")
+            message = f"the physical model needs the field {field.name!r}; the data has {listed}"
+            raise DataError(message, key="data.fields")
         other = given[field.name]
         if (other.channels, other.sampling) != (field.channels, field.sampling):
             raise DataError(
@@ -198,7 +199,7 @@ class PhysicalModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, state: Tensor) -> Tensor: ...
 
-    def prepare(self, state: Tensor) -> None:  # noqa: B027 - most have nothing to prepare
+    def prepare(self, state: Tensor) -> None:
         """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
 
     def stability(self, state: Tensor) -> str | None:
@@ -231,7 +232,7 @@ class Predictor(nn.Module, ABC):
 
 
 class Recipe(ABC):
-    """How to make generated samples: indices -> batch. Pure: the same index gives the same sample, whatever the batch."""
+    """How to make generated samples: indices -> batch. Pure: an index gives the same sample, whatever the batch."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -260,10 +261,10 @@ class GeneratedSamples(Samples):
     def nbytes(self) -> int:
         """Bytes held at most, in memory or on disk."""
 
-    def upcoming(self, batches: Sequence[Tensor]) -> None:  # noqa: B027 - most need not know
+    def upcoming(self, batches: Sequence[Tensor]) -> None:
         """The indices of the calls of `batch` to come, so that samples can be made ahead."""
 
-    def close(self) -> None:  # noqa: B027 - nothing to free is a fine answer
+    def close(self) -> None:
         """Free memory and files."""
 
 
@@ -276,8 +277,8 @@ class CacheBackend(ABC):
     ) -> GeneratedSamples:
         """Make the samples available.
 
-        `folder` is this data set's own, exists, is empty, and is removed by the core afterwards; None where the run has no
-        cache folder. `progress(made)` is called with the number of samples made so far.
+        `folder` is this data set's own, exists, is empty, and is removed by the core afterwards; None where the run has
+        no cache folder. `progress(made)` is called with the number of samples made so far.
         """
 
 
@@ -297,8 +298,8 @@ class Phase:
 class Augmentation:
     """What a phase trains on beside the real samples.
 
-    Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real that
-    the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record` goes
+    Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
+    that the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record` goes
     into the results' cooperation table (`e_teacher`, `e_pupil`, `tau`, `accepted`).
     """
 
@@ -326,7 +327,7 @@ class CycleContext:
     real: Samples
     """The train split."""
     errors: Callable[[], Mapping[Player, float]]
-    """Measures both models' errors on the same held-out real data (nrmse of full-length rollouts); costs an evaluation."""
+    """Measures both models' errors on the same held-out real data (nrmse of full-length rollouts)."""
     rollout_recipe: Callable[[Player, Callable[[Tensor], Tensor], int], Recipe]
     """`rollout_recipe(teacher, states, count)`: rollouts of the teacher over the training horizon, from
     `states(indices) -> [B, C_all, *S]`, which must be pure."""

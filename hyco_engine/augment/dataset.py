@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -67,9 +68,14 @@ class AugmentedDataset(Samples):
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """Tell the order of the calls of `batch` to come, so that generated samples can be made ahead."""
-        if self.generated is not None and self.n_generated:
-            ours = (indices[self.is_generated(indices)] - self.n_real for indices in batches)
-            self.generated.upcoming([indices for indices in ours if len(indices)])
+        if self.generated is None or not self.n_generated or not batches:
+            return
+        order = torch.cat(list(batches))
+        mask = self.is_generated(order)
+        ends = torch.tensor([len(indices) for indices in batches]).cumsum(0)
+        stops = torch.cat([torch.zeros(1, dtype=torch.int64), mask.cumsum(0)])[ends].tolist()
+        counts = [stop - start for start, stop in pairwise([0, *stops]) if stop > start]
+        self.generated.upcoming(torch.split(order[mask] - self.n_real, counts))
 
 
 def _order(mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 from hyco_engine.errors import HycoError
 
 if TYPE_CHECKING:
-    from hyco_engine.engine import RunResult
+    from hyco_engine.execution import RunResult
     from hyco_engine.hooks.registry import Registry
 
 

@@ -102,7 +102,8 @@ class DeclaredModel(PhysicalModel):
         if context.inner_dt is None:
             start = {name: value.detach() for name, value in self.learnables.values().items()}
             sizes = _sizes(self.layout, context)
-            self.substeps = _affordable(physics.internal_steps(self.layout, sizes, start, context.dt), sizes, context.dt)
+            steps = physics.internal_steps(self.layout, sizes, start, context.dt)
+            self.substeps = _affordable(steps, sizes, context.dt)
         else:
             self.substeps = divide(context.dt, context.inner_dt)
         self._runner = StepRunner(
@@ -256,9 +257,9 @@ MAX_INTERNAL_STEPS = 1000
 def _affordable(steps: int, sizes: Mapping[str, float], dt: float) -> int:
     """Raises DataError for more steps than anybody wants to wait for."""
     if steps > MAX_INTERNAL_STEPS:
-        reached = ", ".join(f"{name} reaches {size:.3g}" for name, size in sizes.items()) or "the start values are large"
+        reached = ", ".join(f"{name} reaches {size:.3g}" for name, size in sizes.items()) or "large start values"
         raise DataError(
-            f"a stable step needs {steps} internal steps for each frame of {dt:g} ({reached}): check the units, the bounds "
+            f"a stable step needs {steps} internal steps for each frame of {dt:g} ({reached}): check units, bounds "
             "and the time between frames, or set physical.dt to say that so many are meant",
             key="physical.dt",
         )

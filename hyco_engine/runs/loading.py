@@ -58,7 +58,7 @@ class LoadedRun:
             model.load_state_dict(weights.state)
         except RuntimeError as error:
             raise PluginError(
-                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} that is installed now: {error}"
+                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} as it is installed: {error}"
             ) from error
         return model.eval(), weights
 
@@ -153,7 +153,8 @@ def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
         if array.shape == spatial and layout.n_all == 1:
             array = array[None]
         if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
-            raise DataError(f"the state in {path} has the shape {list(array.shape)}; wanted is {wanted}, or a batch of it")
+            shape = list(array.shape)
+            raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise DataError(f"the state in {path} holds values that are no finite numbers")
         return torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
@@ -167,10 +168,11 @@ def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path
     if set(arrays) != set(names):
         raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; the model's fields are {', '.join(names)}")
     axis = -layout.n_axes - 1
-    parts = [
-        np.expand_dims(arrays[f.name], axis) if not f.components and arrays[f.name].ndim == layout.n_axes else arrays[f.name]
-        for f in layout.fields
-    ]
+    parts = []
+    for field in layout.fields:
+        array = arrays[field.name]
+        scalar = not field.components and array.ndim == layout.n_axes
+        parts.append(np.expand_dims(array, axis) if scalar else array)
     return np.concatenate(parts, axis=axis)
 
 

@@ -6,10 +6,11 @@ python -m hyco_engine.spec.reference docs/spec.md
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -18,7 +19,7 @@ import attrs
 
 from hyco_engine.errors import HycoError
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.spec.choices import ArrayFile, Choice, ParameterSetting, Profile, TrackerChoice
+from hyco_engine.spec.choices import ArrayFile, Choice, Profile, TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.structuring import Fields, option_fields
 from hyco_engine.spec.values import describe, has_keys, is_mapping, members
@@ -59,7 +60,7 @@ def reference(registry: Registry) -> str:
         page.table(field.name, _own_class(field), _default(field))
     for cls, title in _SHARED.items():
         page.shared(cls, title)
-    return "\n".join([_HEAD, *page.lines]).rstrip() + "\n"
+    return "\n".join([_HEAD.rstrip(), *page.lines]) + "\n"
 
 
 class _Page:
@@ -72,7 +73,7 @@ class _Page:
         self._head(depth, f"`[{path}]`")
         if cls is TrackerChoice:
             self._say("One table for each tracker; its name is the kind. Without any, none is told.")
-        elif about := _about(cls, path):
+        elif about := _about(cls):
             self._say(about)
         fields = option_fields(cls)
         if issubclass(cls, Choice):
@@ -107,7 +108,7 @@ class _Page:
             fields = option_fields(record.options)
             name = f"`[{path}.{kind}]`" if cls is TrackerChoice else f"`{path}.kind = {json.dumps(kind)}`"
             self._head(depth, name)
-            self._say(f"{record.summary[:1].upper()}{record.summary[1:]}.")
+            self._say(_sentence(record.summary))
             if fields:
                 self._rows(fields, None)
                 for field in fields:
@@ -129,7 +130,7 @@ class _Page:
                 f"`{one.name}`",
                 one.unit,
                 f"{one.init:g}",
-                "{:g} to {:g}".format(*one.bounds),
+                "any" if one.bounds == (-math.inf, math.inf) else "{:g} to {:g}".format(*one.bounds),
                 "yes" if one.may_be_field else "no",
                 one.help,
             ]
@@ -155,9 +156,14 @@ class _Page:
         self.lines += ["", text]
 
     def _markdown(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        table = [head, ["---"] * len(head), *escaped]
+        table = [head, ["---"] * len(head), *([_escaped(cell) for cell in row] for row in rows)]
         self.lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+
+
+def _escaped(cell: str) -> str:
+    """Text that Markdown shows as it is, outside of code."""
+    parts = re.split(r"(`[^`]*`)", cell.replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "\\<") for part in parts)
 
 
 def _row(field: attrs.Attribute[Any], base: Any) -> list[str]:
@@ -218,10 +224,17 @@ def _summary(cls: type) -> str:
     return " ".join((cls.__doc__ or "").split())
 
 
-def _about(cls: type, path: str) -> str:
+def _about(cls: type) -> str:
     """The class's docstring without the name of the table, which the heading has."""
-    text = re.sub(r"^(`\[[^`]*`(, | and )?)+[:.]?\s*", "", _summary(cls))
-    return f"{text[:1].upper()}{text[1:]}"
+    text = re.sub(r"^(`\[[^`]*`(, | and )?)+[:;.]?\s*", "", _summary(cls))
+    return _sentence(text) if text else ""
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with code, and a full stop."""
+    first = text.split(maxsplit=1)[0]
+    start = text[:1].upper() if first.strip(",;:").isalpha() else text[:1]
+    return f"{start}{text[1:].rstrip('.')}."
 
 
 def _anchor(title: str) -> str:
@@ -246,14 +259,7 @@ def _declarations(registry: Registry, kind: str) -> tuple[str, Sequence[Paramete
     return None
 
 
-def _main(arguments: Sequence[str]) -> Iterator[str]:
-    if len(arguments) != 1:
-        yield f"usage: {COMMAND}"
-        return
-    path = Path(arguments[0])
-    path.write_text(reference(builtin_registry()), encoding="utf-8")
-    yield f"wrote {path}"
-
-
 if __name__ == "__main__":
-    print(*_main(sys.argv[1:]), sep="\n")
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {COMMAND}")
+    Path(sys.argv[1]).write_text(reference(builtin_registry()), encoding="utf-8")

@@ -67,6 +67,8 @@ def decay_trajectories(
     return tuple(Trajectory(dynamic=(factors * state).to(dtype), static=empty) for state in states)
 
 
-def decay_windows(count: int = 2, frames: int = 10, horizon: int = 3, dtype: torch.dtype = torch.float32) -> WindowDataset:
+def decay_windows(
+    count: int = 2, frames: int = 10, horizon: int = 3, dtype: torch.dtype = torch.float32
+) -> WindowDataset:
     """Sliding windows of `decay_trajectories`."""
     return WindowDataset(decay_trajectories(count, frames, dtype=dtype), horizon=horizon)

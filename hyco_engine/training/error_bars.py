@@ -87,8 +87,7 @@ def error_bars(model: PhysicalModel, whole: WholeLoss, linearizer: Linearizer) -
         seen = correlation(found.last_step, blocks.places)
     volume = blocks.multiplicity * seen.volume
     hessian = found.hessian
-    dof = max(1.0, found.count / volume - len(hessian))
-    covariance = found.squares / dof * _inverse(hessian)
+    covariance, dof = independent(hessian, found.squares, found.count, volume)
     # an interval has to allow for a size of the error that was learned from few independent frames
     dof = min(dof, max(2.0, seen.times))
     k = int(blocks.of_sample.max()) + 1
@@ -179,6 +178,12 @@ def _last_step(residual: Tensor, targets: Values) -> Tensor | None:
         return None
     channel = targets[0, 0, :1]
     return residual[:, -channel.numel() :].reshape(len(residual), *channel.shape)
+
+
+def independent(hessian: Tensor, squares: float, count: int, volume: float = 1.0) -> tuple[Tensor, float]:
+    """(v s^2 H^-1, degrees of freedom) of `count` values with the sum of squares `squares`, `volume` of which err as one."""
+    dof = max(1.0, count / volume - len(hessian))
+    return squares / dof * _inverse(hessian), dof
 
 
 def _inverse(hessian: Tensor) -> Tensor:

@@ -27,12 +27,15 @@ _DAMPING = (1e-15, 1e15)
 
 
 class SquaredSum(Protocol):
-    """A sum of squares, evaluated for several lanes of parameters `[S, P]` at a time; all results are float64."""
+    """A sum of squares, evaluated for several lanes of parameters `[S, P]` at a time; all results are float64.
 
-    def values(self, points: Tensor) -> Tensor:
+    `lanes` `[S]` says which lanes these are, for sums that differ from lane to lane.
+    """
+
+    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
         """F: `[S]`; not finite where the model is not."""
 
-    def normal_equations(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F `[S]`, g = J^T r `[S, P]` and H = J^T J `[S, P, P]`."""
 
 
@@ -65,7 +68,7 @@ class LevenbergMarquardt:
     def iterate(self, problem: SquaredSum, points: Tensor) -> Step:
         """One iteration from `points [S, P]`: one linearisation, and steps until one goes downhill."""
         points = points.double()
-        values, gradient, hessian = problem.normal_equations(points)
+        values, gradient, hessian = problem.normal_equations(points, torch.arange(len(points)))
         usable = values.isfinite() & gradient.isfinite().all(1) & hessian.isfinite().flatten(1).all(1)
         gradient = torch.where(usable[:, None], gradient, 0.0)
         hessian = torch.where(usable[:, None, None], hessian, torch.eye(points.shape[1], dtype=torch.float64))
@@ -84,7 +87,7 @@ class LevenbergMarquardt:
             lanes, delta = lanes[~tiny], delta[~tiny]
             if not len(lanes):
                 break
-            tried = problem.values(points[lanes] + delta)
+            tried = problem.values(points[lanes] + delta, lanes)
             curved = torch.einsum("sp,spq,sq->s", delta, hessian[lanes], delta)
             predicted = -2 * (gradient[lanes] * delta).sum(1) - curved
             gain = (values[lanes] - tried) / predicted

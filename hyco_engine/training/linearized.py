@@ -140,10 +140,10 @@ class LaneProblem:
         self._whole = whole
         self._linearizer = linearizer
 
-    def values(self, points: Tensor) -> Tensor:
+    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
         return self._linearizer.values(self._whole, points)
 
-    def normal_equations(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._linearizer.normal_equations(self._whole, points)
 
 

@@ -191,7 +191,7 @@ def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
     observed = _is_observed(spec, target)
     difference = torch.where(observed, output - torch.where(observed, target, 0), 0.0)
     difference = difference.reshape(len(difference), -1)
-    return difference * difference.shape[1] ** -0.5
+    return difference * float(difference.shape[1]) ** -0.5
 
 
 class WeightedSum(LossNormalizer):

@@ -48,7 +48,7 @@ def normalizer(kind: str) -> dict[str, Any]:
 REMEDIES: dict[str, dict[str, Any]] = {
     "baseline": UNSCALED | normalizer("running-mean"),
     "plain sum": UNSCALED | PLAIN,
-    "manual re-weighting": UNSCALED | normalizer("running-mean") | {"loss.terms.countdown": {"weight": 700.0}},
+    "manual re-weighting": UNSCALED | normalizer("running-mean") | {"loss.terms.countdown": {"weight": 0.7}},
     "sqrt-dim": UNSCALED | normalizer("sqrt-dim"),
     "batch-stat": UNSCALED | normalizer("batch-stat"),
     "uncertainty": UNSCALED | normalizer("uncertainty"),

@@ -103,15 +103,18 @@ def compare(sides: Sequence[Samples], epochs: int, turn: int = 32) -> list[float
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         order = torch.split(torch.randperm(len(sides[0]), generator=generator), BATCH)
+        announced = []
         for side in sides:
+            begin = time.process_time()
             announce(side, order)
+            announced.append((time.process_time() - begin) * turn / len(order))
         for start in range(0, len(order) - turn + 1, turn):
             times = []
-            for side in sides:
+            for side, share in zip(sides, announced, strict=True):
                 begin = time.process_time()
                 for indices in order[start : start + turn]:
                     side.batch(indices)
-                times.append(time.process_time() - begin)
+                times.append(time.process_time() - begin + share)
             for values, value in zip(ratios, times, strict=True):
                 values.append(value / times[0])
     return [statistics.median(values) for values in ratios]

@@ -44,7 +44,9 @@ def test_the_gate_would_notice() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if "builtin" not in p.relative_to(PACKAGE).parts], ids=lambda p: str(p.relative_to(ROOT))
+    "path",
+    [p for p in MODULES if "builtin" not in p.relative_to(PACKAGE).parts],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_the_core_never_imports_builtin(path: Path) -> None:
     assert not {name for name in imported(path) if name.startswith("hyco_engine.builtin")}

@@ -37,7 +37,10 @@ SPEC: dict[str, Any] = {
     "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
     "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
     "augmentation": {"alpha": 0.5},
-    "training": {"synthetic": {"epochs_per_cycle": 2, "batch_size": 4}, "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"}},
+    "training": {
+        "synthetic": {"epochs_per_cycle": 2, "batch_size": 4},
+        "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"},
+    },
 }
 
 
@@ -127,7 +130,10 @@ def test_metrics_have_a_line_an_epoch_and_one_a_validation(finished: hyco.RunRes
     validated = [line for line in lines if "val/nrmse" in line]
     assert len(trained) == 2 * (2 + 2)
     assert len(validated) == 4
-    assert all({"time", "cycle", "phase", "epoch", "step", "train/loss_real", "train/loss_generated"} <= set(line) for line in trained)
+    assert all(
+        {"time", "cycle", "phase", "epoch", "step", "train/loss_real", "train/loss_generated"} <= set(line)
+        for line in trained
+    )
     assert all("param/nu" in line for line in trained if line["phase"] == "train_physical")
     assert all("val/nrmse/u" in line for line in validated)
 
@@ -135,7 +141,7 @@ def test_metrics_have_a_line_an_epoch_and_one_a_validation(finished: hyco.RunRes
 def test_nothing_generated_is_left_behind(finished: hyco.RunResult) -> None:
     cache = finished.folder.parent / "cache"
     assert {path.name for path in cache.rglob("*.safetensors")} == {f"sim_00000{i}.safetensors" for i in range(4)}
-    assert not [path for path in cache.rglob("*") if "preds" in str(path) or "owners" in str(path) and path.is_file()]
+    assert not [path for path in cache.rglob("*") if "preds" in str(path) or ("owners" in str(path) and path.is_file())]
 
 
 def test_the_same_spec_twice_gives_equal_bytes(finished: hyco.RunResult, tmp_path: Path) -> None:
@@ -151,7 +157,9 @@ def test_the_resolved_spec_reproduces_the_run(finished: hyco.RunResult, tmp_path
 
 def test_another_seed_gives_another_run(finished: hyco.RunResult, tmp_path: Path) -> None:
     other = hyco.run(SPEC, overrides={"run.seed": 1}, run_dir=tmp_path / "other")
-    assert weights(other.folder)["synthetic-final.safetensors"] != weights(finished.folder)["synthetic-final.safetensors"]
+    assert (
+        weights(other.folder)["synthetic-final.safetensors"] != weights(finished.folder)["synthetic-final.safetensors"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["disk", "on-the-fly"])
@@ -186,7 +194,9 @@ def test_an_embedded_run_leaves_global_generators_alone(tmp_path: Path) -> None:
 
 
 def test_surrogate_only_and_physics_only_are_the_same_program(tmp_path: Path) -> None:
-    surrogate = hyco.run(changed(physical=None, data={"physics": SPEC["physical"] | {"parameters": {}}}), run_dir=tmp_path / "s")
+    surrogate = hyco.run(
+        changed(physical=None, data={"physics": SPEC["physical"] | {"parameters": {}}}), run_dir=tmp_path / "s"
+    )
     physics = hyco.run(changed(synthetic=None), run_dir=tmp_path / "p")
     assert set(surrogate.summary["metrics"]) == {"synthetic", "persistence"}
     assert set(physics.summary["metrics"]) == {"physical", "persistence"}
@@ -286,10 +296,25 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
 @pytest.mark.parametrize(
     ("error", "message", "key", "tables"),
     [
-        (DataError, "'7:9' reaches outside of the data, which has 4 simulations", "data.split.test", {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}}),
-        (SpecError, "there is no loss term 'v'; the terms are u", "loss.terms.v", {"loss": {"terms": {"v": {"scale": 2.0}}}}),
+        (
+            DataError,
+            "'7:9' reaches outside of the data, which has 4 simulations",
+            "data.split.test",
+            {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}},
+        ),
+        (
+            SpecError,
+            "there is no loss term 'v'; the terms are u",
+            "loss.terms.v",
+            {"loss": {"terms": {"v": {"scale": 2.0}}}},
+        ),
         (SpecError, "has no parameter 'mu'", "physical.parameters.mu", {"physical": {"parameters": {"mu": {}}}}),
-        (SpecError, "6 levels need 128 or more cells along each axis, and axis x has 16: set levels = 3", "synthetic.levels", {"synthetic": {"kind": "unet", "width": 4, "levels": 6}}),
+        (
+            SpecError,
+            "6 levels need 128 or more cells along each axis, and axis x has 16: set levels = 3",
+            "synthetic.levels",
+            {"synthetic": {"kind": "unet", "width": 4, "levels": 6}},
+        ),
         (SpecError, "the device 'cuda:7' cannot be used", "run.device", {"run": {"device": "cuda:7"}}),
     ],
 )
@@ -332,6 +357,9 @@ class Interrupting(Tracker):
         self.summary = summary
 
 
+AFTER_SYNTHETIC = ("generate_synthetic", "train_physical")
+
+
 @pytest.mark.parametrize("phase", ["generate_physical", "train_synthetic", "generate_synthetic", "train_physical"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("broken")])
 def test_whatever_ends_a_run_leaves_no_generated_samples(phase: str, error: BaseException, tmp_path: Path) -> None:
@@ -342,7 +370,10 @@ def test_whatever_ends_a_run_leaves_no_generated_samples(phase: str, error: Base
     assert tracker.summary["status"] == status
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == status
     assert not list((tmp_path / "cache").rglob("*preds*"))
-    assert (tmp_path / "run" / "weights" / "physical-final.safetensors").exists()
+    # only what was trained is worth a file
+    trained = {"synthetic-final.safetensors", "synthetic-best.safetensors"} if phase in AFTER_SYNTHETIC else set()
+    assert {path.name for path in tmp_path.rglob("run/weights/*")} == trained
+    assert (tmp_path / "run" / "figures" / "history.png").exists() == bool(trained)
 
 
 # --- foreign parts --------------------------------------------------------------------------------------------------
@@ -376,7 +407,10 @@ def registry_with(hook: str, part: Any) -> hyco.Registry:
 
 def test_a_factory_that_returns_something_else_is_named(tmp_path: Path) -> None:
     registry = registry_with("hyco_strategies", 3)
-    with pytest.raises(PluginError, match=r"'foreign' of plugin 'foreign-plugin' \(foreign-plugin 1.2\) returned int: expected Strategy"):
+    with pytest.raises(
+        PluginError,
+        match=r"'foreign' of plugin 'foreign-plugin' \(foreign-plugin 1.2\) returned int: expected Strategy",
+    ):
         hyco.run(changed(augmentation={"kind": "foreign"}), registry=registry)
 
 
@@ -395,7 +429,8 @@ def test_third_party_strategy_and_cache_serve(tmp_path: Path, finished: hyco.Run
     spec = changed(augmentation={"kind": "foreign", "cache": {"kind": "foreign"}})
     result = hyco.run(spec, registry=registry, run_dir=tmp_path / "run")
     assert weights(result.folder) == weights(finished.folder)
-    assert isinstance(Theirs(), Strategy) and isinstance(TheirCache(), CacheBackend)
+    assert isinstance(Theirs(), Strategy)
+    assert isinstance(TheirCache(), CacheBackend)
 
 
 def test_a_run_without_validation_data_keeps_the_last_weights(tmp_path: Path) -> None:

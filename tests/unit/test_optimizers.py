@@ -39,11 +39,11 @@ class Residuals:
         self.function = function
         self.seen: list[Tensor] = []
 
-    def values(self, points: Tensor) -> Tensor:
+    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
         self.seen += list(points)
         return torch.stack([self.function(p).square().sum() for p in points])
 
-    def normal_equations(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pairs = [ForwardJacobian()(self.function, point, 1) for point in points]
         r, j = torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
         return r.square().sum(1), torch.einsum("snp,sn->sp", j, r), j.mT @ j

@@ -39,7 +39,9 @@ def physical(seed: int = 0, **changes: Any) -> Trainer:
 
 
 def synthetic(seed: int = 0, **changes: Any) -> Trainer:
-    return Trainer(LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings(**changes), seed=seed)
+    return Trainer(
+        LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings(**changes), seed=seed
+    )
 
 
 def hybrid(**more: Any) -> HybridTrainer:
@@ -246,7 +248,9 @@ def test_a_diverging_loss_is_located_and_changes_nothing() -> None:
     trainer = synthetic()
     with torch.no_grad():
         trainer.model.weight.fill_(1e30)
-    with pytest.raises(RunError, match=r"the synthetic model diverged in epoch 1, batch 1: the loss of 'u' is not finite"):
+    with pytest.raises(
+        RunError, match=r"the synthetic model diverged in epoch 1, batch 1: the loss of 'u' is not finite"
+    ):
         trainer.train(windows, 1)
     assert float(trainer.model.weight.detach()) == pytest.approx(1e30)
 

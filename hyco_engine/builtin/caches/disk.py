@@ -25,7 +25,6 @@ GROUP_BYTES = 4_000_000
 LARGE_BYTES = 32_000
 """Samples from this size on are read batch by batch, to be used while they are in the processor's cache."""
 
-
 RACY_NS = 100_000_000
 """Files that changed more recently are not yet believed to show a further change in their times."""
 
@@ -66,9 +65,11 @@ class Disk(CacheBackend):
 class DiskSamples(GeneratedSamples):
     """Files `shard_00000.safetensors` ... that hold an equal number of samples each, mapped.
 
-    What is read is held, every time, against checksums that were taken before writing and are kept in memory: a file
-    that was changed is noticed, whatever changed it. The sizes of files are looked at as well, since touching a page
-    beyond the end of a mapped file kills the process. A file that was removed stays for whoever has it open.
+    Checksums are taken before writing and kept in memory. A file is verified once in whole, and again whenever its time
+    of change differs; until then, every sample that is read is verified. Not noticed is what leaves no time of change:
+    a disk that gives wrong data for pages it dropped and reads again. The sizes of files are looked at before each
+    read, since touching a page beyond the end of a mapped file kills the process. A file that was removed stays for
+    whoever has it open.
     """
 
     def __init__(self, folder: Path, count: int, shard_bytes: int) -> None:

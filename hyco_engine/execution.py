@@ -1,0 +1,283 @@
+"""One run, from the parts of a spec to the summary. Whatever happens, the end is told and written down."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.assembly import Assembler, Data, sample_bytes
+from hyco_engine.augment.cache_choice import CacheDecision
+from hyco_engine.errors import HycoError
+from hyco_engine.interfaces import PhysicalModel, Player, Tracker
+from hyco_engine.runs.cache_manager import CacheManager
+from hyco_engine.runs.environment import describe_environment, package_versions
+from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
+from hyco_engine.runs.weights import save_model
+from hyco_engine.spec.loading import LoadedSpec, dump_spec
+from hyco_engine.training.error_bars import ErrorBars, measure
+from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.hybrid import History, HybridTrainer
+
+logger = logging.getLogger("hyco_engine")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunResult:
+    """What a run left: its folder, what summary.json holds, and the trained models."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    physical: nn.Module | None = attrs.field(default=None, repr=False)
+    synthetic: nn.Module | None = attrs.field(default=None, repr=False)
+
+
+class Execution:
+    """One execution: whatever happens, the trackers are told the end and the summary is written."""
+
+    def __init__(
+        self, assembler: Assembler, loaded: LoadedSpec, folder: RunFolder, trackers: Sequence[Tracker]
+    ) -> None:
+        self.assembler = assembler
+        self.spec = assembler.spec
+        self.loaded = loaded
+        self.folder = folder
+        self.trackers = trackers
+        self.seconds: dict[str, float] = {}
+        self.models: dict[Player, nn.Module] = {}
+        self.initial: dict[str, Tensor] = {}
+        self.data: Data | None = None
+        self.hybrid: HybridTrainer | None = None
+        self.decision: CacheDecision | None = None
+        self.metrics: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.error_bars: ErrorBars | None = None
+
+    def execute(self) -> RunResult:
+        start = time.perf_counter()
+        status, told = "failed", None
+        try:
+            told_first = {"name": self.spec.run.name, "folder": self.folder.path, "spec": dump_spec(self.spec)}
+            self._tell("started", told_first)
+            self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
+            for note in self.loaded.notes:
+                self._warn(note)
+            self._train()
+            self._evaluate()
+            self._measure_parameters()
+            status = "completed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except BaseException as error:
+            told = str(error) or type(error).__name__
+            if self.hybrid is None and isinstance(error, HycoError) and error.exit_code == 2:
+                # nothing was started: a mistake in the spec or the data leaves no run behind
+                self.folder.discard()
+            raise
+        finally:
+            self.seconds["total_s"] = time.perf_counter() - start
+            summary = self._summary(status, told)
+            if self.folder.path.exists():
+                self._save(summary)
+            self._tell("finished", summary)
+        return RunResult(folder=self.folder.path, summary=summary, **self.models)
+
+    def _train(self) -> None:
+        assembler, spec = self.assembler, self.spec
+        with self._timed("prepare_data"):
+            data = self.data = assembler.data(assembler.source(), self._progress)
+        self.models = assembler.models(data)
+        if isinstance(physical := self.models.get("physical"), PhysicalModel):
+            self.initial = parameter_values(physical)
+            assembler.check_truth(physical, data.truth)
+            self._prepare(physical, data)
+        trainers = {player: assembler.trainer(player, model, data) for player, model in self.models.items()}
+        objective = next(iter(trainers.values())).objective
+        cooperating = len(trainers) == 2
+        strategy = assembler.strategy() if cooperating else None
+        if strategy is not None:
+            self.decision = assembler.cache_decision(len(data.train), sample_bytes(data.train), strategy)
+            logger.info("generated samples: %s", self.decision.reason)
+        folders = CacheManager(
+            spec.paths.cache,
+            # the folder's name is the user's, and may be none for a cache
+            run_id=f"run-{uuid.uuid4().hex[:12]}",
+            dset=spec.data.name,
+            generated_root=assembler.generated_root,
+        )
+        with folders:
+            swept = folders.sweep()
+            for path in swept.removed:
+                logger.info("removed what a run that was killed had generated: %s", path)
+            for note in swept.failed:
+                self._warn(note)
+            self.hybrid = HybridTrainer(
+                **trainers,
+                strategy=strategy,
+                cache=None if self.decision is None else assembler.cache(self.decision),
+                alpha=spec.augmentation.alpha,
+                seed=spec.run.seed,
+                heldout=assembler.heldout(data.val, data, objective),
+                folders=folders,
+                trackers=self.trackers,
+                strict=True,
+            )
+            self.hybrid.train(data.train, spec.run.cycles)
+            logger.info("caches: %s", folders.summary())
+
+    def _prepare(self, physical: PhysicalModel, data: Data) -> None:
+        """Compile the step for full batches, and look whether it is stable from where the data starts."""
+        size = min(self.spec.training.physical.batch_size, len(data.train))
+        states = data.train.inputs(torch.arange(size))
+        if not isinstance(states, Tensor):
+            return
+        states = states.to(self.assembler.device)
+        with self._timed("compile"):
+            physical.prepare(states)
+        if (warning := physical.stability(states)) is not None:
+            self._warn(warning)
+
+    def _evaluate(self) -> None:
+        """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
+        assert self.data is not None
+        assert self.hybrid is not None
+        data = self.data
+        objective = next(iter(self.hybrid.trainers.values())).objective
+        with self._timed("evaluate"):
+            for split, real in (("val", data.val), ("test", data.test)):
+                heldout = self.assembler.heldout(real, data, objective)
+                if heldout is None:
+                    continue
+                for player, model in self.models.items():
+                    self.metrics.setdefault(player, {})[split] = heldout.measure(model)
+                if isinstance(heldout, HeldOutRollouts):
+                    self.metrics.setdefault("persistence", {})[split] = heldout.persistence()
+
+    def _measure_parameters(self) -> None:
+        """Error bars of what the physics has learned, from the real training data."""
+        assert self.data is not None
+        assert self.hybrid is not None
+        trainer = self.hybrid.trainers.get("physical")
+        if trainer is None:
+            return
+        try:
+            with self._timed("evaluate"):
+                self.error_bars = measure(trainer, self.data.train)
+        except Exception as error:
+            # what was learned is worth keeping without them
+            self._warn(f"the parameters' error bars could not be computed: {error}")
+        if self.error_bars is not None:
+            for message in self.error_bars.warnings:
+                self._warn(message)
+            found = {f"standard_error/{name}": value for name, value in self.error_bars.standard_error.items()}
+            at = {"cycle": self.spec.run.cycles - 1, "phase": "evaluate"}
+            at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+            self._tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
+
+    def _identification(self) -> dict[str, Any]:
+        """Error bars and minima found, as far as there are any."""
+        trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
+        starts = None if trainer is None else trainer.multi_start
+        return {
+            "optimizer": None if trainer is None else trainer.optimizer_name,
+            "error_bars": None if self.error_bars is None else self.error_bars.to_data(),
+            "starts": None if starts is None else starts.to_data(),
+        }
+
+    def _save(self, summary: Mapping[str, Any]) -> None:
+        """Weights, figures, summary; what is written last says that the rest is there."""
+        completed = summary["status"] == "completed"
+        if self.hybrid is not None and self.data is not None:
+            for player, model in self.models.items():
+                choice = getattr(self.spec, player)
+                if self.hybrid.trainers[player].epochs_done == 0 and not completed:
+                    continue  # weights that nobody trained look like results
+                states = {"final": model.state_dict(), "best": self.hybrid.best[player].state or model.state_dict()}
+                for which, state in states.items():
+                    path = save_model(self.folder, f"{player}-{which}", state, choice.kind, self.data)
+                    self._tell("artifact", path)
+            if any(trainer.epochs_done for trainer in self.hybrid.trainers.values()):
+                self._draw(summary)
+        self._tell("artifact", self.folder.write_summary(summary))
+
+    def _draw(self, summary: Mapping[str, Any]) -> None:
+        from hyco_engine.report.run_figures import draw
+
+        assert self.data is not None
+        try:
+            for path in draw(self.folder.path, summary, self.data, self.models):
+                self._tell("artifact", path)
+        except Exception as error:
+            # a figure is not worth a run's results
+            self._warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
+
+    def _summary(self, status: str, error: str | None) -> dict[str, Any]:
+        history = History() if self.hybrid is None else self.hybrid.history
+        physical = self.models.get("physical")
+        parameters: dict[str, Any] = {}
+        physics: dict[str, Any] = {}
+        if isinstance(physical, PhysicalModel) and self.data is not None:
+            errors = None if self.error_bars is None else self.error_bars.standard_error
+            parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path, errors)
+            physics = dict(zip(("compile", "reason"), physical.execution, strict=True))
+        decision = self.decision
+        names = (
+            "prepare_data",
+            "compile",
+            "generate_physical",
+            "train_synthetic",
+            "generate_synthetic",
+            "train_physical",
+            "evaluate",
+            "checkpoint",
+        )
+        phases = {n: self.seconds.get(n, 0.0) + history.seconds.get(n, 0.0) for n in names}
+        return {
+            "status": status,
+            "error": error,
+            "cycles": history.cycles,
+            "parameters": parameters,
+            "metrics": self.metrics,
+            "balance": [balance_summary(balance) for balance in history.balance],
+            "cooperation": history.cooperation,
+            "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
+            "timings": {"total_s": self.seconds["total_s"], "phases": phases},
+            "physics": physics,
+            "identification": self._identification(),
+            "warnings": [*self.warnings, *history.warnings],
+            "peak_rss_bytes": peak_rss_bytes(),
+            "seed": self.spec.run.seed,
+            "versions": package_versions(),
+        }
+
+    def _progress(self, done: int, total: int) -> None:
+        self._tell("progress", {"cycle": None, "phase": "prepare_data", "done": done, "total": total})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        self._tell("phase_started", {"cycle": None, "phase": phase, "total": None})
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self._tell("phase_ended", {"cycle": None, "phase": phase, "seconds": seconds})
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self._tell("warned", message)
+
+    def _tell(self, event: str, record: Any) -> None:
+        for tracker in self.trackers:
+            getattr(tracker, event)(record)
