@@ -148,9 +148,11 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
 
 
 def parameter_text(name: str, parameter: Mapping[str, Any]) -> str:
-    """`nu 0.05 -> 0.0101 (truth 0.01, 1.2 % off)`."""
+    """`nu 0.05 -> 0.0101 ± 0.0002 (truth 0.01, 1.2 % off)`."""
     unit = parameter.get("unit") or "1"
     text = f"{name} {_value(parameter.get('initial'))} -> {_value(parameter.get('final'))}"
+    if (standard_error := parameter.get("standard_error")) is not None:
+        text += f" ± {standard_error:.2g}"
     text += "" if unit == "1" else f" {unit}"
     if parameter.get("truth") is None:
         return text

@@ -181,7 +181,7 @@ def _last_step(residual: Tensor, targets: Values) -> Tensor | None:
 
 
 def independent(hessian: Tensor, squares: float, count: int, volume: float = 1.0) -> tuple[Tensor, float]:
-    """(v s^2 H^-1, degrees of freedom) of `count` values with the sum of squares `squares`, `volume` of which err as one."""
+    """(v s^2 H^-1, degrees of freedom) of `count` values whose sum of squares is `squares`; v = `volume` err as one."""
     dof = max(1.0, count / volume - len(hessian))
     return squares / dof * _inverse(hessian), dof
 

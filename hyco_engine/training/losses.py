@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -191,7 +192,7 @@ def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
     observed = _is_observed(spec, target)
     difference = torch.where(observed, output - torch.where(observed, target, 0), 0.0)
     difference = difference.reshape(len(difference), -1)
-    return difference * float(difference.shape[1]) ** -0.5
+    return difference / math.sqrt(difference.shape[1])
 
 
 class WeightedSum(LossNormalizer):

@@ -44,6 +44,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Further options that a kind is tested with."""
 
 
+def card(kind: str) -> str:
+    """The docstring of the module in which a kind's physics is written."""
+    return import_module(f"hyco_engine.builtin.models.{kind.replace('-', '_')}").__doc__ or ""
+
+
 def all_cases() -> Iterator[Any]:
     for kind in KINDS:
         base = attrs.evolve(SMALL, kind=kind, **SPECIAL.get(kind, {}))
@@ -153,21 +158,32 @@ def test_default_steps_are_stable_and_far_longer_ones_are_told(kind: str) -> Non
     assert bool(run(model, state, 5).isfinite().all())
     dt = 1e4 * case.dt
     text = case.model(dt=dt, inner_dt=dt).stability(state)
-    if text is not None:
-        assert text.startswith(f"{kind}: ")
-        assert f"{dt:g}" in text
-        assert "physical.dt" in text
+    assert text is not None
+    assert text.startswith(f"{kind}: ")
+    assert f"{dt:g}" in text
+    assert "physical.dt" in text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "1, 2 or 3 dimensions" in " ".join(card(kind).split())])
+@pytest.mark.parametrize("axes", [1, 3])
+def test_what_is_said_to_run_in_any_dimension_does(kind: str, axes: int) -> None:
+    case = attrs.evolve(SMALL, kind=kind, dt=1e-4, resolution=(6, 5, 7)[:axes])
+    model = case.model(compile="eager")
+    made = run(model, states(model, 1), 1)
+    assert made.shape == (1, 2, model.layout.n_dynamic, *case.resolution)
+    assert bool(made.isfinite().all())
+    assert not torch.equal(made[:, 0], made[:, 1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cards_say_what_they_must(kind: str) -> None:
     model = attrs.evolve(SMALL, kind=kind, **SPECIAL.get(kind, {})).model()
-    card = import_module(type(model.physics).__module__).__doc__ or ""
+    text = card(kind)
     words = ["Equation", "Field", "Parameter", "Boundary", "Solutions", "Order", "Numerical diffusion", "Reference"]
     for word in words:
-        assert word.lower() in card.lower(), f"the card of {kind} says nothing of {word}"
+        assert word.lower() in text.lower(), f"the card of {kind} says nothing of {word}"
     for declaration in model.learnables.declarations.values():
-        assert f"`{declaration.name}`" in card
+        assert f"`{declaration.name}`" in text
         assert declaration.help
         assert declaration.unit
         assert math.isfinite(declaration.init)
