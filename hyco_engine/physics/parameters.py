@@ -33,6 +33,8 @@ class ParameterDeclaration:
     field_bounds: tuple[float, float] | None = None
     """The bounds for a field; None: `bounds`."""
     transform: Literal["auto", "linear", "log"] = "auto"
+    gauge: Literal["none", "constant"] = "none"
+    """constant: a field that the physics knows only up to a constant, so that errors are taken less the mean."""
 
     def __attrs_post_init__(self) -> None:
         if not self.name.isidentifier() or hasattr(nn.ParameterDict(), self.name):

@@ -6,7 +6,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -37,22 +37,29 @@ def parameters_summary(
     summary = {}
     for name, value in final.items():
         true = truth.get(name)
+        declaration = model.learnables.declarations[name]
         summary[name] = {
             "initial": _told(initial[name], folder, f"{name}-initial"),
             "final": _told(value, folder, f"{name}-final"),
             "truth": None if true is None else _told(true.expand_as(value), folder, f"{name}-truth"),
-            "relative_error": None if true is None else relative_error(value, true),
+            "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
             "standard_error": (standard_errors or {}).get(name),
-            "unit": model.learnables.declarations[name].unit,
+            "unit": declaration.unit,
             "moved": not torch.equal(value, initial[name]),
         }
     return summary
 
 
-def relative_error(value: Tensor, truth: Tensor) -> float:
-    """|value - truth| / |truth|, in the L2 norm for fields; absolute where the truth is 0."""
-    difference = float((value.double() - truth.double()).norm())
-    size = float(truth.double().expand_as(value).norm())
+def relative_error(value: Tensor, truth: Tensor, gauge: Literal["none", "constant"] = "none") -> float:
+    """|value - truth| / |truth|, in the L2 norm for fields; absolute where the truth is 0.
+
+    Under the gauge "constant" both are taken less their means.
+    """
+    value, truth = value.double(), truth.double().expand_as(value)
+    if gauge == "constant":
+        value, truth = value - value.mean(), truth - truth.mean()
+    difference = float((value - truth).norm())
+    size = float(truth.norm())
     return difference / size if size else difference
 
 

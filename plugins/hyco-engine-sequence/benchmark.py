@@ -38,7 +38,13 @@ PLAIN = {
     # weight / scale = 1: the loss in bars, as it is
     "loss.terms.countdown": {"weight": 20.0, "scale": 20.0},
 }
-SGD = {"training.synthetic.optimizer": "sgd", "training.synthetic.lr": 0.05, "training.synthetic.weight_decay": 0.0}
+SGD = {
+    "training.synthetic.optimizer": "sgd",
+    "training.synthetic.lr": 0.05,
+    "training.synthetic.weight_decay": 0.0,
+    # at a constant rate the end is an accident of the last oscillation
+    "training.synthetic.schedule": "cosine",
+}
 
 
 def normalizer(kind: str) -> dict[str, Any]:

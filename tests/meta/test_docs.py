@@ -124,7 +124,7 @@ def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> N
         if Path(program).name == "hyco-engine":
             parse(cli, arguments)
         else:
-            assert Path(program).name in {"python3", "pip", "tox", "git", "cd"}, line
+            assert Path(program).name in {"python3", "pip", "tox", "git", "cd", "."}, line
         for argument in arguments:
             if argument.startswith("docs/") or argument == "constraints.txt":
                 assert (ROOT / argument).is_file(), line

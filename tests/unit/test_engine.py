@@ -437,3 +437,15 @@ def test_a_run_without_validation_data_keeps_the_last_weights(tmp_path: Path) ->
     result = hyco.run(changed(data={"split": {"train": "0:3", "val": "3:4"}}), run_dir=tmp_path / "run")
     assert set(result.summary["metrics"]["physical"]) == {"val"}
     assert math.isfinite(result.summary["metrics"]["physical"]["val"]["nrmse"])
+
+
+def test_errors_of_parameters_are_relative_and_know_the_gauge() -> None:
+    from hyco_engine.runs.summary import relative_error
+
+    truth = torch.tensor([3.0, -4.0])
+    assert relative_error(torch.tensor([3.0, -3.5]), truth) == pytest.approx(0.1)
+    assert relative_error(truth + 7.0, truth, "constant") == pytest.approx(0.0, abs=1e-12)
+    assert relative_error(truth + 7.0, truth) > 1.0
+    assert relative_error(torch.tensor(0.3), torch.tensor(0.0)) == pytest.approx(0.3)
+    # one true number for a field that was learned
+    assert relative_error(torch.tensor([1.0, 2.0]), torch.tensor(1.0)) == pytest.approx(1 / 2**0.5)

@@ -60,6 +60,7 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
             init=0.0,
             unit="length^2/time^2",
             may_be_field=True,
+            gauge="constant",
             help="potential whose slope accelerates u; known up to a constant",
         ),
     )

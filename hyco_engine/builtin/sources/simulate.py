@@ -75,7 +75,8 @@ class SimulateSource(TrajectorySource):
         first = self.model.initial_states(1, self.context.generator("initial", 0))
         digest.update(first.detach().cpu().double().numpy().tobytes())
         # while a physics is being written its version stays the same
-        for code in (*type(self.model).__mro__, registry.get("hyco_models", self.choice.kind).factory):
+        physics = getattr(self.model, "physics", None)
+        for code in (*type(self.model).__mro__, *type(physics).__mro__, registry.get("hyco_models", self.choice.kind).factory):
             digest.update(_source(code))
         return digest.hexdigest()
 

@@ -19,7 +19,7 @@ class EventRecordsOptions:
     num_train: int = option(768, help="windows to train on", ge=1)
     num_val: int = option(256, help="windows to validate on", ge=0)
     num_test: int = option(0, help="windows to test on", ge=0)
-    noise: float = option(0.15, help="standard deviation of the noise, where an event changes the level by 1", ge=0.0)
+    noise: float = option(0.2, help="standard deviation of the noise, where an event changes the level by 1", ge=0.0)
 
 
 @options
