@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hyco_engine.assembly import Assembler, Data, sample_bytes
 from hyco_engine.augment.cache_choice import CacheDecision
-from hyco_engine.errors import HycoError
+from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Tracker
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.environment import describe_environment, package_versions
@@ -116,6 +116,9 @@ class Execution:
             generated_root=assembler.generated_root,
         )
         with folders:
+            cache = None if self.decision is None else assembler.cache(self.decision)
+            if cache is not None and cache.uses_folder:
+                self._try_folder(folders)
             swept = folders.sweep()
             for path in swept.removed:
                 logger.info("removed what a run that was killed had generated: %s", path)
@@ -124,7 +127,7 @@ class Execution:
             self.hybrid = HybridTrainer(
                 **trainers,
                 strategy=strategy,
-                cache=None if self.decision is None else assembler.cache(self.decision),
+                cache=cache,
                 alpha=spec.augmentation.alpha,
                 seed=spec.run.seed,
                 heldout=assembler.heldout(data.val, data, objective),
@@ -134,6 +137,15 @@ class Execution:
             )
             self.hybrid.train(data.train, spec.run.cycles)
             logger.info("caches: %s", folders.summary())
+
+    @staticmethod
+    def _try_folder(folders: CacheManager) -> None:
+        """A folder that cannot be used is a mistake of the spec, and better told now than after the first phase."""
+        try:
+            with folders.generated("physical", 0):
+                pass
+        except RunError as error:
+            raise SpecError(str(error), key="augmentation.cache.directory") from error
 
     def _prepare(self, physical: PhysicalModel, data: Data) -> None:
         """Compile the step for full batches, and look whether it is stable from where the data starts."""

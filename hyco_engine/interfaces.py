@@ -271,6 +271,9 @@ class GeneratedSamples(Samples):
 class CacheBackend(ABC):
     """Turns a recipe into a data set."""
 
+    uses_folder: bool = True
+    """Whether `hold` wants a folder; where it does not, none is made."""
+
     @abstractmethod
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None

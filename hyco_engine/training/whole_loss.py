@@ -137,7 +137,9 @@ class WholeLoss:
             return
         held: list[Chunk] | None = []
         size = 0
-        for indices in torch.split(torch.arange(len(self.data)), self._chunk):
+        every = torch.split(torch.arange(len(self.data)), self._chunk)
+        self.data.upcoming(every)
+        for indices in every:
             weight = self.data.sample_weight(indices)
             chunk = Chunk(
                 indices=indices,

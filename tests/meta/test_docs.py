@@ -6,7 +6,6 @@ import importlib
 import shlex
 import sys
 import tomllib
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,9 +83,7 @@ def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.C
     found = blocks(page)
     for block, following in zip(found, [*found[1:], None], strict=True):
         if block.file is not None:
-            (place / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (place / block.file).write_text(block.text)
-            importlib.invalidate_caches()
+            write(place, block.file, block.text)
         if block.file == "pyproject.toml":
             install(block.text, place)
         elif block.language == "toml":
@@ -97,6 +94,16 @@ def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.C
             printed = capsys.readouterr().out
             if following is not None and following.language == "text":
                 assert printed == following.text, f"{page.name}:{following.line}"
+
+
+def write(place: Path, name: str, text: str) -> None:
+    """A file of the page; folders are packages."""
+    path = place / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    if path.parent != place:
+        (path.parent / "__init__.py").touch()
+    importlib.invalidate_caches()
 
 
 def structured(text: str, where: str) -> None:
@@ -237,8 +244,3 @@ def test_the_keys_of_metrics_are_documented(finished: Finished) -> None:
         for key in record:
             head, _, last = key.rpartition("/")
             assert key in told or f"{head}/{general.get(last)}" in told, key
-
-
-def test_a_module_of_a_page_is_not_left_behind() -> None:
-    assert not [name for name in sys.modules if name.startswith("hyco_example")]
-    assert isinstance(sys, types.ModuleType)

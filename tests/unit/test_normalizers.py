@@ -282,6 +282,14 @@ def test_a_negative_loss_is_told_with_what_to_do() -> None:
         RunningMean()([term("a", -2.0)], at(0))
 
 
+@pytest.mark.parametrize("make", [RunningMean, SqrtDim, BatchStat, Uncertainty, Manual])
+def test_outside_training_the_weights_stay_those_of_the_last_step(make: type[Balancer]) -> None:
+    normalizer = make()
+    before = weights(normalizer([term("a", 2.0), term("b", 5.0)], at(0)))
+    for loss in (1.0, 100.0):
+        assert weights(normalizer([term("a", loss), term("b", 3 * loss)], at(1, training=False))) == before
+
+
 def test_outside_training_a_line_search_may_try_anything() -> None:
     for make in (RunningMean, Manual):
         assert math.isnan(float(make()([term("a", math.nan)], at(0, training=False)).total.detach()))

@@ -14,6 +14,8 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 class Memory(CacheBackend):
     """Evaluates the whole recipe, in index order, into tensors."""
 
+    uses_folder = False
+
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:

@@ -16,6 +16,8 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 class OnTheFly(CacheBackend):
     """Makes nothing in advance. `prefetch`: the next batch is made in a thread while the present one is used."""
 
+    uses_folder = False
+
     def __init__(self, prefetch: bool = True) -> None:
         self.prefetch = prefetch
 

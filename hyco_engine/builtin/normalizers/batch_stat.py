@@ -9,10 +9,10 @@ from typing import Literal, final
 import attrs
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
-from hyco_engine.builtin.normalizers.options import NonFinite
+from hyco_engine.builtin.normalizers.options import BatchStatOptions, NonFinite
 from hyco_engine.builtin.normalizers.sizes import TINY, Sizes
 from hyco_engine.builtin.normalizers.sqrt_dim import dimension_factor
-from hyco_engine.interfaces import TermSpec
+from hyco_engine.interfaces import BuildContext, TermSpec
 
 FLOOR = 1e-3
 """Smallest statistic that counts, as a share of the rms."""
@@ -78,3 +78,8 @@ class BatchStat(Balancer):
                 'Use larger batches or statistic = "rms"',
                 stacklevel=2,
             )
+
+
+def build(options: BatchStatOptions, context: BuildContext) -> BatchStat:
+    """The normalizer `batch-stat`."""
+    return BatchStat(statistic=options.statistic, power=options.power, nonfinite=options.nonfinite)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
-from hyco_engine.builtin.normalizers.options import NonFinite
+from hyco_engine.builtin.normalizers.options import GradNormOptions, NonFinite
 from hyco_engine.builtin.normalizers.sizes import TINY, weighted
-from hyco_engine.interfaces import LossTerm, TermSpec
+from hyco_engine.interfaces import BuildContext, LossTerm, TermSpec
 
 
 @attrs.frozen
@@ -101,3 +101,8 @@ def _gradient(term: LossTerm | None, shared: list[Tensor]) -> Tensor:
         weighted(term)[1].sum(), shared, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return torch.cat([gradient.detach().flatten().double() for gradient in found])
+
+
+def build(options: GradNormOptions, context: BuildContext) -> GradNorm:
+    """The normalizer `grad-norm`."""
+    return GradNorm(every=options.every, decay=options.decay, floor=options.floor, nonfinite=options.nonfinite)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
-from hyco_engine.interfaces import TermSpec
+from hyco_engine.builtin.normalizers.options import ManualOptions
+from hyco_engine.interfaces import BuildContext, TermSpec
 from hyco_engine.training.losses import WeightedSum
 
 
@@ -21,3 +22,8 @@ class Manual(Balancer, WeightedSum):
 
     def weight(self, spec: TermSpec, state: None) -> float:
         return self.manual_weight(spec)
+
+
+def build(options: ManualOptions, context: BuildContext) -> Manual:
+    """The normalizer `manual`."""
+    return Manual(nonfinite=options.nonfinite)

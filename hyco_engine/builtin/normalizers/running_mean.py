@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import attrs
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
-from hyco_engine.builtin.normalizers.options import NonFinite
+from hyco_engine.builtin.normalizers.options import NonFinite, RunningMeanOptions
 from hyco_engine.builtin.normalizers.sizes import TINY
-from hyco_engine.interfaces import TermSpec
+from hyco_engine.interfaces import BuildContext, TermSpec
 
 WARM_UP = 10
 """Steps of a term that are averaged evenly."""
@@ -58,3 +58,8 @@ class RunningMean(Balancer):
     def factor(self, spec: TermSpec) -> float:
         """g_k."""
         return 1.0
+
+
+def build(options: RunningMeanOptions, context: BuildContext) -> RunningMean:
+    """The normalizer `running-mean`."""
+    return RunningMean(decay=options.decay, nonfinite=options.nonfinite)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import final
 
-from hyco_engine.builtin.normalizers.options import NonFinite
+from hyco_engine.builtin.normalizers.options import NonFinite, SqrtDimOptions
 from hyco_engine.builtin.normalizers.running_mean import RunningMean
-from hyco_engine.interfaces import TermSpec
+from hyco_engine.interfaces import BuildContext, TermSpec
 
 
 def dimension_factor(spec: TermSpec, specs: Mapping[str, TermSpec], power: float, renormalise: bool = True) -> float:
@@ -41,3 +41,10 @@ class SqrtDim(RunningMean):
 
     def factor(self, spec: TermSpec) -> float:
         return dimension_factor(spec, self.specs, self.power, self.renormalise)
+
+
+def build(options: SqrtDimOptions, context: BuildContext) -> SqrtDim:
+    """The normalizer `sqrt-dim`."""
+    return SqrtDim(
+        power=options.power, renormalise=options.renormalise, decay=options.decay, nonfinite=options.nonfinite
+    )

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
-from hyco_engine.builtin.normalizers.options import NonFinite
+from hyco_engine.builtin.normalizers.options import NonFinite, UncertaintyOptions
 from hyco_engine.builtin.normalizers.sizes import TINY, Sizes
-from hyco_engine.interfaces import StepContext, TermSpec
+from hyco_engine.interfaces import BuildContext, StepContext, TermSpec
 
 RANGE = 13.8
 """How far s may move from its start: a factor of 10^6 in the weight, either way."""
@@ -136,3 +136,8 @@ def _factors(spec: TermSpec) -> tuple[float, float]:
             return 1.0, 1.0
         case "gaussian" | "huber" | "residual" | "other":
             return 0.5, 0.5
+
+
+def build(options: UncertaintyOptions, context: BuildContext) -> Uncertainty:
+    """The normalizer `uncertainty`."""
+    return Uncertainty(lr=options.lr, nonfinite=options.nonfinite)
