@@ -91,7 +91,8 @@ class NormalizerContract(ABC):
             loss = self._settled(run)
             _balanced(self._ratios(run, loss), self.fixed_point_tolerance)
             total = sum(float(share) for share in loss.shares.values())
-            assert not loss.shares or math.isclose(total, 1.0, rel_tol=1e-6), f"the shares add up to {total:g}, not to 1"
+            whole = not loss.shares or math.isclose(total, 1.0, rel_tol=1e-6)
+            assert whole, f"the shares add up to {total:g}, not to 1"
 
     # 4
     def test_a_late_term_gets_the_weight_of_one_that_was_always_there(self) -> None:

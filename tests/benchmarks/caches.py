@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cycle
 import torch
 from torch import Tensor, nn
 
@@ -232,6 +233,7 @@ def main() -> None:
         "per_sample_files_over_disk": against_files((64, 64), int(3000 * scale), epochs=3),
         "on_the_fly_over_memory_plus_generation": on_the_fly(int(1024 * scale), repeats=7),
         "peak_growth": {kind: peak_growth(kind, 0.2e9 * scale, 2e9 * scale) for kind in ("disk", "on_the_fly")},
+        "cycle_speedup": cycle.measure()["cycle_speedup"],
     }
     if options.json:
         print(json.dumps(result))

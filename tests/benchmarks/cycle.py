@@ -8,6 +8,8 @@ is a file of its own, read and collated sample by sample for the surrogate, whos
 The one-by-one physics takes minutes, so it is timed on `SINGLE` samples and multiplied out; all else is run in full.
 
     python tests/benchmarks/cycle.py --json
+
+`tests/benchmarks/caches.py` prints its result among others.
 """
 
 from __future__ import annotations
