@@ -132,6 +132,11 @@ class WholeLoss:
 
     def chunks(self) -> Iterator[Chunk]:
         """All samples."""
+        # within a transform of torch.func, where they may first be asked for, no data can be read
+        self._totals()
+        yield from self._read()
+
+    def _read(self) -> Iterator[Chunk]:
         if self._held is not None:
             yield from self._held
             return
@@ -173,7 +178,7 @@ class WholeLoss:
         """By term of the objective: the weights of all samples, each times the observed share of its values."""
         if self._total_weights is None:
             totals: dict[str, float] = {}
-            for chunk in self.chunks():
+            for chunk in self._read():
                 for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._total_weights = totals

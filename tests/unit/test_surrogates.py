@@ -166,7 +166,8 @@ def test_loading_weights_leaves_the_given_statistics_alone() -> None:
     layout = a_layout(16)
     statistics = some_statistics(layout)
     context = BuildContext(seed=0, registry=None, dtype=torch.float64, layout=layout, statistics=statistics)  # type: ignore[arg-type]
-    net = hyco_models()[0].factory(SMALL["resnet"], context)
+    record = next(record for record in hyco_models() if record.kind == "resnet")
+    net = record.factory(SMALL["resnet"], context)
     net.load_state_dict({name: torch.zeros_like(value) for name, value in net.state_dict().items()})
     assert torch.equal(statistics.mean, some_statistics(layout).mean)
 
