@@ -1,7 +1,8 @@
 """Rollouts of a captured physics with their derivatives, for several lanes of parameters at a time.
 
 torch.func on every operation costs ten times the operation. So the step's own graph is taken through jvp (for the
-derivatives) and vmap (for tangents and lanes) once, and what comes out is captured as a graph again.
+derivatives) and vmap (for tangents and lanes) once, and what comes out is captured as a graph again; where the model's
+own step is compiled, so is this.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ class TangentRollout:
         else:
             many = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
             graph = _captured(torch.func.vmap(batched), now, now.new_zeros(lanes, count, *state.shape), given, many)
+        if self._model.execution[0] == "inductor":
+            graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
         if len(self._graphs) >= MAX_GRAPHS:
             self._graphs.pop(next(iter(self._graphs)))
         self._graphs[key] = graph

@@ -264,7 +264,7 @@ def shock_model(cells: int, start: float) -> tuple[FlowModel, Tensor]:
     state = -torch.sin(math.pi * torch.tensor(grid.centers("x"), dtype=torch.float64))[None, None]
     # about the size of the field, as the statistics of a data set would say: the internal steps are chosen by it
     setting = {"nu": ParameterSetting(init=start, bounds=(1e-5, 1.0))}
-    built = context(layout, 0.01, dtype=torch.float64, parameters=setting)
+    built = context(layout, 0.01, dtype=torch.float64, parameters=setting, compile="inductor")
     probe = physical("burgers", {}, built)
     values = {name: value.detach() for name, value in probe.learnables.values().items()}
     count = probe.physics.internal_steps(layout, {"u": 1.0}, values, 0.01)

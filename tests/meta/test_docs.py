@@ -79,7 +79,7 @@ def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.C
     names: dict[str, Any] = {"__name__": "page"}
     if page is README:
         (place / "spec.toml").write_text(TINY)
-        exec(GIVEN, names)
+        exec(GIVEN, names)  # noqa: S102 - the project's own pages, here and below
     found = blocks(page)
     for block, following in zip(found, [*found[1:], None], strict=True):
         if block.file is not None:
@@ -90,7 +90,7 @@ def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.C
             structured(block.text, f"{page.name}:{block.line}")
         elif block.language == "python" and block.file is None:
             capsys.readouterr()
-            exec(block.compiled(page), names)
+            exec(block.compiled(page), names)  # noqa: S102
             printed = capsys.readouterr().out
             if following is not None and following.language == "text":
                 assert printed == following.text, f"{page.name}:{following.line}"
