@@ -33,6 +33,7 @@ from hyco_engine.interfaces import (
     Trajectory,
     TrajectorySource,
 )
+from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TermSetting
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
@@ -135,7 +136,7 @@ class Assembler:
         if not len(real):
             return None
         if isinstance(real, Samples):
-            return HeldOutSamples(real, objective)
+            return HeldOutSamples(real, objective, self.device)
         assert data.layout is not None  # trajectories have one
         return HeldOutRollouts(real, data.layout, self.device)
 
@@ -156,12 +157,20 @@ class Assembler:
             context = attrs.evolve(
                 context, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters
             )
-        model: nn.Module = self.build(choice, expected, context)
+        with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
+            model: nn.Module = self.build(choice, expected, context)
         return model.to(self.device)
 
     def check_truth(self, physical: PhysicalModel, truth: Mapping[str, Tensor]) -> None:
-        """Raises SpecError where a true value is given for a parameter that the physics does not have."""
-        for name in truth:
+        """Raises SpecError where a true value is of no parameter that the physics has, or of another shape."""
+        values = physical.learnables.values()
+        for name, true in truth.items():
+            if name in values and true.ndim and true.shape != values[name].shape:
+                raise SpecError(
+                    f"the truth of {name!r} has the shape {list(true.shape)}, the parameter "
+                    f"{list(values[name].shape)}: compare like with like, or leave the truth out",
+                    key=f"data.truth.{name}",
+                )
             if name not in physical.learnables.names:
                 known = ", ".join(physical.learnables.names) or "none"
                 raise SpecError(
@@ -193,6 +202,7 @@ class Assembler:
             settings=settings,
             objective=objective_for(model, data.layout, specs),
             normalizer=self.build(normalizer, LossNormalizer, self.context(layout=data.layout)),
+            normalizer_name=f"{normalizer.kind!r} of {self.registry.origin(normalizer.hook, normalizer.kind)}",
             seed=self.spec.run.seed,
             total_epochs=self.spec.run.cycles * settings.epochs_per_cycle,
         )
@@ -264,10 +274,10 @@ class Assembler:
         return [self.build(choice, Tracker, self.context()) for choice in self.spec.trackers.values()]
 
     @property
-    def generated_root(self) -> Path | None:
-        """The folder for generated samples; None: `paths.cache`."""
+    def generated_root(self) -> Path | str | None:
+        """The folder for generated samples; None: in `paths.cache`, "": none at all."""
         directory = self.spec.augmentation.cache.directory
-        return Path(directory) if directory else None
+        return Path(directory) if directory else directory
 
     def parts(self) -> dict[str, dict[str, str]]:
         """Which kind serves as which part, and which distribution it comes from."""

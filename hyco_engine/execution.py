@@ -33,7 +33,7 @@ logger = logging.getLogger("hyco_engine")
 
 @attrs.frozen(kw_only=True, eq=False)
 class RunResult:
-    """What a run left: its folder, what summary.json holds, and the trained models."""
+    """What a run left: its folder, what summary.json holds, and the trained models, in eval mode."""
 
     folder: Path
     summary: Mapping[str, Any]
@@ -87,10 +87,13 @@ class Execution:
         finally:
             self.seconds["total_s"] = time.perf_counter() - start
             summary = self._summary(status, told)
-            if self.folder.path.exists():
-                self._save(summary)
-            self._tell("finished", summary)
-        return RunResult(folder=self.folder.path, summary=summary, **self.models)
+            try:
+                if self.folder.path.exists():
+                    self._save(summary)
+            finally:
+                self._tell("finished", summary)
+        ready = {player: model.eval() for player, model in self.models.items()}
+        return RunResult(folder=self.folder.path, summary=summary, **ready)
 
     def _train(self) -> None:
         assembler, spec = self.assembler, self.spec
@@ -238,7 +241,8 @@ class Execution:
         physical = self.models.get("physical")
         parameters: dict[str, Any] = {}
         physics: dict[str, Any] = {}
-        if isinstance(physical, PhysicalModel) and self.data is not None:
+        # before that nothing has changed, and the folder may be discarded
+        if isinstance(physical, PhysicalModel) and self.data is not None and self.hybrid is not None:
             errors = None if self.error_bars is None else self.error_bars.standard_error
             parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path, errors)
             physics = dict(zip(("compile", "reason"), physical.execution, strict=True))

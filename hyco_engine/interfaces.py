@@ -302,8 +302,8 @@ class Augmentation:
     """What a phase trains on beside the real samples.
 
     Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
-    that the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record` goes
-    into the results' cooperation table (`e_teacher`, `e_pupil`, `tau`, `accepted`).
+    that the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record`
+    goes into the results' cooperation table (`e_teacher`, `e_pupil`, `tau`, `accepted`).
     """
 
     recipe: Recipe
@@ -378,10 +378,11 @@ class LossTerm:
     sample_weight: Tensor | None = None
 
     def mean(self) -> Tensor:
-        """`sum(w * l) / sum(w)`; 0-d."""
+        """`sum(w * l) / sum(w)`, and 0 where no sample has a weight: nothing of the term was observed; 0-d."""
         if self.sample_weight is None:
             return self.per_sample.mean()
-        return (self.sample_weight * self.per_sample).sum() / self.sample_weight.sum()
+        total = self.sample_weight.sum()
+        return (self.sample_weight * self.per_sample).sum() / torch.where(total == 0, 1.0, total)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -7,6 +7,8 @@ what else drew numbers before nor on global state, which stays untouched.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +26,20 @@ def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def own_random_numbers(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
+    """Within, torch's global generators are seeded for one purpose; afterwards they are as they were.
+
+    For code that asks no generator: layers that draw their initial weights, dropout.
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive_seed(seed, *purpose))
+        yield

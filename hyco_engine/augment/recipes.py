@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, Recipe
-from hyco_engine.training.rollout import rollout
+from hyco_engine.training.rollout import evaluating, rollout
 
 
 class RolloutRecipe(Recipe):
@@ -100,15 +99,3 @@ class RolloutRecipe(Recipe):
 
     def _field(self, channel: int) -> str:
         return next(repr(f.name) for f in self.layout.fields if channel < self.layout.channels(f.name).stop)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

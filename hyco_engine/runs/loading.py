@@ -58,7 +58,7 @@ class LoadedRun:
             model.load_state_dict(weights.state)
         except RuntimeError as error:
             raise PluginError(
-                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} as it is installed: {error}"
+                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} that is installed: {error}"
             ) from error
         return model.eval(), weights
 

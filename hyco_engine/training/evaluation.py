@@ -20,6 +20,7 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.interfaces import Samples, Trajectory
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.rollout import evaluating, rollout
+from hyco_engine.training.whole_loss import to_device
 
 # A perfect step would make every geometric mean 0.
 _FLOOR = 1e-12
@@ -137,16 +138,19 @@ class HeldOutRollouts(HeldOut):
 class HeldOutSamples(HeldOut):
     """Loss terms of predictors on samples, compared by their sum in units of their scales."""
 
-    def __init__(self, samples: Samples, objective: Objective, batch_size: int = 256) -> None:
+    def __init__(
+        self, samples: Samples, objective: Objective, device: torch.device | str = "cpu", batch_size: int = 256
+    ) -> None:
         self._samples = samples
         self._objective = objective
+        self._device = torch.device(device)
         self._batch_size = batch_size
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         sums: dict[str, Tensor] = {spec.name: torch.zeros(2, dtype=torch.float64) for spec in self._objective.specs}
         with torch.no_grad(), evaluating(model):
             for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
-                for term in self._objective(model, self._samples.batch(indices)):
+                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
                     weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
                     part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
                     sums[term.spec.name] += part.double().cpu()

@@ -212,7 +212,8 @@ class HybridTrainer:
             stack.enter_context(evaluating(self.trainers[phase.teacher].model))
             with self._timed(name, cycle, total=count):
                 generated = self.cache.hold(augmentation.recipe, folder, progress)
-            stack.callback(generated.close)
+                # before anybody else is told, who might raise
+                stack.callback(generated.close)
             self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
             if self.folders is not None:
                 self.folders.note(generated.nbytes)
@@ -238,9 +239,11 @@ class HybridTrainer:
             entry = {"cycle": cycle, "direction": direction, "n_generated": data.n_generated, **augmentation.record}
             self.history.cooperation.append(entry)
         if not alone and data.n_generated == 0:
+            few = int(data.n_real * self.alpha) == 0
+            why = f"int({data.n_real} * alpha) with alpha = {self.alpha:g}" if few else "as its strategy decided"
             self._warn(
-                f"cycle {cycle}: nothing is generated for the {phase.player} model "
-                f"(int({data.n_real} * alpha) with alpha = {self.alpha:g}), so it trains on real data alone"
+                f"cycle {cycle}: nothing is generated for the {phase.player} model ({why}), so it trains on real "
+                "data alone"
             )
         if not balance.ok:
             if self.strict:

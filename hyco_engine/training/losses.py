@@ -79,7 +79,7 @@ class RolloutObjective(Objective):
             channels = self._channels[spec.name]
             counts = observed[:, :, channels].flatten(1).sum(1)
             per_sample = squares[:, :, channels].flatten(1).sum(1) / counts.clamp(min=1)
-            weight = _weighted(counts / observed[0, :, channels].numel(), sample_weight)
+            weight = _weighted(counts.to(squares.dtype) / observed[0, :, channels].numel(), sample_weight)
             terms.append(LossTerm(spec=spec, per_sample=per_sample, sample_weight=weight))
         return terms
 
@@ -143,7 +143,7 @@ class PredictorObjective(Objective):
             values = torch.where(observed, _elementwise(spec, outputs[spec.name], known), 0.0)
             values = values.reshape(len(values), -1)
             counts = observed.reshape(len(values), -1).sum(1)
-            weight = _weighted(counts / values.shape[1], sample_weight)
+            weight = _weighted(counts.to(values.dtype) / values.shape[1], sample_weight)
             terms.append(LossTerm(spec=spec, per_sample=values.sum(1) / counts.clamp(min=1), sample_weight=weight))
         return terms
 

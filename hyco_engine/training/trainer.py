@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import PluginError, RunError, SpecError
+from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import (
     ExtraTerm,
     LossNormalizer,
@@ -24,7 +24,7 @@ from hyco_engine.interfaces import (
     Samples,
     StepContext,
 )
-from hyco_engine.randomness import derive_generator
+from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.full_batch import FullBatch
@@ -32,7 +32,9 @@ from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, RolloutObjective, WeightedSum, objective_for
 from hyco_engine.training.memory import MemoryPlan, plan_memory
 from hyco_engine.training.multi_start import MultiStart, draw_starts, search_gauss_newton, search_lbfgs
+from hyco_engine.training.normalized import checked
 from hyco_engine.training.optimizers import choose_optimizer, learning_rate, make_optimizer
+from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Trainer:
         settings: TrainingSettings | None = None,
         objective: Objective | None = None,
         normalizer: LossNormalizer | None = None,
+        normalizer_name: str | None = None,
         seed: int = 0,
         total_epochs: int | None = None,
     ) -> None:
@@ -80,6 +83,10 @@ class Trainer:
         self.objective = objective or objective_for(model, layout)
         self.normalizer = normalizer or WeightedSum()
         self.normalizer.setup(self.objective.specs)
+        # what messages call it
+        self.normalizer_name = normalizer_name or type(self.normalizer).__name__
+        self._starved = StarvedTerms()
+        self._warnings: list[str] = []
         self.seed = seed
         self.total_epochs = total_epochs
         self.epochs_done = 0
@@ -140,6 +147,7 @@ class Trainer:
             raise RunError(f"the {self.player} model has no data to train on")
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
         before = [p.detach().clone() for p in self._parameters]
+        first = self.epochs_done == 0
         record: dict[str, Any] = {}
         self.model.train()
         whole, converged = None, False
@@ -152,7 +160,8 @@ class Trainer:
                 self.multi_start = self._search_starts(whole, num_epochs)
         for _ in range(num_epochs):
             if not isinstance(self._optimizer, FullBatch):
-                metrics = self._minibatch_epoch(self._optimizer, dataset, terms)
+                with own_random_numbers(self.device, self.seed, "train", self.player, "layers", self.epochs_done):
+                    metrics = self._minibatch_epoch(self._optimizer, dataset, terms)
             elif whole is not None:
                 metrics, converged = self._full_batch_epoch(self._optimizer, whole)
             self.epochs_done += 1
@@ -164,9 +173,8 @@ class Trainer:
                 break
         moved = any(not torch.equal(old, new) for old, new in zip(before, self._parameters, strict=True))
         self._has_moved |= moved
-        return TrainingResult(
-            metrics=record, moved=moved, converged=converged and self._has_moved, notes=self._notes(before, num_epochs)
-        )
+        notes = self._notes(before, num_epochs, first)
+        return TrainingResult(metrics=record, moved=moved, converged=converged and self._has_moved, notes=notes)
 
     def _minibatch_epoch(
         self, optimizer: torch.optim.Optimizer, data: AugmentedDataset, terms: Sequence[ExtraTerm]
@@ -183,6 +191,8 @@ class Trainer:
             if self._normalizer_optimizer is not None:
                 self._normalizer_optimizer.zero_grad(set_to_none=True)
             loss = self._loss(data, indices, terms, draws, epoch, where=f"epoch {self.epochs_done + 1}, batch {k + 1}")
+            if loss.skipped:
+                continue
             loss.total.backward()  # type: ignore[no-untyped-call]
             if self.settings.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_grad_norm)
@@ -192,6 +202,8 @@ class Trainer:
                 self._normalizer_optimizer.step()
             self.normalizer.post_step(self._step_context())
             self.steps_done += 1
+        if (starved := self._starved.epoch(epoch.losses(), self.player)) is not None:
+            self._warnings.append(starved)
         return epoch.metrics()
 
     def whole_loss(self, data: Samples, terms: Sequence[ExtraTerm] = ()) -> WholeLoss:
@@ -250,11 +262,10 @@ class Trainer:
         self.steps_done += 1
         return done.metrics, done.converged
 
-    def _notes(self, before: Sequence[Tensor], epochs: int) -> tuple[str, ...]:
-        """What a phase's numbers do not say."""
-        notes = []
+    def _notes(self, before: Sequence[Tensor], epochs: int, first: bool) -> tuple[str, ...]:
+        """What a phase's numbers do not say; `first`: it was the first, and what holds for all is told once."""
+        notes, self._warnings = self._warnings, []
         optimizer = self._optimizer
-        first = self.epochs_done <= epochs
         if first and self.multi_start is not None and self.multi_start.message:
             notes.append(self.multi_start.message)
         if first and self._memory is not None and self._memory.message:
@@ -298,15 +309,12 @@ class Trainer:
         weight = data.sample_weight(indices)
         terms = self.objective(self.model, batch, None if weight is None else weight.to(device))
         terms += [term.term(self.model, batch, generator) for term in extra]
-        if where is not None:
+        loss = checked(self.normalizer(terms, self._step_context()), terms, self.normalizer_name)
+        if loss.skipped:
+            return loss
+        if where is not None and not torch.isfinite(loss.total):
             self._refuse_nonfinite(terms, where)
-        loss = self.normalizer(terms, self._step_context())
-        if not isinstance(loss, NormalizedLoss):
-            raise PluginError(
-                f"the normalizer {type(self.normalizer).__name__} returned {type(loss).__name__}: "
-                "expected a NormalizedLoss whose total is a tensor with gradients"
-            )
-        epoch.add(terms, loss.weights, data.is_generated(indices).to(device))
+        epoch.add(terms, data.is_generated(indices).to(device), loss.weights, loss.shares)
         return loss
 
     def _step_context(self) -> StepContext:

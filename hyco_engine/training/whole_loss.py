@@ -109,7 +109,7 @@ class WholeLoss:
             if backward:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            epoch.add(terms, {term.spec.name: self._weight(term) for term in terms}, chunk.generated)
+            epoch.add(terms, chunk.generated, {term.spec.name: self._weight(term) for term in terms}, {})
         return total, epoch.metrics()
 
     def _terms(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> list[LossTerm]:
@@ -126,7 +126,8 @@ class WholeLoss:
             return len(chunk.indices) / len(self.data)
         if term.sample_weight is None:
             return len(chunk.indices) / total
-        return term.sample_weight.sum() / total if total else 0.0
+        # in float32 the shares would not add up to 1 as exactly as a loss in float64 does
+        return term.sample_weight.sum(dtype=torch.float64) / total if total else 0.0
 
     # --- for sums of squares --------------------------------------------------------------------------------------
 

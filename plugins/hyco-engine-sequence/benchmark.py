@@ -1,9 +1,10 @@
 """Which remedy makes a starved loss term learn: the four end losses of each, beside those of no remedy.
 
-    python plugins/hyco-engine-sequence/benchmark.py --json > losses.json
+    python plugins/hyco-engine-sequence/benchmark.py            # the table of docs/losses.md
+    python plugins/hyco-engine-sequence/benchmark.py --json     # one JSON object, as the last line
 
-trains `sequence.toml` once for each remedy and seed. With `--json` the last line of the output is one JSON object;
-progress goes to stderr. About five minutes on one free core with all remedies and three seeds.
+trains `sequence.toml` once for each remedy and seed; progress goes to stderr. About five minutes on one free core with
+all remedies and three seeds.
 """
 
 from __future__ import annotations
@@ -126,6 +127,20 @@ def floors(seed: int) -> dict[str, float]:
     return constant_floors(assembler.data(assembler.source()).train)
 
 
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Smallest and largest end loss over the seeds, as Markdown; pointer in thousandths."""
+    lines = ["| | type | pointer / 1000 | binary | countdown (bars) | starved |", "|---|---|---|---|---|---|"]
+    for remedy in dict.fromkeys(result["remedy"] for result in results):
+        same = [result for result in results if result["remedy"] == remedy]
+        cells = []
+        for head in HEADS:
+            values = [result["val"][head] * (1000 if head == "pointer" else 1) for result in same]
+            cells.append(f"{min(values):.3g} – {max(values):.3g}")
+        warned = sum(result["warning"] is not None for result in same)
+        lines.append(f"| {remedy} | {' | '.join(cells)} | {warned} of {len(same)} |")
+    return "\n".join(lines)
+
+
 def row(name: str, cells: Sequence[str]) -> str:
     return f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
 
@@ -137,7 +152,7 @@ def show(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--remedies", default=";".join(REMEDIES), help="separated by semicolons")
     parser.add_argument("--epochs", type=int, default=20)
@@ -158,14 +173,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, other in (("baseline", "baseline"), ("unnormalised", "plain sum")):
             same = [r for r in results if (r["remedy"], r["seed"]) == (other, result["seed"])]
             result[key] = same[0]["val"] if same else None
-    report = {
-        "epochs": given.epochs,
-        "width": given.width,
-        "countdown_floors": {str(seed): floors(seed) for seed in seeds},
-        "results": results,
-    }
+    known = {str(seed): floors(seed) for seed in seeds}
     if given.json:
+        report = {"epochs": given.epochs, "width": given.width, "countdown_floors": known, "results": results}
         print(json.dumps(report))
+        return
+    print(table(results))
+    for name in ("zero", "median"):
+        found = [floor[name] for floor in known.values()]
+        print(f"\ncountdown of a constant prediction ({name}): {min(found):.2f} – {max(found):.2f} bars")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,20 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.builtin.strategies.count import Count
 from hyco_engine.builtin.strategies.weight import Weight
+from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import PluginError, RunError
-from hyco_engine.interfaces import Augmentation, LossNormalizer, Phase, Predictor, Strategy, TermSpec, Tracker
+from hyco_engine.interfaces import (
+    Augmentation,
+    LossNormalizer,
+    Phase,
+    Predictor,
+    Samples,
+    Strategy,
+    TermSpec,
+    Tracker,
+    Trajectory,
+)
 from hyco_engine.spec.choices import ParameterSetting
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
@@ -264,7 +276,7 @@ def test_a_normalizer_that_returns_a_float_is_named() -> None:
             return 1.0
 
     trainer = Trainer(LinearSurrogate(), player="synthetic", layout=decay_layout(), normalizer=Floats())
-    with pytest.raises(PluginError, match="the normalizer Floats returned float"):
+    with pytest.raises(PluginError, match=r"the normalizer Floats returned 1.0 \(float\): expected a NormalizedLoss"):
         trainer.train(decay_windows(), 1)
 
 
@@ -415,3 +427,75 @@ def test_a_model_that_diverges_has_infinite_error() -> None:
 def test_metrics_are_flattened_by_field() -> None:
     nested = {"nrmse": 1.0, "nrmse_by_field": {"u": 2.0}, "nrmse_by_step": [3.0]}
     assert flatten(nested) == {"nrmse": 1.0, "nrmse/u": 2.0}
+
+
+class TwoFields(nn.Module):
+    """Predicts that nothing changes, times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.weight * inputs
+
+
+def test_losses_are_told_in_declared_units_whatever_the_normalizer_makes_of_them() -> None:
+    from hyco_engine.interfaces import NormalizedLoss
+
+    class Tenfold(WeightedSum):
+        def __call__(self, terms: Any, context: Any) -> NormalizedLoss:
+            plain = super().__call__(terms, context)
+            return attrs.evolve(plain, total=10 * plain.total, weights={n: 10 * w for n, w in plain.weights.items()})
+
+    grid = decay_layout().grid
+    boundary = decay_layout().dynamic[0].boundary
+    layout = StateLayout(grid=grid, dynamic=tuple(FieldInfo(name=name, boundary=boundary) for name in "uv"))
+    specs = [TermSpec(name="u", scale=4.0), TermSpec(name="v", priority=3.0)]
+    states = torch.randn(6, 5, 2, 8, generator=torch.Generator().manual_seed(0))
+    data = WindowDataset([Trajectory(dynamic=s, static=torch.zeros(0, 8)) for s in states], horizon=1)
+    found = []
+    for normalizer in (WeightedSum(), Tenfold()):
+        trainer = Trainer(
+            TwoFields(),
+            player="synthetic",
+            layout=layout,
+            objective=RolloutObjective(layout, specs),
+            normalizer=normalizer,
+            settings=settings(optimizer="sgd", lr=1e-30, batch_size=100),
+        )
+        found.append(dict(trainer.train(data, 1).metrics))
+    plain, tenfold = found
+    names = ("train/loss", "train/loss/u", "train/loss/v", "train/loss_real/u")
+    assert [plain[name] for name in names] == [tenfold[name] for name in names]
+    assert plain["train/loss"] == pytest.approx(plain["train/loss/u"] + plain["train/loss/v"])
+    u, v = (states[:, 1:, k] - states[:, :-1, k] for k in (0, 1))
+    assert plain["train/loss/u"] == pytest.approx(float(u.square().mean()) / 4, rel=1e-5)
+    assert plain["train/loss/v"] == pytest.approx(3 * float(v.square().mean()), rel=1e-5)
+    assert [plain["weight/u"], tenfold["weight/u"], plain["weight/v"]] == pytest.approx([0.25, 2.5, 3.0])
+    assert plain["share/u"] + plain["share/v"] == pytest.approx(1.0)
+
+
+def test_a_term_that_stands_still_is_told() -> None:
+    class Stuck(Predictor):
+        terms = (TermSpec(name="moves"), TermSpec(name="stands"))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(()))
+
+        def forward(self, inputs: Any) -> dict[str, Tensor]:
+            return {"moves": self.value.expand(len(inputs), 1), "stands": 1e-6 * self.value.expand(len(inputs), 1)}
+
+    class Ones(Samples):
+        def __len__(self) -> int:
+            return 8
+
+        def batch(self, indices: Tensor) -> Any:
+            ones = torch.ones(len(indices), 1)
+            return ones, {"moves": ones, "stands": ones}
+
+    trainer = Trainer(Stuck(), player="synthetic", settings=settings(lr=0.05))
+    (note,) = trainer.train(Ones(), 6).notes
+    assert note.startswith("after 5 epochs the synthetic model's loss has changed in 'stands' by")
+    assert trainer.train(Ones(), 6).notes == ()

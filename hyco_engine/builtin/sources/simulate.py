@@ -76,7 +76,8 @@ class SimulateSource(TrajectorySource):
         digest.update(first.detach().cpu().double().numpy().tobytes())
         # while a physics is being written its version stays the same
         physics = getattr(self.model, "physics", None)
-        for code in (*type(self.model).__mro__, *type(physics).__mro__, registry.get("hyco_models", self.choice.kind).factory):
+        factory = registry.get("hyco_models", self.choice.kind).factory
+        for code in (*type(self.model).__mro__, *type(physics).__mro__, factory):
             digest.update(_source(code))
         return digest.hexdigest()
 
