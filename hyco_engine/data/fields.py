@@ -40,9 +40,9 @@ class Rule:
                 raise ValueError(f"unknown boundary {data!r}: use a number, {{normal, tangential}}, or one of {named}")
             return cls(kind=data)  # type: ignore[arg-type]
         if isinstance(data, int | float) and not isinstance(data, bool):
-            return cls(kind="constant", value=float(data))
-        if isinstance(data, Sequence) and data and all(isinstance(x, int | float) for x in data):
-            return cls(kind="constant", value=tuple(float(x) for x in data))
+            return cls(kind="constant", value=_finite(data))
+        if isinstance(data, Sequence) and data:
+            return cls(kind="constant", value=tuple(map(_finite, data)))
         if isinstance(data, Mapping) and set(data) == {"normal", "tangential"}:
             return cls(
                 kind="normal-tangential", normal=cls.parse(data["normal"]), tangential=cls.parse(data["tangential"])
@@ -87,6 +87,13 @@ class Boundary:
 
     def is_periodic(self, axis: str) -> bool:
         return self.sides[axis][0].kind == "periodic"
+
+
+def _finite(data: Any) -> float:
+    value = _number(data)
+    if not math.isfinite(value):
+        raise ValueError(f"a boundary value must be finite, not {value}")
+    return value
 
 
 def _pair(data: Any) -> tuple[Rule, Rule]:

@@ -16,7 +16,6 @@ from typing import Literal
 import attrs
 
 from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, describe, without_help
-from hyco_engine.hooks.checking import did_you_mean as did_you_mean
 from hyco_engine.hooks.hookspecs import PROJECT
 
 ENGINE = "hyco-engine"

@@ -40,18 +40,23 @@ def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str]
             return ConstantExtrapolation(float(rule.value))
         if len(rule.value) != len(components):
             raise DataError(
-                f"the boundary of {name!r} gives {len(rule.value)} values for {len(components) or 1} component(s)"
+                f"the boundary of {name!r} gives {len(rule.value)} values for {len(components) or 1} component(s)",
+                key="data.boundary",
             )
         return ConstantExtrapolation(wrap(np.asarray(rule.value, np.float64), channel(vector=",".join(components))))
     if rule.normal is not None and rule.tangential is not None:
         if tuple(components) != tuple(axes):
             raise DataError(
                 f"a normal/tangential boundary needs one component per axis ({', '.join(axes)}); {name!r} has "
-                f"{', '.join(components) or 'none'}"
+                f"{', '.join(components) or 'none'}",
+                key="data.boundary",
             )
         for part in (rule.normal, rule.tangential):
             if part.kind in ("periodic", "normal-tangential") or isinstance(part.value, tuple):
-                raise DataError(f"the boundary of {name!r}: {part.to_data()!r} cannot hold for one direction alone")
+                raise DataError(
+                    f"the boundary of {name!r}: {part.to_data()!r} cannot hold for one direction alone",
+                    key="data.boundary",
+                )
         return extrapolation.combine_by_direction(
             _to_extrapolation(rule.normal, axes, components, name),
             _to_extrapolation(rule.tangential, axes, components, name),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import PluginError, Problem, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.physics.transforms import Transform, choose_transform
 from hyco_engine.spec.choices import ArrayFile, ParameterSetting, Profile
 
@@ -126,12 +126,10 @@ class Learnables(nn.Module):
             target.copy_((entry.transform.to_raw(new) if entry.learn else new).expand(target.shape))
 
     def _unknown(self, name: str) -> Problem:
-        near = difflib.get_close_matches(name, self.declarations, n=1)
         known = ", ".join(self.declarations) or "none"
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         return Problem(
             key=f"physical.parameters.{name}",
-            message=f"the physics has no parameter {name!r}; it has {known}{hint}",
+            message=f"the physics has no parameter {name!r}; it has {known}{did_you_mean(name, self.declarations)}",
         )
 
     def _add(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -140,27 +142,30 @@ def predict(
 def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is no .npy or .npz file")
-    try:
-        content = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    array = _read_arrays(path, layout)
     spatial = layout.spatial
     wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
+    if array.shape == spatial and layout.n_all == 1:
+        array = array[None]
+    if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
+        shape = list(array.shape)
+        raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise DataError(f"the state in {path} holds values that are no finite numbers")
+    return torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
+
+
+def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
     try:
-        array = content if isinstance(content, np.ndarray) else _stacked(dict(content), layout, path)
-        if array.shape == spatial and layout.n_all == 1:
-            array = array[None]
-        if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
-            shape = list(array.shape)
-            raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise DataError(f"the state in {path} holds values that are no finite numbers")
-        return torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
-    finally:
-        if not isinstance(content, np.ndarray):
-            content.close()
+        # opened here, since numpy leaves a damaged archive open
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else _stacked(dict(content), layout, path)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}") from None
+    # a header may promise more than there is memory for
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -27,6 +27,10 @@ class Iteration:
     loss: float
     metrics: Metrics
     converged: bool = False
+
+
+Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], Metrics]]
+"""(point, loss, gradients, what computes the metrics)."""
 
 
 class FullBatch(ABC):
@@ -110,7 +114,7 @@ class LBFGS(FullBatch):
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__(parameters)
-        self._evaluations: list[tuple[Tensor, float, list[Tensor], Metrics]] = []
+        self._evaluations: list[Evaluation] = []
         self._flat = 0
         self._scale: float | None = None
         self._lbfgs = self._fresh()
@@ -124,7 +128,7 @@ class LBFGS(FullBatch):
         start = self._point()
         before = self._evaluate(whole)
         if not math.isfinite(before[1]):
-            return Iteration(loss=before[1], metrics=before[3])
+            return Iteration(loss=before[1], metrics=before[3]())
         moved = False
         for fresh in (self._is_fresh(), True):
             if fresh and not self._is_fresh():
@@ -143,7 +147,7 @@ class LBFGS(FullBatch):
         self._evaluations = self._evaluations[-LOOKED_UP:]
         eps = torch.finfo(start.dtype).eps
         self._flat = self._flat + 1 if before[1] - accepted[1] <= eps * before[1] else 0
-        return Iteration(loss=accepted[1], metrics=accepted[3], converged=not moved or self._flat >= FLAT)
+        return Iteration(loss=accepted[1], metrics=accepted[3](), converged=not moved or self._flat >= FLAT)
 
     def _search(self, whole: WholeLoss) -> None:
         if self._scale is None:
@@ -164,7 +168,7 @@ class LBFGS(FullBatch):
 
         self._lbfgs.step(evaluate)  # type: ignore[no-untyped-call]
 
-    def _evaluate(self, whole: WholeLoss) -> tuple[Tensor, float, list[Tensor], Metrics]:
+    def _evaluate(self, whole: WholeLoss) -> Evaluation:
         """Loss and gradient here. The line search ends where it has been: such points are looked up."""
         point = self._point()
         for known in self._evaluations:

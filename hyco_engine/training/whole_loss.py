@@ -88,8 +88,8 @@ class WholeLoss:
 
     # --- value and gradient, where the model is -----------------------------------------------------------------
 
-    def gradient(self) -> tuple[float, Metrics]:
-        """The loss and its metrics here; its gradient is added to the parameters' `grad`."""
+    def gradient(self) -> tuple[float, Callable[[], Metrics]]:
+        """The loss here, and what computes its metrics; its gradient is added to the parameters' `grad`."""
         return self._sum(backward=True)
 
     def value(self) -> tuple[float, Metrics]:
@@ -97,11 +97,13 @@ class WholeLoss:
         point = self.point()
         if self._last is None or self.extra or not torch.equal(self._last[0], point):
             with torch.no_grad():
-                self._last = (point, self._sum(backward=False))
+                loss, metrics = self._sum(backward=False)
+                self._last = (point, (loss, metrics()))
         return self._last[1]
 
-    def _sum(self, backward: bool) -> tuple[float, Metrics]:
-        epoch, total, draws = EpochMetrics(), 0.0, self.draws()
+    def _sum(self, backward: bool) -> tuple[float, Callable[[], Metrics]]:
+        seen: list[tuple[list[LossTerm], Tensor]] = []
+        total, draws = 0.0, self.draws()
         for chunk in self.chunks():
             terms = self._terms(self.model, chunk, draws)
             parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
@@ -109,8 +111,16 @@ class WholeLoss:
             if backward:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            epoch.add(terms, chunk.generated, {term.spec.name: self._weight(term) for term in terms}, {})
-        return total, epoch.metrics()
+            seen.append(([attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms], chunk.generated))
+
+        def metrics() -> Metrics:
+            # a line search looks at the loss of many points, and at the metrics of one
+            epoch = EpochMetrics()
+            for terms, generated in seen:
+                epoch.add(terms, generated, {term.spec.name: self._weight(term) for term in terms}, {})
+            return epoch.metrics()
+
+        return total, metrics
 
     def _terms(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> list[LossTerm]:
         terms = self.objective(model, chunk.batch, chunk.sample_weight)

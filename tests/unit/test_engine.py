@@ -261,6 +261,21 @@ def test_predict_says_which_shape_it_wants(finished: hyco.RunResult, tmp_path: P
         predict(finished.folder, tmp_path / "state.npy", tmp_path / "out.npy", 5)
 
 
+def test_predict_refuses_damaged_files(finished: hyco.RunResult, tmp_path: Path) -> None:
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04abc")
+    np.savez(tmp_path / "objects.npz", u=np.array([{}], dtype=object))
+    with (tmp_path / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
+    for name in ("cut.npz", "objects.npz", "huge.npy"):
+        with pytest.raises(DataError, match=f"{name} cannot be read"):
+            predict(finished.folder, tmp_path / name, tmp_path / "out.npy", 5)
+
+
+def test_a_boundary_that_does_not_fit_the_field_is_located(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.boundary: the boundary of 'u' gives 2 values for 1 component"):
+        hyco.Engine(SPEC, overrides={"data.boundary": [1.0, 2.0]}).plan()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no run folder"):
         hyco.load_surrogate(tmp_path)
@@ -307,6 +322,12 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
             "there is no loss term 'v'; the terms are u",
             "loss.terms.v",
             {"loss": {"terms": {"v": {"scale": 2.0}}}},
+        ),
+        (
+            SpecError,
+            "the truth of 'nu' has the shape [16], the parameter []",
+            "data.truth.nu",
+            {"data": {"truth": {"nu": {"profile": "sin-squared", "offset": 0.1}}}},
         ),
         (SpecError, "has no parameter 'mu'", "physical.parameters.mu", {"physical": {"parameters": {"mu": {}}}}),
         (

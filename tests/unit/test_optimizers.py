@@ -259,7 +259,7 @@ def test_the_gradient_of_the_sum_of_squares_is_that_of_the_loss() -> None:
     value, gradient, _ = trainer.linearizer.normal_equations(whole, whole.point()[None])
     loss, metrics = whole.gradient()
     assert float(value) == pytest.approx(loss, rel=1e-6)
-    assert metrics["train/loss"] == pytest.approx(loss, rel=1e-6)
+    assert metrics()["train/loss"] == pytest.approx(loss, rel=1e-6)
     assert (2 * gradient[0]).tolist() == pytest.approx([float(p.grad) for p in model.parameters()], rel=1e-6)
 
 

@@ -298,12 +298,12 @@ class TestCsv:
 
     def test_never_overwrites(self, tmp_path: Path) -> None:
         (record,) = hyco_trackers()
-        (tmp_path / "log.txt").write_text("")
-        tracker = record.factory(CsvOptions(file="log.txt"), None)
-        with pytest.raises(SpecError, match=r"log\.txt is there already"):
+        (tmp_path / "log.csv").write_text("")
+        tracker = record.factory(CsvOptions(file="log.csv"), None)
+        with pytest.raises(SpecError, match=r"log\.csv is there already"):
             tracker.started({"folder": tmp_path})
 
-    @pytest.mark.parametrize("file", ["", "..", "../a", "/a", "a\\b", "a\nb"])
+    @pytest.mark.parametrize("file", ["", "..", "../a.csv", "/a.csv", "a\\b.csv", "a\nb.csv", "summary.json"])
     def test_stays_inside(self, file: str) -> None:
-        with pytest.raises(ValueError, match="must be the plain name of a file"):
+        with pytest.raises(ValueError, match=r"must be the plain name of a \.csv file"):
             CsvOptions(file=file)

@@ -226,6 +226,12 @@ def test_boundaries(load: Callable[..., LoadedSpec]) -> None:
     assert spec.data.options.boundary == BoundarySetting(written)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "[0.0, nan]", "[true]", "{x = -inf}"])
+def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], value: str) -> None:
+    with pytest.raises(SpecError, match=r"data\.boundary: (a boundary value must be finite|wanted a number)"):
+        load(_with("data.boundary", value))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -40,6 +40,7 @@ from hyco_engine.training.hybrid import BalanceWarning, HybridTrainer, flatten
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
 from hyco_engine.training.rollout import rollout
 from hyco_engine.training.trainer import Trainer
+from hyco_engine.training.whole_loss import WholeLoss
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -96,6 +97,35 @@ def test_a_loss_is_the_mean_over_observed_values_only() -> None:
     (term,) = RolloutObjective(decay_layout())(model, (states, hidden))
     errors = (rollout(model, states, 3) - targets).detach()[~hidden.isnan()]
     assert float(term.mean().detach()) == pytest.approx(float(errors.square().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chunks_in_which_nothing_was_observed_count_nothing(dtype: torch.dtype) -> None:
+    class Real(Samples):
+        def __len__(self) -> int:
+            return 14
+
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            states, targets = decay_windows().batch(indices)
+            targets = torch.where((indices < 5)[:, None, None, None], math.nan, targets)
+            return states.to(dtype), targets.to(dtype)
+
+    model = Decay().to(dtype)
+    objective = RolloutObjective(decay_layout())
+
+    def loss(chunk: int) -> float:
+        weights = {"u": 1.0}
+        whole = WholeLoss(model, objective, Real(), weights=weights, chunk=chunk, device=torch.device("cpu"))
+        value = whole.gradient()[0]
+        residuals = [whole.residuals(model, part, torch.Generator()) for part in whole.chunks()]
+        squares = sum(float(part.detach().double().square().sum()) for part in residuals)
+        assert squares == pytest.approx(value, rel=1e-6 if dtype == torch.float32 else 1e-14)
+        return value
+
+    (term,) = objective(model, Real().batch(torch.arange(5)))
+    assert float(term.mean().detach()) == 0.0
+    assert loss(3) == pytest.approx(loss(14), rel=1e-6 if dtype == torch.float32 else 1e-14)
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 def test_gradients_of_hidden_values_are_zero_and_finite() -> None:
@@ -287,6 +317,32 @@ def test_training_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_what_layers_draw_depends_on_the_seed_alone() -> None:
+    class Dropping(LinearSurrogate):
+        def forward(self, state: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(state), 0.5, self.training)
+
+    def weight(seed: int) -> Tensor:
+        trainer = Trainer(Dropping(), player="synthetic", layout=decay_layout(), settings=settings(), seed=seed)
+        trainer.train(decay_windows(), 2)
+        return trainer.model.weight.detach()
+
+    before = torch.random.get_rng_state()
+    first = weight(0)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(3)
+    assert torch.equal(first, weight(0))
+    assert not torch.equal(first, weight(1))
+
+
+def test_what_holds_for_all_phases_is_told_after_the_first() -> None:
+    trainer = physical(optimizer="gauss-newton")
+    trainer.linearizer._rollout, trainer.linearizer._jacobian.way = None, "differences"
+    first, second = (trainer.train(decay_windows(), 50) for _ in range(2))
+    assert trainer.epochs_done < 50
+    assert (len(first.notes), second.notes) == (1, ())
+
+
 # --- cycle ----------------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +407,37 @@ def test_nothing_generated_is_said_and_trains_as_real_data_alone() -> None:
         "cycle 0: nothing is generated for the synthetic model (int(14 * alpha) with alpha = 0), "
         "so it trains on real data alone"
     )
+
+
+def test_a_strategy_that_wants_nothing_generated_is_not_said_to_round() -> None:
+    class Idle(Strategy):
+        def augment(self, phase: Any, context: Any) -> None:
+            return None
+
+    trainer = hybrid(strategy=Idle())
+    trainer.train(decay_windows(), 1)
+    assert trainer.history.warnings[0] == (
+        "cycle 0: nothing is generated for the synthetic model (as its strategy decided), "
+        "so it trains on real data alone"
+    )
+
+
+def test_generated_samples_are_freed_where_telling_of_them_fails() -> None:
+    closed = []
+
+    class Watched(Memory):
+        def hold(self, *args: Any) -> Any:
+            made = super().hold(*args)
+            made.close = lambda: closed.append(made)
+            return made
+
+    class Breaking(Tracker):
+        def phase_ended(self, record: Mapping[str, Any]) -> None:
+            raise OSError(record["phase"])
+
+    with pytest.raises(OSError, match="generate_physical"):
+        hybrid(cache=Watched(), trackers=[Breaking()]).train(decay_windows(), 1)
+    assert len(closed) == 1
 
 
 def test_generated_samples_are_drawn_afresh_each_cycle_and_the_same_for_the_same_seed() -> None:

@@ -18,7 +18,7 @@ import psutil
 import scipy.io
 
 from hyco_engine.errors import DataError
-from hyco_engine.hooks.loading import did_you_mean
+from hyco_engine.hooks.checking import did_you_mean
 
 Array = npt.NDArray[Any]
 Index = tuple[int | slice, ...]

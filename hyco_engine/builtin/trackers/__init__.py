@@ -17,9 +17,9 @@ class CsvOptions:
     file: str = option("metrics.csv", help="name of the file, which is written in the run folder")
 
     def __attrs_post_init__(self) -> None:
-        # both separators, so that a spec means the same everywhere
-        if self.file in ("", ".", "..") or any(c in "/\\" or not c.isprintable() for c in self.file):
-            raise ValueError(f"file {self.file!r} must be the plain name of a file in the run folder")
+        # both separators, so that a spec means the same everywhere; .csv, so that it is none of the run folder's own
+        if not self.file.endswith(".csv") or any(c in "/\\" or not c.isprintable() for c in self.file):
+            raise ValueError(f"file {self.file!r} must be the plain name of a .csv file in the run folder")
 
 
 def _csv(options: CsvOptions, context: Any) -> Any:
