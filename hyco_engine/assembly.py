@@ -240,10 +240,10 @@ class Assembler:
             if data.layout is None or data.statistics is None:
                 raise SpecError('scale = "data" needs fields; give a number', key=f"loss.terms.{term.name}.scale")
             scale = float(data.statistics.std[data.layout.channels(term.name)][0])
-        # a field's scale is in its own unit, and its loss is a square
-        size = scale**2 if term.kind in ("gaussian", "residual") else scale
-        declared = None if setting == TermSetting() else size
-        return attrs.evolve(term, scale=declared or term.scale, priority=term.priority * setting.weight)
+        if scale is not None:
+            # a field's scale is in its own unit, and its loss is a square
+            term = attrs.evolve(term, scale=scale**2 if term.kind in ("gaussian", "residual") else scale)
+        return attrs.evolve(term, priority=term.priority * setting.weight)
 
     def strategy(self) -> Strategy:
         """The augmentation strategy."""
@@ -279,7 +279,7 @@ class Assembler:
         directory = self.spec.augmentation.cache.directory
         return Path(directory) if directory else directory
 
-    def parts(self) -> dict[str, dict[str, str]]:
+    def parts(self, cache: CacheDecision | None) -> dict[str, dict[str, str]]:
         """Which kind serves as which part, and which distribution it comes from."""
         spec = self.spec
         choices: dict[str, Choice | None] = {
@@ -287,6 +287,7 @@ class Assembler:
             "physical": spec.physical,
             "synthetic": spec.synthetic,
             "augmentation": spec.augmentation if spec.physical and spec.synthetic else None,
+            "cache": None if cache is None else CacheChoice(kind=cache.kind),
             "normalizer": spec.loss.normalizer,
             "normalizer.physical": spec.loss.physical.normalizer,
             "normalizer.synthetic": spec.loss.synthetic.normalizer,

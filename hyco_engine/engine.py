@@ -50,7 +50,8 @@ class Engine:
     def run(self, run_dir: Path | str | None = None) -> RunResult:
         """Run the spec in a new folder, or in `run_dir`, which must be new or empty.
 
-        Raises HycoError; the folder's summary.json then says what happened. After a KeyboardInterrupt, too.
+        Raises HycoError. Once training has begun, the folder's summary.json says what happened, also after a
+        KeyboardInterrupt; a mistake that is found before leaves no folder behind.
         """
         with self._located():
             assembler = Assembler(self.spec, self.registry)
@@ -80,22 +81,28 @@ class Engine:
                 "resolution": list(layout.grid.resolution),
             }
         both = spec.physical is not None and spec.synthetic is not None
-        plan: dict[str, Any] = {"n_real": n_real, "n_generated": 0, "cache": None, "parts": assembler.parts()}
-        if both:
-            strategy = assembler.strategy()
-            decision = assembler.cache_decision(n_real, sample_size, strategy)
-            plan["n_generated"] = strategy.max_generated(n_real, spec.augmentation.alpha)
-            plan["cache"] = attrs.asdict(decision)
-        else:
-            strategy = None
-        plan["data"] = sizes
-        plan["phases"] = [
-            {"cycle": cycle, "phase": f"train_{player}", "epochs": epochs, "n_real": n_real}
-            for cycle in range(spec.run.cycles)
-            for player, epochs in _phases(spec, strategy, cycle)
-        ]
-        plan["notes"] = list(self._loaded.notes)
-        return plan
+        strategy = assembler.strategy() if both else None
+        decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
+        n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
+        return {
+            "n_real": n_real,
+            "n_generated": n_generated,
+            "cache": None if decision is None else attrs.asdict(decision),
+            "parts": assembler.parts(decision),
+            "data": sizes,
+            "phases": [
+                {
+                    "cycle": cycle,
+                    "phase": f"train_{player}",
+                    "epochs": epochs,
+                    "n_real": n_real,
+                    "n_generated": n_generated,
+                }
+                for cycle in range(spec.run.cycles)
+                for player, epochs in _phases(spec, strategy, cycle)
+            ],
+            "notes": list(self._loaded.notes),
+        }
 
     @contextmanager
     def _located(self) -> Iterator[None]:

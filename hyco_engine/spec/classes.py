@@ -46,9 +46,10 @@ class PathsSpec:
 class TermSetting:
     """`[loss.terms.<field>]`."""
 
-    scale: float | Literal["data"] = option(
-        1.0,
-        help='size of the field that counts as 1: a number, or "data": its standard deviation in the train split',
+    scale: float | Literal["data"] | None = option(
+        None,
+        help='size of the field that counts as 1: a number, or "data": its standard deviation in the train split; '
+        "none: the model's own declaration, or 1",
         gt=0.0,
     )
     weight: float = option(1.0, help="priority among the terms", ge=0.0)

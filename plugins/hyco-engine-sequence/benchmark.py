@@ -26,7 +26,6 @@ from hyco_engine.hooks import Registry
 from hyco_engine.interfaces import Samples
 from hyco_engine.spec.loading import load_spec
 from hyco_engine.training.evaluation import HeldOutSamples
-from hyco_engine.training.starved import StarvedTerms
 
 SPEC = Path(__file__).with_name("sequence.toml")
 
@@ -100,14 +99,14 @@ def train(remedy: str, seed: int, *, epochs: int = 20, width: int = 32) -> dict[
     def losses(samples: Samples) -> dict[str, float]:
         return dict(HeldOutSamples(samples, trainer.objective).measure(model)["loss_by_field"])
 
-    starved, warning = StarvedTerms(), None
+    warning = None
     early: dict[int, dict[str, float]] = {}
     start = time.perf_counter()
     for epoch in range(1, epochs + 1):
-        trainer.train(data.train, 1)
-        if epoch <= 5:
+        notes = trainer.train(data.train, 1).notes
+        warning = next((note for note in notes if "not being learned" in note), warning)
+        if epoch in (1, 5):
             early[epoch] = losses(data.train)
-            warning = starved.epoch(early[epoch], "synthetic") or warning
     return {
         "remedy": remedy,
         "seed": seed,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,10 +75,10 @@ class SimulateSource(TrajectorySource):
         first = self.model.initial_states(1, self.context.generator("initial", 0))
         digest.update(first.detach().cpu().double().numpy().tobytes())
         # while a physics is being written its version stays the same
-        physics = getattr(self.model, "physics", None)
-        factory = registry.get("hyco_models", self.choice.kind).factory
-        for code in (*type(self.model).__mro__, *type(physics).__mro__, factory):
-            digest.update(_source(code))
+        physics = getattr(self.model, "physics", self.model)
+        packages = {code.__module__.partition(".")[0] for code in (*type(self.model).__mro__, *type(physics).__mro__)}
+        for package in sorted(packages - {"torch", "builtins", "abc", "typing"}):
+            digest.update(_source(package))
         return digest.hexdigest()
 
     def load(self, index: int) -> Trajectory:
@@ -220,11 +220,14 @@ def _at_own_key(problem: Problem, options: SimulateOptions) -> Problem:
     return problem
 
 
-def _source(code: Any) -> bytes:
-    """The text of the file that defines a class or function; empty where there is none, and for torch's own."""
-    if code.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+def _source(package: str) -> bytes:
+    """The text of all modules of an imported top-level package or module; empty where there is none to read."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None:
         return b""
+    path = Path(file)
+    modules = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     try:
-        return Path(inspect.getfile(code)).read_bytes()
-    except (TypeError, OSError):
+        return b"".join(module.read_bytes() for module in modules)
+    except OSError:
         return b""
