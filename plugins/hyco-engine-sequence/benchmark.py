@@ -128,7 +128,7 @@ def floors(seed: int) -> dict[str, float]:
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Smallest and largest end loss over the seeds, as Markdown; pointer in thousandths."""
-    lines = ["| | type | pointer / 1000 | binary | countdown (bars) | starved |", "|---|---|---|---|---|---|"]
+    lines = ["| | type | pointer (×10⁻³) | binary | countdown (bars) | starved |", "|---|---|---|---|---|---|"]
     for remedy in dict.fromkeys(result["remedy"] for result in results):
         same = [result for result in results if result["remedy"] == remedy]
         cells = []

@@ -586,3 +586,18 @@ def test_a_term_that_stands_still_is_told() -> None:
     (note,) = trainer.train(Ones(), 6).notes
     assert note.startswith("after 5 epochs the synthetic model's loss has changed in 'stands' by")
     assert trainer.train(Ones(), 6).notes == ()
+
+
+def test_a_trainer_takes_fields_as_it_takes_tensors() -> None:
+    from hyco_engine.physics.fields_view import FieldSamples, FieldView
+
+    windows = decay_windows()
+    view = FieldView(windows, decay_layout())
+    held = FieldSamples([view[index] for index in range(len(view))], decay_layout())
+    assert len(view) == len(held) == len(windows)
+    found = []
+    for data in (windows, view, held):
+        trainer = physical(optimizer="adam")
+        trainer.train(data, 3)
+        found.append(float(trainer.model.learnables.values()["k"].detach()))
+    assert found[0] == found[1] == found[2] != 0.5
