@@ -309,7 +309,10 @@ class Trainer:
         weight = data.sample_weight(indices)
         terms = self.objective(self.model, batch, None if weight is None else weight.to(device))
         terms += [term.term(self.model, batch, generator) for term in extra]
-        loss = checked(self.normalizer(terms, self._step_context()), terms, self.normalizer_name)
+        try:
+            loss = checked(self.normalizer(terms, self._step_context()), terms, self.normalizer_name)
+        except RunError as error:
+            raise RunError(f"the {self.player} model, {where or 'all samples'}: {error}") from error
         if loss.skipped:
             return loss
         if where is not None and not torch.isfinite(loss.total):

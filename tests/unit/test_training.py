@@ -601,3 +601,16 @@ def test_a_trainer_takes_fields_as_it_takes_tensors() -> None:
         trainer.train(data, 3)
         found.append(float(trainer.model.learnables.values()["k"].detach()))
     assert found[0] == found[1] == found[2] != 0.5
+
+
+def test_what_a_normalizer_refuses_is_located() -> None:
+    from hyco_engine.builtin.normalizers.manual import Manual
+
+    windows = decay_windows()
+    trainer = Trainer(
+        LinearSurrogate(), player="synthetic", layout=decay_layout(), normalizer=Manual(), settings=settings()
+    )
+    with torch.no_grad():
+        trainer.model.weight.fill_(1e30)
+    with pytest.raises(RunError, match=r"the synthetic model, epoch 1, batch 1: .*'u'"):
+        trainer.train(windows, 1)
