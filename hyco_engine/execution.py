@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import History, HybridTrainer
+from hyco_engine.training.reporter import Reporter
 
 logger = logging.getLogger("hyco_engine")
 
@@ -51,15 +51,13 @@ class Execution:
         self.spec = assembler.spec
         self.loaded = loaded
         self.folder = folder
-        self.trackers = trackers
-        self.seconds: dict[str, float] = {}
+        self._report = Reporter(trackers=trackers)
         self.models: dict[Player, nn.Module] = {}
         self.initial: dict[str, Tensor] = {}
         self.data: Data | None = None
         self.hybrid: HybridTrainer | None = None
         self.decision: CacheDecision | None = None
         self.metrics: dict[str, Any] = {}
-        self.warnings: list[str] = []
         self.error_bars: ErrorBars | None = None
 
     def execute(self) -> RunResult:
@@ -67,10 +65,10 @@ class Execution:
         status, told = "failed", None
         try:
             told_first = {"name": self.spec.run.name, "folder": self.folder.path, "spec": dump_spec(self.spec)}
-            self._tell("started", told_first)
+            self._report.tell("started", told_first)
             self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
-                self._warn(note)
+                self._report.warn(note)
             self._train()
             self._evaluate()
             self._measure_parameters()
@@ -85,19 +83,19 @@ class Execution:
                 self.folder.discard()
             raise
         finally:
-            self.seconds["total_s"] = time.perf_counter() - start
+            self._report.seconds["total_s"] = time.perf_counter() - start
             summary = self._summary(status, told)
             try:
                 if self.folder.path.exists():
                     self._save(summary)
             finally:
-                self._tell("finished", summary)
+                self._report.tell("finished", summary)
         ready = {player: model.eval() for player, model in self.models.items()}
         return RunResult(folder=self.folder.path, summary=summary, **ready)
 
     def _train(self) -> None:
         assembler, spec = self.assembler, self.spec
-        with self._timed("prepare_data"):
+        with self._report.timed("prepare_data"):
             data = self.data = assembler.data(assembler.source(), self._progress)
         self.models = assembler.models(data)
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
@@ -126,7 +124,7 @@ class Execution:
             for path in swept.removed:
                 logger.info("removed what a run that was killed had generated: %s", path)
             for note in swept.failed:
-                self._warn(note)
+                self._report.warn(note)
             self.hybrid = HybridTrainer(
                 **trainers,
                 strategy=strategy,
@@ -135,7 +133,7 @@ class Execution:
                 seed=spec.run.seed,
                 heldout=assembler.heldout(data.val, data, objective),
                 folders=folders,
-                trackers=self.trackers,
+                trackers=self._report.trackers,
                 strict=True,
             )
             self.hybrid.train(data.train, spec.run.cycles)
@@ -157,10 +155,10 @@ class Execution:
         if not isinstance(states, Tensor):
             return
         states = states.to(self.assembler.device)
-        with self._timed("compile"):
+        with self._report.timed("compile"):
             physical.prepare(states)
         if (warning := physical.stability(states)) is not None:
-            self._warn(warning)
+            self._report.warn(warning)
 
     def _evaluate(self) -> None:
         """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
@@ -168,7 +166,7 @@ class Execution:
         assert self.hybrid is not None
         data = self.data
         objective = next(iter(self.hybrid.trainers.values())).objective
-        with self._timed("evaluate"):
+        with self._report.timed("evaluate"):
             for split, real in (("val", data.val), ("test", data.test)):
                 heldout = self.assembler.heldout(real, data, objective)
                 if heldout is None:
@@ -186,18 +184,18 @@ class Execution:
         if trainer is None:
             return
         try:
-            with self._timed("evaluate"):
+            with self._report.timed("evaluate"):
                 self.error_bars = measure(trainer, self.data.train)
         except Exception as error:
             # what was learned is worth keeping without them
-            self._warn(f"the parameters' error bars could not be computed: {error}")
+            self._report.warn(f"the parameters' error bars could not be computed: {error}")
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
-                self._warn(message)
+                self._report.warn(message)
             found = {f"standard_error/{name}": value for name, value in self.error_bars.standard_error.items()}
             at = {"cycle": self.spec.run.cycles - 1, "phase": "evaluate"}
             at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
-            self._tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
+            self._report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
     def _identification(self) -> dict[str, Any]:
         """Error bars and minima found, as far as there are any."""
@@ -220,10 +218,10 @@ class Execution:
                 states = {"final": model.state_dict(), "best": self.hybrid.best[player].state or model.state_dict()}
                 for which, state in states.items():
                     path = save_model(self.folder, f"{player}-{which}", state, choice.kind, self.data)
-                    self._tell("artifact", path)
+                    self._report.tell("artifact", path)
             if any(trainer.epochs_done for trainer in self.hybrid.trainers.values()):
                 self._draw(summary)
-        self._tell("artifact", self.folder.write_summary(summary))
+        self._report.tell("artifact", self.folder.write_summary(summary))
 
     def _draw(self, summary: Mapping[str, Any]) -> None:
         from hyco_engine.report.run_figures import draw
@@ -231,10 +229,10 @@ class Execution:
         assert self.data is not None
         try:
             for path in draw(self.folder.path, summary, self.data, self.models):
-                self._tell("artifact", path)
+                self._report.tell("artifact", path)
         except Exception as error:
             # a figure is not worth a run's results
-            self._warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
+            self._report.warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:
         history = History() if self.hybrid is None else self.hybrid.history
@@ -257,7 +255,7 @@ class Execution:
             "evaluate",
             "checkpoint",
         )
-        phases = {n: self.seconds.get(n, 0.0) + history.seconds.get(n, 0.0) for n in names}
+        phases = {n: self._report.seconds.get(n, 0.0) + history.seconds.get(n, 0.0) for n in names}
         return {
             "status": status,
             "error": error,
@@ -267,33 +265,14 @@ class Execution:
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
-            "timings": {"total_s": self.seconds["total_s"], "phases": phases},
+            "timings": {"total_s": self._report.seconds["total_s"], "phases": phases},
             "physics": physics,
             "identification": self._identification(),
-            "warnings": [*self.warnings, *history.warnings],
+            "warnings": [*self._report.warnings, *history.warnings],
             "peak_rss_bytes": peak_rss_bytes(),
             "seed": self.spec.run.seed,
             "versions": package_versions(),
         }
 
     def _progress(self, done: int, total: int) -> None:
-        self._tell("progress", {"cycle": None, "phase": "prepare_data", "done": done, "total": total})
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        self._tell("phase_started", {"cycle": None, "phase": phase, "total": None})
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - start
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-        self._tell("phase_ended", {"cycle": None, "phase": phase, "seconds": seconds})
-
-    def _warn(self, message: str) -> None:
-        self.warnings.append(message)
-        self._tell("warned", message)
-
-    def _tell(self, event: str, record: Any) -> None:
-        for tracker in self.trackers:
-            getattr(tracker, event)(record)
+        self._report.tell("progress", {"cycle": None, "phase": "prepare_data", "done": done, "total": total})

@@ -16,8 +16,6 @@ from torch import Tensor
 from hyco_engine.augment.balance import Balance
 from hyco_engine.interfaces import PhysicalModel
 
-STATUSES = ("completed", "failed", "interrupted")
-
 
 def parameter_values(model: PhysicalModel) -> dict[str, Tensor]:
     """The physics' parameters by name, detached, on the CPU: 0-d, or `[*resolution]` for a field."""

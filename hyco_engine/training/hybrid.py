@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +32,7 @@ from hyco_engine.interfaces import (
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.evaluation import HeldOut
+from hyco_engine.training.reporter import Reporter
 from hyco_engine.training.rollout import evaluating
 from hyco_engine.training.trainer import Trainer
 
@@ -97,9 +97,11 @@ class HybridTrainer:
         self.seed = seed
         self.heldout = heldout
         self.folders = folders
-        self.trackers = tuple(trackers)
         self.strict = strict
         self.history = History()
+        self._report = Reporter(
+            trackers=tuple(trackers), seconds=self.history.seconds, warnings=self.history.warnings
+        )
         self.best: dict[Player, Best] = {player: Best() for player in self.trainers}
 
     def train(self, dataset: Samples, cycles: int) -> History:
@@ -119,7 +121,7 @@ class HybridTrainer:
             if trainer.trainable:
                 yield phase
             elif cycle == 0:
-                self._warn(f"the {phase.player} model has nothing to learn, so it only generates for the other")
+                self._report.warn(f"the {phase.player} model has nothing to learn, so it only generates for the other")
 
     def _planned(self, cycle: int) -> Sequence[Phase]:
         if self.strategy is None:
@@ -137,19 +139,19 @@ class HybridTrainer:
             epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
             name = f"train_{phase.player}"
             before = trainer.epochs_done
-            with self._timed(name, cycle, total=epochs):
+            with self._report.timed(name, cycle, total=epochs):
 
                 def observe(record: Mapping[str, Any]) -> None:
-                    self._tell("metrics", {"cycle": cycle, "phase": name, **record})
+                    self._report.tell("metrics", {"cycle": cycle, "phase": name, **record})
                     done = record["epoch"] - before
-                    self._tell("progress", {"cycle": cycle, "phase": name, "done": done, "total": epochs})
+                    self._report.tell("progress", {"cycle": cycle, "phase": name, "done": done, "total": epochs})
 
                 terms = () if augmentation is None else augmentation.terms
                 result = trainer.train(data, epochs, terms=terms, observe=observe)
         for note in result.notes:
-            self._warn(f"cycle {cycle}: {note}")
+            self._report.warn(f"cycle {cycle}: {note}")
         if epochs and not result.moved and not result.converged:
-            self._warn(
+            self._report.warn(
                 f"cycle {cycle}: {epochs} epochs of {trainer.optimizer_name} did not move the {phase.player} "
                 f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small"
             )
@@ -206,11 +208,11 @@ class HybridTrainer:
             name = f"generate_{phase.teacher}"
 
             def progress(made: int) -> None:
-                self._tell("progress", {"cycle": cycle, "phase": name, "done": made, "total": count})
+                self._report.tell("progress", {"cycle": cycle, "phase": name, "done": made, "total": count})
 
             # the teacher may generate as long as the other one trains
             stack.enter_context(evaluating(self.trainers[phase.teacher].model))
-            with self._timed(name, cycle, total=count):
+            with self._report.timed(name, cycle, total=count):
                 generated = self.cache.hold(augmentation.recipe, folder, progress)
                 # before anybody else is told, who might raise
                 stack.callback(generated.close)
@@ -241,7 +243,7 @@ class HybridTrainer:
         if not alone and data.n_generated == 0:
             few = int(data.n_real * self.alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {self.alpha:g}" if few else "as its strategy decided"
-            self._warn(
+            self._report.warn(
                 f"cycle {cycle}: nothing is generated for the {phase.player} model ({why}), so it trains on real "
                 "data alone"
             )
@@ -255,38 +257,19 @@ class HybridTrainer:
         if self.heldout is None:
             return
         trainer = self.trainers[player]
-        with self._timed("evaluate", cycle, total=1):
+        with self._report.timed("evaluate", cycle, total=1):
             metrics = self.heldout.measure(trainer.model)
         error = self.heldout.score(metrics)
         if error < self.best[player].error:
             self.best[player] = Best(error=error, state=copy.deepcopy(trainer.model.state_dict()))
         flat = {f"val/{name}": value for name, value in flatten(metrics).items()}
         at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
-        self._tell("metrics", {"cycle": cycle, "phase": phase, **at, **flat})
+        self._report.tell("metrics", {"cycle": cycle, "phase": phase, **at, **flat})
 
     def _errors(self) -> dict[Player, float]:
         if self.heldout is None:
             raise RunError("this strategy weighs the models by held-out errors: give validation data (data.split.val)")
         return {player: self.heldout.score(self.heldout.measure(t.model)) for player, t in self.trainers.items()}
-
-    @contextmanager
-    def _timed(self, phase: str, cycle: int, total: int) -> Iterator[None]:
-        self._tell("phase_started", {"cycle": cycle, "phase": phase, "total": total})
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - start
-            self.history.seconds[phase] = self.history.seconds.get(phase, 0.0) + seconds
-        self._tell("phase_ended", {"cycle": cycle, "phase": phase, "seconds": seconds})
-
-    def _warn(self, message: str) -> None:
-        self.history.warnings.append(message)
-        self._tell("warned", message)
-
-    def _tell(self, event: str, record: Any) -> None:
-        for tracker in self.trackers:
-            getattr(tracker, event)(record)
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
