@@ -24,7 +24,6 @@ from hyco_engine.interfaces import (
     LossNormalizer,
     PhysicalModel,
     Player,
-    Predictor,
     Samples,
     SampleSource,
     Strategy,
@@ -33,11 +32,13 @@ from hyco_engine.interfaces import (
     Trajectory,
     TrajectorySource,
 )
+from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, scale_warning
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
-from hyco_engine.spec.classes import Spec, TermSetting
+from hyco_engine.spec.classes import Spec
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
-from hyco_engine.training.losses import Objective, objective_for
+from hyco_engine.training.losses import Objective, WeightedSum, objective_for
+from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -76,6 +77,8 @@ class Assembler:
         self.registry = registry
         self.device = pick_device(spec.run.device)
         self.dtype = DTYPES[spec.run.precision]
+        self.notes: list[str] = []
+        """What the user should know of the choices made here."""
 
     def context(self, **more: Any) -> BuildContext:
         """What every factory is told, with `more`."""
@@ -104,7 +107,7 @@ class Assembler:
 
     def manager(self, source: TrajectorySource) -> DataManager:
         """The keeper of the source's simulations."""
-        return DataManager(source, self.spec.data, self.spec.paths.cache, dtype=self.dtype)
+        return DataManager(source, self.spec.data, self.spec.paths.cache, dtype=self.dtype, seed=self.spec.run.seed)
 
     def data(
         self, source: TrajectorySource | SampleSource, progress: Callable[[int, int], None] = lambda done, total: None
@@ -179,71 +182,77 @@ class Assembler:
                     key=f"data.truth.{name}",
                 )
 
-    def check_models(self, layout: StateLayout, dt: float) -> None:
-        """Build the models for data that is not read yet, so that what does not fit is told."""
+    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> None:
+        """Build the models for data that is not read yet, so that what does not fit is told.
+
+        `sizes`: the standard deviations of the dynamic fields, where they are known.
+        """
         channels = layout.n_all
         unit = Statistics(
             mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic)
         )
         data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
+        terms: dict[Player, Sequence[TermSpec]] = {}
         for player, model in self.models(data).items():
-            self._terms(player, model, data)
+            terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
+            self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
+        self._note(scale_warning(terms, sizes, of_fields=True))
+
+    def trainers(self, models: Mapping[Player, nn.Module], data: Data) -> dict[Player, Trainer]:
+        """A trainer for each model. What the user should know is added to `notes`."""
+        trainers = {player: self.trainer(player, model, data) for player, model in models.items()}
+        terms = {player: trainer.objective.specs for player, trainer in trainers.items()}
+        if data.layout is not None and data.statistics is not None:
+            sizes = field_sizes(data.layout, data.statistics)
+        else:
+            sizes = sample_sizes(data.train, next(iter(terms.values()), ()))
+        of_fields = data.layout is not None
+        self._note(scale_warning(terms, sizes, of_fields=of_fields))
+        return trainers
 
     def trainer(self, player: Player, model: nn.Module, data: Data) -> Trainer:
         """A trainer with the player's settings, loss terms and normalizer."""
         settings = getattr(self.spec.training, player)
-        specs = self._terms(player, model, data)
-        override = getattr(self.spec.loss, player).normalizer
-        normalizer: NormalizerChoice = override or self.spec.loss.normalizer
+        specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
+        objective = objective_for(model, data.layout, specs)
+        normalizer, name = self._normalizer(player, model, objective, data.layout)
+        choice = getattr(self.spec, player)
         return Trainer(
             model,
             player=player,
             layout=data.layout,
             settings=settings,
-            objective=objective_for(model, data.layout, specs),
-            normalizer=self.build(normalizer, LossNormalizer, self.context(layout=data.layout)),
-            normalizer_name=f"{normalizer.kind!r} of {self.registry.origin(normalizer.hook, normalizer.kind)}",
+            objective=objective,
+            normalizer=normalizer,
+            model_name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
+            normalizer_name=name,
             seed=self.spec.run.seed,
             total_epochs=self.spec.run.cycles * settings.epochs_per_cycle,
         )
 
-    def _terms(self, player: Player, model: nn.Module, data: Data) -> list[TermSpec]:
-        """The loss terms with what `[loss]` declares for them."""
-        if isinstance(model, Predictor):
-            declared = list(model.terms)
-        elif data.layout is not None:
-            layout = data.layout
-            declared = [
-                TermSpec(name=field.name, n_elements=layout.n_samples(field.name), unit=field.unit)
-                for field in layout.dynamic
-            ]
-        else:
-            raise DataError(
-                f"the {player} model steps states of fields forward, and this data has no fields", key=f"{player}.kind"
+    def _normalizer(
+        self, player: Player, model: nn.Module, objective: Objective, layout: StateLayout | None
+    ) -> tuple[LossNormalizer, str]:
+        """The player's normalizer, and what messages call it."""
+        own: NormalizerChoice | None = getattr(self.spec.loss, player).normalizer
+        choice = own or self.spec.loss.normalizer
+        normalizer: LossNormalizer = self.build(choice, LossNormalizer, self.context(layout=layout))
+        name = f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
+        optimizer = optimizer_name(model, player, getattr(self.spec.training, player), objective)
+        if not normalizer.learnable or optimizer not in FULL_BATCH:
+            return normalizer, name
+        why = f"the normalizer {name} learns its weights step by step, and {optimizer} needs an objective that stays"
+        if own is not None:
+            raise SpecError(
+                f"{why}: choose another normalizer for the {player} model, or optimizer = \"adam\"",
+                key=f"loss.{player}.normalizer",
             )
-        override = getattr(self.spec.loss, player).terms
-        settings: Mapping[str, TermSetting] = self.spec.loss.terms if override is None else override
-        names = [term.name for term in declared]
-        for name in settings:
-            if name not in names:
-                key = "loss.terms" if override is None else f"loss.{player}.terms"
-                raise SpecError(
-                    f"there is no loss term {name!r}; the terms are {', '.join(names)}{did_you_mean(name, names)}",
-                    key=f"{key}.{name}",
-                )
-        return [self._declared(term, settings.get(term.name, TermSetting()), data) for term in declared]
+        self.notes.append(f"{why}: the {player} model's terms are weighted as 'manual' does, by weight and scale alone")
+        return WeightedSum(), "'manual'"
 
-    @staticmethod
-    def _declared(term: TermSpec, setting: TermSetting, data: Data) -> TermSpec:
-        scale = setting.scale
-        if scale == "data":
-            if data.layout is None or data.statistics is None:
-                raise SpecError('scale = "data" needs fields; give a number', key=f"loss.terms.{term.name}.scale")
-            scale = float(data.statistics.std[data.layout.channels(term.name)][0])
-        if scale is not None:
-            # a field's scale is in its own unit, and its loss is a square
-            term = attrs.evolve(term, scale=scale**2 if term.kind in ("gaussian", "residual") else scale)
-        return attrs.evolve(term, priority=term.priority * setting.weight)
+    def _note(self, text: str | None) -> None:
+        if text is not None:
+            self.notes.append(text)
 
     def strategy(self) -> Strategy:
         """The augmentation strategy."""

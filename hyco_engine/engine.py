@@ -16,6 +16,7 @@ from hyco_engine.errors import HycoError
 from hyco_engine.execution import Execution, RunResult
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player, SampleSource, Tracker
+from hyco_engine.loss_terms import glimpsed_sizes
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
@@ -65,15 +66,18 @@ class Engine:
         source = assembler.source()
         sizes: dict[str, Any] = {}
         if isinstance(source, SampleSource):
-            train = source.samples("train")
-            n_real, sample_size = len(train), sample_bytes(train)
+            data = assembler.data(source)
+            n_real, sample_size = len(data.train), sample_bytes(data.train)
+            assembler.trainers(assembler.models(data), data)
         else:
             manager = assembler.manager(source)
             planned, layout = manager.planned_windows, manager.layout
             n_real = len(manager.train) if planned is None else planned
             channels = layout.n_all + spec.data.num_predict_steps * layout.n_dynamic
             sample_size = channels * math.prod(layout.spatial) * assembler.dtype.itemsize
-            assembler.check_models(layout, manager.dt)
+            glimpse = source.glimpse()
+            seen = None if glimpse is None else glimpsed_sizes(glimpse, source.layout, [f.name for f in layout.dynamic])
+            assembler.check_models(layout, manager.dt, seen)
             sizes = {
                 "simulations": manager.num_simulations,
                 "dt": manager.dt,
@@ -101,7 +105,7 @@ class Engine:
                 for cycle in range(spec.run.cycles)
                 for player, epochs in _phases(spec, strategy, cycle)
             ],
-            "notes": list(self._loaded.notes),
+            "notes": [*self._loaded.notes, *assembler.notes],
         }
 
     @contextmanager

@@ -102,7 +102,9 @@ class Execution:
             self.initial = parameter_values(physical)
             assembler.check_truth(physical, data.truth)
             self._prepare(physical, data)
-        trainers = {player: assembler.trainer(player, model, data) for player, model in self.models.items()}
+        trainers = assembler.trainers(self.models, data)
+        for note in assembler.notes:
+            self._report.warn(note)
         objective = next(iter(trainers.values())).objective
         cooperating = len(trainers) == 2
         strategy = assembler.strategy() if cooperating else None
@@ -244,6 +246,7 @@ class Execution:
             errors = None if self.error_bars is None else self.error_bars.standard_error
             parameters = parameters_summary(physical, self.initial, self.data.truth, self.folder.path, errors)
             physics = dict(zip(("compile", "reason"), physical.execution, strict=True))
+        manager = None if self.hybrid is None or self.data is None else self.data.manager
         decision = self.decision
         names = (
             "prepare_data",
@@ -260,6 +263,7 @@ class Execution:
             "status": status,
             "error": error,
             "cycles": history.cycles,
+            "data": None if manager is None else manager.summary(),
             "parameters": parameters,
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],

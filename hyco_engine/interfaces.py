@@ -107,11 +107,31 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class Points:
+    """What sensors saw of one simulation, wherever they were: N observations, in any order."""
+
+    frame: Tensor
+    """`[N]`, float64: when, in frames since the first frame of the trajectory; between two frames as well."""
+    time: Tensor
+    """`[N]`, float64: when, since the first frame of the whole simulation."""
+    position: Tensor
+    """`[N, n_axes]`, float64."""
+    value: Tensor
+    """`[N, C_dyn]`; NaN where not observed."""
+    heldout: Tensor
+    """`[N]`, bool: what validates in a split by sensor."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class Trajectory:
-    """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout."""
+    """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout.
+
+    With `points`, frames are NaN but for the first, from which the fields are rolled out to where the sensors are.
+    """
 
     dynamic: Tensor
     static: Tensor
+    points: Points | None = None
 
 
 class TrajectorySource(ABC):
@@ -134,8 +154,16 @@ class TrajectorySource(ABC):
     def load(self, index: int) -> Trajectory:
         """Simulation `index`, as float64 or float32. Raises DataError naming file and key."""
 
+    def points(self, index: int) -> Points | None:
+        """What sensors saw of simulation `index`, small enough for memory; None: data on the grid alone."""
+        return None
+
     def frames(self, index: int) -> int | None:
         """Frames of simulation `index`, where known without loading it; None: load it to know."""
+        return None
+
+    def glimpse(self) -> Trajectory | None:
+        """A simulation to judge the fields' sizes by before a run; None where it is not there to be read quickly."""
         return None
 
     def origin(self, field: str, index: int) -> str:
@@ -153,6 +181,12 @@ class Samples(ABC):
     @abstractmethod
     def batch(self, indices: Tensor) -> Batch:
         """The samples at `indices` (int64, `[B]`, any order, repeats allowed), in that order."""
+
+    observed_share: float = 1.0
+    """The mean over all samples of the share of their targets that was observed."""
+
+    horizon: int | None = None
+    """Steps of the rollouts that the targets belong to; None: there are none."""
 
     def inputs(self, indices: Tensor) -> Values:
         """The inputs alone, where that is cheaper."""
@@ -287,10 +321,11 @@ class CacheBackend(ABC):
 
 @attrs.frozen(kw_only=True)
 class Phase:
-    """One training phase of a cycle. `epochs` None: the player's `epochs_per_cycle`."""
+    """One training phase of a cycle. `epochs` None: the player's `epochs_per_cycle`; `taught` False: real data alone."""
 
     player: Player
     epochs: int | None = None
+    taught: bool = True
 
     @property
     def teacher(self) -> Player:
@@ -299,16 +334,16 @@ class Phase:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Augmentation:
-    """What a phase trains on beside the real samples.
+    """What a phase trains on beside the real samples: generated ones (`recipe` None: none), further loss terms.
 
     Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
     that the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record`
     goes into the results' cooperation table (`e_teacher`, `e_pupil`, `tau`, `accepted`).
     """
 
-    recipe: Recipe
+    recipe: Recipe | None = None
     weight: float = 1.0
-    expected_ratio: float
+    expected_ratio: float = 0.0
     terms: Sequence[ExtraTerm] = ()
     record: Mapping[str, float | bool] = attrs.Factory(dict)
 
@@ -331,9 +366,14 @@ class CycleContext:
     """The train split."""
     errors: Callable[[], Mapping[Player, float]]
     """Measures both models' errors on the same held-out real data (nrmse of full-length rollouts)."""
-    rollout_recipe: Callable[[Player, Callable[[Tensor], Tensor], int], Recipe]
-    """`rollout_recipe(teacher, states, count)`: rollouts of the teacher over the training horizon, from
-    `states(indices) -> [B, C_all, *S]`, which must be pure."""
+    rollout_recipe: Callable[..., Recipe]
+    """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
+    `states(indices) -> [B, C_all, *S]`, which must be pure; with `lead [count]` (int64) a sample starts where the
+    teacher is after so many steps."""
+    models: Mapping[Player, nn.Module]
+    """Both models; not to be changed."""
+    layout: StateLayout | None = None
+    """Of the states; None for data that is no field."""
     generator: Callable[..., torch.Generator]
     """`generator("starts")`: derived from (seed, cycle, phase, purpose)."""
 
@@ -351,7 +391,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        """What `phase.teacher` generates for `phase.player`; None: real data alone. Asked right before the phase."""
+        """What `phase.teacher` generates for `phase.player`; None: real data alone.
+
+        Asked right before each phase that is `taught`.
+        """
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

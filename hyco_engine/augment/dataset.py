@@ -15,8 +15,10 @@ from hyco_engine.interfaces import Batch, GeneratedSamples, Samples, Values
 class AugmentedDataset(Samples):
     """The real samples, then the generated ones; a permutation of all indices mixes both in every batch.
 
-    `weight` is what one generated sample counts in the loss. `generated` None: real samples alone. Closing the
-    generated samples stays with whoever made them.
+    `weight` is what one generated sample counts in the loss against a real one. A real sample that is partly observed
+    counts by its observed share, so a generated one, which is complete, counts by the mean share of the real ones: the
+    ratio of both in the loss is that of the balance. `generated` None: real samples alone. Closing the generated
+    samples stays with whoever made them.
     """
 
     def __init__(self, real: Samples, generated: GeneratedSamples | None = None, weight: float = 1.0) -> None:
@@ -34,10 +36,11 @@ class AugmentedDataset(Samples):
         return indices >= self.n_real
 
     def sample_weight(self, indices: Tensor) -> Tensor | None:
-        """`[B]`, float32: `weight` where generated, else 1. None where every sample of the data set counts 1."""
-        if self.weight == 1 or not self.n_generated:
+        """`[B]`, float32: what generated samples count, else 1. None where every sample of the data set counts 1."""
+        weight = self.weight * self.real.observed_share
+        if weight == 1 or not self.n_generated:
             return None
-        return torch.where(self.is_generated(indices), self.weight, 1.0).to(torch.float32)
+        return torch.where(self.is_generated(indices), weight, 1.0).to(torch.float32)
 
     def batch(self, indices: Tensor) -> Batch:
         """As in `Samples`. Raises RunError where real and generated samples do not fit together."""

@@ -17,7 +17,8 @@ from hyco_engine.training.rollout import evaluating, rollout
 class RolloutRecipe(Recipe):
     """Samples (start, rollout of the teacher from it): `[B, C_all, *S]` and `[B, T, C_dyn, *S]`, `T = horizon`.
 
-    `states(indices) -> [B, C_all, *S]` gives the starts and must be pure. The teacher runs in eval mode and without
+    `states(indices) -> [B, C_all, *S]` gives the starts and must be pure; with `lead [count]` (int64), sample i starts
+    where the teacher is `lead[i]` steps later. The teacher runs in eval mode and without
     gradients; it must not change while the recipe is in use. `where` says in error texts for what the samples are, e.g.
     `"cycle 2, for the synthetic model"`.
     """
@@ -30,6 +31,7 @@ class RolloutRecipe(Recipe):
         *,
         horizon: int,
         layout: StateLayout,
+        lead: Tensor | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 64,
@@ -42,6 +44,7 @@ class RolloutRecipe(Recipe):
         self.teacher = teacher
         self.states = states
         self.horizon = horizon
+        self.lead = lead
         self.layout = layout
         self.device = torch.device(device)
         self.dtype = dtype
@@ -65,11 +68,17 @@ class RolloutRecipe(Recipe):
         """As in `Recipe`. Raises RunError where starts or predictions are not finite or have the wrong shape."""
         starts = self.states(indices).to(device=self.device, dtype=self.dtype)
         self._check(starts, indices, (self.layout.n_all, *self.layout.spatial), "a start")
+        lead = torch.zeros_like(indices) if self.lead is None else self.lead[indices]
+        steps = int(lead.max()) + self.horizon
         with torch.no_grad(), evaluating(self.teacher):
-            targets = rollout(self.teacher, starts, self.horizon)
-        shape = (self.horizon, self.layout.n_dynamic, *self.layout.spatial)
-        self._check(targets, indices, shape, f"a rollout of {self.horizon} steps")
-        return starts.cpu(), targets.to(device="cpu", dtype=self.dtype)
+            path = rollout(self.teacher, starts, steps)
+        self._check(path, indices, (steps, self.layout.n_dynamic, *self.layout.spatial), f"a rollout of {steps} steps")
+        if self.lead is not None:
+            path = torch.cat([starts[:, None, : self.layout.n_dynamic], path], dim=1)
+            frames = lead[:, None] + torch.arange(self.horizon + 1)
+            path = path[torch.arange(len(path))[:, None], frames]
+            starts, path = torch.cat([path[:, 0], starts[:, self.layout.n_dynamic :]], dim=1), path[:, 1:]
+        return starts.cpu(), path.to(device="cpu", dtype=self.dtype)
 
     def _check(self, made: Tensor, indices: Tensor, shape: tuple[int, ...], what: str) -> None:
         teacher = type(self.teacher).__name__
@@ -92,7 +101,7 @@ class RolloutRecipe(Recipe):
                 f"{self._field(int(channel[0]))}); start from states that are observed everywhere"
             )
         raise RunError(
-            f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {self.horizon}, "
+            f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {made.shape[1]}, "
             f"field {self._field(int(channel[1]))}): its rollout diverges; train it longer before it teaches, or lower "
             "its learning rate or the horizon"
         )

@@ -17,6 +17,7 @@ COMMANDS = {
     "check": ("hyco_engine.cli.check:check", "Show what a spec would do, without doing it."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
+    "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
     "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
     "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
     "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),

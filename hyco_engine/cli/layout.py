@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hyco_engine.report.numbers import seconds, size
+
+__all__ = ["metrics_lines", "number", "plan_lines", "seconds", "size", "summary_lines"]
+
 PLAYERS = {"synthetic": "surrogate", "physical": "physics", "persistence": "persistence"}
 
 
@@ -14,22 +18,6 @@ def number(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def seconds(value: float) -> str:
-    if round(value, 1) < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits, as powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.heldout import Measure, heldout_trajectories
 from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
 from hyco_engine.data.statistics import Statistics
@@ -39,6 +42,9 @@ class DataManager:
     dtype or number of frames, is noticed and rebuilt. With None everything is held in memory. Several processes may
     share a cache: one builds, the others wait for it.
 
+    `[data.observe]` acts on what was loaded, in a second entry beside the first, `observed_000000.safetensors`; `seed`
+    is that of its random numbers.
+
     What is wrong raises DataError before anything trains: unknown fields at once; a split that does not fit and windows
     longer than the data as soon as the frames are known; values that are not finite when `prepare` meets them.
     """
@@ -50,6 +56,7 @@ class DataManager:
         cache: Path | None,
         *,
         dtype: torch.dtype = torch.float32,
+        seed: int = 0,
     ) -> None:
         if source.num_simulations < 1:
             raise DataError("the data holds no simulation", key="data")
@@ -60,6 +67,7 @@ class DataManager:
         self.num_simulations: int = source.num_simulations
         self._selection = Selection.of(source.layout, choice.fields)
         self.layout: StateLayout = self._selection.layout
+        self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
         self._cache = cache
         self._loaded: tuple[Trajectory, ...] | None = None
         known = [source.frames(i) for i in range(source.num_simulations)]
@@ -69,8 +77,8 @@ class DataManager:
 
     @property
     def planned_windows(self) -> int | None:
-        """Training windows there will be, known without loading anything; None where the source cannot tell."""
-        if self._planned is None:
+        """Training windows there will be, known without loading anything; None where that cannot be told."""
+        if self._planned is None or self.choice.observe.mask is not None:
             return None
         horizon, stride = self.choice.num_predict_steps, self.choice.stride
         return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
@@ -86,7 +94,7 @@ class DataManager:
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """All simulations, with the chosen fields."""
+        """All simulations, with the chosen fields, as they are observed."""
         self.prepare()
         assert self._loaded is not None  # by now
         return self._loaded
@@ -107,17 +115,48 @@ class DataManager:
 
     @cached_property
     def train(self) -> WindowDataset:
-        """The windows of the train split."""
-        return WindowDataset(
+        """The windows of the train split that start from a complete state and have something observed to reach.
+
+        Raises DataError where a mask leaves none.
+        """
+        mask = self.choice.observe.mask
+        windows = WindowDataset(
             self._cut("train"),
             horizon=self.choice.num_predict_steps,
             stride=self.choice.stride,
-            complete=True,
+            complete=mask is None,
+            samples=sample_mask(self.layout)[: self.layout.n_dynamic],
         )
+        if mask is not None and not len(windows):
+            raise DataError(
+                f"the mask leaves nothing to train on: of {windows.skipped} windows of "
+                f"{self.choice.num_predict_steps} steps, {windows.without_start} start from a state that is not "
+                f"observed completely and {windows.skipped - windows.without_start} reach nothing that is observed; "
+                f"{_remedy(windows)}",
+                key="data.observe.mask",
+            )
+        if windows.unreached:
+            log.warning(
+                "%d training frames are observed and in no window of num_predict_steps = %d, so they are not used; "
+                "predict more steps",
+                windows.unreached,
+                self.choice.num_predict_steps,
+            )
+        return windows
+
+    @cached_property
+    def measure(self) -> dict[Literal["val", "test"], Measure]:
+        """How models are measured on each held-out split; see `hyco_engine.data.heldout`."""
+        return {split: measure for split, (measure, _) in self._heldout.items()}
 
     def heldout(self, split: Literal["val", "test"]) -> tuple[Trajectory, ...]:
-        """What a split holds, to be rolled out in full from its first frame; test may be empty."""
-        return self._cut(split)
+        """What models are rolled out against, from each first frame to the end; test may be empty."""
+        return self._heldout[split][1]
+
+    @cached_property
+    def _heldout(self) -> dict[Literal["val", "test"], tuple[Measure, tuple[Trajectory, ...]]]:
+        splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+        return {split: heldout_trajectories(self.trajectories, self._segments, split, self.choice) for split in splits}
 
     def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
         return tuple(
@@ -142,19 +181,30 @@ class DataManager:
         return statistics
 
     def summary(self) -> dict[str, Any]:
-        """Sizes: `simulations`, `frames` and `windows` by split, `n_windows`, `skipped_windows`, `bytes`, and more."""
+        """Sizes: `simulations`, `frames` by split, `n_windows`, `skipped_windows`, `bytes`, and more.
+
+        `observed` is the share of the dynamic fields' values that is observed, by split.
+        """
         return {
             "simulations": self.num_simulations,
             "dt": self.dt,
             "fields": [field.name for field in self.layout.fields],
             "resolution": list(self.layout.grid.resolution),
             "frames": {name: sum(map(len, self._segments[name])) for name in NAMES},
+            "observed": {name: self._observed(name) for name in NAMES},
+            "measure": dict(self.measure),
             "rollouts": {name: len(self._segments[name]) for name in ("val", "test")},
             "n_windows": len(self.train),
             "skipped_windows": self.train.skipped,
             "sample_bytes": self.train.sample_bytes,
             "bytes": sum(t.dynamic.nbytes + t.static.nbytes for t in self.trajectories),
         }
+
+    def _observed(self, split: SplitName) -> float:
+        if self.choice.observe.mask is None:
+            return 1.0
+        counts = [observed_share(t.dynamic, self.layout) for t in self._cut(split)]
+        return sum(seen for seen, _ in counts) / max(1, sum(total for _, total in counts))
 
     def _log_sizes(self) -> None:
         numbers = self.summary()
@@ -169,35 +219,23 @@ class DataManager:
         found: list[Trajectory] = []
         with _shared_folder(cache, self.choice.name) as folder:
             fingerprint = self.source.fingerprint()
-            for index in range(total):
-                entry = Entry(
-                    layout=self.layout,
-                    dt=self.dt,
-                    dtype=self.dtype,
-                    fingerprint=fingerprint,
-                    index=index,
-                    num_frames=self.choice.num_frames,
-                )
-                found.append(self._build(index) if folder is None else self._cached(folder, entry))
-                progress(index + 1, total)
+            entries = [self._entry(index, fingerprint) for index in range(total)]
+            for entry in entries:
+                found.append(_kept(folder, "sim", entry, partial(self._build, entry.index)))
+                progress(entry.index + 1, total)
+            if self._observer.acts:
+                found = self._observe_all(folder, entries, found)
         return tuple(found)
 
-    def _cached(self, folder: Path, entry: Entry) -> Trajectory:
-        path = folder / f"sim_{entry.index:06d}.safetensors"
-        try:
-            return read_entry(path, entry)
-        except Unusable as reason:
-            if path.exists():
-                log.info("the cache entry %s is rebuilt: %s", path, reason)
-        built = self._build(entry.index)
-        try:
-            write_entry(path, entry, built)
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
-        try:
-            return read_entry(path, entry)
-        except Unusable as reason:
-            raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
+    def _entry(self, index: int, fingerprint: str) -> Entry:
+        return Entry(
+            layout=self.layout,
+            dt=self.dt,
+            dtype=self.dtype,
+            fingerprint=fingerprint,
+            index=index,
+            num_frames=self.choice.num_frames,
+        )
 
     def _build(self, index: int) -> Trajectory:
         """Load, check, choose: float tensors `[T, C_dyn, *S]` and `[C_static, *S]` with zero filler."""
@@ -205,7 +243,8 @@ class DataManager:
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
         frames = _wanted(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
-        check_values(loaded, self.source, index)
+        mask = self.choice.observe.mask
+        check_values(loaded, self.source, index, allow_missing=mask is not None and mask.value == "nan")
         chosen = self._selection.apply(loaded, index)
         own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])
         dynamic, static = (
@@ -220,6 +259,48 @@ class DataManager:
                 key="data",
             )
         return Trajectory(dynamic=dynamic, static=static)
+
+    def _observe_all(
+        self, folder: Path | None, entries: Sequence[Entry], found: Sequence[Trajectory]
+    ) -> list[Trajectory]:
+        """The simulations as they are observed, which depends on what is held out."""
+        segments = self._segment([len(trajectory.dynamic) for trajectory in found])
+        observed = []
+        for entry, trajectory in zip(entries, found, strict=True):
+            out = [part for name in ("val", "test") for part in segments[name] if part.simulation == entry.index]
+            described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
+            own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
+            build = partial(self._observer, trajectory, entry.index, out)
+            observed.append(_kept(folder, "observed", own, build))
+        return observed
+
+
+def _kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
+    """What `build` gives, from the cache where it is there already; without a folder as it is."""
+    if folder is None:
+        return build()
+    path = folder / f"{name}_{entry.index:06d}.safetensors"
+    try:
+        return read_entry(path, entry)
+    except Unusable as reason:
+        if path.exists():
+            log.info("the cache entry %s is rebuilt: %s", path, reason)
+    built = build()
+    try:
+        write_entry(path, entry, built)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        return read_entry(path, entry)
+    except Unusable as reason:
+        raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
+
+
+def _remedy(windows: WindowDataset) -> str:
+    """What to do where no window is left."""
+    if windows.without_start < windows.skipped:
+        return "set num_predict_steps so large that a window reaches the next frame that is observed"
+    return "set observe.mask.first_frame = true, or hide less"
 
 
 def _wanted(frames: int, index: int, choice: SourceChoice) -> int:

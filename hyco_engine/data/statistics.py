@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -32,7 +32,7 @@ class Statistics:
     """`[C_all]`: standard deviation around `mean`."""
     change_std: Tensor
     """`[C_dyn]`: root mean square of the change from one frame to the next; not around its mean, since what it scales,
-    a predicted change, has no offset."""
+    a predicted change, has no offset. Between frames that were not observed, the change is taken to be even."""
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
@@ -44,13 +44,13 @@ class Statistics:
         for trajectory in trajectories:
             rounding = max(rounding, torch.finfo(trajectory.dynamic.dtype).eps)
             static.add(trajectory.static[None])
-            frames = trajectory.dynamic
+            frames, changes = trajectory.dynamic, _Changes()
             step = max(1, CHUNK_ELEMENTS // max(1, frames[0].numel()))
             for start in range(0, len(frames), step):
-                # one frame more, for the change into the next chunk
-                chunk = frames[start : start + step + 1].double()
-                dynamic.add(chunk[:step])
-                change.add(chunk.diff(dim=0))
+                chunk = frames[start : start + step].double()
+                dynamic.add(chunk)
+                for part in changes.of(chunk):
+                    change.add(part)
         mean = torch.cat([dynamic.mean, static.mean])
         # what rounding alone can make of a constant
         least = 4 * rounding * mean.abs()
@@ -71,6 +71,30 @@ class Statistics:
         """What `to_data` gave."""
         names = ("mean", "std", "change_std")
         return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in names})
+
+
+class _Changes:
+    """Changes per frame of one trajectory, between values that were observed one after the other."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._age: Tensor | None = None
+
+    def of(self, frames: Tensor) -> Iterator[Tensor]:
+        """`[n, C, *S]` for the next `frames [m, C, *S]`."""
+        if self._last is not None:
+            frames = torch.cat([self._last[None], frames])
+        if self._age is None and bool(frames.sum().isfinite()):
+            self._last = frames[-1]
+            yield frames.diff(dim=0)
+            return
+        last = frames[0]
+        age = torch.ones_like(last) if self._age is None else self._age
+        for frame in frames[1:]:
+            yield ((frame - last) / age)[None]
+            seen = ~frame.isnan()
+            last, age = torch.where(seen, frame, last), torch.where(seen, 1.0, age + 1)
+        self._last, self._age = last, age
 
 
 class _Moments:

@@ -23,13 +23,21 @@ class WindowDataset(Samples):
 
     Trajectories may differ in length; windows never reach from one into the next, and those too short for any give
     none. NaN in a target means "not observed" and is passed on. A state never holds NaN: a window that would start
-    there is left out and counted in `skipped`. `complete` promises that there is no NaN at all, which saves the look.
+    there is left out, and so is one whose targets are all NaN: both are counted in `skipped`, the former in
+    `without_start` too. `complete` promises that there is no NaN at all, which saves the look. `samples [C_dyn, *S]`
+    is False where a state has filler, which is never observed; None: nowhere.
 
     Trajectories larger than memory stay where they are (memory-mapped tensors are read window by window).
     """
 
     def __init__(
-        self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1, complete: bool = False
+        self,
+        trajectories: Sequence[Trajectory],
+        *,
+        horizon: int,
+        stride: int = 1,
+        complete: bool = False,
+        samples: Tensor | None = None,
     ) -> None:
         if horizon < 1 or stride < 1:
             raise ValueError(f"horizon and stride must be at least 1, not {horizon} and {stride}")
@@ -38,8 +46,13 @@ class WindowDataset(Samples):
         self.trajectories = tuple(trajectories)
         counts = [count_windows(len(t.dynamic), horizon, stride) for t in self.trajectories]
         starts = [torch.arange(count) * stride for count in counts]
+        self.without_start = 0
+        self.unreached = 0
+        """Frames of which something was observed and that are in no window."""
+        self.observed_share = 1.0
+        """The mean over all windows of the share of their targets that was observed."""
         if not complete:
-            starts = [s[_startable(t, s)] for t, s in zip(self.trajectories, starts, strict=True)]
+            starts = self._usable(starts, samples)
         self._frame = torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
         kept = torch.tensor([len(s) for s in starts], dtype=torch.int64)
         self._simulation = torch.repeat_interleave(torch.arange(len(starts)), kept)
@@ -47,6 +60,32 @@ class WindowDataset(Samples):
         self._steps = torch.arange(1, horizon + 1)
         self._has_static = any(t.static.shape[0] for t in self.trajectories)
         self._join()
+
+    def _usable(self, starts: Sequence[Tensor], samples: Tensor | None) -> list[Tensor]:
+        """The starts with a complete state and something observed to reach. Reads one frame at a time."""
+        kept, shares = [], []
+        for trajectory, own in zip(self.trajectories, starts, strict=True):
+            startable = torch.zeros(len(trajectory.dynamic), dtype=torch.bool)
+            counts = torch.zeros(len(trajectory.dynamic) + 1, dtype=torch.int64)
+            broken, total = bool(trajectory.static.isnan().any()), 1
+            for frame, values in enumerate(trajectory.dynamic):
+                missing = values.isnan()
+                startable[frame] = not broken and not bool(missing.any())
+                seen = ~missing if samples is None else ~missing[samples]
+                counts[frame + 1], total = seen.sum(), seen.numel()
+            self.without_start += int((~startable[own]).sum())
+            sums = counts.cumsum(0)
+            shares.append((sums[own + self.horizon + 1] - sums[own + 1]) / (self.horizon * total))
+            usable = startable[own] & (shares[-1] > 0)
+            kept.append(own[usable])
+            within = (kept[-1][:, None] + torch.arange(self.horizon + 1)).reshape(-1)
+            outside = counts[1:] > 0
+            outside[within] = False
+            self.unreached += int(outside.sum())
+            shares[-1] = shares[-1][usable]
+        if sum(map(len, kept)):
+            self.observed_share = float(torch.cat(shares).mean())
+        return kept
 
     def _join(self) -> None:
         """One tensor for all frames, where that fits."""
@@ -112,11 +151,3 @@ class WindowDataset(Samples):
         if self._statics is not None:
             return torch.cat([dynamic, self._statics.index_select(0, simulation)], dim=1)
         return torch.cat([dynamic, torch.stack([self.trajectories[i].static for i in simulation.tolist()])], dim=1)
-
-
-def _startable(trajectory: Trajectory, starts: Tensor) -> Tensor:
-    """bool, for each start: whether the state there is free of NaN. Reads one frame at a time."""
-    if bool(trajectory.static.isnan().any()):
-        return torch.zeros(len(starts), dtype=torch.bool)
-    found = [not bool(trajectory.dynamic[frame].isnan().any()) for frame in starts.tolist()]
-    return torch.tensor(found, dtype=torch.bool)

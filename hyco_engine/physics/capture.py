@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -18,24 +18,23 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.errors import RunError
-from hyco_engine.physics.equality import CaptureError, Step, examine, verify
-from hyco_engine.physics.graphs import clean, count_operations, writes
+from hyco_engine.physics.compiling import compiled, worth_compiling
+from hyco_engine.physics.equality import CaptureError, Reference, Step, examine
+from hyco_engine.physics.graphs import REWRITES, clean, count_operations, rewrite, writes
 
 Compile = Literal["auto", "eager", "graph", "inductor"]
 
-MAX_GRAPHS = 8
-_TOLERANCE = {
-    ("graph", torch.float32): 1e-6,
-    ("graph", torch.float64): 1e-12,
-    # fused kernels contract multiply-adds, so the last digits differ
-    ("inductor", torch.float32): 1e-5,
-    ("inductor", torch.float64): 1e-11,
-}
+MAX_GRAPHS = 16
+_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+_FUSED = 10
+"""Fused kernels contract multiply-adds, so some more of the last digits differ."""
 
 
 class StepRunner:
-    """Runs one step in the way asked for: one graph per input shape, the newest `MAX_GRAPHS` of them.
+    """Runs one step in the way asked for: one graph per input shape, the `MAX_GRAPHS` used last.
 
+    "auto" captures the first batch and decides by it, once: `planned` is how many steps of one sample the user is going
+    to make, forward and backward. What it then compiles serves all batches: smaller ones are padded, larger ones split.
     `names` are those of the parameters, `learned` those among them that need gradients. `others()` gives parameter
     values that differ from the present ones, for the check of a new graph. `eager` is the step as it is run where no
     graph is (None: `step`). `tracing` is entered while a graph is captured.
@@ -50,6 +49,7 @@ class StepRunner:
         learned: Sequence[str],
         others: Callable[[], Sequence[Tensor]],
         compile: Compile = "auto",
+        planned: int = 0,
         eager: Step | None = None,
         tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -61,10 +61,13 @@ class StepRunner:
         self._others = others
         self._asked = compile
         self._tracing = tracing
+        self._planned = planned
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
         self._examined = False
-        self._kind = _planned_kind(compile)
-        self._reason = "asked for" if compile != "auto" else "not run yet"
+        self._kind = "graph" if compile == "auto" else compile
+        self._undecided = compile == "auto"
+        self._why = ""
+        self._reason = "not run yet" if compile == "auto" else "asked for"
 
     @property
     def execution(self) -> tuple[str, str]:
@@ -88,27 +91,41 @@ class StepRunner:
             self._examined = True
         if self._kind == "eager":
             return self._eager(state, *parameters)
+        if self._kind == "inductor" and self._asked == "auto":
+            most = max(key[0] for key in self._graphs)
+            if state.shape[0] > most:
+                return torch.cat([self(part, parameters) for part in state.split(most)])
         size = state.shape[0]
-        padded = _pad(state, bucket(size))
+        padded = _pad(state, self._fitting(state, parameters))
         run = self._graph(padded, parameters)
         if run is None:
             return self._eager(state, *parameters)
-        if self._kind == "inductor":
-            padded, parameters = _alike(padded, parameters)
         return run[1](padded, *parameters)[:size]
+
+    def _fitting(self, state: Tensor, parameters: Sequence[Tensor]) -> int:
+        """The size of batch to run: of what is compiled the smallest that is large enough, since more is dear."""
+        size = state.shape[0]
+        if self._kind == "inductor":
+            there = [key[0] for key in self._graphs if key[0] >= size and key == _key(state, key[0], parameters)]
+            if there:
+                return int(min(there))
+        return bucket(size)
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Within jvp, vmap or grad of torch.func nothing can be captured: a graph that is there, or eagerly."""
-        size = state.shape[0]
-        graph: Step | None = self.held(state, parameters)
+        graph = self.graph_for(state, parameters)
         if graph is None:
             return self._step(state, *parameters)
-        return graph(_pad(state, bucket(size)), *parameters)[:size]
+        size = self._fitting(state, parameters)
+        return graph(_pad(state, size), *parameters)[: state.shape[0]]  # type: ignore[no-any-return]
 
-    def held(self, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule | None:
-        """The graph that was captured for such inputs, if there is one; it takes batches of `bucket(len(state))`."""
-        found = self._graphs.get(_key(state, bucket(state.shape[0]), parameters))
-        return None if found is None else found[0]
+    def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule | None:
+        """The graph that such a batch is run with, if there is one; it takes batches of `bucket(len(state))`."""
+        key = _key(state, self._fitting(state, parameters), parameters)
+        if key not in self._graphs:
+            return None
+        self._graphs.move_to_end(key)
+        return self._graphs[key][0]
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
         key = _key(state, state.shape[0], parameters)
@@ -134,29 +151,46 @@ class StepRunner:
     def _capture(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step]:
         with self._tracing():
             graph = capture(self._step, state, parameters)
+        tolerance = _TOLERANCE[state.dtype]
         others = [value.detach().to(state.dtype) for value in self._others()]
-        self._verify(graph, state, others, "graph")
+        names = [name if name in self._learned else None for name in self._names]
+        reference = Reference(self._eager, state, others, names)
+        reference.check(graph, tolerance)
+        graph = _rewritten(graph, reference, tolerance)
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
+        if self._undecided:
+            worth, why = worth_compiling(graph, state, self._planned)
+            self._kind, self._undecided = "inductor" if worth else "graph", False
+            self._why = f"; {why}" if self._planned else ""
         if self._kind != "inductor":
+            self._reason += self._why
             return graph, graph
         try:
-            compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-            self._verify(compiled, state, others, "inductor")
-        except CaptureError:
-            raise
+            inputs = [x.requires_grad_(n is not None) for x, n in zip(parameters, names, strict=True)]
+            run = compiled(graph, state.requires_grad_(), inputs)
+            reference.check(run, _FUSED * tolerance, reordered=True)
         except Exception as error:
-            raise CaptureError(f"inductor failed: {_first_line(error)}") from error
-        self._reason += ", and compiled"
-        return graph, compiled
+            why = str(error) if isinstance(error, CaptureError) else f"inductor failed: {_first_line(error)}"
+            if self._asked == "inductor":
+                raise CaptureError(why) from error
+            self._kind = "graph"
+            self._why = f"; not compiled: {why}"
+            self._reason += self._why
+            return graph, graph
+        self._reason += f", and compiled{self._why}"
+        return graph, run
 
-    def _verify(self, run: Step, state: Tensor, others: Sequence[Tensor], kind: str) -> None:
-        names = [name if name in self._learned else None for name in self._names]
-        verify(self._eager, run, state, others, names, _TOLERANCE[kind, state.dtype])
 
-
-def _planned_kind(compile: Compile) -> str:
-    # the place where "auto" is to choose inductor for long runs, by planned work and the compiler at hand
-    return "graph" if compile == "auto" else compile
+def _rewritten(graph: GraphModule, reference: Reference, tolerance: float) -> GraphModule:
+    """The graph after all rewrites that hold."""
+    if writes(graph):
+        return graph
+    for change in REWRITES:
+        with suppress(Exception):
+            new = rewrite(graph, change)
+            reference.check(new, tolerance, reordered=True)
+            graph = new
+    return graph
 
 
 def bucket(size: int) -> int:
@@ -180,15 +214,6 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
             return clean(graph)
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
-
-
-def _alike(state: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-    """The inputs so that all steps of a rollout look the same to the compiler, which else compiles for each case."""
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in (state, *parameters)):
-        return state, parameters
-    state = state if state.requires_grad else state.detach().requires_grad_()
-    alike = [x.clone() if x.requires_grad and x.is_leaf else x for x in (state, *parameters)]
-    return alike[0], alike[1:]
 
 
 def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

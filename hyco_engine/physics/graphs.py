@@ -1,13 +1,26 @@
-"""Clean a captured graph: fold constants, merge equal operations, drop what does nothing. Values stay bitwise equal."""
+"""Clean a captured graph, and make it one that runs fast.
+
+`clean` folds constants, merges equal operations and drops what does nothing: values stay bitwise equal. `REWRITES` say
+the same in operations that suit torch and its compiler better; whoever applies one checks what comes out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+
+from hyco_engine.physics.component_order import components_first
+from hyco_engine.physics.periodic import shift_instead_of_padding
+from hyco_engine.physics.rewriting import is_operation, is_random, shape_of
+
+REWRITES: tuple[Callable[[GraphModule], None], ...] = (components_first, shift_instead_of_padding)
+"""In this order: shifts are found among cells more easily when components do not come between them."""
 
 _RESHAPES = (
     torch.ops.aten.view.default,
@@ -19,7 +32,7 @@ _RESHAPES = (
 
 def writes(graph: GraphModule) -> bool:
     """Whether the graph writes into tensors; order and identity matter then."""
-    return any(_is_operation(node) and node.target._schema.is_mutable for node in graph.graph.nodes)
+    return any(is_operation(node) and node.target._schema.is_mutable for node in graph.graph.nodes)
 
 
 def clean(graph: GraphModule) -> GraphModule:
@@ -30,27 +43,22 @@ def clean(graph: GraphModule) -> GraphModule:
     _fold_constants(graph)
     _merge_equal(graph)
     graph.graph.eliminate_dead_code()
+    _drop_unused_constants(graph)
     graph.graph.lint()
     graph.recompile()
     return graph
 
 
+def rewrite(graph: GraphModule, change: Callable[[GraphModule], None]) -> GraphModule:
+    """A cleaned copy with one of `REWRITES` applied."""
+    graph = deepcopy(graph)
+    change(graph)
+    return clean(graph)
+
+
 def count_operations(graph: GraphModule) -> int:
     """Operations the graph runs."""
     return sum(node.op == "call_function" for node in graph.graph.nodes)
-
-
-def _is_operation(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
-
-
-def _random(node: Node) -> bool:
-    return _is_operation(node) and torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
-
-
-def _shape(node: Any) -> tuple[int, ...] | None:
-    meta: Any = node.meta.get("tensor_meta") if isinstance(node, Node) else None
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 
 def _drop_identities(graph: GraphModule) -> None:
@@ -61,7 +69,7 @@ def _drop_identities(graph: GraphModule) -> None:
         elif node.target == torch.ops.aten.permute.default:
             same = list(node.args[1]) == list(range(len(node.args[1])))
         else:
-            same = node.target in _RESHAPES and _shape(node) is not None and _shape(node) == _shape(node.args[0])
+            same = node.target in _RESHAPES and shape_of(node) is not None and shape_of(node) == shape_of(node.args[0])
         if same:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
@@ -73,14 +81,14 @@ def _fold_constants(graph: GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(graph, str(node.target))
-        elif node.op == "call_function" and not _random(node) and all(n in known for n in node.all_input_nodes):
+        elif node.op == "call_function" and not is_random(node) and all(n in known for n in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     for index, (node, value) in enumerate(known.items()):
         outside = any(user not in known for user in node.users)
         if node.op == "call_function" and isinstance(value, Tensor) and outside:
             name = f"_folded_{index}"
-            graph.register_buffer(name, value)
+            graph.register_buffer(name, _ordered(value))
             with graph.graph.inserting_before(node):
                 constant = graph.graph.get_attr(name)
             constant.meta.update(node.meta)
@@ -88,12 +96,25 @@ def _fold_constants(graph: GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
+def _ordered(value: Tensor) -> Tensor:
+    """Permuted constants laid out anew: what is computed with them would take over their order in memory."""
+    expanded = any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
+    return value if expanded else value.contiguous()
+
+
+def _drop_unused_constants(graph: GraphModule) -> None:
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*graph._buffers, *vars(graph)]:
+        if name not in used and isinstance(getattr(graph, name), Tensor):
+            delattr(graph, name)
+
+
 def _merge_equal(graph: GraphModule) -> None:
     seen: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
             key: Any = _constant_key(getattr(graph, str(node.target)))
-        elif node.op == "call_function" and not _random(node):
+        elif node.op == "call_function" and not is_random(node):
             key = (node.target, repr((node.args, sorted(node.kwargs.items()))))
         else:
             continue

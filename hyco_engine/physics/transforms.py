@@ -14,6 +14,9 @@ import attrs
 import torch
 from torch import Tensor
 
+REACH = 2.0
+"""Of a step on a scale of logarithms."""
+
 
 @attrs.frozen(kw_only=True)
 class Transform:
@@ -48,6 +51,16 @@ class Transform:
         if math.isfinite(self.upper):
             return -_inverse_softplus((self.upper - value) / self.scale)
         return value / self.scale
+
+    @property
+    def reach(self) -> float:
+        """How far in raw a search may go in one step: a factor of about e^2 where the map saturates, else any length.
+
+        Beyond, a value is as good as on its bound, and no linearisation made here says how far is far enough.
+        """
+        if math.isfinite(self.lower) and math.isfinite(self.upper):
+            return REACH / self._gain
+        return REACH if math.isfinite(self.lower) or math.isfinite(self.upper) else math.inf
 
     @property
     def _gain(self) -> float:

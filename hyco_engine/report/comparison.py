@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import attrs
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -23,14 +22,13 @@ from hyco_engine.report.drawing import (
     Array,
     color_of,
     legend,
-    middle_slice,
     new_figure,
     note,
     plain_axes,
     plain_text,
     save,
-    with_unit,
 )
+from hyco_engine.report.shown import Shown
 
 Name = TypeVar("Name", bound=str)
 MAX_PIXELS = 400
@@ -52,119 +50,14 @@ def comparison_figure(
     images and curves, two give snapshots, three give snapshots of the middle slice. A diverged prediction is drawn as
     far as it is finite, and said so. Raises KeyError for an unknown field.
     """
-    shown = _Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
+    shown = Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
     figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
     return save(figure, path)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class _Shown:
-    """What is drawn, in one or two dimensions: `truth [T, *S]`, predictions alike, what they are and where."""
-
-    truth: Array
-    predictions: Mapping[str, Array]
-    label: str
-    dims: int
-    axes: tuple[str, ...]
-    bounds: tuple[tuple[float, float], ...]
-    dt: float
-
-    @classmethod
-    def of(
-        cls,
-        truth: NDArray[Any],
-        predictions: Mapping[str, NDArray[Any]],
-        layout: StateLayout,
-        dt: float,
-        field: str | None,
-    ) -> _Shown:
-        name, _, part = (field or layout.dynamic[0].name).partition(".")
-        info = next((info for info in layout.dynamic if info.name == name), None)
-        if info is None or (part and part not in info.components):
-            raise KeyError(f"no dynamic field {field!r}")
-        component = info.components.index(part) if part else 0
-        channel = layout.channels(name).start + component
-        own = tuple(map(slice, info.samples(layout.grid, component)))
-        dims = len(layout.grid.axes)
-        frames = min(len(truth), *(len(values) for values in predictions.values())) if predictions else len(truth)
-
-        def cut(values: NDArray[Any]) -> Array:
-            return middle_slice(np.asarray(values[:frames, channel], dtype=np.float64)[(slice(None), *own)], dims)
-
-        label = name if len(info.components) < 2 else f"{name}, {info.components[component]} component"
-        label = with_unit(label, info.unit)
-        if dims == 3:
-            low, high = layout.grid.lower[2], layout.grid.upper[2]
-            label += f" at {layout.grid.axes[2]} = {(low + high) / 2:.3g}"
-        return cls(
-            truth=cut(truth),
-            predictions={model: cut(values) for model, values in predictions.items()},
-            label=label,
-            dims=min(dims, 2),
-            axes=layout.grid.axes[:2],
-            bounds=tuple(zip(layout.grid.lower, layout.grid.upper, strict=True))[:2],
-            dt=dt,
-        )
-
-    @property
-    def times(self) -> Array:
-        return self.dt * np.arange(len(self.truth), dtype=np.float64)
-
-    @property
-    def truth_title(self) -> str:
-        return "Truth (grey: unknown)" if np.isnan(self.truth).any() else "Truth"
-
-    def color(self, model: str) -> str:
-        return color_of(model, tuple(self.predictions))
-
-    def error(self, model: str) -> Array:
-        """Prediction minus truth; NaN where either is unknown, not finite, or beyond what can be squared."""
-        with np.errstate(all="ignore"):
-            error = self.predictions[model] - self.truth
-        return np.where(np.abs(error) < 1e100, error, np.nan)
-
-    def nrmse(self, values: Array) -> Array:
-        """`[T]`: root mean square error over that of the truth, NaN where there is nothing to compare."""
-        dims = tuple(range(1, values.ndim))
-        with np.errstate(all="ignore"):
-            squares = np.where(np.isnan(self.truth), np.nan, values**2)
-            seen = (~np.isnan(self.truth)).sum(dims)
-            energy = np.nansum(self.truth**2, dims)
-            ratio: Array = np.sqrt(squares.sum(dims, where=~np.isnan(self.truth)) / np.where(seen, energy, np.nan))
-        return ratio
-
-    def diverged(self, model: str) -> int | None:
-        """The first frame that is not all finite."""
-        bad = ~np.isfinite(self.predictions[model]).reshape(len(self.truth), -1).all(axis=1)
-        return int(bad.argmax()) if bad.any() else None
-
-    def verdict(self, model: str) -> str:
-        """The error over all frames in one word or number."""
-        frame = self.diverged(model)
-        if frame is not None:
-            return f"not finite from t = {self.times[frame]:.3g}"
-        by_frame = self.nrmse(self.error(model))[1:]
-        by_frame = by_frame[np.isfinite(by_frame)]
-        return f"nrmse {np.exp(np.log(np.maximum(by_frame, 1e-12)).mean()):.2g}" if by_frame.size else "no truth"
-
-    @property
-    def values_style(self) -> dict[str, Any]:
-        """Colours of values: the truth's range, so that a diverged model does not spoil it; centred if signed."""
-        seen = self.truth[np.isfinite(self.truth)]
-        low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
-        if low < -0.2 * high and high > -0.2 * low:
-            limit = max(-low, high)
-            return {"cmap": _colors("RdBu_r"), "vmin": -limit, "vmax": limit}
-        pad = 0.0 if high > low else max(abs(low) * 0.1, 1e-12)
-        return {"cmap": _colors("viridis"), "vmin": low - pad, "vmax": high + pad}
-
-    def error_limit(self) -> float:
-        """One limit for all models' errors: nearly all of them lie below, but never more than the truth's spread."""
-        errors = np.concatenate([np.abs(self.error(model)).ravel() for model in self.predictions] or [np.zeros(1)])
-        errors = errors[np.isfinite(errors)]
-        limit = float(np.quantile(errors, 0.995)) if errors.size else 0.0
-        spread = float(np.nanmax(self.truth) - np.nanmin(self.truth)) if np.isfinite(self.truth).any() else 0.0
-        return max(min(limit, spread) if spread > 0 else limit, 1e-12)
+def _values_style(shown: Shown) -> dict[str, Any]:
+    low, high, signed = shown.value_range()
+    return {"cmap": _colors("RdBu_r" if signed else "viridis"), "vmin": low, "vmax": high}
 
 
 def _colors(name: str) -> Colormap:
@@ -185,7 +78,7 @@ def _color_bar(figure: Figure, picture: AxesImage, axes: list[Axes], label: str,
     bar.set_label(label, fontsize=9)
 
 
-def _space_time(shown: _Shown) -> Figure:
+def _space_time(shown: Shown) -> Figure:
     """Rows: values over space and time; errors, with their size over time; curves at three times."""
     models = list(shown.predictions)
     columns = max(2, 1 + len(models))
@@ -202,9 +95,9 @@ def _space_time(shown: _Shown) -> Figure:
             ax.set_ylabel(shown.axes[0])
         return ax, picture
 
-    drawn = [image(0, 0, shown.truth_title, shown.truth, shown.values_style)]
+    drawn = [image(0, 0, shown.truth_title, shown.truth, _values_style(shown))]
     for k, model in enumerate(models, start=1):
-        drawn.append(image(0, k, _name(model), shown.predictions[model], shown.values_style))
+        drawn.append(image(0, k, _name(model), shown.predictions[model], _values_style(shown)))
         _say_diverged(drawn[-1][0], shown, model)
     _color_bar(figure, drawn[-1][1], [ax for ax, _ in drawn], shown.label)
     if models:
@@ -222,7 +115,7 @@ def _space_time(shown: _Shown) -> Figure:
     return figure
 
 
-def _error_over_time(ax: Axes, shown: _Shown) -> None:
+def _error_over_time(ax: Axes, shown: Shown) -> None:
     floor = shown.nrmse(shown.truth[:1] - shown.truth)
     curves = {model: shown.nrmse(shown.error(model)) for model in shown.predictions}
     for model, curve in curves.items():
@@ -238,7 +131,7 @@ def _error_over_time(ax: Axes, shown: _Shown) -> None:
     legend(ax)
 
 
-def _curves(ax: Axes, shown: _Shown, frame: int, *, named: bool) -> None:
+def _curves(ax: Axes, shown: Shown, frame: int, *, named: bool) -> None:
     plain_axes(ax, f"t = {shown.times[frame]:.3g}")
     low, high = shown.bounds[0]
     n = shown.truth.shape[1]
@@ -250,7 +143,7 @@ def _curves(ax: Axes, shown: _Shown, frame: int, *, named: bool) -> None:
         ax.plot(x, seen, line, color=shown.color(model), linewidth=1.3, label=_name(model))
         if not np.isfinite(values).all():
             note(ax, f"{_name(model)} is not finite")
-    style = shown.values_style
+    style = _values_style(shown)
     margin = 0.25 * (style["vmax"] - style["vmin"])
     ax.set_ylim(style["vmin"] - margin, style["vmax"] + margin)
     ax.locator_params(nbins=6)
@@ -260,7 +153,7 @@ def _curves(ax: Axes, shown: _Shown, frame: int, *, named: bool) -> None:
         legend(ax)
 
 
-def _snapshots(shown: _Shown) -> Figure:
+def _snapshots(shown: Shown) -> Figure:
     """Rows: truth, each model, each model's error; columns: times."""
     models = list(shown.predictions)
     frames = _frames(len(shown.truth), 4)
@@ -287,9 +180,9 @@ def _snapshots(shown: _Shown) -> Figure:
         axes[0].set_ylabel(f"{title}\n{shown.axes[1]}", fontsize=9)
         return axes, picture
 
-    drawn = [row(0, shown.truth_title, shown.truth, shown.values_style)]
+    drawn = [row(0, shown.truth_title, shown.truth, _values_style(shown))]
     for k, model in enumerate(models, start=1):
-        drawn.append(row(k, _name(model), shown.predictions[model], shown.values_style))
+        drawn.append(row(k, _name(model), shown.predictions[model], _values_style(shown)))
         for ax, frame in zip(drawn[-1][0], frames, strict=True):
             if not np.isfinite(shown.predictions[model][frame]).all():
                 note(ax, "not finite")
@@ -303,7 +196,7 @@ def _snapshots(shown: _Shown) -> Figure:
     return figure
 
 
-def _say_diverged(ax: Axes, shown: _Shown, model: str) -> None:
+def _say_diverged(ax: Axes, shown: Shown, model: str) -> None:
     if shown.diverged(model) is not None:
         note(ax, shown.verdict(model))
         ax.title.set_color(WARNING)

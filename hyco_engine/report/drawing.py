@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -93,11 +92,9 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number: what a JSON file has for NaN is None."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def middle_slice(values: Array, dims: int) -> Array:
-    """The last `dims` axes cut down to two: of three dimensions the middle of the last one."""
-    return values[..., values.shape[-1] // 2] if dims == 3 else values
+def middle_slice(values: Array, dims: int, axis: int = 2) -> Array:
+    """The last `dims` axes cut down to two: of three dimensions the middle of `axis`, one of 0, 1 and 2."""
+    if dims != 3:
+        return values
+    at = values.ndim - 3 + axis
+    return np.take(values, values.shape[at] // 2, axis=at)

@@ -15,7 +15,6 @@ from hyco_engine.report.drawing import (
     COLORS,
     NAMES,
     Array,
-    is_number,
     legend,
     middle_slice,
     new_figure,
@@ -24,9 +23,11 @@ from hyco_engine.report.drawing import (
     save,
     with_unit,
 )
+from hyco_engine.report.numbers import is_number
 
 Record = Mapping[str, Any]
 Points = list[tuple[int, float]]
+Draw = Callable[[Axes], None]
 PLAYERS = ("synthetic", "physical")
 MAX_PARAMETERS = 8
 _LOSSES = (
@@ -44,9 +45,7 @@ def history_figure(
     `records` and `summary` are what metrics.jsonl and summary.json hold; whatever is missing in them is left out of the
     figure. `folder` is the run's, in which the files of field parameters lie; None: the folder above `path`'s own.
     """
-    timeline = _Timeline.of(records)
-    panels = [*_loss_panels(timeline), *_error_panels(timeline, summary)]
-    panels += _parameter_panels(timeline, summary, path.parent.parent if folder is None else folder)
+    panels = history_panels(records, summary, path.parent.parent if folder is None else folder)
     columns = 1 if len(panels) <= 1 else 2 if len(panels) <= 4 else 3
     rows = max(1, math.ceil(len(panels) / columns))
     figure = new_figure(4.4 * columns, 2.8 * rows)
@@ -55,6 +54,13 @@ def history_figure(
     for k, draw in enumerate(panels):
         draw(figure.add_subplot(rows, columns, k + 1))
     return save(figure, path)
+
+
+def history_panels(records: Sequence[Record], summary: Mapping[str, Any], folder: Path) -> list[Draw]:
+    """The charts of `history_figure`, each a function that draws onto axes."""
+    timeline = _Timeline.of(records)
+    panels = [*_loss_panels(timeline), *_error_panels(timeline, summary)]
+    return panels + _parameter_panels(timeline, summary, folder)
 
 
 @attrs.frozen
@@ -95,9 +101,6 @@ class _Timeline:
         last = self.records[-1][0] if self.records else 1
         ax.set_xlim(-0.02 * last, 1.02 * max(last, 1) + 0.5)
         ax.set_xlabel("epoch of the run" + (" (vertical lines: next cycle)" if self.cycles else ""))
-
-
-Draw = Callable[[Axes], None]
 
 
 def _loss_panels(timeline: _Timeline) -> list[Draw]:

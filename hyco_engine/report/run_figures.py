@@ -1,8 +1,8 @@
-"""The figures at the end of a run."""
+"""What is drawn at the end of a run: figures, the held-out rollout behind them, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +11,42 @@ from torch import nn
 
 from hyco_engine.interfaces import Player, Samples
 from hyco_engine.report.figures import comparison_figure, history_figure
-from hyco_engine.runs.metrics import read_metrics
+from hyco_engine.report.page import write_report
+from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.runs.metrics import METRICS, read_metrics
 from hyco_engine.training.evaluation import model_rollout
 
 if TYPE_CHECKING:
     from hyco_engine.assembly import Data
 
 
-def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[Player, nn.Module]) -> list[Path]:
-    """`figures/history.png`, and for fields `figures/comparison.png` of the first held-out simulation."""
+def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[Player, nn.Module]) -> Iterator[Path]:
+    """Into a run folder: `figures/history.png`; for fields `figures/comparison.png` and the first held-out rollout
+    (`hyco_engine.report.rollouts`); last `report.html`, which shows what there is of them.
+    """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    drawn = [history_figure(read_metrics(folder), summary, figures / "history.png")]
-    real = data.test if len(data.test) else data.val
+    records = read_metrics(folder) if (folder / METRICS).is_file() else []
+    yield history_figure(records, summary, figures / "history.png")
+    if (rollout := held_out_rollout(data, models)) is not None:
+        path = figures / "comparison.png"
+        yield comparison_figure(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, path)
+        yield rollout.save(folder)
+    yield write_report(folder, summary=summary)
+
+
+def held_out_rollout(data: Data, models: Mapping[Player, nn.Module]) -> HeldOutRollout | None:
+    """The first simulation of the test split, else of val, and the models' rollouts; None where there are no fields."""
+    split, real = ("test", data.test) if len(data.test) else ("val", data.val)
     if isinstance(real, Samples) or not len(real) or data.layout is None or data.dt is None:
-        return drawn
+        return None
     truth = real[0]
     predictions = {}
     for player, model in models.items():
         start = torch.cat([truth.dynamic[0], truth.static])[None]
         device = next((t.device for t in [*model.parameters(), *model.buffers()]), start.device)
         rolled = model_rollout(model)(start.to(device), len(truth.dynamic) - 1)[0].cpu()
-        predictions[player] = torch.cat([truth.dynamic[:1], rolled]).numpy()
-    path = figures / "comparison.png"
-    drawn.append(comparison_figure(truth.dynamic.numpy(), predictions, data.layout, data.dt, path))
-    return drawn
+        predictions[str(player)] = torch.cat([truth.dynamic[:1], rolled]).float().numpy()
+    return HeldOutRollout(
+        truth=truth.dynamic.float().numpy(), predictions=predictions, layout=data.layout, dt=data.dt, split=split
+    )

@@ -150,10 +150,68 @@ class Split:
         "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
     )
     test: str = option("", help="range; empty: none", check=check_range)
+    measure: Literal["auto", "rollout", "continuation"] = option(
+        "auto",
+        help="held-out data is met by a rollout from its own first complete frame, or by continuing one from the first "
+        "complete training frame before it; auto: continuation where a split in time has noise or no complete frame",
+    )
 
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
             raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+        if self.measure == "continuation" and self.by != "time":
+            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
+
+
+@options
+class Noise:
+    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
+
+    level: float = option(help="standard deviation of the noise", ge=0.0)
+    relative: bool = option(
+        True, help="true: in units of each field's standard deviation in its simulation; false: in the field's own unit"
+    )
+    heldout: bool = option(True, help="false: the frames that validate and test stay free of it")
+
+
+@options
+class Mask:
+    """`[data.observe.mask]`: what is observed. Of several keys, all must hold."""
+
+    every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
+    frames: tuple[int, ...] = option(
+        (), help="only these frames of each simulation; [0, -1]: the first and the last; empty: all"
+    )
+    region: Mapping[str, tuple[float, float]] = option(
+        attrs.Factory(dict), help="only cells whose centre lies in between, such as {x = [0.0, 0.5]}"
+    )
+    points: int | None = option(None, help="only so many cells, drawn at random, the same in all frames", ge=1)
+    scattered: int | None = option(None, help="only so many values of each field and simulation, drawn at random", ge=1)
+    file: Path | None = option(
+        None, help="a .npy file, observed where it is not 0: an entry a cell, or a frame and a cell"
+    )
+    value: float | Literal["nan"] | None = option(
+        None, help='values in the data that mean "not observed"; none: there are none, and NaN is refused'
+    )
+    first_frame: bool = option(False, help="true: the first frame of each simulation is complete all the same")
+    heldout: bool = option(True, help="false: the frames that validate and test are complete, but for `value`")
+
+    def __attrs_post_init__(self) -> None:
+        if self.every is not None and self.frames:
+            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
+        for axis, (lower, upper) in self.region.items():
+            if not lower < upper:
+                raise SpecError(
+                    f"the lower end must be below the upper one, not {lower:g} and {upper:g}", key=f"region.{axis}"
+                )
+
+
+@options
+class Observe:
+    """`[data.observe]`: what observations are made of the data."""
+
+    noise: Noise | None = option(None, help="noise that is added to the data")
+    mask: Mask | None = option(None, help="what of the data is observed; none: all")
 
 
 @options
@@ -168,6 +226,7 @@ class SourceChoice(Choice):
     num_predict_steps: int = option(3, help="horizon: steps that a training rollout predicts", ge=1)
     stride: int = option(1, help="frames between the starts of neighbouring windows", ge=1)
     split: Split = option(attrs.Factory(Split), help="train, val and test")
+    observe: Observe = option(attrs.Factory(Observe), help="noise and masks: what is observed of the data")
 
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:

@@ -101,6 +101,11 @@ class TrainingSettings:
     schedule: Literal["constant", "cosine"] = option(
         "constant", help="learning rate over the whole run; cosine: falls to zero at its end"
     )
+    on_divergence: Literal["stop", "rollback"] = option(
+        "stop",
+        help="where a loss or gradient is not finite; rollback: back to the start of the epoch with half the learning "
+        "rate, at most five times (adam, adamw, sgd)",
+    )
 
 
 @options

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, StepContext, TermSpec
-from hyco_engine.training.normalized import checked
+from hyco_engine.training.normalized import Normalization
 
 SPECS = (
     TermSpec(name="small", kind="categorical", n_elements=1, priority=2.0),
@@ -39,6 +39,7 @@ class Run:
         specs: Sequence[TermSpec] = SPECS,
     ) -> None:
         self.normalizer = normalizer
+        self.normalization = Normalization(normalizer, specs, "under test")
         self.units = dict(units or {})
         self.fixed = fixed
         self.step = 0
@@ -49,9 +50,6 @@ class Run:
         self.inputs = torch.randn(BATCH, 6, generator=generator)
         self.targets = torch.randn(64, BATCH, len(SPECS), generator=generator)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        normalizer.setup(specs)
-        groups = normalizer.param_groups()
-        self.own_optimizer = torch.optim.Adam(groups, lr=1e-2) if groups else None
 
     def context(self, **more: Any) -> StepContext:
         """Of the coming step."""
@@ -79,7 +77,7 @@ class Run:
     def take(self, terms: Sequence[LossTerm] | None = None, context: StepContext | None = None) -> NormalizedLoss:
         """One optimizer step."""
         context = context or self.context()
-        loss = checked(self.normalizer(self.terms() if terms is None else terms, context), terms or [], "under test")
+        loss = self.normalization(self.terms() if terms is None else terms, context)
         self.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         self.apply(context)
@@ -88,17 +86,13 @@ class Run:
     def zero_grad(self) -> None:
         """Forget gradients."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.own_optimizer is not None:
-            self._follow_new_parameters(self.own_optimizer)
-            self.own_optimizer.zero_grad(set_to_none=True)
+        self.normalization.zero_grad()
 
     def apply(self, context: StepContext) -> None:
         """Step both optimizers."""
         if not self.fixed:
             self.optimizer.step()
-        if self.own_optimizer is not None:
-            self.own_optimizer.step()
-        self.normalizer.post_step(context)
+        self.normalization.step(context)
         self.step += 1
 
     def gradient(self) -> Tensor:
@@ -114,12 +108,6 @@ class Run:
     def parameters(self) -> Tensor:
         """Of the network, flat."""
         return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
-
-    def _follow_new_parameters(self, optimizer: torch.optim.Optimizer) -> None:
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for group in self.normalizer.param_groups():
-            if fresh := [p for p in group["params"] if id(p) not in known]:
-                optimizer.add_param_group({**group, "params": fresh})
 
 
 class _Sum:
@@ -150,7 +138,7 @@ def on_ranks(ranks: Sequence[Run], names: Sequence[Sequence[str]], parts: Sequen
         try:
             run.zero_grad()
             context = run.context(reduce_sum=reduction.of(rank))
-            losses[rank] = run.normalizer(run.terms(names[rank], parts[rank]), context)
+            losses[rank] = run.normalization(run.terms(names[rank], parts[rank]), context)
             losses[rank].total.backward()
         except BaseException as error:
             losses[rank] = error
@@ -173,7 +161,7 @@ def on_ranks(ranks: Sequence[Run], names: Sequence[Sequence[str]], parts: Sequen
 
 def _sum_gradients(ranks: Sequence[Run]) -> None:
     def parameters(run: Run) -> list[Any]:
-        own = [] if run.own_optimizer is None else [p for g in run.own_optimizer.param_groups for p in g["params"]]
+        own = [parameter for group in run.normalizer.param_groups() for parameter in group["params"]]
         return [*run.model.parameters(), *own]
 
     for together in zip(*map(parameters, ranks), strict=True):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hyco_engine.interfaces import LossTerm
 
-Numbers = Mapping[str, float | Tensor]
+Number = float | Tensor
+Numbers = Mapping[str, Number]
 
 
 class EpochMetrics:
@@ -17,28 +18,54 @@ class EpochMetrics:
 
     Losses are in declared units, priority / scale times the term, whatever a normalizer makes of them: so they can be
     compared between normalizers, and from epoch to epoch. What the normalizer made is told by its weights and shares.
+    A term counts nothing in a batch in which its loss is not finite; `nonfinite` counts those batches.
     """
 
     def __init__(self) -> None:
-        self._losses: dict[tuple[str, str], tuple[Tensor | float, Tensor | float]] = {}
+        self._losses: dict[tuple[str, str], tuple[Number, Number]] = {}
         self._factors: dict[str, float] = {}
-        self._effective: dict[str, tuple[float, int]] = {}
+        self._effective: dict[str, tuple[Number, Number]] = {}
+        self._nonfinite: dict[str, Number] = {}
+        self.batches = 0
+        self.skipped = 0
 
     def add(self, terms: Sequence[LossTerm], generated: Tensor, weights: Numbers, shares: Numbers) -> None:
         """One batch: its terms, `[B]` which samples are generated, and the effective weights and shares by term."""
+        finite: dict[str, Tensor] = {}
         for term in terms:
             name = term.spec.name
             self._factors[name] = term.spec.priority / (term.spec.scale or 1.0)
-            weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
-            values = term.per_sample.detach() * weight
+            weight, values = _weighted(term)
+            # on the device: asking for each number would wait for it
+            finite[name] = torch.isfinite(values.sum())
             for part, chosen in (("loss", None), ("loss_real", ~generated), ("loss_generated", generated)):
                 value, count = (values, weight) if chosen is None else (values[chosen], weight[chosen])
                 before = self._losses.get((part, name), (0.0, 0.0))
-                self._losses[part, name] = (before[0] + value.sum(), before[1] + count.sum())
+                sums = [torch.where(finite[name], numbers.sum(), 0.0) for numbers in (value, count)]
+                self._losses[part, name] = (before[0] + sums[0], before[1] + sums[1])
+        self._count(finite)
         for kind, numbers in (("weight", weights), ("share", shares)):
             for name, number in numbers.items():
-                total, batches = self._effective.get(f"{kind}/{name}", (0.0, 0))
-                self._effective[f"{kind}/{name}"] = (total + float(number), batches + 1)
+                there = finite[name].to(torch.float64) if name in finite else 1.0
+                known = number.detach() if isinstance(number, Tensor) else number
+                total, batches = self._effective.get(f"{kind}/{name}", (0.0, 0.0))
+                self._effective[f"{kind}/{name}"] = (total + known * there, batches + there)
+
+    def skip(self, terms: Sequence[LossTerm]) -> None:
+        """One batch from which nothing was learned."""
+        self.skipped += 1
+        self._count({term.spec.name: torch.isfinite(_weighted(term)[1].sum()) for term in terms})
+
+    def _count(self, finite: Mapping[str, Tensor]) -> None:
+        self.batches += 1
+        for name, there in finite.items():
+            self._nonfinite[name] = self._nonfinite.get(name, 0) + there.logical_not().long()
+
+    @property
+    def nonfinite(self) -> dict[str, int]:
+        """In how many batches a term's loss was not finite, of the terms that had such ones."""
+        counts = {name: int(count) for name, count in self._nonfinite.items()}
+        return {name: count for name, count in counts.items() if count}
 
     def losses(self) -> dict[str, float]:
         """The mean of each term, unweighted, in its own unit."""
@@ -47,7 +74,8 @@ class EpochMetrics:
     def metrics(self) -> dict[str, float]:
         """`train/loss`, `train/loss_real`, `train/loss_generated`: sums over terms.
 
-        Where there are several terms also `train/loss/<term>` and so on, `weight/<term>` and `share/<term>`.
+        Where there are several terms also `train/loss/<term>` and so on, `weight/<term>` and `share/<term>`. Where
+        batches were left out, `train/skipped` counts them, and `nonfinite/<term>` those where that term was not finite.
         """
         means = {key: self._factors[key[1]] * mean for key, mean in self._means().items()}
         metrics: dict[str, float] = {}
@@ -55,8 +83,19 @@ class EpochMetrics:
             metrics[f"train/{part}"] = metrics.get(f"train/{part}", 0.0) + mean
         if len(self._factors) > 1:
             metrics |= {f"train/{part}/{name}": mean for (part, name), mean in means.items()}
-            metrics |= {key: total / count for key, (total, count) in self._effective.items()}
-        return metrics
+            metrics |= {key: float(total) / float(n) for key, (total, n) in self._effective.items() if float(n) > 0}
+        if self.skipped:
+            metrics["train/skipped"] = self.skipped
+        return metrics | {f"nonfinite/{name}": count for name, count in self.nonfinite.items()}
 
     def _means(self) -> dict[tuple[str, str], float]:
         return {key: float(value / count) for key, (value, count) in self._losses.items() if float(count) > 0}
+
+
+def _weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
+    """`w [B]` and `w l [B]`; a sample of weight 0 adds nothing, whatever its loss."""
+    values = term.per_sample.detach()
+    if term.sample_weight is None:
+        return torch.ones_like(values), values
+    weight = term.sample_weight
+    return weight, torch.where(weight > 0, weight * values, 0.0)

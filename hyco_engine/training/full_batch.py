@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import LaneProblem, Linearizer
 from hyco_engine.training.whole_loss import Metrics, WholeLoss
@@ -31,6 +32,18 @@ class Iteration:
 
 Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], Metrics]]
 """(point, loss, gradients, what computes the metrics)."""
+
+
+def step_reach(model: nn.Module) -> Tensor:
+    """`[P]`, float64: how far one step may move each number that `model` learns; see `Transform.reach`."""
+    known = model.learnables if isinstance(model, PhysicalModel) else None
+    names = {} if known is None else {f"learnables.raw.{name}": known.transform(name).reach for name in known.learned}
+    parts = [
+        torch.full((parameter.numel(),), names.get(name, math.inf), dtype=torch.float64)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    return torch.cat(parts)
 
 
 class FullBatch(ABC):
@@ -63,11 +76,25 @@ class FullBatch(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """All state between two phases, as tensors by name."""
+        """All state between two iterations, as tensors by name."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """What `state_dict` gave."""
+
+    def _counts(self) -> dict[str, Tensor]:
+        counts = {name: torch.tensor(getattr(self, name)) for name in _COUNTS}
+        return {**counts, "real_only": torch.tensor(self._real_only)}
+
+    def _load_counts(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is left of `state`."""
+        self._real_only = bool(state["real_only"])
+        for name in _COUNTS:
+            setattr(self, name, int(state[name]))
+        return {name: value for name, value in state.items() if name not in (*_COUNTS, "real_only")}
+
+
+_COUNTS = ("nonfinite", "uphill")
 
 
 class GaussNewton(FullBatch):
@@ -92,14 +119,14 @@ class GaussNewton(FullBatch):
         self._search = self._fresh()
 
     def _fresh(self) -> LevenbergMarquardt:
-        return LevenbergMarquardt(precision=self._parameters[0].dtype)
+        reach = step_reach(self.linearizer.model)
+        return LevenbergMarquardt(precision=self._parameters[0].dtype, reach=reach)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {**self._search.state_dict(), "real_only": torch.tensor(self._real_only)}
+        return {**self._search.state_dict(), **self._counts()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._real_only = bool(state["real_only"])
-        self._search.load_state_dict({name: value for name, value in state.items() if name != "real_only"})
+        self._search.load_state_dict(self._load_counts(state))
 
 
 class LBFGS(FullBatch):
@@ -125,6 +152,9 @@ class LBFGS(FullBatch):
         self._flat = 0
 
     def iterate(self, whole: WholeLoss) -> Iteration:
+        if whole.extra:
+            # their draws are others in each iteration, so the loss at a point is another
+            self._evaluations = []
         start = self._point()
         before = self._evaluate(whole)
         if not math.isfinite(before[1]):
@@ -207,7 +237,7 @@ class LBFGS(FullBatch):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        saved: dict[str, Tensor] = {"real_only": torch.tensor(self._real_only)}
+        saved = {"flat": torch.tensor(self._flat), **self._counts()}
         if self._scale is not None:
             saved["scale"] = torch.tensor(self._scale, dtype=torch.float64)
         for state in self._lbfgs.state.values():
@@ -222,7 +252,9 @@ class LBFGS(FullBatch):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._restart()
-        self._real_only = bool(state["real_only"])
+        self._evaluations = []
+        state = self._load_counts(state)
+        self._flat = int(state["flat"])
         if "scale" not in state:
             return
         self._scale = float(state["scale"])
@@ -236,7 +268,7 @@ class LBFGS(FullBatch):
                 own[head] = int(value)
             elif head in ("prev_loss", "t"):
                 own[head] = float(value)
-            elif head not in ("scale", "real_only"):
+            elif head not in ("scale", "flat"):
                 own[head] = value.clone()
         for head, entries in lists.items():
             length = self.HISTORY if head == "al" else len(entries)

@@ -161,7 +161,9 @@ class HybridTrainer:
         def generator(*purpose: str | int) -> torch.Generator:
             return derive_generator(self.seed, "strategy", cycle, index, *purpose)
 
-        def rollout_recipe(teacher: Player, states: Callable[[Tensor], Tensor], count: int) -> Recipe:
+        def rollout_recipe(
+            teacher: Player, states: Callable[[Tensor], Tensor], count: int, lead: Tensor | None = None
+        ) -> Recipe:
             trainer = self.trainers[teacher]
             targets = real.batch(torch.tensor([0]))[1]
             if trainer.layout is None or not isinstance(targets, Tensor):
@@ -170,6 +172,7 @@ class HybridTrainer:
                 trainer.model,
                 states,
                 count,
+                lead=lead,
                 horizon=targets.shape[1],
                 layout=trainer.layout,
                 device=trainer.device,
@@ -184,11 +187,13 @@ class HybridTrainer:
             real=real,
             errors=self._errors,
             rollout_recipe=rollout_recipe,
+            models={player: trainer.model for player, trainer in self.trainers.items()},
+            layout=next(iter(self.trainers.values())).layout,
             generator=generator,
         )
 
     def _augmentation(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        if self.strategy is None or phase.teacher not in self.trainers:
+        if self.strategy is None or phase.teacher not in self.trainers or not phase.taught:
             return None
         return self.strategy.augment(phase, context)
 
@@ -197,14 +202,15 @@ class HybridTrainer:
         self, phase: Phase, cycle: int, augmentation: Augmentation | None
     ) -> Iterator[GeneratedSamples | None]:
         """The generated samples for as long as the phase lasts; whatever happens, they are gone afterwards."""
-        if augmentation is None or self.cache is None:
+        recipe = None if augmentation is None else augmentation.recipe
+        if recipe is None or self.cache is None:
             yield None
             return
         with ExitStack() as stack:
             folder = None
             if self.folders is not None and self.cache.uses_folder:
                 folder = stack.enter_context(self.folders.generated(phase.teacher, cycle))
-            count = len(augmentation.recipe)
+            count = len(recipe)
             name = f"generate_{phase.teacher}"
 
             def progress(made: int) -> None:
@@ -213,7 +219,7 @@ class HybridTrainer:
             # the teacher may generate as long as the other one trains
             stack.enter_context(evaluating(self.trainers[phase.teacher].model))
             with self._report.timed(name, cycle, total=count):
-                generated = self.cache.hold(augmentation.recipe, folder, progress)
+                generated = self.cache.hold(recipe, folder, progress)
                 # before anybody else is told, who might raise
                 stack.callback(generated.close)
             self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
@@ -240,7 +246,8 @@ class HybridTrainer:
             direction = f"{phase.teacher}->{phase.player}"
             entry = {"cycle": cycle, "direction": direction, "n_generated": data.n_generated, **augmentation.record}
             self.history.cooperation.append(entry)
-        if not alone and data.n_generated == 0:
+        # what a strategy records, it has decided on; an untaught phase is meant to be one
+        if not alone and phase.taught and data.n_generated == 0 and not (augmentation and augmentation.record):
             few = int(data.n_real * self.alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {self.alpha:g}" if few else "as its strategy decided"
             self._report.warn(

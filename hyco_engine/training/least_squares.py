@@ -5,7 +5,9 @@ Minimises F(theta) = sum_i r_i(theta)^2. With the Jacobian J = dr/dtheta, g = J^
     (H + lambda diag H) delta = -g
 
 which is Gauss-Newton's step for lambda -> 0 and a short, scaled step downhill for large lambda. The gain ratio, actual
-over predicted decrease, decides: uphill and non-finite steps are rejected and lambda grows, else it shrinks.
+over predicted decrease, decides: uphill and non-finite steps are rejected and lambda grows, else it shrinks. A step
+moves no parameter by more than its `reach`: where a map to values saturates, beyond it the linearisation says nothing.
+The step is then the model's minimum within that box, in which the other parameters go as far as they want.
 Sources: D. W. Marquardt, SIAM J. Appl. Math. 11 (1963), for the scaling by diag H; K. Madsen, H. B. Nielsen,
 O. Tingleff, "Methods for non-linear least squares problems" (2004), sec. 3.2, for the rule for lambda.
 """
@@ -58,9 +60,10 @@ class Step:
 
 
 class LevenbergMarquardt:
-    """Iterations that keep each lane's damping."""
+    """Iterations that keep each lane's damping. `reach [P]` bounds what a step changes; None: nothing does."""
 
-    def __init__(self, lanes: int = 1, precision: torch.dtype = torch.float64) -> None:
+    def __init__(self, lanes: int = 1, precision: torch.dtype = torch.float64, reach: Tensor | None = None) -> None:
+        self._reach = None if reach is None else reach.double()
         self.damping = torch.full((lanes,), START_DAMPING, dtype=torch.float64)
         self.growth = torch.full((lanes,), 2.0, dtype=torch.float64)
         self._eps = torch.finfo(precision).eps
@@ -103,12 +106,24 @@ class LevenbergMarquardt:
         converged |= open_ & (uphill > 0)
         return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
 
-    @staticmethod
-    def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+    def _solve(self, hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+        """`[S, P]`. What would go beyond its reach is held there, and the others are solved for anew."""
         scale = unit_scale(hessian)
         scaled = hessian / (scale[:, :, None] * scale[:, None, :])
         damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))
-        return -_least_squares(damped, gradient / scale) / scale
+        reach = torch.full_like(scale, torch.inf) if self._reach is None else self._reach * scale
+        free, step = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
+        for _ in range(scale.shape[1] + 1):
+            pull = gradient / scale + torch.einsum("spq,sq->sp", damped, torch.where(free, 0.0, step))
+            both = free[:, :, None] & free[:, None, :]
+            own = torch.where(both, damped, torch.diag_embed((~free).double()))
+            step = torch.where(free, -_least_squares(own, torch.where(free, pull, 0.0)), step)
+            beyond = free & (step.abs() > reach)
+            if not bool(beyond.any()):
+                break
+            step = torch.where(beyond, step.sign() * reach, step)
+            free &= ~beyond
+        return step / scale
 
     def _adapt(self, lanes: Tensor, gain: Tensor, accepted: Tensor) -> None:
         shrunk = self.damping[lanes] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)

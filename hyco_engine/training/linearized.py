@@ -26,7 +26,7 @@ class Linearizer:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self.model = model
         self._rollout = TangentRollout(model) if isinstance(model, DeclaredModel) else None
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)

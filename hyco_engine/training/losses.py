@@ -51,6 +51,10 @@ class Objective(ABC):
         """How many predictions in a row, from the batch's states on, are all that is asked of a model; None: other."""
         return None
 
+    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
+        """Where the model's own states leave the finite numbers; None: they do not, or it has none."""
+        return None
+
     @property
     def squared(self) -> bool:
         """Whether all terms are squared errors, so that `residuals` can be had."""
@@ -100,6 +104,23 @@ class RolloutObjective(Objective):
         parts = {name: differences[:, :, channels].flatten(1) for name, channels in self._channels.items()}
         return {name: part * part.shape[1] ** -0.5 for name, part in parts.items()}
 
+    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
+        states, steps = batch[0], self.steps(batch)
+        if not isinstance(states, Tensor) or steps is None:
+            return None
+        with torch.no_grad():
+            finite = rollout(model, states, steps).isfinite()
+        finite = finite if self._samples is None else finite | ~self._samples.to(finite.device)
+        for step in range(steps):
+            for name, channels in self._channels.items():
+                bad = int((~finite[:, step, channels].flatten(1).all(1)).sum())
+                if bad:
+                    return (
+                        f"{name!r} is not finite from lead time {step + 1} of {steps} on in {bad} of {len(finite)} "
+                        "rollouts"
+                    )
+        return None
+
     def _differences(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """(prediction - target where it was observed, else 0; whether it was)."""
         states, targets = batch
@@ -112,7 +133,11 @@ class RolloutObjective(Objective):
                 f"expected {_shape(targets)} as [B, T, C_dyn, *S]"
             )
         observed = self._observed(targets)
-        return torch.where(observed, predictions - targets, 0.0), observed
+        # 0, but NaN where a state that nobody observed is not finite: that must not go unseen either
+        unseen = 0.0 * predictions
+        if self._samples is not None:
+            unseen = torch.where(self._samples.to(unseen.device), unseen, 0.0)
+        return torch.where(observed, predictions - targets, unseen), observed
 
     def _observed(self, targets: Tensor) -> Tensor:
         observed = ~targets.isnan()
@@ -185,6 +210,17 @@ def _elementwise(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
             return functional.cross_entropy(output, target.long(), reduction="none")
         case "bernoulli":
             return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+
+
+def loss_of_size(kind: str, size: float) -> float:
+    """The loss of an error of that size, in the target's unit; for classes, which have none, the number itself."""
+    match kind:
+        case "gaussian" | "residual" | "other":
+            return size**2
+        case "huber":
+            return size**2 / 2 if size < 1 else size - 0.5
+        case _:
+            return size
 
 
 def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.interfaces import Batch
+from hyco_engine.training.losses import Objective, RolloutObjective
+
 _OPERATIONS = 200
 """Tensors of a state's size that a step keeps at most, as a first guess; beyond the budget it is measured."""
 
@@ -21,6 +24,11 @@ class MemoryPlan:
     peak_bytes: int
     every: int | None = None
 
+    def follow(self, objective: Objective) -> None:
+        """Have rollouts checkpointed as planned."""
+        if isinstance(objective, RolloutObjective):
+            objective.checkpoint_every = self.every
+
     @property
     def message(self) -> str | None:
         """What the user is told beforehand, where there is something to tell."""
@@ -30,6 +38,16 @@ class MemoryPlan:
             f"a gradient through {self.steps} steps would keep {_told(self.plain_bytes)}; with a checkpoint every "
             f"{self.every} step(s) it keeps about {_told(self.peak_bytes)}, for one more forward run"
         )
+
+
+def plan_rollouts(model: nn.Module, objective: Objective, batch: Batch, budget_bytes: float) -> MemoryPlan | None:
+    """A plan for batches like `batch`, which `objective` follows from here on; None where nothing is rolled out."""
+    states, steps = batch[0], objective.steps(batch)
+    if not isinstance(objective, RolloutObjective) or not isinstance(states, Tensor) or steps is None:
+        return None
+    plan = plan_memory(model, states, steps, budget_bytes, int(getattr(model, "substeps", 1)))
+    plan.follow(objective)
+    return plan
 
 
 def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float, internal: int = 1) -> MemoryPlan:

@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.physics.transforms import Transform
-from hyco_engine.training.full_batch import LBFGS
+from hyco_engine.training.full_batch import LBFGS, step_reach
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import LaneProblem, Linearizer
 from hyco_engine.training.whole_loss import WholeLoss
@@ -60,6 +60,30 @@ class MultiStart:
         """JSON-able."""
         return attrs.asdict(self)
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> MultiStart:
+        """What `to_data` gave."""
+        return cls(**{**data, "minima": tuple(Minimum(**minimum) for minimum in data["minima"])})
+
+
+def search_starts(
+    model: nn.Module,
+    whole: WholeLoss,
+    linearizer: Linearizer,
+    *,
+    method: str,
+    starts: int,
+    iterations: int,
+    generator: torch.Generator,
+) -> MultiStart | None:
+    """Search from several starts; the model is left at the lowest minimum found. None where it is no physics."""
+    if not isinstance(model, PhysicalModel):
+        return None
+    points = draw_starts(model, starts, generator)
+    if method == "lbfgs":
+        return search_lbfgs(model, whole, points, iterations)
+    return search_gauss_newton(model, whole, linearizer, points, iterations)
+
 
 def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) -> Tensor:
     """`[count, P]` unconstrained starts: the model's own, then others, spread evenly over the range of each parameter.
@@ -96,7 +120,7 @@ def search_gauss_newton(
 ) -> MultiStart:
     """Gauss-Newton from all points at once, as lanes of one batched rollout; the model ends at the lowest minimum."""
     problem = LaneProblem(whole, linearizer)
-    search = LevenbergMarquardt(lanes=len(points), precision=whole.dtype)
+    search = LevenbergMarquardt(lanes=len(points), precision=whole.dtype, reach=step_reach(model))
     done = torch.zeros(len(points), dtype=torch.bool)
     values = torch.full((len(points),), math.inf, dtype=torch.float64)
     for _ in range(iterations):

@@ -1,25 +1,160 @@
-"""What a normalizer returned, checked before it is differentiated: plugins are told apart by name."""
+"""The normalizer of one trained model at work. What it does wrong is told by name, before it is differentiated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.errors import PluginError
-from hyco_engine.interfaces import LossTerm, NormalizedLoss
+from hyco_engine.errors import HycoError, PluginError, RunError
+from hyco_engine.hooks.checking import describe
+from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, StepContext, TermSpec
 
 
 class WrongResult(PluginError, TypeError):
     """A normalizer returned what cannot be trained on."""
 
 
+class Normalization:
+    """Calls a normalizer, checks what it returns, and steps its own parameters with an optimizer of their own.
+
+    `name` is what messages call it, best with its distribution: "'mine' of plugin 'x' (hyco-engine-x 1.0)". Whatever it
+    raises becomes a PluginError, but for the engine's own errors.
+    """
+
+    def __init__(self, normalizer: LossNormalizer, specs: Sequence[TermSpec], name: str | None = None) -> None:
+        self.normalizer = normalizer
+        self.name = name or type(normalizer).__name__
+        self._optimizer: torch.optim.Adam | None = None
+        with self._blamed("setup"):
+            normalizer.setup(specs)
+        self._follow_new_parameters()
+
+    def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
+        """The total of one batch's terms."""
+        with self._blamed("__call__"):
+            result = self.normalizer(terms, context)
+        # a term that has just appeared may have brought parameters
+        self._follow_new_parameters()
+        return checked(result, terms, self.name)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of its own parameters."""
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+
+    def step(self, context: StepContext) -> None:
+        """After the model's optimizer step."""
+        if self._optimizer is not None:
+            self._optimizer.step()
+        with self._blamed("post_step"):
+            self.normalizer.post_step(context)
+
+    def frozen_weights(
+        self, chunks: Iterable[list[LossTerm]], n_chunks: int, context: Callable[..., StepContext], *, commit: bool
+    ) -> dict[str, float]:
+        """d total / d L_k of all samples, which come in chunks; they do not change from here on.
+
+        `commit`: as one step of which each chunk is a micro-batch; else with the state as it is. `context(**more)`
+        makes the context of a call.
+        """
+        seen: dict[str, list[LossTerm]] = {}
+        for k, terms in enumerate(chunks):
+            if commit and self(terms, context(micro_step=k, n_micro=n_chunks)).skipped and k == n_chunks - 1:
+                raise RunError("the weights of the loss terms cannot be found: their losses are not finite")
+            for term in terms:
+                seen.setdefault(term.spec.name, []).append(attrs.evolve(term, per_sample=term.per_sample.detach()))
+        with torch.no_grad():
+            weights = self([_joined(parts) for parts in seen.values()], context(training=False)).weights
+        return {name: float(weights[name]) for name in seen}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state, that of its optimizer included, as tensors by name."""
+        with self._blamed("state_dict"):
+            state = {f"state/{name}": value for name, value in self.normalizer.state_dict().items()}
+        if self._optimizer is not None:
+            for name, parameter in self._named_parameters():
+                entries = self._optimizer.state.get(parameter, {})
+                state |= {f"optimizer/{name}/{entry}": value.clone() for entry, value in entries.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """What `state_dict` gave. Raises PluginError where the normalizer does not take its own state back."""
+        own = {key.removeprefix("state/"): value for key, value in state.items() if key.startswith("state/")}
+        with self._blamed("load_state_dict"):
+            self.normalizer.load_state_dict({name: value.clone() for name, value in own.items()})
+            found = self.normalizer.state_dict()
+        wrong = [n for n in sorted({*own, *found}) if n not in own or n not in found or not _equal(own[n], found[n])]
+        if wrong:
+            raise WrongResult(
+                f"the normalizer {self.name} does not give back the state that it was given: "
+                f"{', '.join(map(repr, wrong))}. Training cannot be continued with it; its load_state_dict must take "
+                "all that its state_dict gives"
+            )
+        self._follow_new_parameters()
+        if self._optimizer is None:
+            return
+        for name, parameter in self._named_parameters():
+            head = f"optimizer/{name}/"
+            entries = {key.removeprefix(head): value.clone() for key, value in state.items() if key.startswith(head)}
+            if entries:
+                self._optimizer.state[parameter] = entries
+            else:
+                self._optimizer.state.pop(parameter, None)
+
+    def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """By the name of their group, where it has one: terms may come in another order next time."""
+        if self._optimizer is not None:
+            for k, group in enumerate(self._optimizer.param_groups):
+                yield from ((f"{group.get('name', k)}/{i}", p) for i, p in enumerate(group["params"]))
+
+    def _follow_new_parameters(self) -> None:
+        with self._blamed("param_groups"):
+            groups = self.normalizer.param_groups()
+        known = {id(parameter) for _, parameter in self._named_parameters()}
+        for group in groups:
+            fresh = [parameter for parameter in group["params"] if id(parameter) not in known]
+            if not fresh:
+                continue
+            if self._optimizer is None:
+                self._optimizer = torch.optim.Adam([{**group, "params": fresh}], lr=1e-2)
+            else:
+                self._optimizer.add_param_group({**group, "params": fresh})
+
+    @contextmanager
+    def _blamed(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except (HycoError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise PluginError(f"the normalizer {self.name} failed in {method}: {describe(error)}") from error
+
+
+def _joined(parts: Sequence[LossTerm]) -> LossTerm:
+    """A term over all chunks."""
+    weighted = any(part.sample_weight is not None for part in parts)
+    ones = [torch.ones_like(p.per_sample) if p.sample_weight is None else p.sample_weight for p in parts]
+    return LossTerm(
+        spec=parts[0].spec,
+        per_sample=torch.cat([part.per_sample for part in parts]),
+        sample_weight=torch.cat(ones) if weighted else None,
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    # NaN in a state is its own affair
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num().to(one))
+
+
 def checked(result: object, terms: Sequence[LossTerm], normalizer: str) -> NormalizedLoss:
     """`result` of a call with `terms`, if it keeps the contract. Raises WrongResult.
 
-    `normalizer` is what messages call it, best with its distribution: "'mine' of plugin 'x' (hyco-engine-x 1.0)".
+    `normalizer` is what messages call it.
     """
     if not isinstance(result, NormalizedLoss):
         raise WrongResult(

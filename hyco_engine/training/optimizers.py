@@ -8,14 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import Player
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton
 from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.losses import Objective
 
 FEW = 50
 """Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
 MODERATE = 1_000_000
 """Parameters up to which "auto" takes lbfgs; it keeps forty vectors of that length."""
+
+FULL_BATCH = ("gauss-newton", "lbfgs")
+"""See all samples in each iteration, and need an objective that stays the same."""
 
 
 def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
@@ -25,6 +31,26 @@ def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
     if count <= FEW and squared:
         return "gauss-newton"
     return "lbfgs" if count <= MODERATE else "adam"
+
+
+def optimizer_name(model: nn.Module, player: Player, settings: TrainingSettings, objective: Objective) -> str:
+    """What `settings.optimizer` means for this model. Raises SpecError where it cannot be."""
+    asked, squared = settings.optimizer, objective.squared
+    if asked == "gauss-newton" and not squared:
+        kinds = ", ".join(f"{spec.name} ({spec.kind})" for spec in objective.specs)
+        raise SpecError(
+            f"gauss-newton needs squared errors; the loss terms are {kinds}: use lbfgs or adam",
+            key=f"training.{player}.optimizer",
+        )
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    name = choose_optimizer(asked, count, squared) if asked != "auto" or player == "physical" else "adam"
+    if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):
+        raise SpecError(
+            f"several starts are for a physics under gauss-newton or lbfgs; this is the {player} model under {name}: "
+            "leave starts out, or choose another optimizer",
+            key=f"training.{player}.starts",
+        )
+    return name
 
 
 def make_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,27 +14,21 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import RunError, SpecError
-from hyco_engine.interfaces import (
-    ExtraTerm,
-    LossNormalizer,
-    LossTerm,
-    NormalizedLoss,
-    PhysicalModel,
-    Player,
-    Samples,
-    StepContext,
-)
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import ExtraTerm, LossNormalizer, PhysicalModel, Player, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
-from hyco_engine.training.epoch_metrics import EpochMetrics
+from hyco_engine.training.batch_loss import BatchLoss
+from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient
 from hyco_engine.training.full_batch import FullBatch
 from hyco_engine.training.linearized import Linearizer
-from hyco_engine.training.losses import Objective, RolloutObjective, WeightedSum, objective_for
-from hyco_engine.training.memory import MemoryPlan, plan_memory
-from hyco_engine.training.multi_start import MultiStart, draw_starts, search_gauss_newton, search_lbfgs
-from hyco_engine.training.normalized import checked
-from hyco_engine.training.optimizers import choose_optimizer, learning_rate, make_optimizer
+from hyco_engine.training.losses import Objective, WeightedSum, objective_for
+from hyco_engine.training.memory import MemoryPlan, plan_rollouts
+from hyco_engine.training.multi_start import MultiStart, search_starts
+from hyco_engine.training.normalized import Normalization
+from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
+from hyco_engine.training.phase_notes import SkippedBatches, differences_note, full_batch_note, told, unmoved_note
+from hyco_engine.training.position import EpochPosition, PhasePosition
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
 
@@ -59,8 +54,9 @@ class Trainer:
     """Trains one model: `train(data, num_epochs)`, as often as wanted; optimizer and counters persist.
 
     `model` is a stepper or a predictor; `layout` the data's, for steppers. `normalizer` None: the plain weighted sum.
-    `total_epochs` is what a cosine schedule falls to zero over. Every epoch visits all samples once, in an order that
-    depends only on the seed, the player and the number of epochs before.
+    `model_name` and `normalizer_name` are what messages call them. `total_epochs` is what a cosine schedule falls to
+    zero over. Every epoch visits all samples once, in an order that depends only on the seed, the player and the number
+    of epochs before.
     """
 
     def __init__(
@@ -72,6 +68,7 @@ class Trainer:
         settings: TrainingSettings | None = None,
         objective: Objective | None = None,
         normalizer: LossNormalizer | None = None,
+        model_name: str | None = None,
         normalizer_name: str | None = None,
         seed: int = 0,
         total_epochs: int | None = None,
@@ -81,27 +78,26 @@ class Trainer:
         self.layout = layout
         self.settings = settings or TrainingSettings()
         self.objective = objective or objective_for(model, layout)
-        self.normalizer = normalizer or WeightedSum()
-        self.normalizer.setup(self.objective.specs)
-        # what messages call it
-        self.normalizer_name = normalizer_name or type(self.normalizer).__name__
-        self._starved = StarvedTerms()
-        self._warnings: list[str] = []
+        self.normalization = Normalization(normalizer or WeightedSum(), self.objective.specs, normalizer_name)
+        self.model_name = model_name or type(model).__name__
         self.seed = seed
         self.total_epochs = total_epochs
         self.epochs_done = 0
         self.steps_done = 0
+        self.rollbacks = 0
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.linearizer = Linearizer(model)
-        self.optimizer_name = self._optimizer_name()
+        self.optimizer_name = optimizer_name(model, player, self.settings, self.objective)
         self._optimizer = None
         if self._parameters:
             self._optimizer = make_optimizer(self.optimizer_name, self._parameters, self.settings, self.linearizer)
         self.multi_start: MultiStart | None = None
         self._memory: MemoryPlan | None = None
         self._has_moved = False
-        groups = self.normalizer.param_groups()
-        self._normalizer_optimizer = torch.optim.Adam(groups, lr=1e-2) if groups else None
+        self._starved = StarvedTerms()
+        self._skipped = SkippedBatches()
+        self._warnings: list[str] = []
+        self._phase: PhasePosition | None = None
 
     @property
     def device(self) -> torch.device:
@@ -113,228 +109,83 @@ class Trainer:
         """Whether the model has anything to learn."""
         return bool(self._parameters)
 
-    def _optimizer_name(self) -> str:
-        """What `settings.optimizer` means here. Raises SpecError where it cannot be."""
-        asked, squared = self.settings.optimizer, self.objective.squared
-        if asked == "gauss-newton" and not squared:
-            kinds = ", ".join(f"{spec.name} ({spec.kind})" for spec in self.objective.specs)
-            raise SpecError(
-                f"gauss-newton needs squared errors; the loss terms are {kinds}: use lbfgs or adam",
-                key=f"training.{self.player}.optimizer",
-            )
-        count = sum(parameter.numel() for parameter in self._parameters)
-        name = choose_optimizer(asked, count, squared) if asked != "auto" or self.player == "physical" else "adam"
-        if self.settings.starts > 1 and (name not in ("gauss-newton", "lbfgs") or self.player != "physical"):
-            raise SpecError(
-                f"several starts are for a physics under gauss-newton or lbfgs; this is the {self.player} model under "
-                f"{name}: leave starts out, or choose another optimizer",
-                key=f"training.{self.player}.starts",
-            )
-        return name
+    # --- a phase --------------------------------------------------------------------------------------------------
 
     def train(
-        self, data: Samples, num_epochs: int, *, terms: Sequence[ExtraTerm] = (), observe: Observe = lambda record: None
+        self,
+        data: Samples,
+        num_epochs: int,
+        *,
+        terms: Sequence[ExtraTerm] = (),
+        observe: Observe = lambda record: None,
+        pause: Callable[[], None] = lambda: None,
     ) -> TrainingResult:
         """Train on `data` for `num_epochs`.
 
         `terms` are further loss terms of every batch. `observe` gets one record an epoch: `epoch`, `step`,
         `train/loss`, and apart for real and generated samples `train/loss_real`, `train/loss_generated`.
-        Raises RunError where a loss is not finite: parameters are then as before that step.
+        `pause` is called after every step, may raise, and may take the trainer's state (`training.state`). A trainer
+        that was given such a state goes on from there, with the same `data` and `terms`.
+        Raises Diverged where a loss is not finite: parameters are then as before that step.
         """
         if self._optimizer is None:
             raise RunError(f"the {self.player} model has nothing to learn: no parameter requires a gradient")
         if len(data) == 0:
             raise RunError(f"the {self.player} model has no data to train on")
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        before = [p.detach().clone() for p in self._parameters]
-        first = self.epochs_done == 0
-        record: dict[str, Any] = {}
+        begun = self._phase is not None
+        phase = self._phase = self._phase or PhasePosition(before=self.learned(), first=self.epochs_done == 0)
         self.model.train()
-        whole, converged = None, False
-        if num_epochs and self._memory is None:
-            self._memory = self._plan_memory(dataset)
-        if isinstance(self._optimizer, FullBatch) and num_epochs:
-            self._optimizer.begin(real_only=dataset.n_generated == 0)
-            whole = self.whole_loss(dataset, terms)
-            if self.settings.starts > 1 and self.multi_start is None:
-                self.multi_start = self._search_starts(whole, num_epochs)
-        for _ in range(num_epochs):
-            if not isinstance(self._optimizer, FullBatch):
-                with own_random_numbers(self.device, self.seed, "train", self.player, "layers", self.epochs_done):
-                    metrics = self._minibatch_epoch(self._optimizer, dataset, terms)
-            elif whole is not None:
-                metrics, converged = self._full_batch_epoch(self._optimizer, whole)
-            self.epochs_done += 1
-            record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics, **self._parameter_values()}
-            if converged:
-                record["converged"] = True
-            observe(record)
-            if converged:
-                break
-        moved = any(not torch.equal(old, new) for old, new in zip(before, self._parameters, strict=True))
-        self._has_moved |= moved
-        notes = self._notes(before, num_epochs, first)
-        return TrainingResult(metrics=record, moved=moved, converged=converged and self._has_moved, notes=notes)
-
-    def _minibatch_epoch(
-        self, optimizer: torch.optim.Optimizer, data: AugmentedDataset, terms: Sequence[ExtraTerm]
-    ) -> dict[str, float]:
-        epoch = EpochMetrics()
-        order = torch.randperm(len(data), generator=self._generator("shuffle"))
-        batches = torch.split(order, self.settings.batch_size)
-        data.upcoming(batches)
-        draws = self._generator("terms")
-        for k, indices in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate(k / len(batches))
-            optimizer.zero_grad(set_to_none=True)
-            if self._normalizer_optimizer is not None:
-                self._normalizer_optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(data, indices, terms, draws, epoch, where=f"epoch {self.epochs_done + 1}, batch {k + 1}")
-            if loss.skipped:
-                continue
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            if self.settings.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_grad_norm)
-            self._refuse_nonfinite_gradients(k)
-            optimizer.step()
-            if self._normalizer_optimizer is not None:
-                self._normalizer_optimizer.step()
-            self.normalizer.post_step(self._step_context())
-            self.steps_done += 1
-        if (starved := self._starved.epoch(epoch.losses(), self.player)) is not None:
-            self._warnings.append(starved)
-        return epoch.metrics()
-
-    def whole_loss(self, data: Samples, terms: Sequence[ExtraTerm] = ()) -> WholeLoss:
-        """The loss over all samples of `data`; the normalizer's weights are frozen as they are now."""
-        dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        weights = WeightedSum.weights(self.objective.specs)
-        if terms or not isinstance(self.normalizer, WeightedSum):
-            chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), self.settings.batch_size)).long()
-            loss = self._loss(dataset, chosen, terms, self._generator("terms"), EpochMetrics(), where=None)
-            weights = {name: float(weight) for name, weight in loss.weights.items()}
-        return WholeLoss(
-            self.model,
-            self.objective,
-            dataset,
-            weights=weights,
-            chunk=self.settings.batch_size,
-            device=self.device,
-            extra=terms,
-            draws=lambda: self._generator("terms"),
-        )
-
-    def _search_starts(self, whole: WholeLoss, iterations: int) -> MultiStart | None:
-        """Search from several starts; the model is left at the lowest minimum found."""
-        if not isinstance(self.model, PhysicalModel):
-            return None
-        points = draw_starts(self.model, self.settings.starts, self._generator("starts"))
-        if self.optimizer_name == "lbfgs":
-            return search_lbfgs(self.model, whole, points, iterations)
-        return search_gauss_newton(self.model, whole, self.linearizer, points, iterations)
-
-    def _plan_memory(self, data: AugmentedDataset) -> MemoryPlan | None:
-        """Choose checkpoints for the gradients of long rollouts, and say so before they are run."""
-        objective = self.objective
-        if not isinstance(objective, RolloutObjective) or self.optimizer_name == "gauss-newton":
-            return None
-        batch = to_device(data.batch(torch.arange(min(len(data), self.settings.batch_size))), self.device)
-        states, steps = batch[0], objective.steps(batch)
-        if not isinstance(states, Tensor) or steps is None:
-            return None
-        internal = int(getattr(self.model, "substeps", 1))
-        plan = plan_memory(self.model, states, steps, self.settings.memory_gb * 2**30, internal)
-        objective.checkpoint_every = plan.every
-        if plan.message:
-            logger.warning("the %s model: %s", self.player, plan.message)
-        return plan
-
-    def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:
-        """One iteration over all samples, accumulated in chunks, so that its size does not bound the batch."""
-        done = optimizer.iterate(whole)
-        if not math.isfinite(done.loss):
-            raise RunError(
-                f"the {self.player} model's loss is {done.loss} over all samples in epoch {self.epochs_done + 1}: "
-                "start closer, narrow the parameters' bounds, or shorten data.num_predict_steps"
-            )
-        self.normalizer.post_step(self._step_context())
-        self.steps_done += 1
-        return done.metrics, done.converged
-
-    def _notes(self, before: Sequence[Tensor], epochs: int, first: bool) -> tuple[str, ...]:
-        """What a phase's numbers do not say; `first`: it was the first, and what holds for all is told once."""
-        notes, self._warnings = self._warnings, []
-        optimizer = self._optimizer
-        if first and self.multi_start is not None and self.multi_start.message:
-            notes.append(self.multi_start.message)
-        if first and self._memory is not None and self._memory.message:
-            notes.append(f"the {self.player} model: {self._memory.message}")
-        if first and self.optimizer_name == "gauss-newton" and self.linearizer.way == "differences":
-            notes.append(
-                f"the {self.player} model's derivatives are finite differences, since forward mode fails: "
-                f"{self.linearizer.reason}"
-            )
-        if isinstance(optimizer, FullBatch) and optimizer.nonfinite:
-            notes.append(
-                f"{self.optimizer_name} took back {optimizer.nonfinite} steps of the {self.player} model to where its "
-                "loss is not finite"
-            )
-        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        still = [
-            name.removeprefix("learnables.raw.")
-            for name, old, new in zip(names, before, self._parameters, strict=True)
-            if torch.equal(old, new)
-        ]
-        if isinstance(self.model, PhysicalModel) and first and 0 < len(still) < len(names):
-            notes.append(
-                f"{', '.join(still)} did not move in {epochs} epochs of {self.optimizer_name}: it was right from the "
-                "start, or the loss does not depend on it"
-            )
-        return tuple(notes)
-
-    def _loss(
-        self,
-        data: AugmentedDataset,
-        indices: Tensor,
-        extra: Sequence[ExtraTerm],
-        generator: torch.Generator,
-        epoch: EpochMetrics,
-        *,
-        where: str | None,
-    ) -> NormalizedLoss:
-        """The normalized loss of one batch; `where` None: it need not be finite."""
-        device = self.device
-        batch = to_device(data.batch(indices), device)
-        weight = data.sample_weight(indices)
-        terms = self.objective(self.model, batch, None if weight is None else weight.to(device))
-        terms += [term.term(self.model, batch, generator) for term in extra]
+        whole = None
         try:
-            loss = checked(self.normalizer(terms, self._step_context()), terms, self.normalizer_name)
-        except RunError as error:
-            raise RunError(f"the {self.player} model, {where or 'all samples'}: {error}") from error
-        if loss.skipped:
-            return loss
-        if where is not None and not torch.isfinite(loss.total):
-            self._refuse_nonfinite(terms, where)
-        epoch.add(terms, data.is_generated(indices).to(device), loss.weights, loss.shares)
-        return loss
-
-    def _step_context(self) -> StepContext:
-        return StepContext(
-            step=self.steps_done,
-            player=self.player,
-            shared_parameters=lambda: self._parameters,
-            generator=self._generator("normalizer"),
+            if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
+                self._memory = self._plan_memory(dataset)
+            if isinstance(self._optimizer, FullBatch) and num_epochs:
+                whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
+            while phase.epochs < num_epochs and not phase.converged:
+                if not isinstance(self._optimizer, FullBatch):
+                    metrics = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause)
+                elif whole is not None:
+                    metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
+                self.epochs_done += 1
+                phase.epochs += 1
+                phase.record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics}
+                phase.record |= self._parameter_values()
+                if phase.converged:
+                    phase.record["converged"] = True
+                observe(phase.record)
+                pause()
+        finally:
+            self._phase = None
+        now = self.learned()
+        moved = any(not torch.equal(old, now[name]) for name, old in phase.before.items())
+        self._has_moved |= moved
+        notes = self._notes(phase.before, num_epochs, phase.first)
+        return TrainingResult(
+            metrics=phase.record, moved=moved, converged=phase.converged and self._has_moved, notes=notes
         )
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return derive_generator(self.seed, "train", self.player, purpose, self.epochs_done)
+    def learned(self) -> dict[str, Tensor]:
+        """Copies of all that is learned, by name."""
+        return {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def _learning_rate(self, within_epoch: float) -> float:
-        if self.total_epochs is None:
-            return self.settings.lr
-        return learning_rate(self.settings, (self.epochs_done + within_epoch) / max(self.total_epochs, 1))
+    def _notes(self, before: Mapping[str, Tensor], epochs: int, first: bool) -> tuple[str, ...]:
+        """What the phase's numbers do not say; `first`: it was the first, and what holds for all is told once."""
+        player, optimizer = self.player, self._optimizer
+        notes = [*self._warnings, *told(self._skipped.note(player))]
+        self._warnings, self._skipped = [], SkippedBatches()
+        if first:
+            memory = None if self._memory is None else self._memory.message
+            notes += told(
+                None if self.multi_start is None else self.multi_start.message,
+                memory and f"the {player} model: {memory}",
+                differences_note(self.linearizer, player) if self.optimizer_name == "gauss-newton" else None,
+            )
+        if isinstance(optimizer, FullBatch):
+            notes += told(full_batch_note(optimizer, self.optimizer_name, player))
+        if first:
+            notes += told(unmoved_note(self.model, before, epochs, self.optimizer_name))
+        return tuple(notes)
 
     def _parameter_values(self) -> dict[str, float]:
         """Values of the physics' parameters; a field's mean."""
@@ -343,21 +194,198 @@ class Trainer:
         with torch.no_grad():
             return {f"param/{name}": float(value.mean()) for name, value in self.model.learnables.values().items()}
 
-    def _refuse_nonfinite(self, terms: Sequence[LossTerm], where: str) -> None:
-        for term in terms:
-            if not torch.isfinite(term.per_sample).all():
-                bad = int((~torch.isfinite(term.per_sample)).sum())
-                raise RunError(
-                    f"the {self.player} model diverged in {where}: the loss of {term.spec.name!r} is not finite for "
-                    f"{bad} of {len(term.per_sample)} samples. Lower training.{self.player}.lr "
-                    f"(now {self.settings.lr:g}), set clip_grad_norm, or shorten data.num_predict_steps"
-                )
+    # --- batch by batch -------------------------------------------------------------------------------------------
 
-    def _refuse_nonfinite_gradients(self, batch: int) -> None:
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise RunError(
-                    f"the {self.player} model diverged in epoch {self.epochs_done + 1}, batch {batch + 1}: "
-                    f"the gradient of {name!r} is not finite. Lower training.{self.player}.lr "
-                    f"(now {self.settings.lr:g}) or shorten data.num_predict_steps"
+    def _minibatch_epoch(
+        self,
+        optimizer: torch.optim.Optimizer,
+        data: AugmentedDataset,
+        terms: Sequence[ExtraTerm],
+        phase: PhasePosition,
+        pause: Callable[[], None],
+    ) -> dict[str, float]:
+        """One epoch; where it diverges and the spec says so, again from its start with half the learning rate."""
+        at = phase.epoch
+        if at is None:
+            good = self._snapshot(optimizer) if self.settings.on_divergence == "rollback" else None
+            at = EpochPosition(first_step=self.steps_done, draws=self._generator("terms"), good=good)
+        while True:
+            phase.epoch = at
+            try:
+                with own_random_numbers(self.device, self.seed, "train", self.player, "layers", self.epochs_done):
+                    self._batches(optimizer, data, terms, at, pause)
+                break
+            except Diverged as error:
+                # where no step led there, a smaller one would not help
+                if at.good is None or self.rollbacks == MOST_ROLLBACKS or self.steps_done == at.first_step:
+                    raise Diverged(f"{error}. {self._advice()}") from error
+                self._restore(optimizer, at.good)
+                self.steps_done = at.first_step
+                self.rollbacks += 1
+                self._warnings.append(
+                    f"{error}. It went back to the start of that epoch, and goes on with {0.5**self.rollbacks:g} of "
+                    f"the learning rate (rollback {self.rollbacks} of at most {MOST_ROLLBACKS})"
                 )
+                at = EpochPosition(first_step=self.steps_done, draws=self._generator("terms"), good=at.good)
+        epoch, phase.epoch = at.metrics, None
+        self._skipped.epoch(epoch)
+        if (starved := self._starved.epoch(epoch.losses(), self.player)) is not None:
+            self._warnings.append(starved)
+        return epoch.metrics()
+
+    def _batches(
+        self,
+        optimizer: torch.optim.Optimizer,
+        data: AugmentedDataset,
+        terms: Sequence[ExtraTerm],
+        at: EpochPosition,
+        pause: Callable[[], None],
+    ) -> None:
+        order = torch.randperm(len(data), generator=self._generator("shuffle"))
+        batches = torch.split(order, self.settings.batch_size)
+        data.upcoming(batches)
+        at.restore_layers(self.device)
+        loss_of = BatchLoss(
+            model=self.model,
+            name=self.model_name,
+            player=self.player,
+            objective=self.objective,
+            normalization=self.normalization,
+            data=data,
+            extra=terms,
+            device=self.device,
+        )
+        for k in range(at.batches, len(batches)):
+            for group in optimizer.param_groups:
+                group["lr"] = self._learning_rate(k / len(batches))
+            optimizer.zero_grad(set_to_none=True)
+            self.normalization.zero_grad()
+            where = f"epoch {self.epochs_done + 1}, batch {k + 1}"
+            loss = loss_of(batches[k], at.draws, self._step_context(), at.metrics, where)
+            at.batches = k + 1
+            if loss.skipped:
+                continue
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            if (broken := broken_gradient(self.model)) is not None:
+                raise Diverged(f"the {self.player} model diverged in {where}: {broken}")
+            if self.settings.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_grad_norm)
+            optimizer.step()
+            self.normalization.step(self._step_context())
+            self.steps_done += 1
+            if at.batches < len(batches):
+                pause()
+
+    def _advice(self) -> str:
+        table, rate = f"training.{self.player}", self.settings.lr * 0.5**self.rollbacks
+        return f"Lower {table}.lr (now {rate:g}), set clip_grad_norm, or shorten data.num_predict_steps"
+
+    def _snapshot(self, optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
+        parts = (self.model.state_dict(), optimizer.state_dict(), self.normalization.state_dict())
+        return copy.deepcopy(parts)
+
+    def _restore(self, optimizer: torch.optim.Optimizer, state: tuple[Any, ...]) -> None:
+        model, own, normalization = copy.deepcopy(state)
+        self.model.load_state_dict(model)
+        optimizer.load_state_dict(own)
+        self.normalization.load_state_dict(normalization)
+
+    def _step_context(self, **more: Any) -> StepContext:
+        return StepContext(
+            step=self.steps_done,
+            player=self.player,
+            shared_parameters=lambda: self._parameters,
+            generator=self._generator("normalizer"),
+            **more,
+        )
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return derive_generator(self.seed, "train", self.player, purpose, self.epochs_done)
+
+    def _learning_rate(self, within_epoch: float) -> float:
+        rate = self.settings.lr
+        if self.total_epochs is not None:
+            rate = learning_rate(self.settings, (self.epochs_done + within_epoch) / max(self.total_epochs, 1))
+        return rate * 0.5**self.rollbacks
+
+    # --- all samples at once --------------------------------------------------------------------------------------
+
+    def whole_loss(self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False) -> WholeLoss:
+        """The loss over all samples of `data`, with the normalizer's weights frozen.
+
+        `commit`: the weights are those that follow from these samples, which count as one step; else those of the last
+        step, and the normalizer stays as it is.
+        """
+        whole = self._whole(data, terms, WeightedSum.weights(self.objective.specs))
+        normalizer = self.normalization.normalizer
+        if terms or not isinstance(normalizer, WeightedSum):
+            # only gradients of the single terms need a graph
+            with torch.set_grad_enabled(commit and "shared_parameters" in normalizer.requires):
+                whole.weights = self.normalization.frozen_weights(
+                    whole.terms(), whole.n_chunks, self._step_context, commit=commit
+                )
+        return whole
+
+    def _begin_whole(
+        self,
+        optimizer: FullBatch,
+        data: AugmentedDataset,
+        terms: Sequence[ExtraTerm],
+        phase: PhasePosition,
+        epochs: int,
+        begun: bool,
+    ) -> WholeLoss:
+        """The loss of a phase; where the phase has `begun` before, with the weights it has had since then."""
+        if begun and phase.weights is not None:
+            return self._whole(data, terms, phase.weights)
+        optimizer.begin(real_only=data.n_generated == 0)
+        whole = self.whole_loss(data, terms, commit=True)
+        phase.weights = whole.weights
+        if self.settings.starts > 1 and self.multi_start is None:
+            self.multi_start = search_starts(
+                self.model,
+                whole,
+                self.linearizer,
+                method=self.optimizer_name,
+                starts=self.settings.starts,
+                iterations=epochs,
+                generator=self._generator("starts"),
+            )
+        return whole
+
+    def _whole(self, data: Samples, terms: Sequence[ExtraTerm], weights: Mapping[str, float]) -> WholeLoss:
+        return WholeLoss(
+            self.model,
+            self.objective,
+            data,
+            weights=weights,
+            chunk=self.settings.batch_size,
+            device=self.device,
+            extra=terms,
+            draws=lambda: self._generator("terms"),
+        )
+
+    def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:
+        """One iteration over all samples, accumulated in chunks, so that its size does not bound the batch."""
+        done = optimizer.iterate(whole)
+        if not math.isfinite(done.loss):
+            raise Diverged(
+                f"the {self.player} model's loss is {done.loss} over all samples in epoch {self.epochs_done + 1}"
+                f"{self._why(whole)}: start closer, narrow the parameters' bounds, or shorten data.num_predict_steps"
+            )
+        self.normalization.step(self._step_context())
+        self.steps_done += 1
+        return done.metrics, done.converged
+
+    def _why(self, whole: WholeLoss) -> str:
+        """The first samples from which a rollout leaves the finite numbers."""
+        found = (self.objective.left_finite(self.model, chunk.batch) for chunk in whole.chunks())
+        return next((f", since {left}" for left in found if left), "")
+
+    def _plan_memory(self, data: AugmentedDataset) -> MemoryPlan | None:
+        """Choose checkpoints for the gradients of long rollouts, and say so before they are run."""
+        batch = to_device(data.batch(torch.arange(min(len(data), self.settings.batch_size))), self.device)
+        plan = plan_rollouts(self.model, self.objective, batch, self.settings.memory_gb * 2**30)
+        if plan is not None and plan.message:
+            logger.warning("the %s model: %s", self.player, plan.message)
+        return plan

@@ -169,6 +169,16 @@ class WholeLoss:
             yield chunk
         self._held = held
 
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks all samples come in."""
+        return -(-len(self.data) // self._chunk)
+
+    def terms(self) -> Iterator[list[LossTerm]]:
+        """The terms of each chunk, where the model is."""
+        draws = self.draws()
+        yield from (self._terms(self.model, chunk, draws) for chunk in self.chunks())
+
     def residuals(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> Tensor:
         """Of one chunk, `[B, N]`; the loss is their sum of squares over all chunks."""
         parts = []

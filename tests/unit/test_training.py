@@ -23,7 +23,9 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import PluginError, RunError
 from hyco_engine.interfaces import (
     Augmentation,
+    ExtraTerm,
     LossNormalizer,
+    LossTerm,
     Phase,
     Predictor,
     Samples,
@@ -604,13 +606,19 @@ def test_a_trainer_takes_fields_as_it_takes_tensors() -> None:
 
 
 def test_what_a_normalizer_refuses_is_located() -> None:
-    from hyco_engine.builtin.normalizers.manual import Manual
+    from hyco_engine.builtin.normalizers.running_mean import RunningMean
+
+    class ExtraAt(ExtraTerm):
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def term(self, model: nn.Module, batch: Any, generator: torch.Generator) -> LossTerm:
+            return LossTerm(spec=TermSpec(name="extra"), per_sample=torch.full((len(batch[0]),), self.value))
 
     windows = decay_windows()
     trainer = Trainer(
-        LinearSurrogate(), player="synthetic", layout=decay_layout(), normalizer=Manual(), settings=settings()
+        LinearSurrogate(), player="synthetic", layout=decay_layout(), normalizer=RunningMean(), settings=settings()
     )
-    with torch.no_grad():
-        trainer.model.weight.fill_(1e30)
-    with pytest.raises(RunError, match=r"the synthetic model, epoch 1, batch 1: .*'u'"):
-        trainer.train(windows, 1)
+    negative = ExtraAt(-1.0)
+    with pytest.raises(RunError, match=r"the synthetic model, epoch 1, batch 1: the loss of 'extra' is negative"):
+        trainer.train(windows, 1, terms=[negative])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.caches.ahead import Ahead
-from hyco_engine.builtin.caches.shards import Column, Mapped, ShardLayout
+from hyco_engine.builtin.caches.mapped import Mapped
+from hyco_engine.builtin.caches.shards import Column, ShardLayout
 from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
@@ -67,9 +68,8 @@ class DiskSamples(GeneratedSamples):
 
     Checksums are taken before writing and kept in memory. A file is verified once in whole, and again whenever its time
     of change differs; until then, every sample that is read is verified. Not noticed is what leaves no time of change:
-    a disk that gives wrong data for pages it dropped and reads again. The sizes of files are looked at before each
-    read, since touching a page beyond the end of a mapped file kills the process. A file that was removed stays for
-    whoever has it open.
+    a disk that gives wrong data for pages it dropped and reads again. A file that was removed stays for whoever has it
+    open.
     """
 
     def __init__(self, folder: Path, count: int, shard_bytes: int) -> None:
@@ -135,7 +135,7 @@ class DiskSamples(GeneratedSamples):
         os.ftruncate(file, self._file_bytes)
         _write_all(file, self._layout.header(), 0)
         for index, column in enumerate(self._layout.columns):
-            self._mapped[column.name].add(shard, file, self._layout.offset(index))
+            self._mapped[column.name].add(file, self._layout.offset(index))
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -169,9 +169,6 @@ class DiskSamples(GeneratedSamples):
         if self._closed:
             raise ValueError("these samples are closed")
         shards = {index // self._layout.rows for index in indices.tolist()}
-        for shard in shards:
-            if 0 <= shard < len(self._files):
-                self._check_size(shard)
         made = {name: self._mapped[name].select(indices) for name in names}  # refuses what is out of range
         # after reading, so that a change before it is seen
         if not all([self._is_settled(shard) for shard in shards]):
@@ -179,16 +176,15 @@ class DiskSamples(GeneratedSamples):
             self._verify(indices, self._words(made), self._sums[indices])
         return made
 
-    def _check_size(self, shard: int) -> None:
-        size = os.lseek(self._files[shard], 0, os.SEEK_END)
-        if size < self._file_bytes:
-            raise RunError(self._damaged(f"{self._path(shard).name} has {size} bytes, and had {self._file_bytes}"))
-
     def _is_settled(self, shard: int) -> bool:
         """Whether a file is known to hold what was written: it was verified, and nobody touched it since."""
-        changed = os.fstat(self._files[shard]).st_ctime_ns
+        status = os.fstat(self._files[shard])
+        changed = status.st_ctime_ns
         if self._settled.get(shard) == changed:
             return True
+        if status.st_size < self._file_bytes:
+            name = self._path(shard).name
+            raise RunError(self._damaged(f"{name} has {status.st_size} bytes, and had {self._file_bytes}"))
         # a write shortly after another may leave the same time; times may be in whole seconds
         if time.time_ns() - changed < (RACY_NS if changed % 10**9 else 3 * 10**9):
             return False

@@ -1,15 +1,13 @@
-"""How samples lie in files, and how files are mapped side by side."""
+"""How samples lie in files."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import mmap
 from collections.abc import Mapping
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +15,6 @@ MAX_SHARDS = 128
 """Files are kept open; rather than more of them, larger ones are written."""
 
 WORD = 8
-_MAP_FIXED = 0x10
 
 
 @attrs.frozen(kw_only=True)
@@ -98,49 +95,3 @@ class ShardLayout:
         text = json.dumps(about).encode()
         text += b" " * (-(len(text) + 8) % mmap.PAGESIZE)
         return len(text).to_bytes(8, "little") + text
-
-
-class Mapped:
-    """One column of all files, as one tensor `words [count, stride / 8]` of int64.
-
-    The files are mapped side by side into one range of addresses, so that a batch of samples from many files is a
-    single gather, which the standard library's `mmap` cannot do.
-    """
-
-    def __init__(self, column: Column, count: int, rows: int, shards: int) -> None:
-        self._column = column
-        self._part = rows * column.stride
-        if not self._part:  # a tensor without values
-            self.words = torch.empty(count, 0, dtype=torch.int64)
-            self._direct: Tensor | None = None
-            return
-        self._range = mmap.mmap(-1, shards * self._part, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-        view = np.frombuffer(self._range, np.uint8)
-        self._address = view.ctypes.data
-        del view
-        words = (ctypes.c_int64 * (shards * self._part // WORD)).from_address(self._address)
-        self.words = torch.frombuffer(words, dtype=torch.int64).view(shards * rows, column.stride // WORD)[:count]
-        self._direct = None if column.stride > column.nbytes else column.values(self.words)
-
-    def add(self, shard: int, file: int, offset: int) -> None:
-        """Map one file's part. Raises OSError."""
-        if not self._part:
-            return
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-        address = self._address + shard * self._part
-        flags = mmap.MAP_SHARED | _MAP_FIXED
-        if libc.mmap(address, self._part, mmap.PROT_READ, flags, file, offset) != address:
-            raise OSError(ctypes.get_errno(), "mmap failed")
-
-    def select(self, indices: Tensor) -> Tensor:
-        """`[B, *shape]`: a copy of the samples at `indices`."""
-        if self._direct is None:
-            return self._column.values(self.words.index_select(0, indices))
-        return self._direct.index_select(0, indices)
-
-    def close(self) -> None:
-        del self.words, self._direct
-        if self._part:
-            self._range.close()  # unmaps the files in the range as well

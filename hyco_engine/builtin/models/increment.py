@@ -16,6 +16,7 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError
 
 if TYPE_CHECKING:
+    from hyco_engine.builtin.models.options_synthetic import ResNetOptions, UNetOptions
     from hyco_engine.data.statistics import Statistics
     from hyco_engine.interfaces import BuildContext
 
@@ -42,7 +43,8 @@ class IncrementNet(nn.Module):
 
     `x [B, C_all, *S]` is the state, `u` its dynamic channels, `s [C_dyn]` the spread of their one-step
     change. The state is padded before it is scaled, so boundary values hold exactly; `body` takes
-    `[B, C_all, *(S + 2 reach)]` to `[B, C_dyn, *S]`. Filler of staggered layouts is never read, and zero in
+    `[B, C_all, *(S + 2 reach)]` to `[B, C_dyn, *S]`; with `positions [P, *(S + 2 reach)]`, which are the same for all
+    states, it is given them as further channels. Filler of staggered layouts is never read, and zero in
     the result.
 
     Without `statistics` nothing is scaled (mean 0, std 1): for shells into which weights are loaded, since
@@ -53,6 +55,7 @@ class IncrementNet(nn.Module):
     std: Tensor
     change_std: Tensor
     own: Tensor | None
+    positions: Tensor | None
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class IncrementNet(nn.Module):
         layout: StateLayout,
         statistics: Statistics | None,
         dtype: torch.dtype,
+        positions: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -72,11 +76,14 @@ class IncrementNet(nn.Module):
         self.register_buffer("std", std.to(dtype, copy=True).reshape(shape))
         self.register_buffer("change_std", change.to(dtype, copy=True).reshape(shape))
         mask = sample_mask(layout)[: layout.n_dynamic]
-        # follows from the layout, so it need not be in weight files
+        # what follows from the layout need not be in weight files
+        self.register_buffer("positions", None if positions is None else positions.to(dtype), persistent=False)
         self.register_buffer("own", None if bool(mask.all()) else mask, persistent=False)
 
     def forward(self, state: Tensor) -> Tensor:
         scaled = (self.pad(state) - self.mean) / self.std
+        if self.positions is not None:
+            scaled = torch.cat([scaled, self.positions.expand(len(state), *self.positions.shape)], dim=1)
         advanced = state[:, : self.n_dynamic] + self.change_std * self.body(scaled)
         return advanced if self.own is None else torch.where(self.own, advanced, 0.0)
 
@@ -86,6 +93,19 @@ def _scales(layout: StateLayout, statistics: Statistics | None) -> tuple[Tensor,
     if statistics is None:
         return torch.zeros(layout.n_all), torch.ones(layout.n_all), torch.ones(layout.n_dynamic)
     return statistics.mean, statistics.std, statistics.change_std
+
+
+def positions(layout: StateLayout, reach: int) -> Tensor:
+    """`[P, *(S + 2 reach)]`, float64: where cells are, in -1..1: sin and cos along periodic axes, else the coordinate."""
+    sizes = [n + 2 * reach for n in layout.spatial]
+    channels = []
+    for k, axis in enumerate(layout.grid.axes):
+        place = (torch.arange(-reach, layout.spatial[k] + reach, dtype=torch.float64) + 0.5) / layout.spatial[k]
+        periodic = layout.dynamic[0].boundary.is_periodic(axis)
+        angle = 2 * math.pi * place
+        for values in (torch.sin(angle), torch.cos(angle)) if periodic else (2 * place - 1,):
+            channels.append(values.reshape(-1, *[1] * (len(sizes) - k - 1)).expand(sizes))
+    return torch.stack(channels)
 
 
 class Convolution(nn.Module):
@@ -127,18 +147,23 @@ class Convolution(nn.Module):
 
 
 def assemble(
-    make_body: Callable[[StateLayout], nn.Module], kernel: int, context: BuildContext, kind: str
+    make_body: Callable[[StateLayout, int], nn.Module],
+    options: ResNetOptions | UNetOptions,
+    context: BuildContext,
+    kind: str,
 ) -> IncrementNet:
-    """The surrogate around a body whose first convolution has `kernel` taps: weights seeded, on its device.
+    """The surrogate around `make_body(layout, input channels)`: weights seeded, on its device.
 
     Raises DataError for data that is no field.
     """
     if context.layout is None:
         raise DataError(f"the surrogate {kind!r} needs fields on a grid, and this data has none", key="synthetic.kind")
-    body = make_body(context.layout)
+    reach = options.kernel_size // 2
+    where = positions(context.layout, reach) if options.positions else None
+    body = make_body(context.layout, context.layout.n_all + (0 if where is None else len(where)))
     generator = context.generator("weights", "synthetic")
     for layer in body.modules():
         if isinstance(layer, Convolution):
             layer.initialise(generator)
-    net = IncrementNet(body, kernel // 2, context.layout, context.statistics, context.dtype)
+    net = IncrementNet(body, reach, context.layout, context.statistics, context.dtype, where)
     return net.to(device=context.device, dtype=context.dtype)

@@ -8,6 +8,7 @@ from hyco_engine.spec.options import option, options
 
 Activation = Literal["gelu", "silu", "relu", "tanh"]
 KernelSize = Literal[3, 5, 7, 9]
+POSITIONS = "true: the network is told where each cell is; for laws that differ from place to place"
 
 
 @options
@@ -21,6 +22,7 @@ class ResNetOptions:
         (1,), help="distance between taps, block by block, repeated from the start when used up", ge=1, le=256
     )
     activation: Activation = option("gelu", help="nonlinearity")
+    positions: bool = option(False, help=POSITIONS)
 
     def __attrs_post_init__(self) -> None:
         if not self.dilations:
@@ -37,3 +39,4 @@ class UNetOptions:
     width: int = option(16, help="feature channels at full resolution; doubled with each level", ge=1, le=512)
     kernel_size: KernelSize = option(3, help="taps of each convolution along each axis")
     activation: Activation = option("gelu", help="nonlinearity")
+    positions: bool = option(False, help=POSITIONS)

@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.data.fields import FieldInfo, Rule, RuleKind, StateLayout
+from hyco_engine.data.fields import Rule, StateLayout
+from hyco_engine.data.padding import Sides, as_pair, component_sides, extend
 
-Sides = tuple[Rule, Rule]
 ZERO = Rule(kind="constant", value=0.0)
-_SIGN: dict[RuleKind, float] = {"antisymmetric": -1.0, "antireflect": -1.0}
-
-
-def extend(x: Tensor, axis: int, lower: int, upper: int, sides: Sides) -> Tensor:
-    """`x` with `lower` and `upper` more samples along `axis`, as PhiFlow would pad it.
-
-    Extensions wider than the axis repeat the rule. The value of a `constant` rule is one number.
-    """
-    while lower > 0 or upper > 0:
-        n = x.shape[axis]
-        step = min(lower, _reach(sides[0], n)), min(upper, _reach(sides[1], n))
-        parts = [x]
-        if step[0]:
-            parts.insert(0, _beyond(x, axis, step[0], sides[0], at_upper=False))
-        if step[1]:
-            parts.append(_beyond(x, axis, step[1], sides[1], at_upper=True))
-        x = torch.cat(parts, dim=axis)
-        lower, upper = lower - step[0], upper - step[1]
-    return x
-
-
-def _reach(rule: Rule, n: int) -> int:
-    """How many samples beyond a side the rule gives at once."""
-    return max(1, n - 1) if rule.kind in ("reflect", "antireflect") else n
-
-
-def _beyond(x: Tensor, axis: int, width: int, rule: Rule, *, at_upper: bool) -> Tensor:
-    n = x.shape[axis]
-    match rule.kind:
-        case "constant":
-            shape = list(x.shape)
-            shape[axis] = width
-            return x.new_full(shape, float(rule.value))  # type: ignore[arg-type]
-        case "periodic":
-            return x.narrow(axis, 0 if at_upper else n - width, width)
-        case "zero-gradient":
-            shape = list(x.shape)
-            shape[axis] = width
-            return x.narrow(axis, n - 1 if at_upper else 0, 1).expand(shape)
-        case _:
-            skip = 1 if rule.kind in ("reflect", "antireflect") and n > 1 else 0
-            mirrored = x.narrow(axis, n - skip - width if at_upper else skip, width).flip(axis)
-            return mirrored * _SIGN.get(rule.kind, 1.0)
 
 
 class FeaturePadding:
@@ -67,7 +24,7 @@ class FeaturePadding:
 
     def __init__(self, layout: StateLayout) -> None:
         field = layout.dynamic[0]
-        self.sides = [_pair(map(_for_features, field.boundary.sides[axis])) for axis in layout.grid.axes]
+        self.sides = [as_pair(map(_for_features, field.boundary.sides[axis])) for axis in layout.grid.axes]
 
     def __call__(self, x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
         """`x [B, C, *S]` with (lower, upper) more samples along each spatial axis."""
@@ -119,26 +76,8 @@ def _groups(layout: StateLayout, axis: int) -> list[_Group]:
     for field in layout.fields:
         for component in range(field.channels):
             missing = layout.spatial[axis] - field.samples(layout.grid, component)[axis]
-            new = _Group(1, missing, _component_sides(field, component, layout.grid.axes[axis]))
+            new = _Group(1, missing, component_sides(field, component, layout.grid.axes[axis]))
             if groups and (groups[-1].missing, groups[-1].sides) == (new.missing, new.sides):
                 new = attrs.evolve(new, channels=groups.pop().channels + 1)
             groups.append(new)
     return groups
-
-
-def _component_sides(field: FieldInfo, component: int, axis: str) -> Sides:
-    return _pair(_for_component(rule, field, component, axis) for rule in field.boundary.sides[axis])
-
-
-def _for_component(rule: Rule, field: FieldInfo, component: int, axis: str) -> Rule:
-    if rule.normal is not None and rule.tangential is not None:
-        across = bool(field.components) and field.components[component] == axis
-        return _for_component(rule.normal if across else rule.tangential, field, component, axis)
-    if isinstance(rule.value, tuple):
-        return attrs.evolve(rule, value=rule.value[component if len(rule.value) > 1 else 0])
-    return rule
-
-
-def _pair(rules: Iterable[Rule]) -> Sides:
-    lower, upper = rules
-    return lower, upper

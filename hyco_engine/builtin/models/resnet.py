@@ -40,12 +40,12 @@ class ResNetBody(nn.Module):
     of Stachenfeld et al. 2022, "Learned coarse models for efficient turbulence simulation".
     """
 
-    def __init__(self, options: ResNetOptions, layout: StateLayout) -> None:
+    def __init__(self, options: ResNetOptions, layout: StateLayout, n_in: int) -> None:
         super().__init__()
         dims, width, kernel = len(layout.grid.axes), options.width, options.kernel_size
         padding = FeaturePadding(layout)
         dilations = [options.dilations[i % len(options.dilations)] for i in range(options.blocks)]
-        self.entry = Convolution(layout.n_all, width, kernel, dims)
+        self.entry = Convolution(n_in, width, kernel, dims)
         self.entry.gain = 1.0
         self.blocks = nn.Sequential(*(ResidualBlock(options, d, padding, dims) for d in dilations))
         self.act = activation(options.activation)
@@ -58,5 +58,5 @@ class ResNetBody(nn.Module):
 
 
 def build(options: ResNetOptions, context: BuildContext) -> IncrementNet:
-    """The surrogate `resnet`. Exactly equivariant to shifts along periodic axes."""
-    return assemble(lambda layout: ResNetBody(options, layout), options.kernel_size, context, "resnet")
+    """The surrogate `resnet`. Without `positions` exactly equivariant to shifts along periodic axes."""
+    return assemble(lambda layout, n_in: ResNetBody(options, layout, n_in), options, context, "resnet")

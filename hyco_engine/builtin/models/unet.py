@@ -51,13 +51,13 @@ class UNetBody(nn.Module):
     sample is computed alone.
     """
 
-    def __init__(self, options: UNetOptions, layout: StateLayout) -> None:
+    def __init__(self, options: UNetOptions, layout: StateLayout, n_in: int) -> None:
         super().__init__()
         self.dims = dims = len(layout.grid.axes)
         self.padding = FeaturePadding(layout)
         widths = [options.width * 2**level for level in range(options.levels + 1)]
         pairs = list(itertools.pairwise(widths))
-        self.entry = DoubleConvolution(layout.n_all, widths[0], options, self.padding, dims, padded=True)
+        self.entry = DoubleConvolution(n_in, widths[0], options, self.padding, dims, padded=True)
         pad = self.padding
         self.down = nn.ModuleList(DoubleConvolution(a, b, options, pad, dims) for a, b in pairs)
         self.up = nn.ModuleList(DoubleConvolution(a + b, a, options, pad, dims) for a, b in reversed(pairs))
@@ -113,9 +113,9 @@ def _check_size(grid: Grid, levels: int) -> None:
 def build(options: UNetOptions, context: BuildContext) -> IncrementNet:
     """The surrogate `unet`.
 
-    Equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is one.
+    Without `positions` equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is one.
     Raises SpecError where the coarsest level would hold less than two cells along an axis.
     """
     if context.layout is not None:
         _check_size(context.layout.grid, options.levels)
-    return assemble(lambda layout: UNetBody(options, layout), options.kernel_size, context, "unet")
+    return assemble(lambda layout, n_in: UNetBody(options, layout, n_in), options, context, "unet")

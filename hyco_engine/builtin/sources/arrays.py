@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from hyco_engine.physics.parameters import profile
 from hyco_engine.spec.choices import ArrayFile, Profile
 
 log = logging.getLogger("hyco_engine")
+
+GLIMPSED = 2**25
+"""Values of a simulation that are read in well under a second."""
 
 
 class ArraysSource(TrajectorySource):
@@ -89,6 +93,10 @@ class ArraysSource(TrajectorySource):
         dynamic = _join(parts[False], (self.num_frames, self.layout.n_dynamic, *self.layout.spatial), dtype)
         static = _join(parts[True], (1, n_static, *self.layout.spatial), dtype)
         return Trajectory(dynamic=torch.from_numpy(dynamic), static=torch.from_numpy(static)[0])
+
+    def glimpse(self) -> Trajectory | None:
+        values = self.num_frames * self.layout.n_all * math.prod(self.layout.spatial)
+        return self.load(0) if values <= GLIMPSED else None
 
     def describe(self) -> str:
         """What was made of the files, in a few lines."""

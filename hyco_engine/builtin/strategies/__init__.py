@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
-from hyco_engine.spec.options import options
+from hyco_engine.spec.options import option, options
 
 
 @options
@@ -19,6 +19,23 @@ class WeightOptions:
     """`alpha` is the core's."""
 
 
+@options
+class TrustOptions:
+    """`alpha` is the core's; 0.5 is a good value."""
+
+    warmup: int = option(
+        100,
+        help="epochs of the physics on real data before the first cycle; gauss-newton and lbfgs end early once they have "
+        "converged",
+        ge=0,
+    )
+    starts: Literal["mixed", "drawn", "real"] = option(
+        "mixed",
+        help="where generated rollouts start: mixed, two real states shifted along periodic axes and mixed; drawn, the "
+        "physics' own initial states; both are rolled on by the teacher for 1 to 20 steps; real, as real windows do",
+    )
+
+
 def _count(options: CountOptions, context: Any) -> Any:
     from hyco_engine.builtin.strategies.count import Count
 
@@ -29,6 +46,12 @@ def _weight(options: WeightOptions, context: Any) -> Any:
     from hyco_engine.builtin.strategies.weight import Weight
 
     return Weight()
+
+
+def _trust(options: TrustOptions, context: Any) -> Any:
+    from hyco_engine.builtin.strategies.trust import Trust
+
+    return Trust(options)
 
 
 @hookimpl
@@ -45,5 +68,11 @@ def hyco_strategies() -> list[Record]:
             summary="as many generated samples as real ones, each with weight alpha",
             options=WeightOptions,
             factory=_weight,
+        ),
+        Record(
+            kind="trust",
+            summary="int(n_real * alpha * tau) samples, tau by how well teacher and pupil do on held-out real data",
+            options=TrustOptions,
+            factory=_trust,
         ),
     ]

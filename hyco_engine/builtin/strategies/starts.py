@@ -5,20 +5,70 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hyco_engine.interfaces import Samples
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.interfaces import PhysicalModel, Samples
+
+States = Callable[[Tensor], Tensor]
+"""`states(indices [B]) -> [B, C_all, *S]`; pure."""
+LEAD = 20
+"""Steps that a teacher rolls a mixed state on, at most: what comes of it lies on the teacher's own trajectories."""
 
 
-def random_starts(real: Samples, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """`states(indices)`: starts of `count` real windows, picked by a permutation; beyond one round, by another."""
+def random_starts(real: Samples, count: int, generator: torch.Generator) -> States:
+    """Starts of `count` real windows, picked by a permutation; beyond one round, by another."""
     rounds = -(-count // len(real))
     chosen = torch.cat([torch.randperm(len(real), generator=generator) for _ in range(rounds)])[:count]
+    return lambda indices: _inputs(real, chosen[indices])
+
+
+def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torch.Generator) -> States:
+    """States that no real window starts from: two real ones, each shifted along the periodic axes, mixed.
+
+    Deviations from the pair's mean m are mixed as (w a + (1 - w) b) / sqrt(w^2 + (1 - w)^2), which leaves them as large
+    as they were; the plain mean would make calmer states than the data has. The result stays within the pair's range,
+    channel by channel. Static channels are those of the first state, where they are.
+    """
+    pairs = torch.randint(len(real), (2, count), generator=generator)
+    axes = periodic_axes(layout)
+    shifts = [torch.randint(layout.spatial[axis], (2, count), generator=generator) for axis in axes]
+    share = torch.rand(count, generator=generator)
+    space = list(range(2, 2 + layout.n_axes))
+
+    def shifted(values: Tensor, own: int, indices: Tensor) -> Tensor:
+        if not axes:
+            return values
+        by = torch.stack([shift[own, indices] for shift in shifts], -1).tolist()
+        dims = [axis + 1 for axis in axes]
+        return torch.stack([torch.roll(v, s, dims) for v, s in zip(values, by, strict=True)])
 
     def states(indices: Tensor) -> Tensor:
-        inputs = real.inputs(chosen[indices])
-        if not isinstance(inputs, Tensor):
-            raise TypeError("rollouts start from states; this data has inputs by name")
-        return inputs
+        first, second = (_inputs(real, pair[indices]) for pair in pairs)
+        a, b = (shifted(s[:, : layout.n_dynamic], own, indices) for own, s in enumerate((first, second)))
+        weight = share[indices].to(a.dtype).reshape(-1, *[1] * (a.ndim - 1))
+        mean = ((a + b) / 2).mean(space, keepdim=True)
+        mixed = (weight * (a - mean) + (1 - weight) * (b - mean)) / (weight**2 + (1 - weight) ** 2).sqrt()
+        lower, upper = torch.minimum(a, b).amin(space, keepdim=True), torch.maximum(a, b).amax(space, keepdim=True)
+        return torch.cat([(mean + mixed).clamp(lower, upper), first[:, layout.n_dynamic :]], dim=1)
 
     return states
+
+
+def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:
+    """Initial states of the physics' own, as the source `simulate` takes; `generator("starts", i)` is for index i."""
+    assert isinstance(physics, PhysicalModel)
+    return lambda indices: torch.cat([physics.initial_states(1, generator("starts", i)) for i in indices.tolist()])
+
+
+def periodic_axes(layout: StateLayout) -> list[int]:
+    """Positions of the axes along which all fields are periodic, so that a shifted state is a state."""
+    axes = layout.grid.axes
+    return [i for i, axis in enumerate(axes) if all(field.boundary.is_periodic(axis) for field in layout.dynamic)]
+
+
+def _inputs(real: Samples, indices: Tensor) -> Tensor:
+    inputs = real.inputs(indices)
+    if not isinstance(inputs, Tensor):
+        raise TypeError("rollouts start from states; this data has inputs by name")
+    return inputs

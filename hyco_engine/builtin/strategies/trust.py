@@ -1,0 +1,63 @@
+"""`trust`: a teacher teaches as far as it is at least as good as its pupil on held-out real data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from hyco_engine.builtin.strategies.starts import LEAD, States, drawn_starts, mixed_starts, random_starts
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Recipe, Strategy
+
+if TYPE_CHECKING:
+    from hyco_engine.builtin.strategies import TrustOptions
+
+
+def trust(e_teacher: float, e_pupil: float) -> float:
+    """tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges."""
+    if not math.isfinite(e_teacher):
+        return 0.0
+    return 1.0 if e_pupil >= e_teacher else (e_pupil / e_teacher) ** 2
+
+
+class Trust(Strategy):
+    """`int(n_real * alpha * tau)` rollouts, each counting as much as a real sample.
+
+    Both errors are measured on the same held-out real data right before each phase. A teacher's samples carry its
+    squared error; with their number in proportion to tau, the error they import is at most alpha times the pupil's own
+    held-out loss. Where no sample is left the phase is that of a model trained alone, to the last bit.
+    """
+
+    def __init__(self, options: TrustOptions) -> None:
+        self.options = options
+
+    def phases(self, cycle: int) -> Sequence[Phase]:
+        """As usual, but the physics first learns from real data alone: an initial guess is no teacher."""
+        usual = super().phases(cycle)
+        return (Phase(player="physical", epochs=self.options.warmup, taught=False), *usual) if cycle == 0 else usual
+
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation:
+        errors = context.errors()
+        e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
+        tau = trust(e_teacher, e_pupil)
+        count = int(len(context.real) * context.alpha * tau)
+        record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
+        recipe = self._recipe(phase, context, count) if count else None
+        return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau, record=record)
+
+    def _recipe(self, phase: Phase, context: CycleContext, count: int) -> Recipe:
+        generator = context.generator("starts")
+        if self.options.starts == "real":
+            return context.rollout_recipe(phase.teacher, random_starts(context.real, count, generator), count)
+        states: States
+        if self.options.starts == "drawn":
+            states = drawn_starts(context.models["physical"], context.generator)
+        elif context.layout is None:
+            raise RunError("new starts are states of fields, and this data has none")
+        else:
+            states = mixed_starts(context.real, context.layout, count, generator)
+        lead = torch.randint(1, LEAD + 1, (count,), generator=generator)
+        return context.rollout_recipe(phase.teacher, states, count, lead)

@@ -1,0 +1,110 @@
+"""What models are rolled out against on held-out data, and from where.
+
+Two measures:
+
+* `rollout`: from the first complete frame of a held-out stretch to its end.
+* `continuation`: from the first complete training frame of the same simulation, through the training frames, which do
+  not count, into the held-out stretch. Only in a split by time.
+
+A rollout that starts from a noisy frame is judged by the noise of its start: it ranks models the wrong way round
+(errors in variables). So `auto` takes the continuation where a split by time has noise in its held-out frames, or where
+a held-out stretch has no complete frame to start from; else the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.observation import complete_frames
+from hyco_engine.data.splits import Segment, SplitName
+from hyco_engine.errors import DataError
+from hyco_engine.interfaces import Trajectory
+from hyco_engine.spec.choices import SourceChoice
+
+Measure = Literal["rollout", "continuation"]
+
+
+def heldout_trajectories(
+    trajectories: Sequence[Trajectory],
+    segments: Mapping[SplitName, Sequence[Segment]],
+    split: Literal["val", "test"],
+    choice: SourceChoice,
+) -> tuple[Measure, tuple[Trajectory, ...]]:
+    """(the measure, for each stretch of the split what is rolled out: a complete first frame and what is to follow).
+
+    NaN where nothing was observed, and on training frames that a rollout passes. Raises DataError where there is no
+    frame to start from, or nothing to reach.
+    """
+    masked = choice.observe.mask is not None
+    parts = segments[split]
+    starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
+    measure = _measure(choice, starts)
+    found = []
+    for part, own in zip(parts, starts, strict=True):
+        trajectory = trajectories[part.simulation]
+        if measure == "continuation":
+            earlier = [s for s in segments["train"] if s.simulation == part.simulation and s.stop <= part.start]
+            own = _before(trajectory, earlier, masked)
+        if own is None:
+            raise _no_start(part, split, measure)
+        dynamic = trajectory.dynamic[own : part.stop]
+        if own < part.start:
+            dynamic = torch.cat([dynamic[:1], _hidden(dynamic[1 : part.start - own]), dynamic[part.start - own :]])
+        if masked and bool(dynamic[1:].isnan().all()):
+            raise DataError(
+                f"{split} observes nothing of the frames {part} of simulation {part.simulation} that a rollout could "
+                f"be held against; hide less, or set observe.mask.heldout = false",
+                key="data.observe.mask",
+            )
+        found.append(Trajectory(dynamic=dynamic, static=trajectory.static))
+    return measure, tuple(found)
+
+
+def _measure(choice: SourceChoice, starts: Sequence[int | None]) -> Measure:
+    if choice.split.measure != "auto":
+        return choice.split.measure
+    noise = choice.observe.noise
+    noisy = noise is not None and noise.heldout and noise.level > 0
+    return "continuation" if choice.split.by == "time" and (noisy or None in starts) else "rollout"
+
+
+def _first(trajectory: Trajectory, part: Segment) -> int | None:
+    """The first complete frame of a stretch that something observed follows."""
+    frames = trajectory.dynamic[part.start : part.stop]
+    for frame in complete_frames(frames[:-1]).nonzero()[:, 0].tolist():
+        if not bool(frames[frame + 1 :].isnan().all()):
+            return part.start + int(frame)
+        break
+    return None
+
+
+def _before(trajectory: Trajectory, earlier: Sequence[Segment], masked: bool) -> int | None:
+    """The first complete frame of what trains before a stretch."""
+    for part in earlier:
+        complete = complete_frames(trajectory.dynamic[part.start : part.stop]) if masked else torch.ones(1)
+        if bool(complete.any()):
+            return part.start + int(complete.nonzero()[0])
+    return None
+
+
+def _hidden(frames: Tensor) -> Tensor:
+    return torch.full_like(frames, torch.nan)
+
+
+def _no_start(part: Segment, split: str, measure: Measure) -> DataError:
+    if measure == "continuation":
+        return DataError(
+            f"{split} continues simulation {part.simulation} into its frames {part}, and no training frame before "
+            f"them is observed completely; set observe.mask.first_frame = true, or train on the frames before",
+            key="data.split.measure",
+        )
+    return DataError(
+        f"{split} cannot roll out the frames {part} of simulation {part.simulation}: none that something observed "
+        f"follows is observed completely; set observe.mask.first_frame = true for whole simulations, or "
+        f"observe.mask.heldout = false",
+        key="data.observe.mask",
+    )

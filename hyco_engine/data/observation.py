@@ -1,0 +1,196 @@
+"""What is observed of a simulation: noise that is added, and values that are hidden, which become NaN.
+
+Only dynamic fields are touched. Noise depends on the seed and the simulation alone, and each mask too, so that neither
+the order of reading nor the number of simulations matters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.splits import Segment
+from hyco_engine.errors import DataError
+from hyco_engine.interfaces import Trajectory
+from hyco_engine.randomness import derive_generator
+from hyco_engine.spec.choices import Mask, Noise, Observe
+
+KEY = "data.observe.mask"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Observer:
+    """Applies `[data.observe]` to one simulation after the other. Raises DataError for a mask that does not fit."""
+
+    observe: Observe
+    layout: StateLayout
+    seed: int
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.observe.noise is not None or self.observe.mask is not None
+
+    def fingerprint(self, heldout: Sequence[Segment]) -> str:
+        """Of all that changes a simulation beside its values."""
+        mask = self.observe.mask
+        given = None if mask is None or mask.file is None else _read(mask).tobytes().hex()
+        described = [attrs.asdict(cast("Any", self.observe)), self.seed, given, [[s.start, s.stop] for s in heldout]]
+        return json.dumps(described, default=str)
+
+    def __call__(self, trajectory: Trajectory, index: int, heldout: Sequence[Segment] = ()) -> Trajectory:
+        """Simulation `index` as it is observed; `heldout` are its frames that validate and test."""
+        dynamic, noise, mask = trajectory.dynamic, self.observe.noise, self.observe.mask
+        frames = torch.zeros(len(dynamic), dtype=torch.bool)
+        for segment in heldout:
+            frames[segment.start : segment.stop] = True
+        missing = None if mask is None or mask.value is None else _equal(dynamic, mask.value)
+        if noise is not None:
+            known = dynamic if missing is None else torch.where(missing, torch.nan, dynamic)
+            dynamic = self._noisy(known, noise, index, frames)
+        if mask is not None:
+            seen = observed(mask, self.layout, len(dynamic), self.seed, index)
+            if not mask.heldout:
+                seen[frames] = True
+            hidden = ~seen[:, None] & sample_mask(self.layout)[: self.layout.n_dynamic]
+            dynamic = torch.where(hidden if missing is None else hidden | missing, torch.nan, dynamic)
+        return Trajectory(dynamic=dynamic, static=trajectory.static)
+
+    def _noisy(self, dynamic: Tensor, noise: Noise, index: int, heldout: Tensor) -> Tensor:
+        generator = derive_generator(self.seed, "noise", index)
+        own = sample_mask(self.layout)[: self.layout.n_dynamic]
+        scale = torch.full((self.layout.n_dynamic,), noise.level, dtype=torch.float64)
+        if noise.relative:
+            for field in self.layout.dynamic:
+                channels = self.layout.channels(field.name)
+                scale[channels] *= _spread(dynamic[:, channels], own[channels])
+        spread = torch.where(own, scale.reshape(-1, *(1 for _ in self.layout.spatial)), 0.0)
+        frames = []
+        for frame, values in enumerate(dynamic):
+            # drawn also where it is not added, so that no frame's noise depends on the split
+            drawn = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            clean = bool(heldout[frame]) and not noise.heldout
+            frames.append(values if clean else (values.double() + spread * drawn).to(values.dtype))
+        return torch.stack(frames)
+
+
+def observed(mask: Mask, layout: StateLayout, frames: int, seed: int, index: int) -> Tensor:
+    """bool `[T, *S]`: what the mask lets through of simulation `index`, its `value` and `heldout` not regarded.
+
+    A staggered value belongs to the cell above it, and those on the uppermost faces to the last cell.
+    """
+    grid = layout.grid
+    seen = torch.ones(frames, *grid.resolution, dtype=torch.bool)
+    if mask.every is not None:
+        seen[torch.arange(frames) % mask.every != 0] = False
+    if mask.frames:
+        chosen = [frame + frames if frame < 0 else frame for frame in mask.frames]
+        if wrong := [given for given, frame in zip(mask.frames, chosen, strict=True) if not 0 <= frame < frames]:
+            raise DataError(f"there is no frame {wrong[0]}: simulation {index} has {frames}", key=f"{KEY}.frames")
+        seen[sorted(set(range(frames)) - set(chosen))] = False
+    seen &= _region(mask, grid)
+    if mask.points is not None:
+        seen &= _draw(mask.points, grid.resolution, derive_generator(seed, "mask"), f"{KEY}.points")
+    if mask.scattered is not None:
+        first = 1 if mask.first_frame else 0
+        shape = (frames - first, *grid.resolution)
+        drawn = _draw(mask.scattered, shape, derive_generator(seed, "mask", index), f"{KEY}.scattered")
+        seen[first:] &= drawn
+    if mask.file is not None:
+        seen &= _from_file(mask, frames, grid, index)
+    if mask.first_frame:
+        seen[0] = True
+    return _to_samples(seen, layout.spatial)
+
+
+def complete_frames(dynamic: Tensor) -> Tensor:
+    """bool `[T]`: the frames without NaN, which alone a rollout can start from. Reads one frame at a time."""
+    return torch.tensor([not bool(frame.isnan().any()) for frame in dynamic], dtype=torch.bool)
+
+
+def observed_share(values: Tensor, layout: StateLayout) -> tuple[int, int]:
+    """(values of the dynamic fields in `[T, C_dyn, *S]` that were observed, all that there are); filler is none."""
+    own = sample_mask(layout)[: layout.n_dynamic]
+    count = sum(int((own & ~frame.isnan()).sum()) for frame in values)
+    return count, len(values) * int(own.sum())
+
+
+def _equal(values: Tensor, value: Any) -> Tensor:
+    return values.isnan() if value == "nan" else values == value
+
+
+def _spread(values: Tensor, own: Tensor) -> float:
+    """Standard deviation of `[T, C, *S]` around each component's mean, what is NaN or filler left out."""
+    total = 0.0
+    count = 0
+    for component in range(values.shape[1]):
+        known = values[:, component, own[component]].double()
+        known = known[~known.isnan()]
+        total += float((known - known.mean()).square().sum()) if len(known) else 0.0
+        count += len(known)
+    return math.sqrt(total / max(count, 1))
+
+
+def _region(mask: Mask, grid: Grid) -> Tensor:
+    seen = torch.ones(grid.resolution, dtype=torch.bool)
+    for axis, (lower, upper) in mask.region.items():
+        if axis not in grid.axes:
+            raise DataError(f"the data has no axis {axis}, only {', '.join(grid.axes)}", key=f"{KEY}.region.{axis}")
+        centres = torch.tensor(grid.centers(axis), dtype=torch.float64)
+        inside = (centres >= lower) & (centres <= upper)
+        if not bool(inside.any()):
+            raise DataError(
+                f"no cell lies between {lower:g} and {upper:g}: the centres reach from {float(centres[0]):g} to "
+                f"{float(centres[-1]):g}",
+                key=f"{KEY}.region.{axis}",
+            )
+        place = grid.axes.index(axis)
+        seen &= inside.reshape([-1 if i == place else 1 for i in range(len(grid.axes))])
+    return seen
+
+
+def _draw(count: int, shape: Sequence[int], generator: torch.Generator, key: str) -> Tensor:
+    """bool `[*shape]` with `count` entries True."""
+    total = int(np.prod(shape))
+    if count > total:
+        raise DataError(f"{count} places cannot be drawn: there are {total}", key=key)
+    drawn = torch.zeros(total, dtype=torch.bool)
+    drawn[torch.randperm(total, generator=generator)[:count]] = True
+    return drawn.reshape(*shape)
+
+
+def _read(mask: Mask) -> Any:
+    assert mask.file is not None
+    try:
+        return np.load(mask.file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read {mask.file}: {error}", key=f"{KEY}.file") from None
+
+
+def _from_file(mask: Mask, frames: int, grid: Grid, index: int) -> Tensor:
+    values = _read(mask)
+    fitting = [grid.resolution, (frames, *grid.resolution)]
+    if values.shape not in fitting or values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{mask.file} holds {values.dtype} {values.shape}; a mask of simulation {index} is {fitting[0]}, or "
+            f"{fitting[1]} with an entry for each frame",
+            key=f"{KEY}.file",
+        )
+    return torch.from_numpy(np.ascontiguousarray(values != 0))
+
+
+def _to_samples(seen: Tensor, spatial: Sequence[int]) -> Tensor:
+    """`[T, *resolution]` to `[T, *S]`: the last cell stands for what lies beyond it."""
+    for axis, size in enumerate(spatial, start=1):
+        if seen.shape[axis] != size:
+            seen = seen.index_select(axis, torch.arange(size).clamp(max=seen.shape[axis] - 1))
+    return seen

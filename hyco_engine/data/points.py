@@ -1,0 +1,167 @@
+"""Data of sensors: observations at points, of fields that a model rolls out on a grid.
+
+A sensor sees a field between the samples of the grid and between two frames. What it would see of a rollout is linear
+in time between frames and linear along each axis between samples; beyond the outermost samples the boundary condition
+gives the next one, as it does for the physics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import Rule, StateLayout
+from hyco_engine.data.masks import corner
+from hyco_engine.data.padding import Sides, component_sides, extend
+from hyco_engine.interfaces import Points, Samples, Trajectory
+
+# Rounding of a time that falls on a frame must not ask for the frame after it.
+_SLACK = 1e-6
+
+
+def cut_points(points: Points, start: float, stop: float, *, after: float | None = None) -> Points:
+    """What was seen within frames `start` and `stop`, counted anew from `start`; with `after`, from that one on."""
+    least = start if after is None else after
+    keep = (points.frame >= least - _SLACK) & (points.frame <= stop + _SLACK)
+    return attrs.evolve(select_points(points, keep), frame=(points.frame[keep] - start).clamp(min=0))
+
+
+def select_points(points: Points, keep: Tensor) -> Points:
+    """Those where `keep [N]` is True."""
+    return Points(**{field.name: getattr(points, field.name)[keep] for field in attrs.fields(Points)})
+
+
+@attrs.frozen
+class _Component:
+    """Where the samples of one channel are: sample i along an axis is at `first + i * spacing`."""
+
+    samples: tuple[int, ...]
+    first: tuple[float, ...]
+    sides: tuple[Sides, ...]
+
+
+class Sensors:
+    """Reads rollouts at points: a linear map (but for boundary values), whose exact adjoint is its gradient."""
+
+    def __init__(self, layout: StateLayout) -> None:
+        self._spacing = layout.grid.spacing
+        self._components = [_component(layout, channel) for channel in range(layout.n_dynamic)]
+
+    def __call__(self, path: Tensor, frame: Tensor, position: Tensor) -> Tensor:
+        """`[B, N, C]` of `path [B, T, C, *S]`, its frames 0 to T-1, at `frame [B, N]` and `position [B, N, n_axes]`."""
+        frames = frame.clamp(0, path.shape[1] - 1)
+        early = frames.floor().clamp(max=max(path.shape[1] - 2, 0)).long()
+        late = (early + 1).clamp(max=path.shape[1] - 1)
+        part = (frames - early).to(path.dtype)
+        columns = []
+        for channel, component in enumerate(self._components):
+            values, places, weights = self._around(path[:, :, channel], component, position)
+            values = values.flatten(2)
+            rows = torch.arange(len(path), device=path.device)[:, None, None]
+            first, second = (values[rows, time[..., None], places] for time in (early, late))
+            weights = weights.to(path.dtype)
+            columns.append((1 - part) * (first * weights).sum(-1) + part * (second * weights).sum(-1))
+        return torch.stack(columns, dim=-1)
+
+    def _around(self, values: Tensor, component: _Component, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(values with one more sample on each side, flat indices `[B, N, 2^n]` of the next ones, their weights)."""
+        values = values[corner(component.samples)]
+        places = torch.zeros(*position.shape[:2], 1, dtype=torch.int64, device=position.device)
+        weights = torch.ones_like(places, dtype=position.dtype)
+        for axis, (first, sides) in enumerate(zip(component.first, component.sides, strict=True)):
+            values = extend(values, axis + 2, 1, 1, sides)
+            n = values.shape[axis + 2]
+            # in samples, from the one that was added before the first
+            where = ((position[..., axis] - first) / self._spacing[axis] + 1).clamp(0, n - 1)
+            low = where.floor().clamp(max=n - 2)
+            upper = where - low
+            both = torch.stack([low.long(), low.long() + 1], dim=-1)
+            places = (places[..., :, None] * n + both[..., None, :]).flatten(-2)
+            weights = (weights[..., :, None] * torch.stack([1 - upper, upper], dim=-1)[..., None, :]).flatten(-2)
+        return values, places, weights
+
+
+def _component(layout: StateLayout, channel: int) -> _Component:
+    owners = [(field, index) for field in layout.dynamic for index in range(field.channels)]
+    field, index = owners[channel]
+    first = []
+    for place, axis in enumerate(layout.grid.axes):
+        offset = 0.5
+        if field.sampling == "staggered" and field.components[index] == axis:
+            # a face on a side with a fixed value is not among the samples
+            offset = 1.0 if _fixes(field.boundary.sides[axis][0]) else 0.0
+        first.append(layout.grid.lower[place] + offset * layout.grid.spacing[place])
+    sides = tuple(component_sides(field, index, axis) for axis in layout.grid.axes)
+    return _Component(field.samples(layout.grid, index), tuple(first), sides)
+
+
+def _fixes(rule: Rule) -> bool:
+    return _fixes(rule.normal) if rule.normal is not None else rule.kind == "constant"
+
+
+class PointWindows(Samples):
+    """Samples (state `[C_all, *S]`, what sensors saw over the next `horizon` frames), by name:
+
+    `frame [N]` since the state, `time [N]` since the simulation's start, `position [N, n_axes]`, `value [N, C_dyn]`. N is
+    that of the fullest window; where another has fewer, `value` is NaN. A window starts from a complete frame, and
+    something was seen after it; all others are counted in `skipped`.
+    """
+
+    def __init__(self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1) -> None:
+        self.horizon = horizon
+        self.skipped = 0
+        states, tables = [], []
+        reached = seen = 0
+        for trajectory in trajectories:
+            points = trajectory.points
+            frames = len(trajectory.dynamic)
+            known = torch.zeros(0) if points is None else (~points.value.isnan()).any(1) & (points.frame > _SLACK)
+            used = torch.zeros_like(known, dtype=torch.bool)
+            for start in range(0, max(1, frames - horizon), stride):
+                state = torch.cat([trajectory.dynamic[start], trajectory.static])
+                chosen = known
+                if points is not None:
+                    chosen = known & (points.frame > start + _SLACK) & (points.frame <= start + horizon + _SLACK)
+                if points is None or not bool(chosen.any()) or bool(state.isnan().any()):
+                    self.skipped += 1
+                    continue
+                used |= chosen
+                states.append(state)
+                tables.append(cut_points(select_points(points, chosen), start, start + horizon))
+            reached, seen = reached + int(used.sum()), seen + int(known.sum())
+        self.unreached = seen - reached
+        """Observations after the start that are in no window."""
+        self._states = torch.stack(states) if states else torch.empty(0)
+        longest = max((len(table.frame) for table in tables), default=0)
+        dtype = self._states.dtype
+        self._columns = {
+            name: torch.stack([_padded(getattr(table, name), longest, filler, dtype) for table in tables])
+            for name, filler in (("frame", 0.0), ("time", 0.0), ("position", 0.0), ("value", math.nan))
+            if tables
+        }
+        if tables:
+            self.observed_share = float((~self._columns["value"].isnan()).double().mean())
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample, state and targets."""
+        return sum(part[0].nbytes for part in (self._states, *self._columns.values())) if len(self) else 0
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        return self._states[indices]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._states[indices], {name: column[indices] for name, column in self._columns.items()}
+
+
+def _padded(values: Tensor, length: int, filler: float, dtype: torch.dtype) -> Tensor:
+    out = torch.full((length, *values.shape[1:]), filler, dtype=dtype)
+    out[: len(values)] = values.to(dtype)
+    return out

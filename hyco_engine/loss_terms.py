@@ -1,0 +1,143 @@
+"""The loss terms of a model with what `[loss]` declares for them, and a warning where that says too little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.interfaces import Player, Predictor, Samples, TermSpec, Trajectory
+from hyco_engine.spec.classes import LossSpec, TermSetting
+from hyco_engine.training.losses import loss_of_size
+
+UNLIKE = 100.0
+"""Ratio of two losses from which on scales are asked for: sizes that differ tenfold."""
+_LOOKED_AT = 1024
+
+
+def declared_terms(
+    player: Player, model: nn.Module, loss: LossSpec, layout: StateLayout | None, statistics: Statistics | None
+) -> list[TermSpec]:
+    """The terms that a model is trained on. Raises SpecError where `loss` names another one."""
+    if isinstance(model, Predictor):
+        declared = list(model.terms)
+    elif layout is not None:
+        declared = [
+            TermSpec(name=field.name, n_elements=layout.n_samples(field.name), unit=field.unit)
+            for field in layout.dynamic
+        ]
+    else:
+        raise DataError(
+            f"the {player} model steps states of fields forward, and this data has no fields", key=f"{player}.kind"
+        )
+    override = getattr(loss, player).terms
+    settings: Mapping[str, TermSetting] = loss.terms if override is None else override
+    key = "loss.terms" if override is None else f"loss.{player}.terms"
+    names = [term.name for term in declared]
+    for name in settings:
+        if name not in names:
+            raise SpecError(
+                f"there is no loss term {name!r}; the terms are {', '.join(names)}{did_you_mean(name, names)}",
+                key=f"{key}.{name}",
+            )
+    sizes = None if layout is None or statistics is None else field_sizes(layout, statistics)
+    return [_declared(term, settings.get(term.name, TermSetting()), sizes, f"{key}.{term.name}") for term in declared]
+
+
+def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] | None, key: str) -> TermSpec:
+    size = setting.scale
+    if size == "data":
+        if sizes is None or term.name not in sizes:
+            raise SpecError('scale = "data" needs fields; give a number', key=f"{key}.scale")
+        size = sizes[term.name]
+    if size is not None:
+        # what is declared is the size of an error, in the field's own unit
+        term = attrs.evolve(term, scale=loss_of_size(term.kind, size))
+    return attrs.evolve(term, priority=term.priority * setting.weight)
+
+
+def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
+    """Standard deviation by dynamic field; of a vector the root mean square over its components."""
+    return {
+        field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
+        for field in layout.dynamic
+    }
+
+
+def glimpsed_sizes(trajectory: Trajectory, layout: StateLayout, names: Collection[str]) -> dict[str, float]:
+    """The same of one simulation; `layout` is its own, `names` the fields asked for."""
+    dynamic = {field.name for field in layout.dynamic}
+    parts = {name: trajectory.dynamic[:, layout.channels(name)] for name in names if name in dynamic}
+    return {name: _spread(values.transpose(0, 1).flatten(1)) for name, values in parts.items()}
+
+
+def sample_sizes(samples: Samples, terms: Sequence[TermSpec]) -> dict[str, float]:
+    """Standard deviation of the targets of each term that is compared by differences, from the first samples."""
+    targets = samples.batch(torch.arange(min(len(samples), _LOOKED_AT)))[1]
+    if isinstance(targets, Tensor):
+        return {}
+    return {
+        term.name: _spread(targets[term.name].flatten()[None])
+        for term in terms
+        if term.kind not in ("categorical", "bernoulli") and term.name in targets
+    }
+
+
+def _spread(values: Tensor) -> float:
+    """Root of the variance averaged over the rows; NaN was not observed."""
+    rows = [row[row.isfinite()].double() for row in values]
+    variances = [float(row.var(correction=0)) for row in rows if len(row)]
+    return math.sqrt(math.fsum(variances) / len(variances)) if variances else 0.0
+
+
+def scale_warning(
+    terms: Mapping[Player, Sequence[TermSpec]], sizes: Mapping[str, float] | None, *, of_fields: bool
+) -> str | None:
+    """What to declare where the terms of a model are not alike and scales are missing; None: nothing.
+
+    `sizes` by term, as far as they are known; None where no values are known yet: then units are compared.
+    """
+    found = {player: _unlike(own, sizes) for player, own in terms.items()}
+    players = [player for player, text in found.items() if text is not None]
+    if not players:
+        return None
+    missing = [term.name for term in terms[players[0]] if term.scale is None]
+    known = sizes or {}
+    scales = {name: '"data"' if of_fields else f"{known[name]:.2g}" for name in missing if of_fields or name in known}
+    written = ", ".join(f"terms.{name} = {{ scale = {scale} }}" for name, scale in scales.items())
+    return (
+        f"the loss terms of the {' and the '.join(players)} model are not alike, and not all have a scale: "
+        f"{found[players[0]]}. Write under [loss] {written}, or the sizes that count as 1; see docs/losses.md"
+    )
+
+
+def _unlike(terms: Sequence[TermSpec], sizes: Mapping[str, float] | None) -> str | None:
+    counted = [term for term in terms if term.priority > 0]
+    if len(counted) < 2 or all(term.scale is not None for term in counted):
+        return None
+    if sizes is None:
+        units = {term.unit: term.name for term in reversed(counted) if term.scale is None}
+        if len(units) < 2:
+            return None
+        return "their units differ (" + ", ".join(f"{name!r}: {unit}" for unit, name in reversed(units.items())) + ")"
+    losses = {
+        term.name: term.priority * loss_of_size(term.kind, sizes[term.name]) / (term.scale or 1.0)
+        for term in counted
+        if sizes.get(term.name, 0.0) > 0
+    }
+    if len(losses) < 2:
+        return None
+    largest, smallest = max(losses, key=losses.__getitem__), min(losses, key=losses.__getitem__)
+    if losses[largest] < UNLIKE * losses[smallest]:
+        return None
+    return (
+        f"{largest!r}, with a standard deviation of {sizes[largest]:.3g}, counts "
+        f"{losses[largest] / losses[smallest]:.2g} times as much as {smallest!r} with {sizes[smallest]:.3g}"
+    )

@@ -1,0 +1,162 @@
+"""Components first: a stack along the last dimension becomes one along the second, and the order of dimensions is
+settled at the end.
+
+PhiFlow stacks the components of a vector last, so that neighbours in memory are components and not cells, which
+neither torch's kernels nor a compiler's vectors like. What is computed entry by entry does not care, so the permutation
+moves behind it; where it comes to lie on what undoes it, both vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from hyco_engine.physics.rewriting import aten, emit, is_pointwise, positive, shape_of, sizes
+
+
+@attrs.frozen
+class Permuted:
+    """`permute(core, order)`."""
+
+    core: Node
+    order: tuple[int, ...]
+
+
+def components_first(graph: GraphModule) -> None:
+    """Move permutations behind all that allows it, and stack components second instead of last."""
+    known: dict[Node, Permuted] = {}
+    for node in list(graph.graph.nodes):
+        found = None
+        if node.op == "call_function" and shape_of(node) is not None:
+            found = _follow(graph, node, known)
+        if found is None:
+            _settle(graph, node, known)
+        elif found.order == tuple(range(len(found.order))):
+            node.replace_all_uses_with(found.core)
+        else:
+            known[node] = found
+    graph.graph.eliminate_dead_code()
+
+
+def _settle(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> None:
+    """Give a node that wants its arguments as they were just that."""
+    for source in node.all_input_nodes:
+        if source in known:
+            node.replace_input_with(source, emit(graph, node, aten.permute.default, known[source].core, known[source].order))
+            if node.target == aten.view.default:
+                # it may lie otherwise in memory now
+                node.target = aten.reshape.default
+
+
+def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
+    """What `node` is, if it is made of something permuted."""
+    rank = len(sizes(node))
+    if node.target == aten.permute.default:
+        source = node.args[0]
+        own = [positive(d, rank) for d in node.args[1]]  # type: ignore[union-attr,arg-type]
+        under = known.get(source, Permuted(source, tuple(range(rank))))  # type: ignore[arg-type]
+        return Permuted(under.core, tuple(under.order[d] for d in own))
+    if node.target == aten.stack.default:
+        return _follow_stack(graph, node, known)
+    if not any(source in known for source in node.all_input_nodes):
+        return None
+    if is_pointwise(node):
+        return _follow_pointwise(graph, node, known)
+    if node.target == aten.cat.default:
+        order = _common(known, node.args[0])
+        if order is None:
+            return None
+        dim = positive(node.args[1] if len(node.args) > 1 else 0, rank)  # type: ignore[arg-type]
+        return Permuted(emit(graph, node, node.target, _cores(known, node.args[0]), order[dim]), order)
+    source = known.get(node.args[0])  # type: ignore[arg-type]
+    if source is None or len(node.all_input_nodes) != 1 or node.kwargs:
+        return None
+    return _follow_one(graph, node, source)
+
+
+def _follow_one(graph: GraphModule, node: Node, source: Permuted) -> Permuted | None:
+    """Operations on one tensor that name its dimensions."""
+    core, order, rest = source.core, source.order, node.args[1:]
+    rank = len(order)
+    if node.target == aten.slice.Tensor:
+        dim = order[positive(rest[0] if rest else 0, rank)]  # type: ignore[arg-type]
+        return Permuted(emit(graph, node, node.target, core, dim, *rest[1:]), order)
+    if node.target == aten.select.int:
+        dim = order[positive(rest[0], rank)]  # type: ignore[arg-type]
+        return Permuted(emit(graph, node, node.target, core, dim, rest[1]), _without(order, [dim]))
+    if node.target == aten.unsqueeze.default:
+        place = positive(rest[0], rank + 1)  # type: ignore[arg-type]
+        return Permuted(emit(graph, node, node.target, core, rank), (*order[:place], rank, *order[place:]))
+    if node.target == aten.flip.default:
+        dims = [order[positive(d, rank)] for d in rest[0]]  # type: ignore[union-attr,arg-type]
+        return Permuted(emit(graph, node, node.target, core, dims), order)
+    if node.target == aten.roll.default and len(rest) == 2:
+        dims = [order[positive(d, rank)] for d in rest[1]]  # type: ignore[union-attr,arg-type]
+        return Permuted(emit(graph, node, node.target, core, rest[0], dims), order)
+    if node.target == aten.sum.dim_IntList and rest[0]:
+        dims = [order[positive(d, rank)] for d in rest[0]]  # type: ignore[union-attr,arg-type]
+        keep = len(rest) > 1 and bool(rest[1])
+        new = emit(graph, node, node.target, core, dims, keep)
+        return Permuted(new, order if keep else _without(order, dims))
+    return None
+
+
+def _follow_stack(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
+    rank = len(sizes(node))
+    dim = positive(node.args[1] if len(node.args) > 1 else 0, rank)  # type: ignore[arg-type]
+    order = _common(known, node.args[0])
+    if order is not None:
+        core = emit(graph, node, node.target, _cores(known, node.args[0]), min(1, rank - 1))
+        moved = tuple(d + (d >= 1) for d in order)
+        return Permuted(core, (*moved[:dim], min(1, rank - 1), *moved[dim:]))
+    if dim != rank - 1 or rank < 3 or any(part in known for part in node.all_input_nodes):
+        return None
+    return Permuted(emit(graph, node, node.target, node.args[0], 1), (0, *range(2, rank), 1))
+
+
+def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
+    shape = sizes(node)
+    rank = len(shape)
+    inputs = node.all_input_nodes
+    if any(shape_of(source) is None for source in inputs):
+        return None
+    # small ones are broadcast and may be turned; a large one that is not permuted had better stay as it is
+    orders = {known[source].order if source in known else None for source in inputs if sizes(source) == shape}
+    if len(orders) != 1 or None in orders:
+        return None
+    order = orders.pop()
+    assert order is not None
+
+    def turned(source: Node) -> Node:
+        if source in known and known[source].order == order:
+            return known[source].core
+        own = sizes(source)
+        if source in known:
+            source = emit(graph, node, aten.permute.default, known[source].core, known[source].order)
+        if not own or set(own) == {1} and len(own) <= rank:
+            return source
+        if len(own) < rank:
+            source = emit(graph, node, aten.reshape.default, source, [1] * (rank - len(own)) + list(own))
+        return emit(graph, node, aten.permute.default, source, [order.index(d) for d in range(rank)])
+
+    args, kwargs = map_arg((node.args, node.kwargs), turned)
+    return Permuted(emit(graph, node, node.target, *args, **kwargs), order)
+
+
+def _common(known: Mapping[Node, Permuted], parts: Any) -> tuple[int, ...] | None:
+    """The order that all parts have, if it is the same."""
+    orders = {known[part].order if part in known else None for part in parts}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _cores(known: Mapping[Node, Permuted], parts: Any) -> list[Node]:
+    return [known[part].core for part in parts]
+
+
+def _without(order: Sequence[int], gone: Sequence[int]) -> tuple[int, ...]:
+    """The order of what is left when dimensions of the core have gone."""
+    return tuple(d - sum(other < d for other in gone) for d in order if d not in gone)

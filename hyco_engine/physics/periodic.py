@@ -1,0 +1,163 @@
+"""Periodic padding made `torch.roll`: a concatenation and its slices become shifts, which compilers fuse.
+
+PhiFlow pads a periodic field and takes a slice for each neighbour: `cat([x[-b:], x, x[:a]])[s : s + n]`. That slice is
+`roll(x, b - s)`. Operations on single entries give the same before and after padding, so slices of what was computed
+from padded tensors are shifts of what is computed from the tensors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from hyco_engine.physics.rewriting import aten, emit, is_pointwise, positive, shape_of, sizes
+
+
+@attrs.frozen
+class Padded:
+    """`core`, continued periodically: by dimension, how many entries before and behind it."""
+
+    core: Node
+    pads: Mapping[int, tuple[int, int]]
+
+
+def shift_instead_of_padding(graph: GraphModule) -> None:
+    """Replace all slices that are shifts. The padded tensors stay where something else needs them."""
+    known: dict[Node, Padded] = {}
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or shape_of(node) is None:
+            continue
+        found = _follow(graph, node, known)
+        if found is None:
+            continue
+        if found.pads:
+            known[node] = found
+        else:
+            node.replace_all_uses_with(found.core)
+    graph.graph.eliminate_dead_code()
+
+
+def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Padded | None:
+    """What `node` is, if it is made of something padded."""
+    inputs = node.all_input_nodes
+    if node.target == aten.cat.default:
+        return _follow_cat(graph, node, known)
+    if not any(source in known for source in inputs):
+        return None
+    if is_pointwise(node):
+        return _follow_pointwise(graph, node, known)
+    if node.target == aten.stack.default:
+        parts = [known.get(part) for part in node.args[0]]  # type: ignore[union-attr]
+        if (pads := _common(parts)) is None:
+            return None
+        dim = positive(node.args[1] if len(node.args) > 1 else 0, len(sizes(node)))  # type: ignore[arg-type]
+        core = emit(graph, node, node.target, [part.core for part in parts if part], dim)
+        return Padded(core, {d + (d >= dim): pad for d, pad in pads.items()})
+    source = known.get(node.args[0]) if isinstance(node.args[0], Node) else None
+    if source is None or len(inputs) != 1 or node.kwargs:
+        return None
+    core, pads, rank = source.core, source.pads, len(sizes(source.core))
+    arguments = node.args[1:]
+    if node.target == aten.slice.Tensor:
+        return _follow_slice(graph, node, source)
+    if node.target == aten.select.int:
+        dim = positive(arguments[0], rank)  # type: ignore[arg-type]
+        if dim in pads:
+            return None
+        return Padded(
+            emit(graph, node, node.target, core, dim, arguments[1]), {d - (d > dim): pad for d, pad in pads.items()}
+        )
+    if node.target == aten.unsqueeze.default:
+        dim = positive(arguments[0], rank + 1)  # type: ignore[arg-type]
+        return Padded(emit(graph, node, node.target, core, dim), {d + (d >= dim): pad for d, pad in pads.items()})
+    if node.target == aten.permute.default:
+        order = [positive(d, rank) for d in arguments[0]]  # type: ignore[union-attr,arg-type]
+        return Padded(emit(graph, node, node.target, core, order), {order.index(d): pad for d, pad in pads.items()})
+    return None
+
+
+def _follow_cat(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Padded | None:
+    parts = [known.get(part, Padded(part, {})) for part in node.args[0]]  # type: ignore[union-attr,arg-type]
+    dim = positive(node.args[1] if len(node.args) > 1 else 0, len(sizes(node)))  # type: ignore[arg-type]
+    pads = _common(parts)
+    if pads is None or dim in pads or any(shape_of(part.core) is None for part in parts):
+        return None
+    cores = [part.core for part in parts]
+    for place in range(min(2, len(cores))):
+        whole = cores[place]
+        n = sizes(whole)[dim]
+        before = _window(cores[0], whole, dim) if place else (n, n)
+        behind = _window(cores[-1], whole, dim) if len(cores) == place + 2 else (0, 0)
+        if len(cores) in (place + 1, place + 2) and len(cores) > 1 and before and behind:
+            if before[1] == n and behind[0] == 0:
+                return Padded(whole, {**pads, dim: (n - before[0], behind[1])})
+    if pads:
+        return Padded(emit(graph, node, node.target, cores, dim), pads)
+    return None
+
+
+def _follow_slice(graph: GraphModule, node: Node, source: Padded) -> Padded | None:
+    dim, start, end = _slice_of(node, sizes(node.args[0]))  # type: ignore[arg-type]
+    if start is None:
+        return None
+    core, pads = source.core, dict(source.pads)
+    if dim not in pads:
+        return Padded(emit(graph, node, node.target, core, dim, start, end), pads)
+    n, (before, _) = sizes(core)[dim], pads.pop(dim)
+    if end - start < n:
+        return None
+    if start <= before and before + n <= end:
+        shift = 0
+        rest = (before - start, end - before - n)
+    else:
+        shift = before - start
+        rest = (0, end - start - n)
+    if shift % n:
+        core = emit(graph, node, aten.roll.default, core, [shift], [dim])
+    return Padded(core, pads if rest == (0, 0) else {**pads, dim: rest})
+
+
+def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Padded | None:
+    rank = len(sizes(node))
+    wanted: dict[int, tuple[int, int]] = {}
+    for source in node.all_input_nodes:
+        if source in known:
+            own = known[source]
+            wanted |= {d + rank - len(sizes(own.core)): pad for d, pad in own.pads.items()}
+    for source in node.all_input_nodes:
+        shape = shape_of(source)
+        if shape is None:
+            return None
+        pads = known[source].pads if source in known else {}
+        for dim, pad in wanted.items():
+            own_dim = dim - rank + len(shape)
+            alike = pads.get(own_dim) == pad
+            if own_dim >= 0 and shape[own_dim] != 1 and not alike:
+                return None
+    args, kwargs = map_arg((node.args, node.kwargs), lambda source: known[source].core if source in known else source)
+    return Padded(emit(graph, node, node.target, *args, **kwargs), wanted)
+
+
+def _common(parts: Sequence[Padded | None]) -> Mapping[int, tuple[int, int]] | None:
+    """The padding that all parts have, if it is the same."""
+    first = parts[0].pads if parts and parts[0] is not None else None
+    return first if all(part is not None and part.pads == first for part in parts) else None
+
+
+def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
+    """(start, end) where the node is a slice of `whole` along `dim`."""
+    if node.target != aten.slice.Tensor or node.args[0] is not whole:
+        return None
+    along, start, end = _slice_of(node, sizes(whole))
+    return (start, end) if along == dim and start is not None else None
+
+
+def _slice_of(node: Node, shape: tuple[int, ...]) -> tuple[int, int | None, int]:
+    """(dimension, start, end); start None where the step is not 1."""
+    dim, start, end, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
+    dim = positive(dim, len(shape))  # type: ignore[arg-type]
+    low, high, _ = slice(start, end).indices(shape[dim])
+    return dim, low if step == 1 else None, max(low, high)

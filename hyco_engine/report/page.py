@@ -1,0 +1,188 @@
+"""The report of a run: one HTML file that needs no other file and no network, made from what the run folder holds.
+
+Neither the data nor the models are needed, so a run folder that was sent to someone is enough. Text is escaped by the
+template; the page's policy lets nothing be loaded, and runs no script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyco_engine.errors import DataError
+from hyco_engine.report.history import history_panels
+from hyco_engine.report.numbers import is_number
+from hyco_engine.report.page_tables import (
+    detail_tables,
+    environment_rows,
+    error_table,
+    parameter_rows,
+    phase_rows,
+    time_text,
+)
+from hyco_engine.report.panels import lead_time_panels, spectrum_panels
+from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.report.svg import svg_chart
+from hyco_engine.report.verdict import verdict
+from hyco_engine.report.views import views
+from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.metrics import METRICS, SUMMARY, read_metrics, read_summary
+
+REPORT = "report.html"
+
+
+@attrs.frozen(kw_only=True)
+class RunRecord:
+    """What a run folder says of its run; what is not there is empty."""
+
+    folder: Path
+    name: str
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    spec: str
+    rollout: HeldOutRollout | None
+
+    @classmethod
+    def of(cls, folder: Path, summary: Mapping[str, Any] | None = None) -> RunRecord:
+        """Of a run folder; `summary`: what summary.json is going to hold, of a run that is just ending.
+
+        Raises DataError where it is no run folder, or a file in it is damaged.
+        """
+        spec = _text(folder / "spec.toml")
+        if not spec:
+            raise DataError(f"{folder} is no run folder: there is no spec.toml in it")
+        if summary is None:
+            summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
+        return cls(
+            folder=folder,
+            name=_run_name(spec) or folder.name,
+            summary=summary,
+            metrics=read_metrics(folder) if (folder / METRICS).is_file() else [],
+            environment=_environment(folder),
+            spec=spec,
+            rollout=HeldOutRollout.load(folder),
+        )
+
+
+def write_report(folder: Path, out: Path | None = None, summary: Mapping[str, Any] | None = None) -> Path:
+    """Write the report of a run folder to `out`; None: to report.html in it. See `RunRecord.of` for `summary`."""
+    path = out or folder / REPORT
+    write_atomic(path, report_page(RunRecord.of(folder, summary)))
+    return path
+
+
+def report_page(run: RunRecord) -> str:
+    """The page as text."""
+    summary = run.summary
+    metrics = summary.get("metrics") or {}
+    parameters = summary.get("parameters") or {}
+    rows = parameter_rows(parameters)
+    drawn = [] if run.rollout is None else views(run.rollout)
+    return render(
+        "report.html",
+        name=run.name,
+        status=summary.get("status") or "unfinished",
+        verdict=verdict(summary),
+        error=summary.get("error"),
+        parameters=rows,
+        has_truth=any(row["truth"] for row in rows),
+        has_error_bars=any(is_number(entry.get("standard_error")) for entry in parameters.values()),
+        errors=error_table(metrics),
+        views=drawn,
+        rollout_split="" if run.rollout is None else {"val": "validation"}.get(run.rollout.split, run.rollout.split),
+        no_views="" if drawn else _no_views(run),
+        charts=_charts(run, metrics),
+        tables=detail_tables(summary),
+        phases=phase_rows(summary),
+        time_text=time_text(summary),
+        warnings=list(dict.fromkeys(map(str, summary.get("warnings") or ()))),
+        environment=environment_rows(run.environment, summary),
+        spec=run.spec,
+    )
+
+
+def render(template: str, **content: Any) -> str:
+    """A template of this folder with the common style and, for fields, the script; all text is escaped."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    folder = files("hyco_engine.report") / "templates"
+    texts = {name: (folder / name).read_text("utf-8") for name in (template, "report.css", "report.js")}
+    environment = Environment(
+        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = texts["report.js"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template(template).render(
+        css=texts["report.css"], script=script, script_hash=f"sha256-{digest}", **content
+    )
+
+
+def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    dt = None if run.rollout is None else _data_dt(run)
+    sections = [
+        (
+            "Training",
+            history_panels(run.metrics, run.summary, run.folder),
+            "Losses are of training samples, real and generated apart. Errors are of full rollouts on held-out real data.",
+        ),
+        (
+            "Held-out data in detail",
+            [*lead_time_panels(metrics, dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
+            "Rollouts from the first frame to the last; the spectra are those of the simulation above.",
+        ),
+    ]
+    return [
+        {"title": title, "note": note, "svgs": [svg_chart(draw) for draw in panels]}
+        for title, panels, note in sections
+        if panels
+    ]
+
+
+def _data_dt(run: RunRecord) -> float | None:
+    """Time between two frames of the data; the rollout that was kept may have fewer of them."""
+    assert run.rollout is not None
+    metrics = (run.summary.get("metrics") or {}).get("persistence") or {}
+    steps = len((metrics.get(run.rollout.split) or {}).get("nrmse_by_step") or ())
+    kept = len(run.rollout.truth) - 1
+    return run.rollout.dt * kept / steps if steps and kept else None
+
+
+def _no_views(run: RunRecord) -> str:
+    if not run.summary:
+        return "The run left no rollouts to show: it did not end."
+    if "persistence" not in (run.summary.get("metrics") or {}):
+        return ""
+    return "The run folder holds no rollouts to show."
+
+
+def _run_name(spec: str) -> str:
+    try:
+        return str(tomllib.loads(spec).get("run", {}).get("name") or "")
+    except tomllib.TOMLDecodeError:
+        return ""
+
+
+def _environment(folder: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(_text(folder / "environment.json") or "{}")
+    except ValueError as error:
+        raise DataError(f"{folder / 'environment.json'} is damaged: {error}") from error
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,201 @@
+"""What a report says in tables, as text: parameters, errors, balance, cooperation, cache, phases, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hyco_engine.report.numbers import is_number, seconds, significant, size
+from hyco_engine.report.verdict import against_persistence, tested_split
+
+MODELS = {"physical": "physics", "synthetic": "surrogate", "persistence": "nothing changes"}
+_ROWS_OF_BALANCE = 200
+
+
+def parameter_rows(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row a parameter: `name`, `unit`, `start`, `found`, `truth`, `off`; empty where it is not known."""
+    rows = []
+    for name, entry in parameters.items():
+        error, off = entry.get("standard_error"), entry.get("relative_error")
+        found = _level(entry.get("final")) + (f" ± {significant(error, 2)}" if is_number(error) else "")
+        unit = entry.get("unit") or "1"
+        rows.append(
+            {
+                "name": name,
+                "unit": "" if unit == "1" else unit,
+                "start": _level(entry.get("initial")),
+                "found": found if entry.get("moved", True) else f"{found}, not learned",
+                "truth": _level(entry["truth"]) if entry.get("truth") is not None else "",
+                "off": f"{significant(100 * off, 2)} %" if is_number(off) else "",
+            }
+        )
+    return rows
+
+
+def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Errors of the models by split, against those of persistence; None where nothing was measured."""
+    splits = [split for split in ("val", "test") if any((m or {}).get(split) for m in metrics.values())]
+    if not splits:
+        return None
+    split = tested_split(metrics)
+    rollouts = any("nrmse" in (m or {}).get(split, {}) for m in metrics.values())
+    measures = ("nrmse", "vrmse") if rollouts else ("loss",)
+    columns = [f"{name} {measure}" for name in splits for measure in measures if measure != "vrmse" or name == split]
+    fields = list(
+        dict.fromkeys(f for m in metrics.values() for f in ((m or {}).get(split, {}).get("nrmse_by_field") or {}))
+    )
+    columns += [f"{field} {split} nrmse" for field in fields] if len(fields) > 1 else []
+    rows = []
+    for key, name in MODELS.items():
+        found = metrics.get(key)
+        if not found:
+            continue
+        cells = [_metric(found, s, measure) for s in splits for measure in measures if measure != "vrmse" or s == split]
+        by_field = (found.get(split) or {}).get("nrmse_by_field") or {}
+        cells += [_number(by_field.get(field)) for field in fields] if len(fields) > 1 else []
+        ratio = against_persistence(metrics, key, split)
+        cells += [_times_better(ratio) if key != "persistence" else ""] if rollouts else []
+        rows.append({"key": key, "name": name, "cells": cells})
+    if rollouts:
+        columns.append("against “nothing changes”")
+    note = (
+        "nrmse: root mean square error over that of the truth, of whole rollouts; 0 is perfect. A vrmse of 1 is what "
+        "the mean field would give."
+        if rollouts
+        else "The sum over loss terms, in units of their scales."
+    )
+    return {"caption": "Errors on held-out real data", "columns": columns, "rows": rows, "note": note}
+
+
+def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Balance of real and generated samples, the cache, cooperation, and the minima found; those that there are."""
+    tables: list[dict[str, Any]] = []
+    balance = summary.get("balance") or []
+    if balance:
+        note = "Ratio: generated samples times their weight, over real ones."
+        if cache := summary.get("cache"):
+            used = f", {size(cache['peak_bytes'])} at most" if is_number(cache.get("peak_bytes")) else ""
+            note += f" Generated samples were held by the cache “{cache.get('kind')}”{used}: {cache.get('reason')}."
+        columns = ["cycle", "phase", "real", "generated", "weight", "ratio", "meant", "ok"]
+        rows = [
+            [
+                _count(entry.get("cycle"), 1),
+                _phase(entry.get("phase")),
+                _count(entry.get("n_real")),
+                _count(entry.get("n_generated")),
+                _number(entry.get("weight")),
+                _number(entry.get("actual_ratio")),
+                _number(entry.get("expected_ratio")),
+                "yes" if entry.get("ok") else "no",
+            ]
+            for entry in balance[:_ROWS_OF_BALANCE]
+        ]
+        tables.append({"title": "Balance and cache", "note": note, "columns": columns, "rows": rows})
+    if cooperation := summary.get("cooperation"):
+        tables.append({"title": "Cooperation", "note": "", **_table_of(cooperation)})
+    identification = summary.get("identification") or {}
+    starts = identification.get("starts")
+    if starts and isinstance(starts, Mapping) and isinstance(minima := starts.get("minima"), list) and minima:
+        tables.append({"title": "Minima found from several starts", "note": "", **_table_of(minima)})
+    return tables
+
+
+def phase_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time by phase, longest first: `name`, `time`, `percent`, `width`."""
+    timings = summary.get("timings") or {}
+    phases = {k: v for k, v in (timings.get("phases") or {}).items() if is_number(v) and v > 0}
+    total = max(float(timings.get("total_s") or 0.0), sum(phases.values()), 1e-9)
+    rest = total - sum(phases.values())
+    found = sorted(phases.items(), key=lambda item: -item[1]) + ([("the rest", rest)] if rest > 0 else [])
+    return [
+        {
+            "name": _phase(name),
+            "time": seconds(value),
+            "percent": f"{100 * value / total:.0f} %",
+            "width": f"{100 * value / total:.1f}",
+        }
+        for name, value in (found if phases else [])
+    ]
+
+
+def time_text(summary: Mapping[str, Any]) -> str:
+    """The whole time, memory, and how the physics' step ran."""
+    parts = []
+    if is_number(total := (summary.get("timings") or {}).get("total_s")):
+        parts.append(f"The run took {seconds(total)}")
+    if is_number(peak := summary.get("peak_rss_bytes")):
+        parts.append(f"used at most {size(peak)} of memory")
+    text = " and ".join(parts) + "." if parts else ""
+    physics = summary.get("physics") or {}
+    if physics.get("compile"):
+        text += f" The physics' step ran as “{physics['compile']}”: {physics.get('reason')}."
+    if optimizer := (summary.get("identification") or {}).get("optimizer"):
+        text += f" Parameters were found by {optimizer}."
+    return text.strip()
+
+
+def environment_rows(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Versions, device, threads and seed."""
+    rows = [] if summary.get("seed") is None else [("seed", str(summary["seed"]))]
+    for group in ("device", "threads", "python", "platform", "torch"):
+        content = environment.get(group)
+        if isinstance(content, Mapping):
+            rows.append((group, ", ".join(f"{k} {v}" for k, v in content.items() if v not in (None, ""))))
+    packages = environment.get("packages") or summary.get("versions") or {}
+    rows.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    plugins = environment.get("plugins") or []
+    others = [
+        f"{p.get('distribution')} {p.get('version')} ({p.get('name')})" for p in plugins if isinstance(p, Mapping)
+    ]
+    rows.append(("plugins", ", ".join(others)))
+    return [(name, text) for name, text in rows if text]
+
+
+def _table_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(key for entry in entries for key in entry))
+    rows = [[_cell(column, entry.get(column)) for column in columns] for entry in entries[:_ROWS_OF_BALANCE]]
+    return {"columns": [column.replace("_", " ") for column in columns], "rows": rows}
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if column == "cycle":
+        return _count(value, 1)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell('', inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(_cell("", inner) for inner in value)
+    return value if isinstance(value, str) else _number(value)
+
+
+def _metric(found: Mapping[str, Any], split: str, measure: str) -> str:
+    values = found.get(split) or {}
+    if measure in values and values[measure] is None:
+        return "diverged"
+    return _number(values.get(measure))
+
+
+def _times_better(ratio: float | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{significant(1 / ratio, 3)} times better" if ratio < 1 else f"{significant(ratio, 3)} times worse"
+
+
+def _level(value: Any) -> str:
+    if isinstance(value, Mapping):
+        low, mean, high = (significant(value.get(key), 4) for key in ("min", "mean", "max"))
+        return f"{mean} (field, {low} to {high})"
+    return significant(value, 4)
+
+
+def _number(value: Any) -> str:
+    return significant(value, 4)
+
+
+def _count(value: Any, offset: int = 0) -> str:
+    return f"{value + offset}" if isinstance(value, int) else "–"
+
+
+def _phase(name: Any) -> str:
+    return str(name).replace("_", " ").replace("synthetic", "surrogate").replace("physical", "physics")

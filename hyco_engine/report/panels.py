@@ -1,0 +1,114 @@
+"""Charts of the report alone: error against lead time, and spectra of the held-out simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from hyco_engine.report.drawing import NAMES, Array, color_of, legend, plain_axes, plain_text
+from hyco_engine.report.numbers import is_number
+from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.report.shown import Shown
+
+Draw = Callable[[Axes], None]
+MODELS = ("physical", "synthetic", "persistence")
+MAX_SPECTRA = 4
+
+
+def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]:
+    """Error against lead time, one chart for each held-out split; `dt` None: lead times are counted in steps."""
+
+    def panel(split: str, curves: Mapping[str, Sequence[Any]]) -> Draw:
+        def draw(ax: Axes) -> None:
+            plain_axes(ax, f"Error against lead time, {split} data")
+            for model, curve in curves.items():
+                steps = (dt or 1) * np.arange(1, len(curve) + 1)
+                values = [value if is_number(value) else np.nan for value in curve]
+                ax.plot(steps, values, _line(model), color=color_of(model, ()), label=_name(model))
+            if all(value > 0 for curve in curves.values() for value in curve if is_number(value)):
+                ax.set_yscale("log")
+            ax.set_xlabel("lead time" if dt is None else "lead time t")
+            ax.set_ylabel("nrmse")
+            legend(ax)
+
+        return draw
+
+    panels = []
+    for split in ("val", "test"):
+        found = {}
+        for model in MODELS:
+            curve = ((metrics.get(model) or {}).get(split) or {}).get("nrmse_by_step")
+            if curve and any(map(is_number, curve)):
+                found[model] = curve
+        if found:
+            panels.append(panel(split, found))
+    return panels
+
+
+def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
+    """Energy against wave number at the last frame, of truth and models, one chart for each dynamic component."""
+
+    def panel(name: str, shown: Shown, frame: int, curves: Mapping[str, tuple[Array, Array]]) -> Draw:
+        def draw(ax: Axes) -> None:
+            plain_axes(ax, f"Spectrum of {plain_text(name)} at t = {shown.times[frame]:.3g}")
+            for model, (waves, energy) in curves.items():
+                style = {"color": "#000000", "linewidth": 2.6, "alpha": 0.4} if model == "truth" else {}
+                style = style or {"color": color_of(model, tuple(rollout.predictions)), "linewidth": 1.3}
+                ax.plot(waves, energy, label=_name(model), **style)
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            top = max(float(energy.max()) for _, energy in curves.values())
+            # below it there is rounding
+            ax.set_ylim(max(top * 1e-12, min(float(energy.min()) for _, energy in curves.values())), top * 3)
+            ax.set_xlabel("waves along the domain")
+            ax.set_ylabel("energy")
+            legend(ax)
+
+        return draw
+
+    panels = []
+    for name in component_names(rollout)[:MAX_SPECTRA]:
+        shown = Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name)
+        complete = np.isfinite(shown.truth).reshape(len(shown.truth), -1).all(axis=1).nonzero()[0]
+        if not len(complete) or complete[-1] == 0 or min(shown.truth.shape[1:]) < 8:
+            continue
+        frame = int(complete[-1])
+        values = {"truth": shown.truth[frame], **{model: v[frame] for model, v in shown.predictions.items()}}
+        curves = {model: spectrum(v) for model, v in values.items() if np.isfinite(v).all() and np.abs(v).max() < 1e100}
+        curves = {model: curve for model, curve in curves.items() if (curve[1] > 0).any()}
+        if "truth" in curves:
+            panels.append(panel(name, shown, frame, curves))
+    return panels
+
+
+def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
+    """(wave numbers, energy): |FFT|^2 / N^2 summed over shells of equal |k|, counted in waves along the shortest axis.
+
+    The mean is left out, and so is what only part of a shell's directions could hold.
+    """
+    power = np.abs(np.fft.fftn(values)) ** 2 / values.size**2
+    waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in values.shape), indexing="ij")
+    shells = np.sqrt(sum(k**2 for k in waves)).round().astype(int)
+    energy = np.bincount(shells.ravel(), power.ravel())[1 : min(values.shape) // 2 + 1]
+    return np.arange(1.0, len(energy) + 1), energy
+
+
+def component_names(rollout: HeldOutRollout) -> list[str]:
+    """`field`, or `field.component`, of all dynamic channels in order."""
+    return [
+        f"{info.name}.{part}" if part else info.name
+        for info in rollout.layout.dynamic
+        for part in (info.components if len(info.components) > 1 else ("",))
+    ]
+
+
+def _name(model: str) -> str:
+    return {"persistence": "nothing changes", "truth": "truth"}.get(model) or NAMES.get(model) or plain_text(model)
+
+
+def _line(model: str) -> str:
+    return "--" if model == "persistence" else "-"

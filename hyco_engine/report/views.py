@@ -1,0 +1,140 @@
+"""Fields of a rollout as bytes that a page can draw: one byte a value, and two where there are curves."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import attrs
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+
+from hyco_engine.report.drawing import MISSING, NAMES, Array
+from hyco_engine.report.numbers import is_number
+from hyco_engine.report.panels import component_names
+from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.report.shown import Shown
+
+MAX_VIEWS = 9
+MAX_BYTES = 2_400_000
+"""Of all views together, before they are written as text."""
+MAX_CELLS = 192
+"""Along one axis; more than a phone or a column of a page can show."""
+
+
+def views(rollout: HeldOutRollout) -> list[dict[str, Any]]:
+    """What the page's script draws, one entry for each component, and in 3-D for each direction of the slice.
+
+    `panels` hold `values [T, ny, nx]` (2-D, first row on top) or `[T, nx]` (1-D) as base64 of bytes: 0 is not known, 1
+    to 255 are `low` to `high` of their `scale`. In 1-D `curve [T, nx]` has 16 bits of the same, wider by a half.
+    """
+    grid = rollout.layout.grid
+    across = list(reversed(grid.axes)) if len(grid.axes) == 3 else [None]
+    wanted = [(name, axis) for name in component_names(rollout) for axis in across][:MAX_VIEWS]
+    budget = MAX_BYTES // max(1, len(wanted))
+    return [
+        _view(_small(Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name, axis), budget))
+        for name, axis in wanted
+    ]
+
+
+def _small(shown: Shown, budget: int) -> Shown:
+    """Fewer cells along long axes, then fewer frames, so that all panels fit into `budget` bytes."""
+    cells = tuple(slice(None, None, math.ceil(n / MAX_CELLS)) for n in shown.truth.shape[1:])
+
+    def cut(shown: Shown, parts: tuple[slice, ...], dt: float) -> Shown:
+        predictions = {model: values[parts] for model, values in shown.predictions.items()}
+        return attrs.evolve(shown, truth=shown.truth[parts], predictions=predictions, dt=dt)
+
+    shown = cut(shown, (slice(None), *cells), shown.dt)
+    frames = len(shown.truth)
+    each = (1 + 2 * len(shown.predictions)) * math.prod(shown.truth.shape[1:]) * (3 if shown.dims == 1 else 1)
+    step = min(math.ceil(frames * each / budget), max(1, frames - 1))
+    return cut(shown, (slice(None, None, step),), shown.dt * step) if step > 1 else shown
+
+
+def _view(shown: Shown) -> dict[str, Any]:
+    low, high, signed = shown.value_range()
+    limit = shown.error_limit()
+    one = shown.dims == 1
+    scales = {
+        "value": {
+            "low": low,
+            "high": high,
+            "colors": _lut("RdBu_r" if signed else "viridis"),
+            "of": _plain(shown.label),
+        },
+        "error": {
+            "low": -limit if one else 0.0,
+            "high": limit,
+            "colors": _lut("PuOr_r" if one else "magma_r"),
+            "of": "error" if one else "absolute error",
+        },
+    }
+    panels = [_panel("truth", "Truth", shown.truth, scales["value"], "value", shown)]
+    for model, values in shown.predictions.items():
+        panels.append(_panel(model, _name(model), values, scales["value"], "value", shown))
+    for model in shown.predictions:
+        error = shown.error(model)
+        title = f"{_name(model)} − truth" if one else f"|{_name(model)} − truth|"
+        panel = _panel(f"{model}-error", title, error if one else np.abs(error), scales["error"], "error", shown)
+        panel["nrmse"] = [round(float(v), 6) if is_number(float(v)) else None for v in shown.nrmse(error)]
+        if (frame := shown.diverged(model)) is not None:
+            panel["note"] = f"not finite from t = {shown.times[frame]:.3g}"
+        panels.append(panel)
+    return {
+        "label": _plain(shown.label),
+        "dims": shown.dims,
+        "axes": list(shown.axes),
+        "bounds": [list(pair) for pair in shown.bounds],
+        "cells": list(shown.truth.shape[1:]),
+        "times": [float(f"{t:.6g}") for t in shown.times],
+        "scales": scales,
+        "panels": panels,
+    }
+
+
+def _panel(key: str, title: str, values: Array, scale: dict[str, Any], name: str, shown: Shown) -> dict[str, Any]:
+    low, high = scale["low"], scale["high"]
+    panel: dict[str, Any] = {"key": key, "title": title, "scale": name}
+    if np.isnan(values).any() and key == "truth":
+        panel["note"] = "grey: not observed"
+    if shown.dims == 1:
+        panel["values"] = _text(quantised(values, low, high, 255).astype(np.uint8))
+        if name == "value":
+            pad = (high - low) / 4
+            panel["curve"] = _text(quantised(values, low - pad, high + pad, 65535).astype("<u2"))
+    else:
+        # pictures are written from the top left, rows after columns
+        panel["values"] = _text(quantised(values, low, high, 255).astype(np.uint8).transpose(0, 2, 1)[:, ::-1])
+    return panel
+
+
+def quantised(values: NDArray[Any], low: float, high: float, top: int) -> NDArray[np.int64]:
+    """1 to `top` for `low` to `high`, clipped; 0 where a value is not finite."""
+    known = np.isfinite(values)
+    clipped = np.clip(np.where(known, values, low), low, high)
+    levels = 1 + np.round((clipped - low) / (high - low) * (top - 1))
+    return np.where(known, levels, 0).astype(np.int64)
+
+
+def _lut(name: str) -> str:
+    """256 colours, three bytes each; the first is for what is not known."""
+    missing = [int(MISSING[k : k + 2], 16) for k in (1, 3, 5)]
+    colors = np.round(255 * colormaps[name](np.linspace(0, 1, 255))[:, :3]).astype(np.uint8)
+    return _text(np.vstack([np.array([missing], np.uint8), colors]))
+
+
+def _text(array: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _name(model: str) -> str:
+    return NAMES.get(model, model).capitalize()
+
+
+def _plain(label: str) -> str:
+    """A label that was written for matplotlib, as text."""
+    return label.replace(r"\$", "$")

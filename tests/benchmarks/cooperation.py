@@ -1,0 +1,266 @@
+"""Does cooperation pay? Each strategy beside its baselines, at equal compute, on the product's own physics.
+
+    python tests/benchmarks/cooperation.py [--json] [--case NAME]... [--strategy NAME]... [--seeds 3] [--quick] [--jobs 2]
+
+Burgers in one dimension (W1): 128 cells, periodic, a field of viscosity nu(x) = sin^2(pi x / L) to be found from 1; frames
+0-39 train, 40-49 of the same simulations validate, four other simulations test, with rollouts of 49 steps, free of noise
+and drawn in no other way than the training data. Only `validate` is seen by a strategy.
+
+Equal compute: every arm trains the surrogate on equally many samples of one batch size, and iterates the physics over
+equally many; generated samples count as real ones. The baselines get what the most expensive strategy needs.
+
+Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of the
+test rollouts. The last line is one JSON object; the table goes to docs/benchmarks.md, between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from phi.field import Field
+from phiml.math import sin
+from torch import Tensor, nn
+
+import hyco_engine as hyco
+from hyco_engine.assembly import Assembler
+from hyco_engine.builtin.models.burgers import Burgers
+from hyco_engine.builtin.models.options_physical import BurgersOptions
+from hyco_engine.physics import FlowModel
+from hyco_engine.training.evaluation import model_rollout
+
+ALPHA = 0.5
+CYCLES = 6
+SURROGATE_EPOCHS = 20
+WARMUP = 150
+ITERATIONS = 25
+TRAIN, FRAMES = 40, 50
+LENGTH = 100.0
+DIVERGED = 99.0
+NU = {"init": 1.0, "field": True, "bounds": [-0.3, 3.0]}
+"""Open at both ends beyond the truth: a bound at 0 would hold back the search, and far below it nothing is stable."""
+MARKERS = ("<!-- cooperation -->", "<!-- /cooperation -->")
+BASELINES = ("physics-only", "surrogate-only")
+Metrics = dict[str, float]
+
+
+# --- Burgers, one dimension -----------------------------------------------------------------------------------------
+
+
+class DraggedBurgers(Burgers):
+    """The physics that the model lacks: u_t = ... - 0.05 u + 0.05 sin(4 pi x / L)."""
+
+    kind = "dragged-burgers"
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
+        u = super().step(fields, parameters, dt)["u"]
+        force = 0.05 * sin(u.points.vector["x"] * (4 * math.pi / LENGTH))
+        return {"u": u.with_values(u.values + dt * (force - 0.05 * fields["u"].values))}
+
+
+def registry() -> hyco.Registry:
+    found = hyco.Registry.discover()
+    record = hyco.ModelRecord(
+        kind="dragged-burgers",
+        role="physical",
+        summary="Burgers with drag and a force",
+        options=BurgersOptions,
+        factory=lambda options, context: FlowModel(DraggedBurgers(options), context),
+    )
+    found.register(record, distribution="benchmark", version="1")
+    return found
+
+
+def w1(
+    simulations: int = 2, kind: str = "burgers", observe: Mapping[str, Any] | None = None, horizon: int = 3, **data: Any
+) -> dict[str, Any]:
+    """A spec of Burgers in one dimension; the surrogate has 10,000 weights."""
+    physics = {"scheme": "semi-lagrangian", "dt": 0.1}
+    return {
+        "data": {
+            "kind": "simulate",
+            "physics": {"kind": kind, **physics},
+            "truth": {"nu": {"profile": "sin-squared"}},
+            "num_simulations": simulations,
+            "num_frames": FRAMES,
+            "resolution": {"x": 128},
+            "bounds": {"x": [0.0, LENGTH]},
+            "dt": 0.1,
+            "num_predict_steps": horizon,
+            "split": {"by": "time", "train": f"0:{TRAIN}", "val": f"{TRAIN}:{FRAMES}"},
+            **({} if observe is None else {"observe": dict(observe)}),
+            **data,
+        },
+        "physical": {"kind": "burgers", **physics, "compile": "graph", "parameters": {"nu": NU}},
+        "synthetic": {"kind": "resnet", "width": 16, "blocks": 2, "positions": True},
+        "training": {
+            "physical": {"optimizer": "lbfgs", "epochs_per_cycle": ITERATIONS, "batch_size": 256},
+            "synthetic": {"epochs_per_cycle": SURROGATE_EPOCHS * 4 // simulations, "batch_size": 16, "lr": 4e-3},
+        },
+    }
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "clean1": lambda: w1(1),
+    "clean4": lambda: w1(4),
+    "every5": lambda: w1(2, observe={"mask": {"every": 5}}, horizon=5),
+    "wrong_physics": lambda: w1(2, kind="dragged-burgers"),
+}
+
+
+# --- strategies -----------------------------------------------------------------------------------------------------
+
+
+def physics_only(spec: dict[str, Any]) -> None:
+    del spec["synthetic"]
+    spec["run"]["cycles"] = 1
+    # the warm-up, and every iteration with alpha more samples
+    settings = spec["training"]["physical"]
+    settings["epochs_per_cycle"] = WARMUP + math.ceil((1 + ALPHA) * CYCLES * settings["epochs_per_cycle"])
+
+
+def surrogate_only(spec: dict[str, Any]) -> None:
+    del spec["physical"]
+    settings = spec["training"]["synthetic"]
+    settings["epochs_per_cycle"] = math.ceil((1 + ALPHA) * settings["epochs_per_cycle"])
+
+
+def augmented(kind: str, alpha: float = ALPHA, **options: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(spec: dict[str, Any]) -> None:
+        spec["augmentation"] = {"kind": kind, "alpha": alpha, **options}
+
+    return apply
+
+
+STRATEGIES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "physics-only": physics_only,
+    "surrogate-only": surrogate_only,
+    "count": augmented("count"),
+    "trust": augmented("trust", warmup=WARMUP),
+}
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def run(case: str, strategy: str, seed: int, folder: str) -> tuple[Metrics, float]:
+    """(metrics, seconds) of one strategy on one case."""
+    torch.set_num_threads(1)
+    spec = CASES[case]()
+    spec["run"] = {"name": f"{case}-{strategy}-{seed}", "seed": seed, "cycles": CYCLES, "device": "cpu"}
+    spec["paths"] = {"runs": f"{folder}/runs", "cache": f"{folder}/cache/{case}-{strategy}-{seed}"}
+    STRATEGIES[strategy](spec)
+    begun = time.perf_counter()
+    result = hyco.run(spec, registry=registry())
+    seconds = time.perf_counter() - begun
+    found: Metrics = {}
+    if result.physical is not None:
+        found["D"] = float(result.summary["parameters"]["nu"]["relative_error"])
+    tests = test_trajectories(case, seed)
+    for player in ("physical", "synthetic"):
+        if (model := getattr(result, player)) is not None:
+            found[player] = rollout_error(model, tests)
+    return found, seconds
+
+
+def test_trajectories(case: str, seed: int) -> Tensor:
+    """`[4, 50, 1, 128]`: simulations of the true physics, fully observed, from states that no run has seen."""
+    spec = CASES[case]()
+    spec["data"] |= {"num_simulations": 4}
+    spec["run"] = {"seed": 1000 + seed, "device": "cpu"}
+    engine = hyco.Engine(spec, registry=registry())
+    source = Assembler(engine.spec, engine.registry).source()
+    return torch.stack([source.load(i).dynamic for i in range(4)]).float()
+
+
+def rollout_error(model: nn.Module, frames: Tensor) -> float:
+    """Relative L2 error of rollouts from the first frame over all others."""
+    predicted = model_rollout(model)(frames[:, 0], frames.shape[1] - 1)
+    error = float((predicted - frames[:, 1:]).norm() / frames[:, 1:].norm())
+    return min(error, DIVERGED) if math.isfinite(error) else DIVERGED
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def collect(runs: Mapping[tuple[str, str, int], Metrics]) -> dict[str, Any]:
+    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}."""
+    table: dict[str, Any] = {}
+    for case, strategy, _ in runs:
+        own = [found for (c, s, _), found in runs.items() if (c, s) == (case, strategy)]
+        table.setdefault(case, {})[strategy] = {
+            metric: {"value": statistics.median(found[metric] for found in own), "runs": [f[metric] for f in own]}
+            for metric in own[0]
+        }
+    for strategies in table.values():
+        for metrics in strategies.values():
+            for metric, entry in metrics.items():
+                entry["baseline"] = {
+                    name.replace("-", "_"): strategies.get(name, {}).get(metric, {}).get("value") for name in BASELINES
+                }
+    return table
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """Medians by case and strategy."""
+    metrics = sorted({metric for strategies in table.values() for found in strategies.values() for metric in found})
+    lines = [f"| case | strategy | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
+    for case, strategies in table.items():
+        for strategy, found in strategies.items():
+            cells = [f"{found[m]['value']:.2g}" if m in found else "" for m in metrics]
+            lines.append(f"| {case} | {strategy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(text: str, path: Path) -> bool:
+    """Put the table between the markers of a page; False where it has none."""
+    page = path.read_text()
+    if not all(marker in page for marker in MARKERS):
+        return False
+    before, _, rest = page.partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    path.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Strategies of cooperation beside their baselines.")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="only this case; repeatable")
+    parser.add_argument("--strategy", action="append", choices=list(STRATEGIES), help="only this one; repeatable")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--docs", type=Path, default=Path(__file__).parents[2] / "docs" / "benchmarks.md")
+    given = parser.parse_args(arguments)
+    seeds = range(1 if given.quick else given.seeds)
+    jobs = [(c, s, k) for c in given.case or CASES for s in given.strategy or STRATEGIES for k in seeds]
+    runs: dict[tuple[str, str, int], Metrics] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+            futures = {job: pool.submit(run, *job, folder) for job in jobs}
+            for job, future in futures.items():
+                runs[job], seconds = future.result()
+                told = "  ".join(f"{name} {value:.3g}" for name, value in runs[job].items())
+                print(f"{job[0]:14} {job[1]:15} seed {job[2]}  {told}  ({seconds:.0f} s)", flush=True)
+    table = collect(runs)
+    print(markdown(table))
+    if not given.case and not given.strategy:
+        write_table(markdown(table), given.docs)
+    if given.json:
+        print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Training that leaves the finite numbers: where it was noticed, and how it goes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.builtin.normalizers.running_mean import RunningMean
+from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
+from hyco_engine.errors import PluginError
+from hyco_engine.interfaces import Samples
+from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_windows
+from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged
+from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.losses import RolloutObjective
+from hyco_engine.training.trainer import Trainer
+
+
+def trainer(model: nn.Module | None = None, **changes: Any) -> Trainer:
+    parts = {name: changes.pop(name) for name in ("normalizer", "model_name") if name in changes}
+    settings = attrs.evolve(TrainingSettings(batch_size=4, lr=0.05), **changes)
+    return Trainer(model or LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings, **parts)
+
+
+class Growing(nn.Module):
+    """u(t + dt) = exp(w) u(t): SGD with too large a rate throws w so far that a rollout overflows."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(start))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.exp(self.weight) * state[:, :1]
+
+
+class Broken(Samples):
+    """The decay's windows; the targets of some samples are replaced."""
+
+    def __init__(self, samples: Sequence[int], value: float) -> None:
+        self.real = decay_windows()
+        self.samples = torch.tensor(samples)
+        self.value = value
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        states, targets = self.real.batch(indices)
+        chosen = torch.isin(indices, self.samples)[:, None, None, None]
+        return states, torch.where(chosen, self.value, targets)
+
+
+# --- what is told ---------------------------------------------------------------------------------------------------
+
+
+def test_a_rollout_that_is_not_finite_is_told_with_field_and_lead_time() -> None:
+    one = trainer(Growing(50.0))
+    with pytest.raises(Diverged) as caught:
+        one.train(decay_windows(), 1)
+    assert str(caught.value) == (
+        "the synthetic model diverged in epoch 1, batch 1: the loss of 'u' is not finite for 4 of 4 samples, since 'u' "
+        "is not finite from lead time 2 of 3 on in 4 of 4 rollouts. Lower training.synthetic.lr (now 0.05), set "
+        "clip_grad_norm, or shorten data.num_predict_steps"
+    )
+    assert float(one.model.weight.detach()) == 50.0
+    assert one.steps_done == 0
+
+
+def test_a_state_that_nobody_observed_is_looked_at_too() -> None:
+    class Spoiling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, state: Tensor) -> Tensor:
+            there = torch.arange(state.shape[-1]) < 4
+            return torch.where(there, self.weight, 1e38 * self.weight) * state[:, :1].detach()
+
+    states, targets = decay_windows().batch(torch.arange(4))
+    hidden = torch.where(torch.arange(8) < 4, targets, math.nan)
+    (term,) = RolloutObjective(decay_layout())(Spoiling(), (states, hidden))
+    assert not torch.isfinite(term.per_sample).all()
+    (term,) = RolloutObjective(decay_layout())(LinearSurrogate(), (states, hidden))
+    assert torch.isfinite(term.per_sample).all()
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_its_parameter_before_the_step() -> None:
+    class Root(LinearSurrogate):
+        def forward(self, state: Tensor) -> Tensor:
+            return super().forward(state) + (self.weight - 1.0).abs().sqrt()
+
+    one = trainer(Root(), clip_grad_norm=1.0)
+    with pytest.raises(Diverged, match=r"diverged in epoch 1, batch 1: the gradient of 'weight' is not finite\. Lower"):
+        one.train(decay_windows(), 1)
+    assert float(one.model.weight.detach()) == 1.0
+
+
+def test_a_model_that_raises_is_named_with_its_distribution_and_the_batch() -> None:
+    class Failing(LinearSurrogate):
+        calls = 0
+
+        def forward(self, state: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls > 6:
+                raise KeyError("table")
+            return super().forward(state)
+
+    one = trainer(Failing(), model_name="'mine' of plugin 'x' (hyco-x 1.0)")
+    told = (
+        r"the synthetic model 'mine' of plugin 'x' \(hyco-x 1.0\) failed in epoch 1, batch 3: "
+        r"KeyError: 'table'"
+    )
+    with pytest.raises(PluginError, match=told):
+        one.train(decay_windows(), 1)
+
+
+# --- what is left out -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["skip_step", "skip_term"])
+def test_what_was_left_out_is_counted_and_spoils_no_mean(policy: Any) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+
+    data = Broken([3], math.inf)
+    one = trainer(normalizer=RunningMean(nonfinite=policy), batch_size=1)
+    result = one.train(data, 2)
+    assert result.moved
+    assert one.steps_done == 2 * (len(data) - 1)
+    assert math.isfinite(result.metrics["train/loss"])
+    assert (result.metrics["train/skipped"], result.metrics["nonfinite/u"]) == (1, 1)
+    assert result.notes == (
+        f"of {2 * len(data)} batches of the synthetic model 2 were left out; losses were not finite: 'u' in 2. Lower "
+        "training.synthetic.lr, set clip_grad_norm, or shorten data.num_predict_steps",
+    )
+    assert one.train(decay_windows(), 1).notes == ()
+
+
+def test_an_epoch_of_which_nothing_is_left_is_told_and_is_no_move() -> None:
+    data = Broken(range(14), math.inf)
+    one = trainer(normalizer=RunningMean(nonfinite="skip_step"), epochs_per_cycle=2)
+    hybrid = HybridTrainer(synthetic=one)
+    hybrid.train(data, 1)
+    left_out, unmoved = hybrid.history.warnings
+    assert "of 8 batches of the synthetic model 8 were left out" in left_out
+    assert "nothing at all was learned in 2 epoch(s)" in left_out
+    assert "did not move the synthetic model" in unmoved
+
+
+# --- going back -----------------------------------------------------------------------------------------------------
+
+
+def thrown(**changes: Any) -> Trainer:
+    """Whose first steps overflow at learning rates above about one."""
+    return trainer(Growing(1.0), optimizer="sgd", lr=3.0, batch_size=2, **changes)
+
+
+def test_training_that_diverges_goes_back_with_a_smaller_step() -> None:
+    with pytest.raises(Diverged, match=r"diverged in epoch 1, batch \d"):
+        thrown().train(decay_windows(), 1)
+    one = thrown(on_divergence="rollback")
+    result = one.train(decay_windows(), 30)
+    assert 0 < one.rollbacks <= MOST_ROLLBACKS
+    assert float(one.model.weight.detach()) == pytest.approx(-0.1, abs=0.02)
+    assert len(result.notes) == one.rollbacks
+    first = result.notes[0]
+    assert first.startswith("the synthetic model diverged in epoch 1, batch ")
+    assert first.endswith(
+        ". It went back to the start of that epoch, and goes on with 0.5 of the learning rate (rollback 1 of at most 5)"
+    )
+    # what was taken back is not counted
+    assert one.steps_done == 30 * 7
+    assert result.metrics["epoch"] == 30
+
+
+def test_after_a_rollback_training_is_that_of_the_smaller_step() -> None:
+    back = thrown(on_divergence="rollback", normalizer=Uncertainty())
+    back.train(decay_windows(), 2)
+    straight = trainer(
+        Growing(1.0), optimizer="sgd", lr=3.0 * 0.5**back.rollbacks, batch_size=2, normalizer=Uncertainty()
+    )
+    straight.train(decay_windows(), 2)
+    assert back.rollbacks
+    assert torch.equal(back.model.weight, straight.model.weight)
+    theirs = straight.normalization.state_dict()
+    for name, value in back.normalization.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_going_back_is_bounded() -> None:
+    one = trainer(Growing(1.0), optimizer="sgd", lr=1e6, batch_size=2, on_divergence="rollback")
+    with pytest.raises(Diverged, match=r"Lower training\.synthetic\.lr \(now 31250\)"):
+        one.train(decay_windows(), 3)
+    assert one.rollbacks == MOST_ROLLBACKS
+
+
+def test_where_no_step_led_there_no_smaller_one_is_tried() -> None:
+    one = trainer(Growing(50.0), on_divergence="rollback")
+    with pytest.raises(Diverged):
+        one.train(decay_windows(), 3)
+    assert one.rollbacks == 0
+
+
+def test_generated_samples_are_read_again_after_a_rollback() -> None:
+    one = thrown(on_divergence="rollback")
+    data = AugmentedDataset(decay_windows())
+    one.train(data, 3)
+    assert one.rollbacks
