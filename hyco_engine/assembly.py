@@ -39,6 +39,7 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
+from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -210,11 +211,17 @@ class Assembler:
         self._note(scale_warning(terms, sizes, of_fields=of_fields))
         return trainers
 
+    @staticmethod
+    def _objective(model: nn.Module, data: Data, specs: Sequence[TermSpec]) -> Objective:
+        if data.manager is not None and data.manager.has_points:
+            return PointObjective(data.manager.layout, specs)
+        return objective_for(model, data.layout, specs)
+
     def trainer(self, player: Player, model: nn.Module, data: Data) -> Trainer:
         """A trainer with the player's settings, loss terms and normalizer."""
         settings = getattr(self.spec.training, player)
         specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
-        objective = objective_for(model, data.layout, specs)
+        objective = self._objective(model, data, specs)
         normalizer, name = self._normalizer(player, model, objective, data.layout)
         choice = getattr(self.spec, player)
         return Trainer(

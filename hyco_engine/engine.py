@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from hyco_engine.assembly import Assembler, sample_bytes
-from hyco_engine.errors import HycoError
+from hyco_engine.assembly import PLAYERS, Assembler, sample_bytes
+from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution, RunResult
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import Player, SampleSource, Tracker
+from hyco_engine.interfaces import Player, SampleSource, Strategy, Tracker
 from hyco_engine.loss_terms import glimpsed_sizes
+from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.loading import LoadedRun
+from hyco_engine.runs.lock import RunLock
+from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.training.hybrid import planned_phases
 
 
 class Engine:
-    """Runs one spec, given as a file, as a dictionary of its tables, or as a `Spec`.
+    """Runs one spec, given as a file, as a dictionary of its tables, as a `Spec`, or loaded with its overrides.
 
     Holds no global state: several engines, each with its own registry and callbacks, live in one process. `registry`
     None: the installed plugins, less those that `disabled` names. Raises SpecError with all mistakes at once.
@@ -31,7 +36,7 @@ class Engine:
 
     def __init__(
         self,
-        spec: Path | str | Mapping[str, Any] | Spec,
+        spec: Path | str | Mapping[str, Any] | Spec | LoadedSpec,
         *,
         registry: Registry | None = None,
         callbacks: Sequence[Tracker] = (),
@@ -39,7 +44,7 @@ class Engine:
         disabled: Collection[str] = (),
     ) -> None:
         self.registry = registry or Registry.discover(disabled_names(disabled))
-        self._loaded = _load(spec, self.registry, overrides)
+        self._loaded = spec if isinstance(spec, LoadedSpec) else _load(spec, self.registry, overrides)
         self.spec = self._loaded.spec
         self._callbacks = tuple(callbacks)
 
@@ -48,18 +53,55 @@ class Engine:
         with self._located():
             return self._plan(Assembler(self.spec, self.registry))
 
-    def run(self, run_dir: Path | str | None = None) -> RunResult:
+    def run(
+        self,
+        run_dir: Path | str | None = None,
+        *,
+        resume: bool = False,
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> RunResult:
         """Run the spec in a new folder, or in `run_dir`, which must be new or empty.
 
+        `resume`: go on with the run in `run_dir`, to the last bit as if it had never ended; where there is nothing to
+        go on from, from its beginning, and where it is completed, nothing is done. `stop` is asked after every step;
+        once it names a reason the run writes a checkpoint and ends with a KeyboardInterrupt.
+
         Raises HycoError. Once training has begun, the folder's summary.json says what happened, also after a
-        KeyboardInterrupt; a mistake that is found before leaves no folder behind.
+        KeyboardInterrupt; a mistake that is found before leaves no new folder behind.
         """
+        own = None if run_dir is None else Path(run_dir)
+        if resume and own is None:
+            raise SpecError("name the run folder to resume; `hyco-engine runs list` shows them", key="--run-dir")
         with self._located():
             assembler = Assembler(self.spec, self.registry)
-            trackers = assembler.trackers()
-            own = None if run_dir is None else Path(run_dir)
+            trackers = (*self._callbacks, *assembler.trackers())
+            if resume and own is not None and own.is_dir() and any(own.iterdir()):
+                return self._resume(assembler, own, trackers, stop)
             folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
-            return Execution(assembler, self._loaded, folder, (folder, *self._callbacks, *trackers)).execute()
+            earlier = Earlier(notes=(f"there is no run in {own}: it starts from its beginning",)) if resume else None
+            with RunLock(folder.path) as lock:
+                lock.acquire()
+                return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
+
+    def _resume(
+        self, assembler: Assembler, path: Path, trackers: Sequence[Tracker], stop: Callable[[], str | None]
+    ) -> RunResult:
+        if not is_run_folder(path):
+            raise SpecError(f"{path} is not empty and no run folder: there is no spec.toml in it", key="--run-dir")
+        with RunLock(path) as lock:
+            gone = lock.acquire()
+            summary = completed(path)
+            earlier = find_earlier(path, self.spec, running_on(self.registry, assembler.device))
+            if summary is not None and summary["cycles"] >= self.spec.run.cycles:
+                run = LoadedRun(path, self.registry)
+                models = {player: run.model(player) for player in PLAYERS if getattr(self.spec, player) is not None}
+                return RunResult(folder=path, summary=summary, resumed_completed=True, **models)
+            if summary is not None and earlier.checkpoint is None:
+                raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
+            if gone is not None:
+                earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
+            folder = RunFolder(path, made=False)
+            return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
         spec = self.spec
@@ -122,11 +164,12 @@ def run(
     *,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     run_dir: Path | str | None = None,
+    resume: bool = False,
     registry: Registry | None = None,
     callbacks: Sequence[Tracker] = (),
 ) -> RunResult:
     """The command `hyco-engine run` as a function: `run("spec.toml", overrides={"run.cycles": 2})`."""
-    return Engine(spec, registry=registry, callbacks=callbacks, overrides=overrides).run(run_dir)
+    return Engine(spec, registry=registry, callbacks=callbacks, overrides=overrides).run(run_dir, resume=resume)
 
 
 def _load(
@@ -139,11 +182,10 @@ def _load(
     return load_spec(spec, registry, overrides)
 
 
-def _phases(spec: Spec, strategy: Any, cycle: int) -> list[tuple[Player, int]]:
+def _phases(spec: Spec, strategy: Strategy | None, cycle: int) -> list[tuple[Player, int]]:
     """(player, epochs) of a cycle."""
-    present = {"physical": spec.physical, "synthetic": spec.synthetic}
-    if strategy is None:
-        players: list[tuple[Player, int | None]] = [(p, None) for p in ("physical", "synthetic") if present[p]]
-    else:
-        players = [(phase.player, phase.epochs) for phase in strategy.phases(cycle)]
-    return [(p, getattr(spec.training, p).epochs_per_cycle if e is None else e) for p, e in players]
+    players: list[Player] = [player for player in PLAYERS if getattr(spec, player) is not None]
+    return [
+        (phase.player, getattr(spec.training, phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
+        for phase in planned_phases(strategy, players, cycle)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Tracker
 from hyco_engine.runs.cache_manager import CacheManager
-from hyco_engine.runs.environment import describe_environment, package_versions
+from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.runs.environment import describe_environment, package_versions, running_on
 from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.keeper import Keeper
+from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
@@ -33,25 +36,47 @@ logger = logging.getLogger("hyco_engine")
 
 @attrs.frozen(kw_only=True, eq=False)
 class RunResult:
-    """What a run left: its folder, what summary.json holds, and the trained models, in eval mode."""
+    """What a run left: its folder, what summary.json holds, and the trained models, in eval mode.
+
+    `resumed_completed`: the run that was to be resumed had come to its end, and nothing was done.
+    """
 
     folder: Path
     summary: Mapping[str, Any]
     physical: nn.Module | None = attrs.field(default=None, repr=False)
     synthetic: nn.Module | None = attrs.field(default=None, repr=False)
+    resumed_completed: bool = False
 
 
 class Execution:
-    """One execution: whatever happens, the trackers are told the end and the summary is written."""
+    """One execution: whatever happens, the trackers are told the end and the summary is written.
+
+    `earlier`: what the run goes on from; None for a new one. `stop` gives the signal that asks the run to end, or None.
+    """
 
     def __init__(
-        self, assembler: Assembler, loaded: LoadedSpec, folder: RunFolder, trackers: Sequence[Tracker]
+        self,
+        assembler: Assembler,
+        loaded: LoadedSpec,
+        folder: RunFolder,
+        trackers: Sequence[Tracker],
+        earlier: Earlier | None = None,
+        stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.assembler = assembler
         self.spec = assembler.spec
         self.loaded = loaded
         self.folder = folder
+        self.earlier = earlier
         self._report = Reporter(trackers=trackers)
+        self._facts = {"spec": dump_spec(self.spec), **running_on(assembler.registry, assembler.device)}
+        self._fingerprint = ""
+        self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
+        self._keeper = Keeper(self._checkpoint, minutes=self.spec.run.checkpoint_minutes, stop=stop)
+        self._start = time.perf_counter()
+        if self._kept is not None:
+            self._start -= self._kept["elapsed"]
+            self._report.seconds.update(self._kept["seconds"])
         self.models: dict[Player, nn.Module] = {}
         self.initial: dict[str, Tensor] = {}
         self.data: Data | None = None
@@ -60,12 +85,23 @@ class Execution:
         self.metrics: dict[str, Any] = {}
         self.error_bars: ErrorBars | None = None
 
+    @property
+    def _kept(self) -> Mapping[str, Any] | None:
+        """The content of the checkpoint that the run goes on from."""
+        return None if self.earlier is None else self.earlier.checkpoint
+
     def execute(self) -> RunResult:
-        start = time.perf_counter()
         status, told = "failed", None
         try:
-            told_first = {"name": self.spec.run.name, "folder": self.folder.path, "spec": dump_spec(self.spec)}
-            self._report.tell("started", told_first)
+            if self.earlier is not None:
+                self.folder.rewind(self.earlier.metrics_bytes, 0.0 if self._kept is None else self._kept["elapsed"])
+            told_first = {"name": self.spec.run.name, "folder": self.folder.path, "spec": self._facts["spec"]}
+            self._report.tell("started", {**told_first, "records": self.earlier and self.earlier.records})
+            if self.earlier is not None:
+                for note in self.earlier.notes:
+                    self._report.tell("warned", note)
+                for note in self.earlier.warnings:
+                    self._report.warn(note)
             self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
                 self._report.warn(note)
@@ -78,12 +114,13 @@ class Execution:
             raise
         except BaseException as error:
             told = str(error) or type(error).__name__
-            if self.hybrid is None and isinstance(error, HycoError) and error.exit_code == 2:
+            new = self.hybrid is None and self.earlier is None
+            if new and isinstance(error, HycoError) and error.exit_code == 2:
                 # nothing was started: a mistake in the spec or the data leaves no run behind
                 self.folder.discard()
             raise
         finally:
-            self._report.seconds["total_s"] = time.perf_counter() - start
+            self._report.seconds["total_s"] = time.perf_counter() - self._start
             summary = self._summary(status, told)
             try:
                 if self.folder.path.exists():
@@ -96,12 +133,17 @@ class Execution:
     def _train(self) -> None:
         assembler, spec = self.assembler, self.spec
         with self._report.timed("prepare_data"):
-            data = self.data = assembler.data(assembler.source(), self._progress)
+            source = assembler.source()
+            data = self.data = assembler.data(source, self._progress)
+            self._fingerprint = source.fingerprint()
+        if self._kept is not None and self._kept["data"] != self._fingerprint:
+            raise RunError("the data has changed since the run began: start again with a new run folder")
         self.models = assembler.models(data)
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
             self.initial = parameter_values(physical)
             assembler.check_truth(physical, data.truth)
             self._prepare(physical, data)
+        self._keeper.between()
         trainers = assembler.trainers(self.models, data)
         for note in assembler.notes:
             self._report.warn(note)
@@ -109,7 +151,10 @@ class Execution:
         cooperating = len(trainers) == 2
         strategy = assembler.strategy() if cooperating else None
         if strategy is not None:
-            self.decision = assembler.cache_decision(len(data.train), sample_bytes(data.train), strategy)
+            if self._kept is not None and self._kept["cache"] is not None:
+                self.decision = CacheDecision(**self._kept["cache"])
+            else:
+                self.decision = assembler.cache_decision(len(data.train), sample_bytes(data.train), strategy)
             logger.info("generated samples: %s", self.decision.reason)
         folders = CacheManager(
             spec.paths.cache,
@@ -137,9 +182,48 @@ class Execution:
                 folders=folders,
                 trackers=self._report.trackers,
                 strict=True,
+                watch=self._keeper,
             )
-            self.hybrid.train(data.train, spec.run.cycles)
+            if self._kept is not None:
+                self._restore(self.hybrid, self._kept)
+            self.hybrid.train(data.train, spec.run.cycles - self.hybrid.history.cycles)
             logger.info("caches: %s", folders.summary())
+
+    def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:
+        try:
+            hybrid.load_state_dict(kept["training"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise RunError(
+                f"the checkpoint does not fit what the spec builds now ({type(error).__name__}: {error}): a plugin or "
+                "the engine has changed since; install the versions in environment.json, or start again"
+            ) from error
+        if (now := self._execution) != kept["execution"]:
+            self._report.warn(
+                f"the physics ran as {kept['execution']!r} when the checkpoint was written, and runs as {now!r} now: "
+                "results may differ in their last digits"
+            )
+
+    @property
+    def _execution(self) -> str | None:
+        physical = self.models.get("physical")
+        return physical.execution[0] if isinstance(physical, PhysicalModel) else None
+
+    def _checkpoint(self, training: Mapping[str, Any]) -> None:
+        start = time.perf_counter()
+        content = {
+            "run": self._facts,
+            "data": self._fingerprint,
+            "cache": None if self.decision is None else attrs.asdict(self.decision),
+            "execution": self._execution,
+            "training": training,
+            "metrics": self.folder.metrics_position(),
+            "seconds": dict(self._report.seconds),
+            "elapsed": start - self._start,
+        }
+        path = self._checkpoints.save(content)
+        seconds = time.perf_counter() - start
+        self._report.seconds["checkpoint"] = self._report.seconds.get("checkpoint", 0.0) + seconds
+        self.folder.log(logging.INFO, f"checkpoint {path.name}: {seconds:.3g} s")
 
     @staticmethod
     def _try_folder(folders: CacheManager) -> None:
@@ -174,6 +258,7 @@ class Execution:
                 if heldout is None:
                     continue
                 for player, model in self.models.items():
+                    self._keeper.between()
                     self.metrics.setdefault(player, {})[split] = heldout.measure(model)
                 if isinstance(heldout, HeldOutRollouts):
                     self.metrics.setdefault("persistence", {})[split] = heldout.persistence()
@@ -280,3 +365,4 @@ class Execution:
 
     def _progress(self, done: int, total: int) -> None:
         self._report.tell("progress", {"cycle": None, "phase": "prepare_data", "done": done, "total": total})
+        self._keeper.between()

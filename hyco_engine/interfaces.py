@@ -54,6 +54,8 @@ class BuildContext:
     parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
     """Physics: the spec's settings by parameter name."""
     compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
+    planned_steps: int = 0
+    """Physics: how many frames of one sample training is going to step, which decides whether compiling pays."""
     physical: PhysicalChoice | None = None
     """Sources: the spec's `[physical]`, the default physics of `simulate`."""
     num_frames: int | None = None
@@ -186,7 +188,7 @@ class Samples(ABC):
     """The mean over all samples of the share of their targets that was observed."""
 
     horizon: int | None = None
-    """Steps of the rollouts that the targets belong to; None: there are none."""
+    """Steps of the rollouts that targets by name belong to; None: there are none."""
 
     def inputs(self, indices: Tensor) -> Values:
         """The inputs alone, where that is cheaper."""
@@ -232,6 +234,10 @@ class PhysicalModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, state: Tensor) -> Tensor: ...
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        """`forward` with the parameters' present values, for several calls: what they are made of is computed once."""
+        return self
 
     def prepare(self, state: Tensor) -> None:
         """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
@@ -372,6 +378,8 @@ class CycleContext:
     teacher is after so many steps."""
     models: Mapping[Player, nn.Module]
     """Both models; not to be changed."""
+    terms: Mapping[Player, Sequence[TermSpec]]
+    """Loss terms of each model, as declared."""
     layout: StateLayout | None = None
     """Of the states; None for data that is no field."""
     generator: Callable[..., torch.Generator]
@@ -501,7 +509,11 @@ class Tracker:
     """Is told what happens; every method may be left out. A tracker must not change the run."""
 
     def started(self, info: Mapping[str, Any]) -> None:
-        """Before the first phase: `name`, `folder` (Path or None), `spec` (resolved, as TOML text or None)."""
+        """Before the first phase: `name`, `folder` (Path or None), `spec` (resolved, as TOML text or None).
+
+        `records`: None for a new run; for one that goes on, what `metrics` was told up to where it goes on. What it was
+        told after that is void, and will be told again.
+        """
 
     def phase_started(self, record: Mapping[str, Any]) -> None:
         """`cycle`, `phase` ("train_synthetic", "generate_physical", ...), `total` (epochs or samples)."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from hyco_engine.data.points import GRID
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, GeneratedSamples, Samples, Values
 
@@ -55,7 +57,8 @@ class AugmentedDataset(Samples):
             return _fresh(theirs[0]), _fresh(theirs[1])
         ours = self.real.batch(indices[~mask])
         order = _order(mask)
-        return _mix(ours[0], theirs[0], order, "input"), _mix(ours[1], theirs[1], order, "target")
+        targets = _alike(ours[1], theirs[1])
+        return _mix(ours[0], theirs[0], order, "input"), _mix(*targets, order, "target")
 
     def inputs(self, indices: Tensor) -> Values:
         if self.generated is None or not self.n_generated:
@@ -85,6 +88,16 @@ def _order(mask: Tensor) -> Tensor:
     """For each place in a batch, its sample's position among first the real, then the generated ones."""
     rank = torch.where(mask, mask.cumsum(0), (~mask).cumsum(0)) - 1
     return torch.where(mask, rank + (~mask).sum(), rank)
+
+
+def _alike(ours: Values, theirs: Values) -> tuple[Values, Values]:
+    """Targets at sensors beside generated rollouts: each has what the other has, with nothing observed there."""
+    if isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or "value" not in ours:
+        return ours, theirs
+    none = {GRID: theirs.new_full((1, *theirs.shape[1:]), math.nan).expand(len(ours["value"]), *theirs.shape[1:])}
+    empty = {name: values.new_zeros(len(theirs), *values.shape[1:]) for name, values in ours.items()}
+    empty["value"] = torch.full_like(empty["value"], math.nan)
+    return {**ours, **none}, {**empty, GRID: theirs}
 
 
 def _mix(ours: Values, theirs: Values, order: Tensor, what: str) -> Values:

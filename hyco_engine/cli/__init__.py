@@ -19,7 +19,10 @@ COMMANDS = {
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
     "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
+    "export": ("hyco_engine.cli.export:export", "Write a run's surrogate and parameters for use elsewhere."),
+    "inspect": ("hyco_engine.cli.inspect:inspect", "Say what a data file holds, and the spec that reads it."),
     "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
+    "doctor": ("hyco_engine.cli.doctor:doctor", "Look whether this machine is ready."),
     "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),
 }
 

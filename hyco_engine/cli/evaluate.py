@@ -8,29 +8,49 @@ from typing import Any, Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json, which_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
 @click.command()
 @click.argument("run", type=PATH)
 @click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Which real data.")
+@which_option
+@set_option
+@click.option("--csv", "table", type=PATH, help="Also write all metrics to this file, by model, field and lead time.")
 @disable_option
 @json_option
-def evaluate(run: Path, split: Literal["val", "test"], disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Measure the models of the run folder RUN on its real data, by rollouts over the full length."""
+def evaluate(
+    run: Path,
+    split: Literal["val", "test"],
+    which: Literal["best", "final"],
+    overrides: tuple[str, ...],
+    table: Path | None,
+    disable_plugin: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure the models of the run folder RUN on real data, by rollouts over the full length.
+
+    The data is the run's own, or other data that --set names: --set 'data.path="other.npz"'.
+    """
     registry = discover(disable_plugin)
 
     with stdout_for_json(as_json):
         from hyco_engine.runs.loading import evaluate as measure
 
-        result = measure(run, split, registry)
+        result = measure(run, split, registry, which=which, overrides=overrides)
+        if table is not None:
+            from hyco_engine.runs.metrics_table import write_table
+
+            write_table(result, table)
     if as_json:
         print_json(result)
         return
     from hyco_engine.cli.layout import metrics_lines
 
-    if (status := result.get("status", "completed")) != "completed":
+    if (status := result["status"]) != "completed":
         click.echo(f"note: the run {run} is {status}: these are the weights it had then", err=True)
-    found: Mapping[str, Any] = result.get("metrics", result)
+    found: Mapping[str, Any] = result["metrics"]
     click.echo("\n".join(metrics_lines(found, split)))
+    if table is not None:
+        click.echo(f"wrote {table}")

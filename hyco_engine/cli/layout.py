@@ -93,14 +93,24 @@ def _titled(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def metrics_lines(metrics: Mapping[str, Any], split: str) -> list[str]:
-    """One row a model: nrmse, vrmse, nrmse of each field, nrmse of the last step; or whatever else there is."""
+    """One row a model: nrmse, vrmse, nrmse of each field and of the last step; below, where measured, the rest."""
     found = {name: m for name in PLAYERS if (m := _of_split(metrics, name, split))}
     if not found:
         return [f"there is nothing to measure in the {split} split"]
     rows = {name: _columns(m) for name, m in found.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     body = [[PLAYERS[name], *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return table([["model", *columns], *body])
+    lines = table([["model", *columns], *body])
+    details = [_detail_lines(found, field) for field in next(iter(found.values())).get("by_field") or ()]
+    return lines + [line for part in details for line in ["", *part]]
+
+
+def _detail_lines(found: Mapping[str, Mapping[str, Any]], field: str) -> list[str]:
+    """All metrics of one field, one row each, one column a model."""
+    by_model = {name: m["by_field"][field] for name, m in found.items() if field in (m.get("by_field") or {})}
+    names = next(iter(by_model.values()))
+    rows = [[name, *(number(values.get(name)) for values in by_model.values())] for name in names]
+    return table([[field, *(PLAYERS[model] for model in by_model)], *rows])
 
 
 def _columns(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,3 +44,14 @@ def stdout_for_json(as_json: bool) -> Iterator[None]:
     """With `--json`, stdout holds one object: what else is printed meanwhile goes to stderr."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
+
+
+def which_option(command: F) -> F:
+    """Add `--which`; the command takes `which: Literal["best", "final"]`."""
+    return click.option(
+        "--which",
+        type=click.Choice(["final", "best"]),
+        default="final",
+        show_default=True,
+        help="Weights of the run's end, or those with the smallest validation error.",
+    )(command)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json, which_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -22,6 +22,7 @@ from hyco_engine.cli.plugins import disable_option, discover
     default=None,
     help="Which of the run's models; none: the surrogate, or the physics of a run that has none.",
 )
+@which_option
 @disable_option
 @json_option
 def predict(
@@ -30,6 +31,7 @@ def predict(
     out: Path,
     steps: int,
     model: Literal["physical", "synthetic"] | None,
+    which: Literal["best", "final"],
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -41,7 +43,7 @@ def predict(
     with stdout_for_json(as_json):
         from hyco_engine.runs.loading import predict as roll_out
 
-        result = roll_out(run, source, out, steps, model, registry)
+        result = roll_out(run, source, out, steps, model, registry, which)
     if as_json:
         print_json(result)
     else:

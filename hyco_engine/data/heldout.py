@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.observation import complete_frames
+from hyco_engine.data.points import points_of
 from hyco_engine.data.splits import Segment, SplitName
 from hyco_engine.errors import DataError
 from hyco_engine.interfaces import Trajectory
@@ -39,7 +40,7 @@ def heldout_trajectories(
     NaN where nothing was observed, and on training frames that a rollout passes. Raises DataError where there is no
     frame to start from, or nothing to reach.
     """
-    masked = choice.observe.mask is not None
+    masked = choice.observe.mask is not None or any(t.points is not None for t in trajectories)
     parts = segments[split]
     starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
     measure = _measure(choice, starts)
@@ -51,16 +52,22 @@ def heldout_trajectories(
             own = _before(trajectory, earlier, masked)
         if own is None:
             raise _no_start(part, split, measure)
+        points = points_of(trajectory.points, split, choice.split.by, own, part.stop - 1, after=max(own, part.start))
         dynamic = trajectory.dynamic[own : part.stop]
         if own < part.start:
             dynamic = torch.cat([dynamic[:1], _hidden(dynamic[1 : part.start - own]), dynamic[part.start - own :]])
-        if masked and bool(dynamic[1:].isnan().all()):
+        if masked and points is None and bool(dynamic[1:].isnan().all()):
             raise DataError(
                 f"{split} observes nothing of the frames {part} of simulation {part.simulation} that a rollout could "
                 f"be held against; hide less, or set observe.mask.heldout = false",
                 key="data.observe.mask",
             )
-        found.append(Trajectory(dynamic=dynamic, static=trajectory.static))
+        if points is not None and bool(points.value[points.frame > 0].isnan().all()):
+            raise DataError(
+                f"{split} has no observation of a sensor in the frames {part} of simulation {part.simulation}",
+                key="data.split",
+            )
+        found.append(Trajectory(dynamic=dynamic, static=trajectory.static, points=points))
     return measure, tuple(found)
 
 
@@ -76,7 +83,7 @@ def _first(trajectory: Trajectory, part: Segment) -> int | None:
     """The first complete frame of a stretch that something observed follows."""
     frames = trajectory.dynamic[part.start : part.stop]
     for frame in complete_frames(frames[:-1]).nonzero()[:, 0].tolist():
-        if not bool(frames[frame + 1 :].isnan().all()):
+        if trajectory.points is not None or not bool(frames[frame + 1 :].isnan().all()):
             return part.start + int(frame)
         break
     return None

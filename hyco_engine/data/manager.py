@@ -20,6 +20,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
+from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
 from hyco_engine.data.statistics import Statistics
@@ -78,7 +79,7 @@ class DataManager:
     @property
     def planned_windows(self) -> int | None:
         """Training windows there will be, known without loading anything; None where that cannot be told."""
-        if self._planned is None or self.choice.observe.mask is not None:
+        if self._planned is None or self.choice.observe.mask is not None or self.has_points:
             return None
         horizon, stride = self.choice.num_predict_steps, self.choice.stride
         return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
@@ -100,6 +101,11 @@ class DataManager:
         return self._loaded
 
     @cached_property
+    def has_points(self) -> bool:
+        """Whether sensors saw the simulations, in place of frames."""
+        return self.source.points(0) is not None
+
+    @cached_property
     def _segments(self) -> dict[SplitName, tuple[Segment, ...]]:
         return self._segment([len(t.dynamic) for t in self.trajectories])
 
@@ -114,11 +120,13 @@ class DataManager:
         return self.source.truth
 
     @cached_property
-    def train(self) -> WindowDataset:
+    def train(self) -> WindowDataset | PointWindows:
         """The windows of the train split that start from a complete state and have something observed to reach.
 
         Raises DataError where a mask leaves none.
         """
+        if self.has_points:
+            return self._point_windows()
         mask = self.choice.observe.mask
         windows = WindowDataset(
             self._cut("train"),
@@ -144,6 +152,22 @@ class DataManager:
             )
         return windows
 
+    def _point_windows(self) -> PointWindows:
+        steps = self.choice.num_predict_steps
+        windows = PointWindows(self._cut("train"), horizon=steps, stride=self.choice.stride)
+        if not len(windows):
+            raise DataError(
+                f"no sensor saw anything to train on within num_predict_steps = {steps} frames of a complete one",
+                key="data.num_predict_steps",
+            )
+        if windows.unreached:
+            log.warning(
+                "%d observations are in no window of num_predict_steps = %d, so they are not used; predict more steps",
+                windows.unreached,
+                steps,
+            )
+        return windows
+
     @cached_property
     def measure(self) -> dict[Literal["val", "test"], Measure]:
         """How models are measured on each held-out split; see `hyco_engine.data.heldout`."""
@@ -160,7 +184,11 @@ class DataManager:
 
     def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
         return tuple(
-            Trajectory(dynamic=t.dynamic[part.start : part.stop], static=t.static)
+            Trajectory(
+                dynamic=t.dynamic[part.start : part.stop],
+                static=t.static,
+                points=points_of(t.points, split, self.choice.split.by, part.start, part.stop - 1),
+            )
             for part in self._segments[split]
             for t in [self.trajectories[part.simulation]]
         )
@@ -183,7 +211,8 @@ class DataManager:
     def summary(self) -> dict[str, Any]:
         """Sizes: `simulations`, `frames` by split, `n_windows`, `skipped_windows`, `bytes`, and more.
 
-        `observed` is the share of the dynamic fields' values that is observed, by split.
+        `observed` is the share of the dynamic fields' values that is observed, and `points` the number of values that
+        sensors saw, by split.
         """
         return {
             "simulations": self.num_simulations,
@@ -192,6 +221,7 @@ class DataManager:
             "resolution": list(self.layout.grid.resolution),
             "frames": {name: sum(map(len, self._segments[name])) for name in NAMES},
             "observed": {name: self._observed(name) for name in NAMES},
+            "points": {name: self._n_points(name) for name in NAMES},
             "measure": dict(self.measure),
             "rollouts": {name: len(self._segments[name]) for name in ("val", "test")},
             "n_windows": len(self.train),
@@ -201,10 +231,13 @@ class DataManager:
         }
 
     def _observed(self, split: SplitName) -> float:
-        if self.choice.observe.mask is None:
+        if self.choice.observe.mask is None or self.has_points:
             return 1.0
         counts = [observed_share(t.dynamic, self.layout) for t in self._cut(split)]
         return sum(seen for seen, _ in counts) / max(1, sum(total for _, total in counts))
+
+    def _n_points(self, split: SplitName) -> int:
+        return sum(0 if t.points is None else int((~t.points.value.isnan()).sum()) for t in self._cut(split))
 
     def _log_sizes(self) -> None:
         numbers = self.summary()
@@ -223,9 +256,23 @@ class DataManager:
             for entry in entries:
                 found.append(_kept(folder, "sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
-            if self._observer.acts:
+            if self._observer.acts and not self.has_points:
                 found = self._observe_all(folder, entries, found)
+        if self.has_points:
+            segments = self._segment([len(trajectory.dynamic) for trajectory in found])
+            found = [self._seen(index, trajectory, segments) for index, trajectory in enumerate(found)]
         return tuple(found)
+
+    def _seen(self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]) -> Trajectory:
+        """With what sensors saw of it, of the chosen fields."""
+        points = self.source.points(index)
+        if points is None:
+            return trajectory
+        chosen = attrs.evolve(points, value=self._selection.of_points(points.value).to(self.dtype))
+        chosen = cut_points(chosen, 0, len(trajectory.dynamic) - 1)
+        out = _held_out(segments, index)
+        seen = self._observer.points(chosen, index, [] if self.choice.split.by == "sensor" else out)
+        return attrs.evolve(trajectory, points=seen)
 
     def _entry(self, index: int, fingerprint: str) -> Entry:
         return Entry(
@@ -244,7 +291,8 @@ class DataManager:
         frames = _wanted(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
         mask = self.choice.observe.mask
-        check_values(loaded, self.source, index, allow_missing=mask is not None and mask.value == "nan")
+        missing = self.has_points or (mask is not None and mask.value == "nan")
+        check_values(loaded, self.source, index, allow_missing=missing)
         chosen = self._selection.apply(loaded, index)
         own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])
         dynamic, static = (
@@ -267,12 +315,17 @@ class DataManager:
         segments = self._segment([len(trajectory.dynamic) for trajectory in found])
         observed = []
         for entry, trajectory in zip(entries, found, strict=True):
-            out = [part for name in ("val", "test") for part in segments[name] if part.simulation == entry.index]
+            out = _held_out(segments, entry.index)
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
             observed.append(_kept(folder, "observed", own, build))
         return observed
+
+
+def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
+    """What of simulation `index` validates or tests."""
+    return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
 
 
 def _kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:

@@ -20,7 +20,7 @@ from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.splits import Segment
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory
+from hyco_engine.interfaces import Points, Trajectory
 from hyco_engine.randomness import derive_generator
 from hyco_engine.spec.choices import Mask, Noise, Observe
 
@@ -64,6 +64,34 @@ class Observer:
             hidden = ~seen[:, None] & sample_mask(self.layout)[: self.layout.n_dynamic]
             dynamic = torch.where(hidden if missing is None else hidden | missing, torch.nan, dynamic)
         return Trajectory(dynamic=dynamic, static=trajectory.static)
+
+    def points(self, points: Points, index: int, heldout: Sequence[Segment] = ()) -> Points:
+        """What sensors saw of simulation `index`, likewise. Raises DataError for masks that are made for grids."""
+        mask, noise = self.observe.mask, self.observe.noise
+        values = points.value
+        if mask is not None:
+            if attrs.evolve(cast("Any", mask), value=None) != Mask():
+                raise DataError(
+                    "sensors see what is in their table: leave rows out of it; of a mask only `value` is for them",
+                    key=KEY,
+                )
+            if mask.value is not None:
+                values = torch.where(_equal(values, mask.value), torch.nan, values)
+        if noise is not None:
+            scale = torch.full((values.shape[1],), noise.level, dtype=torch.float64)
+            if noise.relative:
+                for field in self.layout.dynamic:
+                    own = self.layout.channels(field.name)
+                    scale[own] *= _spread(values[:, own, None], torch.ones(field.channels, 1, dtype=torch.bool))
+            generator = derive_generator(self.seed, "noise", index)
+            drawn = scale * torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            if not noise.heldout:
+                out = points.heldout.clone()
+                for part in heldout:
+                    out |= (points.frame >= part.start) & (points.frame <= part.stop - 1)
+                drawn[out] = 0.0
+            values = (values.double() + drawn).to(values.dtype)
+        return attrs.evolve(points, value=values)
 
     def _noisy(self, dynamic: Tensor, noise: Noise, index: int, heldout: Tensor) -> Tensor:
         generator = derive_generator(self.seed, "noise", index)
@@ -171,8 +199,8 @@ def _draw(count: int, shape: Sequence[int], generator: torch.Generator, key: str
 def _read(mask: Mask) -> Any:
     assert mask.file is not None
     try:
-        return np.load(mask.file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read_arrays(mask.file)
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {mask.file}: {error}", key=f"{KEY}.file") from None
 
 

@@ -19,6 +19,8 @@ from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
 from hyco_engine.interfaces import Points, Samples, Trajectory
 
+GRID = "grid"
+"""Name of the targets of generated samples among those of sensors: whole rollouts `[B, T, C_dyn, *S]`."""
 # Rounding of a time that falls on a frame must not ask for the frame after it.
 _SLACK = 1e-6
 
@@ -28,6 +30,17 @@ def cut_points(points: Points, start: float, stop: float, *, after: float | None
     least = start if after is None else after
     keep = (points.frame >= least - _SLACK) & (points.frame <= stop + _SLACK)
     return attrs.evolve(select_points(points, keep), frame=(points.frame[keep] - start).clamp(min=0))
+
+
+def points_of(
+    points: Points | None, split: str, by: str, start: float, stop: float, *, after: float | None = None
+) -> Points | None:
+    """What belongs to a split, within its frames `start` to `stop`: by sensor, those that train or those held out."""
+    if points is None:
+        return None
+    if by == "sensor":
+        points = select_points(points, points.heldout if split == "val" else ~points.heldout)
+    return cut_points(points, start, stop, after=after)
 
 
 def select_points(points: Points, keep: Tensor) -> Points:
@@ -106,10 +119,12 @@ def _fixes(rule: Rule) -> bool:
 class PointWindows(Samples):
     """Samples (state `[C_all, *S]`, what sensors saw over the next `horizon` frames), by name:
 
-    `frame [N]` since the state, `time [N]` since the simulation's start, `position [N, n_axes]`, `value [N, C_dyn]`. N is
-    that of the fullest window; where another has fewer, `value` is NaN. A window starts from a complete frame, and
-    something was seen after it; all others are counted in `skipped`.
+    `frame [N]` since the state, `time [N]` since the simulation's start, `position [N, n_axes]`, `value [N, C_dyn]`.
+    N is that of the fullest window; where another has fewer, `value` is NaN. A window starts from a complete frame,
+    and something was seen after it; all others are counted in `skipped`.
     """
+
+    horizon: int
 
     def __init__(self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1) -> None:
         self.horizon = horizon

@@ -11,20 +11,18 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
+from hyco_engine.data.npy import Array, read_array, read_header
 from hyco_engine.errors import DataError
-from hyco_engine.resources import free_memory
-
-Array = npt.NDArray[Any]
 
 ENTRIES = (
     "dim_names", "dim_types", "dim_item_names", "field_type", "lower", "upper", "bounds_item_names", "extrapolation",
@@ -38,7 +36,6 @@ MAX_PLAIN_BYTES = 2**20
 """All entries but the data are a few hundred bytes; more is no Scene."""
 MAX_ITEMS = 10_000
 MAX_DEPTH = 16
-_PIECE = 2**24
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -149,6 +146,13 @@ class _Unpickler(pickle._Unpickler):
             )
         return _Maker(what)
 
+    def _bytearray8(self: Any) -> None:
+        """As it is, but with a length that is believed only as far as there are bytes."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray8}
+
 
 class _Builder:
     """Plain objects from what the unpickler left, in bounded number and depth."""
@@ -229,7 +233,7 @@ def _read_about(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
         raise ValueError(f"it has {info.file_size} bytes; at most {MAX_PLAIN_BYTES} are read")
     content = archive.read(info)
     opened = io.BytesIO(content)
-    shape, fortran, dtype = _header(opened)
+    shape, fortran, dtype = read_header(opened)
     body = content[opened.tell() :]
     count = math.prod(shape)
     if dtype.hasobject:
@@ -246,33 +250,13 @@ def _read_data(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, wanted: bool
 ) -> tuple[tuple[int, ...], np.dtype[Any], Array | None]:
     with archive.open(info) as opened:
-        shape, fortran, dtype = _header(opened)
-        if dtype.kind not in "fiub":
-            raise ValueError(f"it holds {dtype}, and only real numbers are read")
-        size = math.prod(shape) * dtype.itemsize
-        if opened.tell() + size != info.file_size:
-            raise ValueError(f"it declares {size} bytes of data and has {info.file_size - opened.tell()}")
-        if not wanted:
-            return shape, dtype, None
-        if size > (free := free_memory()):
-            raise ValueError(f"it takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free")
-        values = np.empty(size, np.uint8)
-        done = 0
-        while part := opened.read(_PIECE):  # zipfile reads no further than the size that was checked
-            values[done : done + len(part)] = np.frombuffer(part, np.uint8)
-            done += len(part)
-        if done != size:
-            raise ValueError(f"it ends after {done} of {size} bytes")
-    return shape, dtype, values.view(dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"unknown .npy version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return tuple(shape), bool(fortran), dtype
+        if wanted:
+            values = read_array(opened, info.file_size)
+            return values.shape, values.dtype, values
+        shape, _, dtype = readread_header(opened)
+        if opened.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
+            raise ValueError(f"it declares {dtype} {shape} and has {info.file_size} bytes")
+        return shape, dtype, None
 
 
 def _field(about: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], data: Array | None) -> SceneField:

@@ -78,6 +78,10 @@ class Selection:
         static = torch.cat(parts) if parts else trajectory.static[:0]
         return Trajectory(dynamic=dynamic[crop], static=static[crop])
 
+    def of_points(self, values: Tensor) -> Tensor:
+        """The chosen dynamic fields of `[N, C_dyn]` at points, which know no static fields."""
+        return values[:, self._channels(self.layout.dynamic)]
+
     def _channels(self, fields: Sequence[FieldInfo]) -> Tensor:
         return torch.cat([torch.arange(self.source.n_all)[self.source.channels(field.name)] for field in fields])
 

@@ -36,9 +36,12 @@ def resolve_split(split: Split, frames: Sequence[int]) -> dict[SplitName, tuple[
 
     By simulation, a segment is a whole simulation. By time, the ranges cut every simulation alike, counted from its own
     end where they are negative, and what trains may then be two segments of a simulation, before and after what does
-    not; no window crosses from one to the other. A segment of val and test is rolled out from its first frame.
-    Raises DataError with the key of the range at fault.
+    not; no window crosses from one to the other. By sensor, every simulation trains and validates, on other points of
+    it. Raises DataError with the key of the range at fault.
     """
+    if split.by == "sensor":
+        whole = tuple(Segment(simulation, 0, count) for simulation, count in enumerate(frames))
+        return {"train": whole, "val": whole, "test": ()}
     if split.by == "time":
         found: dict[SplitName, list[Segment]] = {name: [] for name in NAMES}
         for simulation, count in enumerate(frames):
@@ -122,7 +125,7 @@ def _count(total: int, unit: str) -> str:
 
 
 def check_lengths(
-    segments: dict[SplitName, tuple[Segment, ...]], horizon: int, by: Literal["simulation", "time"]
+    segments: dict[SplitName, tuple[Segment, ...]], horizon: int, by: Literal["simulation", "time", "sensor"]
 ) -> None:
     """Every split must hold what it is for: a training window, or a rollout of one step. Raises DataError."""
     longest = max(segments["train"], key=len)

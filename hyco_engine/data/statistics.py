@@ -51,11 +51,14 @@ class Statistics:
                 dynamic.add(chunk)
                 for part in changes.of(chunk):
                     change.add(part)
+            if trajectory.points is not None:
+                dynamic.add_points(trajectory.points.value)
         mean = torch.cat([dynamic.mean, static.mean])
         # what rounding alone can make of a constant
         least = 4 * rounding * mean.abs()
         variance = torch.cat([dynamic.variance, static.variance])
-        square = change.variance + change.mean**2
+        # where no two frames are known, a change is taken to be as large as the field
+        square = torch.where(change.count > 0, change.variance + change.mean**2, dynamic.variance)
         return cls(
             mean=mean,
             std=_spread(variance, least, layout.fields),
@@ -122,6 +125,13 @@ class _Moments:
             mean = torch.where(seen, values, 0.0).sum(dims) / count.clamp(min=1)
             squares = torch.where(seen, values - mean.reshape(shape), 0.0).square().sum(dims)
         self._merge(count, mean, squares)
+
+    def add_points(self, values: Tensor) -> None:
+        """`[N, C]`."""
+        seen = ~values.isnan()
+        count = seen.sum(0).double()
+        mean = torch.where(seen, values.double(), 0.0).sum(0) / count.clamp(min=1)
+        self._merge(count, mean, torch.where(seen, values.double() - mean, 0.0).square().sum(0))
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = (self.count + count).clamp(min=1)

@@ -30,6 +30,8 @@ class WindowDataset(Samples):
     Trajectories larger than memory stay where they are (memory-mapped tensors are read window by window).
     """
 
+    horizon: int
+
     def __init__(
         self,
         trajectories: Sequence[Trajectory],

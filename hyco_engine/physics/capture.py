@@ -7,9 +7,11 @@ checked against the step before it is used.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,7 +22,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from hyco_engine.errors import RunError
 from hyco_engine.physics.compiling import compiled, worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference, Step, examine
-from hyco_engine.physics.graphs import REWRITES, clean, count_operations, rewrite, writes
+from hyco_engine.physics.graphs import REWRITES, REWRITES_TO_COMPILE, Rewrite, clean, count_operations, rewrite, writes
+
+logger = logging.getLogger(__name__)
 
 Compile = Literal["auto", "eager", "graph", "inductor"]
 
@@ -91,11 +95,11 @@ class StepRunner:
             self._examined = True
         if self._kind == "eager":
             return self._eager(state, *parameters)
-        if self._kind == "inductor" and self._asked == "auto":
-            most = max(key[0] for key in self._graphs)
-            if state.shape[0] > most:
-                return torch.cat([self(part, parameters) for part in state.split(most)])
         size = state.shape[0]
+        if self._kind == "inductor":
+            there = self._compiled(state, parameters)
+            if there and size > there[-1] and self._asked == "auto":
+                return torch.cat([self(part, parameters) for part in state.split(there[-1])])
         padded = _pad(state, self._fitting(state, parameters))
         run = self._graph(padded, parameters)
         if run is None:
@@ -105,27 +109,36 @@ class StepRunner:
     def _fitting(self, state: Tensor, parameters: Sequence[Tensor]) -> int:
         """The size of batch to run: of what is compiled the smallest that is large enough, since more is dear."""
         size = state.shape[0]
-        if self._kind == "inductor":
-            there = [key[0] for key in self._graphs if key[0] >= size and key == _key(state, key[0], parameters)]
-            if there:
-                return int(min(there))
-        return bucket(size)
+        if self._kind != "inductor":
+            return bucket(size)
+        return next((there for there in self._compiled(state, parameters) if there >= size), bucket(size))
+
+    def _compiled(self, state: Tensor, parameters: Sequence[Tensor]) -> list[int]:
+        """The sizes of batches that are compiled, ascending."""
+        return sorted(key[0] for key in self._graphs if key == _key(state, key[0], parameters))
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Within jvp, vmap or grad of torch.func nothing can be captured: a graph that is there, or eagerly."""
-        graph = self.graph_for(state, parameters)
-        if graph is None:
-            return self._step(state, *parameters)
         size = self._fitting(state, parameters)
-        return graph(_pad(state, size), *parameters)[: state.shape[0]]  # type: ignore[no-any-return]
-
-    def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule | None:
-        """The graph that such a batch is run with, if there is one; it takes batches of `bucket(len(state))`."""
-        key = _key(state, self._fitting(state, parameters), parameters)
+        key = _key(state, size, parameters)
         if key not in self._graphs:
-            return None
+            return self._step(state, *parameters)
         self._graphs.move_to_end(key)
-        return self._graphs[key][0]
+        result: Tensor = self._graphs[key][0](_pad(state, size), *parameters)
+        return result[: state.shape[0]]
+
+    def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, int] | None:
+        """The graph that such a batch is run with and the size of batch that it takes; None where none can be.
+
+        For who wants to differentiate or to compile it otherwise.
+        """
+        if not self._examined:
+            self(state, parameters)
+        if self._kind == "eager":
+            return None
+        size = self._fitting(state, parameters)
+        found = self._graph(_pad(state, size), parameters)
+        return None if found is None else (found[0], size)
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
         key = _key(state, state.shape[0], parameters)
@@ -156,7 +169,7 @@ class StepRunner:
         names = [name if name in self._learned else None for name in self._names]
         reference = Reference(self._eager, state, others, names)
         reference.check(graph, tolerance)
-        graph = _rewritten(graph, reference, tolerance)
+        graph = _rewritten(graph, REWRITES, partial(reference.check, tolerance=tolerance))
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
         if self._undecided:
             worth, why = worth_compiling(graph, state, self._planned)
@@ -167,8 +180,10 @@ class StepRunner:
             return graph, graph
         try:
             inputs = [x.requires_grad_(n is not None) for x, n in zip(parameters, names, strict=True)]
-            run = compiled(graph, state.requires_grad_(), inputs)
-            reference.check(run, _FUSED * tolerance, reordered=True)
+            check = partial(reference.check, tolerance=_FUSED * tolerance, reordered=True)
+            fast = _rewritten(graph, REWRITES_TO_COMPILE, check)
+            run = compiled(fast, state.requires_grad_(), inputs)
+            check(run)
         except Exception as error:
             why = str(error) if isinstance(error, CaptureError) else f"inductor failed: {_first_line(error)}"
             if self._asked == "inductor":
@@ -178,18 +193,18 @@ class StepRunner:
             self._reason += self._why
             return graph, graph
         self._reason += f", and compiled{self._why}"
-        return graph, run
+        return fast, run
 
 
-def _rewritten(graph: GraphModule, reference: Reference, tolerance: float) -> GraphModule:
-    """The graph after all rewrites that hold."""
-    if writes(graph):
-        return graph
-    for change in REWRITES:
-        with suppress(Exception):
+def _rewritten(graph: GraphModule, changes: Sequence[Rewrite], check: Callable[[GraphModule], None]) -> GraphModule:
+    """The graph after all changes that hold."""
+    for change in () if writes(graph) else changes:
+        try:
             new = rewrite(graph, change)
-            reference.check(new, tolerance, reordered=True)
+            check(new)
             graph = new
+        except Exception as error:
+            logger.debug("%s does not hold for this graph: %s", change.__name__, error)
     return graph
 
 

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,9 +38,8 @@ def compiled(graph: GraphModule, state: Tensor, parameters: Sequence[Tensor]) ->
     table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
     # some loss normalizers go through a graph several times
     with torch.enable_grad(), functorch_config.patch(donated_buffer=False):
-        run: Any = compile_fx(graph, [state, *parameters], decompositions=table)
-        run(state, *parameters)
-    return run  # type: ignore[no-any-return]
+        run: Callable[..., Tensor] = compile_fx(deepcopy(graph), [state, *parameters], decompositions=table)
+    return run
 
 
 @functools.cache

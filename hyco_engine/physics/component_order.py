@@ -46,7 +46,9 @@ def _settle(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> N
     """Give a node that wants its arguments as they were just that."""
     for source in node.all_input_nodes:
         if source in known:
-            node.replace_input_with(source, emit(graph, node, aten.permute.default, known[source].core, known[source].order))
+            node.replace_input_with(
+                source, emit(graph, node, aten.permute.default, known[source].core, known[source].order)
+            )
             if node.target == aten.view.default:
                 # it may lie otherwise in memory now
                 node.target = aten.reshape.default
@@ -137,7 +139,7 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permu
         own = sizes(source)
         if source in known:
             source = emit(graph, node, aten.permute.default, known[source].core, known[source].order)
-        if not own or set(own) == {1} and len(own) <= rank:
+        if not own or (set(own) == {1} and len(own) <= rank):
             return source
         if len(own) < rank:
             source = emit(graph, node, aten.reshape.default, source, [1] * (rank - len(own)) + list(own))

@@ -1,7 +1,7 @@
 """Clean a captured graph, and make it one that runs fast.
 
-`clean` folds constants, merges equal operations and drops what does nothing: values stay bitwise equal. `REWRITES` say
-the same in operations that suit torch and its compiler better; whoever applies one checks what comes out.
+`clean` folds constants, merges equal operations and drops what does nothing: values stay bitwise equal. The rewrites
+say the same in operations that suit torch and its compiler better; whoever applies one checks what comes out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from hyco_engine.physics.component_order import components_first
 from hyco_engine.physics.periodic import shift_instead_of_padding
 from hyco_engine.physics.rewriting import is_operation, is_random, shape_of
 
-REWRITES: tuple[Callable[[GraphModule], None], ...] = (components_first, shift_instead_of_padding)
-"""In this order: shifts are found among cells more easily when components do not come between them."""
+Rewrite = Callable[[GraphModule], None]
+
+REWRITES: tuple[Rewrite, ...] = (components_first,)
+"""For every graph."""
+
+REWRITES_TO_COMPILE: tuple[Rewrite, ...] = (shift_instead_of_padding,)
+"""For those that are compiled. They make gradients add up in another order, and interpreted they gain little."""
 
 _RESHAPES = (
     torch.ops.aten.view.default,
@@ -49,8 +54,8 @@ def clean(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def rewrite(graph: GraphModule, change: Callable[[GraphModule], None]) -> GraphModule:
-    """A cleaned copy with one of `REWRITES` applied."""
+def rewrite(graph: GraphModule, change: Rewrite) -> GraphModule:
+    """A cleaned copy with the change made."""
     graph = deepcopy(graph)
     change(graph)
     return clean(graph)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 
 if TYPE_CHECKING:
     from phi.field import Field
+    from torch.fx import GraphModule
 
 
 class Physics(ABC):
@@ -113,6 +114,7 @@ class DeclaredModel(PhysicalModel):
             learned=self.learnables.learned,
             others=self._other_values,
             compile=context.compile,
+            planned=context.planned_steps * self.substeps,
             eager=self._eager,
             tracing=self._tracing,
         )
@@ -127,7 +129,22 @@ class DeclaredModel(PhysicalModel):
         return self._runner.execution
 
     def forward(self, state: Tensor) -> Tensor:
+        return self.bound()(state)
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        values = list(self.learnables.values().values())
+        return lambda state: self._frame(state, [value.to(state.dtype) for value in values])
+
+    def graph_for(self, state: Tensor) -> tuple[GraphModule, int] | None:
+        """The graph of one internal step that such a batch is run with, and the size of batch that it takes.
+
+        None where the step runs as written. The graph takes the parameters' values in declared order.
+        """
         values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        return self._runner.graph_for(state, values)
+
+    def _frame(self, state: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The dynamic fields one frame later."""
         static = state[:, self.layout.n_dynamic :]
         for index in range(self.substeps):
             if index:

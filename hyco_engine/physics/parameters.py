@@ -198,8 +198,8 @@ def profile(formula: Profile, grid: Grid) -> Tensor:
 def _read(source: ArrayFile, grid: Grid, key: str) -> Tensor:
     place = f"{key}.init.file"
     try:
-        array = np.load(source.file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = read_arrays(source.file)
+    except (OSError, ValueError) as error:
         raise SpecError(f"cannot read {source.file} as a .npy array: {error}", key=place) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise SpecError(f"{source.file} must hold one array of real numbers", key=place)

@@ -91,9 +91,10 @@ def _follow_cat(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) ->
         n = sizes(whole)[dim]
         before = _window(cores[0], whole, dim) if place else (n, n)
         behind = _window(cores[-1], whole, dim) if len(cores) == place + 2 else (0, 0)
-        if len(cores) in (place + 1, place + 2) and len(cores) > 1 and before and behind:
-            if before[1] == n and behind[0] == 0:
-                return Padded(whole, {**pads, dim: (n - before[0], behind[1])})
+        if not 1 < len(cores) <= place + 2 or before is None or behind is None:
+            continue
+        if before[1] == n and behind[0] == 0:
+            return Padded(whole, {**pads, dim: (n - before[0], behind[1])})
     if pads:
         return Padded(emit(graph, node, node.target, cores, dim), pads)
     return None

@@ -132,7 +132,7 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         (
             "Training",
             history_panels(run.metrics, run.summary, run.folder),
-            "Losses are of training samples, real and generated apart. Errors are of full rollouts on held-out real data.",
+            "Losses of training samples, real and generated apart; errors of full rollouts on held-out real data.",
         ),
         (
             "Held-out data in detail",

@@ -38,26 +38,28 @@ def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     if not splits:
         return None
     split = tested_split(metrics)
-    rollouts = any("nrmse" in (m or {}).get(split, {}) for m in metrics.values())
-    measures = ("nrmse", "vrmse") if rollouts else ("loss",)
-    columns = [f"{name} {measure}" for name in splits for measure in measures if measure != "vrmse" or name == split]
-    fields = list(
-        dict.fromkeys(f for m in metrics.values() for f in ((m or {}).get(split, {}).get("nrmse_by_field") or {}))
-    )
-    columns += [f"{field} {split} nrmse" for field in fields] if len(fields) > 1 else []
-    rows = []
+    rollouts = any("nrmse" in _of(m, split) for m in metrics.values())
+    measure = "nrmse" if rollouts else "loss"
+    by_field = list(dict.fromkeys(f for m in metrics.values() for f in (_of(m, split).get("nrmse_by_field") or {})))
+    rows, columns = [], []
     for key, name in MODELS.items():
         found = metrics.get(key)
         if not found:
             continue
-        cells = [_metric(found, s, measure) for s in splits for measure in measures if measure != "vrmse" or s == split]
-        by_field = (found.get(split) or {}).get("nrmse_by_field") or {}
-        cells += [_number(by_field.get(field)) for field in fields] if len(fields) > 1 else []
-        ratio = against_persistence(metrics, key, split)
-        cells += [_times_better(ratio) if key != "persistence" else ""] if rollouts else []
-        rows.append({"key": key, "name": name, "cells": cells})
-    if rollouts:
-        columns.append("against “nothing changes”")
+        cells = {f"{split} {measure}": _metric(_of(found, split), measure)}
+        if rollouts:
+            ratio = against_persistence(metrics, key, split)
+            cells["vs “nothing changes”"] = "" if key == "persistence" else _times_better(ratio)
+            if len(by_field) > 1:
+                errors = _of(found, split).get("nrmse_by_field") or {}
+                cells |= {f"{field} alone": _metric(errors, field) for field in by_field}
+        cells |= {
+            f"{other} {measure}": _metric(_of(found, other), measure) for other in reversed(splits) if other != split
+        }
+        if rollouts:
+            cells[f"{split} vrmse"] = _metric(_of(found, split), "vrmse")
+        rows.append({"key": key, "name": name, "cells": list(cells.values())})
+        columns = list(cells)
     note = (
         "nrmse: root mean square error over that of the truth, of whole rollouts; 0 is perfect. A vrmse of 1 is what "
         "the mean field would give."
@@ -169,17 +171,18 @@ def _cell(column: str, value: Any) -> str:
     return value if isinstance(value, str) else _number(value)
 
 
-def _metric(found: Mapping[str, Any], split: str, measure: str) -> str:
-    values = found.get(split) or {}
-    if measure in values and values[measure] is None:
-        return "diverged"
-    return _number(values.get(measure))
+def _of(found: Mapping[str, Any] | None, split: str) -> Mapping[str, Any]:
+    return (found or {}).get(split) or {}
+
+
+def _metric(values: Mapping[str, Any], measure: str) -> str:
+    return "diverged" if measure in values and values[measure] is None else _number(values.get(measure))
 
 
 def _times_better(ratio: float | None) -> str:
     if ratio is None:
         return "–"
-    return f"{significant(1 / ratio, 3)} times better" if ratio < 1 else f"{significant(ratio, 3)} times worse"
+    return f"{significant(1 / ratio, 3)} × smaller" if ratio < 1 else f"{significant(ratio, 3)} × larger"
 
 
 def _level(value: Any) -> str:

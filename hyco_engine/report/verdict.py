@@ -8,6 +8,7 @@ from typing import Any
 from hyco_engine.report.numbers import is_number, significant
 
 SHOWN = {"physical": "the physics", "synthetic": "the surrogate"}
+NOTHING = "“nothing changes”"
 GOOD = 0.1
 """Of the error of persistence: what a model that has learned the dynamics stays below."""
 FAR = 5.0
@@ -95,18 +96,16 @@ def _models(metrics: Mapping[str, Any]) -> str:
         if ratio is None:
             bad.append(f"{SHOWN[model]} diverges on {split} data")
         elif ratio >= 1:
-            bad.append(
-                f"{SHOWN[model]} has learned nothing of use: it errs {significant(ratio, 2)} times as much as “nothing changes”"
-            )
+            times = f"{significant(ratio, 2)} times as much as {NOTHING}"
+            bad.append(f"{SHOWN[model]} has learned nothing of use: it errs {times} on {split} data")
         elif ratio > GOOD:
-            poor.append(
-                f"{SHOWN[model]} does little better than “nothing changes” ({significant(100 * ratio, 2)} % of its error)"
-            )
+            share = f"{significant(100 * ratio, 2)} % of its error on {split} data"
+            poor.append(f"{SHOWN[model]} does little better than {NOTHING}: {share}")
         else:
-            good.append(f"{SHOWN[model]} {significant(1 / ratio, 2)} times")
-    told = []
-    if good:
-        told.append(f"on {split} data {' and '.join(good)} better than “nothing changes”")
+            good.append(f"{SHOWN[model]} errs {significant(1 / ratio, 2)} times less than {NOTHING}")
+    if len(good) == 2:
+        good[1] = good[1].removesuffix(f" than {NOTHING}")
+    told = [f"on {split} data {', '.join(good)}"] if good else []
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *told))
 
 

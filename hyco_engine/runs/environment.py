@@ -37,6 +37,18 @@ def plugin_versions(registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
+def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
+    """What the last digits of results may depend on."""
+    import torch
+
+    return {
+        "versions": package_versions(),
+        "plugins": {plugin.name: plugin.version for plugin in registry.plugins if plugin.status == "ok"},
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+
+
 def describe_environment(registry: Registry, device: torch.device | None = None) -> dict[str, Any]:
     """What environment.json holds; nothing in it names a user or a host."""
     import torch

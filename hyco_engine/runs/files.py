@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,6 +33,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `write_atomic` was to move this file into place."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

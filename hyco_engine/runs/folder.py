@@ -1,16 +1,19 @@
 """The folder of one run. As a tracker it writes down what it is told; it holds
 
-RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/
+RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/ checkpoints/
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,13 +21,21 @@ from torch import Tensor
 
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Tracker
-from hyco_engine.runs.files import cannot_write, dump_json, write_atomic
+from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, write_atomic
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
 
 __all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 
 LOG = "log.txt"
 LOGGER = "hyco_engine"
+
+
+def tidy(folder: Path) -> None:
+    """Remove files that were being written when a run was killed, and the summary of its earlier end."""
+    for path in [*folder.iterdir(), *folder.glob("*/*")]:
+        if is_temporary(path) or path == folder / SUMMARY:
+            with suppress(OSError):
+                path.unlink()
 
 
 def check_run_name(name: str) -> None:
@@ -52,7 +63,11 @@ class RunFolder(Tracker):
         self._made = made
         self._discarded = False
         self._start = time.monotonic()
-        self._metrics: IO[str] | None = None
+        self._metrics: IO[bytes] | None = None
+        # of what metrics.jsonl holds
+        self._digest = hashlib.sha256()
+        self._size = self._lines = 0
+        self._elapsed = 0.0
         self._log: logging.FileHandler | None = None
         self._has_summary = False
 
@@ -123,6 +138,24 @@ class RunFolder(Tracker):
         write_atomic(path, content)
         return path
 
+    # --- going on -------------------------------------------------------------------------------------------------
+
+    def metrics_position(self) -> dict[str, Any]:
+        """How far metrics.jsonl has come: `bytes`, `lines` and `sha256` of what is in it, all of it on the disk."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+        return {"bytes": self._size, "lines": self._lines, "sha256": self._digest.hexdigest()}
+
+    def rewind(self, size: int, elapsed: float) -> None:
+        """Go on after the first `size` bytes of metrics.jsonl, `elapsed` seconds after the start; the rest is void."""
+        tidy(self.path)
+        path = self.path / METRICS
+        data = path.read_bytes()[:size] if path.is_file() else b""
+        self._size, self._lines, self._digest = len(data), data.count(b"\n"), hashlib.sha256(data)
+        self._elapsed = elapsed
+        if path.is_file():
+            os.truncate(path, size)
+
     # --- log ------------------------------------------------------------------------------------------------------
 
     def log(self, level: int, message: str, error: BaseException | None = None) -> None:
@@ -156,7 +189,7 @@ class RunFolder(Tracker):
     # --- tracker --------------------------------------------------------------------------------------------------
 
     def started(self, info: Mapping[str, Any]) -> None:
-        self._start = time.monotonic()
+        self._start = time.monotonic() - self._elapsed
         if self._log is None:
             self._log = self._open_log()
             # another engine in this process has a thread and a log of its own
@@ -171,14 +204,17 @@ class RunFolder(Tracker):
         self.log(logging.INFO, f"{_phase(record)} started{_details(record)}")
 
     def metrics(self, record: Mapping[str, Any]) -> None:
-        line = metrics_line(record, time.monotonic() - self._start)
+        line = (metrics_line(record, time.monotonic() - self._start) + "\n").encode()
         try:
             if self._metrics is None:
-                self._metrics = (self.path / METRICS).open("a", encoding="utf-8", newline="\n")
-            self._metrics.write(line + "\n")
+                self._metrics = (self.path / METRICS).open("ab")
+            self._metrics.write(line)
             self._metrics.flush()
         except OSError as error:
             raise cannot_write(self.path / METRICS, error) from error
+        self._digest.update(line)
+        self._size += len(line)
+        self._lines += 1
 
     def phase_ended(self, record: Mapping[str, Any]) -> None:
         self.log(logging.INFO, f"{_phase(record)} ended{_details(record)}")
@@ -235,8 +271,8 @@ def _own_folder(path: Path) -> Path:
     except OSError as error:
         raise SpecError(f"cannot make the run folder {path}: {error.strerror}", key="--run-dir") from error
     raise SpecError(
-        f"the run folder {path} is not empty, and results are never overwritten; "
-        "name a new folder, or leave out --run-dir",
+        f"the run folder {path} is not empty, and results are never overwritten; go on with its run by --resume, name "
+        "a new folder, or leave out --run-dir",
         key="--run-dir",
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hyco_engine.assembly import Assembler
+from hyco_engine.assembly import Assembler, Data
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import DataError, PluginError
+from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import Player
+from hyco_engine.interfaces import Player, Predictor, Samples, Trajectory
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.loading import load_spec
-from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout
+from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout, persistence, rollout_errors
+from hyco_engine.training.rollout_metrics import RolloutMetrics
 
 Which = Literal["best", "final"]
 
@@ -31,13 +34,21 @@ Which = Literal["best", "final"]
 class LoadedRun:
     """A run folder with its spec; models are built when asked for."""
 
-    def __init__(self, run_dir: Path | str, registry: Registry | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path | str,
+        registry: Registry | None = None,
+        device: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """`overrides` change keys of the run's spec, such as `data.path`, as `--set` does."""
         self.folder = Path(run_dir)
         registry = registry or Registry.discover(disabled_names())
         if not (self.folder / "spec.toml").is_file():
             raise DataError(f"{self.folder} is no run folder: there is no spec.toml in it")
-        overrides = {} if device is None else {"run.device": device}
-        self.spec = load_spec(self.folder / "spec.toml", registry, overrides).spec
+        more = [] if device is None else [f'run.device="{device}"']
+        self._loaded = load_spec(self.folder / "spec.toml", registry, [*overrides, *more])
+        self.spec = self._loaded.spec
         self.assembler = Assembler(self.spec, registry)
 
     @property
@@ -50,11 +61,15 @@ class LoadedRun:
         """A trained model, in eval mode. Raises DataError where the run has none, or its weights are damaged."""
         return self._with_weights(player, which)[0]
 
+    def weights(self, player: Player, which: Which = "final") -> Weights:
+        """A model's weights file. Raises DataError where there is none, or it is damaged."""
+        return Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
+
     def _with_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
         choice = getattr(self.spec, player)
         if choice is None:
             raise DataError(f"the run {self.folder} has no {player} model: its spec has no [{player}]")
-        weights = Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
+        weights = self.weights(player, which)
         model = self.assembler.model(player, weights.layout, weights.dt, weights.statistics)
         try:
             model.load_state_dict(weights.state)
@@ -65,25 +80,50 @@ class LoadedRun:
         return model.eval(), weights
 
     def evaluate(self, split: Literal["val", "test"], which: Which = "final") -> dict[str, Any]:
-        """`{player: {split: metrics}}` of all models and of persistence, measured afresh on the run's data."""
+        """`{player: {split: metrics}}` of all models and of persistence, measured afresh on the spec's data.
+
+        Of steppers all metrics of `RolloutMetrics`. Raises DataError where the data does not fit the models.
+        """
+        try:
+            return self._evaluate(split, which)
+        except HycoError as error:
+            raise self._loaded.locate(error) from error.__cause__
+
+    def _evaluate(self, split: Literal["val", "test"], which: Which) -> dict[str, Any]:
         data = self.assembler.data(self.assembler.source())
+        real = data.val if split == "val" else data.test
         metrics: dict[str, Any] = {}
         players: list[Player] = [p for p in ("physical", "synthetic") if getattr(self.spec, p) is not None]
         heldout = None
         for player in players:
-            model = self.model(player, which)
+            model, weights = self._with_weights(player, which)
+            if weights.layout is not None:
+                _check_fit(weights.layout, weights.dt, data, player)
             objective = self.assembler.trainer(player, model, data).objective
-            heldout = self.assembler.heldout(data.val if split == "val" else data.test, data, objective)
+            heldout = self.assembler.heldout(real, data, objective)
             if heldout is None:
                 raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
-            metrics[player] = {split: heldout.measure(model)}
-        if isinstance(heldout, HeldOutRollouts):
-            metrics["persistence"] = {split: heldout.persistence()}
+            if isinstance(heldout, HeldOutRollouts) and not isinstance(model, Predictor):
+                metrics[player] = {split: self._all_metrics(model_rollout(model), real, data)}
+            else:
+                metrics[player] = {split: heldout.measure(model)}
+        if isinstance(heldout, HeldOutRollouts) and data.layout is not None:
+            floor = partial(persistence, n_dynamic=data.layout.n_dynamic)
+            metrics["persistence"] = {split: self._all_metrics(floor, real, data)}
         return metrics
 
-    def predict(self, source: Path, out: Path, steps: int, player: Player) -> dict[str, Any]:
+    def _all_metrics(
+        self, predict: Callable[[Tensor, int], Tensor], real: Sequence[Trajectory] | Samples, data: Data
+    ) -> dict[str, Any]:
+        assert not isinstance(real, Samples)
+        assert data.layout is not None
+        more = RolloutMetrics(data.layout, max(len(trajectory.dynamic) for trajectory in real) - 1)
+        errors = rollout_errors(predict, real, data.layout, self.assembler.device, more.add)
+        return errors | {name: value for name, value in more.results().items() if name not in errors}
+
+    def predict(self, source: Path, out: Path, steps: int, player: Player, which: Which = "final") -> dict[str, Any]:
         """Roll a model out from the state in `source`, for `steps` steps, into `out`; see `predict`."""
-        model, weights = self._with_weights(player, "final")
+        model, weights = self._with_weights(player, which)
         if weights.layout is None:
             raise DataError(f"the {player} model of {self.folder} does not step states of fields forward")
         device = self.assembler.device
@@ -102,7 +142,14 @@ class LoadedRun:
 def load_surrogate(
     run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
 ) -> nn.Module:
-    """A run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of the data's dt, scaling inside."""
+    """A run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of the data's dt, scaling inside.
+
+    `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
+    """
+    if Path(run_dir).is_file():
+        from hyco_engine.runs.export import load_exported
+
+        return load_exported(Path(run_dir), registry, device)
     return LoadedRun(run_dir, registry, device).model("synthetic", which)
 
 
@@ -113,10 +160,20 @@ def load_physics(
     return LoadedRun(run_dir, registry, device).model("physical", which)
 
 
-def evaluate(run_dir: Path | str, split: Literal["val", "test"], registry: Registry | None = None) -> dict[str, Any]:
-    """What `hyco-engine evaluate` prints."""
-    run = LoadedRun(run_dir, registry)
-    return {"run": str(run_dir), "split": split, "status": run.status, "metrics": run.evaluate(split)}
+def evaluate(
+    run_dir: Path | str,
+    split: Literal["val", "test"],
+    registry: Registry | None = None,
+    *,
+    which: Which = "final",
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What `hyco-engine evaluate` prints. `overrides` may name other data: `data.path="other.npz"`."""
+    run = LoadedRun(run_dir, registry, overrides=overrides)
+    found = {"run": str(run_dir), "split": split, "weights": which, "status": run.status}
+    metrics = run.evaluate(split, which)
+    dt = next((weights.dt for p in metrics if p != "persistence" if (weights := run.weights(p, which)).dt), None)
+    return {**found, "dt": dt, "metrics": metrics}
 
 
 def predict(
@@ -126,6 +183,7 @@ def predict(
     steps: int,
     model: Player | None = None,
     registry: Registry | None = None,
+    which: Which = "final",
 ) -> dict[str, Any]:
     """Roll out a run's model from the state in `source` and write the predictions to `out`.
 
@@ -136,7 +194,28 @@ def predict(
     """
     run = LoadedRun(run_dir, registry)
     default: Player = "physical" if run.spec.synthetic is None else "synthetic"
-    return run.predict(source, out, steps, model or default)
+    return run.predict(source, out, steps, model or default, which)
+
+
+def _check_fit(layout: StateLayout, dt: float | None, data: Data, player: Player) -> None:
+    """Raises DataError where a model was trained on states of another form, grid or time step."""
+    assert data.layout is not None or dt is None
+    there = "no fields" if data.layout is None else _described(data.layout)
+    if data.layout is None or _described(layout) != there:
+        raise DataError(f"the {player} model steps {_described(layout)}; this data has {there}", key="data")
+    if dt is not None and data.dt is not None and not math.isclose(dt, data.dt, rel_tol=1e-6):
+        raise DataError(
+            f"the {player} model steps by {dt:g}; the frames of this data are {data.dt:g} apart", key="data"
+        )
+
+
+def _described(layout: StateLayout) -> str:
+    fields = ", ".join(f"{f.name} ({f.channels}, {f.sampling})" for f in layout.fields)
+    grid = layout.grid
+    sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
+    return (
+        f"the fields {fields} on {', '.join(f'{n} cells along {a} in [{lo:.6g}, {up:.6g}]' for a, n, lo, up in sides)}"
+    )
 
 
 def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:

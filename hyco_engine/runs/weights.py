@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -39,6 +39,7 @@ class Weights:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 self.state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.options: dict[str, Any] | None = json.loads(metadata["options"]) if "options" in metadata else None
             self.kind = str(metadata["kind"])
             fields = "layout" in metadata
             self.layout = StateLayout.from_data(json.loads(metadata["layout"])) if fields else None

@@ -144,7 +144,9 @@ class FieldsScheme:
 class Split:
     """Which simulations (or frames) train, validate and test. Ranges are `start:stop`, as in Python."""
 
-    by: Literal["simulation", "time"] = option("simulation", help="split whole simulations, or one in time")
+    by: Literal["simulation", "time", "sensor"] = option(
+        "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
+    )
     train: str = option("", help='range, e.g. "0:30"; empty: what val and test leave', check=check_range)
     val: str = option(
         "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
@@ -159,6 +161,8 @@ class Split:
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
             raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+        if self.by == "sensor" and (self.train or self.val or self.test):
+            raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
             raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
 

@@ -31,6 +31,13 @@ class RunSpec:
         "auto", help='"auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", ...', check=check_device
     )
     precision: Literal["float32", "float64"] = option("float32", help="of data, models and losses")
+    checkpoint_minutes: float = option(
+        10.0,
+        help="a checkpoint is written at each phase's end, and within a phase after so many minutes",
+        unit="min",
+        ge=0.0,
+        inf=True,
+    )
 
 
 @options
@@ -103,8 +110,8 @@ class TrainingSettings:
     )
     on_divergence: Literal["stop", "rollback"] = option(
         "stop",
-        help="where a loss or gradient is not finite; rollback: back to the start of the epoch with half the learning "
-        "rate, at most five times (adam, adamw, sgd)",
+        help="where a loss or gradient is not finite; rollback: back to the phase's best state so far with half the "
+        "learning rate, at most five times (adam, adamw, sgd)",
     )
 
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.interfaces import Samples, Trajectory
+from hyco_engine.data.points import Sensors
+from hyco_engine.interfaces import Points, Predictor, Samples, Trajectory
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.rollout import evaluating, rollout
 from hyco_engine.training.whole_loss import to_device
 
@@ -48,11 +50,15 @@ def rollout_errors(
     trajectories: Sequence[Trajectory],
     layout: StateLayout,
     device: torch.device | str = "cpu",
+    watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
 ) -> dict[str, Any]:
     """`nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
     Trajectories of equal length are rolled out together; at a lead time that some do not reach, the others count.
+    Where sensors saw a trajectory, the rollout is read there too. `watch` is shown all predictions and targets,
+    `[B, T, C_dyn, *S]`.
     """
+    sensors = Sensors(layout)
     sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
     for length in sorted({len(t.dynamic) for t in trajectories}):
         alike = [t for t in trajectories if len(t.dynamic) == length]
@@ -60,7 +66,28 @@ def rollout_errors(
             group = alike[first : first + _AT_ONCE]
             start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
             targets = torch.stack([t.dynamic[1:] for t in group])
-            sums.add(predict(start, length - 1).cpu(), targets)
+            path = predict(start, length - 1).cpu()
+            sums.add(path, targets)
+            watch(path, targets)
+            for trajectory, first, rolled in zip(group, start.cpu(), path, strict=True):
+                if trajectory.points is not None:
+                    whole = torch.cat([first[None, : layout.n_dynamic], rolled])[None]
+                    seen = as_batch(trajectory.points, whole.dtype, "cpu")
+                    sums.add_points(sensors(whole, seen["frame"], seen["position"])[0], trajectory.points)
+    return sums.metrics()
+
+
+def predictor_errors(
+    model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The same of a predictor of points, at what sensors saw."""
+    dtype = next((t.dtype for t in model.parameters()), torch.float32)
+    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    with torch.no_grad(), evaluating(model):
+        for points in (trajectory.points for trajectory in trajectories):
+            if points is not None:
+                predictions = predicted_at(model, as_batch(points, dtype, device), layout)
+                sums.add_points(predictions[0].cpu(), points)
     return sums.metrics()
 
 
@@ -83,6 +110,17 @@ class _Sums:
             for row, part in enumerate(parts):
                 values = part[:, :, channels].flatten(2).sum((0, 2))
                 self._sums[row, : len(values), k] += values
+
+    def add_points(self, predictions: Tensor, points: Points) -> None:
+        """`[N, C_dyn]`; what was seen between two frames belongs to the lead time of the later one."""
+        observed = ~points.value.isnan()
+        known = torch.where(observed, points.value, 0.0).double()
+        error = torch.where(observed, predictions, 0.0).double() - known
+        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(0, self._sums.shape[1] - 1)
+        for k, name in enumerate(self._names):
+            channels = self._layout.channels(name)
+            for row, part in enumerate((error.square(), known.square(), known, observed.double())):
+                self._sums[row, :, k].index_add_(0, lead, part[:, channels].sum(1))
 
     def metrics(self) -> dict[str, Any]:
         squares, energy, total, count = self._sums
@@ -114,7 +152,7 @@ class HeldOut(ABC):
 
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, compared by nrmse."""
+    """Full-length rollouts of steppers, and predictors of points where there are sensors, compared by nrmse."""
 
     def __init__(
         self, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
@@ -124,6 +162,8 @@ class HeldOutRollouts(HeldOut):
         self._device = device
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
+        if isinstance(model, Predictor):
+            return predictor_errors(model, self._trajectories, self._layout, self._device)
         return rollout_errors(model_rollout(model), self._trajectories, self._layout, self._device)
 
     def score(self, metrics: Mapping[str, Any]) -> float:

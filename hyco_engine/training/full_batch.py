@@ -130,17 +130,20 @@ class GaussNewton(FullBatch):
 
 
 class LBFGS(FullBatch):
-    """L-BFGS with a strong-Wolfe line search.
+    """L-BFGS with a strong-Wolfe line search that stays within `reach` `[P]` of its start (None: goes anywhere).
 
-    The loss is scaled so that the first step changes the parameters by about `FIRST_STEP` of their scale, whatever its
-    unit: torch's updates are skipped where y.s < 1e-10, and its first step is as long as the gradient.
+    The loss is scaled so that the first step changes the parameters by about `FIRST_STEP` of their scale, and none by
+    more than all of it, whatever its unit: torch's updates are skipped where y.s < 1e-10, and its first step is as long
+    as the gradient.
     """
 
     FIRST_STEP = 0.03
     HISTORY = 20
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], reach: Tensor | None = None) -> None:
         super().__init__(parameters)
+        own = self._point()
+        self._reach = torch.full_like(own, math.inf) if reach is None else reach.to(own)
         self._evaluations: list[Evaluation] = []
         self._flat = 0
         self._scale: float | None = None
@@ -180,21 +183,28 @@ class LBFGS(FullBatch):
         return Iteration(loss=accepted[1], metrics=accepted[3](), converged=not moved or self._flat >= FLAT)
 
     def _search(self, whole: WholeLoss) -> None:
+        start, (_, loss, gradients, _) = self._point(), self._evaluate(whole)
+        length = 1.0
         if self._scale is None:
-            size = sum(float(gradient.abs().sum()) for gradient in self._evaluate(whole)[2])
-            count = sum(parameter.numel() for parameter in self._parameters)
-            self._scale = self.FIRST_STEP * count / size if math.isfinite(size) and size > 0 else 1.0
+            flat = torch.cat([gradient.flatten() for gradient in gradients]).double().abs()
+            total, largest = float(flat.sum()), float(flat.max())
+            usable = math.isfinite(total) and largest > 0
+            self._scale = min(self.FIRST_STEP * len(flat) / total, 1 / largest) if usable else 1.0
             # the first step's length is min(1, 1 / |g|_1) * lr * |g|
-            self._lbfgs.param_groups[0]["lr"] = max(1.0, self.FIRST_STEP * count)
-        else:
-            self._lbfgs.param_groups[0]["lr"] = 1.0
+            length = max(1.0, self._scale * total) if usable else 1.0
+        self._lbfgs.param_groups[0]["lr"] = length
+        scale = self._scale
 
         def evaluate() -> Tensor:
-            known = self._evaluate(whole)
-            assert self._scale is not None
-            for parameter, gradient in zip(self._parameters, known[2], strict=True):
-                parameter.grad = gradient * self._scale
-            return torch.tensor(known[1] * self._scale, dtype=torch.float64)
+            value, slopes, sign = loss, gradients, -1.0
+            if bool(((self._point() - start).abs() <= self._reach).all()):
+                known = self._evaluate(whole)
+                if math.isfinite(known[1]):
+                    value, slopes, sign = known[1], known[2], 1.0
+            # what is too far looks like the start mirrored: the line search then goes back half of the way
+            for parameter, slope in zip(self._parameters, slopes, strict=True):
+                parameter.grad = slope * (sign * scale)
+            return torch.tensor(value * scale, dtype=torch.float64)
 
         self._lbfgs.step(evaluate)  # type: ignore[no-untyped-call]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import RolloutRecipe
-from hyco_engine.errors import RunError
+from hyco_engine.errors import PluginError, RunError
 from hyco_engine.interfaces import (
     Augmentation,
     CacheBackend,
@@ -34,6 +34,7 @@ from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.reporter import Reporter
 from hyco_engine.training.rollout import evaluating
+from hyco_engine.training.state import load_trainer_state, trainer_state
 from hyco_engine.training.trainer import Trainer
 
 
@@ -52,6 +53,19 @@ class History:
     cycles: int = 0
     peak_bytes: int = 0
 
+    def to_data(self) -> dict[str, Any]:
+        """Plain values, copied."""
+        return attrs.asdict(self)
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Become what `to_data` gave; the containers stay the same objects."""
+        self.balance[:] = [Balance(**balance) for balance in data["balance"]]
+        self.cooperation[:] = data["cooperation"]
+        self.warnings[:] = data["warnings"]
+        self.seconds.clear()
+        self.seconds |= data["seconds"]
+        self.cycles, self.peak_bytes = data["cycles"], data["peak_bytes"]
+
 
 @attrs.define(kw_only=True)
 class Best:
@@ -61,12 +75,29 @@ class Best:
     state: dict[str, Tensor] | None = None
 
 
+class Watch:
+    """Is asked along the way whether to go on; what a method raises ends training."""
+
+    def between(self) -> None:
+        """While samples are generated: a state would be that of the phase's start."""
+
+    def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
+        """After every step of a model, and after every phase: training can go on from `state()` as if nothing was."""
+
+
+def planned_phases(strategy: Strategy | None, players: Collection[Player], cycle: int) -> list[Phase]:
+    """The phases of a cycle in which one of `players` trains; without a strategy each trains once."""
+    phases = [Phase(player=player) for player in players] if strategy is None else strategy.phases(cycle)
+    return [phase for phase in phases if phase.player in players]
+
+
 class HybridTrainer:
     """Trains a physical and a synthetic model in turn; with one of them alone it trains that one on real data.
 
     It composes parts: the trainers train, the strategy decides who learns from what, the cache backend holds what is
     generated, `heldout` measures both models on real data after each phase. `folders` None: nothing is kept on disk.
-    `strict`: an unexplained difference between declared and actual balance is an error, else a warning.
+    `strict`: an unexplained difference between declared and actual balance is an error, else a warning. A trainer that
+    was given the state of another one goes on from there, to the last bit.
     """
 
     def __init__(
@@ -82,6 +113,7 @@ class HybridTrainer:
         folders: CacheManager | None = None,
         trackers: Sequence[Tracker] = (),
         strict: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         if physical is None and synthetic is None:
             raise ValueError("a hybrid trainer needs a physical or a synthetic trainer, or both")
@@ -98,39 +130,80 @@ class HybridTrainer:
         self.heldout = heldout
         self.folders = folders
         self.strict = strict
+        self.watch = watch or Watch()
         self.history = History()
         self._report = Reporter(
             trackers=tuple(trackers), seconds=self.history.seconds, warnings=self.history.warnings
         )
         self.best: dict[Player, Best] = {player: Best() for player in self.trainers}
+        self._next = 0
+        """Which phase of the present cycle comes next, or goes on."""
+        self._begun: dict[str, Any] | None = None
+        """Within a phase: the history before it, and the weights that its model started from."""
+        self._halfway: Mapping[str, Any] | None = None
+        """Of a phase that is to be gone on with: the state of the trainer in the middle of it."""
 
     def train(self, dataset: Samples, cycles: int) -> History:
-        """Run `cycles` cycles on the real samples of `dataset`."""
+        """Run `cycles` cycles on the real samples of `dataset`; one that is half done counts as one."""
         for _ in range(cycles):
             cycle = self.history.cycles
-            for index, phase in enumerate(self._phases(cycle)):
-                self._run(phase, cycle, index, dataset)
+            phases = self._phases(cycle)
+            while self._next < len(phases):
+                self._run(phases[self._next], cycle, self._next, dataset)
+                self._next += 1
+                if self._next < len(phases):
+                    self.watch.at_rest(self.state_dict, phase_ended=True)
+            self._next = 0
             self.history.cycles += 1
+            self.watch.at_rest(self.state_dict, phase_ended=True)
         return self.history
 
-    def _phases(self, cycle: int) -> Iterator[Phase]:
-        for phase in self._planned(cycle):
-            trainer = self.trainers.get(phase.player)
-            if trainer is None:
-                continue
-            if trainer.trainable:
-                yield phase
-            elif cycle == 0:
-                self._report.warn(f"the {phase.player} model has nothing to learn, so it only generates for the other")
+    def _phases(self, cycle: int) -> list[Phase]:
+        phases = planned_phases(self.strategy, self.trainers, cycle)
+        idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
+        if cycle == 0 and self._next == 0 and self._halfway is None:
+            for player in idle:
+                self._report.warn(f"the {player} model has nothing to learn, so it only generates for the other")
+        return [phase for phase in phases if phase.player not in idle]
 
-    def _planned(self, cycle: int) -> Sequence[Phase]:
-        if self.strategy is None:
-            return [Phase(player=player) for player in self.trainers]
-        return self.strategy.phases(cycle)
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training goes on from, beside the parts and the data: tensors and plain values, not copied."""
+        return {
+            "next": self._next,
+            "history": self.history.to_data() | ({} if self._begun is None else self._begun["history"]),
+            "start": None if self._begun is None else self._begun["start"],
+            "best": {player: {"error": best.error, "state": best.state} for player, best in self.best.items()},
+            "trainers": {player: trainer_state(trainer) for player, trainer in self.trainers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave. Raises RunError where it is of other parts."""
+        if set(state["trainers"]) != set(self.trainers):
+            raise RunError(f"the state is of {', '.join(state['trainers'])}, and trained is {', '.join(self.trainers)}")
+        self._next = state["next"]
+        self.history.restore(state["history"])
+        for player, trainer in self.trainers.items():
+            found = state["trainers"][player]
+            self.best[player] = Best(**copy.deepcopy(state["best"][player]))
+            if found["phase"] is None:
+                load_trainer_state(trainer, found)
+            else:
+                # the phase begins anew from where it began, and generates the same samples
+                trainer.model.load_state_dict(state["start"])
+                self._halfway = found
+
+    # --- one phase ------------------------------------------------------------------------------------------------
 
     def _run(self, phase: Phase, cycle: int, index: int, real: Samples) -> None:
         """Generate, check the balance, train, measure."""
         trainer = self.trainers[phase.player]
+        history = {name: list(getattr(self.history, name)) for name in ("warnings", "cooperation")}
+        self._begun = {
+            "history": {**history, "balance": [attrs.asdict(balance) for balance in self.history.balance]},
+            "start": copy.deepcopy(dict(trainer.model.state_dict())),
+        }
         augmentation = self._augmentation(phase, self._context(cycle, index, real))
         with self._generated(phase, cycle, augmentation) as generated:
             weight = 1.0 if augmentation is None else augmentation.weight
@@ -138,7 +211,12 @@ class HybridTrainer:
             self._check_balance(phase, cycle, data, augmentation)
             epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
             name = f"train_{phase.player}"
-            before = trainer.epochs_done
+            done = 0
+            if self._halfway is not None:
+                done = self._halfway["phase"]["epochs"]
+                load_trainer_state(trainer, self._halfway)
+                self._halfway = None
+            before = trainer.epochs_done - done
             with self._report.timed(name, cycle, total=epochs):
 
                 def observe(record: Mapping[str, Any]) -> None:
@@ -146,8 +224,11 @@ class HybridTrainer:
                     done = record["epoch"] - before
                     self._report.tell("progress", {"cycle": cycle, "phase": name, "done": done, "total": epochs})
 
+                def pause() -> None:
+                    self.watch.at_rest(self.state_dict, phase_ended=False)
+
                 terms = () if augmentation is None else augmentation.terms
-                result = trainer.train(data, epochs, terms=terms, observe=observe)
+                result = trainer.train(data, epochs, terms=terms, observe=observe, pause=pause)
         for note in result.notes:
             self._report.warn(f"cycle {cycle}: {note}")
         if epochs and not result.moved and not result.converged:
@@ -156,6 +237,7 @@ class HybridTrainer:
                 f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small"
             )
         self._measure(phase.player, cycle, name)
+        self._begun = None
 
     def _context(self, cycle: int, index: int, real: Samples) -> CycleContext:
         def generator(*purpose: str | int) -> torch.Generator:
@@ -165,18 +247,19 @@ class HybridTrainer:
             teacher: Player, states: Callable[[Tensor], Tensor], count: int, lead: Tensor | None = None
         ) -> Recipe:
             trainer = self.trainers[teacher]
-            targets = real.batch(torch.tensor([0]))[1]
-            if trainer.layout is None or not isinstance(targets, Tensor):
+            inputs, targets = real.batch(torch.tensor([0]))
+            horizon = targets.shape[1] if isinstance(targets, Tensor) else real.horizon
+            if trainer.layout is None or horizon is None or not isinstance(inputs, Tensor):
                 raise RunError("rollouts can only be generated for data on a grid")
             return RolloutRecipe(
                 trainer.model,
                 states,
                 count,
                 lead=lead,
-                horizon=targets.shape[1],
+                horizon=horizon,
                 layout=trainer.layout,
                 device=trainer.device,
-                dtype=targets.dtype,
+                dtype=inputs.dtype,
                 batch_size=trainer.settings.batch_size,
                 where=f"cycle {cycle}, by the {teacher} model",
             )
@@ -188,6 +271,7 @@ class HybridTrainer:
             errors=self._errors,
             rollout_recipe=rollout_recipe,
             models={player: trainer.model for player, trainer in self.trainers.items()},
+            terms={player: trainer.objective.specs for player, trainer in self.trainers.items()},
             layout=next(iter(self.trainers.values())).layout,
             generator=generator,
         )
@@ -195,7 +279,17 @@ class HybridTrainer:
     def _augmentation(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         if self.strategy is None or phase.teacher not in self.trainers or not phase.taught:
             return None
-        return self.strategy.augment(phase, context)
+        augmentation = self.strategy.augment(phase, context)
+        asked = 0 if augmentation is None or augmentation.recipe is None else len(augmentation.recipe)
+        most = self.strategy.max_generated(len(context.real), context.alpha)
+        if asked > most:
+            raise PluginError(
+                f"the strategy {type(self.strategy).__name__} asks for {asked} generated samples for the "
+                f"{phase.player} model in cycle {context.cycle}, and its max_generated declared at most {most} for "
+                f"{len(context.real)} real ones at alpha = {context.alpha:g}: how they are held was decided for that "
+                "many; correct its max_generated"
+            )
+        return augmentation
 
     @contextmanager
     def _generated(
@@ -215,6 +309,7 @@ class HybridTrainer:
 
             def progress(made: int) -> None:
                 self._report.tell("progress", {"cycle": cycle, "phase": name, "done": made, "total": count})
+                self.watch.between()
 
             # the teacher may generate as long as the other one trains
             stack.enter_context(evaluating(self.trainers[phase.teacher].model))
@@ -222,10 +317,12 @@ class HybridTrainer:
                 generated = self.cache.hold(recipe, folder, progress)
                 # before anybody else is told, who might raise
                 stack.callback(generated.close)
-            self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
-            if self.folders is not None:
-                self.folders.note(generated.nbytes)
-            yield generated
+            try:
+                yield generated
+            finally:  # some hold more than at first
+                self.history.peak_bytes = max(self.history.peak_bytes, generated.nbytes)
+                if self.folders is not None:
+                    self.folders.note(generated.nbytes)
 
     def _check_balance(
         self, phase: Phase, cycle: int, data: AugmentedDataset, augmentation: Augmentation | None

@@ -137,7 +137,7 @@ def search_lbfgs(model: PhysicalModel, whole: WholeLoss, points: Tensor, iterati
     ends, losses, done = [], [], []
     for point in points:
         whole.move_to(point)
-        search = LBFGS(whole.parameters)
+        search = LBFGS(whole.parameters, step_reach(model))
         search.begin(real_only=True)
         loss, converged = math.inf, False
         for _ in range(iterations):

@@ -11,7 +11,7 @@ from torch import nn
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Player
 from hyco_engine.spec.classes import TrainingSettings
-from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton
+from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton, step_reach
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective
 
@@ -63,7 +63,7 @@ def make_optimizer(
         case "sgd":
             return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
         case "lbfgs":
-            return LBFGS(parameters)
+            return LBFGS(parameters, step_reach(linearizer.model))
         case "gauss-newton":
             return GaussNewton(parameters, linearizer)
         case _:

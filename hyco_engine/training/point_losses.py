@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.points import Sensors
+from hyco_engine.data.points import GRID, Sensors
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Batch, LossTerm, Points, Predictor, TermSpec
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.rollout import rollout
-
-GRID = "grid"
-"""Name of the targets of generated samples among those of sensors: whole rollouts `[B, T, C_dyn, *S]`."""
 
 # (prediction - target where it was observed, else 0; whether it was), both `[B, N, C_dyn]`
 _Part = tuple[Tensor, Tensor]
@@ -26,7 +23,7 @@ class PointObjective(RolloutObjective):
     """Squared errors at the points of `PointWindows`, one term for each dynamic field.
 
     A stepper is rolled out from the state and read where the sensors are. A predictor is a function of position and
-    time: it is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]`, or `[M, components]`.
+    time: it is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]` or `[M, components]`.
     Generated rollouts beside the sensors' samples are compared with a stepper's, point by point of the grid.
     """
 

@@ -17,8 +17,8 @@ from hyco_engine.training.epoch_metrics import EpochMetrics
 class EpochPosition:
     """An epoch of batches: how many are done, what they gave, and the random numbers of those to come.
 
-    `good` is the state to go back to where the epoch diverges. `layers` are torch's own generators as they are to be
-    when the next batch begins; None: as they are.
+    `good` is the state at its start, where it may have to be gone back to. `layers` are torch's own generators as they
+    are to be when the next batch begins; None: as they are.
     """
 
     first_step: int
@@ -63,6 +63,7 @@ class PhasePosition:
     """A phase: the learned parameters `before` it, whether it was the `first`, and what came of it so far.
 
     `weights` are those of the loss terms, where they are frozen for the phase; `epoch` is an epoch that is half done.
+    `good` is the state at the start of the epoch whose loss was the lowest, `lowest`, so far: what is gone back to.
     """
 
     before: Mapping[str, Tensor]
@@ -72,6 +73,8 @@ class PhasePosition:
     converged: bool = False
     weights: Mapping[str, float] | None = None
     epoch: EpochPosition | None = None
+    good: Any = None
+    lowest: float | None = None
 
     def state_dict(self, device: torch.device) -> dict[str, Any]:
         """All but `before`, which the model at the phase's start gives."""
@@ -82,6 +85,8 @@ class PhasePosition:
             "converged": self.converged,
             "weights": None if self.weights is None else dict(self.weights),
             "epoch": None if self.epoch is None else self.epoch.state_dict(device),
+            "good": self.good,
+            "lowest": self.lowest,
         }
 
     @classmethod

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyco_engine.interfaces import PhysicalModel
+
 
 def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: int | None = None) -> Tensor:
     """`steps` predictions of a stepper from `state [B, C_all, *S]`: `[B, steps, C_dyn, *S]`.
@@ -31,8 +33,9 @@ def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: in
 
 def _predictions(model: nn.Module, state: Tensor, steps: int) -> list[Tensor]:
     predictions = []
+    step = model.bound() if isinstance(model, PhysicalModel) else model
     for _ in range(steps):
-        predictions.append(model(state))
+        predictions.append(step(state))
         state = _next(predictions[-1], state)
     return predictions
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hyco_engine.physics.capture import bucket
 from hyco_engine.physics.graphs import clean, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.training.jacobian import push_forward
@@ -42,8 +41,12 @@ class TangentRollout:
         """
         model, lanes, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
-        padded = _pad(state, bucket(size))
-        run = self._graph(padded, [value[0] for value in values], lanes, points.shape[1] if tangents else 0)
+        found_graph = model.graph_for(state)
+        if found_graph is None or writes(found_graph[0]):
+            raise NotCaptured("the step runs as written, not as a graph")
+        step, batch = found_graph
+        padded = _pad(state, batch)
+        run = self._graph(step, padded, [value[0] for value in values], lanes, points.shape[1] if tangents else 0)
         static = padded[:, model.layout.n_dynamic :].expand(lanes, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(lanes, *padded.shape).contiguous()
         flow = now.new_zeros(lanes, points.shape[1], *padded.shape) if tangents else None
@@ -87,12 +90,11 @@ class TangentRollout:
         derivatives = torch.func.vmap(torch.func.jacfwd(values))(points)
         return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
 
-    def _graph(self, state: Tensor, values: Sequence[Tensor], lanes: int, count: int) -> Run:
-        """For `lanes` lanes, with `count` tangents (0: none)."""
+    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], lanes: int, count: int) -> Run:
+        """Of `step` for `lanes` lanes, with `count` tangents (0: none)."""
         key = (tuple(state.shape), state.dtype, lanes, count)
         if key in self._graphs:
             return self._graphs[key]
-        step = self._step(state, values)
 
         def one(now: Tensor, values: Any, flow: Tensor, rates: Any) -> tuple[Tensor, Tensor]:
             return push_forward(step, (now, *values), (flow, *rates))
@@ -121,14 +123,6 @@ class TangentRollout:
         if len(self._graphs) >= MAX_GRAPHS:
             self._graphs.pop(next(iter(self._graphs)))
         self._graphs[key] = graph
-        return graph
-
-    def _step(self, state: Tensor, values: Sequence[Tensor]) -> Run:
-        """The graph of one internal step. Running the model once makes it, unless the model runs as written."""
-        self._model(state)
-        graph = self._model._runner.held(state, values)
-        if graph is None or writes(graph):
-            raise NotCaptured("the step runs as written, not as a graph")
         return graph
 
 

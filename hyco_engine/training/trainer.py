@@ -204,7 +204,7 @@ class Trainer:
         phase: PhasePosition,
         pause: Callable[[], None],
     ) -> dict[str, float]:
-        """One epoch; where it diverges and the spec says so, again from its start with half the learning rate."""
+        """One epoch; where it diverges and the spec says so, again from a good state with half the learning rate."""
         at = phase.epoch
         if at is None:
             good = self._snapshot(optimizer) if self.settings.on_divergence == "rollback" else None
@@ -217,17 +217,22 @@ class Trainer:
                 break
             except Diverged as error:
                 # where no step led there, a smaller one would not help
-                if at.good is None or self.rollbacks == MOST_ROLLBACKS or self.steps_done == at.first_step:
+                unmoved = phase.good is None and self.steps_done == at.first_step
+                if at.good is None or self.rollbacks == MOST_ROLLBACKS or unmoved:
                     raise Diverged(f"{error}. {self._advice()}") from error
-                self._restore(optimizer, at.good)
+                # an epoch's start may be lost already, if the last steps before led there
+                self._restore(optimizer, at.good if phase.good is None else phase.good)
                 self.steps_done = at.first_step
                 self.rollbacks += 1
                 self._warnings.append(
-                    f"{error}. It went back to the start of that epoch, and goes on with {0.5**self.rollbacks:g} of "
-                    f"the learning rate (rollback {self.rollbacks} of at most {MOST_ROLLBACKS})"
+                    f"{error}. It went back to the phase's best state so far, and goes on with {0.5**self.rollbacks:g} "
+                    f"of the learning rate (rollback {self.rollbacks} of at most {MOST_ROLLBACKS})"
                 )
                 at = EpochPosition(first_step=self.steps_done, draws=self._generator("terms"), good=at.good)
         epoch, phase.epoch = at.metrics, None
+        loss = epoch.metrics().get("train/loss")
+        if at.good is not None and loss is not None and (phase.lowest is None or loss <= phase.lowest):
+            phase.good, phase.lowest = at.good, loss
         self._skipped.epoch(epoch)
         if (starved := self._starved.epoch(epoch.losses(), self.player)) is not None:
             self._warnings.append(starved)
@@ -338,7 +343,7 @@ class Trainer:
         """The loss of a phase; where the phase has `begun` before, with the weights it has had since then."""
         if begun and phase.weights is not None:
             return self._whole(data, terms, phase.weights)
-        optimizer.begin(real_only=data.n_generated == 0)
+        optimizer.begin(real_only=data.n_generated == 0 and not terms)
         whole = self.whole_loss(data, terms, commit=True)
         phase.weights = whole.weights
         if self.settings.starts > 1 and self.multi_start is None:
@@ -354,6 +359,8 @@ class Trainer:
         return whole
 
     def _whole(self, data: Samples, terms: Sequence[ExtraTerm], weights: Mapping[str, float]) -> WholeLoss:
+        # an objective that changed from iteration to iteration would have no curvature to learn
+        begun = self.epochs_done - (0 if self._phase is None else self._phase.epochs)
         return WholeLoss(
             self.model,
             self.objective,
@@ -362,7 +369,7 @@ class Trainer:
             chunk=self.settings.batch_size,
             device=self.device,
             extra=terms,
-            draws=lambda: self._generator("terms"),
+            draws=lambda: derive_generator(self.seed, "train", self.player, "terms", begun),
         )
 
     def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:

@@ -42,7 +42,7 @@ from hyco_engine.training.evaluation import model_rollout
 
 ALPHA = 0.5
 CYCLES = 6
-SURROGATE_EPOCHS = 20
+SURROGATE_EPOCHS = 12
 WARMUP = 150
 ITERATIONS = 25
 TRAIN, FRAMES = 40, 50
@@ -116,6 +116,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "clean4": lambda: w1(4),
     "every5": lambda: w1(2, observe={"mask": {"every": 5}}, horizon=5),
     "wrong_physics": lambda: w1(2, kind="dragged-burgers"),
+    "noise5": lambda: w1(2, observe={"noise": {"level": 0.05, "relative": False}}, horizon=10),
+    "half_hidden": lambda: w1(2, observe={"mask": {"region": {"x": [0.0, LENGTH / 2]}, "first_frame": True}}, horizon=39),
 }
 
 

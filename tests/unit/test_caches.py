@@ -146,7 +146,15 @@ def test_nbytes_is_what_is_held(tmp_path: Path) -> None:
     on_disk = Disk(shard_bytes=100_000).hold(recipe, tmp_path)
     assert on_disk.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     on_disk.close()
-    assert OnTheFly().hold(recipe, None).nbytes == 2 * 4 * 64 * 12
+    small, large = torch.arange(3), torch.arange(10)
+    for prefetch, blocks in ((True, 2), (False, 1)):
+        made = OnTheFly(prefetch=prefetch).hold(recipe, None)
+        made.batch(small)
+        assert made.nbytes == blocks * 4 * 64 * 12
+        made.batch(large)  # put together from three of the recipe's
+        assert made.nbytes == (blocks + 1) * 10 * 64 * 12
+        made.close()
+    assert OnTheFly().hold(Numbered(3, size=64), None).nbytes == 2 * 3 * 64 * 12
 
 
 @pytest.mark.parametrize("cache", [Memory(), Disk()])

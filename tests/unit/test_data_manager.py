@@ -69,6 +69,7 @@ def test_windows_rollouts_and_numbers(source, tmp_path, cached):
         "resolution": [5],
         "frames": {"train": 6, "val": 6, "test": 6},
         "observed": {"train": 1.0, "val": 1.0, "test": 1.0},
+        "points": {"train": 0, "val": 0, "test": 0},
         "measure": {"val": "rollout", "test": "rollout"},
         "rollouts": {"val": 1, "test": 1},
         "n_windows": 3,

@@ -356,7 +356,7 @@ def test_execution_tells_how_and_why() -> None:
     model = FlowModel(Heat(), context())
     assert model.execution == ("graph", "not run yet")
     model.prepare(states(model))
-    assert model._runner.held(states(model), list(model.learnables.values().values())) is not None
+    assert model.graph_for(states(model)) is not None
     assert model.execution[1].startswith("captured as ")
     eager = FlowModel(Heat(), context(compile="eager"))
     eager(states(eager))
@@ -368,7 +368,14 @@ def test_graphs_are_few() -> None:
     model = FlowModel(Heat(), context())
     for count in range(1, 20):
         assert model(states(model, count)).shape[0] == count
+    assert len(model._runner._graphs) == 13
+    # the one used last stays
+    model(states(model, 1))
+    for count in (24, 28, 32, 40):
+        model(states(model, count))
     assert len(model._runner._graphs) == MAX_GRAPHS
+    assert {1, 40} < {key[0] for key in model._runner._graphs}
+    assert 2 not in {key[0] for key in model._runner._graphs}
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

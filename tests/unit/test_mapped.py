@@ -36,7 +36,7 @@ def test_a_file_cut_off_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     samples = Disk(shard_bytes=200_000).hold(Numbered(400, size=256, batch_size=50), tmp_path)
     assert bus_handler() != before
     order = torch.randperm(400).split(50)
-    first = samples.batch(order[0])
+    first = samples.batch(order[1])
     if announced:
         samples.upcoming(order)
     shard = sorted(tmp_path.iterdir())[1]
@@ -49,8 +49,7 @@ def test_a_file_cut_off_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Mapped, "select", select)
     with pytest.raises(RunError, match=rf"shard_00001.safetensors has 5000 bytes, and had {full}"):
-        for indices in order:
-            samples.batch(indices)
+        samples.batch(order[0])
     assert first[0].shape == (50, 256)
     samples.close()
     assert bus_handler() == before

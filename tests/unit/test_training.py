@@ -397,6 +397,24 @@ def test_double_scaling_is_an_error_in_a_run_and_a_warning_in_a_library_call() -
         hybrid(strategy=Twice(), alpha=0.1).train(windows, 1)
 
 
+class Greedy(Strategy):
+    """Asks for one sample more than it declared."""
+
+    def augment(self, phase: Phase, context: Any) -> Augmentation | None:
+        return Count().augment(phase, attrs.evolve(context, alpha=context.alpha + 1 / len(context.real)))
+
+
+def test_a_recipe_larger_than_declared_is_refused_before_anything_is_made() -> None:
+    windows = decay_windows()
+    with pytest.raises(PluginError) as caught:
+        hybrid(strategy=Greedy(), alpha=0.5).train(windows, 1)
+    assert str(caught.value) == (
+        "the strategy Greedy asks for 8 generated samples for the synthetic model in cycle 0, and its max_generated "
+        "declared at most 7 for 14 real ones at alpha = 0.5: how they are held was decided for that many; correct its "
+        "max_generated"
+    )
+
+
 def test_nothing_generated_is_said_and_trains_as_real_data_alone() -> None:
     recorder = Recorder()
     alone = HybridTrainer(synthetic=synthetic())

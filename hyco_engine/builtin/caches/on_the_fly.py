@@ -28,7 +28,7 @@ class OnTheFly(CacheBackend):
 
 
 class OnTheFlySamples(GeneratedSamples):
-    """Holds one batch of the recipe's size, and another one in the making.
+    """Holds one batch, and another one in the making; `nbytes` grows where a batch is larger than the recipe's.
 
     Where the order of batches is known, small neighbours are made together, up to the recipe's batch size. The recipe's
     model must not change until `close`, and runs in a thread of its own if `prefetch`.
@@ -36,6 +36,8 @@ class OnTheFlySamples(GeneratedSamples):
 
     def __init__(self, recipe: Recipe, prefetch: bool = True) -> None:
         self._recipe = recipe
+        self._prefetch = prefetch
+        self._largest = min(recipe.batch_size, len(recipe))
         self._form = Form(None, None)
         self._ahead = Ahead(self._make, limit=recipe.batch_size, background=prefetch)
         self._closed = False
@@ -45,7 +47,9 @@ class OnTheFlySamples(GeneratedSamples):
 
     @property
     def nbytes(self) -> int:
-        return 2 * min(self._recipe.batch_size, len(self)) * self._recipe.sample_bytes
+        # larger batches than the recipe's are put together from several, which are there for as long
+        blocks = 1 + self._prefetch + (self._largest > self._recipe.batch_size)
+        return blocks * self._largest * self._recipe.sample_bytes
 
     def batch(self, indices: Tensor) -> Batch:
         if self._closed:
@@ -68,6 +72,7 @@ class OnTheFlySamples(GeneratedSamples):
     def _make(self, indices: Tensor) -> Flat:
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"indices from {int(indices.min())} to {int(indices.max())}, of {len(self)} samples")
+        self._largest = max(self._largest, len(indices))
         parts = []
         for part in torch.split(indices, self._recipe.batch_size):
             batch = self._recipe.generate(part)

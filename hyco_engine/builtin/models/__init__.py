@@ -32,6 +32,12 @@ def hyco_models() -> list[ModelRecord]:
             "viscous Burgers equation in 1 to 3 dimensions; viscosity as a number or a field",
         ),
         _record(
+            "coordinate-mlp",
+            "synthetic",
+            synthetic.CoordinateMLPOptions,
+            "a function of position and time, for observations at points of one simulation",
+        ),
+        _record(
             "fisher-kpp",
             "physical",
             physical.FisherKppOptions,

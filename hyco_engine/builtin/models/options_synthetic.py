@@ -40,3 +40,12 @@ class UNetOptions:
     kernel_size: KernelSize = option(3, help="taps of each convolution along each axis")
     activation: Activation = option("gelu", help="nonlinearity")
     positions: bool = option(False, help=POSITIONS)
+
+
+@options
+class CoordinateMLPOptions:
+    """`[synthetic] kind = "coordinate-mlp"`."""
+
+    duration: float = option(help="time that the data spans; inputs are scaled by it", unit="time", gt=0.0)
+    width: int = option(64, help="hidden units of each layer", ge=1, le=4096)
+    depth: int = option(3, help="hidden layers", ge=1, le=32)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hyco_engine.builtin.sources.options import ArraysOptions, SimulateOptions
+from hyco_engine.builtin.sources.options import ArraysOptions, PointsOptions, SimulateOptions
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext, TrajectorySource
+    from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
 
 
 @hookimpl
@@ -27,6 +27,12 @@ def hyco_sources() -> list[Record]:
             options=ArraysOptions,
             factory=_arrays,
         ),
+        Record(
+            kind="points",
+            summary="Observations of sensors, at any position and time, in .csv, .npy, .npz and .mat files",
+            options=PointsOptions,
+            factory=_points,
+        ),
     ]
 
 
@@ -40,3 +46,9 @@ def _arrays(options: ArraysOptions, context: BuildContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.arrays import ArraysSource
 
     return ArraysSource(options)
+
+
+def _points(options: PointsOptions, context: BuildContext) -> TrajectorySource | SampleSource:
+    from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
+
+    return PointsSource(options, context) if options.resolution else PointSampleSource(options, context)

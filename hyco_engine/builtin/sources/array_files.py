@@ -207,6 +207,7 @@ class Mat73Reader(ArrayReader):
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
             return np.asarray(file[name][index[::-1]]).T
 
+
 def _free_memory() -> int:
     return int(psutil.virtual_memory().available)
 

@@ -18,11 +18,10 @@ from hyco_engine.builtin.sources.array_ends import FieldSamples
 from hyco_engine.builtin.sources.array_fields import FieldArray, common_cells, common_length, find_fields
 from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
+from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.physics.parameters import profile
-from hyco_engine.spec.choices import ArrayFile, Profile
 
 log = logging.getLogger("hyco_engine")
 
@@ -48,7 +47,7 @@ class ArraysSource(TrajectorySource):
         self.dt = self._time_step()
         self.plans = {axis: self._plan(axis) for axis in self.space}
         self.layout = self._layout()
-        self._truth = {name: self._true(name, value) for name, value in options.truth.items()}
+        self._truth = true_values(options.truth, self.layout.grid)
         log.info("%s", self.describe())
 
     @property
@@ -216,19 +215,6 @@ class ArraysSource(TrajectorySource):
             space=self.space,
             where=f"{where}: the field {array.info.name!r} of simulation {index}",
         )
-
-    def _true(self, name: str, value: float | Profile | ArrayFile) -> Tensor:
-        key = f"data.truth.{name}"
-        grid = self.layout.grid
-        if isinstance(value, Profile):
-            return profile(value, grid)
-        if isinstance(value, ArrayFile):
-            reader = open_arrays(value.file)
-            shape = next(iter(reader.arrays.values())).shape
-            if shape != grid.resolution:
-                raise DataError(f"{value.file} has the shape {shape}; the grid has {grid.resolution} cells", key=key)
-            return torch.from_numpy(reader.read(next(iter(reader.arrays))).astype(np.float64))
-        return torch.tensor(value, dtype=torch.float64)
 
 
 def _one_frame(samples: FieldSamples) -> Array:

@@ -131,3 +131,54 @@ class ArraysOptions:
             raise SpecError("the frames' spacing is given twice; keep dt or time", key="time")
         if self.dt is None and not self.time:
             raise SpecError("the frames' spacing is missing; give dt, or name the array of times in time", key="dt")
+
+
+def _check_columns(value: tuple[str, ...]) -> None:
+    named = [name for name in value if name]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ValueError(f"each column has a name of its own, and {', '.join(map(repr, twice))} is there twice")
+
+
+@options
+class PointsOptions:
+    """What sensors saw: a table with an observation a row, at any position and time, of one or several fields."""
+
+    path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
+    array: str = option("", help="name of the array; empty: the only one in the file")
+    columns: tuple[str, ...] = option(
+        (),
+        help="what the columns are: t time, x, y, z position, s simulation; any other name is a field, and an empty "
+        "one is not read; none: the first line of a .csv",
+        check=_check_columns,
+    )
+    interval: float | None = option(None, help="without a column t: time between entries of the array's axis 0", gt=0.0)
+    train_sensors: Path | None = option(
+        None, help='split by = "sensor": a file with the sensors that train, counted from 0; the others validate'
+    )
+    heldout: float = option(
+        0.2, help="without such a file: share of the sensors that validates, drawn at random", ge=0.0, lt=1.0
+    )
+    resolution: Mapping[str, int] = option(
+        attrs.Factory(dict),
+        help="cells along each axis of the grid that models are rolled out on; empty: no grid, for predictors alone",
+        check=_check_axes_named,
+    )
+    bounds: Mapping[str, tuple[float, float]] = option(
+        attrs.Factory(dict),
+        help="ends of each axis, such as {x = [0.0, 1.0]}, which is the default",
+        check=_check_bounds,
+    )
+    boundary: BoundarySetting | None = option(None, help="what holds at the edges of the grid, as for arrays")
+    dt: float | None = option(None, help="time between two frames of the rollouts", gt=0.0)
+    initial: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict),
+        help="the first frame of each field: a number, a profile, or a .npy file of the grid's shape",
+    )
+    truth: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for axis in self.bounds:
+            if axis not in self.resolution:
+                raise SpecError(f"bounds are given for {axis}, which has no resolution", key=f"bounds.{axis}")

@@ -35,9 +35,14 @@ class Trust(Strategy):
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """As usual, but the physics first learns from real data alone: an initial guess is no teacher."""
-        usual = super().phases(cycle)
-        return (Phase(player="physical", epochs=self.options.warmup, taught=False), *usual) if cycle == 0 else usual
+        """As usual, but both first learn from real data alone.
+
+        An initial guess is no teacher, and to an untrained pupil any teacher seems good.
+        """
+        if cycle:
+            return super().phases(cycle)
+        warmup = Phase(player="physical", epochs=self.options.warmup, taught=False)
+        return warmup, Phase(player="synthetic", taught=False), Phase(player="physical")
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation:
         errors = context.errors()

@@ -26,12 +26,12 @@ class CsvTracker(Tracker):
         self._rows: list[dict[str, Any]] = []
 
     def started(self, info: Mapping[str, Any]) -> None:
-        self._rows = []
+        self._rows = [dict(record) for record in info.get("records") or ()]
         folder = info.get("folder")
         self._path = None if folder is None else Path(folder) / self._name
         if self._path is None:
             logging.getLogger("hyco_engine").warning("tracker csv: the run has no folder, so nothing is written")
-        elif self._path.exists():
+        elif self._path.exists() and info.get("records") is None:
             raise SpecError(f"{self._path} is there already and is not overwritten", key="trackers.csv.file")
 
     def metrics(self, record: Mapping[str, Any]) -> None:

@@ -34,10 +34,8 @@
 
   const legend = (scale, colors) => {
     const bar = make("canvas", { "aria-hidden": "true" });
-    const flat = matchMedia("(max-width: 44rem)").matches;
-    if (flat) paint(bar, 255, 1, (x) => x + 1, colors); else paint(bar, 1, 255, (x, y) => 255 - y, colors);
-    const text = make("div", {}, make("span", {}, short(scale.high)), make("span", {}, scale.of), make("span", {}, short(scale.low)));
-    return make("div", { class: "legend" }, bar, text);
+    paint(bar, 255, 1, (x) => x + 1, colors);
+    return make("div", { class: "legend" }, make("span", {}, short(scale.low)), bar, make("span", {}, `${short(scale.high)}, ${scale.of}`));
   };
 
   const field = (panel, shape) => {
@@ -56,20 +54,22 @@
     }
   };
 
-  const row = (fields, scale) => {
-    if (!fields.length) return;
-    rows.append(make("div", { class: "row", style: `--n: ${fields.length}` }, ...fields.map((f) => f.figure),
-      legend(scale, bytes(scale.colors))));
+  // values above, errors below, each error under its model
+  const grid = (fields, about) => {
+    const values = fields.filter((f) => f.panel.scale === "value"), errors = fields.filter((f) => f.panel.scale === "error");
+    const row = (cells, name) => rows.append(make("div", { class: "row", style: `--n: ${values.length}` }, ...cells,
+      legend(view.scales[name], bytes(view.scales[name].colors))));
+    row(values.map((f) => f.figure), "value");
+    const text = make("div", { class: "about" }, about);
+    if (errors.length) row([text, ...errors.map((f) => f.figure)], "error"); else rows.append(text);
   };
 
   const plane = () => {
     const [nx, ny] = view.cells, [x, y] = view.bounds;
     const shape = Math.min(3, Math.max(0.5, (x[1] - x[0]) / (y[1] - y[0])));
     const fields = view.panels.map((panel) => field(panel, shape));
-    row(fields.filter((f) => f.panel.scale === "value"), view.scales.value);
-    row(fields.filter((f) => f.panel.scale === "error"), view.scales.error);
-    rows.append(make("p", { class: "soft" }, `${view.axes[0]} to the right, ${short(x[0])} to ${short(x[1])}; ` +
-      `${view.axes[1]} upwards, ${short(y[0])} to ${short(y[1])}.`));
+    grid(fields, `${view.axes[0]} to the right, ${short(x[0])} to ${short(x[1])}; ` +
+      `${view.axes[1]} upwards, ${short(y[0])} to ${short(y[1])}.`);
     return (k) => {
       for (const f of fields) paint(f.canvas, nx, ny, (i, j) => f.values[(k * ny + j) * nx + i], f.colors);
       tell(fields, k);
@@ -84,10 +84,8 @@
       f.cursor = make("div", { class: "now" });
       f.picture.append(f.cursor);
     }
-    row(fields.filter((f) => f.panel.scale === "value"), view.scales.value);
-    row(fields.filter((f) => f.panel.scale === "error"), view.scales.error);
-    rows.append(make("p", { class: "soft" }, `Time to the right, 0 to ${short(view.times[nt - 1])}; ` +
-      `${view.axes[0]} upwards, ${short(low)} to ${short(high)}. Below: ${view.label} along ${view.axes[0]} at the time chosen.`));
+    grid(fields, `Time to the right, 0 to ${short(view.times[nt - 1])}; ${view.axes[0]} upwards, ${short(low)} to ` +
+      `${short(high)}. Below: ${view.label} along ${view.axes[0]} at the time chosen.`);
     const curves = fields.filter((f) => f.panel.curve).map((f) => ({ ...f, points: words(f.panel.curve) }));
     const svg = make("svg", { viewBox: "0 0 1000 300", preserveAspectRatio: "none", role: "img",
       "aria-label": `${view.label} along ${view.axes[0]}: ${curves.map((c) => c.panel.title).join(", ")}` });
@@ -143,6 +141,5 @@
   slider.addEventListener("input", () => { stop(); show(); });
   play.addEventListener("click", () => timer === null ? start() : stop());
   if (choice) choice.addEventListener("change", () => { stop(); choose(); });
-  matchMedia("(max-width: 44rem)").addEventListener("change", choose);
   choose();
 })();

@@ -1,0 +1,37 @@
+"""Known true values of a physics' parameters, as a spec gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyco_engine.builtin.sources.array_files import open_arrays
+from hyco_engine.data.fields import Grid
+from hyco_engine.errors import DataError
+from hyco_engine.physics.parameters import profile
+from hyco_engine.spec.choices import ArrayFile, Profile
+
+
+def true_values(truth: Mapping[str, float | Profile | ArrayFile], grid: Grid) -> dict[str, Tensor]:
+    """0-d, or `[*resolution]`. Raises DataError for a file of another shape."""
+    return {name: _value(value, grid, f"data.truth.{name}") for name, value in truth.items()}
+
+
+def _value(value: float | Profile | ArrayFile, grid: Grid, key: str) -> Tensor:
+    if isinstance(value, Profile):
+        return profile(value, grid)
+    if isinstance(value, ArrayFile):
+        return field_from_file(value, grid, key)
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def field_from_file(file: ArrayFile, grid: Grid, key: str) -> Tensor:
+    """`[*resolution]`, float64. Raises DataError for a file of another shape."""
+    reader = open_arrays(file.file)
+    name, stored = next(iter(reader.arrays.items()))
+    if stored.shape != grid.resolution:
+        raise DataError(f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells", key=key)
+    return torch.from_numpy(reader.read(name).astype(np.float64))

@@ -1,0 +1,130 @@
+"""`interaction`: the published loss of HYCO (arXiv 2509.14123), a misfit of both models at ghost points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.data.points import GRID, Sensors
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import (
+    Augmentation,
+    Batch,
+    CycleContext,
+    ExtraTerm,
+    LossTerm,
+    Phase,
+    Predictor,
+    Strategy,
+    TermSpec,
+)
+from hyco_engine.training.point_losses import predicted_at
+from hyco_engine.training.rollout import evaluating, rollout
+
+if TYPE_CHECKING:
+    from hyco_engine.builtin.strategies import InteractionOptions
+
+
+class Interaction(Strategy):
+    """Nothing is generated; each phase adds alpha * mean (u_player - stop[u_teacher])^2 over ghost points to its loss.
+
+    Minibatch optimizers see new points in every batch and epoch; those that iterate over all samples see one set a
+    phase, since what they learn of the loss's curvature would not be that of another set.
+    """
+
+    def __init__(self, options: InteractionOptions) -> None:
+        self.options = options
+
+    def max_generated(self, n_real: int, alpha: float) -> int:
+        return 0
+
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        if context.alpha == 0:
+            return None
+        if context.layout is None or context.real.horizon is None:
+            raise RunError("ghost points lie in a domain, and this data has none")
+        ghosts = Ghosts(
+            teacher=context.models[phase.teacher],
+            layout=context.layout,
+            steps=context.real.horizon,
+            points=self.options.points,
+        )
+        terms = [GhostTerm(ghosts, spec, context.alpha) for spec in context.terms[phase.player]]
+        return Augmentation(terms=terms, record={"alpha": context.alpha, "ghost_points": self.options.points})
+
+
+def ghost_points(grid: Grid, count: int, points: int, steps: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """`frame [count, points]` uniform in 0..steps and `position [count, points, n_axes]` uniform in the domain."""
+    lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
+    where = torch.rand(count, points, len(grid.axes), generator=generator)
+    # rounding must not carry a point out
+    position = (lower + where * (upper - lower)).clamp(lower, upper)
+    return {"frame": steps * torch.rand(count, points, generator=generator), "position": position}
+
+
+@attrs.define(kw_only=True, eq=False)
+class Ghosts:
+    """Both models at ghost points of a batch: rollouts from its states are read there, predictors are asked."""
+
+    teacher: nn.Module
+    layout: StateLayout
+    steps: int
+    points: int
+    _last: tuple[Batch, Tensor] | None = None
+
+    def differences(self, model: nn.Module, batch: Batch, generator: torch.Generator, *, again: bool) -> Tensor:
+        """`[B, points, C_dyn]`; with `again` those made for the batch before, where it is this one."""
+        if again and self._last is not None and self._last[0] is batch:
+            return self._last[1]
+        states, targets = batch
+        if not isinstance(states, Tensor):
+            raise TypeError("ghost points need states to start from; this data has inputs by name")
+        at = ghost_points(self.layout.grid, len(states), self.points, self.steps, generator)
+        at = {name: values.to(states.device, states.dtype) for name, values in at.items()}
+        with torch.no_grad(), evaluating(self.teacher):
+            theirs = self._read(self.teacher, states, targets, at)
+        difference = self._read(model, states, targets, at) - theirs
+        self._last = (batch, difference)
+        return difference
+
+    def _read(
+        self, model: nn.Module, states: Tensor, targets: Tensor | Mapping[str, Tensor], at: Mapping[str, Tensor]
+    ) -> Tensor:
+        if isinstance(model, Predictor):
+            return predicted_at(model, {"position": at["position"], "time": _times(targets, at["frame"])}, self.layout)
+        path = rollout(model, states, self.steps)
+        whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
+        return Sensors(self.layout)(whole, at["frame"], at["position"])
+
+
+def _times(targets: Tensor | Mapping[str, Tensor], frame: Tensor) -> Tensor:
+    """Time since the simulation's start at `frame [B, N]` since each sample's; both are known where sensors were."""
+    if isinstance(targets, Tensor) or GRID in targets:
+        raise TypeError("a predictor of points meets rollouts where sensors were, and this data has frames")
+    seen, when = targets["frame"], targets["time"]
+    known = ~targets["value"].isnan().any(-1) & (seen > 0)
+    # of each sample the observation that is furthest from its start
+    last = torch.where(known, seen, -1.0).argmax(dim=1, keepdim=True)
+    seen, when = seen.gather(1, last), when.gather(1, last)
+    raise NotImplementedError
+
+
+class GhostTerm(ExtraTerm):
+    """The misfit in one field; all fields of a batch share the points and the rollouts."""
+
+    def __init__(self, ghosts: Ghosts, spec: TermSpec, alpha: float) -> None:
+        self.ghosts = ghosts
+        self.field = spec.name
+        self.spec = attrs.evolve(spec, name=f"interaction/{spec.name}", priority=alpha * spec.priority)
+        names = [field.name for field in ghosts.layout.dynamic]
+        self.first = spec.name == names[0]
+
+    def term(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossTerm:
+        difference = self.ghosts.differences(model, batch, generator, again=not self.first)
+        squares = difference[..., self.ghosts.layout.channels(self.field)].square()
+        return LossTerm(spec=self.spec, per_sample=squares.flatten(1).mean(1))

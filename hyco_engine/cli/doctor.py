@@ -1,0 +1,191 @@
+"""`hyco-engine doctor`: whether this machine can run what is asked of it, one line for each thing that may be wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import click
+
+from hyco_engine.cli.options import json_option, print_json
+from hyco_engine.cli.plugins import disable_option, discover
+
+if TYPE_CHECKING:
+    from hyco_engine.hooks.registry import Registry
+
+SHOWN = ("hyco-engine", "torch", "phiflow", "phiml", "numpy")
+LOW_DISK = 5 * 10**9
+LOW_MEMORY = 2 * 10**9
+NETWORK = ("nfs", "cifs", "smb", "sshfs", "lustre", "gpfs", "beegfs", "9p", "afs")
+
+
+@attrs.frozen
+class Finding:
+    """One thing that was looked at; `remedy` says what to do unless the status is "ok"."""
+
+    name: str
+    status: Literal["ok", "warning", "problem"]
+    message: str
+    remedy: str = ""
+
+
+@click.command()
+@disable_option
+@json_option
+def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
+    """Look whether this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
+
+    Cache and runs are looked for where a spec in the working directory has them by default. Exit code 1 if there is a
+    problem; warnings do not count.
+    """
+    registry = discover(disable_plugin)
+    with redirect_stdout(sys.stderr):  # what is imported here may print
+        findings = list(examine(registry))
+    broken = any(finding.status == "problem" for finding in findings)
+    if as_json:
+        print_json({"ok": not broken, "findings": [attrs.asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            remedy = f": {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{finding.status:<8} {finding.name:<9} {finding.message}{remedy}")
+    sys.exit(1 if broken else 0)
+
+
+def examine(registry: Registry) -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it is told."""
+    yield _versions()
+    yield _phiflow()
+    yield _compiler()
+    yield from _devices()
+    for name in ("cache", "runs"):
+        yield _disk(name)
+    yield _memory()
+    yield from _plugins(registry)
+
+
+def _versions() -> Finding:
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    from hyco_engine.runs.environment import DISTRIBUTION, package_versions
+
+    versions = package_versions()
+    told = ", ".join(
+        [f"python {platform.python_version()}"]
+        + [
+            f"{name} {versions[name]}"
+            for name in ("hyco-engine", "torch", "phiflow", "phiml", "numpy")
+            if name in versions
+        ]
+    )
+    try:
+        wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
+    except metadata.PackageNotFoundError:
+        return Finding("versions", "warning", told, "hyco-engine is not installed; pip install it to have them checked")
+    wrong = [
+        f"{requirement.name}{requirement.specifier}"
+        for requirement in wanted
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not requirement.specifier.contains(versions.get(requirement.name, "0"), prereleases=True)
+    ]
+    if wrong:
+        command = " ".join(f"'{text}'" for text in wrong)
+        return Finding("versions", "problem", f"{told}; not as needed: {', '.join(wrong)}", f"pip install {command}")
+    return Finding("versions", "ok", told)
+
+
+def _phiflow() -> Finding:
+    try:
+        from hyco_engine.physics.probe import probe
+
+        results = list(probe())
+    except Exception as error:
+        text = f"PhiFlow cannot be imported: {type(error).__name__}: {error}"
+        return Finding("phiflow", "problem", text, "pip install --force-reinstall hyco-engine")
+    wrong = [f"{what} ({fault})" for what, fault in results if fault]
+    if wrong:
+        remedy = "install the versions that hyco-engine asks for; phiml 1.16.1 is known to break 1-D advection"
+        return Finding("phiflow", "problem", f"wrong on torch: {'; '.join(wrong)}", remedy)
+    return Finding("phiflow", "ok", f"{', '.join(what for what, _ in results)}: as they should be")
+
+
+def _compiler() -> Finding:
+    from hyco_engine.physics.compiling import has_compiler
+
+    if has_compiler():
+        return Finding("compiler", "ok", "there is a C++ compiler, so long runs can be compiled")
+    remedy = "install g++ or clang++, or name one in CXX, for physics that is several times as fast"
+    return Finding("compiler", "warning", "no C++ compiler: physical.compile stays at 'graph'", remedy)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    told = f"cpu, {usable} core(s), {threads} torch thread(s)"
+    if threads > usable:
+        yield Finding("device", "warning", told, f"more threads than cores are slow: set OMP_NUM_THREADS={usable}")
+    else:
+        yield Finding("device", "ok", told)
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        if torch.version.cuda is not None and Path("/dev/nvidiactl").exists():
+            remedy = "see that the driver fits torch (nvidia-smi), and CUDA_VISIBLE_DEVICES"
+            yield Finding("device", "warning", "there is a GPU that torch cannot use", remedy)
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        yield Finding("device", "ok", f"cuda:{index}, {about.name}, {about.total_memory / 1e9:.0f} GB")
+
+
+def _disk(name: str) -> Finding:
+    """The place of `paths.<name>` by default."""
+    import psutil
+
+    place = Path(name).absolute()
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    key = f"paths.{name}"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding(name, "problem", f"{place} cannot be written", f"set {key} to a folder that can be")
+    free = shutil.disk_usage(there).free
+    told = f"{place}, {free / 1e9:.1f} GB free"
+    mounts = [part for part in psutil.disk_partitions(all=True) if there.is_relative_to(part.mountpoint)]
+    system = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
+    if free < LOW_DISK:
+        return Finding(name, "warning", told, f"free some space, or set {key} to another disk")
+    if name == "cache" and system.startswith(NETWORK):
+        return Finding(
+            name, "warning", f"{told}, on {system}", f"set {key} to a local disk: locks and maps are unsafe here"
+        )
+    return Finding(name, "ok", told)
+
+
+def _memory() -> Finding:
+    from hyco_engine.resources import memory_limits
+
+    tightest = memory_limits()[0]
+    by = {"machine": "", "cgroup": " (limited by a control group)", "rlimit": " (limited by ulimit -v)"}
+    told = f"{tightest.free / 1e9:.1f} GB of {tightest.total / 1e9:.1f} GB free{by[tightest.source]}"
+    if tightest.free < LOW_MEMORY:
+        return Finding("memory", "warning", told, "end other programs, or set augmentation.cache.kind = 'disk'")
+    return Finding("memory", "ok", told)
+
+
+def _plugins(registry: Registry) -> Iterator[Finding]:
+    usable = [info for info in registry.plugins if info.status == "ok"]
+    others = len({info.distribution for info in usable} - {"hyco-engine"})
+    yield Finding("plugins", "ok", f"{len(usable)} usable, of {others} further distribution(s)")
+    for info in registry.plugins:
+        if info.status == "failed":
+            remedy = "see hyco-engine plugins check; mend, update or uninstall it, or give --disable-plugin"
+            yield Finding("plugins", "problem", f"{info} failed: {' '.join(info.reason.split())}", remedy)
+        for warning in info.warnings:
+            yield Finding("plugins", "warning", f"{info}: {' '.join(warning.split())}", "tell its author")

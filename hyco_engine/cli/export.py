@@ -1,0 +1,62 @@
+"""`hyco-engine export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json, which_option
+from hyco_engine.cli.plugins import disable_option, discover
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["torch-export", "safetensors", "toml"]),
+    default="torch-export",
+    show_default=True,
+    help="A program that torch alone runs; weights for load_surrogate; or only the description and the parameters.",
+)
+@click.option("--out", type=PATH, required=True, help="File to write; its description goes beside it, as .toml.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Steps that one call of the program rolls out.",
+)
+@which_option
+@disable_option
+@json_option
+def export(
+    run: Path,
+    form: Literal["torch-export", "safetensors", "toml"],
+    out: Path,
+    steps: int,
+    which: Literal["best", "final"],
+    disable_plugin: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the surrogate of the run folder RUN, normalisation inside, and the parameters that were identified.
+
+    A program runs where only torch is installed: torch.export.load(FILE).module()(state).
+    """
+    registry = discover(disable_plugin)
+    with stdout_for_json(as_json):
+        from hyco_engine.runs.export import export as write
+
+        result = write(run, out, form, steps=steps, which=which, registry=registry)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"wrote {' and '.join(result['files'])}")
+    if result["difference"] is not None:
+        click.echo(f"read back and compared: it differs from the original by {result['difference']:.1g} at most")
+    if form == "torch-export":
+        click.echo(f'use it with torch alone: torch.export.load("{out}").module()(state)')
+    elif form == "safetensors":
+        click.echo(f'use it: hyco_engine.load_surrogate("{out}")')

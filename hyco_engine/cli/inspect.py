@@ -1,0 +1,28 @@
+"""`hyco-engine inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what the file or folder PATH holds, and print the section of a spec that would read it."""
+    with stdout_for_json(as_json):
+        from hyco_engine.inspection import describe
+
+        found = describe(path)
+    if as_json:
+        print_json({"path": str(path), "what": found.what, "contents": list(found.contents), "spec": found.spec})
+        return
+    click.echo(f"{path}: {found.what}")
+    for line in found.contents:
+        click.echo(f"  {line}")
+    if found.spec:
+        click.echo(f"\n{found.spec}")

@@ -1,0 +1,81 @@
+"""Arrays from `.npy` and `.npz` files that anybody may have made: no size is believed, nothing in them is executed."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyco_engine.resources import free_memory
+
+Array = npt.NDArray[Any]
+
+_PIECE = 2**24
+
+
+def read_arrays(path: Path) -> Array | dict[str, Array]:
+    """The array of a `.npy` file, or those of a `.npz` by name.
+
+    Raises OSError or ValueError, which says what is wrong but not with which file.
+    """
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            size = path.stat().st_size
+            file.seek(0)
+            return read_array(file, size)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _refuse_large(sum(info.file_size for info in archive.infolist()))
+                return {info.filename.removesuffix(".npy"): _entry(archive, info) for info in archive.infolist()}
+        except OSError:
+            raise
+        except Exception as error:  # zipfile raises many kinds on damaged archives
+            raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    with archive.open(info) as opened:
+        try:
+            return read_array(opened, info.file_size)
+        except ValueError as error:
+            raise ValueError(f"entry {info.filename!r}: {error}") from error
+
+
+def read_array(file: IO[bytes], file_size: int) -> Array:
+    """The array of real numbers at the beginning of `file`, which has `file_size` bytes. Raises ValueError."""
+    shape, fortran, dtype = read_header(file)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"it holds {dtype}, and only real numbers are read, never pickled objects")
+    size = math.prod(shape) * dtype.itemsize
+    if file.tell() + size != file_size:
+        raise ValueError(f"it declares {size} bytes of numbers, and has {file_size - file.tell()}")
+    _refuse_large(size)
+    values = np.empty(size, np.uint8)
+    done = 0
+    while part := file.read(min(_PIECE, max(1, size - done))):
+        values[done : done + len(part)] = np.frombuffer(part, np.uint8)
+        done += len(part)
+    if done != size:
+        raise ValueError(f"it ends after {done} of {size} bytes")
+    return values.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether in Fortran's order, type) of an array in numpy's format. Raises ValueError."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"unknown .npy version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"it declares the shape {shape}")
+    return tuple(shape), bool(fortran), dtype
+
+
+def _refuse_large(size: int) -> None:
+    if size > (free := free_memory()):
+        raise ValueError(f"it takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free")

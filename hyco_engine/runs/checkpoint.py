@@ -1,0 +1,205 @@
+"""Checkpoints of a run: nested plain values and tensors, as pairs of files
+
+    checkpoints/000012.safetensors   all tensors
+    checkpoints/000012.json          the rest, size and SHA-256 of the tensors' file, and its own SHA-256
+
+Each file is replaced in one step, the JSON last: where it is, the pair is complete. The newest complete and intact one
+is found by looking; nothing points to it. What is read is bounded beforehand and executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from hyco_engine.errors import RunError
+from hyco_engine.resources import free_memory
+from hyco_engine.runs.files import write_atomic
+
+FORMAT = 1
+KEPT = 2
+MAX_JSON_BYTES = 2**28
+_FILE = re.compile(r"([0-9]{6,9})\.(json|safetensors)")
+_MARK = "$"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """One that was read. `notes` tell of newer ones that could not be used."""
+
+    path: Path
+    content: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Checkpoints:
+    """Those of one folder, which is made when the first one is written. One process writes at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._intact: list[int] = []
+
+    def save(self, content: Mapping[str, Any]) -> Path:
+        """Write the next one; of the older ones the newest intact one is kept. Raises RunError, leaving those."""
+        number = max(self._numbers(), default=0) + 1
+        tensors: dict[str, Tensor] = {}
+        tree = _encoded(content, tensors, "")
+        data = _safetensors(tensors)
+        told = {"format": FORMAT, "tensors": {"bytes": len(data), "sha256": _sha256(data)}, "content": tree}
+        write_atomic(self._path(number, "safetensors"), data)
+        write_atomic(self._path(number, "json"), json.dumps({**told, "sha256": _sha256(_canonical(told))}))
+        self._intact = [*self._intact, number][-KEPT:]
+        for path in self._files():
+            if int(path.stem) not in self._intact:
+                with suppress(OSError):
+                    path.unlink()
+        return self._path(number, "json")
+
+    def newest(self, usable: Callable[[Mapping[str, Any]], str | None] = lambda content: None) -> Checkpoint | None:
+        """The newest that is complete, intact and `usable`, which tells why one is not; None: there was none at all.
+
+        Raises RunError where there are some, and none of them can be used.
+        """
+        notes = []
+        for number in sorted(self._numbers("json"), reverse=True):
+            path = self._path(number, "json")
+            try:
+                content = self._read(number)
+                why = usable(content)
+            except Damaged as error:
+                why = f"it is damaged: {error}"
+            if why is None:
+                self._intact = [number]
+                return Checkpoint(path=path, content=content, notes=tuple(notes))
+            notes.append(f"the checkpoint {path} is left out, as {why}")
+        if notes:
+            told = "\n".join(notes)
+            raise RunError(f"{told}\nno other one is left in {self.folder}: start again with a new run folder")
+        return None
+
+    def _read(self, number: int) -> dict[str, Any]:
+        try:
+            told = json.loads(_bounded(self._path(number, "json"), MAX_JSON_BYTES).decode())
+            if told.pop("sha256") != _sha256(_canonical(told)):
+                raise Damaged("its checksum is another one")
+            if told["format"] != FORMAT:
+                raise Damaged(f"its format is {told['format']!r}, known is {FORMAT}")
+            size = told["tensors"]["bytes"]
+            data = _bounded(self._path(number, "safetensors"), size)
+            if len(data) != size or _sha256(data) != told["tensors"]["sha256"]:
+                raise Damaged(f"{self._path(number, 'safetensors').name} is not the file that was written with it")
+            content = _decoded(told["content"], _tensors(data))
+        except Damaged:
+            raise
+        except OSError as error:
+            raise Damaged(f"{error.filename}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(f"{type(error).__name__}: {error}") from error
+        if not isinstance(content, dict):
+            raise Damaged("it holds no table")
+        return content
+
+    def _path(self, number: int, suffix: str) -> Path:
+        return self.folder / f"{number:06d}.{suffix}"
+
+    def _files(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
+
+    def _numbers(self, suffix: str = "") -> set[int]:
+        return {int(path.stem) for path in self._files() if path.suffix.endswith(suffix)}
+
+
+def _bounded(path: Path, most: int) -> bytes:
+    """The file's content. Raises Damaged before a file that is too large is read."""
+    if path.is_symlink() or not path.is_file():
+        raise Damaged(f"there is no file {path.name}")
+    size = path.stat().st_size
+    if size > most or size > free_memory():
+        raise Damaged(f"{path.name} has {size} bytes: more than it can have, or than there is memory for")
+    return path.read_bytes()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    # a copy of each: tied weights share memory, which safetensors refuses
+    data: bytes = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
+    return data
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        # a copy of each: where a tensor lies in the file says nothing of how it is aligned in memory
+        return {name: value.clone() for name, value in load(data).items()}
+    except SafetensorError as error:
+        raise Damaged(str(error)) from error
+
+
+def _encoded(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
+    """`value` in JSON's types; what JSON has not is marked, and its tensors go into `tensors`, named by their path."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {_MARK: "float", "is": str(value)}
+        case Tensor():
+            # names may have slashes of their own
+            name = path if path not in tensors else f"{path}#{len(tensors)}"
+            tensors[name] = value
+            return {_MARK: "tensor", "is": name}
+        case tuple():
+            return {_MARK: "tuple", "is": [_encoded(v, tensors, f"{path}/{k}") for k, v in enumerate(value)]}
+        case list():
+            return [_encoded(v, tensors, f"{path}/{k}") for k, v in enumerate(value)]
+        case Mapping() if all(isinstance(key, str) and key != _MARK for key in value):
+            return {key: _encoded(v, tensors, f"{path}/{key}") for key, v in value.items()}
+        case Mapping():
+            pairs = [(_encoded(k, tensors, path), _encoded(v, tensors, f"{path}/{k}")) for k, v in value.items()]
+            return {_MARK: "items", "is": pairs}
+        case _:
+            raise RunError(f"a checkpoint cannot hold {path}: it is a {type(value).__name__}")
+
+
+def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(entry, tensors) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if _MARK not in value:
+        return {key: _decoded(entry, tensors) for key, entry in value.items()}
+    match value[_MARK], value["is"]:
+        case "float", "nan" | "inf" | "-inf" as text:
+            return float(text)
+        case "tensor", str() as name:
+            return tensors[name]
+        case "tuple", list() as entries:
+            return tuple(_decoded(entry, tensors) for entry in entries)
+        case "items", list() as pairs:
+            return {_decoded(key, tensors): _decoded(entry, tensors) for key, entry in pairs}
+    raise Damaged(f"the mark {value[_MARK]!r} is unknown")

@@ -1,0 +1,249 @@
+"""A run's results for use elsewhere: the surrogate as one file, and what the physics identified as readable TOML."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.errors import DataError, PluginError, RunError
+from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.interfaces import BuildContext, Predictor
+from hyco_engine.randomness import derive_generator
+from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.folder import weights_bytes
+from hyco_engine.runs.loading import LoadedRun, Which
+from hyco_engine.runs.metrics import SUMMARY, read_summary
+from hyco_engine.runs.weights import Weights
+from hyco_engine.spec.choices import SyntheticChoice
+from hyco_engine.spec.dumping import plain
+from hyco_engine.spec.structuring import Structurer
+from hyco_engine.training.rollout import rollout
+
+Format = Literal["torch-export", "safetensors", "toml"]
+TOLERANCE = 1e-6
+"""Largest difference between what was written and the original, relative to the largest value."""
+
+
+class Rollout(nn.Module):
+    """What is exported: `forward(state [B, C_all, *S]) -> [B, steps, C_dyn, *S]`, in the data's units."""
+
+    def __init__(self, model: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.steps = steps
+
+    def forward(self, state: Tensor) -> Tensor:
+        return rollout(self.model, state, self.steps)
+
+
+def export(
+    run_dir: Path | str,
+    out: Path,
+    form: Format = "torch-export",
+    *,
+    steps: int = 1,
+    which: Which = "final",
+    registry: Registry | None = None,
+) -> dict[str, Any]:
+    """Write a run's surrogate to `out`, and beside it, as `.toml`, what it expects and what the physics identified.
+
+    "torch-export": a program with the normalisation inside, for any batch size, that `torch.export.load` runs without
+    this package; each call rolls out `steps` steps. "safetensors": the weights, and in the metadata all it takes to
+    build the surrogate again, for `load_surrogate`. "toml": the description alone, to `out`.
+
+    What was written is read back and compared with the original. Raises RunError where they differ, and where the model
+    cannot be exported; DataError where the run lacks what is asked for.
+    """
+    run = LoadedRun(run_dir, registry, device="cpu")
+    beside = out if form == "toml" else out.with_suffix(".toml")
+    if form != "toml" and beside == out:
+        raise DataError(f"{out} is where the description goes; name the surrogate's file .pt2 or .safetensors")
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent} to write {out.name} to")
+    about: dict[str, Any] = {}
+    difference = None
+    if form != "toml":
+        model, weights = _surrogate(run, which)
+        about["surrogate"] = {"file": out.name, "format": form, "weights": which, **_described(weights, steps, form)}
+        content, difference = (
+            _program(model, weights, steps) if form == "torch-export" else _tensors(model, weights, run)
+        )
+        write_atomic(out, content)
+    about |= _identified(run)
+    if not about:
+        raise DataError(f"the run {run.folder} has no physics whose parameters could be written")
+    write_atomic(beside, f"{_HEAD.format(name=run.spec.run.name)}\n{tomli_w.dumps(about)}")
+    files = [str(beside)] if form == "toml" else [str(out), str(beside)]
+    return {"run": str(run_dir), "format": form, "files": files, "difference": difference}
+
+
+_HEAD = """# Results of the hyco-engine run "{name}".
+# [surrogate]: what the exported file takes and gives. A state is [batch, channels, *grid]; channels are those of the
+# dynamic fields, then of the static ones, in listed order. [parameters]: what the physics identified."""
+
+
+def load_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> nn.Module:
+    """The surrogate in a file that `export` wrote as "safetensors", in eval mode; nothing in the file is executed.
+
+    Raises DataError where it is damaged or was not exported.
+    """
+    registry = registry or Registry.discover(disabled_names())
+    weights = Weights(path)
+    if weights.options is None or weights.layout is None:
+        raise DataError(f"{path} holds weights alone; export it, or name the run folder: hyco-engine export --help")
+    model = _built(weights, registry).to(device or "cpu")
+    try:
+        model.load_state_dict(weights.state)
+    except RuntimeError as error:
+        raise PluginError(f"the weights in {path} do not fit the model {weights.kind!r} installed: {error}") from error
+    return model.eval()
+
+
+def _built(weights: Weights, registry: Registry) -> nn.Module:
+    table = {**(weights.options or {}), "kind": weights.kind}
+    choice: SyntheticChoice = Structurer(registry).structure(table, SyntheticChoice)
+    dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
+    context = BuildContext(
+        seed=0,
+        registry=registry,
+        dtype=dtype,
+        layout=weights.layout,
+        dt=weights.dt,
+        statistics=weights.statistics,
+    )
+    model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
+    return model
+
+
+def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
+    model, weights = run.model("synthetic", which), run.weights("synthetic", which)
+    if weights.layout is None or isinstance(model, Predictor):
+        raise DataError(f"the surrogate of {run.folder} does not step states of fields forward, so it is not exported")
+    return model, weights
+
+
+def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, float]:
+    """The exported program as a file's content, and how far it is from the model."""
+    whole = Rollout(model, steps).eval()
+    states = _states(weights)
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # of torch's own making
+            warnings.simplefilter("ignore")
+            batch = torch.export.Dim("batch", min=1)
+            program = torch.export.export(whole, (states[:2],), dynamic_shapes=({0: batch},), strict=False)
+            torch.export.save(program, buffer)
+            buffer.seek(0)
+            read = torch.export.load(buffer).module()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(
+            f"torch.export cannot export the surrogate {weights.kind!r}: {reason}; --format safetensors can"
+        ) from error
+    return buffer.getvalue(), _difference(read, whole, states)
+
+
+def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes, float]:
+    """The same as weights with metadata."""
+    assert weights.layout is not None
+    assert weights.statistics is not None
+    assert run.spec.synthetic is not None
+    options = {key: value for key, value in plain(run.spec.synthetic).items() if key != "kind"}
+    metadata = {
+        "kind": weights.kind,
+        "options": json.dumps(options),
+        "layout": json.dumps(weights.layout.to_data()),
+        "dt": repr(weights.dt),
+        "statistics": json.dumps(weights.statistics.to_data()),
+    }
+    content = weights_bytes(model.state_dict(), metadata)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported.safetensors"
+        path.write_bytes(content)
+        read = Weights(path)
+    again = _built(read, run.assembler.registry)
+    again.load_state_dict(read.state)
+    return content, _difference(again.eval(), model, _states(weights))
+
+
+def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:
+    """The largest difference over several batch sizes. Raises RunError where it is beyond the tolerance."""
+    worst = 0.0
+    with torch.no_grad():
+        for batch in (states[:1], states[:3], states):
+            wanted, got = original(batch), written(batch)
+            if got.shape != wanted.shape or not bool(wanted.isfinite().all()):
+                raise RunError(
+                    f"the exported surrogate gives {list(got.shape)} where the original gives {list(wanted.shape)}, or "
+                    f"values that are not finite; nothing was written"
+                )
+            worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)))
+    if not worst <= TOLERANCE:
+        raise RunError(f"the exported surrogate differs from the original by {worst:.2g}; nothing was written")
+    return worst
+
+
+def _states(weights: Weights) -> Tensor:
+    """Five states that are spread as the training data was, in the precision of the weights."""
+    layout, statistics = weights.layout, weights.statistics
+    assert layout is not None
+    statistics = statistics or Statistics(
+        mean=torch.zeros(layout.n_all), std=torch.ones(layout.n_all), change_std=torch.ones(layout.n_dynamic)
+    )
+    shape = (-1, *(1 for _ in layout.spatial))
+    noise = torch.randn(5, layout.n_all, *layout.spatial, generator=derive_generator(0, "export"))
+    dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
+    return (statistics.mean.reshape(shape) + statistics.std.reshape(shape) * noise).to(dtype)
+
+
+def _described(weights: Weights, steps: int, form: Format) -> dict[str, Any]:
+    layout = weights.layout
+    assert layout is not None
+    about: dict[str, Any] = {"kind": weights.kind, "dt": weights.dt}
+    if form == "torch-export":
+        about["steps"] = steps
+        about["input"] = f"float tensor [batch, {_shape(layout.n_all, layout)}]"
+        about["output"] = f"float tensor [batch, {steps}, {_shape(layout.n_dynamic, layout)}]"
+    fields = [
+        {
+            "name": field.name,
+            "role": "dynamic" if field in layout.dynamic else "static",
+            "components": list(field.components),
+            "sampling": field.sampling,
+            "unit": field.unit,
+            "boundary": field.boundary.to_data(),
+        }
+        for field in layout.fields
+    ]
+    return {**about, "grid": layout.grid.to_data(), "fields": fields}
+
+
+def _shape(channels: int, layout: StateLayout) -> str:
+    return ", ".join(map(str, (channels, *layout.spatial)))
+
+
+def _identified(run: LoadedRun) -> dict[str, Any]:
+    """`physics` and `parameters` of the description; what is not known is left out."""
+    path = run.folder / SUMMARY
+    summary: Mapping[str, Any] = read_summary(run.folder) if path.is_file() else {}
+    parameters = summary.get("parameters") or {}
+    if run.spec.physical is None or not parameters:
+        return {}
+    names = {"final": "value", "standard_error": "standard_error", "unit": "unit", "initial": "start", "truth": "truth"}
+    tables: dict[str, Any] = {}
+    for name, entry in parameters.items():
+        table = {new: entry[old] for old, new in names.items() if entry.get(old) is not None}
+        tables[name] = {**table, "learned": bool(entry.get("moved"))}
+    return {"physics": {"kind": run.spec.physical.kind}, "parameters": tables}

@@ -1,0 +1,45 @@
+"""When a checkpoint is written, and when a run ends because it was asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hyco_engine.training.hybrid import Watch
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that ended because it was asked to. All that was done is kept."""
+
+
+class Keeper(Watch):
+    """Has `write` called at each phase's end, every `minutes` within a phase, and before the run ends on request.
+
+    `stop` gives the name of the signal that asks the run to end, or None.
+    """
+
+    def __init__(
+        self, write: Callable[[dict[str, Any]], None], *, minutes: float, stop: Callable[[], str | None]
+    ) -> None:
+        self._write = write
+        self._seconds = minutes * 60
+        self._stop = stop
+        self._last = time.monotonic()
+
+    def between(self) -> None:
+        """Where nothing that is not written yet would be lost."""
+        _end(self._stop())
+
+    def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
+        """As in `Watch`."""
+        signal = self._stop()
+        if phase_ended or signal is not None or time.monotonic() - self._last >= self._seconds:
+            self._write(state())
+            self._last = time.monotonic()
+        _end(signal)
+
+
+def _end(signal: str | None) -> None:
+    if signal is not None:
+        raise Interrupted(f"interrupted by {signal}")

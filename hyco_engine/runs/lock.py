@@ -1,0 +1,106 @@
+"""One writer a run folder: a lock that dies with its process, and a note of who holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+import attrs
+import psutil
+
+from hyco_engine.errors import RunError
+
+LOCK = "run.lock"
+
+
+@attrs.frozen(kw_only=True)
+class Holder:
+    """A process: its id, and when it started, since ids are given again."""
+
+    pid: int
+    started: float
+
+    @property
+    def alive(self) -> bool:
+        try:
+            return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
+        except psutil.Error:
+            return False
+
+
+class RunLock:
+    """Held from `acquire` to `release`. The system frees it when the process ends in whatever way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._handle: int | None = None
+
+    def acquire(self) -> str | None:
+        """Returns a note where a process that is gone had held it. Raises RunError while another one does."""
+        handle = self._open_locked()
+        if handle is None:
+            holder = read_holder(self.path)
+            who = f"process {holder.pid}" if holder else "another process"
+            raise RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
+        left = _parsed(os.pread(handle, 4096, 0))
+        me = Holder(pid=os.getpid(), started=psutil.Process().create_time())
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(attrs.asdict(me)).encode(), 0)
+        self._handle = handle
+        return None if left is None else f"process {left.pid}, which was writing to {self.path.parent}, is gone"
+
+    def _open_locked(self) -> int | None:
+        while True:
+            try:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise RunError(f"cannot lock {self.path}: {error.strerror}") from error
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # its holder removes the file: a lock on one that is gone is none
+                if os.path.samestat(os.fstat(handle), os.stat(self.path)):
+                    return handle
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                os.close(handle)
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    return None
+                raise RunError(f"cannot lock {self.path}: {error.strerror}") from error
+            os.close(handle)
+
+    def release(self) -> None:
+        """May be called twice."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            self.path.unlink(missing_ok=True)
+            os.close(handle)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who wrote a lock file; None where there is none, or nothing that can be read."""
+    try:
+        with path.open("rb") as file:
+            return _parsed(file.read(4096))
+    except OSError:
+        return None
+
+
+def _parsed(data: bytes) -> Holder | None:
+    try:
+        found = json.loads(data)
+        return Holder(pid=int(found["pid"]), started=float(found["started"]))
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,164 @@
+"""Going on with a run: what an earlier life of it left, and whether the spec still says the same."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyco_engine.errors import DataError, Problem, RunError, SpecError
+from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.runs.lock import LOCK
+from hyco_engine.runs.metrics import METRICS, SUMMARY, read_metrics, read_summary
+from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.loading import dump_spec
+from hyco_engine.spec.places import key_text
+
+CHECKPOINTS = "checkpoints"
+HARMLESS = (
+    "run.name",
+    "run.cycles",
+    "run.device",
+    "run.checkpoint_minutes",
+    "paths.data",
+    "paths.cache",
+    "paths.runs",
+    "augmentation.cache.directory",
+    "trackers",
+)
+"""Keys that may change when a run is resumed; the device at the price of other last digits, which is told."""
+
+
+@attrs.frozen(kw_only=True)
+class Earlier:
+    """What there is to go on from: the content of a checkpoint, and the metrics up to there.
+
+    None and nothing where the run begins anew. `notes` say what was found, and are no results; `warnings` are.
+    """
+
+    checkpoint: Mapping[str, Any] | None = None
+    records: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How much of metrics.jsonl stays."""
+        return 0 if self.checkpoint is None else int(self.checkpoint["metrics"]["bytes"])
+
+
+def resume_command(folder: Path) -> str:
+    """What continues the run of a folder."""
+    return f"hyco-engine run {shlex.quote(str(folder / 'spec.toml'))} --run-dir {shlex.quote(str(folder))} --resume"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run may have made what is in `folder`, down to a first line of its log."""
+    names = {entry.name for entry in folder.iterdir()}
+    return "spec.toml" in names or names <= {"log.txt", LOCK}
+
+
+def completed(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that came to its end, or None; a damaged one is written anew."""
+    try:
+        summary = read_summary(folder)
+    except DataError:
+        return None
+    return summary if summary.get("status") == "completed" else None
+
+
+def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
+    """What is to be gone on from in `folder`, for a run of `spec` on what `facts` says.
+
+    Raises SpecError where the spec is another one, RunError where nothing that is left can be used.
+    """
+    found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
+    if found is None:
+        if (folder / "spec.toml").is_file():
+            _compare(_stored(folder), spec, None)
+        return Earlier(notes=(f"there is no checkpoint in {folder} yet: the run starts from its beginning",))
+    run, training = found.content["run"], found.content["training"]
+    cycles = training["history"]["cycles"] + (training["next"] > 0 or training["start"] is not None)
+    _compare(tomllib.loads(run["spec"]), spec, cycles)
+    return Earlier(
+        checkpoint=found.content,
+        records=tuple(_kept(folder, found.content["metrics"]["lines"])),
+        notes=(*found.notes, f"going on from {found.path}"),
+        warnings=tuple(_differences(run, facts, spec)),
+    )
+
+
+def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
+    """Why metrics.jsonl does not begin as it did when a checkpoint was written; None: it does."""
+    path, left = folder / METRICS, int(position["bytes"])
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while left > 0 and (part := file.read(min(left, 2**20))):
+                digest.update(part)
+                left -= len(part)
+    return None if digest.hexdigest() == position["sha256"] else f"{path} does not begin as it did then"
+
+
+def _kept(folder: Path, lines: int) -> Iterator[dict[str, Any]]:
+    records = read_metrics(folder)[:lines] if lines else []
+    for record in records:
+        record.pop("time", None)
+        yield record
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / 'spec.toml'} is damaged: {error}; start again with a new run folder") from error
+
+
+def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
+    """Raises SpecError with each key that differs, but for the harmless ones. `cycles`: those begun so far."""
+    before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
+    problems = []
+    for key in dict.fromkeys([*before, *now]):
+        if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
+            continue
+        was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
+        problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
+    if cycles is not None and spec.run.cycles < cycles:
+        problems.append(Problem(message=f"is {spec.run.cycles}, and cycle {cycles} has begun", key="run.cycles"))
+    if problems:
+        told = "a run is only resumed with the spec that it began with; set it back, or name a new run folder"
+        problems[-1] = attrs.evolve(problems[-1], message=f"{problems[-1].message}; {told}")
+        raise SpecError(problems)
+
+
+def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -> Iterator[str]:
+    """Why the rest of a run may not be what it would have been."""
+    for name, what in (("threads", "threads"), ("device", "device"), ("versions", "package"), ("plugins", "plugin")):
+        before, now = run[name], facts[name]
+        if isinstance(now, Mapping):
+            changed = [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]
+        else:
+            changed = [] if before == now else [f"{before} -> {now}"]
+        if changed:
+            yield f"resumed with another {what} ({', '.join(changed)}): results may differ in their last digits"
+    cycles = tomllib.loads(run["spec"])["run"]["cycles"]
+    players = [p for p in ("physical", "synthetic") if getattr(spec, p) is not None]
+    cosine = [p for p in players if getattr(spec.training, p).schedule == "cosine"]
+    if cycles != spec.run.cycles and cosine:
+        yield (
+            f"run.cycles was {cycles} and is {spec.run.cycles}: from here on the cosine schedule of "
+            f"{' and '.join(f'training.{p}' for p in cosine)} falls over {spec.run.cycles} cycles, so this is not the "
+            f"run that {spec.run.cycles} cycles would have been from its beginning"
+        )
+
+
+def _flat(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, (*path, name)) if isinstance(value, Mapping) else {key_text((*path, name)): value}
+    return flat

@@ -1,0 +1,204 @@
+"""All metrics of full rollouts, by field and lead time; their names and definitions are those the field compares by.
+
+nrmse = rmse / sqrt(mean y^2); vrmse = rmse / std(y); rmse; mae; linf, the largest error; pearson_r, the correlation
+over space, averaged over simulations; spectral_mse/{low,mid,high}, the part of the mean square error in long, middling
+and short waves; conserved_rmse, the error of the mean over space; boundary_rmse, of the outermost cells;
+correlation_time, the first step whose pearson_r is below 0.8 (Ohana et al. 2024, "The Well"; Takamoto et al. 2022, "PDEBench").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.data.masks import sample_mask
+
+CORRELATED = 0.8
+BANDS = ("low", "mid", "high")
+_FLOOR = 1e-12
+
+_over_steps: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "nrmse": lambda v: v.clamp(min=_FLOOR).log().mean().exp(),
+    "vrmse": lambda v: v.clamp(min=_FLOOR).log().mean().exp(),
+    "rmse": lambda v: v.square().mean().sqrt(),
+    "mae": lambda v: v.mean(),
+    "linf": lambda v: v.max(),
+    "pearson_r": lambda v: v.mean(),
+    **{f"spectral_mse/{band}": lambda v: v.mean() for band in BANDS},
+    "conserved_rmse": lambda v: v.square().mean().sqrt(),
+    "boundary_rmse": lambda v: v.square().mean().sqrt(),
+}
+"""Metric -> how its values at the lead times become one number."""
+
+
+class RolloutMetrics:
+    """Takes predictions and truth in batches, sums in float64, gives all metrics at the end.
+
+    NaN in the truth is "not observed" and enters nothing; spectra are of states that were observed completely.
+    """
+
+    def __init__(self, layout: StateLayout, steps: int) -> None:
+        self._layout = layout
+        self._mask = sample_mask(layout)[: layout.n_dynamic]
+        self._fields = {field.name: _FieldSums(field, layout, steps) for field in layout.dynamic}
+
+    def add(self, predictions: Tensor, targets: Tensor) -> None:
+        """`[B, T, C_dyn, *S]` each; T may be shorter than the longest rollout."""
+        observed = ~targets.isnan() & self._mask
+        for name, sums in self._fields.items():
+            own = self._layout.channels(name)
+            sums.add(predictions[:, :, own].double(), targets[:, :, own].double(), observed[:, :, own])
+
+    def results(self) -> dict[str, Any]:
+        """One number a metric, and `by_field {field: {metric: value}}`, `by_step {field: {metric: [T]}}`.
+
+        Over lead times: the geometric mean of nrmse and vrmse, the root mean square of the other errors in the field's
+        units, the largest linf, else the mean; over fields the mean, and the earliest correlation_time. None where a
+        value is not known: correlation_time of a rollout that stays correlated, a spectrum that nothing complete gives.
+        """
+        by_step = {name: sums.by_step() for name, sums in self._fields.items()}
+        by_field = {name: _over_time(table) for name, table in by_step.items()}
+        overall = {metric: _mean([values[metric] for values in by_field.values()]) for metric in _over_steps}
+        times = [values["correlation_time"] for values in by_field.values()]
+        known = [time for time in times if time is not None]
+        return {
+            **overall,
+            "correlation_time": min(known) if known else None,
+            "by_field": by_field,
+            "by_step": {name: {m: _plain(v) for m, v in table.items()} for name, table in by_step.items()},
+        }
+
+
+class _FieldSums:
+    """Sums over simulations and points of one field, `[T]` each."""
+
+    def __init__(self, field: FieldInfo, layout: StateLayout, steps: int) -> None:
+        self._own = [field.samples(layout.grid, component) for component in range(field.channels)]
+        self._edge = torch.stack([_edge(shape, layout.spatial) for shape in self._own])
+        names = ("squares", "absolute", "energy", "total", "count", "edge", "edge_count", "mean", "means", "r", "rs")
+        self._sums = {name: torch.zeros(steps, dtype=torch.float64) for name in (*names, *BANDS, "spectra")}
+        self._largest = torch.zeros(steps, dtype=torch.float64)
+
+    def add(self, predictions: Tensor, targets: Tensor, observed: Tensor) -> None:
+        known = torch.where(observed, targets, 0.0)
+        guess = torch.where(observed, predictions, 0.0)
+        error = guess - known
+        space = tuple(range(3, error.dim()))
+        self._add("squares", error.square())
+        self._add("absolute", error.abs())
+        self._add("energy", known.square())
+        self._add("total", known)
+        self._add("count", observed.double())
+        edge = observed & self._edge
+        self._add("edge", torch.where(edge, error, 0.0).square())
+        self._add("edge_count", edge.double())
+        count = observed.sum(space)
+        self._add("mean", (error.sum(space) / count.clamp(min=1)).square())
+        self._add("means", (count > 0).double())
+        # a rollout that is not finite has the error inf, and a maximum passes over NaN
+        largest = torch.where(error.isnan(), math.inf, error.abs()).flatten(2).amax(2).amax(0)
+        steps = len(largest)
+        self._largest[:steps] = torch.maximum(self._largest[:steps], largest)
+        self._correlate(guess, known, observed)
+        self._transform(error, observed)
+
+    def _add(self, name: str, values: Tensor) -> None:
+        """`values [B, T, ...]` summed over all but T."""
+        summed = values.flatten(2).sum((0, 2)) if values.dim() > 2 else values.sum(0)
+        self._sums[name][: len(summed)] += summed
+
+    def _correlate(self, guess: Tensor, known: Tensor, observed: Tensor) -> None:
+        x, y, seen = (values.flatten(2) for values in (guess, known, observed.double()))
+        count = seen.sum(2, keepdim=True).clamp(min=1)
+        x, y = ((v - v.sum(2, keepdim=True) / count) * seen for v in (x, y))
+        # a constant correlates with nothing
+        varies = y.square().sum(2) > 0
+        size = (x.square().sum(2) * y.square().sum(2)).sqrt()
+        r = torch.where(size > 0, (x * y).sum(2) / size.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+        self._add("r", torch.where(varies, r.nan_to_num(0.0), 0.0))
+        self._add("rs", varies.double())
+
+    def _transform(self, error: Tensor, observed: Tensor) -> None:
+        for component, shape in enumerate(self._own):
+            part = (slice(None), slice(None), component, *(slice(n) for n in shape))
+            complete = observed[part].flatten(2).all(2)
+            if not bool(complete.any()):
+                continue
+            axes = tuple(range(2, 2 + len(shape)))
+            power = torch.fft.fftn(error[part], dim=axes).abs().square() / math.prod(shape) ** 2
+            for band, inside in _bands(shape).items():
+                own = torch.where(inside, power, 0.0).flatten(2).sum(2)
+                self._add(band, torch.where(complete, own, 0.0))
+            self._add("spectra", complete.double())
+
+    def by_step(self) -> dict[str, Tensor]:
+        """`[T]` by metric; NaN where nothing was seen."""
+        s = self._sums
+        count = torch.where(s["count"] > 0, s["count"], math.nan)
+        rmse = (s["squares"] / count).sqrt()
+        variance = (s["energy"] / count - (s["total"] / count).square()).clamp(min=0)
+        table = {
+            "nrmse": rmse / (s["energy"] / count).sqrt().clamp(min=_FLOOR),
+            "vrmse": rmse / variance.sqrt().clamp(min=_FLOOR),
+            "rmse": rmse,
+            "mae": s["absolute"] / count,
+            "linf": torch.where(s["count"] > 0, self._largest, math.nan),
+            "pearson_r": s["r"] / s["rs"],
+            **{f"spectral_mse/{band}": s[band] / s["spectra"] for band in BANDS},
+            "conserved_rmse": (s["mean"] / s["means"]).sqrt(),
+            "boundary_rmse": (s["edge"] / s["edge_count"]).sqrt(),
+        }
+        seen = s["count"] > 0
+        # what diverged is infinite, what was not seen is NaN
+        known = {"pearson_r": s["rs"] > 0, "boundary_rmse": s["edge_count"] > 0}
+        known |= {f"spectral_mse/{band}": s["spectra"] > 0 for band in BANDS}
+        return {
+            metric: torch.where(known.get(metric, seen), values.nan_to_num(math.inf, math.inf), math.nan)
+            for metric, values in table.items()
+        }
+
+
+def _over_time(table: Mapping[str, Tensor]) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for metric, reduce in _over_steps.items():
+        seen = table[metric][~table[metric].isnan()]
+        values[metric] = float(reduce(seen)) if len(seen) else None
+    below = (table["pearson_r"] < CORRELATED).nonzero()
+    values["correlation_time"] = int(below[0]) + 1 if len(below) else None
+    return values
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else math.inf if known else None
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+def _edge(shape: tuple[int, ...], spatial: tuple[int, ...]) -> Tensor:
+    """`[*S]`: the outermost samples of a component."""
+    mask = torch.zeros(spatial, dtype=torch.bool)
+    own = mask[tuple(slice(n) for n in shape)]
+    for axis, n in enumerate(shape):
+        own.select(axis, 0).fill_(True)
+        own.select(axis, n - 1).fill_(True)
+    return mask
+
+
+def _bands(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Which waves of an FFT are long, middling and short: thirds of log |k|, up to the coarsest axis' Nyquist.
+
+    |k| counts waves along the domain; the mean counts as long, and so does all beyond Nyquist as short.
+    """
+    waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape), indexing="ij")
+    size = torch.stack(waves).square().sum(0).sqrt()
+    highest = max(2.0, min(shape) / 2)
+    first, second = highest ** (1 / 3), highest ** (2 / 3)
+    return {"low": size < first, "mid": (size >= first) & (size < second), "high": size >= second}

@@ -1,0 +1,460 @@
+"""Sensors: interpolation and its adjoint, windows, losses and errors at points, and the source of tables."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from data_cases import ListSource, choice, grid, layout, scalar
+
+import hyco_engine as hyco
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.manager import DataManager
+from hyco_engine.data.points import GRID, PointWindows, Sensors, cut_points, points_of
+from hyco_engine.errors import DataError, HycoError
+from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
+from hyco_engine.spec.choices import Mask, Noise, Observe, Split
+from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.point_losses import PointObjective
+
+F64 = torch.float64
+
+
+def seen(frame, position, value, heldout=None, dt=0.5):
+    frame = torch.tensor(frame, dtype=F64)
+    value = torch.tensor(value, dtype=F64)
+    return Points(
+        frame=frame,
+        time=frame * dt,
+        position=torch.tensor(position, dtype=F64).reshape(len(frame), -1),
+        value=value.reshape(len(frame), -1),
+        heldout=torch.tensor(heldout or [False] * len(frame)),
+    )
+
+
+def cells(own, function):
+    """`[1, 1, 1, *S]` of a function of the cells' centres."""
+    axes = [torch.tensor(own.grid.centers(axis), dtype=F64) for axis in own.grid.axes]
+    return function(*torch.meshgrid(*axes, indexing="ij"))[None, None, None]
+
+
+# --- interpolation ---
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "zero-gradient", 0.0, "symmetric", "antisymmetric", "reflect"])
+@pytest.mark.parametrize("resolution", [(5,), (4, 3), (3, 4, 2)])
+def test_the_gradient_is_the_exact_adjoint(boundary, resolution):
+    axes = "xyz"[: len(resolution)]
+    own = StateLayout(grid=grid(*resolution), dynamic=(scalar("u", axes, boundary), scalar("v", axes, boundary)))
+    generator = torch.Generator().manual_seed(0)
+    path = torch.randn(2, 4, 2, *resolution, dtype=F64, generator=generator, requires_grad=True)
+    frame = 3 * torch.rand(2, 40, dtype=F64, generator=generator)
+    position = torch.rand(2, 40, len(resolution), dtype=F64, generator=generator)
+    sensors = Sensors(own)
+    read = sensors(path, frame, position)
+    assert read.shape == (2, 40, 2)
+    back = torch.randn(read.shape, dtype=F64, generator=generator)
+    (adjoint,) = torch.autograd.grad((read * back).sum(), path)
+    other = torch.randn(path.shape, dtype=F64, generator=generator)
+    left = (sensors(other, frame, position) * back).sum()
+    right = (other * adjoint).sum()
+    assert float(left) == pytest.approx(float(right), rel=1e-12)
+
+
+def test_linear_functions_of_space_and_time_are_read_exactly():
+    own = StateLayout(grid=grid(6, 5), dynamic=(scalar("u", "xy", 0.0),))
+    first = cells(own, lambda x, y: 1 + 2 * x - 3 * y)
+    path = torch.cat([first + 0.25 * frame for frame in range(4)], dim=1)
+    generator = torch.Generator().manual_seed(1)
+    frame = 3 * torch.rand(1, 50, dtype=F64, generator=generator)
+    # between the outermost samples: beyond them the boundary's value counts
+    position = torch.tensor([1 / 12, 1 / 10]) + torch.rand(1, 50, 2, dtype=F64, generator=generator) * torch.tensor(
+        [10 / 12, 8 / 10]
+    )
+    expected = 1 + 2 * position[..., 0] - 3 * position[..., 1] + 0.25 * frame
+    torch.testing.assert_close(Sensors(own)(path, frame, position)[..., 0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_samples_and_frames_are_read_as_they_are():
+    own = layout("u", "", (4,))
+    path = torch.arange(12.0, dtype=F64).reshape(1, 3, 1, 4)
+    position = torch.tensor(own.grid.centers("x"), dtype=F64).reshape(1, 4, 1)
+    for frame in range(3):
+        read = Sensors(own)(path, torch.full((1, 4), float(frame), dtype=F64), position)
+        assert read[0, :, 0].tolist() == pytest.approx([4 * frame + i for i in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("boundary", "at_edge", "beyond"),
+    [("periodic", 2.5, 2.5), (7.0, 4.0, 7.0), ("zero-gradient", 1.0, 1.0), ("antisymmetric", 0.0, -1.0)],
+)
+def test_beyond_the_last_sample_the_boundary_gives_the_next(boundary, at_edge, beyond):
+    own = StateLayout(grid=grid(4), dynamic=(scalar("u", "x", boundary),))
+    path = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64).reshape(1, 1, 1, 4)
+    where = torch.tensor([0.0, -0.125 if boundary != "periodic" else 0.0, -9.0 if boundary == 7.0 else 0.0], dtype=F64)
+    read = Sensors(own)(path, torch.zeros(1, 3, dtype=F64), where.reshape(1, 3, 1))[0, :, 0].tolist()
+    assert read[:2] == pytest.approx([at_edge, beyond])
+    assert read[2] == pytest.approx(7.0 if boundary == 7.0 else at_edge)
+
+
+@pytest.mark.parametrize(("boundary", "first"), [("periodic", 0.0), (0.0, 0.25), ("zero-gradient", 0.0)])
+def test_staggered_components_are_read_where_their_faces_are(boundary, first):
+    rule = Boundary.parse(boundary, ("x", "y"))
+    field = FieldInfo(name="v", components=("x", "y"), sampling="staggered", boundary=rule)
+    own = StateLayout(grid=grid(4, 4), dynamic=(field,))
+    path = torch.zeros(1, 1, 2, *own.spatial, dtype=F64)
+    count = field.samples(own.grid, 0)[0]
+    path[0, 0, 0, :count, :4] = (first + 0.25 * torch.arange(count, dtype=F64))[:, None]
+    position = torch.tensor([[[0.3, 0.4], [0.6, 0.7]]], dtype=F64)
+    assert Sensors(own)(path, torch.zeros(1, 2, dtype=F64), position)[0, :, 0].tolist() == pytest.approx([0.3, 0.6])
+
+
+# --- windows ---
+
+
+def trajectory(points, frames=6, cells=4, start=1.0):
+    dynamic = torch.full((frames, 1, cells), torch.nan)
+    dynamic[0] = start
+    return Trajectory(dynamic=dynamic, static=torch.zeros(0, cells), points=points)
+
+
+def test_cutting_counts_frames_anew_and_keeps_the_time():
+    points = seen([0.0, 1.0, 1.5, 2.0, 4.0], [0.0] * 5, [0, 1, 2, 3, 4])
+    found = cut_points(points, 1, 3)
+    assert found.frame.tolist() == [0.0, 0.5, 1.0]
+    assert found.time.tolist() == [0.5, 0.75, 1.0]
+    assert found.value[:, 0].tolist() == [1, 2, 3]
+    assert cut_points(points, 0, 4, after=2).frame.tolist() == [2.0, 4.0]
+
+
+def test_a_split_by_sensor_divides_the_points_and_others_do_not():
+    points = seen([1.0, 2.0, 3.0], [0.0] * 3, [1, 2, 3], [True, False, True])
+    assert points_of(points, "train", "sensor", 0, 5).value[:, 0].tolist() == [2]
+    assert points_of(points, "val", "sensor", 0, 5).value[:, 0].tolist() == [1, 3]
+    assert points_of(points, "train", "time", 0, 2).value[:, 0].tolist() == [1, 2]
+    assert points_of(None, "train", "time", 0, 2) is None
+
+
+def test_windows_of_points_start_from_complete_frames_and_are_padded():
+    one = trajectory(seen([0.0, 0.5, 2.0, 3.0, 4.0], [0.1] * 5, [9, 1, 2, math.nan, 3]))
+    two = trajectory(seen([2.0], [0.2], [5]))
+    none = trajectory(seen([4.0], [0.2], [5]))
+    windows = PointWindows([one, two, none], horizon=3)
+    assert (len(windows), windows.skipped, windows.unreached) == (2, 3 + 3 + 1 * 3 - 2, 2)
+    states, targets = windows.batch(torch.tensor([1, 0]))
+    assert torch.equal(states, torch.ones(2, 1, 4))
+    assert targets["frame"].tolist() == [[2.0, 0.0], [0.5, 2.0]]
+    assert targets["time"].tolist() == [[1.0, 0.0], [0.25, 1.0]]
+    assert targets["position"].shape == (2, 2, 1)
+    assert targets["value"].isnan().tolist() == [[[False], [True]], [[False], [False]]]
+    assert windows.observed_share == pytest.approx(3 / 4)
+    assert windows.sample_bytes == sum(t[0].nbytes for t in (states, *targets.values()))
+
+
+# --- losses and errors ---
+
+
+class Growing(torch.nn.Module):
+    """Adds 1 a frame."""
+
+    def forward(self, state):
+        return state + 1
+
+
+class Line(Predictor):
+    """u = 1 + t / 0.5, as Growing has it from 1 on."""
+
+    terms = (TermSpec(name="u"),)
+
+    def __init__(self):
+        super().__init__()
+        self.asked = None
+
+    def forward(self, inputs):
+        self.asked = {name: tuple(values.shape) for name, values in inputs.items()}
+        return {"u": 1 + inputs["time"] / 0.5}
+
+
+TWO = [
+    trajectory(seen([0.5, 2.0], [0.1, 0.6], [1.5 + 1, 3.0 + 1])),
+    trajectory(seen([1.0], [0.3], [2.0 + 3])),
+]
+
+
+@pytest.mark.parametrize("model", [Growing(), Line()])
+def test_a_loss_at_points_is_the_mean_over_what_was_seen(model):
+    windows = PointWindows(TWO, horizon=3)
+    batch = windows.batch(torch.arange(2))
+    objective = PointObjective(layout("u", "", (4,)))
+    (term,) = objective(model, batch)
+    assert term.per_sample.tolist() == pytest.approx([1.0, 9.0])
+    assert term.sample_weight.tolist() == [1.0, 0.5]
+    assert float(term.mean()) == pytest.approx((1 + 1 + 9) / 3)
+    residuals = objective.residuals(model, batch)["u"]
+    shares = objective.weights(batch)["u"]
+    torch.testing.assert_close(residuals.square().sum(1), term.per_sample * shares.float())
+    assert objective.steps(batch) == 2
+    if isinstance(model, Line):
+        assert model.asked == {"position": (4, 1), "time": (4,)}
+
+
+@pytest.mark.parametrize("model", [Growing(), Line()])
+def test_errors_at_points_are_pooled_by_lead_time(model):
+    errors = HeldOutRollouts(TWO, layout("u", "", (4,))).measure(model)
+    # lead 1: errors 1 and 3 of values 2.5 and 5; lead 2: 1 of 4
+    first = math.sqrt((1 + 9) / 2) / math.sqrt((2.5**2 + 25) / 2)
+    assert errors["nrmse_by_step"] == pytest.approx([first, 1 / 4])
+    assert errors["nrmse"] == pytest.approx(math.sqrt(first / 4))
+
+
+class Rolled(GeneratedSamples):
+    nbytes = 0
+
+    def __len__(self):
+        return 3
+
+    def batch(self, indices):
+        targets = 1 + torch.arange(1.0, 4.0).reshape(1, 3, 1, 1).expand(len(indices), 3, 1, 4) + 2
+        return torch.ones(len(indices), 1, 4), targets
+
+
+def test_generated_rollouts_train_beside_sensors_in_the_ratio_of_the_balance():
+    real = PointWindows(TWO, horizon=3)
+    data = AugmentedDataset(real, Rolled(), weight=0.5)
+    indices = torch.tensor([2, 0, 4, 1, 3])
+    objective = PointObjective(layout("u", "", (4,)))
+    batch = data.batch(indices)
+    assert set(batch[1]) == {"frame", "time", "position", "value", GRID}
+    (term,) = objective(Growing(), batch, data.sample_weight(indices))
+    assert term.per_sample.tolist() == pytest.approx([4.0, 1.0, 4.0, 9.0, 4.0])
+    weights = objective.weights(batch, data.sample_weight(indices))["u"]
+    assert weights.tolist() == pytest.approx([0.375, 1.0, 0.375, 0.5, 0.375])
+    generated = data.is_generated(indices)
+    assert float(weights[generated].sum() / weights[~generated].sum()) == pytest.approx(3 * 0.5 / 2)
+    (alone,) = objective(Growing(), data.batch(torch.tensor([2, 3])))
+    assert alone.per_sample.tolist() == pytest.approx([4.0, 4.0])
+
+
+# --- the manager ---
+
+
+class PointSource(ListSource):
+    def points(self, index):
+        return self.trajectories[index].points
+
+
+def point_manager(points, **keys):
+    source = PointSource(trajectories=[trajectory(points)], layout=layout("u", "", (4,)))
+    keys = {"num_predict_steps": 5, "split": Split(by="sensor")} | keys
+    return DataManager(source, choice(**keys), None)
+
+
+FOUR = ([1.0, 2.0, 3.0, 5.0], [0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4], [False, True, False, True])
+
+
+def test_sensors_that_validate_do_not_train():
+    manager = point_manager(seen(*FOUR))
+    assert manager.train.batch(torch.tensor([0]))[1]["value"].flatten().tolist() == [1, 3]
+    (held,) = manager.heldout("val")
+    assert held.points.value.flatten().tolist() == [2, 4]
+    assert held.dynamic[0].flatten().tolist() == [1.0] * 4
+    assert manager.planned_windows is None
+    summary = manager.summary()
+    assert summary["points"] == {"train": 2, "val": 2, "test": 0}
+    assert summary["measure"]["val"] == "rollout"
+
+
+def test_a_split_by_time_continues_from_the_first_frame():
+    split = Split(by="time", train="0:3", val="3:6")
+    manager = point_manager(seen(*FOUR[:3]), num_predict_steps=2, split=split)
+    assert manager.train.batch(torch.tensor([0]))[1]["value"].flatten().tolist() == [1, 2]
+    assert manager.measure["val"] == "continuation"
+    (held,) = manager.heldout("val")
+    assert held.points.value.flatten().tolist() == [3, 4]
+    assert held.points.frame.tolist() == [3.0, 5.0]
+    assert len(held.dynamic) == 6
+
+
+def test_what_lies_between_training_and_held_out_frames_is_in_neither():
+    points = seen([1.0, 2.5, 4.0], [0.1] * 3, [1, 2, 3])
+    manager = point_manager(points, num_predict_steps=2, split=Split(by="time", train="0:3", val="3:6"))
+    assert manager.train.batch(torch.tensor([0]))[1]["value"].flatten().tolist() == [1]
+    assert manager.heldout("val")[0].points.value.flatten().tolist() == [3]
+
+
+def test_noise_and_missing_values_of_sensors():
+    values = torch.linspace(0, 5, 2000, dtype=F64)
+    points = seen([1.0] * 2000, [0.1] * 2000, values.tolist(), [index % 2 == 1 for index in range(2000)])
+    clean = values.std(correction=0)
+    noisy = point_manager(points, observe=Observe(noise=Noise(level=0.1, heldout=False))).trajectories[0].points.value
+    added = noisy.double().flatten() - values
+    assert float(added[::2].std() / clean) == pytest.approx(0.1, rel=0.08)
+    assert float(added[1::2].abs().max()) < 1e-6
+    masked = point_manager(seen(*FOUR), observe=Observe(mask=Mask(value=3.0))).trajectories[0].points.value
+    assert masked.isnan().flatten().tolist() == [False, False, True, False]
+    with pytest.raises(DataError, match="sensors see what is in their table"):
+        point_manager(seen(*FOUR), observe=Observe(mask=Mask(every=2))).prepare()
+
+
+def test_statistics_know_what_sensors_saw():
+    found = point_manager(seen(*FOUR)).statistics
+    # four cells of 1 in the first frame, and the training values 1 and 3
+    values = torch.tensor([1.0, 1, 1, 1, 1, 3])
+    assert float(found.mean) == pytest.approx(float(values.mean()))
+    assert float(found.std) == pytest.approx(float(values.std(correction=0)))
+    assert float(found.change_std) == float(found.std)
+
+
+def test_nothing_seen_within_the_horizon_is_an_error():
+    with pytest.raises(DataError, match="no sensor saw anything to train on within num_predict_steps = 2 frames"):
+        _ = point_manager(seen([4.0, 5.0], [0.1, 0.1], [1, 1], [False, True]), num_predict_steps=2).train
+    with pytest.raises(DataError, match="val has no observation of a sensor in the frames 0:6 of simulation 0"):
+        point_manager(seen([4.0], [0.1], [1])).heldout("val")
+
+
+# --- the source ---
+
+
+def heat_table(times=4, sensors=5, dt=0.1, seed=0):
+    """u = exp(-kappa pi^2 t) sin(pi x) with kappa = 0.5, at random places that change with time."""
+    x = np.random.default_rng(seed).uniform(0, 1, (times, sensors))
+    t = dt * np.arange(times)[:, None] + 0 * x
+    return t, x, np.exp(-0.5 * np.pi**2 * t) * np.sin(np.pi * x)
+
+
+def heat_spec(tmp_path, **data):
+    np.save(tmp_path / "u0.npy", np.sin(np.pi * np.arange(1, 16) / 16))
+    keys = {
+        "kind": "points",
+        "path": str(tmp_path / "seen.csv"),
+        "resolution": {"x": 15},
+        "bounds": {"x": [1 / 32, 31 / 32]},
+        "boundary": 0.0,
+        "dt": 0.05,
+        "initial": {"u": {"file": str(tmp_path / "u0.npy")}},
+        "split": {"by": "sensor"},
+        "num_predict_steps": 6,
+        "truth": {"kappa": 0.5},
+    }
+    return {
+        "run": {"name": "heat", "cycles": 1, "precision": "float64"},
+        "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
+        "data": {name: value for name, value in (keys | data).items() if value is not None},
+        "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.2}}},
+    }
+
+
+def write_csv(path, table, header="t,x,u"):
+    rows = np.stack([column.reshape(-1) for column in table], axis=1)
+    np.savetxt(path, rows, delimiter=",", header=header, comments="")
+
+
+def test_a_physics_is_found_from_a_table_of_moving_sensors(tmp_path):
+    write_csv(tmp_path / "seen.csv", heat_table(sensors=20))
+    result = hyco.run(heat_spec(tmp_path))
+    # linear interpolation on 15 cells reads curvature a little too low
+    assert result.summary["parameters"]["kappa"]["final"] == pytest.approx(0.5, rel=0.02)
+    assert result.summary["metrics"]["physical"]["val"]["nrmse"] < 0.02
+    assert result.summary["metrics"]["persistence"]["val"]["nrmse"] > 0.5
+    assert result.summary["data"]["points"] == {"train": 3 * 16, "val": 3 * 4, "test": 0}
+
+
+def test_an_array_of_times_sensors_and_columns_gives_the_same(tmp_path):
+    t, x, u = heat_table()
+    np.save(tmp_path / "seen.npy", np.stack([x, u], axis=-1))
+    (tmp_path / "train.csv").write_text("index\n3\n0\n")
+    spec = heat_spec(
+        tmp_path,
+        path=str(tmp_path / "seen.npy"),
+        columns=["x", "u"],
+        interval=0.1,
+        train_sensors=str(tmp_path / "train.csv"),
+    )
+    source = hyco.Engine(spec)
+    from hyco_engine.assembly import Assembler
+
+    manager = Assembler(source.spec, source.registry).manager(Assembler(source.spec, source.registry).source())
+    points = manager.source.points(0)
+    assert manager.source.num_frames == 7
+    assert points.time.tolist() == pytest.approx(t.reshape(-1).tolist())
+    assert points.frame.tolist() == pytest.approx((t.reshape(-1) / 0.05).tolist())
+    assert points.position[:, 0].tolist() == pytest.approx(x.reshape(-1).tolist())
+    assert points.value[:, 0].tolist() == pytest.approx(u.reshape(-1).tolist())
+    assert points.heldout.tolist() == [False, True, True, False, True] * 4
+
+
+def test_both_models_learn_from_sensors_and_from_each_other(tmp_path):
+    write_csv(tmp_path / "seen.csv", heat_table(sensors=20))
+    spec = heat_spec(tmp_path)
+    spec["synthetic"] = {"kind": "resnet", "width": 4, "blocks": 1}
+    spec["augmentation"] = {"kind": "count", "alpha": 2.0}
+    spec["training"] = {"synthetic": {"epochs_per_cycle": 2}, "physical": {"epochs_per_cycle": 2}}
+    summary = hyco.run(spec).summary
+    assert [entry["n_generated"] for entry in summary["balance"]] == [2, 2]
+    assert set(summary["metrics"]) == {"physical", "synthetic", "persistence"}
+    assert not [note for note in summary["warnings"] if "could not" in note]
+
+
+def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
+    t, x, u = heat_table(times=2)
+    u[0, 0] = np.nan
+    path = tmp_path / "seen.npz"
+    np.savez(path, table=np.stack([x, t, u], axis=-1), other=np.zeros(3))
+    from hyco_engine.builtin.sources.options import PointsOptions
+    from hyco_engine.builtin.sources.points import PointSampleSource
+    from hyco_engine.interfaces import BuildContext
+
+    options = PointsOptions(path=path, array="table", columns=("x", "t", "u"), heldout=0.4)
+    source = PointSampleSource(options, BuildContext(seed=0, registry=hyco.Registry()))
+    train, val = source.samples("train"), source.samples("val")
+    assert (len(train), len(val), len(source.samples("test"))) == (6, 4, 0)
+    inputs, targets = train.batch(torch.arange(6))
+    assert inputs["position"].shape == (6, 1)
+    assert inputs["time"].shape == targets["u"].shape == (6,)
+    known = ~targets["u"].isnan()
+    expected = torch.exp(-0.5 * torch.pi**2 * inputs["time"]) * torch.sin(torch.pi * inputs["position"][:, 0])
+    torch.testing.assert_close(targets["u"][known], expected[known])
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "message"),
+    [
+        ("t,x,u\n0.1,0.5,1\n0.2,oops,1\n", {}, "line 3 does not hold 3 numbers"),
+        ("t,x,u\n0.1,0.5,1\n0.2,0.5\n", {}, "line 3 does not hold 3 numbers"),
+        ("t,x,u\n", {}, "holds no rows"),
+        ("0.1,0.5,1\n", {}, "does not name its 3 columns: give columns"),
+        ("0.1,0.5,1\n", {"columns": ["t", "x"]}, "has 3 columns, and 2 are named: t, x"),
+        ("t,x,u\n0.1,,1\n", {}, "row 0 has no finite time and position"),
+        ("t,x,u\n-0.1,0.5,1\n", {}, "row 0 is at t = -0.1, before the first frame"),
+        ("t,x,u\n0.1,5,1\n", {}, "no sensor is inside of the domain, x in [0.03125, 0.96875]"),
+        ("t,u\n0.1,5\n", {}, "hold no position (x, y or z)"),
+        ("t,x\n0.1,0.5\n", {}, "hold no field"),
+        ("x,u\n0.5,1\n", {}, "the times are missing: name a column t"),
+        ("t,x,y,u\n0.1,0.5,0.5,1\n", {}, "the positions have the columns x, y, the grid the axes x"),
+        ("t,x,u\n0.1,0.5,1\n", {"initial": None}, "rollouts need the first frame of 'u'"),
+        ("t,x,u\n0.1,0.5,1\n", {"initial": {"u": 0.0, "w": 0.0}}, "there is no field 'w'"),
+        ("t,x,u\n0.1,0.5,1\n", {"dt": None}, "the time between two frames of the rollouts is missing"),
+        ("t,x,u\n0.1,0.5,1\n", {"boundary": None}, "rollouts need what holds at the edges"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told_before_training(tmp_path, text, data, message):
+    (tmp_path / "seen.csv").write_text(text)
+    with pytest.raises(HycoError) as found:
+        hyco.run(heat_spec(tmp_path, **data))
+    (problem,) = found.value.problems
+    assert message in problem.message
+    assert problem.key.startswith("data")
+    assert not (tmp_path / "runs" / "heat-1").exists()
+
+
+def test_sensors_outside_of_the_domain_are_left_out_and_told(tmp_path, caplog):
+    (tmp_path / "seen.csv").write_text("t,x,u\n0.1,0.5,1\n0.1,1.5,0\n0.2,0.99,0\n")
+    engine = hyco.Engine(heat_spec(tmp_path, num_predict_steps=4, split={"by": "time", "train": "0:5", "val": "5:7"}))
+    from hyco_engine.assembly import Assembler
+
+    assembler = Assembler(engine.spec, engine.registry)
+    assert len(assembler.source().points(0).time) == 2
+    assert "1 of 3 observations are outside of the domain and left out" in caplog.text

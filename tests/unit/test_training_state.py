@@ -1,0 +1,211 @@
+"""Training that is stopped after any step and gone on with by other objects is the same training, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.builtin.caches.memory import Memory
+from hyco_engine.builtin.caches.on_the_fly import OnTheFly
+from hyco_engine.builtin.normalizers.options import (
+    BatchStatOptions,
+    GradNormOptions,
+    RunningMeanOptions,
+    UncertaintyOptions,
+)
+from hyco_engine.builtin.strategies.count import Count
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import (
+    Augmentation,
+    BuildContext,
+    CycleContext,
+    ExtraTerm,
+    LossNormalizer,
+    LossTerm,
+    Phase,
+    TermSpec,
+    Tracker,
+)
+from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.testing.problems import Decay, decay_layout, decay_trajectories, decay_windows
+from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.hybrid import HybridTrainer, Watch
+from hyco_engine.training.trainer import Trainer
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAt(Watch):
+    """Keeps the state of every moment up to the n-th, at which it stops; None: of none, and never stops."""
+
+    def __init__(self, store: Checkpoints | None = None, moment: int | None = None) -> None:
+        self.store = store
+        self.moment = moment
+        self.seen = 0
+
+    def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
+        self.seen += 1
+        if self.seen == self.moment:
+            assert self.store is not None
+            self.store.save({"training": state()})
+            raise Stopped
+
+
+class Noisy(nn.Module):
+    """A surrogate whose training draws random numbers in its layers, and which has a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.weight = nn.Parameter(1 + 0.1 * torch.randn(8, generator=generator))
+        self.dropout = nn.Dropout(0.2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, state: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+        return self.dropout(state[:, :1] * self.weight)
+
+
+class Pull(ExtraTerm):
+    """A loss term that draws random numbers."""
+
+    def term(self, model: nn.Module, batch: Any, generator: torch.Generator) -> LossTerm:
+        first = next(model.parameters())
+        draws = torch.rand(3, generator=generator)
+        spec = TermSpec(name="pull", kind="residual")
+        return LossTerm(spec=spec, per_sample=(1e-2 * draws * first.square().sum()).expand(3))
+
+
+class Measuring(Count):
+    """Weighs by what both models' errors are at the start of the phase, and by what the pupil says."""
+
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        errors = context.errors()
+        plain = super().augment(phase, context)
+        assert plain is not None
+        weight = 0.5 + 0.1 * errors[phase.player] / (errors[phase.player] + errors[phase.teacher])
+        weight += 1e-3 * float(next(context.models[phase.player].parameters()).detach().sum())
+        return Augmentation(
+            recipe=plain.recipe, weight=weight, expected_ratio=weight * 0.5, terms=(Pull(),), record={"tau": weight}
+        )
+
+
+class Seen(Tracker):
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def metrics(self, record: Any) -> None:
+        self.lines.append(dict(record))
+
+
+def normalizer(name: str) -> LossNormalizer | None:
+    from hyco_engine.builtin.normalizers import batch_stat, grad_norm, running_mean, uncertainty
+
+    context = BuildContext(seed=0, registry=None)  # type: ignore[arg-type]
+    made = {
+        "running-mean": lambda: running_mean.build(RunningMeanOptions(), context),
+        "uncertainty": lambda: uncertainty.build(UncertaintyOptions(), context),
+        "batch-stat": lambda: batch_stat.build(BatchStatOptions(), context),
+        "grad-norm": lambda: grad_norm.build(GradNormOptions(), context),
+    }
+    return made[name]() if name in made else None
+
+
+def hybrid(
+    seen: Seen, watch: Watch, *, optimizer: str, balance: str = "", cache: Any = None, strategy: Any = None, **more: Any
+) -> HybridTrainer:
+    layout = decay_layout()
+    settings = {
+        "physical": TrainingSettings(epochs_per_cycle=3, batch_size=8, optimizer=optimizer, lr=0.05, **more),
+        "synthetic": TrainingSettings(epochs_per_cycle=2, batch_size=8, optimizer="adamw", schedule="cosine", lr=0.01),
+    }
+    models = {"physical": Decay(layout), "synthetic": Noisy()}
+    trainers = {
+        player: Trainer(
+            model, player=player, layout=layout, settings=settings[player], normalizer=normalizer(balance), total_epochs=9
+        )
+        for player, model in models.items()
+    }
+    return HybridTrainer(
+        **trainers,
+        strategy=strategy or Count(),
+        cache=cache or Memory(),
+        alpha=0.5,
+        heldout=HeldOutRollouts(decay_trajectories(1), layout),
+        trackers=[seen],
+        watch=watch,
+    )
+
+
+def outcome(trained: HybridTrainer, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    state = trained.state_dict()
+    state["history"].pop("seconds")
+    return {"lines": lines, **state}
+
+
+def same(one: Any, other: Any, path: str = "") -> None:
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype, path
+        assert torch.equal(one, other) or (one != one).any(), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{path}/{k}")
+    else:
+        assert one == other, path
+
+
+CASES = {
+    "adam": {"optimizer": "adam"},
+    "lbfgs": {"optimizer": "lbfgs"},
+    "gauss-newton": {"optimizer": "gauss-newton"},
+    "starts": {"optimizer": "gauss-newton", "starts": 3},
+    "sgd, measuring": {"optimizer": "sgd", "strategy": Measuring()},
+    "lbfgs, measuring": {"optimizer": "lbfgs", "strategy": Measuring()},
+    "on the fly": {"optimizer": "adam", "cache": OnTheFly()},
+    "rollback": {"optimizer": "adam", "on_divergence": "rollback"},
+    **{name: {"optimizer": "adam", "balance": name, "strategy": Measuring()} for name in ("running-mean", "uncertainty")},
+    **{name: {"optimizer": "lbfgs", "balance": name} for name in ("batch-stat", "grad-norm")},
+}
+
+
+@pytest.mark.filterwarnings("ignore::hyco_engine.training.hybrid.BalanceWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_from_every_moment(case: str, tmp_path: Path) -> None:
+    data = decay_windows()
+    everything, all_of_it = StopAt(), Seen()
+    whole = hybrid(all_of_it, everything, **CASES[case])
+    whole.train(data, 2)
+    assert everything.seen > 12
+    for moment in range(1, everything.seen + 1):
+        first, store = Seen(), Checkpoints(tmp_path / str(moment))
+        with pytest.raises(Stopped):
+            hybrid(first, StopAt(store, moment), **CASES[case]).train(data, 2)
+        found = store.newest()
+        assert found is not None
+        rest = Seen()
+        resumed = hybrid(rest, StopAt(), **CASES[case])
+        resumed.load_state_dict(found.content["training"])
+        resumed.train(data, 2 - resumed.history.cycles)
+        same(outcome(whole, all_of_it.lines), outcome(resumed, first.lines + rest.lines), f"from moment {moment}: ")
+
+
+def test_state_of_other_parts_is_refused(tmp_path: Path) -> None:
+    state = hybrid(Seen(), Watch(), optimizer="adam").state_dict()
+    other = hybrid(Seen(), Watch(), optimizer="adam")
+    other.trainers["synthetic"].model.weight = nn.Parameter(torch.ones(3))
+    with pytest.raises(RunError, match="the state does not fit the synthetic model Noisy"):
+        other.load_state_dict(state)
