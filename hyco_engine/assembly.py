@@ -35,11 +35,13 @@ from hyco_engine.interfaces import (
 from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, scale_warning
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
-from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.classes import Spec, TrainingSettings
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
+from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
 from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -147,20 +149,45 @@ class Assembler:
     def models(self, data: Data) -> dict[Player, nn.Module]:
         """The models that the spec names."""
         players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
-        return {player: self.model(player, data.layout, data.dt, data.statistics) for player in players}
+        planned = self._planned_steps(len(data.train))
+        return {player: self.model(player, data.layout, data.dt, data.statistics, planned) for player in players}
+
+    def _planned_steps(self, n_real: int) -> int:
+        """How many frames of one sample the physics is going to be trained through."""
+        spec = self.spec
+        if spec.physical is None:
+            return 0
+        training, epochs = spec.training.physical, spec.training.physical.epochs_per_cycle
+        fields = any(setting.field for setting in spec.physical.parameters.values())
+        if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
+            # it ends when it has converged, and compiles what it differentiates apart
+            epochs = min(epochs, 5)
+        samples = n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
+        return int(spec.run.cycles * epochs * samples * spec.data.num_predict_steps)
 
     def model(
-        self, player: Player, layout: StateLayout | None, dt: float | None, statistics: Statistics | None
+        self,
+        player: Player,
+        layout: StateLayout | None,
+        dt: float | None,
+        statistics: Statistics | None,
+        planned_steps: int = 0,
     ) -> nn.Module:
-        """One model with its initial weights, on the run's device."""
+        """One model with its initial weights, on the run's device; `planned_steps` as in `BuildContext`."""
         context = self.context(layout=layout, dt=dt, statistics=statistics)
         expected: type[Any] = nn.Module
         choice = getattr(self.spec, player)
         if isinstance(choice, PhysicalChoice):
             expected = PhysicalModel
             context = attrs.evolve(
-                context, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters
+                context,
+                inner_dt=choice.dt,
+                compile=choice.compile,
+                parameters=choice.parameters,
+                planned_steps=planned_steps,
             )
+        else:
+            context = attrs.evolve(context, physical=self.spec.physical)
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module = self.build(choice, expected, context)
         return model.to(self.device)
@@ -234,8 +261,25 @@ class Assembler:
             model_name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
             normalizer_name=name,
             seed=self.spec.run.seed,
-            total_epochs=self.spec.run.cycles * settings.epochs_per_cycle,
+            total_epochs=self._total_epochs(player),
         )
+
+    def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Player, int]]:
+        """(player, epochs) of each phase of a cycle."""
+        players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
+        return [
+            (phase.player, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
+            for phase in planned_phases(strategy, players, cycle)
+        ]
+
+    def _total_epochs(self, player: Player) -> int:
+        both = self.spec.physical is not None and self.spec.synthetic is not None
+        strategy = self.strategy() if both else None
+        planned = [phase for cycle in range(self.spec.run.cycles) for phase in self.planned(strategy, cycle)]
+        return sum(epochs for who, epochs in planned if who == player)
+
+    def _settings(self, player: Player) -> TrainingSettings:
+        return self.spec.training.physical if player == "physical" else self.spec.training.synthetic
 
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, layout: StateLayout | None
@@ -285,9 +329,15 @@ class Assembler:
             choice = CacheChoice(kind=decision.kind, options=record.options())
         return cast("CacheBackend", self.build(choice, CacheBackend, self.context()))
 
-    def trackers(self) -> list[Tracker]:
+    def trackers(self) -> list[Guarded]:
         """The trackers of `[trackers]`."""
-        return [self.build(choice, Tracker, self.context()) for choice in self.spec.trackers.values()]
+        return [
+            Guarded(
+                tracker=self.build(choice, Tracker, self.context()),
+                name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
+            )
+            for choice in self.spec.trackers.values()
+        ]
 
     @property
     def generated_root(self) -> Path | str | None:

@@ -7,24 +7,25 @@ import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from hyco_engine.assembly import PLAYERS, Assembler, sample_bytes
 from hyco_engine.errors import HycoError, RunError, SpecError
-from hyco_engine.execution import Execution, RunResult
+from hyco_engine.execution import Execution, RunResult, run_result
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import Player, SampleSource, Strategy, Tracker
+from hyco_engine.interfaces import SampleSource, Tracker
 from hyco_engine.loss_terms import glimpsed_sizes
 from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
 from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
+from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.hybrid import planned_phases
+from hyco_engine.training.reporter import Guarded
 
 
 class Engine:
@@ -74,7 +75,7 @@ class Engine:
             raise SpecError("name the run folder to resume; `hyco-engine runs list` shows them", key="--run-dir")
         with self._located():
             assembler = Assembler(self.spec, self.registry)
-            trackers = (*self._callbacks, *assembler.trackers())
+            trackers: list[Tracker | Guarded] = [*self._callbacks, *assembler.trackers()]
             if resume and own is not None and own.is_dir() and any(own.iterdir()):
                 return self._resume(assembler, own, trackers, stop)
             folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
@@ -83,8 +84,16 @@ class Engine:
                 lock.acquire()
                 return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
 
+    def simulate(self, out: Path | str, form: Literal["scene", "well"] = "scene") -> dict[str, Any]:
+        """Write the simulations of `[data]` to a new folder: PhiFlow's Scenes, or files in the layout of The Well.
+
+        Noise and masks are not in them. Returns `format`, `folder`, `simulations`, `dt`, `fields`, `files`.
+        """
+        with self._located():
+            return write_simulations(Assembler(self.spec, self.registry), Path(out), form)
+
     def _resume(
-        self, assembler: Assembler, path: Path, trackers: Sequence[Tracker], stop: Callable[[], str | None]
+        self, assembler: Assembler, path: Path, trackers: Sequence[Tracker | Guarded], stop: Callable[[], str | None]
     ) -> RunResult:
         if not is_run_folder(path):
             raise SpecError(f"{path} is not empty and no run folder: there is no spec.toml in it", key="--run-dir")
@@ -95,7 +104,7 @@ class Engine:
             if summary is not None and summary["cycles"] >= self.spec.run.cycles:
                 run = LoadedRun(path, self.registry)
                 models = {player: run.model(player) for player in PLAYERS if getattr(self.spec, player) is not None}
-                return RunResult(folder=path, summary=summary, resumed_completed=True, **models)
+                return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
             if gone is not None:
@@ -145,7 +154,7 @@ class Engine:
                     "n_generated": n_generated,
                 }
                 for cycle in range(spec.run.cycles)
-                for player, epochs in _phases(spec, strategy, cycle)
+                for player, epochs in assembler.planned(strategy, cycle)
             ],
             "notes": [*self._loaded.notes, *assembler.notes],
         }
@@ -180,12 +189,3 @@ def _load(
     if isinstance(spec, Mapping):
         return spec_from_dict(spec, registry, overrides)
     return load_spec(spec, registry, overrides)
-
-
-def _phases(spec: Spec, strategy: Strategy | None, cycle: int) -> list[tuple[Player, int]]:
-    """(player, epochs) of a cycle."""
-    players: list[Player] = [player for player in PLAYERS if getattr(spec, player) is not None]
-    return [
-        (phase.player, getattr(spec.training, phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-        for phase in planned_phases(strategy, players, cycle)
-    ]

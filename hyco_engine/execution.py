@@ -17,24 +17,25 @@ from hyco_engine.assembly import Assembler, Data, sample_bytes
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Tracker
+from hyco_engine.report.brief import brief_html, brief_text
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import describe_environment, package_versions, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
-from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
+from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, data_digest
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import History, HybridTrainer
-from hyco_engine.training.reporter import Reporter
+from hyco_engine.training.reporter import Guarded, Reporter
 
 logger = logging.getLogger("hyco_engine")
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunResult:
     """What a run left: its folder, what summary.json holds, and the trained models, in eval mode.
 
@@ -43,9 +44,23 @@ class RunResult:
 
     folder: Path
     summary: Mapping[str, Any]
-    physical: nn.Module | None = attrs.field(default=None, repr=False)
-    synthetic: nn.Module | None = attrs.field(default=None, repr=False)
+    physical: nn.Module | None = None
+    synthetic: nn.Module | None = None
     resumed_completed: bool = False
+
+    def __repr__(self) -> str:
+        return brief_text(self.folder, self.summary)
+
+    def _repr_html_(self) -> str:
+        return brief_html(self.folder, self.summary)
+
+
+def run_result(
+    folder: Path, summary: Mapping[str, Any], models: Mapping[Player, nn.Module], *, resumed_completed: bool = False
+) -> RunResult:
+    """The result with those models that there are."""
+    ready: dict[str, Any] = {player: model.eval() for player, model in models.items()}
+    return RunResult(folder=folder, summary=summary, resumed_completed=resumed_completed, **ready)
 
 
 class Execution:
@@ -59,7 +74,7 @@ class Execution:
         assembler: Assembler,
         loaded: LoadedSpec,
         folder: RunFolder,
-        trackers: Sequence[Tracker],
+        trackers: Sequence[Tracker | Guarded],
         earlier: Earlier | None = None,
         stop: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -70,7 +85,7 @@ class Execution:
         self.earlier = earlier
         self._report = Reporter(trackers=trackers)
         self._facts = {"spec": dump_spec(self.spec), **running_on(assembler.registry, assembler.device)}
-        self._fingerprint = ""
+        self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
         self._keeper = Keeper(self._checkpoint, minutes=self.spec.run.checkpoint_minutes, stop=stop)
         self._start = time.perf_counter()
@@ -95,13 +110,13 @@ class Execution:
         try:
             if self.earlier is not None:
                 self.folder.rewind(self.earlier.metrics_bytes, 0.0 if self._kept is None else self._kept["elapsed"])
-            told_first = {"name": self.spec.run.name, "folder": self.folder.path, "spec": self._facts["spec"]}
-            self._report.tell("started", {**told_first, "records": self.earlier and self.earlier.records})
+            told_first: dict[str, Any] = {"name": self.spec.run.name, "folder": self.folder.path}
+            told_first["spec"] = self._facts["spec"]
             if self.earlier is not None:
-                for note in self.earlier.notes:
-                    self._report.tell("warned", note)
-                for note in self.earlier.warnings:
-                    self._report.warn(note)
+                told_first |= {"records": self.earlier.records, "notes": self.earlier.notes}
+            self._report.tell("started", told_first)
+            for note in () if self.earlier is None else self.earlier.warnings:
+                self._report.warn(note)
             self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
                 self._report.warn(note)
@@ -127,17 +142,18 @@ class Execution:
                     self._save(summary)
             finally:
                 self._report.tell("finished", summary)
-        ready = {player: model.eval() for player, model in self.models.items()}
-        return RunResult(folder=self.folder.path, summary=summary, **ready)
+        return run_result(self.folder.path, summary, self.models)
 
     def _train(self) -> None:
         assembler, spec = self.assembler, self.spec
         with self._report.timed("prepare_data"):
             source = assembler.source()
             data = self.data = assembler.data(source, self._progress)
-            self._fingerprint = source.fingerprint()
-        if self._kept is not None and self._kept["data"] != self._fingerprint:
-            raise RunError("the data has changed since the run began: start again with a new run folder")
+            self._digest = data_digest(data, source)
+        if self._kept is not None and self._kept["data"] != self._digest:
+            raise RunError(
+                "the data is not what it was when the run began: bring it back, or start again with a new run folder"
+            )
         self.models = assembler.models(data)
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
             self.initial = parameter_values(physical)
@@ -212,7 +228,7 @@ class Execution:
         start = time.perf_counter()
         content = {
             "run": self._facts,
-            "data": self._fingerprint,
+            "data": self._digest,
             "cache": None if self.decision is None else attrs.asdict(self.decision),
             "execution": self._execution,
             "training": training,
@@ -306,7 +322,9 @@ class Execution:
                 for which, state in states.items():
                     path = save_model(self.folder, f"{player}-{which}", state, choice.kind, self.data)
                     self._report.tell("artifact", path)
-            if any(trainer.epochs_done for trainer in self.hybrid.trainers.values()):
+            trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
+            # who interrupts a run is in a hurry
+            if trained and summary["status"] != "interrupted":
                 self._draw(summary)
         self._report.tell("artifact", self.folder.write_summary(summary))
 
@@ -353,6 +371,7 @@ class Execution:
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
+            "trained": history.trained,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self._report.seconds["total_s"], "phases": phases},
             "physics": physics,

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError
+from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.randomness import derive_generator
 
 if TYPE_CHECKING:
     from hyco_engine.data.statistics import Statistics
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.physics.parameters import Learnables
-    from hyco_engine.spec.choices import ParameterSetting, PhysicalChoice
+    from hyco_engine.spec.choices import ParameterSetting, PhysicalChoice, Split
 
 Player = Literal["physical", "synthetic"]
 Values = Tensor | Mapping[str, Tensor]
@@ -57,13 +57,26 @@ class BuildContext:
     planned_steps: int = 0
     """Physics: how many frames of one sample training is going to step, which decides whether compiling pays."""
     physical: PhysicalChoice | None = None
-    """Sources: the spec's `[physical]`, the default physics of `simulate`."""
+    """Sources and surrogates: the spec's `[physical]`, where there is one."""
     num_frames: int | None = None
     """Sources: frames wanted of each simulation; None means all there are."""
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator of its own for each purpose."""
         return derive_generator(self.seed, *purpose)
+
+    def physics(self) -> PhysicalModel:
+        """A physical model of its own as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
+        choice = self.physical
+        if choice is None:
+            raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
+        context = attrs.evolve(
+            self, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters, physical=None
+        )
+        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
+        if not isinstance(model, PhysicalModel):
+            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
+        return model
 
     def layout_for(self, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo] = ()) -> StateLayout:
         """The layout a physical model works on, given the fields it declares.
@@ -147,6 +160,11 @@ class TrajectorySource(ABC):
     def truth(self) -> Mapping[str, Tensor]:
         """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return {}
+
+    @property
+    def split(self) -> Split | None:
+        """How the data's makers divided it, which holds where the spec divides nothing; None: they did not."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -511,8 +529,8 @@ class Tracker:
     def started(self, info: Mapping[str, Any]) -> None:
         """Before the first phase: `name`, `folder` (Path or None), `spec` (resolved, as TOML text or None).
 
-        `records`: None for a new run; for one that goes on, what `metrics` was told up to where it goes on. What it was
-        told after that is void, and will be told again.
+        Of a run that goes on also `records`: what `metrics` was told up to there, while all it was told after that is
+        void and will be told again; and `notes`, which say from where it goes on.
         """
 
     def phase_started(self, record: Mapping[str, Any]) -> None:

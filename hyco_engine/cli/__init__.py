@@ -9,18 +9,22 @@ from typing import Any
 
 import click
 
-from hyco_engine.cli.errors import Ended, report
+from hyco_engine.cli.errors import Ended
+from hyco_engine.cli.errors import report as tell  # the command's module takes the other name
 
 # name -> (where the command is, what the list of commands says about it)
 COMMANDS = {
     "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
     "check": ("hyco_engine.cli.check:check", "Show what a spec would do, without doing it."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
+    "compare": ("hyco_engine.cli.compare:compare", "Run a spec beside its baselines, or compare runs."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
+    "simulate": ("hyco_engine.cli.simulate:simulate", "Write a spec's simulations as files."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
     "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
     "export": ("hyco_engine.cli.export:export", "Write a run's surrogate and parameters for use elsewhere."),
     "inspect": ("hyco_engine.cli.inspect:inspect", "Say what a data file holds, and the spec that reads it."),
+    "runs": ("hyco_engine.cli.runs:runs", "List runs, and how to go on with them."),
     "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
     "doctor": ("hyco_engine.cli.doctor:doctor", "Look whether this machine is ready."),
     "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),
@@ -75,9 +79,9 @@ class LazyGroup(click.Group):
             code = super().main(rest, prog_name or self.name, **extra)
             sys.stdout.flush()
         except Ended as ended:
-            code = report(ended.error, as_json="--json" in own, debug=debug)
+            code = tell(ended.error, as_json="--json" in own, debug=debug)
         except (click.ClickException, click.Abort, BrokenPipeError) as error:
-            code = report(error, as_json="--json" in own, debug=debug)
+            code = tell(error, as_json="--json" in own, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -21,12 +21,12 @@ def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...
 
     registry = discover(disable_plugin)
     # a wrong spec is told before torch is imported
-    load_spec(spec, registry, overrides)
+    loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):
         from hyco_engine.engine import Engine
 
-        plan = Engine(spec, registry=registry, overrides=overrides).plan()
+        plan = Engine(loaded, registry=registry).plan()
     if as_json:
         print_json(plan)
         return

@@ -48,7 +48,7 @@ def evaluate(
         return
     from hyco_engine.cli.layout import metrics_lines
 
-    if (status := result["status"]) != "completed":
+    if (status := result.get("status", "completed")) != "completed":
         click.echo(f"note: the run {run} is {status}: these are the weights it had then", err=True)
     found: Mapping[str, Any] = result["metrics"]
     click.echo("\n".join(metrics_lines(found, split)))

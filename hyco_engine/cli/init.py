@@ -10,39 +10,69 @@ import click
 from hyco_engine.cli.options import PATH
 from hyco_engine.errors import SpecError
 
+SCHEMA = "hyco-engine.schema.json"
+
 
 def templates() -> dict[str, str]:
-    """The text of each template; its first line is a comment that says what it is for."""
+    """The text of each template by file name; its first line is a comment that says what it is for."""
     folder = files("hyco_engine.cli") / "templates"
-    found = {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
+    found = {f.name: f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith((".toml", ".py"))}
     return dict(sorted(found.items()))
 
 
+def _names(start: str) -> list[str]:
+    return [name.rpartition(".")[0] for name in templates() if name.startswith(start)]
+
+
 @click.command()
-@click.argument("template", required=False)
-@click.option("--out", type=PATH, help='File to write; default: <TEMPLATE>.toml here. "-": print it.')
+@click.argument("template", required=False, shell_complete=lambda ctx, param, start: _names(start))
+@click.option("--out", type=PATH, help='File to write; default: the template\'s name, here. "-": print it.')
 def init(template: str | None, out: Path | None) -> None:
-    """Write a commented spec from TEMPLATE; without one, list the templates."""
-    known = templates()
+    """Write a commented spec from TEMPLATE; without one, list the templates.
+
+    Beside a spec goes the schema of its keys, hyco-engine.schema.json, which editors check and complete it with.
+    """
+    known = {name.rpartition(".")[0]: name for name in templates()}
     if template is None:
         if out is not None:
             raise SpecError(f"which template is to be written? There are {', '.join(known)}", key="TEMPLATE")
         width = max(map(len, known))
-        for name, text in known.items():
+        for name, text in zip(known, templates().values(), strict=True):
             click.echo(f"{name:<{width}}  {text.splitlines()[0].lstrip('# ')}")
-        click.echo("\nwrite one with: hyco-engine init TEMPLATE --out spec.toml")
+        click.echo("\nwrite one with: hyco-engine init TEMPLATE")
         return
     if template not in known:
         raise SpecError(f"no template {template!r}; there are {', '.join(known)}", key="TEMPLATE")
+    name = known[template]
+    text = templates()[name]
+    is_spec = name.endswith(".toml")
+    if is_spec:
+        # editors take the first line that begins so for the place of the schema
+        text = f"#:schema ./{SCHEMA}\n{text}"
     if out == Path("-"):
-        click.echo(known[template], nl=False)
+        click.echo(text, nl=False)
         return
-    path = out or Path(f"{template}.toml")
+    path = out or Path(name)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(known[template])
+            file.write(text)
+        if is_spec:
+            _write_schema(path.parent / SCHEMA)
     except FileExistsError:
         raise SpecError(f"{path} exists and is not overwritten; name another file with --out", key="--out") from None
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}", key="--out") from error
-    click.echo(f"wrote {path}; next: hyco-engine check {path}, then hyco-engine run {path}")
+    if is_spec:
+        click.echo(f"wrote {path}, and {SCHEMA} for editors")
+        click.echo(f"next: hyco-engine check {path}, then hyco-engine run {path}")
+    else:
+        click.echo(f"wrote {path}; next: python {path}")
+
+
+def _write_schema(path: Path) -> None:
+    """The keys of the plugins that are installed now; made anew each time."""
+    from hyco_engine.cli.plugins import discover
+    from hyco_engine.runs.files import dump_json
+    from hyco_engine.spec.schema import json_schema
+
+    path.write_text(dump_json(json_schema(discover(()))) + "\n", encoding="utf-8")

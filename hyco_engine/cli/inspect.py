@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
@@ -19,10 +20,10 @@ def inspect(path: Path, as_json: bool) -> None:
 
         found = describe(path)
     if as_json:
-        print_json({"path": str(path), "what": found.what, "contents": list(found.contents), "spec": found.spec})
+        print_json({"path": str(path), **attrs.asdict(found)})
         return
     click.echo(f"{path}: {found.what}")
     for line in found.contents:
         click.echo(f"  {line}")
     if found.spec:
-        click.echo(f"\n{found.spec}")
+        click.echo(f"\n{found.spec}\n\n{found.tried}")

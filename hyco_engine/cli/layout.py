@@ -46,7 +46,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         if key not in ("parts", "n_real", "n_generated", "data", "cache", "phases", "notes"):
             sections.append((key, _inline(value) if isinstance(value, Mapping) else [_short(value)]))
     if notes := plan.get("notes"):
-        sections.append(("notes", [str(note) for note in notes]))
+        sections.append(("warnings", [str(note) for note in notes]))
     return [line for title, lines in sections for line in _titled(title, lines)]
 
 
@@ -139,8 +139,9 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
         ("time", _time_text(summary)),
     ]
     if folder is not None:
-        figures = sorted(f"figures/{path.name}" for path in folder.glob("figures/*") if path.is_file())
-        lines.append(("results", ", ".join([str(folder), *figures[:3]])))
+        report = folder / "report.html"
+        figures = sorted(f"figures/{path.name}" for path in folder.glob("figures/*.png"))
+        lines.append(("results", str(report) if report.is_file() else ", ".join([str(folder), *figures[:3]])))
         lines.append(("next", _next_text(summary, folder)))
     return [f"{title:<10}{text}" for title, text in lines]
 
@@ -185,4 +186,7 @@ def _time_text(summary: Mapping[str, Any]) -> str:
 def _next_text(summary: Mapping[str, Any], folder: Path) -> str:
     models = summary.get("metrics") or {}
     split = "test" if any(_of_split(models, name, "test") for name in PLAYERS) else "val"
-    return f"hyco-engine evaluate {folder} --split {split}, or use it: hyco-engine predict --help"
+    steps = ["open that page in a browser"] if (folder / "report.html").is_file() else []
+    steps.append(f"hyco-engine evaluate {folder} --split {split}")
+    form = "--out surrogate.pt2" if "synthetic" in models else "--format toml --out parameters.toml"
+    return ", or ".join([*steps, f"hyco-engine export {folder} {form}"])

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 import click
 
+from hyco_engine.cli.layout import table
 from hyco_engine.cli.options import json_option, print_json
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.hooks.checking import HOOKS, did_you_mean
@@ -203,7 +204,5 @@ def _type_name(annotation: Any) -> str:
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(f"{indent}{cells}".rstrip())
+    for line in table([head, *rows]):
+        click.echo(f"{indent}{line}")

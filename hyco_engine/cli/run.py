@@ -14,12 +14,14 @@ from hyco_engine.errors import HycoError
 if TYPE_CHECKING:
     from hyco_engine.execution import RunResult
     from hyco_engine.hooks.registry import Registry
+    from hyco_engine.spec.loading import LoadedSpec
 
 
 @click.command()
 @click.argument("spec", type=PATH)
 @set_option
 @click.option("--run-dir", type=PATH, help="Put the run here instead of <runs>/<name>-<n>; must be new or empty.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --run-dir as if it had never ended.")
 @disable_option
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings and the last line only.")
@@ -27,35 +29,41 @@ def run(
     spec: Path,
     overrides: tuple[str, ...],
     run_dir: Path | None,
+    resume: bool,
     disable_plugin: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train as SPEC says: a physical model and a surrogate, together or one alone."""
+    """Train as SPEC says: a physical model and a surrogate, together or one alone.
+
+    Ctrl-C, SIGTERM and SIGUSR1 end the run after its step, with a checkpoint; a second Ctrl-C ends it at once.
+    """
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
     # a wrong spec is told before torch is imported
-    load_spec(spec, registry, overrides)
+    loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):
-        result = _run(spec, registry, overrides, run_dir, quiet=quiet, results=not as_json)
+        result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
+    if result.resumed_completed:
+        click.echo(f"the run in {result.folder} is completed: there is nothing left to do", err=True)
     if as_json:
         print_json({"run_dir": str(result.folder), **result.summary})
 
 
 def _run(
-    spec: Path, registry: Registry, overrides: tuple[str, ...], run_dir: Path | None, *, quiet: bool, results: bool
+    spec: LoadedSpec, registry: Registry, run_dir: Path | None, *, resume: bool, quiet: bool, results: bool
 ) -> RunResult:
     from hyco_engine.cli.errors import Logged
     from hyco_engine.cli.terminal import Terminal, library_warnings
     from hyco_engine.engine import Engine
+    from hyco_engine.runs.signals import stop_on_signals
 
     terminal = Terminal(quiet=quiet, results=results)
-    with library_warnings(terminal):
+    with library_warnings(terminal), stop_on_signals() as stop:
         try:
-            engine = Engine(spec, registry=registry, callbacks=[terminal], overrides=overrides)
-            return engine.run(run_dir)
+            return Engine(spec, registry=registry, callbacks=[terminal]).run(run_dir, resume=resume, stop=stop)
         except (HycoError, OSError, MemoryError):
             raise
         except Exception as error:

@@ -45,6 +45,8 @@ class Terminal(Tracker):
         self._cycles = _cycles(info.get("spec"))
         if not self._quiet:
             self._say(f"run {info.get('name')}" + (f" in {self._folder}" if self._folder else ""))
+        for note in info.get("notes") or ():
+            self._say(note)
         if self._bars is not None:
             self._bars.start()
 
@@ -106,6 +108,10 @@ class Terminal(Tracker):
         where = f" in {self._folder}" if kept else ""
         if (status := summary.get("status")) != "completed":
             self._say(f"{status} after {total}" + (f"; what was done so far is{where}" if kept else ""))
+            if kept and self._folder is not None and (self._folder / "checkpoints").is_dir():
+                from hyco_engine.runs.resuming import resume_command
+
+                self._say(f"go on with it: {resume_command(self._folder)}")
         elif self._results:
             line = f"completed in {total}{where}"
             lines = [line] if self._quiet else [line, *summary_lines(summary, self._folder)]

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
+from hyco_engine.data.keeping import kept, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
 from hyco_engine.data.statistics import Statistics
-from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
+from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.spec.checks import check_folder_name
-from hyco_engine.spec.choices import SourceChoice
+from hyco_engine.spec.choices import SourceChoice, Split
 
 log = logging.getLogger("hyco_engine")
 
@@ -100,6 +98,18 @@ class DataManager:
         assert self._loaded is not None  # by now
         return self._loaded
 
+    def simulations_by_split(self) -> dict[SplitName, list[int]]:
+        """Which simulations train, validate and test; in a split that is not by simulation, all train."""
+        if self.choice.split.by != "simulation":
+            return {"train": list(range(self.num_simulations)), "val": [], "test": []}
+        planned = self._planned or self._segments
+        return {name: [part.simulation for part in planned[name]] for name in NAMES}
+
+    def clean(self, index: int) -> Trajectory:
+        """Simulation `index` with all fields of the source and the frames that are wanted, neither noisy nor masked."""
+        loaded = self.source.load(index)
+        return attrs.evolve(loaded, dynamic=loaded.dynamic[: _wanted(len(loaded.dynamic), index, self.choice)])
+
     @cached_property
     def has_points(self) -> bool:
         """Whether sensors saw the simulations, in place of frames."""
@@ -110,7 +120,8 @@ class DataManager:
         return self._segment([len(t.dynamic) for t in self.trajectories])
 
     def _segment(self, frames: list[int]) -> dict[SplitName, tuple[Segment, ...]]:
-        segments = resolve_split(self.choice.split, frames)
+        own = self.source.split if self.choice.split == Split() else None
+        segments = resolve_split(own or self.choice.split, frames)
         check_lengths(segments, self.choice.num_predict_steps, self.choice.split.by)
         return segments
 
@@ -250,11 +261,11 @@ class DataManager:
     def _load(self, cache: Path | None, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
         total = self.num_simulations
         found: list[Trajectory] = []
-        with _shared_folder(cache, self.choice.name) as folder:
+        with shared_folder(cache, self.choice.name) as folder:
             fingerprint = self.source.fingerprint()
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
-                found.append(_kept(folder, "sim", entry, partial(self._build, entry.index)))
+                found.append(kept(folder, "sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
             if self._observer.acts and not self.has_points:
                 found = self._observe_all(folder, entries, found)
@@ -319,34 +330,13 @@ class DataManager:
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(_kept(folder, "observed", own, build))
+            observed.append(kept(folder, "observed", own, build))
         return observed
 
 
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
     """What of simulation `index` validates or tests."""
     return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
-
-
-def _kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
-    """What `build` gives, from the cache where it is there already; without a folder as it is."""
-    if folder is None:
-        return build()
-    path = folder / f"{name}_{entry.index:06d}.safetensors"
-    try:
-        return read_entry(path, entry)
-    except Unusable as reason:
-        if path.exists():
-            log.info("the cache entry %s is rebuilt: %s", path, reason)
-    built = build()
-    try:
-        write_entry(path, entry, built)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        return read_entry(path, entry)
-    except Unusable as reason:
-        raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
 
 
 def _remedy(windows: WindowDataset) -> str:
@@ -366,40 +356,3 @@ def _wanted(frames: int, index: int, choice: SourceChoice) -> int:
             key="data.num_frames",
         )
     return choice.num_frames
-
-
-@contextmanager
-def _shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
-    """The folder of a data set's tensors, held against other processes; None without a cache."""
-    if cache is None:
-        yield None
-        return
-    try:
-        check_folder_name(name)
-    except ValueError as error:
-        raise DataError(str(error), key="data.name") from None
-    folder = cache / "tensors" / name
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("waiting for another process that prepares %s", folder)
-            lock.acquire()
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        # under the lock nobody else is writing, so these were left by a process that was killed
-        for rest in folder.glob("*.tmp"):
-            rest.unlink(missing_ok=True)
-        yield folder
-    finally:
-        lock.release()
-
-
-def _cannot_write(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write to {folder}: {error.strerror or error}; free space, or set paths.cache to another folder",
-        key="paths.cache",
-    )

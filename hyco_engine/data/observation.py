@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.npy import read_arrays
 from hyco_engine.data.splits import Segment
 from hyco_engine.errors import DataError
 from hyco_engine.interfaces import Points, Trajectory
@@ -199,9 +200,12 @@ def _draw(count: int, shape: Sequence[int], generator: torch.Generator, key: str
 def _read(mask: Mask) -> Any:
     assert mask.file is not None
     try:
-        return read_arrays(mask.file)
+        values = read_arrays(mask.file)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {mask.file}: {error}", key=f"{KEY}.file") from None
+    if isinstance(values, dict):
+        raise DataError(f"{mask.file} holds several arrays; a mask is one, in a .npy file", key=f"{KEY}.file")
+    return values
 
 
 def _from_file(mask: Mask, frames: int, grid: Grid, index: int) -> Tensor:

@@ -49,7 +49,7 @@ def select_points(points: Points, keep: Tensor) -> Points:
 
 
 @attrs.frozen
-class _Component:
+class Component:
     """Where the samples of one channel are: sample i along an axis is at `first + i * spacing`."""
 
     samples: tuple[int, ...]
@@ -62,7 +62,7 @@ class Sensors:
 
     def __init__(self, layout: StateLayout) -> None:
         self._spacing = layout.grid.spacing
-        self._components = [_component(layout, channel) for channel in range(layout.n_dynamic)]
+        self._components = [component_at(layout, channel) for channel in range(layout.n_dynamic)]
 
     def __call__(self, path: Tensor, frame: Tensor, position: Tensor) -> Tensor:
         """`[B, N, C]` of `path [B, T, C, *S]`, its frames 0 to T-1, at `frame [B, N]` and `position [B, N, n_axes]`."""
@@ -80,7 +80,7 @@ class Sensors:
             columns.append((1 - part) * (first * weights).sum(-1) + part * (second * weights).sum(-1))
         return torch.stack(columns, dim=-1)
 
-    def _around(self, values: Tensor, component: _Component, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _around(self, values: Tensor, component: Component, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(values with one more sample on each side, flat indices `[B, N, 2^n]` of the next ones, their weights)."""
         values = values[corner(component.samples)]
         places = torch.zeros(*position.shape[:2], 1, dtype=torch.int64, device=position.device)
@@ -98,7 +98,8 @@ class Sensors:
         return values, places, weights
 
 
-def _component(layout: StateLayout, channel: int) -> _Component:
+def component_at(layout: StateLayout, channel: int) -> Component:
+    """Where the samples of one dynamic channel are."""
     owners = [(field, index) for field in layout.dynamic for index in range(field.channels)]
     field, index = owners[channel]
     first = []
@@ -109,7 +110,7 @@ def _component(layout: StateLayout, channel: int) -> _Component:
             offset = 1.0 if _fixes(field.boundary.sides[axis][0]) else 0.0
         first.append(layout.grid.lower[place] + offset * layout.grid.spacing[place])
     sides = tuple(component_sides(field, index, axis) for axis in layout.grid.axes)
-    return _Component(field.samples(layout.grid, index), tuple(first), sides)
+    return Component(field.samples(layout.grid, index), tuple(first), sides)
 
 
 def _fixes(rule: Rule) -> bool:

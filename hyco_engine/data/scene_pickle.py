@@ -253,7 +253,7 @@ def _read_data(
         if wanted:
             values = read_array(opened, info.file_size)
             return values.shape, values.dtype, values
-        shape, _, dtype = readread_header(opened)
+        shape, _, dtype = read_header(opened)
         if opened.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
             raise ValueError(f"it declares {dtype} {shape} and has {info.file_size} bytes")
         return shape, dtype, None

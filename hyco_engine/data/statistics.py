@@ -1,4 +1,4 @@
-"""Mean and spread of the train split."""
+"""Mean, spread and largest magnitude of the train split."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class Statistics:
     change_std: Tensor
     """`[C_dyn]`: root mean square of the change from one frame to the next; not around its mean, since what it scales,
     a predicted change, has no offset. Between frames that were not observed, the change is taken to be even."""
+    largest: Tensor = attrs.field()
+    """`[C_all]`: the largest magnitude; where it is not known, four standard deviations from the mean."""
+
+    @largest.default
+    def _usual(self) -> Tensor:
+        return self.mean.abs() + 4 * self.std
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
@@ -63,17 +69,20 @@ class Statistics:
             mean=mean,
             std=_spread(variance, least, layout.fields),
             change_std=_spread(square, least[: layout.n_dynamic], layout.dynamic),
+            largest=torch.cat([dynamic.largest, static.largest]),
         )
 
     def to_data(self) -> dict[str, Any]:
         """A JSON-able form that `from_data` reads back exactly."""
-        return {name: getattr(self, name).tolist() for name in ("mean", "std", "change_std")}
+        return {name: getattr(self, name).tolist() for name in _NAMES}
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
-        """What `to_data` gave."""
-        names = ("mean", "std", "change_std")
-        return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in names})
+        """What `to_data` gave; `largest` may be missing."""
+        return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
+
+
+_NAMES = ("mean", "std", "change_std", "largest")
 
 
 class _Changes:
@@ -101,7 +110,7 @@ class _Changes:
 
 
 class _Moments:
-    """Count, mean and variance per channel of `[N, C, *S]` chunks, merged as in Chan, Golub & LeVeque 1979."""
+    """Count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks, merged as in Chan, Golub & LeVeque 1979."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
@@ -109,8 +118,11 @@ class _Moments:
         self.count = torch.zeros(len(mask), dtype=torch.float64)
         self.mean = torch.zeros(len(mask), dtype=torch.float64)
         self.squares = torch.zeros(len(mask), dtype=torch.float64)
+        self.largest = torch.zeros(len(mask), dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
+        if not values.numel():
+            return
         values = values.double()
         dims = [0, *range(2, values.ndim)]
         shape = (-1, *(1 for _ in range(values.ndim - 2)))
@@ -119,11 +131,14 @@ class _Moments:
             count = torch.full_like(self.count, values[:, :1].numel())
             mean = total / count.clamp(min=1)
             squares = (values - mean.reshape(shape)).square_().sum(dims)
+            largest = values.abs().amax(dims)
         else:
             seen = self.mask & ~values.isnan()
             count = seen.sum(dims).double()
             mean = torch.where(seen, values, 0.0).sum(dims) / count.clamp(min=1)
             squares = torch.where(seen, values - mean.reshape(shape), 0.0).square().sum(dims)
+            largest = torch.where(seen, values.abs(), 0.0).amax(dims)
+        self.largest = torch.maximum(self.largest, largest)
         self._merge(count, mean, squares)
 
     def add_points(self, values: Tensor) -> None:
@@ -132,6 +147,8 @@ class _Moments:
         count = seen.sum(0).double()
         mean = torch.where(seen, values.double(), 0.0).sum(0) / count.clamp(min=1)
         self._merge(count, mean, torch.where(seen, values.double() - mean, 0.0).square().sum(0))
+        if len(values):
+            self.largest = torch.maximum(self.largest, torch.where(seen, values.double().abs(), 0.0).amax(0))
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = (self.count + count).clamp(min=1)

@@ -99,7 +99,7 @@ class StepRunner:
         if self._kind == "inductor":
             there = self._compiled(state, parameters)
             if there and size > there[-1] and self._asked == "auto":
-                return torch.cat([self(part, parameters) for part in state.split(there[-1])])
+                return torch.cat([self(part, parameters) for part in torch.split(state, there[-1])])
         padded = _pad(state, self._fitting(state, parameters))
         run = self._graph(padded, parameters)
         if run is None:

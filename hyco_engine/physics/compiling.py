@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ def compiled(graph: GraphModule, state: Tensor, parameters: Sequence[Tensor]) ->
     table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
     # some loss normalizers go through a graph several times
     with torch.enable_grad(), functorch_config.patch(donated_buffer=False):
-        run: Callable[..., Tensor] = compile_fx(deepcopy(graph), [state, *parameters], decompositions=table)
-    return run
+        run: Any = compile_fx(deepcopy(graph), [state, *parameters], decompositions=table)
+    return cast("Callable[..., Tensor]", run)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import attrs
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from hyco_engine.physics.rewriting import aten, emit, is_pointwise, positive, shape_of, sizes
+from hyco_engine.physics.rewriting import arguments, aten, dim_of_joint, emit, is_pointwise, positive, shape_of, sizes
 
 
 @attrs.frozen
@@ -58,9 +58,9 @@ def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> P
     """What `node` is, if it is made of something permuted."""
     rank = len(sizes(node))
     if node.target == aten.permute.default:
-        source = node.args[0]
-        own = [positive(d, rank) for d in node.args[1]]  # type: ignore[union-attr,arg-type]
-        under = known.get(source, Permuted(source, tuple(range(rank))))  # type: ignore[arg-type]
+        source = arguments(node)[0]
+        own = [positive(d, rank) for d in arguments(node)[1]]
+        under = known.get(source, Permuted(source, tuple(range(rank))))
         return Permuted(under.core, tuple(under.order[d] for d in own))
     if node.target == aten.stack.default:
         return _follow_stack(graph, node, known)
@@ -69,12 +69,12 @@ def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> P
     if is_pointwise(node):
         return _follow_pointwise(graph, node, known)
     if node.target == aten.cat.default:
-        order = _common(known, node.args[0])
+        order = _common(known, arguments(node)[0])
         if order is None:
             return None
-        dim = positive(node.args[1] if len(node.args) > 1 else 0, rank)  # type: ignore[arg-type]
-        return Permuted(emit(graph, node, node.target, _cores(known, node.args[0]), order[dim]), order)
-    source = known.get(node.args[0])  # type: ignore[arg-type]
+        dim = dim_of_joint(node)
+        return Permuted(emit(graph, node, node.target, _cores(known, arguments(node)[0]), order[dim]), order)
+    source = known.get(arguments(node)[0])
     if source is None or len(node.all_input_nodes) != 1 or node.kwargs:
         return None
     return _follow_one(graph, node, source)
@@ -82,25 +82,25 @@ def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> P
 
 def _follow_one(graph: GraphModule, node: Node, source: Permuted) -> Permuted | None:
     """Operations on one tensor that name its dimensions."""
-    core, order, rest = source.core, source.order, node.args[1:]
+    core, order, rest = source.core, source.order, arguments(node)[1:]
     rank = len(order)
     if node.target == aten.slice.Tensor:
-        dim = order[positive(rest[0] if rest else 0, rank)]  # type: ignore[arg-type]
+        dim = order[positive(rest[0] if rest else 0, rank)]
         return Permuted(emit(graph, node, node.target, core, dim, *rest[1:]), order)
     if node.target == aten.select.int:
-        dim = order[positive(rest[0], rank)]  # type: ignore[arg-type]
+        dim = order[positive(rest[0], rank)]
         return Permuted(emit(graph, node, node.target, core, dim, rest[1]), _without(order, [dim]))
     if node.target == aten.unsqueeze.default:
-        place = positive(rest[0], rank + 1)  # type: ignore[arg-type]
+        place = positive(rest[0], rank + 1)
         return Permuted(emit(graph, node, node.target, core, rank), (*order[:place], rank, *order[place:]))
     if node.target == aten.flip.default:
-        dims = [order[positive(d, rank)] for d in rest[0]]  # type: ignore[union-attr,arg-type]
+        dims = [order[positive(d, rank)] for d in rest[0]]
         return Permuted(emit(graph, node, node.target, core, dims), order)
     if node.target == aten.roll.default and len(rest) == 2:
-        dims = [order[positive(d, rank)] for d in rest[1]]  # type: ignore[union-attr,arg-type]
+        dims = [order[positive(d, rank)] for d in rest[1]]
         return Permuted(emit(graph, node, node.target, core, rest[0], dims), order)
     if node.target == aten.sum.dim_IntList and rest[0]:
-        dims = [order[positive(d, rank)] for d in rest[0]]  # type: ignore[union-attr,arg-type]
+        dims = [order[positive(d, rank)] for d in rest[0]]
         keep = len(rest) > 1 and bool(rest[1])
         new = emit(graph, node, node.target, core, dims, keep)
         return Permuted(new, order if keep else _without(order, dims))
@@ -109,15 +109,15 @@ def _follow_one(graph: GraphModule, node: Node, source: Permuted) -> Permuted | 
 
 def _follow_stack(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
     rank = len(sizes(node))
-    dim = positive(node.args[1] if len(node.args) > 1 else 0, rank)  # type: ignore[arg-type]
-    order = _common(known, node.args[0])
+    dim = dim_of_joint(node)
+    order = _common(known, arguments(node)[0])
     if order is not None:
-        core = emit(graph, node, node.target, _cores(known, node.args[0]), min(1, rank - 1))
+        core = emit(graph, node, node.target, _cores(known, arguments(node)[0]), min(1, rank - 1))
         moved = tuple(d + (d >= 1) for d in order)
         return Permuted(core, (*moved[:dim], min(1, rank - 1), *moved[dim:]))
     if dim != rank - 1 or rank < 3 or any(part in known for part in node.all_input_nodes):
         return None
-    return Permuted(emit(graph, node, node.target, node.args[0], 1), (0, *range(2, rank), 1))
+    return Permuted(emit(graph, node, node.target, arguments(node)[0], 1), (0, *range(2, rank), 1))
 
 
 def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
@@ -145,7 +145,7 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permu
             source = emit(graph, node, aten.reshape.default, source, [1] * (rank - len(own)) + list(own))
         return emit(graph, node, aten.permute.default, source, [order.index(d) for d in range(rank)])
 
-    args, kwargs = map_arg((node.args, node.kwargs), turned)
+    args, kwargs = map_arg((arguments(node), node.kwargs), turned)
     return Permuted(emit(graph, node, node.target, *args, **kwargs), order)
 
 

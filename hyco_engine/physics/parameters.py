@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import Grid
+from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import PluginError, Problem, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.physics.transforms import Transform, choose_transform

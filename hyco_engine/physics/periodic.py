@@ -13,7 +13,7 @@ import attrs
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from hyco_engine.physics.rewriting import aten, emit, is_pointwise, positive, shape_of, sizes
+from hyco_engine.physics.rewriting import arguments, aten, dim_of_joint, emit, is_pointwise, positive, shape_of, sizes
 
 
 @attrs.frozen
@@ -50,38 +50,38 @@ def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Pad
     if is_pointwise(node):
         return _follow_pointwise(graph, node, known)
     if node.target == aten.stack.default:
-        parts = [known.get(part) for part in node.args[0]]  # type: ignore[union-attr]
+        parts = [known.get(part) for part in arguments(node)[0]]
         if (pads := _common(parts)) is None:
             return None
-        dim = positive(node.args[1] if len(node.args) > 1 else 0, len(sizes(node)))  # type: ignore[arg-type]
+        dim = dim_of_joint(node)
         core = emit(graph, node, node.target, [part.core for part in parts if part], dim)
         return Padded(core, {d + (d >= dim): pad for d, pad in pads.items()})
-    source = known.get(node.args[0]) if isinstance(node.args[0], Node) else None
+    source = known.get(arguments(node)[0]) if isinstance(arguments(node)[0], Node) else None
     if source is None or len(inputs) != 1 or node.kwargs:
         return None
     core, pads, rank = source.core, source.pads, len(sizes(source.core))
-    arguments = node.args[1:]
+    rest = arguments(node)[1:]
     if node.target == aten.slice.Tensor:
         return _follow_slice(graph, node, source)
     if node.target == aten.select.int:
-        dim = positive(arguments[0], rank)  # type: ignore[arg-type]
+        dim = positive(rest[0], rank)
         if dim in pads:
             return None
         return Padded(
-            emit(graph, node, node.target, core, dim, arguments[1]), {d - (d > dim): pad for d, pad in pads.items()}
+            emit(graph, node, node.target, core, dim, rest[1]), {d - (d > dim): pad for d, pad in pads.items()}
         )
     if node.target == aten.unsqueeze.default:
-        dim = positive(arguments[0], rank + 1)  # type: ignore[arg-type]
+        dim = positive(rest[0], rank + 1)
         return Padded(emit(graph, node, node.target, core, dim), {d + (d >= dim): pad for d, pad in pads.items()})
     if node.target == aten.permute.default:
-        order = [positive(d, rank) for d in arguments[0]]  # type: ignore[union-attr,arg-type]
+        order = [positive(d, rank) for d in rest[0]]
         return Padded(emit(graph, node, node.target, core, order), {order.index(d): pad for d, pad in pads.items()})
     return None
 
 
 def _follow_cat(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Padded | None:
-    parts = [known.get(part, Padded(part, {})) for part in node.args[0]]  # type: ignore[union-attr,arg-type]
-    dim = positive(node.args[1] if len(node.args) > 1 else 0, len(sizes(node)))  # type: ignore[arg-type]
+    parts = [known.get(part, Padded(part, {})) for part in arguments(node)[0]]
+    dim = dim_of_joint(node)
     pads = _common(parts)
     if pads is None or dim in pads or any(shape_of(part.core) is None for part in parts):
         return None
@@ -101,7 +101,7 @@ def _follow_cat(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) ->
 
 
 def _follow_slice(graph: GraphModule, node: Node, source: Padded) -> Padded | None:
-    dim, start, end = _slice_of(node, sizes(node.args[0]))  # type: ignore[arg-type]
+    dim, start, end = _slice_of(node, sizes(arguments(node)[0]))
     if start is None:
         return None
     core, pads = source.core, dict(source.pads)
@@ -138,7 +138,9 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Padde
             alike = pads.get(own_dim) == pad
             if own_dim >= 0 and shape[own_dim] != 1 and not alike:
                 return None
-    args, kwargs = map_arg((node.args, node.kwargs), lambda source: known[source].core if source in known else source)
+    args, kwargs = map_arg(
+        (arguments(node), node.kwargs), lambda source: known[source].core if source in known else source
+    )
     return Padded(emit(graph, node, node.target, *args, **kwargs), wanted)
 
 
@@ -150,7 +152,7 @@ def _common(parts: Sequence[Padded | None]) -> Mapping[int, tuple[int, int]] | N
 
 def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
     """(start, end) where the node is a slice of `whole` along `dim`."""
-    if node.target != aten.slice.Tensor or node.args[0] is not whole:
+    if node.target != aten.slice.Tensor or arguments(node)[0] is not whole:
         return None
     along, start, end = _slice_of(node, sizes(whole))
     return (start, end) if along == dim and start is not None else None
@@ -158,7 +160,8 @@ def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
 
 def _slice_of(node: Node, shape: tuple[int, ...]) -> tuple[int, int | None, int]:
     """(dimension, start, end); start None where the step is not 1."""
-    dim, start, end, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
-    dim = positive(dim, len(shape))  # type: ignore[arg-type]
+    given = arguments(node)[1:]
+    dim, start, end, step = (*given, *(0, None, None, 1)[len(given) :])
+    dim = positive(dim, len(shape))
     low, high, _ = slice(start, end).indices(shape[dim])
     return dim, low if step == 1 else None, max(low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,23 @@ from phiml.math import precision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# samples may be generated in a thread of their own
+_ALONE = threading.RLock()
+
 
 @contextmanager
 def phi_context(state: Tensor) -> Iterator[None]:
     """PhiFlow computes in the state's precision, and what it creates itself is torch, on the state's device.
 
-    PhiML's precision, backend and device are global; they are put back afterwards. PhiFlow's own CFL warnings are
-    silenced, since `FlowPhysics.stability` says it once and better; so are its deprecations, which are its business.
+    PhiML's precision, backend and device are global; they are put back afterwards, and one thread is in here at a time.
+    PhiFlow's own CFL warnings are silenced, since `FlowPhysics.stability` says it once and better; so are its
+    deprecations, which are its business.
     """
+    with _ALONE:
+        yield from _in_context(state)
+
+
+def _in_context(state: Tensor) -> Iterator[None]:
     before = TORCH.get_default_device()
     native_sample = TORCH.grid_sample
 
@@ -35,11 +45,16 @@ def phi_context(state: Tensor) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"phi(ml)?\.")
         warnings.filterwarnings("ignore", message="`torch.jit.*` is deprecated", category=DeprecationWarning)
         TORCH.set_default_device(_device_of(state))
+        # None: the class's own; else that of the context around this one
+        outer = vars(TORCH).get("grid_sample")
         TORCH.grid_sample = grid_sample
         try:
             yield
         finally:
-            del TORCH.grid_sample
+            if outer is None:
+                del TORCH.grid_sample
+            else:
+                TORCH.grid_sample = outer
             TORCH.set_default_device(before)
 
 

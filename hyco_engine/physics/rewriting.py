@@ -46,6 +46,16 @@ def sizes(node: Node) -> tuple[int, ...]:
     return shape
 
 
+def arguments(node: Node) -> tuple[Any, ...]:
+    """The positional arguments."""
+    return node.args
+
+
+def dim_of_joint(node: Node) -> int:
+    """Along which dimension of the result a `cat` or `stack` joins."""
+    return positive(node.args[1] if len(node.args) > 1 else 0, len(sizes(node)))  # type: ignore[arg-type]
+
+
 def positive(dim: int, rank: int) -> int:
     """A dimension counted from the front."""
     return dim + rank if dim < 0 else dim

@@ -96,4 +96,5 @@ def middle_slice(values: Array, dims: int, axis: int = 2) -> Array:
     if dims != 3:
         return values
     at = values.ndim - 3 + axis
-    return np.take(values, values.shape[at] // 2, axis=at)
+    cut: Array = np.take(values, values.shape[at] // 2, axis=at)
+    return cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,32 @@ import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
+from hyco_engine.data.npy import read_arrays
+from hyco_engine.errors import DataError
 from hyco_engine.report.drawing import (
     COLORS,
     NAMES,
+    OTHER_COLORS,
     Array,
     legend,
     middle_slice,
     new_figure,
     note,
     plain_axes,
+    plain_text,
     save,
     with_unit,
 )
 from hyco_engine.report.numbers import is_number
+from hyco_engine.runs.seal import verify
 
 Record = Mapping[str, Any]
 Points = list[tuple[int, float]]
 Draw = Callable[[Axes], None]
 PLAYERS = ("synthetic", "physical")
 MAX_PARAMETERS = 8
+MAX_TERMS = 8
+TERM_COLORS = ("#000000", *OTHER_COLORS)
 _LOSSES = (
     ("all samples", ("train/loss",), "-", 1.4),
     ("real", ("train/loss_real", "train/loss/real"), "--", 1.1),
@@ -59,7 +67,7 @@ def history_figure(
 def history_panels(records: Sequence[Record], summary: Mapping[str, Any], folder: Path) -> list[Draw]:
     """The charts of `history_figure`, each a function that draws onto axes."""
     timeline = _Timeline.of(records)
-    panels = [*_loss_panels(timeline), *_error_panels(timeline, summary)]
+    panels = [*_loss_panels(timeline), *_balance_panels(timeline), *_error_panels(timeline, summary)]
     return panels + _parameter_panels(timeline, summary, folder)
 
 
@@ -95,6 +103,12 @@ class _Timeline:
                 found.append((epoch, float(record[key]) if is_number(record[key]) else math.nan))
         return found
 
+    def terms(self, player: str) -> list[str]:
+        """The loss terms of which weights and shares are known."""
+        named = {key: None for _, record in self.records if record["phase"] == f"train_{player}" for key in record}
+        terms = [key.removeprefix("weight/") for key in named if key.startswith("weight/")]
+        return [term for term in terms if f"share/{term}" in named]
+
     def axis(self, ax: Axes) -> None:
         for epoch in self.cycles:
             ax.axvline(epoch + 0.5, color="#CCCCCC", linewidth=0.8, zorder=0)
@@ -122,6 +136,41 @@ def _loss_panels(timeline: _Timeline) -> list[Draw]:
         return draw
 
     return [panel(player) for player in PLAYERS if timeline.points(player, "train/loss")]
+
+
+def _balance_panels(timeline: _Timeline) -> list[Draw]:
+    """Shares of the loss terms and their effective weights, for models whose loss has several terms."""
+
+    def panel(player: str, terms: Sequence[str]) -> Draw:
+        def draw(ax: Axes) -> None:
+            plain_axes(ax, f"Balance of the loss: {NAMES[player]}")
+            weights = plain_axes(ax.twinx(), grid=False)
+            weights.spines["right"].set_visible(True)
+            values = []
+            for term, color in zip(terms, cycle(TERM_COLORS), strict=False):
+                share, weight = (timeline.points(player, f"{kind}/{term}") for kind in ("share", "weight"))
+                label = plain_text(term)
+                _plot(ax, _broken(share), "-", color=color, linewidth=1.4, label=label)
+                # in the unit of their terms they may be ten orders of magnitude apart
+                first = next((value for _, value in weight if value > 0), 1.0)
+                changes = [(epoch, value / first) for epoch, value in weight]
+                _plot(weights, _broken(changes), ":", color=color, linewidth=1.4)
+                values += [value for _, value in changes]
+            ax.set_ylim(-0.02, 1.02)
+            ax.set_ylabel("share of the loss (solid)")
+            if max(values, default=1.0) > 10 * min(values, default=1.0):
+                _log_scale(weights, values)
+            weights.set_ylabel("weight / its first (dotted)")
+            timeline.axis(ax)
+            legend(ax)
+
+        return draw
+
+    panels = []
+    for player in PLAYERS:
+        if terms := timeline.terms(player)[:MAX_TERMS]:
+            panels.append(panel(player, terms))
+    return panels
 
 
 def _error_panels(timeline: _Timeline, summary: Mapping[str, Any]) -> list[Draw]:
@@ -235,7 +284,11 @@ def _profile(value: Any, folder: Path) -> Array | None:
     file = (folder / name).resolve()
     if not file.is_relative_to(folder.resolve()) or not file.is_file():
         return None
-    values = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
+    verify(folder, folder / name)
+    try:
+        values = np.asarray(read_arrays(file), dtype=np.float64)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} is damaged: {error}") from error
     return values if values.ndim in (1, 2, 3) and np.isfinite(values).any() else None
 
 

@@ -35,6 +35,7 @@ from hyco_engine.report.verdict import verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import METRICS, SUMMARY, read_metrics, read_summary
+from hyco_engine.runs.seal import verify
 
 REPORT = "report.html"
 
@@ -167,19 +168,20 @@ def _no_views(run: RunRecord) -> str:
 def _run_name(spec: str) -> str:
     try:
         return str(tomllib.loads(spec).get("run", {}).get("name") or "")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, AttributeError, RecursionError):
         return ""
 
 
 def _environment(folder: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(_text(folder / "environment.json") or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'environment.json'} is damaged: {error}") from error
     return found if isinstance(found, Mapping) else {}
 
 
 def _text(path: Path) -> str:
+    verify(path.parent, path)
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

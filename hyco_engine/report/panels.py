@@ -56,9 +56,10 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
         def draw(ax: Axes) -> None:
             plain_axes(ax, f"Spectrum of {plain_text(name)} at t = {shown.times[frame]:.3g}")
             for model, (waves, energy) in curves.items():
-                style = {"color": "#000000", "linewidth": 2.6, "alpha": 0.4} if model == "truth" else {}
-                style = style or {"color": color_of(model, tuple(rollout.predictions)), "linewidth": 1.3}
-                ax.plot(waves, energy, label=_name(model), **style)
+                is_truth = model == "truth"
+                color = color_of(model, tuple(rollout.predictions))
+                width, alpha = (2.6, 0.4) if is_truth else (1.3, 1.0)
+                ax.plot(waves, energy, color=color, linewidth=width, alpha=alpha, label=_name(model))
             ax.set_xscale("log")
             ax.set_yscale("log")
             top = max(float(energy.max()) for _, energy in curves.values())
@@ -73,7 +74,7 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
     panels = []
     for name in component_names(rollout)[:MAX_SPECTRA]:
         shown = Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name)
-        complete = np.isfinite(shown.truth).reshape(len(shown.truth), -1).all(axis=1).nonzero()[0]
+        complete = np.flatnonzero(np.isfinite(shown.truth).reshape(len(shown.truth), -1).all(axis=1))
         if not len(complete) or complete[-1] == 0 or min(shown.truth.shape[1:]) < 8:
             continue
         frame = int(complete[-1])
@@ -93,7 +94,7 @@ def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
     power = np.abs(np.fft.fftn(values)) ** 2 / values.size**2
     waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in values.shape), indexing="ij")
     shells = np.sqrt(sum(k**2 for k in waves)).round().astype(int)
-    energy = np.bincount(shells.ravel(), power.ravel())[1 : min(values.shape) // 2 + 1]
+    energy: Array = np.bincount(shells.ravel(), power.ravel())[1 : min(values.shape) // 2 + 1].astype(np.float64)
     return np.arange(1.0, len(energy) + 1), energy
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import DataError
 from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.seal import verify
 
 ROLLOUT = "figures/rollout.safetensors"
 MAX_BYTES = 16_000_000
@@ -67,6 +68,7 @@ class HeldOutRollout:
         path = folder / ROLLOUT
         if not path.is_file():
             return None
+        verify(folder, path)
         try:
             with safe_open(path, framework="numpy") as file:
                 about = json.loads((file.metadata() or {})["rollout"])

@@ -53,7 +53,8 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         off = f"{significant(100 * known[worst], 2)} %"
         if len(known) == 1:
             return f"{worst} was found to within {off} of its true value{_beyond(learned[worst])}."
-        return f"All {len(known)} parameters were found to within {off} of their true values ({worst} is furthest off)."
+        many = "Both" if len(known) == 2 else f"All {len(known)}"
+        return f"{many} parameters were found to within {off} of their true values ({worst} is furthest off)."
     found = [f"{name} = {text}" for name, e in list(learned.items())[:3] if (text := found_text(e))]
     return f"Found: {', '.join(found)}{', ...' if len(learned) > 3 else ''}." if found else ""
 

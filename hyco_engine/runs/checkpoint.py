@@ -73,7 +73,7 @@ class Checkpoints:
 
         Raises RunError where there are some, and none of them can be used.
         """
-        notes = []
+        notes: list[str] = []
         for number in sorted(self._numbers("json"), reverse=True):
             path = self._path(number, "json")
             try:

@@ -127,6 +127,8 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
 
 
 def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
+    if run.spec.synthetic is None:
+        raise DataError(f"the run {run.folder} has no surrogate; --format toml writes what its physics identified")
     model, weights = run.model("synthetic", which), run.weights("synthetic", which)
     if weights.layout is None or isinstance(model, Predictor):
         raise DataError(f"the surrogate of {run.folder} does not step states of fields forward, so it is not exported")
@@ -227,7 +229,10 @@ def _described(weights: Weights, steps: int, form: Format) -> dict[str, Any]:
         }
         for field in layout.fields
     ]
-    return {**about, "grid": layout.grid.to_data(), "fields": fields}
+    grid = layout.grid
+    sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
+    axes = {axis: {"cells": n, "lower": lower, "upper": upper} for axis, n, lower, upper in sides}
+    return {**about, "grid": axes, "fields": fields}
 
 
 def _shape(channels: int, layout: StateLayout) -> str:

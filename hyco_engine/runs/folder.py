@@ -1,6 +1,6 @@
 """The folder of one run. As a tracker it writes down what it is told; it holds
 
-RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/ checkpoints/
+RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/ checkpoints/ checksums.json
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, write_atomic
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
+from hyco_engine.runs.seal import SEAL, seal
+from hyco_engine.spec.checks import check_folder_name
 
 __all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 
@@ -31,24 +33,19 @@ LOGGER = "hyco_engine"
 
 
 def tidy(folder: Path) -> None:
-    """Remove files that were being written when a run was killed, and the summary of its earlier end."""
+    """Remove files that were being written when a run was killed, and the summary and checksums of its earlier end."""
     for path in [*folder.iterdir(), *folder.glob("*/*")]:
-        if is_temporary(path) or path == folder / SUMMARY:
+        if is_temporary(path) or path in (folder / SUMMARY, folder / SEAL):
             with suppress(OSError):
                 path.unlink()
 
 
 def check_run_name(name: str) -> None:
     """Raises SpecError unless `name` can be part of a folder's name and of nothing else."""
-    fault = ""
-    if not name or name != name.strip():
-        fault = "is empty or has blanks at an end"
-    elif name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in name):
-        fault = "starts with a dot, or has a slash or an unprintable character in it"
-    elif len(name.encode()) > 200:
-        fault = "is longer than 200 bytes"
-    if fault:
-        raise SpecError(f"the run's name {name!r} {fault}; it becomes the name of a folder", key="run.name")
+    try:
+        check_folder_name(name)
+    except ValueError as error:
+        raise SpecError(str(error), key="run.name") from None
 
 
 class RunFolder(Tracker):
@@ -199,6 +196,8 @@ class RunFolder(Tracker):
         if info.get("spec") is not None:
             self.write_spec(info["spec"])
         self.log(logging.INFO, f"run {info.get('name') or self.path.name} in {self.path}")
+        for note in info.get("notes") or ():
+            self.log(logging.INFO, note)
 
     def phase_started(self, record: Mapping[str, Any]) -> None:
         self.log(logging.INFO, f"{_phase(record)} started{_details(record)}")
@@ -233,6 +232,8 @@ class RunFolder(Tracker):
             self.log(logging.INFO, f"{summary.get('status', 'ended')}{error}")
         finally:
             self.close()
+        if self.exists and self.path.is_dir():
+            seal(self.path)
 
 
 def _next_folder(runs: Path, name: str) -> Path:

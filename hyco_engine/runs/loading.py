@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +16,13 @@ from torch import Tensor, nn
 
 from hyco_engine.assembly import Assembler, Data
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player, Predictor, Samples, Trajectory
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import SUMMARY, read_summary
+from hyco_engine.runs.seal import verify
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.loading import load_spec
 from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout, persistence, rollout_errors
@@ -46,6 +46,7 @@ class LoadedRun:
         registry = registry or Registry.discover(disabled_names())
         if not (self.folder / "spec.toml").is_file():
             raise DataError(f"{self.folder} is no run folder: there is no spec.toml in it")
+        verify(self.folder, self.folder / "spec.toml")
         more = [] if device is None else [f'run.device="{device}"']
         self._loaded = load_spec(self.folder / "spec.toml", registry, [*overrides, *more])
         self.spec = self._loaded.spec
@@ -172,7 +173,8 @@ def evaluate(
     run = LoadedRun(run_dir, registry, overrides=overrides)
     found = {"run": str(run_dir), "split": split, "weights": which, "status": run.status}
     metrics = run.evaluate(split, which)
-    dt = next((weights.dt for p in metrics if p != "persistence" if (weights := run.weights(p, which)).dt), None)
+    players: tuple[Player, ...] = ("physical", "synthetic")
+    dt = next((run.weights(player, which).dt for player in players if player in metrics), None)
     return {**found, "dt": dt, "metrics": metrics}
 
 
@@ -236,14 +238,11 @@ def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
 
 def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
     try:
-        # opened here, since numpy leaves a damaged archive open
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            return content if isinstance(content, np.ndarray) else _stacked(dict(content), layout, path)
+        content = read_arrays(path)
+        return content if isinstance(content, np.ndarray) else _stacked(content, layout, path)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    # a header may promise more than there is memory for
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 

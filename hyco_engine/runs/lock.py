@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +16,8 @@ import psutil
 from hyco_engine.errors import RunError
 
 LOCK = "run.lock"
+PATIENCE_S = 0.5
+"""How long to try: `is_held` holds the lock for a moment."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +29,7 @@ class Holder:
 
     @property
     def alive(self) -> bool:
+        """Whether it runs, on this machine."""
         try:
             return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
         except psutil.Error:
@@ -41,17 +45,25 @@ class RunLock:
 
     def acquire(self) -> str | None:
         """Returns a note where a process that is gone had held it. Raises RunError while another one does."""
-        handle = self._open_locked()
-        if handle is None:
-            holder = read_holder(self.path)
-            who = f"process {holder.pid}" if holder else "another process"
-            raise RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
+        deadline = time.monotonic() + PATIENCE_S
+        while (handle := self._open_locked()) is None:
+            if time.monotonic() > deadline:
+                raise self._busy(read_holder(self.path))
+            time.sleep(0.02)
         left = _parsed(os.pread(handle, 4096, 0))
+        if left is not None and left.alive and left.pid != os.getpid():
+            # a file system that grants locks to everybody
+            os.close(handle)
+            raise self._busy(left)
         me = Holder(pid=os.getpid(), started=psutil.Process().create_time())
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(attrs.asdict(me)).encode(), 0)
         self._handle = handle
         return None if left is None else f"process {left.pid}, which was writing to {self.path.parent}, is gone"
+
+    def _busy(self, holder: Holder | None) -> RunError:
+        who = "another process" if holder is None else f"process {holder.pid}"
+        return RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
 
     def _open_locked(self) -> int | None:
         while True:
@@ -87,6 +99,22 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock in this file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    holder = read_holder(path)
+    return holder is not None and holder.alive
 
 
 def read_holder(path: Path) -> Holder | None:

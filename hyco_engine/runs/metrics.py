@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hyco_engine.errors import DataError
+from hyco_engine.resources import free_memory
 from hyco_engine.runs.files import dump_json, plain
+from hyco_engine.runs.seal import verify
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -43,13 +45,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises DataError if the file is missing or damaged.
     """
     path = folder / METRICS
-    lines = _read(path).split("\n")
     # what follows the last newline is empty, or was cut short
-    records = [_parse(path, text, number) for number, text in enumerate(lines[:-1], start=1)]
-    for record in records:
-        strange = record.pop("nonfinite", {})
-        record |= {name: float(text) for name, text in strange.items()}
-    return records
+    lines = _read(path).split(b"\n")[:-1]
+    return [_with_nonfinite(path, number, _parse(path, text, number)) for number, text in enumerate(lines, start=1)]
+
+
+def _with_nonfinite(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
+    strange = record.pop("nonfinite", {})
+    try:
+        return record | {name: float(text) for name, text in strange.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}:{number} is damaged: {strange!r} names no numbers") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -58,21 +64,25 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return _parse(path, _read(path))
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
+    verify(path.parent, path)
     try:
-        return path.read_text(encoding="utf-8")
+        # what is parsed takes about ten times as much
+        if (size := path.stat().st_size) * 10 > free_memory():
+            raise DataError(f"cannot read {path}: its {size} bytes are more than there is memory for")
+        return path.read_bytes()
     except FileNotFoundError:
         what = "is no run folder" if path.parent.is_dir() else "does not exist"
         raise DataError(f"{path.parent} {what}: there is no {path.name} in it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def _parse(path: Path, text: str, number: int | None = None) -> dict[str, Any]:
+def _parse(path: Path, text: bytes, number: int | None = None) -> dict[str, Any]:
     place = str(path) if number is None else f"{path}:{number}"
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{place} is damaged: an object is wanted")

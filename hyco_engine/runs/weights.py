@@ -14,6 +14,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError
 from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.seal import verify
 
 if TYPE_CHECKING:
     from hyco_engine.assembly import Data
@@ -35,6 +36,7 @@ class Weights:
     """A weights file, read without executing anything. Raises DataError where it is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
+        verify(path.parent.parent, path)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

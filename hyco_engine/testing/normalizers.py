@@ -16,6 +16,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -104,10 +105,11 @@ class NormalizerContract(ABC):
             _balanced(self._ratios(late, self._settled(late)), self.fixed_point_tolerance)
 
     def test_a_term_nobody_announced_is_taken_in(self) -> None:
-        run = Run(self.make(), 0, specs=SPECS[:2])
-        for _ in range(3):
-            run.take(run.terms(NAMES[:2]))
-        assert math.isfinite(float(run.take().weights[NAMES[2]]))
+        for seed in self.seeds:
+            run = Run(self.make(), seed, specs=SPECS[:2])
+            for _ in range(3):
+                run.take(run.terms(NAMES[:2]))
+            assert math.isfinite(float(run.take().weights[NAMES[2]]))
 
     def test_a_missing_term_keeps_its_weight(self) -> None:
         for seed in self.seeds:
@@ -131,8 +133,8 @@ class NormalizerContract(ABC):
                 assert grown <= 100, f"after 20 batches with loss 0 a term's weight is {grown:.3g} times the usual one"
 
     def test_what_is_not_finite_never_reaches_the_state(self) -> None:
-        for value in (math.nan, math.inf, -math.inf):
-            run = Run(self.make(), 0)
+        for seed, value in product(self.seeds, (math.nan, math.inf, -math.inf)):
+            run = Run(self.make(), seed)
             for _ in range(3):
                 run.take()
             before, parameters = _cloned(run.normalizer.state_dict()), run.parameters()
@@ -162,17 +164,18 @@ class NormalizerContract(ABC):
             assert torch.isfinite(run.parameters()).all()
 
     def test_a_negative_loss_is_accepted_or_refused_by_name(self) -> None:
-        run = Run(self.make(), 0)
-        for _ in range(3):
-            run.take()
-        before = _cloned(run.normalizer.state_dict())
-        terms = run.terms(changes={"middle": -1.0})
-        if self.accepts_negative:
-            assert float(run.take(terms).weights["middle"]) > 0
-            return
-        told = _error(functools.partial(run.take, terms), RunError)
-        assert "'middle'" in told, f"the error does not name the term 'middle': {told}"
-        _same_state(run.normalizer.state_dict(), before, "after a negative loss")
+        for seed in self.seeds:
+            run = Run(self.make(), seed)
+            for _ in range(3):
+                run.take()
+            before = _cloned(run.normalizer.state_dict())
+            terms = run.terms(changes={"middle": -1.0})
+            if self.accepts_negative:
+                assert float(run.take(terms).weights["middle"]) > 0
+                continue
+            told = _error(functools.partial(run.take, terms), RunError)
+            assert "'middle'" in told, f"the error does not name the term 'middle': {told}"
+            _same_state(run.normalizer.state_dict(), before, "after a negative loss")
 
     # 5
     def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(self) -> None:
@@ -193,11 +196,12 @@ class NormalizerContract(ABC):
             _same_state(second.normalization.state_dict(), whole.normalization.state_dict(), "after 10 + 10 steps")
 
     def test_state_is_keyed_by_name(self) -> None:
-        forward, backward = Run(self.make(), 0), Run(self.make(), 0, specs=SPECS[::-1])
-        for _ in range(3):
-            forward.take()
-            backward.take(backward.terms()[::-1])
-        _same(backward.parameters(), forward.parameters(), 1e-5, "training with the terms in another order")
+        for seed in self.seeds:
+            forward, backward = Run(self.make(), seed), Run(self.make(), seed, specs=SPECS[::-1])
+            for _ in range(3):
+                forward.take()
+                backward.take(backward.terms()[::-1])
+            _same(backward.parameters(), forward.parameters(), 1e-5, "training with the terms in another order")
 
     # 6
     def test_two_ranks_train_as_one(self) -> None:
@@ -220,38 +224,41 @@ class NormalizerContract(ABC):
 
     # 7
     def test_what_it_returns_can_be_trained_on_and_a_float_could_not(self) -> None:
-        run = Run(self.make(), 0)
-        terms = run.terms()
-        loss = run.normalizer(terms, run.context())
-        assert checked(loss, terms, "under test") is loss
-        as_float: Any = float(loss.total.detach())
-        for wrong in (as_float, attrs.evolve(loss, total=as_float)):
-            told = _error(functools.partial(checked, wrong, terms, "'mine' of mine 1.0"), TypeError)
-            assert "'mine' of mine 1.0" in told
+        for seed in self.seeds:
+            run = Run(self.make(), seed)
+            terms = run.terms()
+            loss = run.normalizer(terms, run.context())
+            assert checked(loss, terms, "under test") is loss
+            as_float: Any = float(loss.total.detach())
+            for wrong in (as_float, attrs.evolve(loss, total=as_float)):
+                told = _error(functools.partial(checked, wrong, terms, "'mine' of mine 1.0"), TypeError)
+                assert "'mine' of mine 1.0" in told
 
     # state
     def test_state_is_committed_once_a_step(self) -> None:
-        halves = (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))
-        run, whole = Run(self.make(), 0), Run(self.make(), 0)
-        for one in (run, whole):
-            one.take()
-        before = _cloned(run.normalizer.state_dict())
-        run.normalizer(run.terms(samples=halves[0]), run.context(micro_step=0, n_micro=2))
-        _same_state(run.normalizer.state_dict(), before, "after the first of two micro-batches")
-        run.normalizer(run.terms(samples=halves[1]), run.context(micro_step=1, n_micro=2))
-        whole.normalizer(whole.terms(), whole.context())
-        found = run.normalizer.state_dict()
-        for key, value in whole.normalizer.state_dict().items():
-            _same(found[key], value, 1e-5, f"the state {key!r} of two micro-batches and of one batch")
+        for seed in self.seeds:
+            halves = (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))
+            run, whole = Run(self.make(), seed), Run(self.make(), seed)
+            for one in (run, whole):
+                one.take()
+            before = _cloned(run.normalizer.state_dict())
+            run.normalizer(run.terms(samples=halves[0]), run.context(micro_step=0, n_micro=2))
+            _same_state(run.normalizer.state_dict(), before, "after the first of two micro-batches")
+            run.normalizer(run.terms(samples=halves[1]), run.context(micro_step=1, n_micro=2))
+            whole.normalizer(whole.terms(), whole.context())
+            found = run.normalizer.state_dict()
+            for key, value in whole.normalizer.state_dict().items():
+                _same(found[key], value, 1e-5, f"the state {key!r} of two micro-batches and of one batch")
 
     def test_state_is_frozen_outside_training(self) -> None:
-        run = Run(self.make(), 0)
-        for _ in range(3):
-            loss = run.take()
-        before = _cloned(run.normalizer.state_dict())
-        frozen = run.normalizer(run.terms(changes={"wide": 7.0}), run.context(training=False))
-        assert all(math.isfinite(float(frozen.weights[name])) for name in loss.weights)
-        _same_state(run.normalizer.state_dict(), before, "after a call outside training")
+        for seed in self.seeds:
+            run = Run(self.make(), seed)
+            for _ in range(3):
+                loss = run.take()
+            before = _cloned(run.normalizer.state_dict())
+            frozen = run.normalizer(run.terms(changes={"wide": 7.0}), run.context(training=False))
+            assert all(math.isfinite(float(frozen.weights[name])) for name in loss.weights)
+            _same_state(run.normalizer.state_dict(), before, "after a call outside training")
 
     def _settled(self, run: Run) -> NormalizedLoss:
         for _ in range(self.settling_steps):

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.errors import HycoError, PluginError, RunError
-from hyco_engine.hooks.checking import describe
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, NormalizedLoss, Player, StepContext
-from hyco_engine.training.divergence import Diverged, broken_losses
+from hyco_engine.training.divergence import Diverged, blaming, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.normalized import Normalization
@@ -55,22 +54,17 @@ class BatchLoss:
             broken = broken_losses(terms) or f"the total of its losses is {float(loss.total.detach())}"
             raise self._diverged(where, broken, batch)
         generated = self.data.is_generated(indices).to(self.device)
-        epoch.add(terms, generated, loss.weights, loss.shares)
+        epoch.add(terms, generated, loss)
         return loss
 
     def _terms(
         self, batch: Batch, weight: Tensor | None, generator: torch.Generator, where: str
     ) -> list[LossTerm]:
-        blamed = f"the {self.player} model {self.name}"
-        try:
+        with blaming(f"the {self.player} model {self.name}", where):
             terms = self.objective(self.model, batch, weight)
-            for one in self.extra:
-                blamed = f"the loss term {type(one).__name__} of the {self.player} model"
+        for one in self.extra:
+            with blaming(f"the loss term {type(one).__name__} of the {self.player} model", where):
                 terms.append(one.term(self.model, batch, generator))
-        except (HycoError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise PluginError(f"{blamed} failed in {where}: {describe(error)}") from error
         return terms
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:

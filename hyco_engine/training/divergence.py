@@ -1,14 +1,17 @@
-"""Training that leaves the finite numbers: told with its place, and taken back where the spec asks for that."""
+"""What goes wrong in a training step, told with its place and the name of what it went wrong in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from hyco_engine.errors import RunError
+from hyco_engine.errors import HycoError, PluginError, RunError
+from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import LossTerm
+from hyco_engine.training.whole_loss import WholeLoss
 
 MOST_ROLLBACKS = 5
 """How often one model's training may go back; the last time with a thirty-second of the learning rate."""
@@ -36,3 +39,22 @@ def broken_gradient(model: nn.Module) -> str | None:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name!r} is not finite"
     return None
+
+
+@contextmanager
+def blaming(who: str, where: str) -> Iterator[None]:
+    """Tell what a part of a plugin raises, or returns that is wrong, with its name; `where`: "epoch 3, batch 5"."""
+    try:
+        yield
+    except PluginError as error:
+        raise PluginError(f"{who}, {where}: {error}") from error
+    except (HycoError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(f"{who} failed in {where}: {describe(error)}") from error
+
+
+def since_left(whole: WholeLoss) -> str:
+    """", since ..." with the first samples from which a rollout leaves the finite numbers; empty where none does."""
+    found = (whole.objective.left_finite(whole.model, chunk.batch) for chunk in whole.chunks())
+    return next((f", since {left}" for left in found if left), "")

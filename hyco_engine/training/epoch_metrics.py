@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hyco_engine.interfaces import LossTerm
+from hyco_engine.interfaces import LossTerm, NormalizedLoss
 
 Number = float | Tensor
-Numbers = Mapping[str, Number]
 
 
 class EpochMetrics:
@@ -24,13 +23,13 @@ class EpochMetrics:
     def __init__(self) -> None:
         self._losses: dict[tuple[str, str], tuple[Number, Number]] = {}
         self._factors: dict[str, float] = {}
-        self._effective: dict[str, tuple[Number, Number]] = {}
+        self._made: dict[str, tuple[Number, Number]] = {}
         self._nonfinite: dict[str, Number] = {}
         self.batches = 0
         self.skipped = 0
 
-    def add(self, terms: Sequence[LossTerm], generated: Tensor, weights: Numbers, shares: Numbers) -> None:
-        """One batch: its terms, `[B]` which samples are generated, and the effective weights and shares by term."""
+    def add(self, terms: Sequence[LossTerm], generated: Tensor, loss: NormalizedLoss) -> None:
+        """One batch: its terms, `[B]` which samples are generated, and what the normalizer made of them."""
         finite: dict[str, Tensor] = {}
         for term in terms:
             name = term.spec.name
@@ -44,12 +43,12 @@ class EpochMetrics:
                 sums = [torch.where(finite[name], numbers.sum(), 0.0) for numbers in (value, count)]
                 self._losses[part, name] = (before[0] + sums[0], before[1] + sums[1])
         self._count(finite)
-        for kind, numbers in (("weight", weights), ("share", shares)):
+        for kind, numbers in (("weight/", loss.weights), ("share/", loss.shares), ("", loss.log)):
             for name, number in numbers.items():
                 there = finite[name].to(torch.float64) if name in finite else 1.0
                 known = number.detach() if isinstance(number, Tensor) else number
-                total, batches = self._effective.get(f"{kind}/{name}", (0.0, 0.0))
-                self._effective[f"{kind}/{name}"] = (total + known * there, batches + there)
+                total, batches = self._made.get(f"{kind}{name}", (0.0, 0.0))
+                self._made[f"{kind}{name}"] = (total + known * there, batches + there)
 
     def skip(self, terms: Sequence[LossTerm]) -> None:
         """One batch from which nothing was learned."""
@@ -74,8 +73,9 @@ class EpochMetrics:
     def metrics(self) -> dict[str, float]:
         """`train/loss`, `train/loss_real`, `train/loss_generated`: sums over terms.
 
-        Where there are several terms also `train/loss/<term>` and so on, `weight/<term>` and `share/<term>`. Where
-        batches were left out, `train/skipped` counts them, and `nonfinite/<term>` those where that term was not finite.
+        Where there are several terms also `train/loss/<term>` and so on, `weight/<term>`, `share/<term>`, and what the
+        normalizer logs. Where batches were left out, `train/skipped` counts them, and `nonfinite/<term>` those where
+        the term was not finite.
         """
         means = {key: self._factors[key[1]] * mean for key, mean in self._means().items()}
         metrics: dict[str, float] = {}
@@ -83,7 +83,7 @@ class EpochMetrics:
             metrics[f"train/{part}"] = metrics.get(f"train/{part}", 0.0) + mean
         if len(self._factors) > 1:
             metrics |= {f"train/{part}/{name}": mean for (part, name), mean in means.items()}
-            metrics |= {key: float(total) / float(n) for key, (total, n) in self._effective.items() if float(n) > 0}
+            metrics |= {key: float(total) / float(n) for key, (total, n) in self._made.items() if float(n) > 0}
         if self.skipped:
             metrics["train/skipped"] = self.skipped
         return metrics | {f"nonfinite/{name}": count for name, count in self.nonfinite.items()}

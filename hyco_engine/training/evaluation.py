@@ -112,8 +112,11 @@ class _Sums:
                 self._sums[row, : len(values), k] += values
 
     def add_points(self, predictions: Tensor, points: Points) -> None:
-        """`[N, C_dyn]`; what was seen between two frames belongs to the lead time of the later one."""
-        observed = ~points.value.isnan()
+        """`[N, C_dyn]`; what was seen between two frames belongs to the lead time of the later one.
+
+        What was seen of the first frame does not count: it is given.
+        """
+        observed = ~points.value.isnan() & (points.frame > 1e-4)[:, None]
         known = torch.where(observed, points.value, 0.0).double()
         error = torch.where(observed, predictions, 0.0).double() - known
         lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(0, self._sums.shape[1] - 1)

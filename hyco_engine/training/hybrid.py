@@ -32,7 +32,7 @@ from hyco_engine.interfaces import (
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.evaluation import HeldOut
-from hyco_engine.training.reporter import Reporter
+from hyco_engine.training.reporter import Guarded, Reporter
 from hyco_engine.training.rollout import evaluating
 from hyco_engine.training.state import load_trainer_state, trainer_state
 from hyco_engine.training.trainer import Trainer
@@ -50,6 +50,8 @@ class History:
     cooperation: list[dict[str, Any]] = attrs.Factory(list)
     warnings: list[str] = attrs.Factory(list)
     seconds: dict[str, float] = attrs.Factory(dict)
+    trained: dict[str, dict[str, int]] = attrs.Factory(dict)
+    """By player: `epochs`; `samples`, real and generated ones, each counted once an epoch; whether it `converged`."""
     cycles: int = 0
     peak_bytes: int = 0
 
@@ -64,6 +66,8 @@ class History:
         self.warnings[:] = data["warnings"]
         self.seconds.clear()
         self.seconds |= data["seconds"]
+        self.trained.clear()
+        self.trained |= data["trained"]
         self.cycles, self.peak_bytes = data["cycles"], data["peak_bytes"]
 
 
@@ -111,7 +115,7 @@ class HybridTrainer:
         seed: int = 0,
         heldout: HeldOut | None = None,
         folders: CacheManager | None = None,
-        trackers: Sequence[Tracker] = (),
+        trackers: Sequence[Tracker | Guarded] = (),
         strict: bool = False,
         watch: Watch | None = None,
     ) -> None:
@@ -229,6 +233,10 @@ class HybridTrainer:
 
                 terms = () if augmentation is None else augmentation.terms
                 result = trainer.train(data, epochs, terms=terms, observe=observe, pause=pause)
+        counts = self.history.trained.setdefault(phase.player, {"epochs": 0, "samples": 0, "converged": False})
+        counts["converged"] = result.converged
+        counts["epochs"] += trainer.epochs_done - before
+        counts["samples"] += (trainer.epochs_done - before) * len(data)
         for note in result.notes:
             self._report.warn(f"cycle {cycle}: {note}")
         if epochs and not result.moved and not result.converged:

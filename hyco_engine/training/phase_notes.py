@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from hyco_engine.interfaces import PhysicalModel, Player
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.full_batch import FullBatch
-from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.position import PhasePosition
+
+if TYPE_CHECKING:
+    from hyco_engine.training.trainer import Trainer
 
 
 @attrs.define
@@ -43,22 +47,29 @@ class SkippedBatches:
         return text + f". Lower training.{player}.lr, set clip_grad_norm, or shorten data.num_predict_steps"
 
 
-def full_batch_note(optimizer: FullBatch, name: str, player: Player) -> str | None:
-    """Of steps that were taken back."""
-    if not optimizer.nonfinite:
-        return None
-    return f"{name} took back {optimizer.nonfinite} steps of the {player} model to where its loss is not finite"
+def phase_notes(trainer: Trainer, phase: PhasePosition, epochs: int) -> tuple[str, ...]:
+    """What to tell of a phase of `epochs`; what holds for all phases is told after the first."""
+    player, name, optimizer = trainer.player, trainer.optimizer_name, trainer._optimizer
+    notes = [*trainer._warnings, trainer._skipped.note(player)]
+    if phase.first:
+        notes.append(None if trainer.multi_start is None else trainer.multi_start.message)
+        if trainer._memory is not None and trainer._memory.message:
+            notes.append(f"the {player} model: {trainer._memory.message}")
+        if name == "gauss-newton" and trainer.linearizer.way == "differences":
+            notes.append(
+                f"the {player} model's derivatives are finite differences, since forward mode fails: "
+                f"{trainer.linearizer.reason}"
+            )
+    if isinstance(optimizer, FullBatch) and optimizer.nonfinite:
+        count = optimizer.nonfinite
+        notes.append(f"{name} took back {count} steps of the {player} model to where its loss is not finite")
+    if phase.first:
+        notes.append(_unmoved(trainer.model, phase.before, epochs, name))
+    return tuple(note for note in notes if note)
 
 
-def differences_note(linearizer: Linearizer, player: Player) -> str | None:
-    """Of derivatives that had to be finite differences."""
-    if linearizer.way != "differences":
-        return None
-    return f"the {player} model's derivatives are finite differences, since forward mode fails: {linearizer.reason}"
-
-
-def unmoved_note(model: nn.Module, before: Mapping[str, Tensor], epochs: int, optimizer: str) -> str | None:
-    """Of parameters of a physics that are as they were while others moved."""
+def _unmoved(model: nn.Module, before: Mapping[str, Tensor], epochs: int, optimizer: str) -> str | None:
+    """Parameters of a physics that are as they were while others moved."""
     if not isinstance(model, PhysicalModel):
         return None
     now = dict(model.named_parameters())
@@ -71,6 +82,9 @@ def unmoved_note(model: nn.Module, before: Mapping[str, Tensor], epochs: int, op
     )
 
 
-def told(*notes: str | None) -> Sequence[str]:
-    """Those that there are."""
-    return [note for note in notes if note]
+def parameter_means(model: nn.Module) -> dict[str, float]:
+    """`param/<name>` of a physics' parameters; a field's mean."""
+    if not isinstance(model, PhysicalModel):
+        return {}
+    with torch.no_grad():
+        return {f"param/{name}": float(value.mean()) for name, value in model.learnables.values().items()}

@@ -89,7 +89,9 @@ class PointObjective(RolloutObjective):
         parts = []
         if points is not None:
             whole = torch.cat([states[:, None, : self._layout.n_dynamic], path], dim=1)
-            parts.append(_part(self._sensors(whole, points["frame"], points["position"]), points["value"]))
+            read = self._sensors(whole, points["frame"], points["position"])
+            # 0, but NaN where a state that no sensor saw is not finite: that must not go unseen either
+            parts.append(_part(read + 0.0 * path.flatten(1).sum(1)[:, None, None], points["value"]))
         if grid is not None:
             observed = self._observed(grid)
             difference = torch.where(observed, path - grid, 0.0)

@@ -9,21 +9,55 @@ from typing import Any
 
 import attrs
 
+from hyco_engine.errors import HycoError
+from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Tracker
+
+
+@attrs.define(kw_only=True)
+class Guarded:
+    """A plugin's tracker, whose mistakes must not end a run: after the first one it is told no more.
+
+    `name` is what messages call it, with its distribution. What it refuses when a run starts, such as a file that is
+    there already, is raised: nothing is lost yet.
+    """
+
+    tracker: Tracker
+    name: str
+    failed: bool = False
+
+    def tell(self, event: str, record: Any) -> str | None:
+        """Returns what to warn of, or None."""
+        if self.failed:
+            return None
+        try:
+            getattr(self.tracker, event)(record)
+        except Exception as error:
+            if event == "started" and isinstance(error, HycoError):
+                raise
+            self.failed = True
+            return f"the tracker {self.name} failed in {event}, and is left out from here on: {describe(error)}"
+        return None
 
 
 @attrs.frozen(kw_only=True)
 class Reporter:
-    """Tells all trackers; `seconds` adds up by phase, `warnings` in the order in which they came."""
+    """Tells all trackers; `seconds` adds up by phase, `warnings` in the order in which they came.
 
-    trackers: Sequence[Tracker]
+    What a tracker raises ends the run, unless it is guarded.
+    """
+
+    trackers: Sequence[Tracker | Guarded]
     seconds: dict[str, float] = attrs.Factory(dict)
     warnings: list[str] = attrs.Factory(list)
 
     def tell(self, event: str, record: Any) -> None:
         """Call the method `event` of every tracker."""
         for tracker in self.trackers:
-            getattr(tracker, event)(record)
+            if not isinstance(tracker, Guarded):
+                getattr(tracker, event)(record)
+            elif (trouble := tracker.tell(event, record)) is not None:
+                self.warn(trouble)
 
     def warn(self, message: str) -> None:
         """Something the user should know."""

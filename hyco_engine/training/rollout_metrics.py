@@ -3,7 +3,8 @@
 nrmse = rmse / sqrt(mean y^2); vrmse = rmse / std(y); rmse; mae; linf, the largest error; pearson_r, the correlation
 over space, averaged over simulations; spectral_mse/{low,mid,high}, the part of the mean square error in long, middling
 and short waves; conserved_rmse, the error of the mean over space; boundary_rmse, of the outermost cells;
-correlation_time, the first step whose pearson_r is below 0.8 (Ohana et al. 2024, "The Well"; Takamoto et al. 2022, "PDEBench").
+correlation_time, the first step whose pearson_r is below 0.8.
+Sources: Ohana et al. 2024, "The Well"; Takamoto et al. 2022, "PDEBench".
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
-from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.masks import corner, sample_mask
 
 CORRELATED = 0.8
 BANDS = ("low", "mid", "high")
@@ -125,12 +126,12 @@ class _FieldSums:
 
     def _transform(self, error: Tensor, observed: Tensor) -> None:
         for component, shape in enumerate(self._own):
-            part = (slice(None), slice(None), component, *(slice(n) for n in shape))
-            complete = observed[part].flatten(2).all(2)
+            own_part = corner(shape)
+            complete = observed[:, :, component][own_part].flatten(2).all(2)
             if not bool(complete.any()):
                 continue
             axes = tuple(range(2, 2 + len(shape)))
-            power = torch.fft.fftn(error[part], dim=axes).abs().square() / math.prod(shape) ** 2
+            power = torch.fft.fftn(error[:, :, component][own_part], dim=axes).abs().square() / math.prod(shape) ** 2
             for band, inside in _bands(shape).items():
                 own = torch.where(inside, power, 0.0).flatten(2).sum(2)
                 self._add(band, torch.where(complete, own, 0.0))

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
-from hyco_engine.interfaces import ExtraTerm, LossNormalizer, PhysicalModel, Player, Samples, StepContext
+from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
-from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient
+from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, blaming, broken_gradient, since_left
 from hyco_engine.training.full_batch import FullBatch
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
@@ -27,7 +27,7 @@ from hyco_engine.training.memory import MemoryPlan, plan_rollouts
 from hyco_engine.training.multi_start import MultiStart, search_starts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
-from hyco_engine.training.phase_notes import SkippedBatches, differences_note, full_batch_note, told, unmoved_note
+from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
 from hyco_engine.training.position import EpochPosition, PhasePosition
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
@@ -140,17 +140,20 @@ class Trainer:
         try:
             if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
                 self._memory = self._plan_memory(dataset)
+            blamed = f"the {self.player} model {self.model_name}"
             if isinstance(self._optimizer, FullBatch) and num_epochs:
-                whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
+                with blaming(blamed, f"epoch {self.epochs_done + 1}"):
+                    whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
             while phase.epochs < num_epochs and not phase.converged:
                 if not isinstance(self._optimizer, FullBatch):
                     metrics = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause)
                 elif whole is not None:
-                    metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
+                    with blaming(blamed, f"epoch {self.epochs_done + 1}"):
+                        metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
                 self.epochs_done += 1
                 phase.epochs += 1
                 phase.record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics}
-                phase.record |= self._parameter_values()
+                phase.record |= parameter_means(self.model)
                 if phase.converged:
                     phase.record["converged"] = True
                 observe(phase.record)
@@ -160,7 +163,8 @@ class Trainer:
         now = self.learned()
         moved = any(not torch.equal(old, now[name]) for name, old in phase.before.items())
         self._has_moved |= moved
-        notes = self._notes(phase.before, num_epochs, phase.first)
+        notes = phase_notes(self, phase, num_epochs)
+        self._warnings, self._skipped = [], SkippedBatches()
         return TrainingResult(
             metrics=phase.record, moved=moved, converged=phase.converged and self._has_moved, notes=notes
         )
@@ -168,31 +172,6 @@ class Trainer:
     def learned(self) -> dict[str, Tensor]:
         """Copies of all that is learned, by name."""
         return {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def _notes(self, before: Mapping[str, Tensor], epochs: int, first: bool) -> tuple[str, ...]:
-        """What the phase's numbers do not say; `first`: it was the first, and what holds for all is told once."""
-        player, optimizer = self.player, self._optimizer
-        notes = [*self._warnings, *told(self._skipped.note(player))]
-        self._warnings, self._skipped = [], SkippedBatches()
-        if first:
-            memory = None if self._memory is None else self._memory.message
-            notes += told(
-                None if self.multi_start is None else self.multi_start.message,
-                memory and f"the {player} model: {memory}",
-                differences_note(self.linearizer, player) if self.optimizer_name == "gauss-newton" else None,
-            )
-        if isinstance(optimizer, FullBatch):
-            notes += told(full_batch_note(optimizer, self.optimizer_name, player))
-        if first:
-            notes += told(unmoved_note(self.model, before, epochs, self.optimizer_name))
-        return tuple(notes)
-
-    def _parameter_values(self) -> dict[str, float]:
-        """Values of the physics' parameters; a field's mean."""
-        if not isinstance(self.model, PhysicalModel):
-            return {}
-        with torch.no_grad():
-            return {f"param/{name}": float(value.mean()) for name, value in self.model.learnables.values().items()}
 
     # --- batch by batch -------------------------------------------------------------------------------------------
 
@@ -378,16 +357,11 @@ class Trainer:
         if not math.isfinite(done.loss):
             raise Diverged(
                 f"the {self.player} model's loss is {done.loss} over all samples in epoch {self.epochs_done + 1}"
-                f"{self._why(whole)}: start closer, narrow the parameters' bounds, or shorten data.num_predict_steps"
+                f"{since_left(whole)}: start closer, narrow the parameters' bounds, or shorten data.num_predict_steps"
             )
         self.normalization.step(self._step_context())
         self.steps_done += 1
         return done.metrics, done.converged
-
-    def _why(self, whole: WholeLoss) -> str:
-        """The first samples from which a rollout leaves the finite numbers."""
-        found = (self.objective.left_finite(self.model, chunk.batch) for chunk in whole.chunks())
-        return next((f", since {left}" for left in found if left), "")
 
     def _plan_memory(self, data: AugmentedDataset) -> MemoryPlan | None:
         """Choose checkpoints for the gradients of long rollouts, and say so before they are run."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, Samples, Values
+from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, NormalizedLoss, Samples, Values
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.losses import Objective
 
@@ -117,8 +117,12 @@ class WholeLoss:
             # a line search looks at the loss of many points, and at the metrics of one
             epoch = EpochMetrics()
             for terms, generated in seen:
-                epoch.add(terms, generated, {term.spec.name: self._weight(term) for term in terms}, {})
-            return epoch.metrics()
+                weights = {term.spec.name: self._weight(term) for term in terms}
+                epoch.add(terms, generated, NormalizedLoss(total=torch.zeros(()), weights=weights))
+            parts = {name: abs(self.weights[name] * loss) for name, loss in epoch.losses().items()}
+            whole = sum(parts.values())
+            shares = {f"share/{name}": part / whole for name, part in parts.items() if whole > 0 and len(parts) > 1}
+            return epoch.metrics() | shares
 
         return total, metrics
 

@@ -168,13 +168,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in seeds:
             results.append(train(remedy, seed, epochs=given.epochs, width=given.width))
             print(show(results[-1]), file=sys.stderr, flush=True)
+    known = {seed: floors(seed) for seed in seeds}
     for result in results:
         for key, other in (("baseline", "baseline"), ("unnormalised", "plain sum")):
             same = [r for r in results if (r["remedy"], r["seed"]) == (other, result["seed"])]
             result[key] = same[0]["val"] if same else None
-    known = {str(seed): floors(seed) for seed in seeds}
+        result["countdown_floors"] = known[result["seed"]]
     if given.json:
-        report = {"epochs": given.epochs, "width": given.width, "countdown_floors": known, "results": results}
+        report = {"epochs": given.epochs, "width": given.width, "results": results}
         print(json.dumps(report))
         return
     print(table(results))

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import hyco_engine.cli as package
 from hyco_engine.cli import COMMANDS, cli
+from hyco_engine.cli.layout import metrics_lines
 from hyco_engine.errors import DataError, PluginError, Problem, RunError, SpecError
 
 ROOT = Path(package.__file__).parents[2]
@@ -68,7 +69,7 @@ class FakeEngine:
             raise self.raises
         return PLAN
 
-    def run(self, run_dir: Path | None = None) -> Any:
+    def run(self, run_dir: Path | None = None, *, resume: bool = False, stop: Any = None) -> Any:
         from hyco_engine.runs.folder import RunFolder
 
         folder = RunFolder.create(Path("runs"), "quick", run_dir)
@@ -91,7 +92,7 @@ class FakeEngine:
         finally:
             for tracker in told:
                 tracker.finished(SUMMARY | {"status": status})
-        return types.SimpleNamespace(folder=folder.path, summary=SUMMARY)
+        return types.SimpleNamespace(folder=folder.path, summary=SUMMARY, resumed_completed=False)
 
 
 @attrs.define
@@ -125,8 +126,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     fake("hyco_engine.engine", Engine=Engine)
     fake(
         "hyco_engine.runs.loading",
-        evaluate=lambda run, split, registry: {"split": split, "metrics": SUMMARY["metrics"]},
-        predict=lambda run, source, out, steps, model, registry: {"out": str(out), "steps": steps, "model": model},
+        evaluate=lambda run, split, registry, which, overrides: {
+            "split": split,
+            "weights": which,
+            "changed": list(overrides),
+            "metrics": SUMMARY["metrics"],
+        },
+        predict=lambda run, source, out, steps, model, registry, which: {
+            "out": str(out),
+            "steps": steps,
+            "model": model,
+            "weights": which,
+        },
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -379,7 +390,8 @@ class TestRun:
             "errors    val nrmse: surrogate 0.02, physics 0.001, persistence 0.5",
             "time      1 min 15 s (train physical 40.0 s, train synthetic 30.0 s); at most 812 MB of memory",
             "results   runs/quick-1",
-            "next      hyco-engine evaluate runs/quick-1 --split val, or use it: hyco-engine predict --help",
+            "next      hyco-engine evaluate runs/quick-1 --split val, or hyco-engine export runs/quick-1 --out "
+            "surrogate.pt2",
         ]
         assert result.stderr.splitlines() == ["run quick in runs/quick-1", "cycle 1/3  train synthetic  1.0 s"]
 
@@ -394,7 +406,7 @@ class TestRun:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == (
             "error: --run-dir: the run folder here is not empty, and results are never overwritten; "
-            "name a new folder, or leave out --run-dir\n"
+            "go on with its run by --resume, name a new folder, or leave out --run-dir\n"
         )
 
     def test_json_is_alone_on_stdout(self, world: World) -> None:
@@ -430,7 +442,7 @@ class TestCheck:
             "cache     memory (2.5 kB): 2.5 kB are below half of 2 GB",
             "phases    cycles 1 to 3: train synthetic, epochs 5, n_real 20, n_generated 2",
             "                         train physical, epochs 5, n_real 20, n_generated 2",
-            "notes     width was dropped",
+            "warnings  width was dropped",
         ]
 
     def test_json(self, world: World) -> None:
@@ -451,8 +463,20 @@ class TestEvaluate:
         assert result.stdout == "there is nothing to measure in the test split\n"
 
     def test_json(self, world: World) -> None:
-        result = world("evaluate", "runs/quick-1", "--split", "test", "--json")
-        assert json.loads(result.stdout) == {"split": "test", "metrics": SUMMARY["metrics"]}
+        args = ["--split", "test", "--which", "best", "--set", "data.dt=1.0", "--json"]
+        result = world("evaluate", "runs/quick-1", *args)
+        told = {"split": "test", "weights": "best", "changed": ["data.dt=1.0"], "metrics": SUMMARY["metrics"]}
+        assert json.loads(result.stdout) == told
+
+    def test_all_metrics_of_each_field(self) -> None:
+        one = {"nrmse": 0.5, "vrmse": 0.5, "nrmse_by_step": [0.5], "by_field": {"u": {"nrmse": 0.5, "mae": None}}}
+        lines = metrics_lines({"synthetic": {"val": one}, "persistence": {"val": one}}, "val")
+        assert lines[3:] == [
+            "",
+            "u      surrogate  persistence",
+            "nrmse  0.5        0.5",
+            "mae    -          -",
+        ]
 
 
 class TestPredict:
@@ -460,19 +484,37 @@ class TestPredict:
         args = ["predict", "runs/quick-1", "--input", "a.npy", "--out", "b.npy", "--steps", "7", "--model", "physical"]
         assert world(*args).stdout == "wrote b.npy: 7 steps of the physical model of runs/quick-1\n"
         result = world(*args, "--json")
-        assert json.loads(result.stdout) == {"out": "b.npy", "steps": 7, "model": "physical"}
+        assert json.loads(result.stdout) == {
+            "out": "b.npy",
+            "steps": 7,
+            "model": "physical",
+            "weights": "final",
+        }
 
 
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:2]] == ["own-data", "quickstart"]
+        assert [line.split()[0] for line in lines[:5]] == [
+            "own-data",
+            "own-physics",
+            "quickstart",
+            "sensors",
+            "surrogate",
+        ]
 
     @pytest.mark.parametrize("template", ["quickstart", "own-data"])
     def test_writes(self, world: World, tmp_path: Path, template: str) -> None:
         result = world("init", template)
-        assert result.exit_code == 0
-        assert (tmp_path / f"{template}.toml").read_text() == world("init", template, "--out", "-").stdout
+        assert result.stdout.splitlines() == [
+            f"wrote {template}.toml, and hyco-engine.schema.json for editors",
+            f"next: hyco-engine check {template}.toml, then hyco-engine run {template}.toml",
+        ]
+        text = (tmp_path / f"{template}.toml").read_text()
+        assert text.startswith("#:schema ./hyco-engine.schema.json\n# ")
+        assert text == world("init", template, "--out", "-").stdout
+        schema = json.loads((tmp_path / "hyco-engine.schema.json").read_text())
+        assert schema == json.loads(world("schema").stdout)
 
     def test_never_overwrites(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "mine.toml").write_text("mine")
@@ -484,19 +526,39 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        assert result.stderr == "error: TEMPLATE: no template 'quickstrat'; there are own-data, quickstart\n"
+        names = "own-data, own-physics, quickstart, sensors, surrogate"
+        assert result.stderr == f"error: TEMPLATE: no template 'quickstrat'; there are {names}\n"
 
 
-@pytest.mark.parametrize("template", ["quickstart", "own-data"])
-def test_templates_load(template: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("template", "parts"),
+    [
+        ("quickstart", {"physical", "synthetic"}),
+        ("own-data", {"physical", "synthetic"}),
+        ("sensors", {"physical"}),
+        ("surrogate", {"synthetic"}),
+    ],
+)
+def test_templates_load(template: str, parts: set[str], tmp_path: Path) -> None:
     from hyco_engine.cli.init import templates
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.spec.loading import load_spec
 
     path = tmp_path / "spec.toml"
-    path.write_text(templates()[template])
+    path.write_text(templates()[f"{template}.toml"])
     loaded = load_spec(path, Registry.discover())
     assert loaded.notes == ()
     assert loaded.spec.run.name == template
-    assert loaded.spec.physical is not None
-    assert loaded.spec.synthetic is not None
+    assert {part for part in ("physical", "synthetic") if getattr(loaded.spec, part) is not None} == parts
+
+
+def test_names_are_completed() -> None:
+    def complete(words: str, at: int) -> list[str]:
+        told = {"_HYCO_ENGINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        done = subprocess.run(
+            [sys.executable, "-m", "hyco_engine"], capture_output=True, text=True, env=os.environ | told, check=False
+        )
+        return [line.partition(",")[2] for line in done.stdout.split()]
+
+    assert complete("hyco-engine ex", 1) == ["export"]
+    assert complete("hyco-engine init s", 2) == ["sensors", "surrogate"]

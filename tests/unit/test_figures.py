@@ -109,6 +109,23 @@ def test_history_of_one_model(tmp_path: Path, texts: list[str]) -> None:
     assert not any(text.startswith("nothing changes") for text in texts)
 
 
+def test_history_draws_how_the_terms_of_a_loss_are_balanced(tmp_path: Path, texts: list[str]) -> None:
+    records = some_records()
+    for record in records:
+        if record["phase"] == "train_synthetic" and "train/loss" in record:
+            epoch = record["epoch"]
+            record |= {"weight/u": 2.0 * epoch, "weight/p$": 1e-9 * epoch, "share/p$": 0.2, "share/u": 0.8}
+        elif "train/loss" in record:
+            # without shares there is nothing to draw
+            record |= {"weight/u": 1.0}
+    size_of(history_figure(records, a_summary(), tmp_path / "h.png"))
+    assert "Balance of the loss: surrogate" in texts
+    assert "Balance of the loss: physics" not in texts
+    shown = [text for text in texts if text in ("u", r"p\$")]
+    assert shown == ["u", r"p\$"]
+    assert "weight / its first (dotted)" in texts
+
+
 def test_history_without_truth(tmp_path: Path, texts: list[str]) -> None:
     summary = a_summary(truth=None, relative_error=None, unit="1")
     size_of(history_figure(some_records(), summary, tmp_path / "h.png"))

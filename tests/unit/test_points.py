@@ -343,7 +343,7 @@ def heat_spec(tmp_path, **data):
         "run": {"name": "heat", "cycles": 1, "precision": "float64"},
         "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
         "data": {name: value for name, value in (keys | data).items() if value is not None},
-        "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.2}}},
+        "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.9}}},
     }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import hyco_engine as hyco
-from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.errors import RunError, SpecError
+from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import read_metrics
 
@@ -47,7 +49,7 @@ class StopAt:
 
     def __call__(self) -> str | None:
         self.asked += 1
-        return "SIGTERM" if self.asked == self.moment else None
+        return None if self.moment is None or self.asked < self.moment else "SIGTERM"
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +58,22 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
 
 
-def run(folder: Path, stop: Callable[[], str | None] = lambda: None, resume: bool = False, **keys: Any) -> Any:
-    overrides = {key.replace("__", "."): value for key, value in keys.items()}
-    spec = copy.deepcopy(SPEC)
-    return hyco.Engine(spec, overrides=overrides).run(folder, resume=resume, stop=stop)
+def run(
+    folder: Path,
+    stop: Callable[[], str | None] = lambda: None,
+    resume: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    callbacks: Any = (),
+) -> Any:
+    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks)
+    return engine.run(folder, resume=resume, stop=stop)
+
+
+def stopped(folder: Path, moment: int, **more: Any) -> Path:
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        run(folder, StopAt(moment), **more)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    return folder
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -72,15 +86,246 @@ def results(folder: Path) -> dict[str, Any]:
     return {"summary": summary, "metrics": lines, "weights": weights}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "gauss-newton"])
-def test_from_every_moment(optimizer: str, tmp_path: Path) -> None:
-    count = StopAt()
-    run(tmp_path / "whole", count, training__physical__optimizer=optimizer)
-    whole = results(tmp_path / "whole")
-    for moment in range(1, count.asked + 1):
-        folder = tmp_path / f"stopped-{moment}"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """An undisturbed run with its tables in a CSV file, and how often it was asked whether to end."""
+    folder, count = tmp_path_factory.mktemp("whole"), StopAt()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
+        run(folder / "run", count, changes={"trackers.csv.file": "metrics.csv"})
+    return folder / "run", count.asked
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_stopped_and_resumed_again_and_again(whole: tuple[Path, int], tmp_path: Path) -> None:
+    folder, asked = tmp_path / "run", whole[1]
+    changes = {"trackers.csv.file": "metrics.csv"}
+    stopped(folder, asked // 4, changes=changes)
+    for _ in range(3):
         with pytest.raises(Interrupted):
-            run(folder, StopAt(moment), training__physical__optimizer=optimizer)
-        assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
-        run(folder, resume=True, training__physical__optimizer=optimizer)
-        assert results(folder) == whole, moment
+            run(folder, StopAt(asked // 4), resume=True, changes=changes)
+    result = run(folder, resume=True, changes=changes)
+    assert results(folder) == results(whole[0])
+    # nothing that was told before counts twice
+    assert (folder / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
+    assert len(checkpoints(folder)) == 4
+    assert not (folder / "run.lock").exists()
+    assert result.summary["status"] == "completed"
+
+
+def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
+    whole: tuple[Path, int], tmp_path: Path
+) -> None:
+    folder = stopped(tmp_path / "run", 1)
+    assert not (folder / "checkpoints").exists()
+    run(folder, resume=True)
+    assert results(folder) == results(whole[0])
+    assert f"there is no checkpoint in {folder} yet: the run starts from its beginning" in (
+        folder / "log.txt"
+    ).read_text()
+
+
+def test_a_completed_run_stays_as_it_is(whole: tuple[Path, int]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()}
+    result = run(whole[0], resume=True, changes={"trackers.csv.file": "metrics.csv"})
+    assert result.resumed_completed
+    assert result.summary["status"] == "completed"
+    assert result.synthetic is not None
+    assert not result.synthetic.training
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()} == before
+
+
+def test_more_cycles_go_on_as_if_they_had_been_asked_for_from_the_beginning(tmp_path: Path) -> None:
+    constant = {"training.synthetic.schedule": "constant"}
+    run(tmp_path / "whole", changes=constant)
+    run(tmp_path / "run", changes={**constant, "run.cycles": 1})
+    run(tmp_path / "run", resume=True, changes=constant)
+    # but for the error bars' lines, which the shorter run had at its own end
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_more_cycles_under_a_cosine_schedule_are_another_run_and_it_says_so(tmp_path: Path) -> None:
+    run(tmp_path / "run", changes={"run.cycles": 1})
+    summary = run(tmp_path / "run", resume=True).summary
+    (told,) = [warning for warning in summary["warnings"] if "cosine" in warning]
+    assert told.startswith("run.cycles was 1 and is 2: from here on the cosine schedule of training.synthetic falls")
+
+
+def test_a_changed_spec_is_refused_key_by_key(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", 8)
+    with pytest.raises(SpecError) as caught:
+        run(folder, resume=True, changes={"training.synthetic.lr": 0.5, "run.cycles": 0, "run.name": "other"})
+    told = {problem.key: problem.message for problem in caught.value.problems}
+    assert told["training.synthetic.lr"] == "was 0.001 when the run began, and is 0.5 now"
+    assert told["run.cycles"].startswith("is 0, and cycle 1 has begun; a run is only resumed with the spec that it began")
+    assert set(told) == {"training.synthetic.lr", "run.cycles"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit", "gone", "foreign"])
+@pytest.mark.parametrize("suffix", ["json", "safetensors"])
+def test_a_damaged_checkpoint_is_left_out_and_the_older_one_taken(
+    damage: str, suffix: str, whole: tuple[Path, int], tmp_path: Path, interrupted: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    (folder / "checksums.json").unlink()
+    older, newest = sorted((folder / "checkpoints").glob(f"*.{suffix}"))
+    content = newest.read_bytes()
+    match damage:
+        case "cut":
+            newest.write_bytes(content[: len(content) // 2])
+        case "empty":
+            newest.write_bytes(b"")
+        case "bit":
+            newest.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+        case "gone":
+            newest.unlink()
+        case "foreign":
+            newest.write_bytes(older.with_suffix(".json" if suffix == "safetensors" else ".safetensors").read_bytes())
+    from hyco_engine.runs.checkpoint import Checkpoints
+
+    found = Checkpoints(folder / "checkpoints").newest()
+    assert found is not None
+    assert found.path.stem == older.stem
+    assert len(found.notes) == (0 if (damage, suffix) == ("gone", "json") else 1)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, whole: tuple[Path, int]) -> Path:
+    """A run that was stopped in its middle, with two checkpoints."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stopped(folder / "run", whole[1] // 2)
+    return folder / "run"
+
+
+def test_the_run_goes_on_from_the_older_checkpoint(whole: tuple[Path, int], tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    newest = sorted((folder / "checkpoints").glob("*.json"))[-1]
+    newest.write_text(newest.read_text()[:-9])
+    run(folder, resume=True)
+    assert results(folder) == results(whole[0])
+    assert f"the checkpoint {newest} is left out, as it is damaged" in (folder / "log.txt").read_text()
+    assert not newest.exists()
+
+
+def test_where_no_checkpoint_is_left_it_stops(tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    for path in (folder / "checkpoints").glob("*.json"):
+        path.write_text("{}")
+    with pytest.raises(RunError, match=r"start again with a new run folder"):
+        run(folder, resume=True)
+    assert (folder / "summary.json").exists()
+
+
+def test_damaged_metrics_are_noticed(tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    lines = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(lines[:30] + b"9" + lines[31:])
+    with pytest.raises(RunError, match="does not begin as it did then"):
+        run(folder, resume=True)
+
+
+def test_lines_beyond_the_checkpoint_are_removed(whole: tuple[Path, int], tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    (folder / "checksums.json").unlink()
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"time": 3, "cycle": 7}\n{"time": 4, "name": "\xc3')
+    run(folder, resume=True)
+    assert results(folder) == results(whole[0])
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(
+    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    folder, sync, written = tmp_path / "run", os.fsync, []
+
+    def full(handle: int) -> None:
+        if "checkpoints" in os.readlink(f"/proc/self/fd/{handle}"):
+            written.append(handle)
+            # each checkpoint is two files and two folders
+            if len(written) > 9:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*checkpoints.*: No space left on device; free space or choose"):
+        run(folder)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert all(name.endswith((".json", ".safetensors")) for name in checkpoints(folder))
+    monkeypatch.setattr(os, "fsync", sync)
+    run(folder, resume=True)
+    assert results(folder) == results(whole[0])
+
+
+def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(SpecError, match="is not empty and no run folder"):
+        run(tmp_path / "mine", resume=True)
+    with pytest.raises(SpecError, match="name the run folder to resume"):
+        hyco.Engine(copy.deepcopy(SPEC)).run(resume=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_changed_data_is_noticed(tmp_path: Path, interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyco_engine.data.manager import DataManager
+
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    heldout = DataManager.heldout
+
+    def changed(self: DataManager, split: Any) -> Any:
+        found = heldout(self, split)
+        found[0].dynamic[-1, 0, 3] += 1e-6
+        return found
+
+    monkeypatch.setattr(DataManager, "heldout", changed)
+    with pytest.raises(RunError, match="the data is not what it was when the run began"):
+        run(folder, resume=True)
+
+
+class Failing(Tracker):
+    def __init__(self, event: str) -> None:
+        self.events: list[str] = []
+        self.event = event
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("started", "metrics", "phase_ended", "finished"):
+            self.events.append(name)
+            if name == self.event:
+                raise KeyError("no connection")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("event", ["started", "metrics", "finished"])
+def test_a_plugins_tracker_that_fails_is_named_and_left_out(
+    event: str, whole: tuple[Path, int], tmp_path: Path
+) -> None:
+    from test_engine import registry_with
+
+    tracker = Failing(event)
+    registry = registry_with("hyco_trackers", tracker)
+    spec = {**copy.deepcopy(SPEC), "trackers": {"foreign": {}}}
+    summary = hyco.run(spec, registry=registry, run_dir=tmp_path / "run").summary
+    assert tracker.events.count(event) == 1
+    assert tracker.events[-1] == event
+    found = {**results(tmp_path / "run"), "summary": None}
+    assert found == {**results(whole[0]), "summary": None}
+    told = [warning for warning in summary["warnings"] if "tracker" in warning]
+    if event != "finished":
+        assert told == [
+            "the tracker 'foreign' of plugin 'foreign-plugin' (foreign-plugin 1.2) failed in "
+            f"{event}, and is left out from here on: KeyError: 'no connection'"
+        ]

@@ -286,9 +286,9 @@ def test_a_learnable_normalizer_named_for_a_model_under_lbfgs_is_refused_at_its_
         (problem,) = caught.value.problems
         assert problem.key == "loss.physical.normalizer"
         assert problem.message == (
-            "the normalizer 'uncertainty' of plugin 'builtin-normalizers' (hyco-engine 0.1.0) learns its weights step by "
-            "step, and gauss-newton needs an objective that stays: choose another normalizer for the physical model, or "
-            'optimizer = "adam"'
+            "the normalizer 'uncertainty' of plugin 'builtin-normalizers' (hyco-engine 0.1.0) learns its weights step "
+            "by step, and gauss-newton needs an objective that stays: choose another normalizer for the physical "
+            'model, or optimizer = "adam"'
         )
     assert not list(Path("runs").glob("*"))
 
@@ -297,9 +297,9 @@ def test_for_a_shared_one_manual_stands_in_and_the_summary_says_so() -> None:
     tables = spec(terms=SCALES, normalizer={"kind": "uncertainty"})
     tables["training"]["physical"] = {"optimizer": "gauss-newton", "epochs_per_cycle": 2}
     told = (
-        "the normalizer 'uncertainty' of plugin 'builtin-normalizers' (hyco-engine 0.1.0) learns its weights step by step, "
-        "and gauss-newton needs an objective that stays: the physical model's terms are weighted as 'manual' does, by "
-        "weight and scale alone"
+        "the normalizer 'uncertainty' of plugin 'builtin-normalizers' (hyco-engine 0.1.0) learns its weights step by "
+        "step, and gauss-newton needs an objective that stays: the physical model's terms are weighted as 'manual' "
+        "does, by weight and scale alone"
     )
     assert hyco.Engine(tables, registry=registry()).plan()["notes"] == [told]
     tables["run"]["cycles"] = 0

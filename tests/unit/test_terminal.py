@@ -232,7 +232,7 @@ def test_summary_of_fields_and_many_parameters(tmp_path: Path) -> None:
         "errors    test nrmse: surrogate -, persistence 0.5",
         "time      0.0 s",
         f"results   {tmp_path}, figures/history.png, figures/rollout.png",
-        f"next      hyco-engine evaluate {tmp_path} --split test, or use it: hyco-engine predict --help",
+        f"next      hyco-engine evaluate {tmp_path} --split test, or hyco-engine export {tmp_path} --out surrogate.pt2",
     ]
 
 

@@ -38,6 +38,12 @@ def hyco_models() -> list[ModelRecord]:
             "a function of position and time, for observations at points of one simulation",
         ),
         _record(
+            "corrected",
+            "synthetic",
+            synthetic.CorrectedOptions,
+            "the physics of [physical] plus a learned correction, for a physics that lacks something",
+        ),
+        _record(
             "fisher-kpp",
             "physical",
             physical.FisherKppOptions,

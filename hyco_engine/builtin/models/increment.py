@@ -16,7 +16,7 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError
 
 if TYPE_CHECKING:
-    from hyco_engine.builtin.models.options_synthetic import ResNetOptions, UNetOptions
+    from hyco_engine.builtin.models.options_synthetic import CorrectedOptions, ResNetOptions, UNetOptions
     from hyco_engine.data.statistics import Statistics
     from hyco_engine.interfaces import BuildContext
 
@@ -148,7 +148,7 @@ class Convolution(nn.Module):
 
 def assemble(
     make_body: Callable[[StateLayout, int], nn.Module],
-    options: ResNetOptions | UNetOptions,
+    options: ResNetOptions | UNetOptions | CorrectedOptions,
     context: BuildContext,
     kind: str,
 ) -> IncrementNet:

@@ -34,12 +34,14 @@ import torch
 from phi.field import Field
 from phiml.math import abs as magnitude
 from phiml.math import maximum, minimum, pad, sign
+from phiml.math.extrapolation import ANTIREFLECT, PERIODIC
 from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import InviscidBurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics.boundaries import side_of
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, heun
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import FlowModel, FlowPhysics
@@ -80,7 +82,9 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
         u, potential = fields["u"], parameters["potential"]
         (axis,) = u.resolution.names
         dx = float(u.dx.vector[axis])
-        below, above = neighbours(potential.values, potential.boundary, axis)
+        # a mirrored potential would have no slope at a wall: there it goes on straight
+        beyond = PERIODIC if side_of(potential.boundary, f"{axis}-") == PERIODIC else ANTIREFLECT
+        below, above = neighbours(potential.values, beyond, axis)
         force = (below - above) * (0.5 / dx)
 
         def rate(state: State) -> State:

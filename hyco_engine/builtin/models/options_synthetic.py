@@ -49,3 +49,16 @@ class CoordinateMLPOptions:
     duration: float = option(help="time that the data spans; inputs are scaled by it", unit="time", gt=0.0)
     width: int = option(64, help="hidden units of each layer", ge=1, le=4096)
     depth: int = option(3, help="hidden layers", ge=1, le=32)
+
+
+@options
+class CorrectedOptions:
+    """`[synthetic] kind = "corrected"`."""
+
+    width: int = option(16, help="feature channels of the correction", ge=1, le=1024)
+    depth: int = option(2, help="hidden layers of the correction", ge=1, le=32)
+    kernel_size: Literal[1, 3, 5, 7, 9] = option(
+        1, help="taps of each layer along each axis; 1: a source that depends on the state at each point alone"
+    )
+    activation: Activation = option("tanh", help="nonlinearity")
+    positions: bool = option(True, help="true: the correction is told where each cell is")

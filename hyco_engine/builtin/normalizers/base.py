@@ -79,16 +79,14 @@ class Balancer(LossNormalizer):
             self._skipping = False
         found = global_sizes(sorted(self.specs), given, context.reduce_sum)
         sizes = {name: size for name, size in found.items() if size.weight > 0 or not size.finite}
-        log = {}
         if context.training:
             broken = [name for name, size in sizes.items() if not size.finite]
             if broken and self.nonfinite == "raise":
                 raise _nonfinite(broken, given)
             self._skipping |= bool(broken) and self.nonfinite == "skip_step"
             sizes = {name: size for name, size in sizes.items() if size.finite}
-            log = {f"nonfinite/{name}": 1.0 for name in broken}
         if self._skipping or not sizes:
-            return NormalizedLoss(total=_nothing(given), weights=dict.fromkeys(given, 0.0), log=log, skipped=True)
+            return NormalizedLoss(total=_nothing(given), weights=dict.fromkeys(given, 0.0), skipped=True)
         state = self._stepped(sizes, given, context)
         weights = {name: self.weight(self.specs[name], state.get(name)) for name in sizes}
         sums = {name: weighted(given[name]) for name in sizes if name in given}
@@ -105,7 +103,7 @@ class Balancer(LossNormalizer):
             weights={**dict.fromkeys(given, 0.0), **weights},
             shares=_shares({name: weights[name] * size.mean for name, size in sizes.items()}),
             regularizer=None if extra is None else extra.detach(),
-            log={**log, **self.told(state)},
+            log=self.told(state),
         )
 
     def manual_weight(self, spec: TermSpec) -> float:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hyco_engine.builtin.sources.options import ArraysOptions, PointsOptions, SimulateOptions
+from hyco_engine.builtin.sources.options import (
+    ArraysOptions,
+    PdebenchOptions,
+    PointsOptions,
+    SceneOptions,
+    SimulateOptions,
+    WellOptions,
+)
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 
@@ -33,6 +40,24 @@ def hyco_sources() -> list[Record]:
             options=PointsOptions,
             factory=_points,
         ),
+        Record(
+            kind="scene",
+            summary="Folders that PhiFlow's Scene writes",
+            options=SceneOptions,
+            factory=_scene,
+        ),
+        Record(
+            kind="well",
+            summary="HDF5 files in the layout of The Well",
+            options=WellOptions,
+            factory=_well,
+        ),
+        Record(
+            kind="pdebench",
+            summary="HDF5 files in the layouts of PDEBench",
+            options=PdebenchOptions,
+            factory=_pdebench,
+        ),
     ]
 
 
@@ -52,3 +77,21 @@ def _points(options: PointsOptions, context: BuildContext) -> TrajectorySource |
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
 
     return PointsSource(options, context) if options.resolution else PointSampleSource(options, context)
+
+
+def _scene(options: SceneOptions, context: BuildContext) -> TrajectorySource:
+    from hyco_engine.builtin.sources.scene import SceneSource
+
+    return SceneSource(options)
+
+
+def _well(options: WellOptions, context: BuildContext) -> TrajectorySource:
+    from hyco_engine.builtin.sources.well import WellSource
+
+    return WellSource(options)
+
+
+def _pdebench(options: PdebenchOptions, context: BuildContext) -> TrajectorySource:
+    from hyco_engine.builtin.sources.pdebench import PdebenchSource
+
+    return PdebenchSource(options)

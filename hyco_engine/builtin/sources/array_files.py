@@ -50,7 +50,7 @@ class ArrayReader(ABC):
         self.path = path
         self.refused: dict[str, str] = {}
         """Arrays that are there and cannot be used, with the reason."""
-        with _blaming(path):
+        with blaming(path):
             self.arrays: Mapping[str, Stored] = dict(self._list())
 
     @abstractmethod
@@ -108,7 +108,7 @@ class HoldingReader(ArrayReader):
         """An array to be indexed, memory-mapped where the format allows it."""
 
     def read(self, name: str, index: Index = ()) -> Array:
-        with _blaming(self.path, name):
+        with blaming(self.path, name):
             if name not in self._held:
                 self._held[name] = self._open(name)
             return np.asarray(self._held[name][index])
@@ -122,7 +122,7 @@ class NpyReader(HoldingReader):
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
         for name, file in self._paths().items():
-            with _blaming(file), file.open("rb") as opened:
+            with blaming(file), file.open("rb") as opened:
                 stored = _npy_header(opened, file)
                 declared = opened.tell() + int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
                 if declared > file.stat().st_size:
@@ -195,7 +195,7 @@ class Mat73Reader(ArrayReader):
 
         # visits hard links alone, so no name leads out of the file
         def visit(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not _is_elsewhere(item):
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not is_elsewhere(item):
                 found[name] = Stored(tuple(item.shape[::-1]), item.dtype)
 
         with h5py.File(self.path, "r") as file:
@@ -203,7 +203,7 @@ class Mat73Reader(ArrayReader):
         return iter(found.items())
 
     def read(self, name: str, index: Index = ()) -> Array:
-        with _blaming(self.path, name), h5py.File(self.path, "r") as file:
+        with blaming(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
             return np.asarray(file[name][index[::-1]]).T
 
@@ -212,7 +212,7 @@ def _free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _is_elsewhere(dataset: h5py.Dataset) -> bool:
+def is_elsewhere(dataset: h5py.Dataset) -> bool:
     """Whether the numbers are in another file, which the user did not name."""
     return bool(dataset.is_virtual or dataset.external)
 
@@ -233,7 +233,7 @@ def _npy_header(file: IO[bytes], path: Path) -> Stored:
 
 
 @contextmanager
-def _blaming(path: Path, name: str | None = None) -> Iterator[None]:
+def blaming(path: Path, name: str | None = None) -> Iterator[None]:
     """Whatever a reader raises about a file, as a DataError that names it."""
     try:
         yield
@@ -286,7 +286,7 @@ def content_hash(files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in files:
-        with _blaming(path), path.open("rb") as file:
+        with blaming(path), path.open("rb") as file:
             status = path.stat()
             digest.update(f"{path.name} {status.st_size}\n".encode())
             if status.st_size < WHOLE_HASH_BYTES:

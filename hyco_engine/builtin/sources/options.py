@@ -50,6 +50,18 @@ def _check_letters(value: str) -> None:
 
 
 @options
+class ExtraTerms:
+    """`[data.extra]`: terms of the true physics that the model does not have."""
+
+    drag: float = option(0.0, help="r in u_t = ... - r u, of all dynamic fields", unit="1/time", ge=0.0)
+    force: float = option(
+        0.0, help="f in u_t = ... + f sin(2 pi waves (x - lower) / L), of the first component of the first field"
+    )
+    waves: int = option(1, help="waves of the force over the domain", ge=1)
+    axis: Literal["x", "y", "z"] = option("x", help="axis that the force varies along")
+
+
+@options
 class SimulateOptions:
     """Data made by a physical model with its true parameters."""
 
@@ -69,6 +81,7 @@ class SimulateOptions:
     physics: PhysicalChoice | None = option(
         None, help="the true physics; none: the kind and options of [physical], without its parameter settings"
     )
+    extra: ExtraTerms | None = option(None, help="terms beside those of the physics; none: there are none")
 
     def __attrs_post_init__(self) -> None:
         for axis in self.bounds:
@@ -182,3 +195,47 @@ class PointsOptions:
         for axis in self.bounds:
             if axis not in self.resolution:
                 raise SpecError(f"bounds are given for {axis}, which has no resolution", key=f"bounds.{axis}")
+
+
+@options
+class SceneOptions:
+    """Folders that PhiFlow's `Scene` writes."""
+
+    path: Path = option(help="a folder that holds sim_000000, sim_000001, ..., or one of these")
+    dt: float | None = option(
+        None, help="time between two frames that are there; none: `dt` in description.json", gt=0.0
+    )
+    static: tuple[str, ...] = option(
+        (), help="fields that are inputs only; their first frame counts; none: `static` in description.json"
+    )
+    truth: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+    )
+
+
+@options
+class WellOptions:
+    """HDF5 files in the layout of The Well."""
+
+    path: Path = option(help="a data set's folder (with data/train, ...), a folder of .hdf5 files, or one file")
+    boundary: BoundarySetting | None = option(
+        None, help="what holds at the edges, as for arrays; none: what the files say"
+    )
+    truth: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+    )
+
+
+@options
+class PdebenchOptions:
+    """An HDF5 file in one of PDEBench's layouts."""
+
+    path: Path = option(help="a .hdf5 or .h5 file")
+    boundary: BoundarySetting = option(help="what holds at the edges, as for arrays; the files do not say")
+    bounds: Mapping[str, tuple[float, float]] = option(
+        attrs.Factory(dict), help="ends of each axis; left out: from the file, else 0 and 1", check=_check_bounds
+    )
+    dt: float | None = option(None, help="time between two frames; none: from the file", gt=0.0)
+    truth: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+    )

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.builtin.sources.extra import Extra
 from hyco_engine.builtin.sources.options import SPACE, SimulateOptions
 from hyco_engine.data.fields import Boundary, Grid
 from hyco_engine.errors import DataError, PluginError, Problem, SpecError
@@ -44,6 +45,7 @@ class SimulateSource(TrajectorySource):
         self.choice, self._inner_key = _true_physics(options, context)
         self.model = _build(options, self.choice, context)
         self.layout = self.model.layout
+        self._extra = None if options.extra is None else Extra(options.extra, self.layout, self.dt)
         self._ready: dict[int, Trajectory] = {}
 
     @property
@@ -68,6 +70,7 @@ class SimulateSource(TrajectorySource):
             "layout": self.layout.to_data(),
             "frames": [self.dt, self.num_frames, self.options.skip_frames],
             "seed": self.context.seed,
+            "extra": None if self.options.extra is None else attrs.asdict(cast("Any", self.options.extra)),
         }
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for name, value in sorted(self.truth.items()):
@@ -113,10 +116,17 @@ class SimulateSource(TrajectorySource):
             if frame >= 0:
                 frames.append(dynamic.cpu())
             if frame < self.num_frames - 1:
-                state = torch.cat([self.model(state), static], dim=1)
+                state = torch.cat([self._step(state), static], dim=1)
         for i, index in enumerate(indices):
             dynamic = torch.stack([values[i] for values in frames])
             yield index, Trajectory(dynamic=dynamic, static=static[i].cpu())
+
+    def _step(self, state: Tensor) -> Tensor:
+        if self._extra is not None:
+            half = self._extra(state[:, : self.layout.n_dynamic])
+            state = torch.cat([half, state[:, self.layout.n_dynamic :]], dim=1)
+        new: Tensor = self.model(state)
+        return new if self._extra is None else self._extra(new)
 
     def _refuse_twins(self, state: Tensor, indices: range) -> None:
         seen: dict[bytes, int] = {}

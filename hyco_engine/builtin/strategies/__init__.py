@@ -36,6 +36,13 @@ class TrustOptions:
     )
 
 
+@options
+class InteractionOptions:
+    """`alpha`, which is the core's, weighs the interaction against the misfit to the data."""
+
+    points: int = option(256, help="ghost points for each sample of a batch", ge=1)
+
+
 def _count(options: CountOptions, context: Any) -> Any:
     from hyco_engine.builtin.strategies.count import Count
 
@@ -54,6 +61,12 @@ def _trust(options: TrustOptions, context: Any) -> Any:
     return Trust(options)
 
 
+def _interaction(options: InteractionOptions, context: Any) -> Any:
+    from hyco_engine.builtin.strategies.interaction import Interaction
+
+    return Interaction(options)
+
+
 @hookimpl
 def hyco_strategies() -> list[Record]:
     return [
@@ -68,6 +81,12 @@ def hyco_strategies() -> list[Record]:
             summary="as many generated samples as real ones, each with weight alpha",
             options=WeightOptions,
             factory=_weight,
+        ),
+        Record(
+            kind="interaction",
+            summary="nothing is generated; a further loss term, alpha times the misfit of both models at ghost points",
+            options=InteractionOptions,
+            factory=_interaction,
         ),
         Record(
             kind="trust",

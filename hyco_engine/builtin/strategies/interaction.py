@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import Grid, StateLayout
-from hyco_engine.data.points import GRID, Sensors
+from hyco_engine.data.points import Sensors
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import (
     Augmentation,
@@ -19,6 +19,7 @@ from hyco_engine.interfaces import (
     ExtraTerm,
     LossTerm,
     Phase,
+    PhysicalModel,
     Predictor,
     Strategy,
     TermSpec,
@@ -53,9 +54,16 @@ class Interaction(Strategy):
             layout=context.layout,
             steps=context.real.horizon,
             points=self.options.points,
+            dt=_physics(context).dt,
         )
         terms = [GhostTerm(ghosts, spec, context.alpha) for spec in context.terms[phase.player]]
         return Augmentation(terms=terms, record={"alpha": context.alpha, "ghost_points": self.options.points})
+
+
+def _physics(context: CycleContext) -> PhysicalModel:
+    physics = context.models["physical"]
+    assert isinstance(physics, PhysicalModel)
+    return physics
 
 
 def ghost_points(grid: Grid, count: int, points: int, steps: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -75,6 +83,7 @@ class Ghosts:
     layout: StateLayout
     steps: int
     points: int
+    dt: float
     _last: tuple[Batch, Tensor] | None = None
 
     def differences(self, model: nn.Module, batch: Batch, generator: torch.Generator, *, again: bool) -> Tensor:
@@ -96,22 +105,17 @@ class Ghosts:
         self, model: nn.Module, states: Tensor, targets: Tensor | Mapping[str, Tensor], at: Mapping[str, Tensor]
     ) -> Tensor:
         if isinstance(model, Predictor):
-            return predicted_at(model, {"position": at["position"], "time": _times(targets, at["frame"])}, self.layout)
+            return predicted_at(model, {"position": at["position"], "time": _times(targets, at["frame"], self.dt)}, self.layout)
         path = rollout(model, states, self.steps)
         whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
         return Sensors(self.layout)(whole, at["frame"], at["position"])
 
 
-def _times(targets: Tensor | Mapping[str, Tensor], frame: Tensor) -> Tensor:
-    """Time since the simulation's start at `frame [B, N]` since each sample's; both are known where sensors were."""
-    if isinstance(targets, Tensor) or GRID in targets:
-        raise TypeError("a predictor of points meets rollouts where sensors were, and this data has frames")
-    seen, when = targets["frame"], targets["time"]
-    known = ~targets["value"].isnan().any(-1) & (seen > 0)
-    # of each sample the observation that is furthest from its start
-    last = torch.where(known, seen, -1.0).argmax(dim=1, keepdim=True)
-    seen, when = seen.gather(1, last), when.gather(1, last)
-    raise NotImplementedError
+def _times(targets: Tensor | Mapping[str, Tensor], frame: Tensor, dt: float) -> Tensor:
+    """Time since the simulation's start at `frame [B, N]` since each sample's; `targets` are of `PointWindows`."""
+    if isinstance(targets, Tensor):
+        raise TypeError("a predictor of points meets the physics where sensors were, and this data has frames")
+    return targets["time"][:, :1] + dt * (frame - targets["frame"][:, :1])
 
 
 class GhostTerm(ExtraTerm):

@@ -29,6 +29,10 @@ class Trust(Strategy):
     Both errors are measured on the same held-out real data right before each phase. A teacher's samples carry its
     squared error; with their number in proportion to tau, the error they import is at most alpha times the pupil's own
     held-out loss. Where no sample is left the phase is that of a model trained alone, to the last bit.
+
+    From new starts that bound holds only as far as the teacher errs there as it does on the data. In the few parameters
+    of a physics a surrogate's errors average out; a network copies those of a wrong physics. So a physics that is worse
+    than the surrogate is not accepted as its teacher, unless it starts as the data does.
     """
 
     def __init__(self, options: TrustOptions) -> None:
@@ -48,10 +52,11 @@ class Trust(Strategy):
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
         tau = trust(e_teacher, e_pupil)
-        count = int(len(context.real) * context.alpha * tau)
+        accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
+        count = int(len(context.real) * context.alpha * tau) if accepted else 0
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
         recipe = self._recipe(phase, context, count) if count else None
-        return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau, record=record)
+        return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau if accepted else 0.0, record=record)
 
     def _recipe(self, phase: Phase, context: CycleContext, count: int) -> Recipe:
         generator = context.generator("starts")

@@ -1,0 +1,64 @@
+"""The physics of the run plus a learned correction: a surrogate for a physics that lacks something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
+from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.data.fields import StateLayout
+
+if TYPE_CHECKING:
+    from hyco_engine.builtin.models.options_synthetic import CorrectedOptions
+    from hyco_engine.interfaces import BuildContext, PhysicalModel
+
+
+class Corrected(nn.Module):
+    """`u(t + dt) = physics(x) + correction(x)`; parameters of the physics and weights are learned together.
+
+    The physics is a copy of the run's, with parameters of its own: what the correction explains need not be squeezed
+    into them. They travel with the weights.
+    """
+
+    def __init__(self, physics: PhysicalModel, correction: IncrementNet) -> None:
+        super().__init__()
+        self.physics = physics
+        self.correction = correction
+
+    def forward(self, state: Tensor) -> Tensor:
+        # the network gives the state with its change
+        change = self.correction(state) - state[:, : self.correction.n_dynamic]
+        advanced: Tensor = self.physics(state) + change
+        return advanced
+
+
+class CorrectionBody(nn.Module):
+    """`depth` hidden convolutions; with one tap a source, a function of the state at each point alone."""
+
+    def __init__(self, options: CorrectedOptions, layout: StateLayout, n_in: int) -> None:
+        super().__init__()
+        dims, kernel = len(layout.grid.axes), options.kernel_size
+        padding = FeaturePadding(layout)
+        # the input is padded before it is scaled
+        layers = [Convolution(n_in, options.width, kernel, dims)]
+        for _ in range(options.depth - 1):
+            layers.append(Convolution(options.width, options.width, kernel, dims, padding=padding))
+        self.layers = nn.ModuleList(layers)
+        self.act = activation(options.activation)
+        self.exit = Convolution(options.width, layout.n_dynamic, kernel, dims, padding=padding)
+        self.exit.gain = OUTPUT_GAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = self.act(layer(x))
+        out: Tensor = self.exit(x)
+        return out
+
+
+def build(options: CorrectedOptions, context: BuildContext) -> Corrected:
+    """The surrogate `corrected`. Raises SpecError where the spec has no physics to correct."""
+    physics = context.physics()
+    correction = assemble(lambda layout, n_in: CorrectionBody(options, layout, n_in), options, context, "corrected")
+    return Corrected(physics, correction)

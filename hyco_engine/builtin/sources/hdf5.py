@@ -1,0 +1,201 @@
+"""Simulations in HDF5 files: one simulation is read at a time, nothing that lies outside of the file, nothing run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyco_engine.builtin.sources.array_axes import even_spacing
+from hyco_engine.builtin.sources.array_files import Array, blaming, content_hash, is_elsewhere
+from hyco_engine.builtin.sources.options import SPACE
+from hyco_engine.builtin.sources.truth import true_values
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.spec.choices import ArrayFile, BoundarySetting, Profile
+
+log = logging.getLogger("hyco_engine")
+
+KEY = "data.path"
+GLIMPSED = 2**25
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """One field of a file: `read(file, index)` gives simulation `index`, `[T, C, *S]`; of a static field `T` is 1."""
+
+    name: str
+    components: tuple[str, ...] = ()
+    static: bool = False
+    read: Callable[[h5py.File, int], Array]
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """What one file declares."""
+
+    path: Path
+    fields: tuple[Found, ...]
+    grid: Grid
+    dt: float
+    frames: int
+    simulations: int
+
+
+class Hdf5Source(TrajectorySource):
+    """Simulations of one or several files alike, in order."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        boundary: Callable[[Opened, Found], Boundary],
+        truth: Mapping[str, float | Profile | ArrayFile],
+    ) -> None:
+        self.files = []
+        for path in files:
+            with blaming(path), h5py.File(path, "r") as file:
+                self.files.append(self.describe(path, file))
+        first = self.files[0]
+        for other in self.files[1:]:
+            for what in ("grid", "dt"):
+                if getattr(other, what) != getattr(first, what):
+                    raise DataError(
+                        f"{other.path} has another {what} than {first.path}: {getattr(other, what)}, not "
+                        f"{getattr(first, what)}",
+                        key=KEY,
+                    )
+            if [(f.name, f.components) for f in other.fields] != [(f.name, f.components) for f in first.fields]:
+                raise DataError(f"{other.path} has other fields than {first.path}", key=KEY)
+        infos = [FieldInfo(name=f.name, components=f.components, boundary=boundary(first, f)) for f in first.fields]
+        dynamic, static = (
+            tuple(info for info, found in zip(infos, first.fields, strict=True) if found.static is fixed)
+            for fixed in (False, True)
+        )
+        if not dynamic:
+            raise DataError(f"{first.path} holds no field that changes in time", key=KEY)
+        self.layout = StateLayout(grid=first.grid, dynamic=dynamic, static=static)
+        self.dt = first.dt
+        self.num_simulations = sum(file.simulations for file in self.files)
+        self._truth = true_values(truth, first.grid)
+        log.info(
+            "%s: %d simulation(s) of %d frames, dt %.6g, fields %s on %s cells",
+            first.path if len(files) == 1 else f"{len(files)} files such as {first.path}",
+            self.num_simulations,
+            first.frames,
+            self.dt,
+            ", ".join(f.name for f in first.fields),
+            "x".join(map(str, first.grid.resolution)),
+        )
+
+    @abstractmethod
+    def describe(self, path: Path, file: h5py.File) -> Opened:
+        """What the file holds, from headers and coordinates. Raises DataError for another layout."""
+
+    @property
+    def truth(self) -> Mapping[str, Tensor]:
+        return self._truth
+
+    def frames(self, index: int) -> int:
+        return self._place(index)[0].frames
+
+    def origin(self, field: str, index: int) -> str:
+        opened, own = self._place(index)
+        return f"{opened.path}, simulation {own}"
+
+    def fingerprint(self) -> str:
+        described = json.dumps([self.layout.to_data(), self.dt])
+        return hashlib.sha256((described + content_hash(f.path for f in self.files)).encode()).hexdigest()
+
+    def load(self, index: int) -> Trajectory:
+        opened, own = self._place(index)
+        parts: dict[bool, list[Array]] = {False: [], True: []}
+        with h5py.File(opened.path, "r") as file:
+            for found in opened.fields:
+                with blaming(opened.path, found.name):
+                    values = found.read(file, own)
+                    frames = 1 if found.static else opened.frames
+                    wanted = (frames, max(1, len(found.components)), *opened.grid.resolution)
+                    if values.shape != wanted:
+                        raise ValueError(f"simulation {own} has the shape {values.shape}, the file declares {wanted}")
+                    parts[found.static].append(values if values.dtype == np.float32 else values.astype(np.float64))
+        static = np.concatenate(parts[True], axis=1)[0] if parts[True] else np.zeros((0, *opened.grid.resolution))
+        return Trajectory(
+            dynamic=torch.from_numpy(np.concatenate(parts[False], axis=1)), static=torch.from_numpy(static)
+        )
+
+    def glimpse(self) -> Trajectory | None:
+        size = self.files[0].frames * self.layout.n_all * int(np.prod(self.layout.grid.resolution))
+        return self.load(0) if size <= GLIMPSED else None
+
+    def _place(self, index: int) -> tuple[Opened, int]:
+        for opened in self.files:
+            if index < opened.simulations:
+                return opened, index
+            index -= opened.simulations
+        raise IndexError(index)
+
+
+def datasets(file: h5py.File | h5py.Group) -> dict[str, h5py.Dataset]:
+    """The numeric data sets of a file by their full name, without any that lie in another file."""
+    found = {}
+
+    # visits hard links alone, so no name leads out of the file
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not is_elsewhere(item):
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def axis_of_centres(name: str, positions: Array, path: Path) -> tuple[float, float]:
+    """(lower, upper) of the cells whose centres these are. Raises DataError where they are not evenly spaced."""
+    first, step = even_spacing(np.asarray(positions).reshape(-1), KEY, f"{path}: the positions {name!r}")
+    return first - step / 2, first + step * (len(positions.reshape(-1)) - 0.5)
+
+
+def grid_of(axes: str, resolution: Sequence[int], ends: Sequence[tuple[float, float]]) -> Grid:
+    """A grid from (lower, upper) of each axis."""
+    return Grid(
+        axes=tuple(axes),
+        resolution=tuple(resolution),
+        lower=tuple(lower for lower, _ in ends),
+        upper=tuple(upper for _, upper in ends),
+    )
+
+
+def parsed_boundary(setting: BoundarySetting | None, axes: Sequence[str]) -> Boundary | None:
+    """What the spec says. Raises SpecError where it does not fit the axes."""
+    if setting is None:
+        return None
+    try:
+        return Boundary.parse(setting.value, tuple(axes))
+    except ValueError as error:
+        raise SpecError(str(error), key="data.boundary") from None
+
+
+def axes_named(n_axes: int) -> str:
+    """x, y and z as far as there are axes."""
+    return SPACE[:n_axes]
+
+
+def attribute(item: Any, name: str, default: Any = None) -> Any:
+    """An attribute as plain Python; text is decoded."""
+    value = item.attrs.get(name, default)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return [entry.decode("utf-8", "replace") if isinstance(entry, bytes) else entry for entry in value.tolist()]
+    return value.item() if isinstance(value, np.generic) else value

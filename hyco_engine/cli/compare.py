@@ -1,0 +1,77 @@
+"""`hyco-engine compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.plugins import disable_option, discover
+
+
+@click.command()
+@click.argument("targets", type=PATH, nargs=-1, required=True, metavar="SPEC | RUN...")
+@set_option
+@disable_option
+@json_option
+def compare(
+    targets: tuple[Path, ...], overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool
+) -> None:
+    """Run SPEC, then each of its models alone at equal compute, and print one table; or compare finished runs RUN."""
+    if all(target.is_dir() for target in targets):
+        if overrides:
+            raise click.UsageError("--set changes a spec, and these are finished runs")
+        from hyco_engine.runs.comparing import compare_runs
+
+        found = compare_runs(targets)
+    elif len(targets) > 1:
+        raise click.UsageError("compare one spec with its baselines, or several run folders with each other")
+    else:
+        found = _run(targets[0], overrides, disable_plugin, as_json)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo("\n".join(comparison_lines(found)))
+
+
+def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> dict[str, Any]:
+    from hyco_engine.spec.loading import load_spec
+
+    registry = discover(disable_plugin)
+    # a wrong spec is told before torch is imported
+    load_spec(spec, registry, overrides)
+    with stdout_for_json(as_json):
+        from hyco_engine.cli.terminal import Terminal, library_warnings
+        from hyco_engine.runs.comparing import compare_spec
+
+        terminal = Terminal(results=False)
+        with library_warnings(terminal):
+            try:
+                return compare_spec(spec, registry=registry, overrides=overrides, callbacks=[terminal])
+            finally:
+                terminal.close()
+
+
+def comparison_lines(found: Mapping[str, Any]) -> list[str]:
+    """A row a run: errors of models and parameters, samples trained on, time; then what makes them not comparable."""
+    from hyco_engine.cli.layout import number, seconds, table
+
+    rows = found["runs"]
+    errors = list(dict.fromkeys(name for row in rows for name in row["errors"]))
+    parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
+    samples = list(dict.fromkeys(name for row in rows for name in row["samples"]))
+    head = ["run", *errors, *(f"error of {p}" for p in parameters), *(f"{s} samples" for s in samples), "time"]
+    body = [
+        [
+            row["name"],
+            *(number(row["errors"].get(name)) for name in errors),
+            *(number(row["parameters"].get(name)) for name in parameters),
+            *(number(row["samples"].get(name)) for name in samples),
+            seconds(row["seconds"] or 0.0),
+        ]
+        for row in rows
+    ]
+    return [*table([head, *body]), *found["notes"]]

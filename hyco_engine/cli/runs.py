@@ -1,0 +1,45 @@
+"""`hyco-engine runs`: what became of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json
+
+
+@click.group()
+def runs() -> None:
+    """Look at run folders."""
+
+
+@runs.command("list")
+@click.argument("folder", type=PATH, default=Path("runs"), metavar="[DIR]")
+@json_option
+def list_runs(folder: Path, as_json: bool) -> None:
+    """Show the runs in DIR (default: runs): running, completed, failed, interrupted or killed, and how to go on."""
+    from hyco_engine.runs.listing import list_runs
+
+    found = list_runs(folder)
+    if as_json:
+        print_json({"runs": found})
+        return
+    if not found:
+        click.echo(f"there are no runs in {folder}")
+        return
+    from hyco_engine.cli.layout import table
+
+    click.echo("\n".join(table([("RUN", "STATUS", "CYCLE", "LAST"), *map(_row, found)])))
+    for run in found:
+        if run["resume"] is not None:
+            click.echo(f"\ngo on with {run['run']}:\n  {run['resume']}")
+
+
+def _row(run: dict[str, Any]) -> tuple[str, str, str, str]:
+    from hyco_engine.cli.layout import number
+
+    done = "-" if run["cycle"] is None else f"{run['cycle']}/{run['cycles'] if run['cycles'] is not None else '?'}"
+    last = ", ".join(f"{name} {number(value)}" for name, value in run["last"].items())
+    return run["run"], run["status"], done, run["error"] or last or "-"

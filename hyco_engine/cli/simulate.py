@@ -1,0 +1,51 @@
+"""`hyco-engine simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.plugins import disable_option, discover
+
+
+@click.command()
+@click.argument("spec", type=PATH)
+@click.option("--out", type=PATH, required=True, help="New folder for the simulations.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["scene", "well"]),
+    default="scene",
+    show_default=True,
+    help="PhiFlow's Scene folders, or HDF5 files in the layout of The Well.",
+)
+@set_option
+@disable_option
+@json_option
+def simulate(
+    spec: Path,
+    out: Path,
+    form: Literal["scene", "well"],
+    overrides: tuple[str, ...],
+    disable_plugin: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the simulations of SPEC's [data] as files, without its noise and masks."""
+    from hyco_engine.spec.loading import load_spec
+
+    registry = discover(disable_plugin)
+    loaded = load_spec(spec, registry, overrides)
+    with stdout_for_json(as_json):
+        from hyco_engine.engine import Engine
+
+        written = Engine(loaded, registry=registry).simulate(out, form)
+    if as_json:
+        print_json(written)
+        return
+    count = written["simulations"]
+    click.echo(f"wrote {count} simulation{'' if count == 1 else 's'} of {', '.join(written['fields'])} to {out}")
+    kind = f'kind = "{form}", path = "{out}"' + (f", dt = {written['dt']:g}" if form == "scene" else "")
+    click.echo(f"read them with [data] {kind}")

@@ -1,0 +1,229 @@
+"""Which kind of file or folder it is, and what of it matters."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h5py
+
+from hyco_engine.errors import DataError, HycoError
+from hyco_engine.inspection.contents import arrays_in
+from hyco_engine.inspection.guessing import data_section
+
+MAX_LINES = 40
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """What something is, a line for each thing in it, and the section that would read it; `spec` empty: none can."""
+
+    what: str
+    contents: tuple[str, ...] = ()
+    spec: str = ""
+    tried: str = ""
+    """What came of reading it with that section."""
+
+
+def describe(path: Path) -> Found:
+    """What `path` holds. Raises DataError where there is nothing, or nothing that is known here."""
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}")
+    found = _folder(path) if path.is_dir() else _file(path)
+    return attrs.evolve(found, tried=_tried(found.spec)) if found.spec else found
+
+
+def _tried(section: str) -> str:
+    """What the source makes of the section, or what it says against it."""
+    from hyco_engine.data.manager import DataManager
+    from hyco_engine.hooks.registry import Registry, disabled_names
+    from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
+    from hyco_engine.spec.choices import SourceChoice
+    from hyco_engine.spec.structuring import Structurer
+    from hyco_engine.spec.values import Mistakes
+
+    registry = Registry.discover(disabled_names())
+    try:
+        choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
+        context = BuildContext(seed=0, registry=registry)
+        source: TrajectorySource | SampleSource = registry.build(choice.hook, choice.kind, choice.options, context)
+        if isinstance(source, SampleSource):
+            return f"{len(source.samples('train'))} samples to train on"
+        manager = DataManager(source, choice, None)
+    except (HycoError, Mistakes) as error:
+        return f"this does not hold yet: {error}"
+    grid = manager.layout.grid
+    sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
+    cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
+    fields = ", ".join(field.name for field in manager.layout.fields)
+    frames = source.frames(0)
+    each = "" if frames is None else f" of {frames} frames"
+    windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"
+    simulations = f"{manager.num_simulations} simulation{'s' if manager.num_simulations > 1 else ''}"
+    return f"read as {simulations}{each}, {manager.dt:.6g} apart; {fields} on {cells}{windows}"
+
+
+def _folder(path: Path) -> Found:
+    if (path / "spec.toml").is_file() and ((path / "log.txt").is_file() or (path / "summary.json").is_file()):
+        return _run(path)
+    scenes = sorted(p for p in path.glob("sim_[0-9]*") if p.is_dir())
+    if scenes or (path.name.startswith("sim_") and any(path.glob("*_000000.npz"))):
+        return _scenes(path, scenes or [path])
+    if any(path.glob("*.npy")):
+        return _arrays(path, "a folder of .npy files")
+    if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
+        files = sorted(path.glob("data/*/*.hdf5"))
+        splits = sorted({f.parent.name for f in files})
+        contents = tuple(f"data/{split}: {len(list(path.glob(f'data/{split}/*.hdf5')))} files" for split in splits)
+        return _only_source("well", path, "a data set of The Well", contents)
+    names = sorted(p.name for p in path.iterdir())[:12]
+    raise DataError(f"{path} is a folder without known data; it holds {', '.join(names) or 'nothing'}")
+
+
+def _file(path: Path) -> Found:
+    if path.suffix == ".csv":
+        return _table(path)
+    if path.suffix == ".toml":
+        return _toml(path)
+    if path.suffix == ".safetensors":
+        return _weights(path)
+    if h5py.is_hdf5(path) and path.suffix != ".mat":
+        return _hdf5(path)
+    if path.suffix in (".npy", ".npz", ".mat"):
+        return _arrays(path, f"a {path.suffix} file")
+    raise DataError(
+        f"{path} is of no kind that is known here: .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
+        f"folders of .npy files, PhiFlow scenes, and run folders"
+    )
+
+
+def _arrays(path: Path, what: str) -> Found:
+    arrays = arrays_in(path)
+    if not arrays:
+        return Found(what=f"{what} without arrays of real numbers")
+    section = data_section(arrays, path)
+    contents = tuple(map(str, arrays.values()))[:MAX_LINES]
+    if section is None:
+        return Found(what=f"{what}; nothing in it looks like a field that changes in time", contents=contents)
+    return Found(what=what, contents=contents, spec=section)
+
+
+def _hdf5(path: Path) -> Found:
+    with h5py.File(path, "r") as file:
+        keys, attributes = set(file), {str(k): _short(v) for k, v in file.attrs.items()}
+        seeds = [key for key in keys if key.isdigit() and isinstance(file[key], h5py.Group) and "data" in file[key]]
+    contents = [f"@{name} = {value}" for name, value in attributes.items()]
+    contents += [str(stored) for stored in arrays_in(path).values()]
+    lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
+    if "t0_fields" in keys and "n_spatial_dims" in attributes:
+        return _only_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
+    if "tensor" in keys or {"density", "pressure"} <= keys or seeds or ("velocity" in keys and "t" in keys):
+        form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
+        return _only_source("pdebench", path, f"a PDEBench file, {form}", lines)
+    return Found(
+        what="an HDF5 file of a layout that is not known here; save its arrays as .npz to use them", contents=lines
+    )
+
+
+def _only_source(kind: str, path: Path, what: str, contents: tuple[str, ...]) -> Found:
+    """For layouts that say everything themselves: the section names the file, where a source of that kind is there."""
+    from hyco_engine.hooks.registry import Registry, disabled_names
+
+    if kind not in Registry.discover(disabled_names()).kinds("hyco_sources"):
+        return Found(what=f"{what}; no installed source reads it, see docs/extending.md", contents=contents)
+    return Found(what=what, contents=contents, spec=f'[data]\nkind = "{kind}"\npath = {_toml_text(str(path))}')
+
+
+def _scenes(path: Path, scenes: list[Path]) -> Found:
+    names = sorted({file.name.rpartition("_")[0] for file in scenes[0].glob("*_[0-9]*.npz")})
+    frames = {name: len(list(scenes[0].glob(f"{name}_[0-9]*.npz"))) for name in names}
+    contents = (f"{len(scenes)} simulations", *(f"{name}: {count} frames" for name, count in frames.items()))
+    return _only_source("scene", path, "PhiFlow scenes", contents)
+
+
+def _table(path: Path) -> Found:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.reader(line for _, line in zip(range(MAX_LINES), file, strict=False)))
+        more = sum(1 for _ in file)
+    if not rows:
+        raise DataError(f"{path} is empty")
+    header = rows[0]
+    named = not all(_is_float(cell) for cell in header)
+    count = len(rows) + more - named
+    contents = (f"{count} rows", "columns: " + ", ".join(header) if named else f"{len(header)} columns without names")
+    columns = [name.strip() for name in header]
+    positions = [axis for axis in "xyz" if axis in columns]
+    if not (named and positions and "t" in columns and len(columns) > len(positions) + 1):
+        return Found(what="a table; observations would need columns t, x and at least one value", contents=contents)
+    fields = [name for name in columns if name not in ("t", "s", *"xyz")]
+    lines = [
+        "[data]",
+        'kind = "points"',
+        f"path = {_toml_text(str(path))}",
+        'split = { by = "sensor" }',
+        "dt = 1.0   # <- the time between two frames of the models' rollouts",
+        f"resolution = {{ {', '.join(f'{a} = 64' for a in positions)} }}   # <- the grid of the models",
+        f"bounds = {{ {', '.join(f'{a} = [0.0, 1.0]' for a in positions)} }}   # <- the ends of the domain",
+        'boundary = "periodic"   # <-',
+        f"initial = {{ {', '.join(f'{f} = 0.0' for f in fields)} }}   # <- the first frame: a number, or a file",
+    ]
+    return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
+
+
+def _toml(path: Path) -> Found:
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    parts = [f"[{name}] kind = {tables[name].get('kind')}" for name in tables if isinstance(tables[name], dict)]
+    return Found(what=f"a spec; hyco-engine check {path} says what it would do", contents=tuple(parts))
+
+
+def _weights(path: Path) -> Found:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = [f"{name}: {list(file.get_slice(name).get_shape())}" for name in file.keys()]  # noqa: SIM118
+    except Exception as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    facts = [f"{name}: {metadata[name]}" for name in ("kind", "dt") if name in metadata]
+    return Found(what="weights in safetensors", contents=tuple([*facts, *tensors][:MAX_LINES]))
+
+
+def _run(path: Path) -> Found:
+    from hyco_engine.report.verdict import verdict
+    from hyco_engine.runs.metrics import SUMMARY, read_summary
+
+    contents: list[str] = []
+    status = "unfinished"
+    if (path / SUMMARY).is_file():
+        summary = read_summary(path)
+        status = str(summary.get("status"))
+        contents.append(verdict(summary))
+    contents += sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return Found(
+        what=f"a run folder, {status}; hyco-engine report {path} shows it", contents=tuple(contents[:MAX_LINES])
+    )
+
+
+def _toml_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = str(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    return text if len(text) < 80 else f"{text[:77]}..."

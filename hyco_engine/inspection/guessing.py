@@ -1,0 +1,192 @@
+"""From arrays to the `[data]` section that would read them: which are fields, what their axes mean, where they end.
+
+What the file does not say is guessed, and each guess is marked in the section for the reader to check.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from hyco_engine.data.npy import Array
+from hyco_engine.inspection.contents import Stored
+
+TIMES = ("t", "time", "times", "tt", "tspan", "time_points", "timepoints", "t_coordinate")
+SPACE = "xyz"
+_FEW = 4
+"""Axes no longer than this may be components."""
+
+
+@attrs.frozen(kw_only=True)
+class Vector:
+    """An evenly or unevenly spaced row of increasing numbers: times, or positions along an axis."""
+
+    name: str
+    values: Array
+
+    @property
+    def even(self) -> bool:
+        steps = np.diff(self.values)
+        return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3))
+
+
+def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
+    """The section for the source `arrays`; None where nothing looks like a field that changes in time."""
+    squeeze = path.suffix == ".mat"
+    vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored)) is not None}
+    shapes = {n: _shape(s, squeeze) for n, s in arrays.items() if n not in vectors and len(_shape(s, squeeze)) >= 2}
+    if not shapes:
+        return None
+    most = max(shapes.values(), key=lambda shape: (len(shape), np.prod(shape, dtype=object)))
+    fields = [name for name, shape in shapes.items() if shape == most]
+    time = next((v for n, v in vectors.items() if _base(n).replace("-", "_") in TIMES and len(v.values) in most), None)
+    positions = {
+        axis: vector
+        for axis in SPACE
+        for name, vector in vectors.items()
+        if _base(name).replace("-", "_") in (axis, f"{axis}_coordinate") and len(vector.values) in most
+    }
+    axes, sure = _axes(most, time, positions)
+    space = [axis for axis in SPACE if axis in axes]
+    positions = {a: v for a, v in positions.items() if a in axes and most[axes.index(a)] == len(v.values) and v.even}
+    if time is not None and (not time.even or most[axes.index("t")] != len(time.values)):
+        time = None
+    values = arrays[fields[0]].read()
+    sides = None if values is None else _sides(values.reshape(most), axes)
+    lines = ["[data]", 'kind = "arrays"', f"path = {_text(str(path))}"]
+    named = ", ".join(f"{_field(name, k, fields)} = {_text(name)}" for k, name in enumerate(fields))
+    lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
+    lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_meaning(axes)}"))
+    lines.append(
+        f"time = {_text(time.name)}" if time else "dt = 1.0   # <- the time between two frames is not in the file"
+    )
+    if positions:
+        lines.append(
+            "coordinates = { " + ", ".join(f"{axis} = {_text(v.name)}" for axis, v in positions.items()) + " }"
+        )
+    if missing := [axis for axis in space if axis not in positions]:
+        ends = ", ".join(f"{axis} = [0.0, 1.0]" for axis in missing)
+        lines.append(f"bounds = {{ {ends} }}   # <- the ends of the domain are not in the file")
+    lines.append(_boundary(sides, space))
+    frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
+    lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
+    lines.append(_split(frames, sims))
+    return "\n".join(lines)
+
+
+def _vector(stored: Stored) -> Vector | None:
+    if len([n for n in stored.shape if n > 1]) != 1 or stored.dtype.kind not in "fiu":
+        return None
+    values = stored.read()
+    if values is None:
+        return None
+    values = np.asarray(values, dtype=np.float64).reshape(-1)
+    return Vector(name=stored.name, values=values) if bool((np.diff(values) > 0).all()) else None
+
+
+def _shape(stored: Stored, squeeze: bool) -> tuple[int, ...]:
+    return tuple(n for n in stored.shape if n > 1) if squeeze else stored.shape
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2].lower()
+
+
+def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, Vector]) -> tuple[str, bool]:
+    """(letters, whether the lengths of times and positions tell them)."""
+    known = {axis: len(vector.values) for axis, vector in positions.items()}
+    known |= {"t": len(time.values)} if time else {}
+    # lengths that two axes have tell nothing
+    clear = {axis: n for axis, n in known.items() if shape.count(n) == 1 and list(known.values()).count(n) == 1}
+    if len(clear) == len(shape):
+        return "".join(next(axis for axis, n in clear.items() if n == length) for length in shape), True
+    if "t" in clear:
+        at = shape.index(clear["t"])
+        rest = _guess_space(shape[:at] + shape[at + 1 :])
+        return rest[:at] + "t" + rest[at:], False
+    return _guess(shape), False
+
+
+def _guess(shape: tuple[int, ...]) -> str:
+    """Simulations come first, then time; a first axis of frames is longer than a few."""
+    rest = _guess_space(shape[1:])
+    if not rest.startswith("s"):
+        return f"t{rest}"
+    return f"st{_guess_space(shape[2:])}"
+
+
+def _guess_space(shape: tuple[int, ...]) -> str:
+    """Letters of the axes that are not time."""
+    if len(shape) > 1 and shape[-1] <= _FEW:
+        return f"{_guess_space(shape[:-1])}c"
+    if len(shape) > 1 and shape[0] <= _FEW:
+        return f"c{_guess_space(shape[1:])}"
+    alike = len(shape) == 1 or (max(shape) <= 4 * min(shape) and min(shape) >= 8)
+    if len(shape) <= 3 and alike:
+        return SPACE[: len(shape)]
+    return f"s{_guess_space(shape[1:])}" if len(shape) > 1 else "x"
+
+
+def _meaning(axes: str) -> str:
+    words = {"s": "simulation", "t": "time", "c": "component", "x": "x", "y": "y", "z": "z"}
+    return ", ".join(words[axis] for axis in axes)
+
+
+def _sides(values: Array, axes: str) -> dict[str, object]:
+    """What holds at the ends of each axis of space, as the values of the first simulation look."""
+    if "s" in axes:
+        values, axes = np.take(values, 0, axis=axes.index("s")), axes.replace("s", "")
+    found: dict[str, object] = {}
+    spread = float(np.ptp(values[np.isfinite(values)])) if np.isfinite(values).any() else 0.0
+    for axis in (axis for axis in axes if axis in SPACE):
+        k = axes.index(axis)
+        first, second, last = (np.take(values, i, axis=k).astype(np.float64) for i in (0, 1, -1))
+        ends = np.concatenate([first.ravel(), last.ravel()])
+        close = 1e-6 * max(spread, 1e-30)
+        if "c" not in axes and spread > 0 and np.ptp(ends) <= close:
+            # what is zero within rounding is zero
+            value = float(ends.mean())
+            found[axis] = 0.0 if abs(value) <= close else round(value, 9)
+        elif np.abs(last - first).mean() <= 2 * np.abs(second - first).mean() + close:
+            found[axis] = "periodic"
+        else:
+            found[axis] = "zero-gradient"
+    return found
+
+
+def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
+    marked = "   # <- as the values at the ends look"
+    if sides is None:
+        return 'boundary = "periodic"   # <- guessed: the file is too large to look at'
+    if len({str(rule) for rule in sides.values()}) == 1:
+        return f"boundary = {json.dumps(sides[space[0]])}{marked}"
+    return f"boundary = {{ {', '.join(f'{axis} = {json.dumps(sides[axis])}' for axis in space)} }}{marked}"
+
+
+def _split(frames: int, sims: int) -> str:
+    by, count = ("simulation", sims) if sims >= 3 else ("time", frames)
+    first = max(1, int(0.7 * count))
+    second = max(first + 1, int(0.85 * count))
+    if by == "time" and count - second < 2:
+        # two frames are the least that a rollout can be held against
+        first, second = max(2, count - 4), count - 2
+    return f'split = {{ by = "{by}", train = "0:{first}", val = "{first}:{second}", test = "{second}:{count}" }}'
+
+
+def _field(name: str, k: int, fields: list[str]) -> str:
+    """A name for the field of an array, as TOML keys are written without quotes."""
+    clean = _identifier(name)
+    usable = clean and not clean[0].isdigit() and [_identifier(other) for other in fields].count(clean) == 1
+    return clean if usable else f"u{k or ''}"
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in _base(name)).strip("_")
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,127 @@
+"""Runs side by side: a spec and its baselines at equal compute, or runs that are finished."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyco_engine.engine import Engine
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import Player, Tracker
+from hyco_engine.runs.metrics import read_summary
+from hyco_engine.spec.loading import dump_spec
+
+NAMES: dict[Player, str] = {"physical": "physics-only", "synthetic": "surrogate-only"}
+
+
+def compare_spec(
+    spec: Path | str | Mapping[str, Any],
+    *,
+    registry: Registry | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    callbacks: Sequence[Tracker] = (),
+) -> dict[str, Any]:
+    """Run a spec with both models, then each model alone on as many samples as it saw; `{"runs": [...], "notes": [...]}`.
+
+    A sample counts once in every epoch, real or generated, so equal counts are equal numbers of steps of one batch
+    size, and of evaluations of a full-batch optimizer, which may end earlier once it has converged.
+    """
+    engine = Engine(spec, registry=registry, overrides=overrides, callbacks=callbacks)
+    if engine.spec.physical is None or engine.spec.synthetic is None:
+        raise SpecError("the baselines of a spec are its models alone: it needs [physical] and [synthetic]")
+    result = engine.run()
+    done = [(engine.spec.run.name, result)]
+    notes: list[str] = []
+    for player, name in NAMES.items():
+        tables = tomllib.loads(dump_spec(engine.spec))
+        if player == "synthetic" and tables["synthetic"]["kind"] == "corrected":
+            notes.append("there is no surrogate-only run: this surrogate contains the physics")
+            continue
+        if "samples" not in result.summary["trained"].get(player, {}):
+            notes.append(f"there is no {name} run: the {player} model has nothing to learn")
+            continue
+        alone = baseline(tables, player, result.summary)
+        found = Engine(alone, registry=registry, callbacks=callbacks).run()
+        done.append((name, found))
+    return {"runs": [_row(name, r.folder, r.summary) for name, r in done], "notes": notes}
+
+
+def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a resolved spec in which `player` alone trains on as many samples as in the run of `summary`."""
+    other: Player = "synthetic" if player == "physical" else "physical"
+    alone = {name: dict(table) for name, table in tables.items() if name != other}
+    run, data = alone["run"], alone["data"]
+    run["name"] = f"{run['name']}-{NAMES[player]}"
+    if other == "physical" and data["kind"] == "simulate" and "physics" not in data:
+        # what makes the data stays
+        physics = dict(tables["physical"])
+        settings = physics.get("parameters", {})
+        known = {name: setting for name, setting in settings.items() if not setting.get("learn", True)}
+        data["physics"] = {**physics, "parameters": known}
+    n_real = summary["balance"][0]["n_real"]
+    cycles = max(run["cycles"], 1)
+    epochs = math.ceil(summary["trained"][player]["samples"] / (n_real * cycles))
+    training = {name: dict(table) for name, table in alone["training"].items()}
+    training[player]["epochs_per_cycle"] = epochs
+    return {**alone, "training": training}
+
+
+def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+    """Finished runs; `notes` say what makes them differ beside the result. Raises DataError for one that is not."""
+    rows, seen = [], []
+    for folder in folders:
+        summary = read_summary(folder)
+        if summary.get("status") != "completed":
+            raise DataError(f"the run {folder} is {summary.get('status')}, and only completed runs can be compared")
+        rows.append(_row(folder.name, folder, summary))
+        seen.append(_data_of(folder))
+    notes = []
+    for row, data in zip(rows[1:], seen[1:], strict=True):
+        changed = sorted(key for key in {*data, *seen[0]} if data.get(key) != seen[0].get(key))
+        if changed:
+            notes.append(f"{row['name']} is not comparable to {rows[0]['name']}: other data ({', '.join(changed)})")
+        for player, counts in row["samples"].items():
+            first = rows[0]["samples"].get(player)
+            # one that has nothing left to gain would not be changed by more
+            fewer = row if first is None or counts < first else rows[0]
+            if first is not None and abs(counts - first) > 0.02 * first and player not in fewer["converged"]:
+                notes.append(
+                    f"{row['name']} is not comparable to {rows[0]['name']} as to its {player} model: it trained on "
+                    f"{counts} samples against {first}"
+                )
+    return {"runs": rows, "notes": notes}
+
+
+def _data_of(folder: Path) -> dict[str, Any]:
+    """What determines the data, key by key."""
+    try:
+        tables = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'spec.toml'} cannot be read: {error}") from error
+    found = {f"data.{key}": value for key, value in tables["data"].items() if key not in ("name", "physics")}
+    found |= {f"run.{key}": tables["run"][key] for key in ("seed", "precision")}
+    if tables["data"]["kind"] == "simulate":
+        made = tables["data"].get("physics") or tables.get("physical", {})
+        found["data.physics"] = {key: value for key, value in made.items() if key not in ("parameters", "compile")}
+    return found
+
+
+def _row(name: str, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    errors = {
+        f"{model} {split}": values.get("nrmse", values.get("loss"))
+        for model, splits in summary["metrics"].items()
+        for split, values in splits.items()
+    }
+    return {
+        "name": name,
+        "run": str(folder),
+        "errors": errors,
+        "parameters": {name: p["relative_error"] for name, p in summary["parameters"].items()},
+        "samples": {player: counts["samples"] for player, counts in (summary.get("trained") or {}).items()},
+        "converged": [player for player, counts in (summary.get("trained") or {}).items() if counts["converged"]],
+        "seconds": summary["timings"]["total_s"],
+    }

@@ -1,0 +1,73 @@
+"""What became of the runs in a folder, from what they left."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyco_engine.errors import DataError
+from hyco_engine.runs.lock import LOCK, is_held
+from hyco_engine.runs.metrics import SUMMARY, read_metrics, read_summary
+from hyco_engine.runs.resuming import resume_command
+
+SHOWN = ("train/loss", "val/nrmse", "val/loss")
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """One record a run folder, by name. Raises DataError where there is no such folder.
+
+    `status`: "running", "completed", "failed", "interrupted", "killed" (it ended without a word), or "damaged".
+    `cycle`: the cycles begun so far, of `cycles`; `last`: the last values of a few metrics, by model and name;
+    `resume`: the command that goes on with it, or None.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
+    found = [path for path in folder.iterdir() if path.is_dir() and (path / "spec.toml").is_file()]
+    return [_described(path) for path in sorted(found, key=_order)]
+
+
+def _order(path: Path) -> tuple[str, int, str]:
+    name, _, number = path.name.rpartition("-")
+    return (name, int(number), "") if number.isdecimal() and number.isascii() else (path.name, 0, "")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    summary: Mapping[str, Any] = {}
+    if is_held(path / LOCK):
+        status = "running"
+    elif (path / SUMMARY).is_file():
+        try:
+            summary = read_summary(path)
+            status = str(summary.get("status"))
+        except DataError:
+            status = "damaged"
+    else:
+        status = "killed"
+    try:
+        lines = read_metrics(path)
+    except DataError:
+        lines = []
+    last: dict[str, Any] = {}
+    for line in lines:
+        player = str(line.get("phase")).removeprefix("train_")
+        last |= {f"{player} {name}": line[name] for name in SHOWN if name in line}
+    error = summary.get("error")
+    return {
+        "run": str(path),
+        "status": status,
+        "cycle": max((line["cycle"] + 1 for line in lines if isinstance(line.get("cycle"), int)), default=0),
+        "cycles": _cycles(path),
+        "last": last,
+        "error": None if error is None else str(error).splitlines()[0],
+        "resume": None if status in ("running", "completed") else resume_command(path),
+    }
+
+
+def _cycles(path: Path) -> int | None:
+    try:
+        cycles = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))["run"]["cycles"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return cycles if isinstance(cycles, int) else None

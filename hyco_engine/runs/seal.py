@@ -1,0 +1,58 @@
+"""Checksums of what a run left, so that a damaged or exchanged file is told in place of being believed.
+
+`RUN/checksums.json`, {"<path in the folder>": "<SHA-256>"}, is written last, when a run ends in whatever way, and
+removed while it goes on. It guards against accidents; whoever can write to the folder can write a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from hyco_engine.errors import DataError
+from hyco_engine.runs.files import dump_json, is_temporary, write_atomic
+from hyco_engine.runs.lock import LOCK
+
+SEAL = "checksums.json"
+MAX_BYTES = 2**24
+_UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, SEAL)
+"""What grows afterwards, or has checksums of its own."""
+
+
+def seal(folder: Path) -> None:
+    """Write down what is in a run folder now. Raises RunError."""
+    write_atomic(folder / SEAL, dump_json({name: _sha256(folder / name) for name in _files(folder)}) + "\n")
+
+
+def verify(folder: Path, path: Path) -> None:
+    """Raises DataError where a file that is there is not what the run in `folder` left; unsealed ones are believed."""
+    if not (folder / SEAL).exists() or not path.exists():
+        return
+    try:
+        with (folder / SEAL).open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+        sums = json.loads(text)
+        found = sums.get(path.relative_to(folder).as_posix())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{folder / SEAL} is damaged: {error}; without it the run's files are not verified") from error
+    if found != _sha256(path):
+        raise DataError(
+            f"{path} is damaged: it is not what the run left ({SEAL} says so). Bring it back from a copy, or remove "
+            f"{SEAL} to have it taken as it is"
+        )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not path.is_symlink() and name.parts[0] not in _UNSEALED and not is_temporary(path):
+            yield name.as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

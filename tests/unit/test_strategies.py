@@ -1,0 +1,300 @@
+"""What the strategies decide: counts, trust, phases, starts, ghost points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data_cases import layout
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import hyco_engine as hyco
+from hyco_engine.augment.recipes import RolloutRecipe
+from hyco_engine.builtin.strategies import InteractionOptions, TrustOptions
+from hyco_engine.builtin.strategies.interaction import Ghosts, Interaction, ghost_points
+from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
+from hyco_engine.builtin.strategies.trust import Trust, trust
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
+
+SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
+POSITIVE = st.floats(1e-6, 1e6)
+
+
+def field(name: str, **sides: Any) -> FieldInfo:
+    return FieldInfo(name=name, boundary=Boundary.parse(sides, ("x", "y")))
+
+
+def states_of(own: StateLayout, frames: int = 12, seed: int = 0) -> WindowDataset:
+    generator = torch.Generator().manual_seed(seed)
+    dynamic = torch.rand(frames, own.n_dynamic, *own.spatial, generator=generator)
+    static = torch.rand(own.n_all - own.n_dynamic, *own.spatial, generator=generator)
+    return WindowDataset([Trajectory(dynamic=dynamic, static=static)], horizon=2)
+
+
+class Decay(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(rate))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.rate * state[:, :1]
+
+
+def context(real: WindowDataset, own: StateLayout, errors: Mapping[Player, float], alpha: float) -> CycleContext:
+    models: dict[Player, nn.Module] = {"physical": Decay(0.5), "synthetic": Decay(0.25)}
+
+    def recipe(teacher: Player, states: Any, count: int, lead: Tensor | None = None) -> RolloutRecipe:
+        return RolloutRecipe(models[teacher], states, count, horizon=2, layout=own, lead=lead)
+
+    return CycleContext(
+        cycle=1,
+        alpha=alpha,
+        real=real,
+        errors=lambda: errors,
+        rollout_recipe=recipe,
+        models=models,
+        terms=dict.fromkeys(models, [TermSpec(name="u", priority=3.0, scale=2.0)]),
+        layout=own,
+        generator=lambda *purpose: torch.Generator().manual_seed(len(str(purpose))),
+    )
+
+
+# --- trust ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("teacher", "pupil", "tau"),
+    [(1.0, 1.0, 1.0), (1.0, 3.0, 1.0), (2.0, 1.0, 0.25), (10.0, 1.0, 0.01), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
+    + [(math.inf, 1.0, 0.0), (math.nan, 1.0, 0.0), (1.0, math.inf, 1.0), (math.inf, math.inf, 0.0)],
+)
+def test_trust_is_the_squared_ratio_of_errors_and_never_above_one(teacher: float, pupil: float, tau: float) -> None:
+    assert trust(teacher, pupil) == pytest.approx(tau)
+
+
+@given(POSITIVE, POSITIVE, st.floats(0.0, 2.0), st.integers(1, 500))
+def test_the_count_is_rounded_down_and_what_is_imported_stays_below_alpha(
+    e_teacher: float, e_pupil: float, alpha: float, n_real: int
+) -> None:
+    tau = trust(e_teacher, e_pupil)
+    count = int(n_real * alpha * tau)
+    # generated squared error against the pupil's own, by their numbers
+    assert count * e_teacher**2 <= alpha * n_real * e_pupil**2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("player", "starts", "e_teacher", "count"),
+    [
+        ("physical", "mixed", 0.1, 5),
+        ("physical", "mixed", 0.2, 1),
+        ("physical", "mixed", 0.4, 0),
+        ("synthetic", "mixed", 0.1, 5),
+        ("synthetic", "real", 0.2, 1),
+        # a network would copy the errors of a physics that is worse than itself
+        ("synthetic", "mixed", 0.11, 0),
+    ],
+)
+def test_a_teacher_generates_as_many_samples_as_it_is_trusted(
+    player: Player, starts: Any, e_teacher: float, count: int
+) -> None:
+    own = layout(resolution=(8,))
+    phase = Phase(player=player)
+    asked = context(states_of(own), own, {phase.teacher: e_teacher, player: 0.1}, alpha=0.5)
+    made = Trust(TrustOptions(starts=starts)).augment(phase, asked)
+    tau = min(1.0, (0.1 / e_teacher) ** 2)
+    assert (0 if made.recipe is None else len(made.recipe)) == count
+    assert dict(made.record) == {"e_teacher": e_teacher, "e_pupil": 0.1, "tau": tau, "accepted": count > 0}
+    # that no sample is left may also be rounding
+    assert made.expected_ratio == (0.0 if e_teacher == 0.11 else 0.5 * tau)
+
+
+def test_both_models_first_learn_from_real_data_alone() -> None:
+    strategy = Trust(TrustOptions(warmup=7))
+    assert list(strategy.phases(0)) == [
+        Phase(player="physical", epochs=7, taught=False),
+        Phase(player="synthetic", taught=False),
+        Phase(player="physical"),
+    ]
+    assert list(strategy.phases(1)) == [Phase(player="synthetic"), Phase(player="physical")]
+
+
+# --- starts ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_axes_along_which_all_fields_are_periodic_are_shifted() -> None:
+    own = StateLayout(grid=SQUARE, dynamic=(field("u", x="periodic", y=0.0),))
+    assert periodic_axes(own) == [0]
+    mixed = StateLayout(grid=SQUARE, dynamic=(field("u", x="periodic", y=0.0), field("v", x=0.0, y="periodic")))
+    assert periodic_axes(mixed) == []
+
+
+def test_mixed_states_are_new_pure_and_within_the_range_of_the_data() -> None:
+    own = StateLayout(grid=SQUARE, dynamic=(field("u", x="periodic", y=0.0),), static=(field("k", x="periodic", y=0.0),))
+    real = states_of(own)
+    states = mixed_starts(real, own, 40, torch.Generator().manual_seed(3))
+    every = states(torch.arange(40))
+    assert every.shape == (40, 2, 8, 4)
+    assert torch.equal(states(torch.tensor([17, 3])), every[[17, 3]])
+    assert torch.equal(every[:, 1], real.trajectories[0].static.expand(40, 8, 4))
+    known = real.inputs(torch.arange(len(real)))[:, :1]
+    assert known.min() <= every[:, :1].min() < every[:, :1].max() <= known.max()
+    assert float((every[:, None, :1] - known).abs().flatten(2).amax(2).min()) > 1e-3
+
+
+def test_a_state_is_shifted_along_its_periodic_axis_alone() -> None:
+    own = StateLayout(grid=SQUARE, dynamic=(field("u", x="periodic", y=0.0),))
+    ramp = torch.arange(4.0).expand(6, 1, 8, 4)
+    real = WindowDataset([Trajectory(dynamic=ramp, static=torch.zeros(0, 8, 4))], horizon=1)
+    # what is the same all along x stays the same all along x
+    states = mixed_starts(real, own, 20, torch.Generator().manual_seed(0))(torch.arange(20))
+    assert torch.equal(states, states[:, :, :1].expand_as(states))
+
+
+def test_mixing_keeps_the_size_of_deviations() -> None:
+    own = layout(resolution=(512,))
+    values = torch.randn(60, 1, 512, generator=torch.Generator().manual_seed(0))
+    real = WindowDataset([Trajectory(dynamic=values, static=torch.zeros(0, 512))], horizon=1)
+    states = mixed_starts(real, own, 200, torch.Generator().manual_seed(1))(torch.arange(200))
+    assert float(states.std()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_samples_start_where_the_teacher_is_after_the_lead() -> None:
+    own = layout(resolution=(8,))
+    start = torch.rand(5, 1, 8, generator=torch.Generator().manual_seed(0))
+    lead = torch.tensor([1, 0, 4, 2, 3])
+    recipe = RolloutRecipe(Decay(0.5), lambda i: start[i], 5, horizon=2, layout=own, lead=lead)
+    inputs, targets = recipe.generate(torch.tensor([2, 1]))
+    torch.testing.assert_close(inputs, torch.stack([start[2] / 16, start[1]]))
+    torch.testing.assert_close(targets[:, 1], torch.stack([start[2] / 64, start[1] / 4]))
+
+
+# --- interaction ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.integers(1, 20))
+def test_ghost_points_lie_in_the_domain_and_in_the_horizon(seed: int, steps: int) -> None:
+    made = ghost_points(SQUARE, 3, 50, steps, torch.Generator().manual_seed(seed))
+    lower, upper = torch.tensor(SQUARE.lower), torch.tensor(SQUARE.upper)
+    assert bool(((made["position"] >= lower) & (made["position"] <= upper)).all())
+    assert bool(((made["frame"] >= 0) & (made["frame"] <= steps)).all())
+    assert made["position"].shape == (3, 50, 2)
+
+
+def test_the_interaction_is_alpha_times_the_misfit_of_both_models() -> None:
+    own = layout(resolution=(8,))
+    flat = torch.ones(12, 1, 8)
+    real = WindowDataset([Trajectory(dynamic=flat, static=torch.zeros(0, 8))], horizon=2)
+    asked = context(real, own, {}, alpha=0.1)
+    ghosts = Ghosts(teacher=Decay(0.5), layout=own, steps=2, points=4000, dt=0.5)
+    batch = real.batch(torch.arange(3))
+    pupil = Decay(0.25)
+    generator = torch.Generator().manual_seed(0)
+    difference = ghosts.differences(pupil, batch, generator, again=False)
+    assert ghosts.differences(pupil, batch, generator, again=True) is difference
+    # between frames linear: 1, 0.5, 0.25 against 1, 0.25, 0.0625
+    expected = ((0.25**2) / 3 + (0.25**2 + 0.25 * 0.1875 + 0.1875**2) / 3) / 2
+    assert float(difference.square().mean().detach()) == pytest.approx(expected, rel=0.02)
+    difference.sum().backward()
+    assert pupil.rate.grad is not None
+    assert ghosts.teacher.rate.grad is None  # type: ignore[union-attr]
+    assert asked.alpha == 0.1
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def spec(**tables: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "run": {"cycles": 2, "device": "cpu"},
+        "data": {
+            "kind": "simulate",
+            "truth": {"nu": 0.02},
+            "physics": {"kind": "burgers", "dt": 0.01},
+            "num_simulations": 3,
+            "num_frames": 8,
+            "resolution": {"x": 32},
+            "dt": 0.01,
+            "split": {"train": "0:2", "val": "2:3"},
+        },
+        "physical": {"kind": "burgers", "dt": 0.01, "compile": "eager", "parameters": {"nu": {"init": 0.04}}},
+        "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
+        "training": {
+            "physical": {"optimizer": "adam", "epochs_per_cycle": 2},
+            "synthetic": {"epochs_per_cycle": 2, "schedule": "constant"},
+        },
+    }
+    return base | tables
+
+
+def without(player: str, **tables: Any) -> dict[str, Any]:
+    found = spec(**tables)
+    del found[player]
+    return found
+
+
+def weights(model: nn.Module | None) -> list[Tensor]:
+    assert model is not None
+    return [p.detach() for p in model.parameters()]
+
+
+def same(first: nn.Module | None, second: nn.Module | None) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_without_trust_both_models_are_bitwise_those_trained_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hyco_engine.builtin.strategies.trust.trust", lambda e_teacher, e_pupil: 0.0)
+    both = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 2}))
+    alone = hyco.run(without("physical"))
+    # the warm-up is one more phase of the physics
+    physics = hyco.run(without("synthetic", run={"cycles": 3, "device": "cpu"}))
+    assert same(both.synthetic, alone.synthetic)
+    assert same(both.physical, physics.physical)
+    table = both.summary["cooperation"]
+    assert [(e["cycle"], e["direction"]) for e in table] == [
+        (0, "synthetic->physical"),
+        (1, "physical->synthetic"),
+        (1, "synthetic->physical"),
+    ]
+    assert all(e["tau"] == 0 and e["n_generated"] == 0 and e["accepted"] is False for e in table)
+    assert both.summary["warnings"] == []
+
+
+def test_trust_teaches_and_says_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 20}))
+    by_direction = {(e["cycle"], e["direction"]): e for e in result.summary["cooperation"]}
+    taught = by_direction[1, "physical->synthetic"]
+    assert taught["tau"] == trust(taught["e_teacher"], taught["e_pupil"]) == 1
+    # ten real windows
+    assert taught["n_generated"] == 5
+    assert taught["accepted"] is True
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "gauss-newton"])
+def test_an_interaction_changes_both_models_with_any_optimizer(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = spec()["training"] | {"physical": {"optimizer": optimizer, "epochs_per_cycle": 2}}
+    both = hyco.run(spec(augmentation={"kind": "interaction", "alpha": 0.5, "points": 16}, training=training))
+    alone = hyco.run(without("physical", training=training))
+    assert not same(both.synthetic, alone.synthetic)
+    physics = hyco.run(without("synthetic", training=training))
+    assert not same(both.physical, physics.physical)
+    assert all(entry["n_generated"] == 0 for entry in both.summary["balance"])
+
+
+def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
+    own = layout(resolution=(8,))
+    asked = context(states_of(own), own, {}, alpha=0.0)
+    assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
