@@ -252,15 +252,19 @@ class Execution:
 
     def _prepare(self, physical: PhysicalModel, data: Data) -> None:
         """Compile the step for full batches, and look whether it is stable from where the data starts."""
-        size = min(self.spec.training.physical.batch_size, len(data.train))
-        states = data.train.inputs(torch.arange(size))
-        if not isinstance(states, Tensor):
+        states = self._some_states(data)
+        if states is None:
             return
-        states = states.to(self.assembler.device)
         with self._report.timed("compile"):
             physical.prepare(states)
         if (warning := physical.stability(states)) is not None:
             self._report.warn(warning)
+
+    def _some_states(self, data: Data) -> Tensor | None:
+        """A full batch of the states that windows start from; None where the data has none."""
+        size = min(self.spec.training.physical.batch_size, len(data.train))
+        states = data.train.inputs(torch.arange(size))
+        return states.to(self.assembler.device) if isinstance(states, Tensor) else None
 
     def _evaluate(self) -> None:
         """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
@@ -286,6 +290,11 @@ class Execution:
         trainer = self.hybrid.trainers.get("physical")
         if trainer is None:
             return
+        # internal steps were chosen for the start values: a search may have ended where they are too long
+        states, model = self._some_states(self.data), trainer.model
+        warning = model.stability(states) if isinstance(model, PhysicalModel) and states is not None else None
+        if warning is not None:
+            self._report.warn(f"with the parameters that were found, {warning}")
         try:
             with self._report.timed("evaluate"):
                 self.error_bars = measure(trainer, self.data.train)

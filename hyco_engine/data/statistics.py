@@ -110,7 +110,10 @@ class _Changes:
 
 
 class _Moments:
-    """Count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks, merged as in Chan, Golub & LeVeque 1979."""
+    """Count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks.
+
+    Merged as in Chan, Golub & LeVeque 1979.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from hyco_engine.data.npy import Array, read_arrays, read_header
+from hyco_engine.data.npy import Array, read_array, read_header
 from hyco_engine.errors import DataError
 
 MAX_VALUES = 2**27
@@ -43,7 +43,8 @@ def arrays_in(path: Path) -> dict[str, Stored]:
             return _hdf5(path, reverse=path.suffix == ".mat")
         return {".npy": _npy, ".npz": _npz, ".mat": _mat}[path.suffix](path)
     except Exception as error:  # the readers raise many kinds on damaged files
-        raise DataError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"cannot read {path}: {reason}") from error
 
 
 def _small(shape: tuple[int, ...]) -> bool:
@@ -79,8 +80,8 @@ def _reader(path: Path, name: str, shape: tuple[int, ...]) -> Callable[[], Array
         if not _small(shape):
             return None
         if path.suffix == ".npz":
-            arrays = read_arrays(path)
-            return arrays[name] if isinstance(arrays, Mapping) else None
+            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+                return read_array(file, archive.getinfo(f"{name}.npy").file_size)
         values: Array = scipy.io.loadmat(path, variable_names=[name])[name]
         return values
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import h5py
 
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
-from hyco_engine.inspection.guessing import data_section
+from hyco_engine.inspection.guessing import data_section, split_line
 
 MAX_LINES = 40
 
@@ -79,7 +80,7 @@ def _folder(path: Path) -> Found:
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
         contents = tuple(f"data/{split}: {len(list(path.glob(f'data/{split}/*.hdf5')))} files" for split in splits)
-        return _only_source("well", path, "a data set of The Well", contents)
+        return _with_source("well", path, "a data set of The Well", contents)
     names = sorted(p.name for p in path.iterdir())[:12]
     raise DataError(f"{path} is a folder without known data; it holds {', '.join(names) or 'nothing'}")
 
@@ -120,58 +121,90 @@ def _hdf5(path: Path) -> Found:
     contents += [str(stored) for stored in arrays_in(path).values()]
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
     if "t0_fields" in keys and "n_spatial_dims" in attributes:
-        return _only_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
+        return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
     if "tensor" in keys or {"density", "pressure"} <= keys or seeds or ("velocity" in keys and "t" in keys):
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
-        return _only_source("pdebench", path, f"a PDEBench file, {form}", lines)
+        more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
+        return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
     return Found(
         what="an HDF5 file of a layout that is not known here; save its arrays as .npz to use them", contents=lines
     )
 
 
-def _only_source(kind: str, path: Path, what: str, contents: tuple[str, ...]) -> Found:
-    """For layouts that say everything themselves: the section names the file, where a source of that kind is there."""
+def _pdebench_split(path: Path, seeds: list[str]) -> list[str]:
+    with h5py.File(path, "r") as file:
+        if seeds:
+            return [split_line(int(file[seeds[0]]["data"].shape[0]), len(seeds))]
+        name = next((name for name in ("tensor", "density", "velocity") if name in file), None)
+        return [] if name is None else [split_line(*map(int, file[name].shape[1::-1]))]
+
+
+def _with_source(kind: str, path: Path, what: str, contents: tuple[str, ...], more: Sequence[str] = ()) -> Found:
+    """For layouts that say most themselves: the section names the file, where a source of that kind is there."""
     from hyco_engine.hooks.registry import Registry, disabled_names
 
     if kind not in Registry.discover(disabled_names()).kinds("hyco_sources"):
         return Found(what=f"{what}; no installed source reads it, see docs/extending.md", contents=contents)
-    return Found(what=what, contents=contents, spec=f'[data]\nkind = "{kind}"\npath = {_toml_text(str(path))}')
+    lines = ["[data]", f'kind = "{kind}"', f"path = {_toml_text(str(path))}", *more]
+    return Found(what=what, contents=contents, spec="\n".join(lines))
 
 
 def _scenes(path: Path, scenes: list[Path]) -> Found:
     names = sorted({file.name.rpartition("_")[0] for file in scenes[0].glob("*_[0-9]*.npz")})
     frames = {name: len(list(scenes[0].glob(f"{name}_[0-9]*.npz"))) for name in names}
     contents = (f"{len(scenes)} simulations", *(f"{name}: {count} frames" for name, count in frames.items()))
-    return _only_source("scene", path, "PhiFlow scenes", contents)
+    more = []
+    if not _names_dt(scenes[0] / "description.json"):
+        more.append("dt = 1.0   # <- the time between two frames is not in description.json")
+    if names:
+        more.append(split_line(max(frames.values()), len(scenes)))
+    return _with_source("scene", path, "PhiFlow scenes", contents, more)
+
+
+def _names_dt(path: Path) -> bool:
+    try:
+        description = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(description, dict) and "dt" in description
 
 
 def _table(path: Path) -> Found:
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.reader(line for _, line in zip(range(MAX_LINES), file, strict=False)))
-        more = sum(1 for _ in file)
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
     if not rows:
         raise DataError(f"{path} is empty")
     header = rows[0]
     named = not all(_is_float(cell) for cell in header)
-    count = len(rows) + more - named
+    count = len(rows) - named
     contents = (f"{count} rows", "columns: " + ", ".join(header) if named else f"{len(header)} columns without names")
-    columns = [name.strip() for name in header]
-    positions = [axis for axis in "xyz" if axis in columns]
-    if not (named and positions and "t" in columns and len(columns) > len(positions) + 1):
-        return Found(what="a table; observations would need columns t, x and at least one value", contents=contents)
-    fields = [name for name in columns if name not in ("t", "s", *"xyz")]
+    axes = [axis for axis in "xyz" if axis in header]
+    fields = [name for name in header if name and name not in ("t", "s", *"xyz")]
+    if not (named and count and axes and "t" in header and fields):
+        return Found(what="a table; observations would have the columns t, x and at least one value", contents=contents)
+    spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
+    steps = 20
+    dt = float(f"{spans['t'][1] / steps:.3g}") or 1.0
+    bounds = ", ".join(f"{a} = [{spans[a][0]!r}, {spans[a][1]!r}]" for a in axes)
     lines = [
         "[data]",
         'kind = "points"',
         f"path = {_toml_text(str(path))}",
         'split = { by = "sensor" }',
-        "dt = 1.0   # <- the time between two frames of the models' rollouts",
-        f"resolution = {{ {', '.join(f'{a} = 64' for a in positions)} }}   # <- the grid of the models",
-        f"bounds = {{ {', '.join(f'{a} = [0.0, 1.0]' for a in positions)} }}   # <- the ends of the domain",
+        f"dt = {dt!r}   # <- the time between two frames of the models' rollouts",
+        f"num_predict_steps = {steps}   # <- how many of them a rollout has, so that it reaches the last reading",
+        f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
+        f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
         'boundary = "periodic"   # <-',
         f"initial = {{ {', '.join(f'{f} = 0.0' for f in fields)} }}   # <- the first frame: a number, or a file",
     ]
     return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
+
+
+def _span(rows: list[list[str]], column: int) -> tuple[float, float]:
+    values = [float(row[column]) for row in rows if len(row) > column and _is_float(row[column])]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    return (low, high) if low < high else (low, low + 1.0)
 
 
 def _toml(path: Path) -> Found:

@@ -74,7 +74,7 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     lines.append(_boundary(sides, space))
     frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
     lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
-    lines.append(_split(frames, sims))
+    lines.append(split_line(frames, sims))
     return "\n".join(lines)
 
 
@@ -112,11 +112,13 @@ def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, V
 
 
 def _guess(shape: tuple[int, ...]) -> str:
-    """Simulations come first, then time; a first axis of frames is longer than a few."""
-    rest = _guess_space(shape[1:])
-    if not rest.startswith("s"):
-        return f"t{rest}"
-    return f"st{_guess_space(shape[2:])}"
+    """Simulations first, then time: grids are mostly square, and there are mostly fewer simulations than frames."""
+    rest = shape[1:]
+    cells = [n for n in rest if n > _FEW]
+    letters = _guess_space(rest)
+    if letters.startswith("s") or (len(set(cells)) > 1 and shape[0] < shape[1]):
+        return f"st{_guess_space(shape[2:])}"
+    return f"t{letters}"
 
 
 def _guess_space(shape: tuple[int, ...]) -> str:
@@ -167,7 +169,8 @@ def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
     return f"boundary = {{ {', '.join(f'{axis} = {json.dumps(sides[axis])}' for axis in space)} }}{marked}"
 
 
-def _split(frames: int, sims: int) -> str:
+def split_line(frames: int, sims: int) -> str:
+    """By simulation where there are three or more, else by time."""
     by, count = ("simulation", sims) if sims >= 3 else ("time", frames)
     first = max(1, int(0.7 * count))
     second = max(first + 1, int(0.85 * count))

@@ -68,6 +68,8 @@ class StepRunner:
         self._planned = planned
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
         self._examined = False
+        # what graphs are made for and checked with: that of the first call, whatever came since
+        self._sample: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
         self._kind = "graph" if compile == "auto" else compile
         self._undecided = compile == "auto"
         self._why = ""
@@ -147,7 +149,7 @@ class StepRunner:
             return self._graphs[key]
         try:
             with torch.inference_mode(False):
-                made = self._capture(_plain(state), [_plain(parameter) for parameter in parameters])
+                made = self._capture(*self._first(state, parameters))
         except CaptureError as error:
             if self._asked != "auto":
                 raise RunError(
@@ -161,11 +163,26 @@ class StepRunner:
             self._graphs.popitem(last=False)
         return made
 
-    def _capture(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step]:
+    def _first(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """A batch like `state`, parameter values, and others: those of the first call.
+
+        So whether a graph holds depends on its size alone, and a resumed run takes the very same graphs.
+        """
+        if self._sample is None:
+            others = [value.detach().to(state.dtype) for value in self._others()]
+            self._sample = _plain(state), [_plain(parameter) for parameter in parameters], others
+        first, values, others = self._sample
+        if first.shape[1:] != state.shape[1:] or (first.dtype, first.device) != (state.dtype, state.device):
+            return _plain(state), [_plain(parameter) for parameter in parameters], others
+        rows = torch.arange(len(state), device=first.device) % len(first)
+        return first[rows], [_plain(value) for value in values], others
+
+    def _capture(
+        self, state: Tensor, parameters: Sequence[Tensor], others: Sequence[Tensor]
+    ) -> tuple[GraphModule, Step]:
         with self._tracing():
             graph = capture(self._step, state, parameters)
         tolerance = _TOLERANCE[state.dtype]
-        others = [value.detach().to(state.dtype) for value in self._others()]
         names = [name if name in self._learned else None for name in self._names]
         reference = Reference(self._eager, state, others, names)
         reference.check(graph, tolerance)

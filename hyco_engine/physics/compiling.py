@@ -30,15 +30,17 @@ def compiled(graph: GraphModule, state: Tensor, parameters: Sequence[Tensor]) ->
     One code serves with and without gradients. Without the frames and guards of `torch.compile`, which look at every
     call anew whether the code fits: the caller knows.
     """
-    import torch._functorch.config as functorch_config
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.decomposition import select_decomp_table
 
     # torch's own kernel samples images faster than what inductor makes of it, and more exactly
     table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
-    # some loss normalizers go through a graph several times
-    with torch.enable_grad(), functorch_config.patch(donated_buffer=False):
-        run: Any = compile_fx(deepcopy(graph), [state, *parameters], decompositions=table)
+    inputs = [state, *parameters]
+    with torch.enable_grad():
+        run: Any = compile_fx(deepcopy(graph), inputs, decompositions=table)
+        # the gradient is compiled when first asked for: so that it may be asked for several times, as some loss
+        # normalizers do, or else it would write over what it needs
+        torch.autograd.grad(run(*inputs).sum(), [x for x in inputs if x.requires_grad], retain_graph=True)
     return cast("Callable[..., Tensor]", run)
 
 

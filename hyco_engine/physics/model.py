@@ -51,7 +51,7 @@ class Physics(ABC):
     ) -> int:
         """How many internal steps a step of `dt` needs to be stable; asked once, unless the user sets `physical.dt`.
 
-        `size`: about the largest magnitude of each field, where it is known; `parameters`: the start values.
+        `size`: the largest magnitude of each field in the train split, where known; `parameters`: the start values.
         """
         return 1
 
@@ -260,10 +260,10 @@ class TorchModel(DeclaredModel):
 
 
 def _sizes(layout: StateLayout, context: BuildContext) -> dict[str, float]:
-    """About the largest magnitude of each field in the train split: mean and four standard deviations."""
+    """The largest magnitude of each field in the train split."""
     if context.statistics is None:
         return {}
-    size = context.statistics.mean.abs() + 4 * context.statistics.std
+    size = context.statistics.largest
     return {field.name: float(size[layout.channels(field.name)].max()) for field in layout.fields}
 
 

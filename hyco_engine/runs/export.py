@@ -137,7 +137,8 @@ def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
 
 def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, float]:
     """The exported program as a file's content, and how far it is from the model."""
-    whole = Rollout(model, steps).eval()
+    # whoever calls it may still differentiate by the state
+    whole = Rollout(model, steps).eval().requires_grad_(False)
     states = _states(weights)
     buffer = io.BytesIO()
     try:

@@ -189,7 +189,7 @@ def heat_errors(physical: nn.Module, initial: Tensor, data: Path) -> Metrics:
     nodes = functional.interpolate(stored[:, None], size=(18, 18), mode="bilinear", align_corners=True)[:, 0]
     truth = nodes[-HEAT_STEPS:, 1:-1, 1:-1]
     found = model_rollout(physical)(initial[None, None], HEAT_STEPS)[0, :, 0]
-    values = {name: float(value) for name, value in physical.learnables.values().items()}
+    values = {name: float(value.detach()) for name, value in physical.learnables.values().items()}
     parts = []
     for letters in ("A", "xy"):
         names = [name for name in HEAT_TRUTH if name[0] in letters]

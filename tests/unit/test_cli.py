@@ -303,7 +303,7 @@ def test_debug_shows_the_traceback(world: World) -> None:
     ("args", "told", "hint"),
     [
         (["rnu", "x"], "no command 'rnu'; did you mean 'run'?", "try: hyco-engine --help"),
-        (["simulat"], f"no command 'simulat'; there are {', '.join(COMMANDS)}", "try: hyco-engine --help"),
+        (["frobnicate"], f"no command 'frobnicate'; there are {', '.join(COMMANDS)}", "try: hyco-engine --help"),
         (["run"], "Missing argument 'SPEC'.", "try: hyco-engine run --help"),
         (["predict", "r", "--input", "a", "--out", "b", "--steps", "0"], None, "try: hyco-engine predict --help"),
     ],

@@ -29,6 +29,7 @@ from hyco_engine.physics.graphs import clean, count_operations
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.spec.choices import ParameterSetting, Profile
+from hyco_engine.training.rollout import rollout
 
 KAPPA = ParameterDeclaration(name="kappa", init=0.1, bounds=(0.0, math.inf), may_be_field=True)
 GRID = Grid(axes=("x",), resolution=(16,), lower=(0.0,), upper=(16.0,))
@@ -448,9 +449,121 @@ def test_inductor_compiles_the_graph() -> None:
     state = states(model)
     eager = FlowModel(Heat(), context(compile="eager"))
     assert torch.allclose(model(state), eager(state), rtol=0, atol=1e-6)
-    model(state).sum().backward()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(model(states(model)), model(state).detach())
+    loss = model(state).square().sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
     assert model.execution == ("inductor", model.execution[1])
     assert model.execution[1].endswith("and compiled")
+
+
+# --- what "auto" chooses ------------------------------------------------------------------------------------------
+
+
+def planned(steps: int, **changes: Any) -> Any:
+    """The model after its first batch, of 32, with so many planned steps."""
+    model = FlowModel(Heat(), context(planned_steps=steps, **changes))
+    model.prepare(states(model, 32))
+    return model
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Compiling made a note of the batch size, on a machine with a compiler."""
+    sizes: list[int] = []
+
+    def compiled(graph: Any, state: Tensor, parameters: Any) -> Any:
+        sizes.append(len(state))
+        return graph
+
+    monkeypatch.setattr("hyco_engine.physics.capture.compiled", compiled)
+    monkeypatch.setattr("hyco_engine.physics.compiling.has_compiler", lambda: True)
+    return sizes
+
+
+def test_auto_compiles_where_the_planned_work_pays(compiling: list[int]) -> None:
+    assert FlowModel(Heat(), context()).execution == ("graph", "not run yet")
+    assert planned(0).execution[1].endswith("equal to the step as written")
+    few, many = planned(10_000), planned(100_000_000)
+    assert few.execution[0] == "graph"
+    assert few.execution[1].endswith("; 1e+04 planned steps of a sample are too few to be worth compiling")
+    assert many.execution[0] == "inductor"
+    assert many.execution[1].endswith(", and compiled; 1e+08 planned steps of a sample are worth it")
+    assert planned(10_000_000 // 4, inner_dt=0.05).execution == planned(10_000_000).execution
+    assert set(compiling) == {32}
+
+
+def test_one_compiled_step_serves_all_batches(compiling: list[int]) -> None:
+    model = planned(100_000_000)
+    eager = FlowModel(Heat(), context(compile="eager"))
+    for count in (1, 7, 32, 33, 100):
+        state = states(model, count)
+        assert torch.allclose(model(state), eager(state), rtol=0, atol=1e-6)
+    graph, size = model.graph_for(states(model, 5))
+    assert (compiling, size) == ([32], 32)
+    assert graph(states(model, 32), torch.tensor(0.1)).shape == (32, 1, 16)
+
+
+def test_without_a_compiler_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyco_engine.physics.compiling.has_compiler", lambda: False)
+    assert planned(100_000_000).execution[0] == "graph"
+    assert (
+        planned(100_000_000)
+        .execution[1]
+        .endswith("; compiling would pay, but there is no C++ compiler: install g++ or clang++")
+    )
+
+
+def test_a_compiler_that_fails_or_is_wrong_leaves_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*inputs: Any) -> Any:
+        raise RuntimeError("cc1plus: out of memory\n and much more")
+
+    def errs(graph: Any, *inputs: Any) -> Any:
+        return lambda *given: graph(*given) * 1.0001
+
+    monkeypatch.setattr("hyco_engine.physics.compiling.has_compiler", lambda: True)
+    for compiled, why in (
+        (fails, "; not compiled: inductor failed: RuntimeError: cc1plus: out of memory"),
+        (errs, "; not compiled: the result differs from that of the step as written by "),
+    ):
+        monkeypatch.setattr("hyco_engine.physics.capture.compiled", compiled)
+        model = planned(100_000_000)
+        assert model.execution[0] == "graph"
+        assert why in model.execution[1]
+        assert model(states(model, 40)).shape[0] == 40
+        asked = FlowModel(Heat(), context(compile="inductor"))
+        with pytest.raises(RunError, match='cannot run as compile = "inductor"'):
+            asked(states(asked))
+
+
+class Spectral(TorchPhysics):
+    parameters = (KAPPA,)
+    fields = Heat.fields
+
+    def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
+        k = torch.arange(9.0)
+        return {"u": torch.fft.irfft(torch.fft.rfft(fields["u"]) * torch.exp(-dt * parameters["kappa"] * k**2), n=16)}
+
+
+def test_auto_leaves_complex_numbers_to_torch(compiling: list[int]) -> None:
+    model = TorchModel(Spectral(), context(planned_steps=10**9))
+    model.prepare(states(model, 32))
+    assert model.execution[0] == "graph"
+    assert model.execution[1].endswith("; inductor makes nothing of its complex numbers")
+    assert compiling == []
+
+
+def test_parameters_are_computed_once_in_a_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FlowModel(Heat(), context())
+    state = states(model)
+    step_by_step = model(model(model(state)))
+    calls = []
+    values = model.learnables.values
+    monkeypatch.setattr(model.learnables, "values", lambda *raw: calls.append(raw) or values(*raw))
+    assert torch.equal(rollout(model, state, 3)[:, -1], step_by_step)
+    assert len(calls) == 1
 
 
 # --- graphs -------------------------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ class Failing(Tracker):
         return super().__getattribute__(name)
 
 
-@pytest.mark.parametrize("event", ["started", "metrics", "finished"])
+@pytest.mark.parametrize("event", ["metrics", *(pytest.param(e, marks=pytest.mark.slow) for e in ("started", "finished"))])
 def test_a_plugins_tracker_that_fails_is_named_and_left_out(
     event: str, whole: tuple[Path, int], tmp_path: Path
 ) -> None:

@@ -38,6 +38,8 @@ def test_scalars_match_their_definition_however_they_are_streamed(chunk, monkeyp
     torch.testing.assert_close(found.mean[2:], static.mean(dim=(0, 2)), rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(found.std[2:], static.std(dim=(0, 2), correction=0), rtol=1e-12, atol=0)
     torch.testing.assert_close(found.change_std, changes.square().mean(dim=(0, 2)).sqrt(), rtol=1e-9, atol=0)
+    largest = torch.cat([values.abs().amax(dim=(0, 2)), static.abs().amax(dim=(0, 2))])
+    assert torch.equal(found.largest, largest)
 
 
 def test_a_vector_shares_its_spread_and_keeps_its_means():

@@ -225,7 +225,9 @@ class Trials:
         names = sorted(p.relative_to(self.folder / "one-cache") for p in (self.folder / "one-cache").rglob("sim_*"))
         for name in names:
             sound = (self.folder / "one-cache" / name).read_bytes()
-            for kind, content in damages(self.folder / "one-cache" / name, self.folder / "two-cache" / name, self.chance):
+            for kind, content in damages(
+                self.folder / "one-cache" / name, self.folder / "two-cache" / name, self.chance
+            ):
                 work = self.fresh()
                 (self.folder / "work-cache" / name).write_bytes(content)
                 good = self.judge(f"{name}, {kind}", "evaluate", self.readers(work)["evaluate"])

@@ -92,12 +92,12 @@ def start(folder: Path, run: str = "run") -> int:
             os.dup2(out, stream)
         from hyco_engine.cli import cli
 
-        import hyco_engine.report.run_figures as figures
-
-        figures.draw = lambda *arguments: []
         cli.main(["run", "spec.toml", "--run-dir", run, "--resume", "--quiet"])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0
+    except KeyboardInterrupt:
+        # before the command took the signals over
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
@@ -203,8 +203,11 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch  # noqa: F401 - so that each forked run need not import it
     import hyco_engine.engine  # noqa: F401
+    import hyco_engine.cli.run
     import hyco_engine.physics.model
+    from hyco_engine.report import run_figures
 
+    run_figures.draw = lambda *drawn: []
     log = sys.stderr if arguments.json else sys.stdout
     root = arguments.keep or Path(tempfile.mkdtemp(prefix="hyco-kill-"))
     root.mkdir(parents=True, exist_ok=True)

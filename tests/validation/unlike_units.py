@@ -18,7 +18,7 @@ from hyco_engine.runs.metrics import read_metrics
 NORMALIZERS = ("manual", "running-mean", "sqrt-dim", "batch-stat", "uncertainty", "grad-norm")
 FIELDS = ("smoke", "velocity")
 SPEC: dict[str, Any] = {
-    "run": {"name": "millimetres", "cycles": 2},
+    "run": {"name": "millimetres", "cycles": 1},
     "data": {
         "kind": "simulate",
         "truth": {"buoyancy": 800.0, "nu": 4e3, "D": 3e3},
@@ -27,7 +27,7 @@ SPEC: dict[str, Any] = {
         "resolution": {"x": 12, "y": 16},
         "bounds": {"x": [0.0, 1000.0], "y": [0.0, 1330.0]},
         "dt": 0.1,
-        "num_predict_steps": 2,
+        "num_predict_steps": 1,
         "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
     },
     "physical": {

@@ -10,7 +10,7 @@ Solutions       u = 0 is unstable, u = 1 stable: patches grow and spread as fron
 Good values     at least one cell across sqrt(D / r)
 
 Scheme          Space: fourth-order central differences, conservative for a varying D, order 4 on periodic and mirroring
-                sides (2 at other walls, and for a D that varies at any wall). Time: classical Runge-Kutta, order 4.
+                sides (2 at other walls, and for a D that has a slope at a wall). Time: classical Runge-Kutta, order 4.
                 Stable for sum D dt/dx^2 < 0.52 and r dt < 2.78; internal steps are chosen for it.
                 Numerical diffusion: none; waves of q dx = 1 spread 1 % too slowly.
 Identifiable    r where u is neither 0 nor 1, D where u curves: frames while fronts move tell both, their speed alone

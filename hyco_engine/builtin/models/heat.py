@@ -14,7 +14,8 @@ Solutions       bumps spread and decay; a wave of number q decays as exp(-kappa 
 
 Scheme          Space: central differences, order = 4 (default) or 2, conservative where the form is. Fourth order holds
                 on periodic and mirroring sides, and on sides with the value 0 for a constant kappa or the
-                non-conservative form; else it is 2 at the wall. Time: classical Runge-Kutta, order 4.
+                non-conservative form; else, and for a kappa with a slope at a mirroring wall, it is 2 there: beyond
+                walls a field kappa is mirrored. Time: classical Runge-Kutta, order 4.
                 Stable for sum kappa dt/dx^2 < 0.52 (order 4) or 0.69 (order 2); internal steps are chosen for it.
                 Numerical diffusion: a wave of q dx = 1 decays too slowly by 1 % (order 4) or 8 % (order 2), shorter
                 ones more; use the order and the grid of the data where they were made by such differences.

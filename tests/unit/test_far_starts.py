@@ -1,0 +1,185 @@
+"""Two parameters are found from starts that are five and ten times off, in all directions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gallery_cases import Case, windows
+from torch import Tensor, nn
+
+from hyco_engine import run
+from hyco_engine.physics.transforms import choose_transform
+from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.training.full_batch import LBFGS
+from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.trainer import Trainer
+
+FISHER = Case(kind="fisher-kpp", resolution=(32,), upper=(10.0,), dt=0.1, options={"length_scale": 0.1})
+FLOW = Case(
+    kind="navier-stokes",
+    resolution=(16, 16),
+    upper=(2 * math.pi, 2 * math.pi),
+    dt=0.1,
+    options={"forcing": "kolmogorov", "waves": 2, "length_scale": 0.3},
+)
+SPOTS = Case(kind="gray-scott", resolution=(24, 24), upper=(24.0, 24.0), dt=2.0)
+CASES = {
+    "fisher-kpp": (FISHER, {"D": 0.1, "r": 1.0}, None),
+    "navier-stokes": (FLOW, {"nu": 0.02, "F": 1.0}, None),
+    # the step of the start is the step of the data: Euler's error is part of the truth here
+    "gray-scott": (SPOTS, {"Du": 0.1, "Dv": 0.05}, 0.2),
+}
+
+
+def found_from(kind: str, factors: tuple[float, float], optimizer: str) -> list[float]:
+    """What was found, over the truth."""
+    case, truth, inner = CASES[kind]
+    data = windows(case.model(parameters=truth, inner_dt=inner), count=2, frames=7, horizon=3)
+    settings = {name: ParameterSetting(learn=False) for name in ("f", "k")} if kind == "gray-scott" else {}
+    for (name, value), factor in zip(truth.items(), factors, strict=True):
+        settings[name] = ParameterSetting(init=value * factor)
+    model = case.model(parameters=settings, inner_dt=inner)
+    training = TrainingSettings(optimizer=optimizer, batch_size=len(data))  # type: ignore[arg-type]
+    Trainer(model, player="physical", layout=model.layout, settings=training).train(data, 60)
+    values = model.learnables.values()
+    return [float(values[name].detach()) / value for name, value in truth.items()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors", "optimizer"),
+    [
+        # without a reach nu ran off to 0
+        ("navier-stokes", (0.2, 10.0), "gauss-newton"),
+        # without one the line search stopped where the loss is not finite
+        ("fisher-kpp", (0.1, 0.1), "lbfgs"),
+    ],
+)
+def test_both_are_found_from_far_off(kind: str, factors: tuple[float, float], optimizer: str) -> None:
+    assert found_from(kind, factors, optimizer) == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "lbfgs"])
+@pytest.mark.parametrize("factors", [(a, b) for a in (0.1, 0.2, 5.0, 10.0) for b in (0.1, 0.2, 5.0, 10.0)])
+@pytest.mark.parametrize("kind", ["fisher-kpp", "navier-stokes"])
+def test_both_are_found_from_all_directions(kind: str, factors: tuple[float, float], optimizer: str) -> None:
+    assert found_from(kind, factors, optimizer) == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "lbfgs"])
+@pytest.mark.parametrize("factors", [(a, b) for a in (0.1, 0.2, 5.0) for b in (0.1, 0.2, 5.0)])
+def test_diffusivities_are_found_from_all_directions(factors: tuple[float, float], optimizer: str) -> None:
+    assert found_from("gray-scott", factors, optimizer) == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+def test_a_search_that_ends_where_steps_are_too_long_says_so(tmp_path: Path) -> None:
+    """The internal steps were chosen for the start; at the truth, 25 times as large, they are not stable."""
+    spec = {
+        "run": {"name": "far", "cycles": 1},
+        "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
+        "data": {
+            "kind": "simulate",
+            "resolution": {"x": 32},
+            "num_simulations": 3,
+            "num_frames": 8,
+            "dt": 0.01,
+            "num_predict_steps": 3,
+            "truth": {"kappa": 0.5},
+            "split": {"by": "simulation", "train": "0:1", "val": "1:2", "test": "2:3"},
+        },
+        "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.02}}},
+        "training": {"physical": {"epochs_per_cycle": 8}},
+    }
+    summary = run(spec).summary
+    assert summary["parameters"]["kappa"]["relative_error"] > 0.5
+    (told,) = [text for text in summary["warnings"] if text.startswith("with the parameters that were found, heat:")]
+    assert "sum kappa dt/dx^2 = 0.9" in told
+    assert "Set physical.dt to at most 0.005" in told
+
+
+class Bowl(nn.Module):
+    """Not finite beyond 1 on both sides of its start, 0; least at `low`."""
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low = low
+        self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.tried: list[float] = []
+
+    def gradient(self) -> Any:
+        self.tried.append(float(self.theta.detach()))
+        loss = (self.theta - self.low) ** 2 if abs(self.tried[-1]) < 1 else self.theta * math.nan
+        loss.backward()
+        return float(loss.detach()), dict
+
+    extra = ()
+
+
+def test_a_line_search_comes_back_from_where_the_loss_is_not_finite() -> None:
+    bowl = Bowl(0.9)
+    search = LBFGS([bowl.theta])
+    # a first step that leads to 100
+    search.FIRST_STEP = 100.0
+    search._lbfgs.param_groups[0]["lr"] = 1.0
+    for _ in range(12):
+        search.iterate(bowl)  # type: ignore[arg-type]
+    assert float(bowl.theta.detach()) == pytest.approx(0.9, rel=1e-6)
+
+
+def test_a_line_search_evaluates_nothing_beyond_its_reach() -> None:
+    bowl = Bowl(0.9)
+    search = LBFGS([bowl.theta], torch.tensor([0.3]))
+    for _ in range(2):
+        begun, last = len(bowl.tried), float(bowl.theta.detach())
+        search.iterate(bowl)  # type: ignore[arg-type]
+        assert all(abs(place - last) <= 0.3 + 1e-7 for place in bowl.tried[begun:])
+    assert search.nonfinite == 0
+    assert 0 < float(bowl.theta.detach()) < 0.61
+
+
+class Square:
+    """|A theta - b|^2."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        self.a, self.b = a, b
+
+    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
+        return (points @ self.a.T - self.b).square().sum(1)
+
+    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r = points @ self.a.T - self.b
+        return r.square().sum(1), r @ self.a, (self.a.T @ self.a).expand(len(points), -1, -1)
+
+
+def test_a_step_is_the_minimum_within_reach() -> None:
+    """One parameter is held at its reach; the other goes where it is best beside that, not beside the far minimum."""
+    a = torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    problem = Square(a, torch.tensor([10.0, 1.0], dtype=torch.float64))
+    search = LevenbergMarquardt(reach=torch.tensor([2.0, math.inf], dtype=torch.float64))
+    search.damping[:] = 0.0
+    point = search.iterate(problem, torch.zeros(1, 2)).points[0]
+    # theta_0 = 2, and theta_1 = argmin (2 + t / 2 - 10)^2 + (t - 1)^2 = 4
+    assert point.tolist() == pytest.approx([2.0, 4.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, math.inf), (-1.0, math.inf), (-math.inf, 1.0), (0.0, 0.5), (-1.0, 1.0)])
+def test_within_its_reach_a_parameter_stays_off_its_bounds(bounds: tuple[float, float]) -> None:
+    """A step of one reach leaves at least a thirtieth of the distance to the nearer bound."""
+    transform = choose_transform("auto", *bounds, 0.2, positive=True)
+    start = torch.tensor(0.2, dtype=torch.float64)
+    raw = transform.to_raw(start)
+    for sign in (-1, 1):
+        value = float(transform.to_value(raw + sign * transform.reach))
+        for bound in bounds:
+            if math.isfinite(bound):
+                assert abs(value - bound) > abs(0.2 - bound) / 30
+
+
+def test_without_bounds_there_is_no_reach() -> None:
+    assert choose_transform("auto", -math.inf, math.inf, 1.0, positive=True).reach == math.inf

@@ -1,0 +1,181 @@
+"""What `inspect` makes of files: the section it prints is one that the source reads as it says."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from click.testing import CliRunner
+from report_cases import run_folder, summary_of
+
+import hyco_engine as hyco
+from hyco_engine.cli import cli
+from hyco_engine.errors import DataError
+from hyco_engine.inspection import describe
+
+X = np.linspace(0, 1, 33)[:-1]
+T = 0.1 * np.arange(21)
+WAVE = np.sin(2 * np.pi * (X[:, None] - T))  # [x, t]
+
+
+def planned(section: str) -> dict[str, Any]:
+    """What `check` says of the section, with a surrogate to make it a spec."""
+    return hyco.Engine(tomllib.loads(section) | {"synthetic": {"kind": "resnet"}}).plan()
+
+
+def npz(folder: Path, **arrays: Any) -> Path:
+    np.savez(folder / "data.npz", **arrays)
+    return folder / "data.npz"
+
+
+def test_all_that_a_file_says_is_used(tmp_path: Path) -> None:
+    path = npz(tmp_path, usol=WAVE, x=X, t=T)
+    found = describe(path)
+    assert found.what == "a .npz file"
+    assert found.contents == ("usol: float64 [32, 21]", "x: float64 [32]", "t: float64 [21]")
+    assert found.spec.splitlines() == [
+        "[data]",
+        'kind = "arrays"',
+        f'path = "{path}"',
+        'variables = { usol = "usol" }   # field = array; name fields as your physics does',
+        'axes = "xt"',
+        'time = "t"',
+        'coordinates = { x = "x" }',
+        'boundary = "periodic"   # <- as the values at the ends look',
+        "num_predict_steps = 2",
+        'split = { by = "time", train = "0:14", val = "14:17", test = "17:21" }',
+    ]
+    assert found.tried == (
+        "read as 1 simulation of 21 frames, 0.1 apart; usol on 32 cells along x in [-0.015625, 0.984375]; "
+        "12 windows to train on"
+    )
+    plan = planned(found.spec)
+    assert (plan["n_real"], plan["data"]["dt"], plan["data"]["resolution"]) == (12, pytest.approx(0.1), [32])
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "resolution"),
+    [
+        ((40, 16), "tx", [16]),
+        ((20, 16, 16), "txy", [16, 16]),
+        ((6, 30, 64), "stx", [64]),
+        ((9, 12, 16, 16), "stxy", [16, 16]),
+        ((9, 12, 16, 16, 2), "stxyc", [16, 16]),
+        ((9, 12, 2, 16, 16), "stcxy", [16, 16]),
+        ((12, 16, 16, 2), "txyc", [16, 16]),
+    ],
+)
+def test_guesses_hold_and_are_marked(tmp_path: Path, shape: tuple[int, ...], axes: str, resolution: list[int]) -> None:
+    path = npz(tmp_path, u=np.random.default_rng(0).normal(size=shape))
+    found = describe(path)
+    section = tomllib.loads(found.spec)["data"]
+    assert section["axes"] == axes
+    for key in ("axes", "dt", "bounds"):
+        (line,) = [line for line in found.spec.splitlines() if line.startswith(f"{key} = ")]
+        assert "# <- " in line
+    plan = planned(found.spec)
+    assert plan["data"]["resolution"] == resolution
+    assert plan["data"]["simulations"] == (shape[0] if axes[0] == "s" else 1)
+    assert found.tried.startswith("read as ")
+
+
+@pytest.mark.parametrize(
+    ("values", "boundary"),
+    [
+        (np.sin(np.pi * np.linspace(0, 1, 33))[None] * np.exp(-T)[:, None], 0.0),
+        (3 + np.sin(np.pi * np.linspace(0, 1, 33))[None] * np.exp(-T)[:, None], 3.0),
+        (WAVE.T, "periodic"),
+        (np.linspace(0, 1, 33)[None] * np.exp(-T)[:, None], "zero-gradient"),
+    ],
+)
+def test_ends_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -> None:
+    assert tomllib.loads(describe(npz(tmp_path, u=values)).spec)["data"]["boundary"] == boundary
+
+
+def test_matlab_and_folders(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "old.mat", {"usol": WAVE, "x": X, "t": T})
+    with h5py.File(tmp_path / "new.mat", "w", userblock_size=512) as file:
+        file["usol"], file["x"], file["t"] = WAVE.T, X[None], T[None]
+    (tmp_path / "many").mkdir()
+    np.save(tmp_path / "many" / "u.npy", WAVE.T)
+    np.save(tmp_path / "many" / "times.npy", T)
+    for name, axes in (("old.mat", "xt"), ("new.mat", "xt"), ("many", "tx")):
+        found = describe(tmp_path / name)
+        assert tomllib.loads(found.spec)["data"]["axes"] == axes, name
+        assert planned(found.spec)["data"]["resolution"] == [32], name
+
+
+def test_odd_names_stay_whole(tmp_path: Path) -> None:
+    path = npz(tmp_path, **{'a "b" c': WAVE.T, "1": WAVE.T})
+    section = tomllib.loads(describe(path).spec)["data"]
+    assert section["variables"] == {"a__b__c": 'a "b" c', "u1": "1"}
+
+
+def test_sensor_tables(tmp_path: Path) -> None:
+    rows = [f"{t:.2f},{x},{t * x:.4f}" for t in T[1:] for x in (0.25, 0.5, 0.75)]
+    (tmp_path / "seen.csv").write_text("\n".join(["t,x,u", *rows]) + "\n")
+    found = describe(tmp_path / "seen.csv")
+    assert (found.what, found.contents) == ("a table of observations", ("60 rows", "columns: t, x, u"))
+    assert planned(found.spec)["parts"]["data"]["kind"] == "points"
+    (tmp_path / "other.csv").write_text("name,size\na,1\n")
+    assert describe(tmp_path / "other.csv").spec == ""
+
+
+def test_nothing_that_changes(tmp_path: Path) -> None:
+    found = describe(npz(tmp_path, x=X))
+    assert (found.what, found.spec) == ("a .npz file; nothing in it looks like a field that changes in time", "")
+
+
+def test_run_folders_and_weights(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", None, summary_of())
+    found = describe(folder)
+    assert found.what == f"a run folder, completed; hyco-engine report {folder} shows it"
+    assert found.contents[0].startswith("nu was found to within 1 % of its true value.")
+    assert (
+        describe(folder / "spec.toml").what == f"a spec; hyco-engine check {folder / 'spec.toml'} says what it would do"
+    )
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = npz(tmp_path, u=WAVE.T, t=T)
+    found = describe(path)
+    text = CliRunner().invoke(cli, ["inspect", str(path)]).stdout
+    contents = "".join(f"  {line}\n" for line in found.contents)
+    assert text == f"{path}: a .npz file\n{contents}\n{found.spec}\n\n{found.tried}\n"
+    data = json.loads(CliRunner().invoke(cli, ["inspect", str(path), "--json"]).stdout)
+    assert data == {
+        "path": str(path),
+        "what": found.what,
+        "contents": list(found.contents),
+        "spec": found.spec,
+        "tried": found.tried,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.npz", None, "there is no file or folder {path}"),
+        ("data.npz", b"PK\x03\x04 and nothing more", "cannot read {path}: File is not a zip file"),
+        ("notes.txt", b"words", "{path} is of no kind that is known here: "),
+        ("empty.csv", b"", "{path} is empty"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        describe(path)
+    assert str(error.value).startswith(message.format(path=path))
+
+
+def test_objects_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", u=WAVE.T, o=np.array([{}], dtype=object))
+    assert describe(tmp_path / "data.npz").contents == ("u: float64 [21, 32]",)

@@ -1,0 +1,277 @@
+"""What is done with a finished run: its report, other data, other weights, export to where this package is not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import hyco_engine as hyco
+from hyco_engine.cli import cli
+from hyco_engine.errors import DataError, RunError
+from hyco_engine.interfaces import Tracker
+from hyco_engine.runs import export as module
+from hyco_engine.runs.export import export
+from hyco_engine.runs.loading import evaluate, predict
+
+SPEC: dict[str, Any] = {
+    "run": {"name": "small", "cycles": 1},
+    "data": {
+        "kind": "simulate",
+        "truth": {"nu": 0.02},
+        "num_simulations": 3,
+        "num_frames": 8,
+        "resolution": {"x": 16},
+        "dt": 0.02,
+        "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
+    },
+    "physical": {"kind": "burgers"},
+    "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
+    "training": {"synthetic": {"epochs_per_cycle": 2}, "physical": {"epochs_per_cycle": 1}},
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
+    folder = tmp_path_factory.mktemp("results")
+    return hyco.run(SPEC | {"paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")}})
+
+
+def told(*args: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(cli, [str(arg) for arg in args])
+    return done.exit_code, done.stdout, done.stderr
+
+
+# --- at the end of a run --------------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_in_a_report(result: hyco.RunResult) -> None:
+    page = (result.folder / "report.html").read_text()
+    assert 'id="time" type="range"' in page
+    assert "Error against lead time, test data" in page
+    assert repr(result).startswith(f"RunResult({result.folder}, completed: nu was found to within ")
+    assert "<td>nu</td>" in result._repr_html_()
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **more: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("hyco_engine.report.run_figures.write_report", fail)
+    said: list[str] = []
+
+    class Listener(Tracker):
+        def warned(self, message: str) -> None:
+            said.append(message)
+
+    paths = {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")}
+    data = SPEC["data"] | {"physics": {"kind": "burgers"}}
+    alone = {key: value for key, value in SPEC.items() if key != "physical"}
+    done = hyco.run(alone | {"data": data, "paths": paths}, callbacks=[Listener()])
+    assert done.summary["status"] == "completed"
+    assert "the figures could not be drawn: ValueError: no ink" in said
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_has_every_metric(result: hyco.RunResult) -> None:
+    found = evaluate(result.folder, "test")
+    assert (found["dt"], found["weights"], found["status"]) == (0.02, "final", "completed")
+    for player in ("physical", "synthetic", "persistence"):
+        own = found["metrics"][player]["test"]
+        for metric in ("nrmse", "vrmse", "nrmse_by_step"):
+            assert own[metric] == pytest.approx(result.summary["metrics"][player]["test"][metric], rel=1e-6)
+        assert set(own["by_field"]["u"]) == {
+            *("nrmse", "vrmse", "rmse", "mae", "linf", "pearson_r", "conserved_rmse", "boundary_rmse"),
+            *("spectral_mse/low", "spectral_mse/mid", "spectral_mse/high", "correlation_time"),
+        }
+        assert len(own["by_step"]["u"]["pearson_r"]) == 7
+
+
+def test_evaluate_writes_a_table(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "metrics.csv"
+    code, text, _ = told("evaluate", result.folder, "--split", "test", "--csv", out)
+    assert code == 0
+    assert text.splitlines()[-1] == f"wrote {out}"
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert list(rows[0]) == ["model", "split", "metric", "field", "step", "time", "value"]
+    found = result.summary["metrics"]["synthetic"]["test"]
+    (last,) = [
+        row
+        for row in rows
+        if (row["model"], row["metric"], row["field"], row["step"]) == ("synthetic", "nrmse", "u", "7")
+    ]
+    assert last["time"] == "0.14"
+    assert float(last["value"]) == pytest.approx(found["nrmse_by_step"][-1], rel=1e-6)
+    assert len(rows) == 3 * (12 + 12 + 11 * 7)
+
+
+def foreign(folder: Path, shape: tuple[int, ...], dt: float = 0.02) -> list[str]:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "other.npz", u=rng.normal(size=shape))
+    data = {
+        "kind": '"arrays"', "path": f'"{folder / "other.npz"}"', "variables": '{ u = "u" }', "axes": '"stx"',
+        "bounds": "{ x = [0.0, 1.0] }", "boundary": '"periodic"', "dt": dt, "name": '"other"', "truth": "{ nu = 0.5 }",
+    }  # fmt: skip
+    return [f"data.{key}={value}" for key, value in data.items()]
+
+
+def test_evaluate_on_other_data(result: hyco.RunResult, tmp_path: Path) -> None:
+    other = foreign(tmp_path, (3, 8, 16))
+    found = evaluate(result.folder, "test", overrides=other)["metrics"]
+    own = evaluate(result.folder, "test")["metrics"]
+    assert found["persistence"]["test"]["nrmse"] > 1
+    assert found["synthetic"]["test"]["nrmse"] != own["synthetic"]["test"]["nrmse"]
+
+
+def test_other_data_must_fit(result: hyco.RunResult, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        evaluate(result.folder, "test", overrides=foreign(tmp_path, (3, 8, 12)))
+    assert str(error.value).endswith(
+        "the physical model steps the fields u (1, centered) on 16 cells along x in [0, 1]; this data has the fields u "
+        "(1, centered) on 12 cells along x in [0, 1]"
+    )
+    with pytest.raises(DataError, match=r"steps by 0\.02; the frames of this data are 0\.05 apart$"):
+        evaluate(result.folder, "test", overrides=foreign(tmp_path, (3, 8, 16), dt=0.05))
+
+
+def test_mistakes_are_told_with_their_line(result: hyco.RunResult) -> None:
+    code, _, error = told("evaluate", result.folder, "--split", "test", "--set", 'data.split.test="3:4"')
+    assert code == 2
+    assert error.startswith("error: --set: data.split.test: ")
+
+
+def test_the_best_weights(result: hyco.RunResult, tmp_path: Path) -> None:
+    np.save(tmp_path / "start.npy", np.sin(2 * np.pi * np.arange(16) / 16))
+    surrogate = hyco.load_surrogate(result.folder, "best")
+    predict(result.folder, tmp_path / "start.npy", tmp_path / "out.npy", 1, which="best")
+    state = torch.from_numpy(np.load(tmp_path / "start.npy")).float()[None, None]
+    with torch.no_grad():
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy")[0], surrogate(state)[0].numpy())
+
+
+# --- export ---------------------------------------------------------------------------------------------------------
+
+ALONE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("hyco_engine", "phi", "phiml", "attrs", "attr", "cattrs", "safetensors"):
+            raise ImportError(f"{name} is not to be used here")
+
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import torch
+
+program = torch.export.load(sys.argv[1]).module()
+np.save(sys.argv[3], program(torch.from_numpy(np.load(sys.argv[2]))).numpy())
+print(sorted(name for name in sys.modules if name.startswith("hyco")))
+"""
+
+
+def test_a_program_runs_with_torch_alone(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "surrogate.pt2"
+    code, text, error = told("export", result.folder, "--out", out, "--steps", 3)
+    assert (code, error) == (0, "")
+    assert text.splitlines()[0] == f"wrote {out} and {tmp_path / 'surrogate.toml'}"
+    states = np.random.default_rng(0).normal(size=(7, 1, 16)).astype(np.float32)
+    np.save(tmp_path / "states.npy", states)
+    (tmp_path / "alone.py").write_text(ALONE)
+    files = [str(tmp_path / name) for name in ("alone.py", "surrogate.pt2", "states.npy", "out.npy")]
+    done = subprocess.run([sys.executable, "-I", *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    surrogate = hyco.load_surrogate(result.folder)
+    state, wanted = torch.from_numpy(states), []
+    with torch.no_grad():
+        for _ in range(3):
+            state = surrogate(state)
+            wanted.append(state)
+    got = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(got, torch.stack(wanted, 1).numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_weights_that_build_themselves_again(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "surrogate.safetensors"
+    assert export(result.folder, out, "safetensors")["difference"] == 0.0
+    state = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(hyco.load_surrogate(out)(state), hyco.load_surrogate(result.folder)(state))
+    first = out.read_bytes()
+    export(result.folder, out, "safetensors")
+    assert out.read_bytes() == first
+    with pytest.raises(DataError, match="holds weights alone; export it, or name the run folder"):
+        hyco.load_surrogate(result.folder / "weights" / "synthetic-final.safetensors")
+
+
+def test_the_description(result: hyco.RunResult, tmp_path: Path) -> None:
+    export(result.folder, tmp_path / "surrogate.pt2")
+    about = tomllib.loads((tmp_path / "surrogate.toml").read_text())
+    found = result.summary["parameters"]["nu"]
+    nu = {"value": found["final"], "standard_error": found["standard_error"], "unit": "length^2/time"}
+    assert about["parameters"] == {"nu": {**nu, "start": found["initial"], "truth": 0.02, "learned": True}}
+    assert about["physics"] == {"kind": "burgers"}
+    surrogate = about["surrogate"]
+    assert surrogate["grid"] == {"x": {"cells": 16, "lower": 0.0, "upper": 1.0}}
+    assert (surrogate["file"], surrogate["dt"], surrogate["steps"]) == ("surrogate.pt2", 0.02, 1)
+    assert (surrogate["input"], surrogate["output"]) == (
+        "float tensor [batch, 1, 16]",
+        "float tensor [batch, 1, 1, 16]",
+    )
+    assert [(field["name"], field["role"]) for field in surrogate["fields"]] == [("u", "dynamic")]
+    export(result.folder, tmp_path / "alone.toml", "toml")
+    assert tomllib.loads((tmp_path / "alone.toml").read_text()) == {k: v for k, v in about.items() if k != "surrogate"}
+
+
+def test_what_differs_is_not_written(result: hyco.RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOLERANCE", -1.0)
+    with pytest.raises(RunError, match=r"^the exported surrogate differs from the original by 0; nothing was written$"):
+        export(result.folder, tmp_path / "surrogate.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_says_so(
+    result: hyco.RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Branches(torch.nn.Module):
+        def forward(self, state: torch.Tensor) -> torch.Tensor:
+            return state if float(state.sum()) > 0 else -state
+
+    real = module._surrogate
+    monkeypatch.setattr(module, "_surrogate", lambda run, which: (Branches(), real(run, which)[1]))
+    with pytest.raises(RunError, match=r"^torch.export cannot export the surrogate 'resnet': .*; --format safetensors"):
+        export(result.folder, tmp_path / "surrogate.pt2")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--out", "here.toml"], "here.toml is where the description goes; name the surrogate's file .pt2 or"),
+        (["--out", "no/where.pt2"], "there is no folder no to write where.pt2 to"),
+    ],
+)
+def test_places_that_cannot_be(
+    result: hyco.RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = told("export", result.folder, *args)
+    assert code == 2
+    assert error.startswith(f"error: {message}")
+
+
+def test_as_json(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "parameters.toml"
+    code, text, _ = told("export", result.folder, "--format", "toml", "--out", out, "--json")
+    assert code == 0
+    told_so = {"run": str(result.folder), "format": "toml", "files": [str(out)], "difference": None}
+    assert json.loads(text) == told_so
