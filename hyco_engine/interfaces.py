@@ -345,7 +345,7 @@ class CacheBackend(ABC):
 
 @attrs.frozen(kw_only=True)
 class Phase:
-    """One training phase of a cycle. `epochs` None: the player's `epochs_per_cycle`; `taught` False: real data alone."""
+    """One training phase of a cycle. `epochs` None: the player's `epochs_per_cycle`; not `taught`: real data alone."""
 
     player: Player
     epochs: int | None = None

@@ -36,6 +36,13 @@ def memory_limits() -> list[MemoryLimit]:
     return sorted(found, key=lambda limit: limit.free)
 
 
+def limit_text() -> str:
+    """The tightest limit, for messages."""
+    tightest = memory_limits()[0]
+    by = {"machine": "", "cgroup": " (limited by a control group)", "rlimit": " (limited by ulimit -v)"}
+    return f"{tightest.free / 1e9:.1f} GB of {tightest.total / 1e9:.1f} GB free{by[tightest.source]}"
+
+
 def free_memory() -> int:
     """Bytes of memory that this process may still take."""
     return memory_limits()[0].free

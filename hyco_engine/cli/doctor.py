@@ -169,12 +169,10 @@ def _disk(name: str) -> Finding:
 
 
 def _memory() -> Finding:
-    from hyco_engine.resources import memory_limits
+    from hyco_engine.resources import free_memory, limit_text
 
-    tightest = memory_limits()[0]
-    by = {"machine": "", "cgroup": " (limited by a control group)", "rlimit": " (limited by ulimit -v)"}
-    told = f"{tightest.free / 1e9:.1f} GB of {tightest.total / 1e9:.1f} GB free{by[tightest.source]}"
-    if tightest.free < LOW_MEMORY:
+    told = limit_text()
+    if free_memory() < LOW_MEMORY:
         return Finding("memory", "warning", told, "end other programs, or set augmentation.cache.kind = 'disk'")
     return Finding("memory", "ok", told)
 

@@ -160,8 +160,9 @@ def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
 
 def _slice_of(node: Node, shape: tuple[int, ...]) -> tuple[int, int | None, int]:
     """(dimension, start, end); start None where the step is not 1."""
-    given, missing = arguments(node)[1:], [0, None, None, 1]
-    dim, start, end, step = [*given, *missing[len(given) :]]
+    given = arguments(node)[1:]
+    # (dim, start, end, step), of which the last may be left out
+    dim, start, end, step = given + (0, None, None, 1)[len(given) :]
     dim = positive(dim, len(shape))
     low, high, _ = slice(start, end).indices(shape[dim])
     return dim, low if step == 1 else None, max(low, high)

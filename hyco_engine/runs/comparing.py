@@ -25,7 +25,7 @@ def compare_spec(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
-    """Run a spec with both models, then each model alone on as many samples as it saw; `{"runs": [...], "notes": [...]}`.
+    """`{"runs": [...], "notes": [...]}` of a spec with both models, then of each alone on as many samples as it saw.
 
     A sample counts once in every epoch, real or generated, so equal counts are equal numbers of steps of one batch
     size, and of evaluations of a full-batch optimizer, which may end earlier once it has converged.

@@ -9,9 +9,10 @@ from typing import Any
 
 import attrs
 
-from hyco_engine.errors import HycoError
+from hyco_engine.errors import HycoError, RunError
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Tracker
+from hyco_engine.resources import limit_text
 
 
 @attrs.define(kw_only=True)
@@ -66,12 +67,26 @@ class Reporter:
 
     @contextmanager
     def timed(self, phase: str, cycle: int | None = None, total: int | None = None) -> Iterator[None]:
-        """A phase from its start to its end; its time counts also where it fails."""
+        """A phase from its start to its end; its time counts also where it fails. Raises RunError where memory ends."""
         self.tell("phase_started", {"cycle": cycle, "phase": phase, "total": total})
         start = time.perf_counter()
         try:
             yield
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            place = phase if cycle is None else f"{phase} of cycle {cycle}"
+            raise RunError(
+                f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size), or "
+                "augmentation.cache.kind = 'disk' or 'on-the-fly'"
+            ) from error
         finally:
             seconds = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.tell("phase_ended", {"cycle": cycle, "phase": phase, "seconds": seconds})
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of the machine or of a device; on the CPU torch has no class of its own for it."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.runs.comparing import baseline, compare_runs, compare_spec
@@ -47,8 +48,8 @@ def test_baselines_train_on_as_many_samples_and_the_same_data(tmp_path: Path, mo
     assert again["notes"] == []
     assert [row["errors"] for row in again["runs"]] == [row["errors"] for row in found["runs"]]
 
-    other = compare_spec({**SPEC, "data": {**SPEC["data"], "dt": 0.02}, "run": {**SPEC["run"], "cycles": 1}})
-    notes = compare_runs([Path(both["run"]), Path(other["runs"][0]["run"])])["notes"]
+    other = hyco.run({**SPEC, "data": {**SPEC["data"], "dt": 0.02}, "run": {**SPEC["run"], "cycles": 1}})
+    notes = compare_runs([Path(both["run"]), other.folder])["notes"]
     assert notes == [
         "small-2 is not comparable to small-1: other data (data.dt)",
         "small-2 is not comparable to small-1 as to its synthetic model: it trained on 60 samples against 120",

@@ -80,11 +80,14 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
     assert files(finished.folder) == {
+        # the last two of four phases
+        *(f"checkpoints/{number}.{suffix}" for number in ("000003", "000004") for suffix in ("json", "safetensors")),
         "spec.toml",
         "environment.json",
         "log.txt",
         "metrics.jsonl",
         "summary.json",
+        "checksums.json",
         "figures/history.png",
         "figures/comparison.png",
         *(f"weights/{p}-{w}.safetensors" for p in ("physical", "synthetic") for w in ("final", "best")),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from gallery_cases import Case, centers, fit, run, slope, space_order, states, time_order, windows
+from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
 from torch import Tensor
 
 from hyco_engine.data.fields import Boundary, Grid
@@ -154,28 +153,3 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_not(order: int, lim
         f"heat: steps of dt = {dt:g} are too long: sum kappa dt/dx^2 = {1.08 * limit:.3g} (limit {limit}) with kappa "
         f"up to 1. Set physical.dt to at most {limit / 256:.3g}, or use a coarser grid"
     )
-
-
-@pytest.mark.parametrize(("wall", "order", "wanted"), [("symmetric", 2, 2), ("symmetric", 4, 4), (0.0, 2, 2)])
-def test_a_field_of_conductivities_keeps_the_order_at_walls(wall: Any, order: Any, wanted: int) -> None:
-    """kappa(x, y), with a slope where the wall holds u, without one where it mirrors: results on refined grids."""
-    held = wall == 0.0
-    results = []
-    for n in (7, 15, 31) if held else (5, 15, 45):
-        # the ghost's centre is on a wall that holds a value, the cell's face on one that mirrors
-        edge = 0.5 / (n + 1) if held else 0.0
-        case = Case(kind="heat", resolution=(n, n), lower=(edge,) * 2, upper=(1 - edge,) * 2, dt=0.004)
-        x, y = centers(case.grid())
-        inner = case.dt / math.ceil(case.dt * 8 * n * n)
-        model = case.model(boundary=wall, options={"order": order}, parameters={"kappa": FIELD}, inner_dt=inner)
-        if held:
-            kappa, u = 1 + 0.5 * x + 0.3 * x * y, torch.sin(math.pi * x) * torch.sin(math.pi * y) * (1 + 0.3 * x)
-        else:
-            across = torch.cos(math.pi * x)
-            kappa, u = 1 + 0.4 * across * torch.cos(math.pi * y), across * torch.cos(2 * math.pi * y)
-        model.learnables.set_("kappa", kappa)
-        results.append(model(u[None, None]).detach()[0, 0])
-    step = 2 if held else 3
-    pairs = pairwise(results)
-    errors = [float((a - b[1::step, 1::step]).square().mean().sqrt()) for a, b in pairs]
-    assert slope(errors, step) == pytest.approx(wanted, abs=0.2)

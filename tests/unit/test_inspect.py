@@ -179,3 +179,47 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, m
 def test_objects_are_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", u=WAVE.T, o=np.array([{}], dtype=object))
     assert describe(tmp_path / "data.npz").contents == ("u: float64 [21, 32]",)
+
+
+def test_pdebench(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "one.hdf5", "w") as file:
+        file["tensor"] = np.random.default_rng(0).normal(size=(5, 12, 16)).astype("f4")
+        file["x-coordinate"] = (np.arange(16) + 0.5) / 16
+        file["t-coordinate"] = 0.1 * np.arange(13)
+    found = describe(tmp_path / "one.hdf5")
+    assert found.what == "a PDEBench file, all simulations in one array"
+    assert found.tried.startswith("read as 5 simulations of 12 frames, 0.1 apart; u on 16 cells along x in [0, 1]; ")
+    assert planned(found.spec)["data"]["simulations"] == 5
+    with h5py.File(tmp_path / "strange.h5", "w") as file:
+        file["what"] = np.zeros(3)
+    found = describe(tmp_path / "strange.h5")
+    assert (found.contents, found.spec) == (("what: float64 [3]",), "")
+
+
+SIMULATED = """
+[data]
+kind = "simulate"
+truth = { nu = 0.02 }
+num_simulations = 4
+num_frames = 8
+resolution = { x = 16 }
+dt = 0.02
+split = { train = "0:2", val = "2:3", test = "3:4" }
+[physical]
+kind = "burgers"
+"""
+
+
+@pytest.mark.parametrize(("form", "what"), [("scene", "PhiFlow scenes"), ("well", "a data set of The Well")])
+def test_what_simulate_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, what: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.toml").write_text(SIMULATED)
+    done = CliRunner().invoke(cli, ["simulate", "spec.toml", "--out", "made", "--format", form])
+    assert done.exit_code == 0, done.output
+    found = describe(Path("made"))
+    assert found.what == what
+    assert (
+        found.tried
+        == "read as 4 simulations of 8 frames, 0.02 apart; u on 16 cells along x in [0, 1]; 10 windows to train on"
+    )
+    assert planned(found.spec)["data"] == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16]}

@@ -74,7 +74,7 @@ def simulated(context=None, **keys):
 
 def test_records_are_light_and_build_sources(tmp_path):
     records = {record.kind: record for record in hyco_sources()}
-    assert sorted(records) == ["arrays", "simulate"]
+    assert sorted(records) == ["arrays", "pdebench", "points", "scene", "simulate", "well"]
     assert isinstance(records["simulate"].factory(make_options(), make_context()), TrajectorySource)
 
 

@@ -61,7 +61,7 @@ def context(real: WindowDataset, own: StateLayout, errors: Mapping[Player, float
         errors=lambda: errors,
         rollout_recipe=recipe,
         models=models,
-        terms=dict.fromkeys(models, [TermSpec(name="u", priority=3.0, scale=2.0)]),
+        terms={player: [TermSpec(name="u", priority=3.0, scale=2.0)] for player in models},
         layout=own,
         generator=lambda *purpose: torch.Generator().manual_seed(len(str(purpose))),
     )
@@ -72,8 +72,18 @@ def context(real: WindowDataset, own: StateLayout, errors: Mapping[Player, float
 
 @pytest.mark.parametrize(
     ("teacher", "pupil", "tau"),
-    [(1.0, 1.0, 1.0), (1.0, 3.0, 1.0), (2.0, 1.0, 0.25), (10.0, 1.0, 0.01), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
-    + [(math.inf, 1.0, 0.0), (math.nan, 1.0, 0.0), (1.0, math.inf, 1.0), (math.inf, math.inf, 0.0)],
+    [
+        (1.0, 1.0, 1.0),
+        (1.0, 3.0, 1.0),
+        (2.0, 1.0, 0.25),
+        (10.0, 1.0, 0.01),
+        (1.0, 0.0, 0.0),
+        (0.0, 0.0, 1.0),
+        (1.0, math.inf, 1.0),
+        (math.inf, 1.0, 0.0),
+        (math.nan, 1.0, 0.0),
+        (math.inf, math.inf, 0.0),
+    ],
 )
 def test_trust_is_the_squared_ratio_of_errors_and_never_above_one(teacher: float, pupil: float, tau: float) -> None:
     assert trust(teacher, pupil) == pytest.approx(tau)
@@ -136,7 +146,8 @@ def test_only_axes_along_which_all_fields_are_periodic_are_shifted() -> None:
 
 
 def test_mixed_states_are_new_pure_and_within_the_range_of_the_data() -> None:
-    own = StateLayout(grid=SQUARE, dynamic=(field("u", x="periodic", y=0.0),), static=(field("k", x="periodic", y=0.0),))
+    u, k = (field(name, x="periodic", y=0.0) for name in "uk")
+    own = StateLayout(grid=SQUARE, dynamic=(u,), static=(k,))
     real = states_of(own)
     states = mixed_starts(real, own, 40, torch.Generator().manual_seed(3))
     every = states(torch.arange(40))

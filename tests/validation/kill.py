@@ -15,6 +15,7 @@ The last line is {"trials", "survived", "silent_differences", "leftovers"}; `end
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
@@ -201,13 +202,10 @@ def main() -> int:
 
     # the number of threads is part of what a run is; one lets several trials share a machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch  # noqa: F401 - so that each forked run need not import it
-    import hyco_engine.engine  # noqa: F401
-    import hyco_engine.cli.run
-    import hyco_engine.physics.model
-    from hyco_engine.report import run_figures
-
-    run_figures.draw = lambda *drawn: []
+    # once for all forked runs
+    for name in ("cli.run", "cli.terminal", "engine", "physics.model", "report.run_figures"):
+        importlib.import_module(f"hyco_engine.{name}")
+    vars(sys.modules["hyco_engine.report.run_figures"])["draw"] = lambda *drawn: []
     log = sys.stderr if arguments.json else sys.stdout
     root = arguments.keep or Path(tempfile.mkdtemp(prefix="hyco-kill-"))
     root.mkdir(parents=True, exist_ok=True)

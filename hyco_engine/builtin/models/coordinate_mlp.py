@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,7 @@ class CoordinateMLP(Predictor):
         self.register_buffer("std", torch.ones(n) if statistics is None else statistics.std[:n].clone())
         sizes = [layout.n_axes + 1, *[options.width] * options.depth, n]
         generator = context.generator("weights", "synthetic")
-        self.layers = nn.ModuleList(_linear(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(_linear(a, b, generator) for a, b in pairwise(sizes))
 
     @property
     def terms(self) -> list[TermSpec]:
@@ -64,8 +65,8 @@ class CoordinateMLP(Predictor):
 
 def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """Uniform weights within sqrt(6 / (n_in + n_out)) (Glorot and Bengio 2010), zero bias."""
-    # built empty: torch's own initialisation would draw from the global generator
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    # the core keeps the global generator out of what torch draws here
+    layer = nn.Linear(n_in, n_out)
     bound = math.sqrt(6 / (n_in + n_out))
     with torch.no_grad():
         layer.weight.copy_(torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator))

@@ -96,7 +96,7 @@ def _scales(layout: StateLayout, statistics: Statistics | None) -> tuple[Tensor,
 
 
 def positions(layout: StateLayout, reach: int) -> Tensor:
-    """`[P, *(S + 2 reach)]`, float64: where cells are, in -1..1: sin and cos along periodic axes, else the coordinate."""
+    """`[P, *(S + 2 reach)]`, float64, in -1..1: where cells are; sin and cos along periodic axes, else the place."""
     sizes = [n + 2 * reach for n in layout.spatial]
     channels = []
     for k, axis in enumerate(layout.grid.axes):

@@ -113,7 +113,8 @@ def _check_size(grid: Grid, levels: int) -> None:
 def build(options: UNetOptions, context: BuildContext) -> IncrementNet:
     """The surrogate `unet`.
 
-    Without `positions` equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is one.
+    Without `positions` equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is
+    one.
     Raises SpecError where the coarsest level would hold less than two cells along an axis.
     """
     if context.layout is not None:

@@ -25,7 +25,7 @@ class TrustOptions:
 
     warmup: int = option(
         100,
-        help="epochs of the physics on real data before the first cycle; gauss-newton and lbfgs end early once they have "
+        help="epochs of the physics on real data before the first cycle; gauss-newton and lbfgs end once they have "
         "converged",
         ge=0,
     )

@@ -105,7 +105,8 @@ class Ghosts:
         self, model: nn.Module, states: Tensor, targets: Tensor | Mapping[str, Tensor], at: Mapping[str, Tensor]
     ) -> Tensor:
         if isinstance(model, Predictor):
-            return predicted_at(model, {"position": at["position"], "time": _times(targets, at["frame"], self.dt)}, self.layout)
+            where = {"position": at["position"], "time": _times(targets, at["frame"], self.dt)}
+            return predicted_at(model, where, self.layout)
         path = rollout(model, states, self.steps)
         whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
         return Sensors(self.layout)(whole, at["frame"], at["position"])
