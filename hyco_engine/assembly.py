@@ -22,6 +22,7 @@ from hyco_engine.interfaces import (
     BuildContext,
     CacheBackend,
     LossNormalizer,
+    Phase,
     PhysicalModel,
     Player,
     Samples,
@@ -264,19 +265,19 @@ class Assembler:
             total_epochs=self._total_epochs(player),
         )
 
-    def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Player, int]]:
-        """(player, epochs) of each phase of a cycle."""
+    def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
+        """Each phase of a cycle, and its epochs."""
         players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
         return [
-            (phase.player, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
+            (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
             for phase in planned_phases(strategy, players, cycle)
         ]
 
     def _total_epochs(self, player: Player) -> int:
         both = self.spec.physical is not None and self.spec.synthetic is not None
         strategy = self.strategy() if both else None
-        planned = [phase for cycle in range(self.spec.run.cycles) for phase in self.planned(strategy, cycle)]
-        return sum(epochs for who, epochs in planned if who == player)
+        planned = [pair for cycle in range(self.spec.run.cycles) for pair in self.planned(strategy, cycle)]
+        return sum(epochs for phase, epochs in planned if phase.player == player)
 
     def _settings(self, player: Player) -> TrainingSettings:
         return self.spec.training.physical if player == "physical" else self.spec.training.synthetic

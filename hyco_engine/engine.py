@@ -148,13 +148,13 @@ class Engine:
             "phases": [
                 {
                     "cycle": cycle,
-                    "phase": f"train_{player}",
+                    "phase": f"train_{phase.player}",
                     "epochs": epochs,
                     "n_real": n_real,
-                    "n_generated": n_generated,
+                    "n_generated": n_generated if phase.taught else 0,
                 }
                 for cycle in range(spec.run.cycles)
-                for player, epochs in assembler.planned(strategy, cycle)
+                for phase, epochs in assembler.planned(strategy, cycle)
             ],
             "notes": [*self._loaded.notes, *assembler.notes],
         }

@@ -16,7 +16,9 @@ SCHEMA = "hyco-engine.schema.json"
 def templates() -> dict[str, str]:
     """The text of each template by file name; its first line is a comment that says what it is for."""
     folder = files("hyco_engine.cli") / "templates"
-    found = {f.name: f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith((".toml", ".py"))}
+    # a program to be changed is no module of this package
+    texts = {f.name.removesuffix(".txt"): f for f in folder.iterdir() if f.name.endswith((".toml", ".py.txt"))}
+    found = {name: f.read_text("utf-8") for name, f in texts.items()}
     return dict(sorted(found.items()))
 
 

@@ -70,17 +70,27 @@ class DataManager:
         self._cache = cache
         self._loaded: tuple[Trajectory, ...] | None = None
         known = [source.frames(i) for i in range(source.num_simulations)]
-        frames = [_wanted(count, i, choice) for i, count in enumerate(known) if count is not None]
+        frames = self._known_frames = [_wanted(count, i, choice) for i, count in enumerate(known) if count is not None]
         # a mistake in the spec is better told before the simulations run
         self._planned = self._segment(frames) if len(frames) == len(known) else None
 
     @property
     def planned_windows(self) -> int | None:
         """Training windows there will be, known without loading anything; None where that cannot be told."""
-        if self._planned is None or self.choice.observe.mask is not None or self.has_points:
+        mask = self.choice.observe.mask
+        if self._planned is None or self.has_points or (mask is not None and mask.value is not None):
             return None
         horizon, stride = self.choice.num_predict_steps, self.choice.stride
-        return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
+        if mask is None:
+            return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
+        seen = {part.simulation for part in self._planned["train"]}
+        masks = {i: self._observer.visible(self._known_frames[i], i) for i in seen}
+        parts = [
+            attrs.evolve(masks[part.simulation], dynamic=masks[part.simulation].dynamic[part.start : part.stop])
+            for part in self._planned["train"]
+        ]
+        own = sample_mask(self.layout)[: self.layout.n_dynamic]
+        return len(WindowDataset(parts, horizon=horizon, stride=stride, samples=own))
 
     def prepare(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Load all simulations, from the cache where that is possible; `progress(done, total)` is told of each.

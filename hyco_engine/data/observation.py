@@ -66,6 +66,14 @@ class Observer:
             dynamic = torch.where(hidden if missing is None else hidden | missing, torch.nan, dynamic)
         return Trajectory(dynamic=dynamic, static=trajectory.static)
 
+    def visible(self, frames: int, index: int) -> Trajectory:
+        """A simulation of zeros as the mask shows it, for what can be told before there are any data."""
+        zeros = torch.zeros(1, self.layout.n_dynamic, *self.layout.spatial).expand(
+            frames, *[-1] * (1 + self.layout.n_axes)
+        )
+        trajectory = Trajectory(dynamic=zeros, static=zeros[0, :0])
+        return attrs.evolve(self, observe=Observe(mask=self.observe.mask))(trajectory, index)
+
     def points(self, points: Points, index: int, heldout: Sequence[Segment] = ()) -> Points:
         """What sensors saw of simulation `index`, likewise. Raises DataError for masks that are made for grids."""
         mask, noise = self.observe.mask, self.observe.noise

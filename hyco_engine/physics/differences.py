@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from phiml import math
-from phiml.math.extrapolation import ConstantExtrapolation, Extrapolation
+from phiml.math.extrapolation import SYMMETRIC, ZERO_GRADIENT, ConstantExtrapolation, Extrapolation
+from phiml.math.extrapolation import map as each_side
 
 from hyco_engine.physics.boundaries import side_of
 
@@ -20,8 +21,10 @@ def continued(values: Any, boundary: Extrapolation, axis: str) -> Any:
     """`values` with two more cells on both sides of an axis.
 
     PhiFlow holds a constant boundary in all cells beyond the first ghost cell too, which is a kink and costs the order;
-    the second ghost cell here continues the field oddly about the first, `2 u(wall) - u(mirrored)`.
+    the second ghost cell here continues the field oddly about the first, `2 u(wall) - u(mirrored)`. With zero gradient
+    PhiFlow repeats the last cell; two cells that mirror the last two have no slope at the wall in any order.
     """
+    boundary = each_side(lambda side: SYMMETRIC if side == ZERO_GRADIENT else side, boundary)
     fixed = [isinstance(side_of(boundary, axis + sign), ConstantExtrapolation) for sign in "-+"]
     values = math.pad(values, {axis: (1 if fixed[0] else WIDTH, 1 if fixed[1] else WIDTH)}, boundary)
     parts = [values]

@@ -76,13 +76,13 @@ class Converter:
     def parameter(self, value: Tensor) -> Any:
         """A parameter as PhiFlow takes it: a number as a 0-d phi tensor, `[*resolution]` as a centred Field.
 
-        Beyond the grid such a Field is periodic where the first dynamic field is, and mirrored else.
+        Beyond the grid such a Field is periodic where the first dynamic field is, else continued with zero gradient.
         """
         if value.dim() == 0:
             return wrap(value)
         grid = self.layout.grid
         boundary = self.layout.dynamic[0].boundary
-        rules = {axis: "periodic" if boundary.is_periodic(axis) else "symmetric" for axis in grid.axes}
+        rules = {axis: "periodic" if boundary.is_periodic(axis) else "zero-gradient" for axis in grid.axes}
         sizes = [spatial(**{axis: n}) for axis, n in zip(grid.axes, grid.resolution, strict=True)]
         extrapolation = boundary_to_extrapolation(Boundary.parse(rules, grid.axes), grid.axes)
         return Field(self._cells[value.dtype], wrap(value, *sizes), extrapolation)

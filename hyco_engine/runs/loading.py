@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.loading import load_spec
 from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout, persistence, rollout_errors
 from hyco_engine.training.rollout_metrics import RolloutMetrics
+
+log = logging.getLogger("hyco_engine")
 
 Which = Literal["best", "final"]
 
@@ -91,6 +94,9 @@ class LoadedRun:
             raise self._loaded.locate(error) from error.__cause__
 
     def _evaluate(self, split: Literal["val", "test"], which: Which) -> dict[str, Any]:
+        cache = self.spec.paths.cache / "tensors" / self.spec.data.name
+        if not cache.is_dir():
+            log.warning("there is no %s here: the data is read or simulated again", cache)
         data = self.assembler.data(self.assembler.source())
         real = data.val if split == "val" else data.test
         metrics: dict[str, Any] = {}

@@ -668,7 +668,7 @@ def test_sizes_are_not_believed(tmp_path):
 
 def test_an_array_larger_than_memory_is_told(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", u=wave())
-    monkeypatch.setattr(array_files, "_free_memory", lambda: 100)
+    monkeypatch.setattr(array_files, "free_memory", lambda: 100)
     assert refused(lambda: opened(tmp_path / "a.npz").load(0)) == (
         f"data.path: {tmp_path / 'a.npz'}: 'u' (6, 8) takes 3.84e-07 GB, and 1e-07 GB of memory are free; save it as "
         f".npy, "

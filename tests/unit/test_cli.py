@@ -552,6 +552,16 @@ def test_templates_load(template: str, parts: set[str], tmp_path: Path) -> None:
     assert {part for part in ("physical", "synthetic") if getattr(loaded.spec, part) is not None} == parts
 
 
+@pytest.mark.slow
+def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["init", "own-physics", "--out", str(tmp_path / "own.py")]).exit_code == 0
+    done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result, report = done.stdout.splitlines()[-2:]
+    assert result.startswith("RunResult(runs/own-physics-1, completed: Both parameters were found to within ")
+    assert report == "open runs/own-physics-1/report.html in a browser"
+
+
 def test_names_are_completed() -> None:
     def complete(words: str, at: int) -> list[str]:
         told = {"_HYCO_ENGINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}

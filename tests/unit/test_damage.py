@@ -15,6 +15,6 @@ import damage
 def test_damaged_files_are_noticed() -> None:
     found = damage.measure(20)
     assert found["failures"] == []
-    assert found["trials"] == found["survived"] == 20
+    assert found["trials"] == found["survived"] >= 20
     assert found["noticed"] > 5
     assert (found["silent_differences"], found["leftovers"]) == (0, 0)

@@ -90,6 +90,8 @@ def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
         "checksums.json",
         "figures/history.png",
         "figures/comparison.png",
+        "figures/rollout.safetensors",
+        "report.html",
         *(f"weights/{p}-{w}.safetensors" for p in ("physical", "synthetic") for w in ("final", "best")),
     }
     summary = json.loads((finished.folder / "summary.json").read_text())

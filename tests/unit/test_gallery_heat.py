@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from gallery_cases import Case, centers, fit, run, space_order, states, time_order, windows
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import Boundary, Grid
 from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.training.rollout import rollout
 
 FIELD = ParameterSetting(init=1.0, field=True)
 RING = Case(kind="heat", resolution=(32,), upper=(2 * math.pi,), boundary="periodic", dt=0.05)
@@ -153,3 +155,32 @@ def test_steps_within_the_limit_are_stable_and_beyond_it_are_not(order: int, lim
         f"heat: steps of dt = {dt:g} are too long: sum kappa dt/dx^2 = {1.08 * limit:.3g} (limit {limit}) with kappa "
         f"up to 1. Set physical.dt to at most {limit / 256:.3g}, or use a coarser grid"
     )
+
+
+@pytest.mark.parametrize("wall", ["symmetric", "zero-gradient"])
+@pytest.mark.parametrize(
+    ("kind", "parameter", "options"),
+    [
+        ("heat", "kappa", {"form": "conservative", "order": 2}),
+        ("heat", "kappa", {"form": "conservative", "order": 4}),
+        ("heat", "kappa", {"form": "non-conservative", "order": 4}),
+        ("fisher-kpp", "D", {}),
+    ],
+)
+def test_between_mirroring_walls_it_is_the_periodic_solution_of_the_doubled_domain(
+    kind: str, parameter: str, options: dict[str, Any], wall: str
+) -> None:
+    # so the order of the periodic grid holds up to the walls, also for a parameter without a slope there
+    n = 16
+    half = Case(kind=kind, resolution=(n,), dt=1e-3, options=options, boundary=wall, parameters={parameter: FIELD})
+    whole = attrs.evolve(half, resolution=(2 * n,), upper=(2.0,), boundary="periodic")
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    coefficient, state = 0.6 + 0.3 * torch.cos(math.pi * x), 0.5 + 0.2 * torch.cos(math.pi * x) + 0.1 * x
+    results = []
+    for case, mirror in ((half, False), (whole, True)):
+        model = case.model(inner_dt=1e-3)
+        model.learnables.set_(parameter, torch.cat([coefficient, coefficient.flip(0)]) if mirror else coefficient)
+        start = torch.cat([state, state.flip(0)]) if mirror else state
+        with torch.no_grad():
+            results.append(rollout(model, start[None, None], 5)[..., :n])
+    torch.testing.assert_close(*results, rtol=1e-13, atol=1e-13)

@@ -451,3 +451,20 @@ def test_observed_frames_that_no_window_reaches_are_told(caplog):
     assert windows.unreached == 2 * 6
     assert "12 training frames are observed and in no window of num_predict_steps = 3" in caplog.text
     assert managed(masked, count=3, horizon=9).train.unreached == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "planned"),
+    [
+        (Mask(every=4), 2 * 2),
+        (Mask(region={"x": (0.0, 0.5)}, first_frame=True), 2),
+        (Mask(points=5), 2 * 5),  # all cells there are
+        (Mask(value="nan"), None),
+    ],
+)
+def test_windows_under_a_mask_are_counted_before_anything_is_loaded(mask, planned):
+    manager = managed(mask, count=3, horizon=5)
+    assert manager.planned_windows == planned
+    assert manager.source.loaded == []
+    if planned is not None:
+        assert len(manager.train) == planned

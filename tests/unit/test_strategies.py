@@ -309,3 +309,13 @@ def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
     own = layout(resolution=(8,))
     asked = context(states_of(own), own, {}, alpha=0.0)
     assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
+
+
+def test_the_plan_says_which_phases_are_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
+    phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
+    cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
+    assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]

@@ -218,3 +218,38 @@ def test_state_of_other_parts_is_refused(tmp_path: Path) -> None:
     other.trainers["synthetic"].model.weight = nn.Parameter(torch.ones(3))
     with pytest.raises(RunError, match="the state does not fit the synthetic model Noisy"):
         other.load_state_dict(state)
+
+
+def test_which_graphs_hold_depends_on_the_first_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run meets other states and parameters when it first needs a batch of another size."""
+    from hyco_engine.physics import capture
+
+    seen: list[list[Tensor]] = []
+
+    class Seen(capture.Reference):
+        def __init__(self, step: Any, state: Tensor, parameters: Any, names: Any) -> None:
+            seen.append([state.clone(), *parameters])
+            super().__init__(step, state, parameters, names)
+
+    monkeypatch.setattr(capture, "Reference", Seen)
+    draws = torch.Generator().manual_seed(0)
+    first = torch.randn(4, 1, 8, generator=draws)
+    for value in (1.0, 2.0):
+        rate = torch.tensor(1.0)
+        runner = capture.StepRunner(
+            lambda state, rate: state * torch.exp(-rate),
+            title="a test",
+            names=["rate"],
+            learned=["rate"],
+            others=lambda rate=rate: [rate * 1.5],
+            compile="graph",
+        )
+        runner(first, [rate])
+        rate.fill_(value)
+        states = torch.randn(10, 1, 8, generator=draws)
+        torch.testing.assert_close(runner(states, [rate]), states * torch.exp(-rate))
+    small, large, again, other = seen
+    assert torch.equal(small[0], first)
+    assert torch.equal(large[0], first[torch.arange(10) % 4])
+    same(large, other)
+    same(small, again)

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from phi.field import Field
 from phiml.math import exp, minimum
-from phiml.math.extrapolation import PERIODIC, SYMMETRIC, Extrapolation, combine_sides
+from phiml.math.extrapolation import PERIODIC, ZERO_GRADIENT, Extrapolation, combine_sides
 from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import HeatOptions
@@ -151,10 +151,10 @@ _SPREAD = {1: (0.6180339887,), 2: (0.7548776662, 0.5698402910), 3: (0.8191725134
 
 
 def _mirroring(u: Field) -> Extrapolation:
-    """Periodic where `u` is; mirrored elsewhere, as a field to be learned."""
+    """Periodic where `u` is; zero gradient elsewhere, as a field to be learned."""
     return combine_sides(
         {
-            axis: PERIODIC if side_of(u.boundary, f"{axis}-") == PERIODIC else SYMMETRIC
+            axis: PERIODIC if side_of(u.boundary, f"{axis}-") == PERIODIC else ZERO_GRADIENT
             for axis in u.resolution.names
         }
     )

@@ -14,11 +14,11 @@ import attrs
 import h5py
 import numpy as np
 import numpy.typing as npt
-import psutil
 import scipy.io
 
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.resources import free_memory
 
 Array = npt.NDArray[Any]
 Index = tuple[int | slice, ...]
@@ -87,7 +87,7 @@ class ArrayReader(ABC):
         """Raises DataError where a whole array does not fit into memory."""
         stored = self.arrays[name]
         size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
-        free = _free_memory()
+        free = free_memory()
         if size > free:
             raise DataError(
                 f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory "
@@ -206,10 +206,6 @@ class Mat73Reader(ArrayReader):
         with blaming(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
             return np.asarray(file[name][index[::-1]]).T
-
-
-def _free_memory() -> int:
-    return int(psutil.virtual_memory().available)
 
 
 def is_elsewhere(dataset: h5py.Dataset) -> bool:
