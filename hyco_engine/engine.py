@@ -116,6 +116,7 @@ class Engine:
         spec = self.spec
         source = assembler.source()
         sizes: dict[str, Any] = {}
+        memory = None
         if isinstance(source, SampleSource):
             data = assembler.data(source)
             n_real, sample_size = len(data.train), sample_bytes(data.train)
@@ -129,6 +130,7 @@ class Engine:
             glimpse = source.glimpse()
             seen = None if glimpse is None else glimpsed_sizes(glimpse, source.layout, [f.name for f in layout.dynamic])
             assembler.check_models(layout, manager.dt, seen)
+            memory = assembler.gradient_memory(layout, manager.dt, n_real)
             sizes = {
                 "simulations": manager.num_simulations,
                 "dt": manager.dt,
@@ -143,6 +145,7 @@ class Engine:
             "n_real": n_real,
             "n_generated": n_generated,
             "cache": None if decision is None else attrs.asdict(decision),
+            "memory": memory,
             "parts": assembler.parts(decision),
             "data": sizes,
             "phases": [

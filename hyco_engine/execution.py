@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Assembler, Data, sample_bytes
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
-from hyco_engine.interfaces import PhysicalModel, Player, Tracker
+from hyco_engine.interfaces import PhysicalModel, Player, StepExecution, Tracker
 from hyco_engine.report.brief import brief_html, brief_text
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.checkpoint import Checkpoints
@@ -158,6 +158,8 @@ class Execution:
         if isinstance(physical := self.models.get("physical"), PhysicalModel):
             self.initial = parameter_values(physical)
             assembler.check_truth(physical, data.truth)
+            if self._kept is not None and self._kept["execution"] is not None:
+                physical.keep_execution(*self._kept["execution"])
             self._prepare(physical, data)
         self._keeper.between()
         trainers = assembler.trainers(self.models, data)
@@ -213,16 +215,17 @@ class Execution:
                 f"the checkpoint does not fit what the spec builds now ({type(error).__name__}: {error}): a plugin or "
                 "the engine has changed since; install the versions in environment.json, or start again"
             ) from error
-        if (now := self._execution) != kept["execution"]:
+        now, before = self._execution, kept["execution"]
+        if now is not None and before is not None and now[0] != before[0]:
             self._report.warn(
-                f"the physics ran as {kept['execution']!r} when the checkpoint was written, and runs as {now!r} now: "
-                "results may differ in their last digits"
+                f"the physics ran as {before[0]!r} when the checkpoint was written, and runs as {now[0]!r} now "
+                f"({now[1]}): results may differ in their last digits"
             )
 
     @property
-    def _execution(self) -> str | None:
+    def _execution(self) -> tuple[StepExecution, str] | None:
         physical = self.models.get("physical")
-        return physical.execution[0] if isinstance(physical, PhysicalModel) else None
+        return physical.execution if isinstance(physical, PhysicalModel) else None
 
     def _checkpoint(self, training: Mapping[str, Any]) -> None:
         start = time.perf_counter()

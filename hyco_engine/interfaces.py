@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hyco_engine.spec.choices import ParameterSetting, PhysicalChoice, Split
 
 Player = Literal["physical", "synthetic"]
+StepExecution = Literal["eager", "graph", "inductor"]
+"""How a physics runs its step: as written, captured as a graph, captured and compiled."""
 Values = Tensor | Mapping[str, Tensor]
 Batch = tuple[Values, Values]
 """(inputs, targets). Steppers: states `[B, C_all, *S]`, rollouts `[B, T, C_dyn, *S]`. Predictors: tensors by name."""
@@ -265,9 +267,15 @@ class PhysicalModel(nn.Module, ABC):
         return None
 
     @property
-    def execution(self) -> tuple[str, str]:
-        """(how the step runs: "eager", "graph" or "inductor"; why)."""
+    def execution(self) -> tuple[StepExecution, str]:
+        """(how the step runs; why)."""
         return "eager", "plain torch"
+
+    def keep_execution(self, kind: StepExecution, reason: str) -> None:
+        """Before the first step of a resumed run: how the step ran when it began, and why, as `execution` gave it.
+
+        A model that decides this by itself keeps to it.
+        """
 
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
         """`[count, C_all, *S]`: states to simulate from, each different. Needed by the source `simulate` only."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,26 +17,44 @@ from hyco_engine.spec.checks import check_folder_name
 
 log = logging.getLogger("hyco_engine")
 
+MAX_VARIANTS = 4
+"""Of one simulation as several specs want it: the ones used last are kept."""
+
 
 def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
-    """What `build` gives, from the cache where it is there already; without a folder as it is."""
+    """What `build` gives, from the cache where it is there already; without a folder as it is.
+
+    Called under the folder's lock. Specs that want it otherwise have files of their own, so that none rebuilds another's.
+    """
     if folder is None:
         return build()
-    path = folder / f"{name}_{entry.index:06d}.safetensors"
+    stem = f"{name}_{entry.index:06d}"
+    path = folder / f"{stem}-{entry.digest}.safetensors"
     try:
-        return read_entry(path, entry)
+        found = read_entry(path, entry)
+        with suppress(OSError):  # in a folder that may only be read
+            os.utime(path)
+        return found
     except Unusable as reason:
         if path.exists():
             log.info("the cache entry %s is rebuilt: %s", path, reason)
     built = build()
     try:
         write_entry(path, entry, built)
+        _forget_old(folder, stem)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
         return read_entry(path, entry)
     except Unusable as reason:
         raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
+
+
+def _forget_old(folder: Path, stem: str) -> None:
+    """Whoever has one of them mapped keeps it."""
+    variants = sorted(folder.glob(f"{stem}*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in variants[MAX_VARIANTS:]:
+        path.unlink()
 
 
 @contextmanager

@@ -35,14 +35,14 @@ log = logging.getLogger("hyco_engine")
 class DataManager:
     """The simulations of a source, each loaded and checked once and then read from the cache.
 
-    `cache` is the cache root (`paths.cache`): below it, `tensors/<data.name>/sim_000000.safetensors` keeps a simulation
-    with the fields that `[data.fields]` chooses. It is memory-mapped from there, so the data may be larger than memory
-    (a single simulation may not, while it is loaded). An entry that is damaged, or that belongs to other data, fields,
-    dtype or number of frames, is noticed and rebuilt. With None everything is held in memory. Several processes may
-    share a cache: one builds, the others wait for it.
+    `cache` is the cache root (`paths.cache`): below it, `tensors/<data.name>/sim_000000-<digest>.safetensors` keeps a
+    simulation with the fields that `[data.fields]` chooses; the digest is of data, fields, dtype and number of frames,
+    so that several specs may share a name. It is memory-mapped from there, so the data may be larger than memory (a
+    single simulation may not, while it is loaded). An entry that is damaged is noticed and rebuilt. With None
+    everything is held in memory. Several processes may share a cache: one builds, the others wait for it.
 
-    `[data.observe]` acts on what was loaded, in a second entry beside the first, `observed_000000.safetensors`; `seed`
-    is that of its random numbers.
+    `[data.observe]` acts on what was loaded, in a second entry beside the first, `observed_000000-<digest>.safetensors`;
+    `seed` is that of its random numbers.
 
     What is wrong raises DataError before anything trains: unknown fields at once; a split that does not fit and windows
     longer than the data as soon as the frames are known; values that are not finite when `prepare` meets them.

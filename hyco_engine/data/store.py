@@ -38,6 +38,11 @@ class Entry:
     num_frames: int | None
     """Frames asked for; None: all."""
 
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell it from other entries of the same simulation."""
+        return hashlib.sha256(json.dumps(self.describe(0), sort_keys=True).encode()).hexdigest()[:12]
+
     def describe(self, frames: int) -> dict[str, Any]:
         """The entry as JSON-able metadata, without the checksum."""
         return {

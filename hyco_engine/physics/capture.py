@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.errors import RunError
+from hyco_engine.interfaces import StepExecution
 from hyco_engine.physics.compiling import compiled, worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference, Step, examine
 from hyco_engine.physics.graphs import REWRITES, REWRITES_TO_COMPILE, Rewrite, clean, count_operations, rewrite, writes
@@ -70,8 +71,9 @@ class StepRunner:
         self._examined = False
         # what graphs are made for and checked with: that of the first call, whatever came since
         self._sample: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
-        self._kind = "graph" if compile == "auto" else compile
+        self._kind: StepExecution = "graph" if compile == "auto" else compile
         self._undecided = compile == "auto"
+        self._kept: StepExecution | None = None
         self._why = ""
         self._reason = "not run yet" if compile == "auto" else "asked for"
 
@@ -79,6 +81,12 @@ class StepRunner:
     def execution(self) -> tuple[str, str]:
         """(how the step runs; why)."""
         return self._kind, self._reason
+
+    def keep(self, kind: StepExecution, reason: str) -> None:
+        """Before the first call: what "auto" chose when a run began stays its choice, whatever it would choose now."""
+        if self._asked == "auto":
+            self._kept = self._kind = kind
+            self._reason = reason
 
     def __call__(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """One step. Raises PluginError where the step breaks its contract, RunError where an asked-for graph fails."""
@@ -190,8 +198,11 @@ class StepRunner:
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
         if self._undecided:
             worth, why = worth_compiling(graph, state, self._planned)
-            self._kind, self._undecided = "inductor" if worth else "graph", False
+            chosen: StepExecution = "inductor" if worth else "graph"
+            self._kind, self._undecided = self._kept or chosen, False
             self._why = f"; {why}" if self._planned else ""
+            if self._kind != chosen:
+                self._why = f"; as when the run began, though {why}"
         if self._kind != "inductor":
             self._reason += self._why
             return graph, graph

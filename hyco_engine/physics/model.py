@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.interfaces import BuildContext, PhysicalModel
+from hyco_engine.interfaces import BuildContext, PhysicalModel, StepExecution
 from hyco_engine.physics.capture import StepRunner
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 
@@ -125,8 +125,11 @@ class DeclaredModel(PhysicalModel):
         return self.dt / self.substeps
 
     @property
-    def execution(self) -> tuple[str, str]:
+    def execution(self) -> tuple[StepExecution, str]:
         return self._runner.execution
+
+    def keep_execution(self, kind: StepExecution, reason: str) -> None:
+        self._runner.keep(kind, reason)
 
     def forward(self, state: Tensor) -> Tensor:
         return self.bound()(state)

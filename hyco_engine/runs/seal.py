@@ -18,7 +18,7 @@ from hyco_engine.runs.lock import LOCK
 SEAL = "checksums.json"
 MAX_BYTES = 2**24
 _UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, SEAL)
-"""What grows afterwards, or has checksums of its own."""
+"""What grows afterwards, is made again from the rest, or has checksums of its own."""
 
 
 def seal(folder: Path) -> None:

@@ -69,6 +69,15 @@ def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float
     return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=peak, every=every)
 
 
+def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int:
+    """What `plan_memory` will plan for at most, for states of `size` bytes: known before a step was taken."""
+    plain = size * steps * internal * _OPERATIONS
+    if plain <= budget_bytes or steps < 2:
+        return plain
+    checkpointed = size * (2 * math.sqrt(steps * internal * _OPERATIONS) + internal * _OPERATIONS + steps + 1)
+    return min(plain, max(int(budget_bytes), math.ceil(checkpointed)))
+
+
 def tape_bytes(model: nn.Module, state: Tensor) -> int:
     """What one call of `model` keeps for its gradient, measured; storages that are kept twice count once."""
     seen: dict[int, int] = {}

@@ -218,8 +218,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def _move(values: Values, device: torch.device) -> Values:
     if isinstance(values, Tensor):
-        return values.to(device)
-    return {name: value.to(device) for name, value in values.items()}
+        return _move_tensor(values, device)
+    return {name: _move_tensor(value, device) for name, value in values.items()}
+
+
+def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and values.device.type == "cpu":
+        # from pinned memory the copy runs while the next batch is gathered; torch keeps the memory until it is done
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

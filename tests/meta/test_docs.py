@@ -130,7 +130,7 @@ def structured(text: str, where: str) -> None:
     assert loaded.notes == (), where
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "results.md"], ids=lambda page: page.name)
 def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> None:
     lines = list(shell_lines(page))
     assert lines

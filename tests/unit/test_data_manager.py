@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.keeping import MAX_VARIANTS
 from hyco_engine.data.manager import DataManager
 from hyco_engine.errors import DataError, PluginError
 from hyco_engine.interfaces import Trajectory
@@ -34,7 +35,9 @@ def source():
 
 
 def entry(root, index=0):
-    return root / "tensors" / "data" / f"sim_{index:06d}.safetensors"
+    """The one that was written last."""
+    found = (root / "tensors" / "data").glob(f"sim_{index:06d}-*.safetensors")
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def prepared(source, cache, **keys):
@@ -215,13 +218,11 @@ def rebuilt(source, root, **keys):
     return source.loaded
 
 
-def test_stale_entries_are_rebuilt(source, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="hyco_engine")
+def test_what_differs_has_an_entry_of_its_own(source, tmp_path):
     prepared(source, tmp_path)
     assert rebuilt(source, tmp_path) == []
     source.version = "2"
     assert rebuilt(source, tmp_path) == [0, 1, 2]
-    assert f"the cache entry {entry(tmp_path)} is rebuilt: it is stale: another fingerprint" in caplog.messages
     source.dt = 0.25
     assert rebuilt(source, tmp_path) == [0, 1, 2]
     source.layout = attrs.evolve(source.layout, grid=attrs.evolve(source.layout.grid, upper=(2.0,)))
@@ -230,6 +231,40 @@ def test_stale_entries_are_rebuilt(source, tmp_path, caplog):
     assert rebuilt(source, tmp_path, num_frames=5, fields=FieldsScheme(dynamic=("u",))) == [0, 1, 2]
     assert rebuilt(source, tmp_path, num_frames=5, fields=FieldsScheme(dynamic=("u",))) == []
     assert rebuilt(source, tmp_path, name="other") == [0, 1, 2]
+
+
+def test_an_entry_under_another_s_name_is_rebuilt(source, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="hyco_engine")
+    prepared(source, tmp_path)
+    first = entry(tmp_path)
+    source.version = "2"
+    prepared(source, tmp_path)
+    (second := entry(tmp_path)).write_bytes(first.read_bytes())
+    assert rebuilt(source, tmp_path) == [0]
+    assert f"the cache entry {second} is rebuilt: it is stale: another fingerprint" in caplog.messages
+
+
+def test_two_specs_of_one_name_take_turns_and_rebuild_nothing(source, tmp_path):
+    other = attrs.evolve(source, version="2", loaded=[])
+    for _ in range(2):
+        prepared(source, tmp_path)
+        prepared(other, tmp_path, num_frames=4)
+    assert source.loaded == other.loaded == [0, 1, 2]
+
+
+def test_the_entries_used_last_are_kept(source, tmp_path):
+    for version in "1234":
+        source.version = version
+        prepared(source, tmp_path)
+    source.version = "1"
+    assert rebuilt(source, tmp_path) == []
+    source.version = "5"
+    assert rebuilt(source, tmp_path) == [0, 1, 2]
+    assert len(list((tmp_path / "tensors" / "data").glob("*.safetensors"))) == 3 * MAX_VARIANTS
+    source.version = "1"
+    assert rebuilt(source, tmp_path) == []
+    source.version = "2"
+    assert rebuilt(source, tmp_path) == [0, 1, 2]
 
 
 def test_another_precision_is_another_entry(source, tmp_path):
@@ -312,12 +347,12 @@ def test_every_flipped_byte_is_noticed(tmp_path):
 
 
 def test_leftovers_of_a_killed_writer_are_swept(source, tmp_path):
-    rest = entry(tmp_path).with_suffix(".safetensors.999.tmp")
+    rest = tmp_path / "tensors" / "data" / "sim_000000-0123456789ab.safetensors.999.tmp"
     rest.parent.mkdir(parents=True)
     rest.write_bytes(b"half")
     prepared(source, tmp_path)
     names = {path.name for path in entry(tmp_path).parent.iterdir()}
-    assert names - {".lock"} == {f"sim_{i:06d}.safetensors" for i in range(3)}
+    assert names - {".lock"} == {entry(tmp_path, i).name for i in range(3)}
 
 
 def test_a_cache_that_cannot_be_written(source, tmp_path):
@@ -330,14 +365,16 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
         f"to another folder"
     )
     target = tmp_path / "other"
-    (entry(target)).mkdir(parents=True)
+    prepared(source, target)
+    (blocked := entry(target)).unlink()
+    blocked.mkdir()
     with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free space"):
         prepared(source, target)
 
 
 def test_a_cache_in_use_is_waited_for(source, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="hyco_engine")
-    folder = entry(tmp_path).parent
+    folder = tmp_path / "tensors" / "data"
     folder.mkdir(parents=True)
     waiting = f"waiting for another process that prepares {folder}"
     with ThreadPoolExecutor() as pool:
@@ -394,7 +431,7 @@ def test_values_that_are_not_finite_are_refused(source, tmp_path, message):
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path)
     assert str(caught.value) == message
-    assert not entry(tmp_path, 1).exists()
+    assert not list(tmp_path.rglob("sim_000001*"))
 
 
 def test_values_too_large_for_the_precision_are_refused(source, tmp_path):

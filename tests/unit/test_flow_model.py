@@ -22,7 +22,7 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError, PluginError, RunError, SpecError
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import BuildContext, StepExecution
 from hyco_engine.physics.capture import MAX_GRAPHS, bucket, capture
 from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import clean, count_operations
@@ -493,6 +493,41 @@ def test_auto_compiles_where_the_planned_work_pays(compiling: list[int]) -> None
     assert many.execution[1].endswith(", and compiled; 1e+08 planned steps of a sample are worth it")
     assert planned(10_000_000 // 4, inner_dt=0.05).execution == planned(10_000_000).execution
     assert set(compiling) == {32}
+
+
+@pytest.mark.parametrize(("kept", "work"), [("graph", 100_000_000), ("inductor", 10_000)])
+def test_a_resumed_run_keeps_what_was_chosen_when_it_began(
+    kept: StepExecution, work: int, compiling: list[int]
+) -> None:
+    """Though more cycles, or fewer, would now choose otherwise."""
+    model = FlowModel(Heat(), context(planned_steps=work))
+    model.keep_execution(kept, "of then")
+    assert model.execution == (kept, "of then")
+    model(states(model, 32))
+    assert model.execution[0] == kept
+    assert "; as when the run began, though " in model.execution[1]
+    assert compiling == ([] if kept == "graph" else [32])
+
+
+def test_a_resumed_run_that_agrees_tells_its_own_reason(compiling: list[int]) -> None:
+    model = FlowModel(Heat(), context(planned_steps=10_000))
+    model.keep_execution(*planned(10_000).execution)
+    model(states(model, 32))
+    assert model.execution == planned(10_000).execution
+
+
+def test_what_ran_as_written_goes_on_so() -> None:
+    model = FlowModel(Heat(), context())
+    model.keep_execution("eager", "it cannot be captured: of then")
+    model(states(model, 4))
+    assert model.execution == ("eager", "it cannot be captured: of then")
+
+
+def test_what_the_spec_asks_for_counts_more_than_what_was_kept() -> None:
+    model = FlowModel(Heat(), context(compile="graph"))
+    model.keep_execution("eager", "of then")
+    model(states(model, 4))
+    assert model.execution[0] == "graph"
 
 
 def test_one_compiled_step_serves_all_batches(compiling: list[int]) -> None:

@@ -69,7 +69,9 @@ class TestCreate:
         with pytest.raises(SpecError, match="cannot make a run folder"):
             RunFolder.create(tmp_path / "file", "a")
 
-    @pytest.mark.parametrize("name", ["../a", "a/b", "a\\b", ".a", "..", "", " a", "a\nb", "a\0", "a" * 201, "<a>", "a b", "-a"])
+    @pytest.mark.parametrize(
+        "name", ["../a", "a/b", "a\\b", ".a", "..", "", " a", "a\nb", "a\0", "a" * 201, "<a>", "a b", "-a"]
+    )
     def test_names_stay_inside(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(SpecError) as caught:
             RunFolder.create(tmp_path / "runs", name)
