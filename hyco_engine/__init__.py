@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyco_engine.engine import Engine, run
     from hyco_engine.errors import DataError, HycoError, PluginError, RunError, SpecError
-    from hyco_engine.execution import RunResult
     from hyco_engine.hooks.hookspecs import hookimpl
     from hyco_engine.hooks.records import ModelRecord, Record
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.runs.loading import load_physics, load_surrogate
+    from hyco_engine.runs.result import RunResult
     from hyco_engine.spec.options import option, options
     from hyco_engine.training.hybrid import HybridTrainer
     from hyco_engine.training.trainer import Trainer
 
 _HOME = {
     "Engine": "engine",
-    "RunResult": "execution",
+    "RunResult": "runs.result",
     "run": "engine",
     "DataError": "errors",
     "HycoError": "errors",

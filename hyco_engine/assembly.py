@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +40,6 @@ from hyco_engine.spec.classes import Spec, TrainingSettings
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
 from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
-from hyco_engine.training.memory import most_bytes
 from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
 from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.reporter import Guarded
@@ -228,23 +226,6 @@ class Assembler:
             terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
             self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
         self._note(scale_warning(terms, sizes, of_fields=True))
-
-    def gradient_memory(self, layout: StateLayout, dt: float, n_real: int) -> dict[str, Any] | None:
-        """What a gradient through the physics' rollouts keeps at most, by sizes alone; None without a physics."""
-        choice, settings = self.spec.physical, self.spec.training.physical
-        if choice is None:
-            return None
-        batch, steps = min(settings.batch_size, n_real), self.spec.data.num_predict_steps
-        internal = 1 if choice.dt is None else max(1, round(dt / choice.dt))
-        size = batch * layout.n_all * math.prod(layout.spatial) * self.dtype.itemsize
-        most = most_bytes(size, steps, internal, settings.memory_gb * 2**30)
-        told = f"at most, for the physics' gradient through {steps} step(s) of {batch} sample(s)"
-        if choice.dt is None:
-            told += " with one internal step each; more, which the data may need, keep more"
-        else:
-            told += f" with {internal} internal step(s) each"
-        told += f"; what would pass training.physical.memory_gb = {settings.memory_gb:g} is computed again instead"
-        return {"most_bytes": most, "reason": told}
 
     def trainers(self, models: Mapping[Player, nn.Module], data: Data) -> dict[Player, Trainer]:
         """A trainer for each model. What the user should know is added to `notes`."""

@@ -13,7 +13,8 @@ import attrs
 
 from hyco_engine.assembly import PLAYERS, Assembler, sample_bytes
 from hyco_engine.errors import HycoError, RunError, SpecError
-from hyco_engine.execution import Execution, RunResult, run_result
+from hyco_engine.execution import Execution
+from hyco_engine.hooks.blaming import naming_plugins
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import SampleSource, Tracker
 from hyco_engine.loss_terms import glimpsed_sizes
@@ -21,10 +22,12 @@ from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
+from hyco_engine.runs.result import RunResult, run_result
 from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.reporter import Guarded
 
 
@@ -79,7 +82,8 @@ class Engine:
             if resume and own is not None and own.is_dir() and any(own.iterdir()):
                 return self._resume(assembler, own, trackers, stop)
             folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
-            earlier = Earlier(notes=(f"there is no run in {own}: it starts from its beginning",)) if resume else None
+            note = f"there is no run in {own}: it starts from its beginning"
+            earlier = Earlier(notes=(note,), empty=True) if resume else None
             with RunLock(folder.path) as lock:
                 lock.acquire()
                 return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
@@ -130,7 +134,14 @@ class Engine:
             glimpse = source.glimpse()
             seen = None if glimpse is None else glimpsed_sizes(glimpse, source.layout, [f.name for f in layout.dynamic])
             assembler.check_models(layout, manager.dt, seen)
-            memory = assembler.gradient_memory(layout, manager.dt, n_real)
+            if spec.physical is not None:
+                settings, inner_dt = spec.training.physical, spec.physical.dt
+                memory = expected_memory(
+                    min(n_real, settings.batch_size) * sample_size // channels * layout.n_all,
+                    steps=spec.data.num_predict_steps,
+                    internal=None if inner_dt is None else max(1, round(manager.dt / inner_dt)),
+                    budget_gb=settings.memory_gb,
+                )
             sizes = {
                 "simulations": manager.num_simulations,
                 "dt": manager.dt,
@@ -166,7 +177,8 @@ class Engine:
     def _located(self) -> Iterator[None]:
         """Errors that name a key get the file and line where the spec sets it."""
         try:
-            yield
+            with naming_plugins(self.registry):
+                yield
         except HycoError as error:
             raise self._loaded.locate(error) from error.__cause__
 

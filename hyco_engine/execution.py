@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,51 +15,25 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Assembler, Data, sample_bytes
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
+from hyco_engine.hooks.blaming import blaming, naming_plugins
 from hyco_engine.interfaces import PhysicalModel, Player, StepExecution, Tracker
-from hyco_engine.report.brief import brief_html, brief_text
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import describe_environment, package_versions, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
+from hyco_engine.runs.result import RunResult, run_result
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, data_digest
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
-from hyco_engine.training.hybrid import History, HybridTrainer
+from hyco_engine.training.history import History
+from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.reporter import Guarded, Reporter
 
 logger = logging.getLogger("hyco_engine")
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RunResult:
-    """What a run left: its folder, what summary.json holds, and the trained models, in eval mode.
-
-    `resumed_completed`: the run that was to be resumed had come to its end, and nothing was done.
-    """
-
-    folder: Path
-    summary: Mapping[str, Any]
-    physical: nn.Module | None = None
-    synthetic: nn.Module | None = None
-    resumed_completed: bool = False
-
-    def __repr__(self) -> str:
-        return brief_text(self.folder, self.summary)
-
-    def _repr_html_(self) -> str:
-        return brief_html(self.folder, self.summary)
-
-
-def run_result(
-    folder: Path, summary: Mapping[str, Any], models: Mapping[Player, nn.Module], *, resumed_completed: bool = False
-) -> RunResult:
-    """The result with those models that there are."""
-    ready: dict[str, Any] = {player: model.eval() for player, model in models.items()}
-    return RunResult(folder=folder, summary=summary, resumed_completed=resumed_completed, **ready)
 
 
 class Execution:
@@ -120,16 +93,17 @@ class Execution:
             self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
                 self._report.warn(note)
-            self._train()
-            self._evaluate()
-            self._measure_parameters()
+            with naming_plugins(self.assembler.registry):
+                self._train()
+                self._evaluate()
+                self._measure_parameters()
             status = "completed"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         except BaseException as error:
             told = str(error) or type(error).__name__
-            new = self.hybrid is None and self.earlier is None
+            new = self.hybrid is None and (self.earlier is None or self.earlier.empty)
             if new and isinstance(error, HycoError) and error.exit_code == 2:
                 # nothing was started: a mistake in the spec or the data leaves no run behind
                 self.folder.discard()
@@ -210,6 +184,8 @@ class Execution:
     def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:
         try:
             hybrid.load_state_dict(kept["training"])
+        except HycoError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise RunError(
                 f"the checkpoint does not fit what the spec builds now ({type(error).__name__}: {error}): a plugin or "
@@ -282,7 +258,8 @@ class Execution:
                     continue
                 for player, model in self.models.items():
                     self._keeper.between()
-                    self.metrics.setdefault(player, {})[split] = heldout.measure(model)
+                    with blaming(self.hybrid.trainers[player].who, f"rollouts on the {split} data"):
+                        self.metrics.setdefault(player, {})[split] = heldout.measure(model)
                 if isinstance(heldout, HeldOutRollouts):
                     self.metrics.setdefault("persistence", {})[split] = heldout.persistence()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
+from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import Batch, Recipe
 from hyco_engine.training.rollout import evaluating, rollout
 
@@ -20,7 +21,7 @@ class RolloutRecipe(Recipe):
     `states(indices) -> [B, C_all, *S]` gives the starts and must be pure; with `lead [count]` (int64), sample i starts
     where the teacher is `lead[i]` steps later. The teacher runs in eval mode and without
     gradients; it must not change while the recipe is in use. `where` says in error texts for what the samples are, e.g.
-    `"cycle 2, for the synthetic model"`.
+    `"cycle 2, for the synthetic model"`; `who` is what they call the teacher.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class RolloutRecipe(Recipe):
         dtype: torch.dtype = torch.float32,
         batch_size: int = 64,
         where: str = "",
+        who: str = "",
     ) -> None:
         if count < 0 or horizon < 1 or batch_size < 1:
             raise ValueError(
@@ -49,6 +51,7 @@ class RolloutRecipe(Recipe):
         self.device = torch.device(device)
         self.dtype = dtype
         self.where = where
+        self.who = who or type(teacher).__name__
         self._count = count
         self._batch_size = batch_size
 
@@ -70,7 +73,8 @@ class RolloutRecipe(Recipe):
         self._check(starts, indices, (self.layout.n_all, *self.layout.spatial), "a start")
         lead = torch.zeros_like(indices) if self.lead is None else self.lead[indices]
         steps = int(lead.max()) + self.horizon
-        with torch.no_grad(), evaluating(self.teacher):
+        place = f"generating for {self.where}" if self.where else "generating"
+        with blaming(self.who, place), torch.no_grad(), evaluating(self.teacher):
             path = rollout(self.teacher, starts, steps)
         self._check(path, indices, (steps, self.layout.n_dynamic, *self.layout.spatial), f"a rollout of {steps} steps")
         if self.lead is not None:

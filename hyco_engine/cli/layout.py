@@ -135,8 +135,9 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
     """Five lines: what came out, how good it is, how long it took, where it is, what to do next."""
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
+    told = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
-        ("learned", "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"),
+        ("learned", told + ("; ± is statistical only" if "±" in told else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),
     ]

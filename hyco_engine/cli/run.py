@@ -12,8 +12,8 @@ from hyco_engine.cli.plugins import disable_option, discover
 from hyco_engine.errors import HycoError
 
 if TYPE_CHECKING:
-    from hyco_engine.execution import RunResult
     from hyco_engine.hooks.registry import Registry
+    from hyco_engine.runs.result import RunResult
     from hyco_engine.spec.loading import LoadedSpec
 
 

@@ -24,7 +24,7 @@ MAX_VARIANTS = 4
 def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
     """What `build` gives, from the cache where it is there already; without a folder as it is.
 
-    Called under the folder's lock. Specs that want it otherwise have files of their own, so that none rebuilds another's.
+    Called under the folder's lock. Specs that want it otherwise have files of their own: none rebuilds another's.
     """
     if folder is None:
         return build()

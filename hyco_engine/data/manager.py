@@ -41,7 +41,7 @@ class DataManager:
     single simulation may not, while it is loaded). An entry that is damaged is noticed and rebuilt. With None
     everything is held in memory. Several processes may share a cache: one builds, the others wait for it.
 
-    `[data.observe]` acts on what was loaded, in a second entry beside the first, `observed_000000-<digest>.safetensors`;
+    `[data.observe]` acts on what was loaded, in a second entry beside it, `observed_000000-<digest>.safetensors`;
     `seed` is that of its random numbers.
 
     What is wrong raises DataError before anything trains: unknown fields at once; a split that does not fit and windows

@@ -78,7 +78,7 @@ class StepRunner:
         self._reason = "not run yet" if compile == "auto" else "asked for"
 
     @property
-    def execution(self) -> tuple[str, str]:
+    def execution(self) -> tuple[StepExecution, str]:
         """(how the step runs; why)."""
         return self._kind, self._reason
 
@@ -256,7 +256,22 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
                 )
             return clean(graph)
     except Exception as error:
-        raise CaptureError(_first_line(error)) from error
+        raise CaptureError(_advice(_first_line(error))) from error
+
+
+def _advice(message: str) -> str:
+    """What a step does that no graph can, and what to write instead; `message` is torch's."""
+    if "Sparse" in message or "sparse" in message:
+        return (
+            "the step solves equations with a sparse matrix, in as many iterations as the values need: step "
+            f"explicitly, or solve directly, as hyco_engine.physics.poisson does on regular grids ({message})"
+        )
+    if "_local_scalar_dense" in message or "data-dependent" in message or "aten.nonzero" in message:
+        return (
+            "the step looks at values, by if, while, float() or .item(), or in an iterative solver: write where(...) "
+            f"in place of if, and loops of a fixed length ({message.split(' - ')[0].split('.  ')[0]})"
+        )
+    return message
 
 
 def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

@@ -63,6 +63,8 @@ def worth_compiling(graph: GraphModule, state: Tensor, samples: int) -> tuple[bo
         return False, f"{samples:.3g} planned steps of a sample are too few to be worth compiling"
     if any(_is_complex(node) for node in graph.graph.nodes):
         return False, "inductor makes nothing of its complex numbers"
+    if any(node.target is aten.grid_sampler_2d.default for node in graph.graph.nodes):
+        return False, "most of its time goes into sampling images, which torch's own kernel does as fast"
     if state.device.type == "cpu" and not has_compiler():
         return False, "compiling would pay, but there is no C++ compiler: install g++ or clang++"
     return True, f"{samples:.3g} planned steps of a sample are worth it"

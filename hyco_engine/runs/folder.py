@@ -167,7 +167,7 @@ class RunFolder(Tracker):
 
     def _open_log(self) -> logging.FileHandler:
         try:
-            handler = logging.FileHandler(self.path / LOG, encoding="utf-8")
+            handler = _LogFile(self.path / LOG, encoding="utf-8")
         except OSError as error:
             raise cannot_write(self.path / LOG, error) from error
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -177,10 +177,13 @@ class RunFolder(Tracker):
         """Close the files and let go of the logger. May be called twice; `finished` calls it."""
         if self._log is not None:
             logging.getLogger(LOGGER).removeHandler(self._log)
-            self._log.close()
+            with suppress(OSError):
+                self._log.close()
             self._log = None
         if self._metrics is not None:
-            self._metrics.close()
+            # a disk that is full is told by whatever wrote to it
+            with suppress(OSError):
+                self._metrics.close()
             self._metrics = None
 
     # --- tracker --------------------------------------------------------------------------------------------------
@@ -296,6 +299,13 @@ def weights_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, str])
     # the format wants the tensors 8-aligned
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head + data[end:]
+
+
+class _LogFile(logging.FileHandler):
+    """Leaves out what cannot be written: metrics and checkpoints are what a full disk is told for."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """In place of a traceback on the terminal."""
 
 
 class _Formatter(logging.Formatter):

@@ -56,9 +56,13 @@ class RunLock:
             os.close(handle)
             raise self._busy(left)
         me = Holder(pid=os.getpid(), started=psutil.Process().create_time())
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(attrs.asdict(me)).encode(), 0)
         self._handle = handle
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(attrs.asdict(me)).encode(), 0)
+        except OSError as error:
+            self.release()
+            raise RunError(f"cannot lock {self.path}: {error.strerror}; free space or choose another folder") from error
         return None if left is None else f"process {left.pid}, which was writing to {self.path.parent}, is gone"
 
     def _busy(self, holder: Holder | None) -> RunError:

@@ -41,13 +41,15 @@ HARMLESS = (
 class Earlier:
     """What there is to go on from: the content of a checkpoint, and the metrics up to there.
 
-    None and nothing where the run begins anew. `notes` say what was found, and are no results; `warnings` are.
+    None and nothing where the run begins anew, in a folder that may hold what is left of it, or that is `empty`.
+    `notes` say what was found, and are no results; `warnings` are.
     """
 
     checkpoint: Mapping[str, Any] | None = None
     records: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    empty: bool = False
 
     @property
     def metrics_bytes(self) -> int:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.errors import RunError
+from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, NormalizedLoss, Player, StepContext
-from hyco_engine.training.divergence import Diverged, blaming, broken_losses
+from hyco_engine.training.divergence import Diverged, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.normalized import Normalization

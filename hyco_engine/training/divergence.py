@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from hyco_engine.errors import HycoError, PluginError, RunError
-from hyco_engine.hooks.checking import describe
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import LossTerm
 from hyco_engine.training.whole_loss import WholeLoss
 
@@ -39,19 +37,6 @@ def broken_gradient(model: nn.Module) -> str | None:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name!r} is not finite"
     return None
-
-
-@contextmanager
-def blaming(who: str, where: str) -> Iterator[None]:
-    """Tell what a part of a plugin raises, or returns that is wrong, with its name; `where`: "epoch 3, batch 5"."""
-    try:
-        yield
-    except PluginError as error:
-        raise PluginError(f"{who}, {where}: {error}") from error
-    except (HycoError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise PluginError(f"{who} failed in {where}: {describe(error)}") from error
 
 
 def since_left(whole: WholeLoss) -> str:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.windows import WindowDataset
-from hyco_engine.interfaces import PhysicalModel, Samples, Values
+from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
 from hyco_engine.training.error_correlation import Correlation, correlation
+from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.least_squares import unit_scale
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.whole_loss import WholeLoss
@@ -37,6 +38,8 @@ from hyco_engine.training.whole_loss import WholeLoss
 if TYPE_CHECKING:
     from hyco_engine.training.trainer import Trainer
 
+MOST_TANGENTS = 2**30
+"""Values times steps times parameters that are pushed forward: a minute or two. Beyond, some windows are left out."""
 MOST_PARAMETERS = 50
 """Beyond these there are no error bars: a field's values are rarely determined one by one."""
 WANTED_BLOCKS = 10
@@ -110,15 +113,55 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
         return None
     if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
         return None
-    return error_bars(model, trainer.whole_loss(data), trainer.linearizer)
+    used, chunk, left_out = _affordable(trainer, data)
+    # what iterates has its derivatives compiled already; for one look that would take longer than the look
+    known = trainer.optimizer_name == "gauss-newton" or trainer.multi_start is not None
+    linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
+    found = error_bars(model, trainer.whole_loss(used, chunk=chunk), linearizer)
+    return attrs.evolve(found, assumption=found.assumption + left_out)
+
+
+class Every(Samples):
+    """Each `step`-th sample of `data`."""
+
+    def __init__(self, data: Samples, step: int) -> None:
+        self.data = data
+        self.step = step
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.step)
+
+    def batch(self, indices: Tensor) -> Batch:
+        return self.data.batch(indices * self.step)
+
+
+def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, int, str]:
+    """(the samples to look at, how many at a time, what is said of those left out): by sizes alone."""
+    size = trainer.settings.batch_size
+    batch = data.batch(torch.zeros(1, dtype=torch.int64))
+    steps, states = trainer.objective.steps(batch), batch[0]
+    if steps is None or not isinstance(states, Tensor):
+        return data, size, ""
+    count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    kept = count * steps * states.numel()
+    internal = int(getattr(trainer.model, "substeps", 1))
+    step = -(-len(data) * kept * internal // MOST_TANGENTS)
+    size = max(1, min(size, TANGENT_ELEMENTS // kept))
+    if step <= 1:
+        return data, size, ""
+    used = Every(data, step)
+    return used, size, f"; from {len(used)} of {len(data)} samples, evenly spread, to bound the time this takes"
 
 
 def find_blocks(data: AugmentedDataset, count: int) -> Blocks:
     """Blocks of the windows of `data` for `count` parameters."""
     real: Samples = data.real
+    step = 1
+    if isinstance(real, Every):
+        step, real = real.step, real.data
     if data.n_generated or not isinstance(real, WindowDataset):
         return Blocks(of_sample=torch.arange(len(data)))
-    places = tuple(real.window(i) for i in range(len(real)))
+    places = tuple(real.window(i) for i in range(0, len(real), step))
     simulations = sorted({simulation for simulation, _ in places})
     wanted = max(WANTED_BLOCKS, 3 * count)
     last = {s: max(frame for simulation, frame in places if simulation == s) for s in simulations}

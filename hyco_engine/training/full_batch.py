@@ -211,7 +211,8 @@ class LBFGS(FullBatch):
     def _evaluate(self, whole: WholeLoss) -> Evaluation:
         """Loss and gradient here. The line search ends where it has been: such points are looked up."""
         point = self._point()
-        for known in self._evaluations:
+        # most often it is one of the last
+        for known in reversed(self._evaluations):
             if torch.equal(known[0], point):
                 return known
         for parameter in self._parameters:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,10 +12,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.augment.balance import Balance, check_balance
+from hyco_engine.augment.balance import check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import RolloutRecipe
 from hyco_engine.errors import PluginError, RunError
+from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import (
     Augmentation,
     CacheBackend,
@@ -32,6 +32,7 @@ from hyco_engine.interfaces import (
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.evaluation import HeldOut
+from hyco_engine.training.history import Best, History
 from hyco_engine.training.reporter import Guarded, Reporter
 from hyco_engine.training.rollout import evaluating
 from hyco_engine.training.state import load_trainer_state, trainer_state
@@ -40,43 +41,6 @@ from hyco_engine.training.trainer import Trainer
 
 class BalanceWarning(UserWarning):
     """Real and generated samples are not in the ratio that the strategy declares."""
-
-
-@attrs.define(kw_only=True)
-class History:
-    """What happened, phase by phase."""
-
-    balance: list[Balance] = attrs.Factory(list)
-    cooperation: list[dict[str, Any]] = attrs.Factory(list)
-    warnings: list[str] = attrs.Factory(list)
-    seconds: dict[str, float] = attrs.Factory(dict)
-    trained: dict[str, dict[str, int]] = attrs.Factory(dict)
-    """By player: `epochs`; `samples`, real and generated ones, each counted once an epoch; whether it `converged`."""
-    cycles: int = 0
-    peak_bytes: int = 0
-
-    def to_data(self) -> dict[str, Any]:
-        """Plain values, copied."""
-        return attrs.asdict(self)
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Become what `to_data` gave; the containers stay the same objects."""
-        self.balance[:] = [Balance(**balance) for balance in data["balance"]]
-        self.cooperation[:] = data["cooperation"]
-        self.warnings[:] = data["warnings"]
-        self.seconds.clear()
-        self.seconds |= data["seconds"]
-        self.trained.clear()
-        self.trained |= data["trained"]
-        self.cycles, self.peak_bytes = data["cycles"], data["peak_bytes"]
-
-
-@attrs.define(kw_only=True)
-class Best:
-    """The weights with the smallest error on held-out real data so far."""
-
-    error: float = math.inf
-    state: dict[str, Tensor] | None = None
 
 
 class Watch:
@@ -270,6 +234,7 @@ class HybridTrainer:
                 dtype=inputs.dtype,
                 batch_size=trainer.settings.batch_size,
                 where=f"cycle {cycle}, by the {teacher} model",
+                who=trainer.who,
             )
 
         return CycleContext(
@@ -370,7 +335,7 @@ class HybridTrainer:
             return
         trainer = self.trainers[player]
         with self._report.timed("evaluate", cycle, total=1):
-            metrics = self.heldout.measure(trainer.model)
+            metrics = self._measured(trainer)
         error = self.heldout.score(metrics)
         if error < self.best[player].error:
             self.best[player] = Best(error=error, state=copy.deepcopy(trainer.model.state_dict()))
@@ -378,10 +343,15 @@ class HybridTrainer:
         at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
         self._report.tell("metrics", {"cycle": cycle, "phase": phase, **at, **flat})
 
+    def _measured(self, trainer: Trainer) -> dict[str, Any]:
+        assert self.heldout is not None
+        with blaming(trainer.who, "rollouts on held-out data"):
+            return self.heldout.measure(trainer.model)
+
     def _errors(self) -> dict[Player, float]:
         if self.heldout is None:
             raise RunError("this strategy weighs the models by held-out errors: give validation data (data.split.val)")
-        return {player: self.heldout.score(self.heldout.measure(t.model)) for player, t in self.trainers.items()}
+        return {player: self.heldout.score(self._measured(t)) for player, t in self.trainers.items()}
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:

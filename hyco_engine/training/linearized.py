@@ -22,12 +22,13 @@ class Linearizer:
     """Residuals of a model with derivatives by its parameters, in the fastest way that works, which is then kept.
 
     `way`: "captured" (a graph of the step with its tangents), or as in `ForwardJacobian`, lane by lane; `reason` says
-    what kept it from a faster one. Lives as long as the model, since graphs are costly to make.
+    what kept it from a faster one. Lives as long as the model, since graphs are costly to make; `compiles` as in
+    `TangentRollout`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, compiles: bool = True) -> None:
         self.model = model
-        self._rollout = TangentRollout(model) if isinstance(model, DeclaredModel) else None
+        self._rollout = TangentRollout(model, compiles=compiles) if isinstance(model, DeclaredModel) else None
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
         self._lanes = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import torch
@@ -76,6 +77,17 @@ def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int
         return plain
     checkpointed = size * (2 * math.sqrt(steps * internal * _OPERATIONS) + internal * _OPERATIONS + steps + 1)
     return min(plain, max(int(budget_bytes), math.ceil(checkpointed)))
+
+
+def expected_memory(size: int, *, steps: int, internal: int | None, budget_gb: float) -> dict[str, Any]:
+    """What the physics' gradient keeps, as `hyco-engine check` tells it, for a batch of states of `size` bytes.
+
+    `internal` None: how many internal steps a frame takes is known with the data.
+    """
+    told = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
+    told += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
+    told += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
+    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": told}
 
 
 def tape_bytes(model: nn.Module, state: Tensor) -> int:

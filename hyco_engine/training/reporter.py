@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.errors import HycoError, RunError
+from hyco_engine.hooks.blaming import out_of_memory
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Tracker
 from hyco_engine.resources import limit_text
@@ -73,7 +74,7 @@ class Reporter:
         try:
             yield
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             place = phase if cycle is None else f"{phase} of cycle {cycle}"
             raise RunError(
@@ -84,9 +85,3 @@ class Reporter:
             seconds = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.tell("phase_ended", {"cycle": cycle, "phase": phase, "seconds": seconds})
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Of the machine or of a device; on the CPU torch has no class of its own for it."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -27,11 +27,13 @@ UNROLLED = 4
 class TangentRollout:
     """Rolls `model` out for parameters that need not be its own.
 
-    Raises `NotCaptured` where the model runs as written: then torch.func is all there is.
+    Raises `NotCaptured` where the model runs as written: then torch.func is all there is. `compiles`: whether this is
+    compiled where the step is.
     """
 
-    def __init__(self, model: DeclaredModel) -> None:
+    def __init__(self, model: DeclaredModel, *, compiles: bool = True) -> None:
         self._model = model
+        self._compiles = compiles
         self._graphs: dict[Any, Run] = {}
 
     def __call__(self, state: Tensor, steps: int, points: Tensor, tangents: bool) -> tuple[Tensor, Tensor | None]:
@@ -118,7 +120,7 @@ class TangentRollout:
         else:
             many = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
             graph = _captured(torch.func.vmap(batched), now, now.new_zeros(lanes, count, *state.shape), given, many)
-        if self._model.execution[0] == "inductor":
+        if self._compiles and self._model.execution[0] == "inductor":
             graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
         if len(self._graphs) >= MAX_GRAPHS:
             self._graphs.pop(next(iter(self._graphs)))

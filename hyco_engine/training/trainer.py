@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
+from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
-from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, blaming, broken_gradient, since_left
+from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient, since_left
 from hyco_engine.training.full_batch import FullBatch
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
@@ -105,6 +106,11 @@ class Trainer:
         return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
 
     @property
+    def who(self) -> str:
+        """What messages call the model, with its distribution."""
+        return f"the {self.player} model {self.model_name}"
+
+    @property
     def trainable(self) -> bool:
         """Whether the model has anything to learn."""
         return bool(self._parameters)
@@ -140,15 +146,14 @@ class Trainer:
         try:
             if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
                 self._memory = self._plan_memory(dataset)
-            blamed = f"the {self.player} model {self.model_name}"
             if isinstance(self._optimizer, FullBatch) and num_epochs:
-                with blaming(blamed, f"epoch {self.epochs_done + 1}"):
+                with blaming(self.who, f"epoch {self.epochs_done + 1}"):
                     whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
             while phase.epochs < num_epochs and not phase.converged:
                 if not isinstance(self._optimizer, FullBatch):
                     metrics = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause)
                 elif whole is not None:
-                    with blaming(blamed, f"epoch {self.epochs_done + 1}"):
+                    with blaming(self.who, f"epoch {self.epochs_done + 1}"):
                         metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
                 self.epochs_done += 1
                 phase.epochs += 1
@@ -294,13 +299,15 @@ class Trainer:
 
     # --- all samples at once --------------------------------------------------------------------------------------
 
-    def whole_loss(self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False) -> WholeLoss:
-        """The loss over all samples of `data`, with the normalizer's weights frozen.
+    def whole_loss(
+        self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, chunk: int | None = None
+    ) -> WholeLoss:
+        """The loss over all samples of `data`, with the normalizer's weights frozen; `chunk` samples at a time.
 
         `commit`: the weights are those that follow from these samples, which count as one step; else those of the last
         step, and the normalizer stays as it is.
         """
-        whole = self._whole(data, terms, WeightedSum.weights(self.objective.specs))
+        whole = self._whole(data, terms, WeightedSum.weights(self.objective.specs), chunk)
         normalizer = self.normalization.normalizer
         if terms or not isinstance(normalizer, WeightedSum):
             # only gradients of the single terms need a graph
@@ -337,7 +344,9 @@ class Trainer:
             )
         return whole
 
-    def _whole(self, data: Samples, terms: Sequence[ExtraTerm], weights: Mapping[str, float]) -> WholeLoss:
+    def _whole(
+        self, data: Samples, terms: Sequence[ExtraTerm], weights: Mapping[str, float], chunk: int | None = None
+    ) -> WholeLoss:
         # an objective that changed from iteration to iteration would have no curvature to learn
         begun = self.epochs_done - (0 if self._phase is None else self._phase.epochs)
         return WholeLoss(
@@ -345,7 +354,7 @@ class Trainer:
             self.objective,
             data,
             weights=weights,
-            chunk=self.settings.batch_size,
+            chunk=chunk or self.settings.batch_size,
             device=self.device,
             extra=terms,
             draws=lambda: derive_generator(self.seed, "train", self.player, "terms", begun),

@@ -297,6 +297,8 @@ def test_a_plan_tells_sizes_without_simulating(monkeypatch: pytest.MonkeyPatch) 
     assert (plan["n_real"], plan["n_generated"]) == (10, 5)
     assert plan["cache"]["kind"] == "memory"
     assert plan["cache"]["estimated_bytes"] == 5 * 4 * 16 * 4
+    # 4 windows of 16 cells in float32 a batch, 3 frames, and no more than 200 tensors a step
+    assert plan["memory"]["most_bytes"] == 4 * 16 * 4 * 3 * 200
     assert plan["parts"]["physical"] == {"kind": "burgers", "distribution": "hyco-engine", "version": "0.1.0"}
     assert [(p["cycle"], p["phase"]) for p in plan["phases"]] == [
         (cycle, phase) for cycle in (0, 1) for phase in ("train_synthetic", "train_physical")

@@ -19,7 +19,7 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.spec.choices import ParameterSetting
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout
-from hyco_engine.training.error_bars import ErrorBars, find_blocks, measure
+from hyco_engine.training.error_bars import ErrorBars, Every, find_blocks, measure
 from hyco_engine.training.error_correlation import correlation
 from hyco_engine.training.rollout import rollout
 from hyco_engine.training.trainer import Trainer
@@ -175,6 +175,46 @@ def test_fields_and_networks_have_none() -> None:
     many.extra = torch.nn.Parameter(torch.zeros(60))
     assert measure(trainer_of(many), affine_data(0.1, 0)) is None
     assert measure(field, Pairs(torch.ones(2, 1, 8), torch.ones(2, 1, 1, 8))) is not None
+
+
+def test_what_it_may_cost_is_bounded_and_what_was_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 parameters, 1 step, 8 cells: 16 values a sample."""
+    data = affine_data(0.1, seed=1, count=40)
+    trainer = trainer_of(model_of(Affine()))
+    whole = measure(trainer, data)
+    monkeypatch.setattr("hyco_engine.training.error_bars.MOST_TANGENTS", 20 * 16)
+    part = measure(trainer, data)
+    of_the_part = measure(trainer, Pairs(data.states[::2], data.targets[::2]))
+    assert whole is not None
+    assert part is not None
+    assert of_the_part is not None
+    assert part.standard_error == of_the_part.standard_error
+    told = "; from 20 of 40 samples, evenly spread, to bound the time this takes"
+    assert part.assumption == of_the_part.assumption + told
+    assert "evenly spread" not in whole.assumption
+
+
+def test_windows_left_out_leave_the_blocks_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = decay_windows(0.01, 0, horizon=3)
+    half = find_blocks(AugmentedDataset(Every(data, 2)), 1)
+    assert [place for _, place in half.places] == list(range(0, 57, 2))
+    assert half.multiplicity == pytest.approx(29 * 3 / 59)
+    model = Decay(settings={"k": ParameterSetting(init=1.0)}, dtype=torch.float64)
+    monkeypatch.setattr("hyco_engine.training.error_bars.MOST_TANGENTS", 29 * 3 * CELLS)
+    found = measure(trainer_of(model), data)
+    assert found is not None
+    assert "from 29 of 57 samples" in found.assumption
+
+
+def test_few_samples_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = affine_data(0.1, seed=1, count=10)
+    trainer = trainer_of(model_of(Affine()))
+    whole = measure(trainer, data)
+    monkeypatch.setattr("hyco_engine.training.error_bars.TANGENT_ELEMENTS", 3 * 16)
+    part = measure(trainer, data)
+    assert whole is not None
+    assert part is not None
+    assert part.standard_error == pytest.approx(whole.standard_error, rel=1e-12)
 
 
 # --- windows --------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def found_from(kind: str, factors: tuple[float, float], optimizer: str) -> list[
     ("kind", "factors", "optimizer"),
     [
         # without a reach nu ran off to 0
-        ("navier-stokes", (0.2, 10.0), "gauss-newton"),
+        pytest.param("navier-stokes", (0.2, 10.0), "gauss-newton", marks=pytest.mark.slow),
         # without one the line search stopped where the loss is not finite
         ("fisher-kpp", (0.1, 0.1), "lbfgs"),
     ],

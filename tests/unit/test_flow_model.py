@@ -24,6 +24,7 @@ from hyco_engine.errors import DataError, PluginError, RunError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, StepExecution
 from hyco_engine.physics.capture import MAX_GRAPHS, bucket, capture
+from hyco_engine.physics.compiling import worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import clean, count_operations
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
@@ -298,7 +299,10 @@ def test_control_flow_on_values_falls_back_to_eager() -> None:
     assert torch.allclose(model(state), state * 0.2)
     kind, reason = model.execution
     assert kind == "eager"
-    assert reason.startswith("it cannot be captured: ")
+    assert reason.startswith(
+        "it cannot be captured: the step looks at values, by if, while, float() or .item(), or in an iterative solver: "
+        "write where(...) in place of if, and loops of a fixed length (RuntimeError: "
+    )
 
 
 def test_an_iterative_solve_falls_back_to_eager() -> None:
@@ -311,7 +315,8 @@ def test_an_iterative_solve_falls_back_to_eager() -> None:
 
     loss().backward()
     assert model.execution[0] == "eager"
-    assert "it cannot be captured" in model.execution[1]
+    assert model.execution[1].startswith("it cannot be captured: the step solves equations with a sparse matrix, ")
+    assert "step explicitly, or solve directly, as hyco_engine.physics.poisson does" in model.execution[1]
     raw = model.learnables.raw["kappa"]
     assert raw.grad is not None
     with torch.no_grad():
@@ -493,6 +498,17 @@ def test_auto_compiles_where_the_planned_work_pays(compiling: list[int]) -> None
     assert many.execution[1].endswith(", and compiled; 1e+08 planned steps of a sample are worth it")
     assert planned(10_000_000 // 4, inner_dt=0.05).execution == planned(10_000_000).execution
     assert set(compiling) == {32}
+
+
+def test_steps_that_sample_images_are_not_compiled(compiling: list[int]) -> None:
+    def step(state: Tensor, k: Tensor) -> Tensor:
+        grid = torch.zeros(len(state), *state.shape[2:], 2) + k
+        return torch.nn.functional.grid_sample(state, grid, align_corners=True)
+
+    state = torch.zeros(4, 1, 8, 8)
+    worth, why = worth_compiling(capture(step, state, [torch.tensor(0.1)]), state, 10**12)
+    assert not worth
+    assert why == "most of its time goes into sampling images, which torch's own kernel does as fast"
 
 
 @pytest.mark.parametrize(("kept", "work"), [("graph", 100_000_000), ("inductor", 10_000)])

@@ -225,3 +225,102 @@ def test_kinds_are_looked_up_and_never_imported(kind: str) -> None:
     result = CliRunner().invoke(cli, ["check", "spec.toml"])
     assert result.exit_code == 2
     assert "physical.kind" in result.stderr
+
+
+# --- other formats --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["pt", "mat", "h5", "npz", "npy"])
+def test_a_pickle_by_any_name(suffix: str) -> None:
+    for content in (pickle.dumps(Runs()), b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + pickle.dumps(Runs())):
+        Path(f"a.{suffix}").write_bytes(content)
+        with pytest.raises((HycoError, ValueError)):
+            arrays(Path(f"a.{suffix}"))
+    torch.save({"u": Runs()}, f"b.{suffix}")
+    with pytest.raises((HycoError, ValueError)):
+        arrays(Path(f"b.{suffix}"))
+
+
+def test_objects_in_a_mat_file() -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    import numpy as np
+
+    cells = np.empty(1, dtype=object)
+    cells[0] = np.zeros(2)
+    scipy_io.savemat("a.mat", {"u": cells, "v": {"w": 1.0}, "x": "text"})
+    reader = open_arrays(Path("a.mat"))
+    for name in ("u", "v", "x"):
+        with pytest.raises((HycoError, ValueError)) as caught:
+            reader.find(name, "data.path")
+        assert "a.mat" in str(caught.value) or name in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [2**31 - 1, 2**32 - 1])
+def test_a_mat_file_that_promises_billions(size: int) -> None:
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    element = struct.pack("<II", 14, size) + struct.pack("<IIII", 6, 8, 6, 0)
+    element += struct.pack("<IIii", 5, 8, 10**9, 10**9) + struct.pack("<II", 1, 1) + b"u".ljust(8, b"\0")
+    element += struct.pack("<II", 9, size)
+    Path("a.mat").write_bytes(head + element)
+    with pytest.raises((HycoError, ValueError)):
+        arrays(Path("a.mat"))
+
+
+def test_an_archive_s_symbolic_link_is_no_link() -> None:
+    Path("secret.npy").write_bytes(npy("<f4", "(1,)", bytes(4)))
+    entry = zipfile.ZipInfo("u.npy")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile("a.npz", "w") as opened:
+        opened.writestr(entry, str(Path("secret.npy").absolute()))
+    with pytest.raises(ValueError, match="u"):
+        read_arrays(Path("a.npz"))
+
+
+# --- the cache of real data -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hostile", ["pickle", "length", "link", "folder"])
+def test_hostile_caches_are_made_again_and_nothing_else_is_touched(hostile: str, tmp_path: Path) -> None:
+    import hyco_engine as hyco
+    from hyco_engine.assembly import Assembler
+
+    spec = {
+        "data": {
+            "kind": "simulate",
+            "truth": {"nu": 0.1},
+            "num_simulations": 3,
+            "num_frames": 3,
+            "resolution": {"x": 8},
+            "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
+        },
+        "physical": {"kind": "burgers", "compile": "eager"},
+        "paths": {"cache": "cache"},
+    }
+
+    def held_out() -> torch.Tensor:
+        engine = hyco.Engine(spec)
+        assembler = Assembler(engine.spec, engine.registry)
+        found = assembler.data(assembler.source()).test
+        return found[0].dynamic  # type: ignore[union-attr]
+
+    sound = held_out()
+    outside = Path("outside")
+    outside.write_bytes(b"precious")
+    files = [path for path in Path("cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert any(path.suffix == ".safetensors" for path in files)
+    for path in files:
+        path.unlink()
+        match hostile:
+            case "pickle":
+                path.write_bytes(pickle.dumps(Runs()))
+            case "length":
+                path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+            case "link":
+                path.symlink_to(outside.absolute())
+            case "folder":
+                path.mkdir()
+    try:
+        assert torch.equal(held_out(), sound)
+    except HycoError as error:
+        assert hostile == "folder", error
+    assert outside.read_bytes() == b"precious"

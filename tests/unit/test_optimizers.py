@@ -25,7 +25,7 @@ from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
-from hyco_engine.training.memory import plan_memory, tape_bytes
+from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
 from hyco_engine.training.multi_start import draw_starts
 from hyco_engine.training.optimizers import choose_optimizer
 from hyco_engine.training.rollout import rollout
@@ -534,6 +534,25 @@ def test_the_trainer_says_beforehand_what_a_long_gradient_keeps(caplog: pytest.L
 def test_the_tape_of_a_step_is_measured() -> None:
     state = torch.randn(4, 1, 100)
     assert tape_bytes(Stepper(), state) == pytest.approx(4 * state.nbytes, rel=0.3)
+
+
+@pytest.mark.parametrize("budget", [1e4, 1e6, 1e8, math.inf])
+@pytest.mark.parametrize("steps", [1, 2, 10, 500])
+@pytest.mark.parametrize("internal", [1, 7])
+def test_what_is_told_before_anything_runs_is_an_upper_bound(budget: float, steps: int, internal: int) -> None:
+    state = torch.zeros(4, 1, 100)
+
+    class Many(Stepper):
+        def forward(self, state: Tensor) -> Tensor:
+            for _ in range(internal):
+                state = super().forward(state)
+            return state
+
+    plan = plan_memory(Many(), state, steps, budget, internal)
+    told = most_bytes(state.nbytes, steps, internal, budget)
+    assert plan.peak_bytes <= told
+    if math.isinf(budget):
+        assert told == plan.plain_bytes
 
 
 def test_short_rollouts_are_left_alone() -> None:

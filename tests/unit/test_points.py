@@ -359,7 +359,7 @@ def test_a_physics_is_found_from_a_table_of_moving_sensors(tmp_path):
     assert result.summary["parameters"]["kappa"]["final"] == pytest.approx(0.5, rel=0.02)
     assert result.summary["metrics"]["physical"]["val"]["nrmse"] < 0.02
     assert result.summary["metrics"]["persistence"]["val"]["nrmse"] > 0.5
-    assert result.summary["data"]["points"] == {"train": 3 * 16, "val": 3 * 4, "test": 0}
+    assert result.summary["data"]["points"] == {"train": 4 * 16, "val": 4 * 4, "test": 0}
 
 
 def test_an_array_of_times_sensors_and_columns_gives_the_same(tmp_path):

@@ -35,7 +35,7 @@ SPEC: dict[str, Any] = {
     "augmentation": {"alpha": 0.5},
     "training": {
         "synthetic": {"epochs_per_cycle": 2, "batch_size": 8},
-        "physical": {"epochs_per_cycle": 3, "batch_size": 8, "optimizer": "adam"},
+        "physical": {"epochs_per_cycle": 2, "batch_size": 8, "optimizer": "adam"},
     },
 }
 
@@ -267,6 +267,49 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     monkeypatch.setattr(os, "fsync", sync)
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every step is worth compiling, and compiling only makes a note of the batch size."""
+    sizes: list[int] = []
+
+    def compiled(graph: Any, state: Any, parameters: Any) -> Any:
+        sizes.append(len(state))
+        return graph
+
+    monkeypatch.setattr("hyco_engine.physics.capture.compiled", compiled)
+    monkeypatch.setattr("hyco_engine.physics.capture.worth_compiling", lambda *args: (True, "it pays"))
+    return sizes
+
+
+def test_a_resumed_run_keeps_how_its_physics_ran(tmp_path: Path, interrupted: Path, compiling: list[int]) -> None:
+    """Begun as a graph, though now it would be compiled."""
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    summary = run(folder, resume=True).summary
+    # the simulations of the data
+    assert compiling == [4]
+    assert summary["physics"]["compile"] == "graph"
+    assert summary["physics"]["reason"].endswith("; as when the run began, though it pays")
+    assert not [warning for warning in summary["warnings"] if "the physics ran as" in warning]
+
+
+def test_where_a_resumed_run_cannot_be_compiled_any_more_it_says_so(
+    tmp_path: Path, whole: tuple[Path, int], compiling: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(tmp_path / "run", whole[1] // 2)
+    assert 8 in compiling
+
+    def failing(*args: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("hyco_engine.physics.capture.compiled", failing)
+    summary = run(folder, resume=True).summary
+    assert summary["physics"]["compile"] == "graph"
+    (told,) = [warning for warning in summary["warnings"] if "the physics ran as" in warning]
+    assert told.startswith("the physics ran as 'inductor' when the checkpoint was written, and runs as 'graph' now (")
+    assert "not compiled: inductor failed: RuntimeError: no compiler" in told
 
 
 def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:

@@ -113,7 +113,14 @@ def test_nothing_is_left_to_defaults() -> None:
         "training",
         "trackers",
     ]
-    assert table["run"] == {"name": "run", "seed": 0, "cycles": 2, "device": "auto", "precision": "float32"}
+    assert table["run"] == {
+        "name": "run",
+        "seed": 0,
+        "cycles": 2,
+        "device": "auto",
+        "precision": "float32",
+        "checkpoint_minutes": 10.0,
+    }
     assert table["synthetic"]["norm"] == {"kind": "batch-stat", "momentum": 0.9}
     assert table["training"]["physical"]["lr"] == 3e-2
 

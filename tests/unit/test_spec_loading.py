@@ -74,7 +74,7 @@ kind = "disc"
 
 def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
     assert errors(TEN_MISTAKES) == [
-        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision; did you mean 'cycles'?",
+        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; did you mean 'cycles'?",
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
@@ -135,7 +135,7 @@ def _with(key: str, value: str) -> str:
         ("run.device", '"gpu"', "must be 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps', not 'gpu'"),
         ("data.also", '"v.npy"', "must be an array (each entry a path (a string)), not 'v.npy'; write ['v.npy']"),
         ("data.also", '["a", "b\\u0000"]', "must be a path (a string), not 'b\\x00'"),
-        ("data.split", '{by = "tiem"}', "must be 'simulation' or 'time', not 'tiem'; did you mean 'time'?"),
+        ("data.split", '{by = "tiem"}', "must be 'simulation', 'time' or 'sensor', not 'tiem'; did you mean 'time'?"),
         ("data.split", '{val = "30"}', "must be a range start:stop such as '0:30' or '30:', not '30'"),
         ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not in it"),
         ("data.fields", '{dynamic = ["u"], static = ["u"]}', "a field is listed once, dynamic or static, not twice: u"),
@@ -244,7 +244,7 @@ def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], val
         ("a = " + "1" * 5000, None),
         (
             "\ufeff" + GOOD.replace("cycles", "cycels"),
-            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision; did you mean 'cycles'?",
+            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; did you mean 'cycles'?",
         ),
         (
             GOOD.replace('kind = "burgers"\n', ""),
@@ -325,7 +325,7 @@ def test_paths_of_a_spec_without_a_file(folder: Path) -> None:
     assert str(caught.value).splitlines() == [
         "run.name: must be a string, not nothing",
         "overrides: run.seed: must be an integer, not an object of type object",
-        "run.1: unknown key; allowed: name, seed, cycles, device, precision",
+        "run.1: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes",
         "overrides: data.dt: must be a number, not '1'; remove the quotes",
     ]
 

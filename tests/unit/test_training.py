@@ -42,7 +42,7 @@ from hyco_engine.training.hybrid import BalanceWarning, HybridTrainer, flatten
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
 from hyco_engine.training.rollout import rollout
 from hyco_engine.training.trainer import Trainer
-from hyco_engine.training.whole_loss import WholeLoss
+from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -640,3 +640,36 @@ def test_what_a_normalizer_refuses_is_located() -> None:
     negative = ExtraAt(-1.0)
     with pytest.raises(RunError, match=r"the synthetic model, epoch 1, batch 1: the loss of 'extra' is negative"):
         trainer.train(windows, 1, terms=[negative])
+
+
+def test_batches_go_to_a_gpu_by_way_of_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the calls alone, where there is no GPU
+    calls: list[object] = []
+
+    def pinned(values: Tensor) -> Tensor:
+        calls.append("pinned")
+        return values
+
+    def to(values: Tensor, device: torch.device, **keys: bool) -> Tensor:
+        calls.append((device.type, keys))
+        return values
+
+    batch = torch.zeros(2), {"y": torch.ones(2)}
+    monkeypatch.setattr(Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(Tensor, "to", to)
+    to_device(batch, torch.device("cuda"))
+    assert calls == ["pinned", ("cuda", {"non_blocking": True})] * 2
+    calls.clear()
+    to_device(batch, torch.device("cpu"))
+    assert calls == [("cpu", {})] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_arrives_on_a_gpu_is_what_was_sent() -> None:
+    batches = [(torch.full((64, 1000), float(k)), {"y": torch.full((64, 1000), -float(k))}) for k in range(20)]
+    moved = [to_device(batch, torch.device("cuda")) for batch in batches]
+    for (x, y), (there, targets) in zip(batches, moved, strict=True):
+        assert isinstance(there, Tensor)
+        assert not isinstance(targets, Tensor)
+        assert torch.equal(there.cpu(), x)
+        assert torch.equal(targets["y"].cpu(), y["y"])
