@@ -11,8 +11,7 @@ and are the same there.
 
 Only the engine's cycle is run in full. The one-by-one side would take minutes for each phase: each phase is timed on
 some of its samples, given below, before and after the engine's cycle, and the median of a sample is multiplied by their
-number. Counted is this process's time, so that others on the machine disturb little; waiting for files is then free
-for the one-by-one side.
+number.
 
     python tests/benchmarks/cycle.py --json
 
@@ -108,10 +107,10 @@ class PhaseTimes(Tracker):
         self._begin = 0.0
 
     def phase_started(self, record: Mapping[str, Any]) -> None:
-        self._begin = time.process_time()
+        self._begin = time.perf_counter()
 
     def phase_ended(self, record: Mapping[str, Any]) -> None:
-        self.seconds[record["phase"]] = time.process_time() - self._begin
+        self.seconds[record["phase"]] = time.perf_counter() - self._begin
 
 
 def engine_cycle(case: Case, compile: str) -> dict[str, float]:
@@ -119,18 +118,18 @@ def engine_cycle(case: Case, compile: str) -> dict[str, float]:
     physical = case.trainer("physical", case.physics(compile))
     synthetic = case.trainer("synthetic", case.surrogate())
     # graphs are made when a shape first comes: that is told apart
-    start = time.process_time()
+    start = time.perf_counter()
     for size in {BATCH, (len(case.windows) + int(ALPHA * len(case.windows))) % BATCH or BATCH}:
         states, targets = case.windows.batch(torch.arange(size))
         (rollout(physical.model, states, HORIZON) - targets).square().mean().backward()
-    made = time.process_time() - start
+    made = time.perf_counter() - start
     phases = PhaseTimes()
     hybrid = HybridTrainer(
         physical=physical, synthetic=synthetic, strategy=Count(), cache=Memory(), alpha=ALPHA, trackers=[phases]
     )
-    start = time.process_time()
+    start = time.perf_counter()
     hybrid.train(case.windows, 1)
-    return {**phases.seconds, "total": time.process_time() - start, "compile": made}
+    return {**phases.seconds, "total": time.perf_counter() - start, "compile": made}
 
 
 class PerSampleFiles(Samples):
@@ -222,9 +221,9 @@ def _train(model: Any, lr: float, data: Samples, batches: Sequence[Tensor]) -> f
 
 
 def _seconds(work: Callable[[Any], object], argument: Any) -> float:
-    start = time.process_time()
+    start = time.perf_counter()
     work(argument)
-    return time.process_time() - start
+    return time.perf_counter() - start
 
 
 def measure(compile: str = "inductor") -> dict[str, Any]:
@@ -248,7 +247,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--compile", default="inductor", choices=["eager", "graph", "inductor"])
     given = parser.parse_args()
-    torch.set_num_threads(1)
     result = measure(given.compile)
     for name in ("engine", "one_by_one"):
         print(name, {phase: round(value, 3) for phase, value in result[name].items()})

@@ -1,4 +1,4 @@
-"""A plugin that fails anywhere in a run is named; what the run has is safe, and it goes on once the plugin is mended."""
+"""A plugin that fails anywhere in a run is named; what the run has is safe, and goes on once the plugin is mended."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ class Waves(TrajectorySource):
         values = 1.5 + 0.5 * torch.exp(-t) * torch.sin(2 * math.pi * (x + 0.1 * index))
         if Trouble.now("source loads a shape"):
             values = values[:, :7]
-        return Trajectory(dynamic=values[:, None].clone(), static=torch.zeros(0, *values.shape[1:], dtype=torch.float64))
+        static = torch.zeros(0, *values.shape[1:], dtype=torch.float64)
+        return Trajectory(dynamic=values[:, None].clone(), static=static)
 
 
 @options

@@ -74,7 +74,8 @@ kind = "disc"
 
 def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
     assert errors(TEN_MISTAKES) == [
-        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; did you mean 'cycles'?",
+        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; "
+        "did you mean 'cycles'?",
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
@@ -244,7 +245,8 @@ def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], val
         ("a = " + "1" * 5000, None),
         (
             "\ufeff" + GOOD.replace("cycles", "cycels"),
-            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; did you mean 'cycles'?",
+            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; "
+            "did you mean 'cycles'?",
         ),
         (
             GOOD.replace('kind = "burgers"\n', ""),
