@@ -73,6 +73,8 @@ class RolloutObjective(Objective):
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
         self.checkpoint_every: int | None = None
         """Steps between the states kept for the gradient; the others are computed again. None: all are kept."""
+        self.horizon: int | None = None
+        """Steps of the rollouts that count; None: as many as the targets have."""
         self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
@@ -91,13 +93,13 @@ class RolloutObjective(Objective):
         targets = batch[1]
         if not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
-        observed = self._observed(targets)
+        observed = self._observed(targets[:, : self.horizon])
         shares = {name: observed[:, :, part].flatten(1).double().mean(1) for name, part in self._channels.items()}
         return {name: _weighted(share, sample_weight) for name, share in shares.items()}
 
     def steps(self, batch: Batch) -> int | None:
         targets = batch[1]
-        return targets.shape[1] if isinstance(targets, Tensor) else None
+        return targets[:, : self.horizon].shape[1] if isinstance(targets, Tensor) else None
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         differences, _ = self._differences(model, batch)
@@ -126,6 +128,7 @@ class RolloutObjective(Objective):
         states, targets = batch
         if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
+        targets = targets[:, : self.horizon]
         predictions = rollout(model, states, targets.shape[1], checkpoint_every=self.checkpoint_every)
         if predictions.shape != targets.shape:
             raise PluginError(

@@ -26,6 +26,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "normalization": trainer.normalization.state_dict(),
         "counters": {name: getattr(trainer, name) for name in _COUNTERS},
+        "curriculum": trainer.curriculum.done,
         "starved": dict(vars(trainer._starved)),
         "skipped": attrs.asdict(trainer._skipped),
         "warnings": list(trainer._warnings),
@@ -52,6 +53,7 @@ def load_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.normalization.load_state_dict(state["normalization"])
     for name in _COUNTERS:
         setattr(trainer, name, state["counters"][name])
+    trainer.curriculum.done = state["curriculum"]
     vars(trainer._starved).update(state["starved"])
     trainer._skipped = SkippedBatches(**state["skipped"])
     trainer._warnings = state["warnings"]

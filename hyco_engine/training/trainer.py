@@ -19,6 +19,7 @@ from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, S
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
+from hyco_engine.training.curriculum import curriculum_for
 from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, blaming, broken_gradient, since_left
 from hyco_engine.training.full_batch import FullBatch
 from hyco_engine.training.linearized import Linearizer
@@ -85,6 +86,7 @@ class Trainer:
         self.epochs_done = 0
         self.steps_done = 0
         self.rollbacks = 0
+        self.curriculum = curriculum_for(player, self.objective, self.settings.curriculum)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.linearizer = Linearizer(model)
         self.optimizer_name = optimizer_name(model, player, self.settings, self.objective)
@@ -141,18 +143,30 @@ class Trainer:
             if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
                 self._memory = self._plan_memory(dataset)
             blamed = f"the {self.player} model {self.model_name}"
+            self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:
                 with blaming(blamed, f"epoch {self.epochs_done + 1}"):
                     whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
             while phase.epochs < num_epochs and not phase.converged:
+                converged = False
                 if not isinstance(self._optimizer, FullBatch):
                     metrics = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause)
                 elif whole is not None:
                     with blaming(blamed, f"epoch {self.epochs_done + 1}"):
-                        metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
+                        metrics, converged = self._full_batch_epoch(self._optimizer, whole)
+                phase.converged = self.curriculum.epoch(converged)
                 self.epochs_done += 1
                 phase.epochs += 1
                 phase.record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics}
+                if self.settings.curriculum:
+                    phase.record["train/horizon"] = self.objective.steps(dataset.batch(torch.tensor([0])))
+                if self.curriculum.enter(self.objective):
+                    phase.lowest = None
+                    if isinstance(self._optimizer, FullBatch):
+                        self._optimizer.changed()
+                        if phase.epochs < num_epochs:
+                            whole = self.whole_loss(dataset, terms, commit=True)
+                            phase.weights = whole.weights
                 phase.record |= parameter_means(self.model)
                 if phase.converged:
                     phase.record["converged"] = True
@@ -160,6 +174,7 @@ class Trainer:
                 pause()
         finally:
             self._phase = None
+            self.curriculum.leave(self.objective)
         now = self.learned()
         moved = any(not torch.equal(old, now[name]) for name, old in phase.before.items())
         self._has_moved |= moved
