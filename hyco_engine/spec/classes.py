@@ -156,7 +156,7 @@ class Spec:
             stages, full = getattr(self.training, player).curriculum, self.data.num_predict_steps
             if stages and stages[-1][0] >= full:
                 raise SpecError(
-                    f"the last stage trains {stages[-1][0]} steps, which is no less than data.num_predict_steps = {full}, "
-                    "what follows it: give stages with fewer steps, or a longer horizon",
+                    f"the last stage trains {stages[-1][0]} steps, which is no less than data.num_predict_steps = "
+                    f"{full}, what follows it: give stages with fewer steps, or a longer horizon",
                     key=f"training.{player}.curriculum",
                 )

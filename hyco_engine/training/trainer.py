@@ -30,6 +30,7 @@ from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
 from hyco_engine.training.position import EpochPosition, PhasePosition
+from hyco_engine.training.prior import Prior
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
 
@@ -89,6 +90,7 @@ class Trainer:
         self.curriculum = curriculum_for(player, self.objective, self.settings.curriculum)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.linearizer = Linearizer(model)
+        self._prior = Prior(model)
         self.optimizer_name = optimizer_name(model, player, self.settings, self.objective)
         self._optimizer = None
         if self._parameters:
@@ -167,7 +169,7 @@ class Trainer:
                         if phase.epochs < num_epochs:
                             whole = self.whole_loss(dataset, terms, commit=True)
                             phase.weights = whole.weights
-                phase.record |= parameter_means(self.model)
+                phase.record |= parameter_means(self.model) | self._prior.metrics()
                 if phase.converged:
                     phase.record["converged"] = True
                 observe(phase.record)
@@ -252,6 +254,7 @@ class Trainer:
             normalization=self.normalization,
             data=data,
             extra=terms,
+            prior=self._prior,
             device=self.device,
         )
         for k in range(at.batches, len(batches)):

@@ -13,6 +13,7 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, NormalizedLoss, Samples, Values
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.prior import Prior
 
 Metrics = dict[str, float]
 KEPT_BYTES = 2**28
@@ -32,6 +33,7 @@ class Chunk:
 class WholeLoss:
     """sum_k w_k L_k with L_k the mean over all samples and w_k frozen; also a sum of squares, of weighted residuals.
 
+    Values, gradients and normal equations have the model's `prior` in them; `residuals` are of the data alone.
     `weights` gives w_k by term. `extra` terms count as the square of sqrt(l) of each sample in the normal equations:
     the gradient is exact, the curvature a lower bound. Points are flat vectors `[P]` of all that the model learns.
     """
@@ -56,6 +58,7 @@ class WholeLoss:
         self._chunk = chunk
         self.extra = extra
         self.draws = draws
+        self.prior = Prior(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._held: list[Chunk] | None = None
         self._last: tuple[Tensor, tuple[float, Metrics]] | None = None
@@ -112,6 +115,12 @@ class WholeLoss:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             seen.append(([attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms], chunk.generated))
+
+        if self.prior:
+            penalty = self.prior.value()
+            if backward:
+                penalty.backward()  # type: ignore[no-untyped-call]
+            total += float(penalty.detach())
 
         def metrics() -> Metrics:
             # a line search looks at the loss of many points, and at the metrics of one
