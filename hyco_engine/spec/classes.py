@@ -106,6 +106,11 @@ class TrainingSettings:
         "after the last pair data.num_predict_steps. A stage of lbfgs or gauss-newton also ends when it has converged",
         check=check_curriculum,
     )
+    initial_states: Literal["observed", "learned"] = option(
+        "observed",
+        help="where training rollouts start; learned: each window's start is an unknown beside the parameters, and "
+        "the observed one counts as one more frame (4D-Var; a physics under lbfgs)",
+    )
     memory_gb: float = option(
         4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
     )

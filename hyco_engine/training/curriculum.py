@@ -21,6 +21,8 @@ class Curriculum:
 
     stages: Sequence[tuple[int, int]]
     done: int = 0
+    entered: int | None = None
+    """The horizon that is being trained."""
 
     @property
     def horizon(self) -> int | None:
@@ -38,8 +40,9 @@ class Curriculum:
         """Have `objective` train the next epoch's rollouts; whether that changes it."""
         if not self.stages or not isinstance(objective, RolloutObjective):
             return False
-        before, objective.horizon = objective.horizon, self.horizon
-        return before != objective.horizon
+        before = objective.horizon
+        self.entered = objective.horizon = self.horizon
+        return before != self.entered
 
     def leave(self, objective: Objective) -> None:
         """Have `objective` see full rollouts."""

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from hyco_engine.training.batch_loss import BatchLoss
 from hyco_engine.training.curriculum import curriculum_for
 from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, blaming, broken_gradient, since_left
 from hyco_engine.training.full_batch import FullBatch
+from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.memory import MemoryPlan, plan_rollouts
@@ -29,7 +29,7 @@ from hyco_engine.training.multi_start import MultiStart, search_starts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
-from hyco_engine.training.position import EpochPosition, PhasePosition
+from hyco_engine.training.position import EpochPosition, PhasePosition, TrainingResult
 from hyco_engine.training.prior import Prior
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
@@ -37,19 +37,6 @@ from hyco_engine.training.whole_loss import WholeLoss, to_device
 logger = logging.getLogger(__name__)
 
 Observe = Callable[[Mapping[str, Any]], None]
-
-
-@attrs.frozen(kw_only=True)
-class TrainingResult:
-    """Of one call of `train`: the last epoch's metrics, whether any parameter changed, and what the user should know.
-
-    `converged`: it ended early, or has nothing left to gain, after it had moved in this or an earlier call.
-    """
-
-    metrics: Mapping[str, float]
-    moved: bool
-    converged: bool = False
-    notes: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -95,6 +82,8 @@ class Trainer:
         self._optimizer = None
         if self._parameters:
             self._optimizer = make_optimizer(self.optimizer_name, self._parameters, self.settings, self.linearizer)
+        self.initial: InitialStates | None = None
+        """Where windows are learned to start, from the first phase on."""
         self.multi_start: MultiStart | None = None
         self._memory: MemoryPlan | None = None
         self._has_moved = False
@@ -145,6 +134,10 @@ class Trainer:
             if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
                 self._memory = self._plan_memory(dataset)
             blamed = f"the {self.player} model {self.model_name}"
+            full = self.objective.steps(dataset.batch(torch.tensor([0]))) if self.settings.curriculum else None
+            if self.settings.initial_states == "learned":
+                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.device))
+                initial.enter(self.objective, dataset)
             self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:
                 with blaming(blamed, f"epoch {self.epochs_done + 1}"):
@@ -161,14 +154,15 @@ class Trainer:
                 phase.epochs += 1
                 phase.record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics}
                 if self.settings.curriculum:
-                    phase.record["train/horizon"] = self.objective.steps(dataset.batch(torch.tensor([0])))
+                    phase.record["train/horizon"] = self.curriculum.entered or full
                 if self.curriculum.enter(self.objective):
                     phase.lowest = None
                     if isinstance(self._optimizer, FullBatch):
                         self._optimizer.changed()
-                        if phase.epochs < num_epochs:
-                            whole = self.whole_loss(dataset, terms, commit=True)
-                            phase.weights = whole.weights
+                        with blaming(blamed, f"epoch {self.epochs_done}"):
+                            if phase.epochs < num_epochs:
+                                whole = self.whole_loss(dataset, terms, commit=True)
+                                phase.weights = whole.weights
                 phase.record |= parameter_means(self.model) | self._prior.metrics()
                 if phase.converged:
                     phase.record["converged"] = True
@@ -177,6 +171,8 @@ class Trainer:
         finally:
             self._phase = None
             self.curriculum.leave(self.objective)
+            if self.initial is not None:
+                self.initial.leave(self.objective)
         now = self.learned()
         moved = any(not torch.equal(old, now[name]) for name, old in phase.before.items())
         self._has_moved |= moved
@@ -185,6 +181,13 @@ class Trainer:
         return TrainingResult(
             metrics=phase.record, moved=moved, converged=phase.converged and self._has_moved, notes=notes
         )
+
+    def learn_initial(self, initial: InitialStates) -> InitialStates:
+        """Have `initial` be learned beside the parameters: an optimizer of both begins."""
+        self.initial = initial
+        both = [*self._parameters, *initial.parameters()]
+        self._optimizer = make_optimizer(self.optimizer_name, both, self.settings, self.linearizer)
+        return initial
 
     def learned(self) -> dict[str, Tensor]:
         """Copies of all that is learned, by name."""
@@ -367,6 +370,7 @@ class Trainer:
             device=self.device,
             extra=terms,
             draws=lambda: derive_generator(self.seed, "train", self.player, "terms", begun),
+            initial=self.initial,
         )
 
     def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:
