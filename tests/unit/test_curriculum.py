@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import hyco_engine as hyco
 from hyco_engine.errors import SpecError
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
@@ -115,3 +116,17 @@ def test_only_rollouts_over_frames_can_be_shortened() -> None:
 def test_stages_grow(pairs: Any) -> None:
     with pytest.raises(ValueError, match=r"must be pairs \[steps, epochs\] of at least 1 each, with growing steps"):
         TrainingSettings(curriculum=pairs)
+
+
+def test_stages_are_shorter_than_the_rollouts_that_follow() -> None:
+    spec = {
+        "data": {"kind": "simulate", "resolution": {"x": 8}, "dt": 0.1, "num_predict_steps": 4},
+        "physical": {"kind": "burgers"},
+        "training": {"physical": {"curriculum": [[2, 3], [4, 1]]}},
+    }
+    told = r"the last stage trains 4 steps, which is no less than data.num_predict_steps = 4"
+    with pytest.raises(SpecError, match=told) as error:
+        hyco.Engine(spec)
+    assert error.value.problems[0].key == "training.physical.curriculum"
+    spec["data"]["num_predict_steps"] = 5  # type: ignore[index]
+    assert hyco.Engine(spec).spec.training.physical.curriculum == ((2, 3), (4, 1))
