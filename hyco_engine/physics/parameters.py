@@ -51,6 +51,7 @@ class _Entry:
     transform: Transform
     learn: bool
     field: bool
+    smoothness: float
 
 
 class Learnables(nn.Module):
@@ -101,6 +102,10 @@ class Learnables(nn.Module):
     def is_field(self, name: str) -> bool:
         """Whether the parameter has one value per grid point."""
         return self._entries[name].field
+
+    def smoothness(self, name: str) -> float:
+        """What the mean of its squared gradient counts in the loss; 0: nothing."""
+        return self._entries[name].smoothness
 
     def transform(self, name: str) -> Transform:
         """The map from raw to value."""
@@ -160,7 +165,11 @@ class Learnables(nn.Module):
         else:
             self.fixed.register_buffer(name, start.to(device=device, dtype=dtype))
         self._entries[name] = _Entry(
-            declaration=declaration, transform=transform, learn=setting.learn, field=setting.field
+            declaration=declaration,
+            transform=transform,
+            learn=setting.learn,
+            field=setting.field,
+            smoothness=setting.smoothness,
         )
 
 

@@ -33,6 +33,14 @@ def check_interval(value: tuple[float, float] | None) -> None:
         raise ValueError(f"the lower bound must be below the upper one, not {value[0]:g} and {value[1]:g}")
 
 
+def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
+    """Pairs (steps, epochs) of positive numbers, whose steps grow."""
+    steps = [pair[0] for pair in value]
+    if any(number < 1 for pair in value for number in pair) or any(a >= b for a, b in itertools.pairwise(steps)):
+        given = ", ".join(f"[{a}, {b}]" for a, b in value)
+        raise ValueError(f"must be pairs [steps, epochs] of at least 1 each, with growing steps, not [{given}]")
+
+
 def parse_range(text: str) -> slice:
     """`start:stop` as in Python: either may be left out or negative. Raises ValueError."""
     match = _RANGE.fullmatch(text)

@@ -51,8 +51,13 @@ class ParameterSetting:
     transform: Literal["auto", "linear", "log"] = option(
         "auto", help="scale on which steps are taken; auto: log where the lower bound is >= 0"
     )
+    smoothness: float = option(
+        0.0, help="of a field: so many times the mean of its squared gradient is added to the loss", ge=0.0
+    )
 
     def __attrs_post_init__(self) -> None:
+        if self.smoothness and not (self.field and self.learn):
+            raise SpecError("only a field that is learned can be kept smooth: add field = true", key="smoothness")
         if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
             return
         start = self.init

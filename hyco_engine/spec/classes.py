@@ -8,7 +8,8 @@ from typing import Literal
 
 import attrs
 
-from hyco_engine.spec.checks import check_device, check_folder_name
+from hyco_engine.errors import SpecError
+from hyco_engine.spec.checks import check_curriculum, check_device, check_folder_name
 from hyco_engine.spec.choices import (
     NormalizerChoice,
     PhysicalChoice,
@@ -99,6 +100,17 @@ class TrainingSettings:
         "on from the lowest minimum",
         ge=1,
     )
+    curriculum: tuple[tuple[int, int], ...] = option(
+        (),
+        help="pairs [steps, epochs]: the first epochs of the run train rollouts of so many steps, then longer ones; "
+        "after the last pair data.num_predict_steps. A stage of lbfgs or gauss-newton also ends when it has converged",
+        check=check_curriculum,
+    )
+    initial_states: Literal["observed", "learned"] = option(
+        "observed",
+        help="where training rollouts start; learned: each window's start is an unknown beside the parameters, and "
+        "the observed one counts as one more frame (4D-Var; a physics under lbfgs)",
+    )
     memory_gb: float = option(
         4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
     )
@@ -143,3 +155,13 @@ class Spec:
     loss: LossSpec = option(attrs.Factory(LossSpec), help="loss terms and their balance")
     training: TrainingSpec = option(attrs.Factory(TrainingSpec), help="epochs, batches, optimizers")
     trackers: Mapping[str, TrackerChoice] = option(attrs.Factory(dict), help="who is told of the run's progress")
+
+    def __attrs_post_init__(self) -> None:
+        for player in ("physical", "synthetic"):
+            stages, full = getattr(self.training, player).curriculum, self.data.num_predict_steps
+            if stages and stages[-1][0] >= full:
+                raise SpecError(
+                    f"the last stage trains {stages[-1][0]} steps, which is no less than data.num_predict_steps = "
+                    f"{full}, what follows it: give stages with fewer steps, or a longer horizon",
+                    key=f"training.{player}.curriculum",
+                )

@@ -226,7 +226,7 @@ def _build(cls: type, values: Mapping[str, Any], mistakes: Collection[Mistake]) 
         raise Mistakes(_text(error)) from None
     except HycoError as error:
         raise Mistakes(
-            Mistake(problem.message, (problem.key,) if problem.key else ()) for problem in error.problems
+            Mistake(problem.message, tuple(problem.key.split(".")) if problem.key else ()) for problem in error.problems
         ) from None
 
 

@@ -16,6 +16,7 @@ from hyco_engine.training.divergence import Diverged, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.normalized import Normalization
+from hyco_engine.training.prior import Prior
 from hyco_engine.training.whole_loss import to_device
 
 
@@ -30,6 +31,7 @@ class BatchLoss:
     normalization: Normalization
     data: AugmentedDataset
     extra: Sequence[ExtraTerm]
+    prior: Prior
     device: torch.device
 
     def __call__(
@@ -56,7 +58,7 @@ class BatchLoss:
             raise self._diverged(where, broken, batch)
         generated = self.data.is_generated(indices).to(self.device)
         epoch.add(terms, generated, loss)
-        return loss
+        return attrs.evolve(loss, total=loss.total + self.prior.value()) if self.prior else loss
 
     def _terms(
         self, batch: Batch, weight: Tensor | None, generator: torch.Generator, where: str

@@ -109,6 +109,9 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     model = trainer.model
     if not isinstance(model, PhysicalModel) or not trainer.trainable or not trainer.objective.squared:
         return None
+    if trainer.initial is not None:
+        # what is unsure of the initial states makes the parameters unsure too
+        return None
     if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
         return None
     if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:

@@ -66,6 +66,10 @@ class FullBatch(ABC):
         self._real_only = real_only
         self.nonfinite = self.uphill = 0
 
+    def changed(self) -> None:
+        """The loss is another one from here on."""
+        self._restart()
+
     @abstractmethod
     def iterate(self, whole: WholeLoss) -> Iteration:
         """One iteration. A step to where the loss is not finite is taken back."""
@@ -153,6 +157,10 @@ class LBFGS(FullBatch):
         super().begin(real_only)
         self._evaluations = []
         self._flat = 0
+
+    def changed(self) -> None:
+        super().changed()
+        self._evaluations = []
 
     def iterate(self, whole: WholeLoss) -> Iteration:
         if whole.extra:

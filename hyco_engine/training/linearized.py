@@ -63,6 +63,8 @@ class Linearizer:
                         break
                     total += captured[1].double().square().flatten(1).sum(1).cpu()
                 else:
+                    if whole.prior:
+                        total += torch.stack([whole.prior.value(whole.named(lane)).double() for lane in x]).cpu()
                     return total
         here = whole.point()
         found = []
@@ -77,6 +79,8 @@ class Linearizer:
     def normal_equations(self, whole: WholeLoss, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F `[S]`, J^T r `[S, P]`, J^T J `[S, P, P]`, float64, on the CPU."""
         parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
+        if whole.prior:
+            parts.append(_prior(whole, points.to(dtype=whole.dtype, device=whole.device)))
         value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
         return value, gradient, hessian
 
@@ -160,6 +164,17 @@ class _Call(nn.Module):
         result = function(self.model)
         assert isinstance(result, Tensor)
         return result
+
+
+def _prior(whole: WholeLoss, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The prior's part of the normal equations."""
+
+    def residuals(point: Tensor) -> Tensor:
+        return whole.prior.residuals(whole.named(point))
+
+    values = torch.stack([residuals(point) for point in points])
+    jacobians = torch.stack([torch.func.jacrev(residuals)(point) for point in points])
+    return _normal(values[:, None], jacobians[:, None])
 
 
 def _normal(residual: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:

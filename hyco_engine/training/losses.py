@@ -73,6 +73,10 @@ class RolloutObjective(Objective):
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
         self.checkpoint_every: int | None = None
         """Steps between the states kept for the gradient; the others are computed again. None: all are kept."""
+        self.horizon: int | None = None
+        """Steps of the rollouts that count; None: as many as the targets have."""
+        self.from_start = False
+        """Whether the first target is of the state itself, at lead time 0."""
         self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
@@ -91,13 +95,16 @@ class RolloutObjective(Objective):
         targets = batch[1]
         if not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
-        observed = self._observed(targets)
+        observed = self._observed(self._counted(targets))
         shares = {name: observed[:, :, part].flatten(1).double().mean(1) for name, part in self._channels.items()}
         return {name: _weighted(share, sample_weight) for name, share in shares.items()}
 
     def steps(self, batch: Batch) -> int | None:
         targets = batch[1]
-        return targets.shape[1] if isinstance(targets, Tensor) else None
+        return self._counted(targets).shape[1] - self.from_start if isinstance(targets, Tensor) else None
+
+    def _counted(self, targets: Tensor) -> Tensor:
+        return targets if self.horizon is None else targets[:, : self.horizon + self.from_start]
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         differences, _ = self._differences(model, batch)
@@ -126,7 +133,11 @@ class RolloutObjective(Objective):
         states, targets = batch
         if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
-        predictions = rollout(model, states, targets.shape[1], checkpoint_every=self.checkpoint_every)
+        targets = self._counted(targets)
+        steps = targets.shape[1] - self.from_start
+        predictions = rollout(model, states, steps, checkpoint_every=self.checkpoint_every)
+        if self.from_start:
+            predictions = torch.cat([states[:, None, : predictions.shape[2]], predictions], dim=1)
         if predictions.shape != targets.shape:
             raise PluginError(
                 f"{type(model).__name__} predicts {_shape(predictions)} for states {_shape(states)}; "

@@ -13,7 +13,8 @@ from hyco_engine.interfaces import Player
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton, step_reach
 from hyco_engine.training.linearized import Linearizer
-from hyco_engine.training.losses import Objective
+from hyco_engine.training.losses import Objective, RolloutObjective
+from hyco_engine.training.point_losses import PointObjective
 
 FEW = 50
 """Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
@@ -44,6 +45,15 @@ def optimizer_name(model: nn.Module, player: Player, settings: TrainingSettings,
         )
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     name = choose_optimizer(asked, count, squared) if asked != "auto" or player == "physical" else "adam"
+    if settings.initial_states == "learned":
+        name = "lbfgs" if asked == "auto" else name
+        rollouts = isinstance(objective, RolloutObjective) and not isinstance(objective, PointObjective)
+        if name != "lbfgs" or player != "physical" or not rollouts or settings.starts > 1:
+            raise SpecError(
+                "initial states are learned with a physics, on rollouts over frames, by lbfgs, from one start; this is "
+                f"the {player} model under {name}: leave initial_states out, or choose optimizer = \"lbfgs\"",
+                key=f"training.{player}.initial_states",
+            )
     if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):
         raise SpecError(
             f"several starts are for a physics under gauss-newton or lbfgs; this is the {player} model under {name}: "
@@ -63,7 +73,10 @@ def make_optimizer(
         case "sgd":
             return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
         case "lbfgs":
-            return LBFGS(parameters, step_reach(linearizer.model))
+            reach = step_reach(linearizer.model)
+            # learned initial states go anywhere
+            more = sum(parameter.numel() for parameter in parameters) - len(reach)
+            return LBFGS(parameters, torch.cat([reach, reach.new_full((more,), math.inf)]))
         case "gauss-newton":
             return GaussNewton(parameters, linearizer)
         case _:

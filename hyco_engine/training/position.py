@@ -13,6 +13,19 @@ from torch import Tensor
 from hyco_engine.training.epoch_metrics import EpochMetrics
 
 
+@attrs.frozen(kw_only=True)
+class TrainingResult:
+    """Of one call of `train`: the last epoch's metrics, whether any parameter changed, and what the user should know.
+
+    `converged`: it ended early, or has nothing left to gain, after it had moved in this or an earlier call.
+    """
+
+    metrics: Mapping[str, float]
+    moved: bool
+    converged: bool = False
+    notes: tuple[str, ...] = ()
+
+
 @attrs.define(kw_only=True, eq=False)
 class EpochPosition:
     """An epoch of batches: how many are done, what they gave, and the random numbers of those to come.

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.errors import RunError
+from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.memory import MemoryPlan
 from hyco_engine.training.multi_start import MultiStart
 from hyco_engine.training.phase_notes import SkippedBatches
@@ -26,6 +27,8 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "normalization": trainer.normalization.state_dict(),
         "counters": {name: getattr(trainer, name) for name in _COUNTERS},
+        "initial": None if trainer.initial is None else trainer.initial.shift.detach(),
+        "curriculum": trainer.curriculum.done,
         "starved": dict(vars(trainer._starved)),
         "skipped": attrs.asdict(trainer._skipped),
         "warnings": list(trainer._warnings),
@@ -43,6 +46,8 @@ def load_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     state = copy.deepcopy(dict(state))
     phase, memory, starts = state["phase"], state["memory"], state["multi_start"]
     trainer._phase = None if phase is None else PhasePosition.from_state(phase, trainer.learned())
+    if state["initial"] is not None:
+        trainer.learn_initial(InitialStates(state["initial"].to(trainer.device)))
     try:
         trainer.model.load_state_dict(state["model"])
         if trainer._optimizer is not None:
@@ -52,6 +57,7 @@ def load_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.normalization.load_state_dict(state["normalization"])
     for name in _COUNTERS:
         setattr(trainer, name, state["counters"][name])
+    trainer.curriculum.done = state["curriculum"]
     vars(trainer._starved).update(state["starved"])
     trainer._skipped = SkippedBatches(**state["skipped"])
     trainer._warnings = state["warnings"]

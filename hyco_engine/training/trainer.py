@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,10 @@ from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, S
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
+from hyco_engine.training.curriculum import curriculum_for
 from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient, since_left
 from hyco_engine.training.full_batch import FullBatch
+from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.memory import MemoryPlan, plan_rollouts
@@ -29,26 +30,14 @@ from hyco_engine.training.multi_start import MultiStart, search_starts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
-from hyco_engine.training.position import EpochPosition, PhasePosition
+from hyco_engine.training.position import EpochPosition, PhasePosition, TrainingResult
+from hyco_engine.training.prior import Prior
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 logger = logging.getLogger(__name__)
 
 Observe = Callable[[Mapping[str, Any]], None]
-
-
-@attrs.frozen(kw_only=True)
-class TrainingResult:
-    """Of one call of `train`: the last epoch's metrics, whether any parameter changed, and what the user should know.
-
-    `converged`: it ended early, or has nothing left to gain, after it had moved in this or an earlier call.
-    """
-
-    metrics: Mapping[str, float]
-    moved: bool
-    converged: bool = False
-    notes: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -86,12 +75,16 @@ class Trainer:
         self.epochs_done = 0
         self.steps_done = 0
         self.rollbacks = 0
+        self.curriculum = curriculum_for(player, self.objective, self.settings.curriculum)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.linearizer = Linearizer(model)
+        self._prior = Prior(model)
         self.optimizer_name = optimizer_name(model, player, self.settings, self.objective)
         self._optimizer = None
         if self._parameters:
             self._optimizer = make_optimizer(self.optimizer_name, self._parameters, self.settings, self.linearizer)
+        self.initial: InitialStates | None = None
+        """Where windows are learned to start, from the first phase on."""
         self.multi_start: MultiStart | None = None
         self._memory: MemoryPlan | None = None
         self._has_moved = False
@@ -146,33 +139,57 @@ class Trainer:
         try:
             if num_epochs and self._memory is None and self.optimizer_name != "gauss-newton":
                 self._memory = self._plan_memory(dataset)
+            full = self.objective.steps(dataset.batch(torch.tensor([0]))) if self.settings.curriculum else None
+            if self.settings.initial_states == "learned":
+                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.device))
+                initial.enter(self.objective, dataset)
+            self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:
                 with blaming(self.who, f"epoch {self.epochs_done + 1}"):
                     whole = self._begin_whole(self._optimizer, dataset, terms, phase, num_epochs, begun)
             while phase.epochs < num_epochs and not phase.converged:
                 if not isinstance(self._optimizer, FullBatch):
-                    metrics = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause)
+                    metrics, converged = self._minibatch_epoch(self._optimizer, dataset, terms, phase, pause), False
                 elif whole is not None:
                     with blaming(self.who, f"epoch {self.epochs_done + 1}"):
-                        metrics, phase.converged = self._full_batch_epoch(self._optimizer, whole)
+                        metrics, converged = self._full_batch_epoch(self._optimizer, whole)
+                phase.converged = self.curriculum.epoch(converged)
                 self.epochs_done += 1
                 phase.epochs += 1
                 phase.record = {"epoch": self.epochs_done, "step": self.steps_done, **metrics}
-                phase.record |= parameter_means(self.model)
+                if self.settings.curriculum:
+                    phase.record["train/horizon"] = self.curriculum.entered or full
+                if self.curriculum.enter(self.objective):
+                    phase.lowest = None
+                    if isinstance(self._optimizer, FullBatch):
+                        self._optimizer.changed()
+                        with blaming(self.who, f"epoch {self.epochs_done}"):
+                            if phase.epochs < num_epochs:
+                                whole = self.whole_loss(dataset, terms, commit=True)
+                                phase.weights = whole.weights
+                phase.record |= parameter_means(self.model) | self._prior.metrics()
                 if phase.converged:
                     phase.record["converged"] = True
                 observe(phase.record)
                 pause()
         finally:
             self._phase = None
-        now = self.learned()
-        moved = any(not torch.equal(old, now[name]) for name, old in phase.before.items())
+            self.curriculum.leave(self.objective)
+            if self.initial is not None:
+                self.initial.leave(self.objective)
+        moved = any(not torch.equal(phase.before[name], now) for name, now in self.learned().items())
         self._has_moved |= moved
         notes = phase_notes(self, phase, num_epochs)
         self._warnings, self._skipped = [], SkippedBatches()
-        return TrainingResult(
-            metrics=phase.record, moved=moved, converged=phase.converged and self._has_moved, notes=notes
-        )
+        converged = phase.converged and self._has_moved
+        return TrainingResult(metrics=phase.record, moved=moved, converged=converged, notes=notes)
+
+    def learn_initial(self, initial: InitialStates) -> InitialStates:
+        """Have `initial` be learned beside the parameters: an optimizer of both begins."""
+        self.initial = initial
+        both = [*self._parameters, *initial.parameters()]
+        self._optimizer = make_optimizer(self.optimizer_name, both, self.settings, self.linearizer)
+        return initial
 
     def learned(self) -> dict[str, Tensor]:
         """Copies of all that is learned, by name."""
@@ -242,6 +259,7 @@ class Trainer:
             normalization=self.normalization,
             data=data,
             extra=terms,
+            prior=self._prior,
             device=self.device,
         )
         for k in range(at.batches, len(batches)):
@@ -358,6 +376,7 @@ class Trainer:
             device=self.device,
             extra=terms,
             draws=lambda: derive_generator(self.seed, "train", self.player, "terms", begun),
+            initial=self.initial,
         )
 
     def _full_batch_epoch(self, optimizer: FullBatch, whole: WholeLoss) -> tuple[dict[str, float], bool]:

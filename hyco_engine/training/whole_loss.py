@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.interfaces import Batch, ExtraTerm, LossTerm, NormalizedLoss, Samples, Values
 from hyco_engine.training.epoch_metrics import EpochMetrics
+from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.prior import Prior
 
 Metrics = dict[str, float]
 KEPT_BYTES = 2**28
@@ -32,6 +34,7 @@ class Chunk:
 class WholeLoss:
     """sum_k w_k L_k with L_k the mean over all samples and w_k frozen; also a sum of squares, of weighted residuals.
 
+    Values, gradients and normal equations have the model's `prior` in them; `residuals` are of the data alone.
     `weights` gives w_k by term. `extra` terms count as the square of sqrt(l) of each sample in the normal equations:
     the gradient is exact, the curvature a lower bound. Points are flat vectors `[P]` of all that the model learns.
     """
@@ -47,6 +50,7 @@ class WholeLoss:
         device: torch.device,
         extra: Sequence[ExtraTerm] = (),
         draws: Callable[[], torch.Generator] = torch.Generator,
+        initial: InitialStates | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -56,6 +60,8 @@ class WholeLoss:
         self._chunk = chunk
         self.extra = extra
         self.draws = draws
+        self.prior = Prior(model)
+        self.initial = initial
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._held: list[Chunk] | None = None
         self._last: tuple[Tensor, tuple[float, Metrics]] | None = None
@@ -95,7 +101,7 @@ class WholeLoss:
     def value(self) -> tuple[float, Metrics]:
         """The loss and its metrics here; where it was asked for last, it is not computed again."""
         point = self.point()
-        if self._last is None or self.extra or not torch.equal(self._last[0], point):
+        if self._last is None or self.extra or self.initial is not None or not torch.equal(self._last[0], point):
             with torch.no_grad():
                 loss, metrics = self._sum(backward=False)
                 self._last = (point, (loss, metrics()))
@@ -112,6 +118,12 @@ class WholeLoss:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             seen.append(([attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms], chunk.generated))
+
+        if self.prior:
+            penalty = self.prior.value()
+            if backward:
+                penalty.backward()  # type: ignore[no-untyped-call]
+            total += float(penalty.detach())
 
         def metrics() -> Metrics:
             # a line search looks at the loss of many points, and at the metrics of one
@@ -149,7 +161,13 @@ class WholeLoss:
         """All samples."""
         # within a transform of torch.func, where they may first be asked for, no data can be read
         self._totals()
-        yield from self._read()
+        yield from self._started()
+
+    def _started(self) -> Iterator[Chunk]:
+        """All samples, from where they are learned to start; only what was read is kept."""
+        for chunk in self._read():
+            own = chunk.batch if self.initial is None else self.initial(chunk.batch, chunk.indices)
+            yield attrs.evolve(chunk, batch=own)
 
     def _read(self) -> Iterator[Chunk]:
         if self._held is not None:
@@ -203,7 +221,7 @@ class WholeLoss:
         """By term of the objective: the weights of all samples, each times the observed share of its values."""
         if self._total_weights is None:
             totals: dict[str, float] = {}
-            for chunk in self._read():
+            for chunk in self._started():
                 for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._total_weights = totals

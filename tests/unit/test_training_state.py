@@ -178,6 +178,8 @@ CASES = {
     "lbfgs": {"optimizer": "lbfgs"},
     "gauss-newton": {"optimizer": "gauss-newton"},
     "starts": {"optimizer": "gauss-newton", "starts": 3},
+    **{f"curriculum, {name}": {"optimizer": name, "curriculum": ((1, 2), (2, 2))} for name in ("adam", "lbfgs")},
+    "initial": {"optimizer": "lbfgs", "initial_states": "learned", "strategy": Measuring(), "curriculum": ((1, 2),)},
     "sgd, measuring": {"optimizer": "sgd", "strategy": Measuring()},
     "lbfgs, measuring": {"optimizer": "lbfgs", "strategy": Measuring()},
     "on the fly": {"optimizer": "adam", "cache": OnTheFly()},

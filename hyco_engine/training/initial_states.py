@@ -1,0 +1,64 @@
+"""Initial states as unknowns: weak knowledge of where windows start, as in variational data assimilation (4D-Var).
+
+With noise in the data, rollouts that start from observed states inherit it, and parameters that damp it are biased. So
+the start of each window is x_b + delta, delta is learned beside the parameters, and the observed start x_b counts as
+what it is: one more observed frame, at lead time 0. Where all frames have the same noise that is the maximum-likelihood
+estimate, with no weight to choose: strong-constraint 4D-Var with the background x_b and B = R.
+Source: F.-X. Le Dimet, O. Talagrand, Tellus A 38 (1986).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.errors import RunError
+from hyco_engine.interfaces import Batch
+from hyco_engine.training.losses import Objective, RolloutObjective
+
+
+class InitialStates(nn.Module):
+    """What is added to the observed starts of the real samples: `shift [n_real, C_dyn, *S]`, zero at first."""
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(shift)
+
+    @classmethod
+    def of(cls, data: AugmentedDataset, device: torch.device) -> InitialStates:
+        """None of them moved yet."""
+        _, targets = data.real.batch(torch.tensor([0]))
+        assert isinstance(targets, Tensor)
+        return cls(targets.new_zeros(data.n_real, *targets.shape[2:]).to(device))
+
+    def enter(self, objective: Objective, data: AugmentedDataset) -> None:
+        """Have `objective` compare starts too. Raises RunError where these are of other samples than `data`."""
+        if len(self.shift) != data.n_real:
+            raise RunError(
+                f"the initial states that were learned are of {len(self.shift)} windows, and the data has {data.n_real}"
+            )
+        assert isinstance(objective, RolloutObjective)
+        objective.from_start = True
+
+    def leave(self, objective: Objective) -> None:
+        """Have `objective` compare rollouts alone."""
+        assert isinstance(objective, RolloutObjective)
+        objective.from_start = False
+
+    def __call__(self, batch: Batch, indices: Tensor) -> Batch:
+        """The samples at `indices` from where they are learned to start, with the observed start as first target.
+
+        Generated samples start from where they do, of which nothing is observed.
+        """
+        states, targets = batch
+        assert isinstance(states, Tensor)
+        assert isinstance(targets, Tensor)
+        dynamic = self.shift.shape[1]
+        real = (indices < len(self.shift)).to(states.device).view(-1, *[1] * (states.dim() - 1))
+        chosen = self.shift[indices.clamp(max=len(self.shift) - 1).to(self.shift.device)]
+        start, static = states[:, :dynamic], states[:, dynamic:]
+        moved = torch.cat([start + torch.where(real, chosen, 0.0), static], dim=1)
+        return moved, torch.cat([torch.where(real, start, math.nan)[:, None], targets], dim=1)
