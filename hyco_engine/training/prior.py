@@ -76,9 +76,9 @@ def slopes(value: Tensor, layout: StateLayout) -> Tensor:
     """The derivatives of `value [*resolution]` at all inner faces, axis by axis: `[n_faces]`."""
     grid, boundary = layout.grid, layout.dynamic[0].boundary
     found = []
-    for axis, (name, lower, upper) in enumerate(zip(grid.axes, grid.lower, grid.upper, strict=True)):
+    for axis, (name, dx) in enumerate(zip(grid.axes, grid.spacing, strict=True)):
         change = value.diff(dim=axis)
         if boundary.is_periodic(name):
             change = torch.cat([change, value.narrow(axis, 0, 1) - value.narrow(axis, -1, 1)], dim=axis)
-        found.append(change.flatten() * (grid.resolution[axis] / (upper - lower)))
+        found.append(change.flatten() / dx)
     return torch.cat(found)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_specs import BURGERS as SPEC
 
 import hyco_engine as hyco
 from hyco_engine.errors import DataError, HycoError, PluginError, RunError, SpecError
@@ -21,27 +22,6 @@ from hyco_engine.interfaces import CacheBackend, Strategy, Tracker
 from hyco_engine.runs.loading import evaluate, predict
 from hyco_engine.runs.metrics import read_metrics
 from hyco_engine.spec.options import options
-
-SPEC: dict[str, Any] = {
-    "run": {"name": "tiny", "cycles": 2},
-    "data": {
-        "kind": "simulate",
-        "name": "tiny",
-        "truth": {"nu": 0.02},
-        "num_simulations": 4,
-        "num_frames": 8,
-        "resolution": {"x": 16},
-        "dt": 0.02,
-        "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
-    },
-    "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
-    "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
-    "augmentation": {"alpha": 0.5},
-    "training": {
-        "synthetic": {"epochs_per_cycle": 2, "batch_size": 4},
-        "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"},
-    },
-}
 
 
 def changed(**tables: Any) -> dict[str, Any]:

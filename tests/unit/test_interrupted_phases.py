@@ -10,37 +10,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tiny_specs import heat_on_disk
 
 PHASES = ["generate_physical", "train_synthetic", "generate_synthetic", "train_physical"]
 
-SPEC = """
-[run]
-cycles = 1
-[data]
-kind = "simulate"
-truth.kappa = 0.1
-num_simulations = 3
-num_frames = 6
-resolution.x = 8
-dt = 0.01
-split = {train = "0:1", val = "1:2", test = "2:3"}
-[physical]
-kind = "heat"
-compile = "eager"
-parameters.kappa.init = 0.2
-[synthetic]
-kind = "resnet"
-width = 2
-blocks = 1
-[augmentation]
-alpha = 2.0
-cache.kind = "disk"
-[training.synthetic]
-epochs_per_cycle = 100000
-[training.physical]
-epochs_per_cycle = 100000
-optimizer = "adam"
-"""
+SPEC = heat_on_disk(cycles=1, epochs=100_000)
 
 
 @pytest.mark.slow

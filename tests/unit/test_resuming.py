@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_specs import BURGERS
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
@@ -18,25 +19,11 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import read_metrics
 
-SPEC: dict[str, Any] = {
-    "run": {"name": "tiny", "cycles": 2},
-    "data": {
-        "kind": "simulate",
-        "name": "tiny",
-        "truth": {"nu": 0.02},
-        "num_simulations": 4,
-        "num_frames": 8,
-        "resolution": {"x": 16},
-        "dt": 0.02,
-        "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
-    },
-    "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
-    "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
-    "augmentation": {"alpha": 0.5},
+SPEC: dict[str, Any] = BURGERS | {
     "training": {
         "synthetic": {"epochs_per_cycle": 2, "batch_size": 8},
         "physical": {"epochs_per_cycle": 2, "batch_size": 8, "optimizer": "adam"},
-    },
+    }
 }
 
 

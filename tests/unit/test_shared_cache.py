@@ -9,35 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-SPEC = """
-[run]
-cycles = 2
-[data]
-kind = "simulate"
-truth.kappa = {kappa}
-num_simulations = 3
-num_frames = {frames}
-resolution.x = 8
-dt = 0.01
-split = {{train = "0:1", val = "1:2", test = "2:3"}}
-[physical]
-kind = "heat"
-compile = "eager"
-parameters.kappa.init = 0.2
-[synthetic]
-kind = "resnet"
-width = 2
-blocks = 1
-[augmentation]
-alpha = 2.0
-cache.kind = "disk"
-[training.synthetic]
-epochs_per_cycle = 2
-[training.physical]
-epochs_per_cycle = 2
-optimizer = "adam"
-"""
+from tiny_specs import heat_on_disk
 
 
 def begin(folder: Path, spec: str, run: str) -> subprocess.Popen[str]:
@@ -58,8 +30,8 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_two_specs_in_one_directory(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text(SPEC.format(kappa=0.1, frames=6))
-    (tmp_path / "b.toml").write_text(SPEC.format(kappa=0.3, frames=8))
+    (tmp_path / "a.toml").write_text(heat_on_disk(cycles=2, epochs=2))
+    (tmp_path / "b.toml").write_text(heat_on_disk(cycles=2, epochs=2, kappa=0.3, frames=8))
     both = [begin(tmp_path, name, f"{name}-at-once") for name in "ab"]
     for process in both:
         finish(process)

@@ -1,0 +1,58 @@
+"""Specs of runs that take seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BURGERS: dict[str, Any] = {
+    "run": {"name": "tiny", "cycles": 2},
+    "data": {
+        "kind": "simulate",
+        "name": "tiny",
+        "truth": {"nu": 0.02},
+        "num_simulations": 4,
+        "num_frames": 8,
+        "resolution": {"x": 16},
+        "dt": 0.02,
+        "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
+    },
+    "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
+    "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
+    "augmentation": {"alpha": 0.5},
+    "training": {
+        "synthetic": {"epochs_per_cycle": 2, "batch_size": 4},
+        "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"},
+    },
+}
+
+
+def heat_on_disk(*, cycles: int, epochs: int, kappa: float = 0.1, frames: int = 6) -> str:
+    """TOML: heat on 8 cells, whose generated samples are held on disk."""
+    return f"""
+[run]
+cycles = {cycles}
+[data]
+kind = "simulate"
+truth.kappa = {kappa}
+num_simulations = 3
+num_frames = {frames}
+resolution.x = 8
+dt = 0.01
+split = {{train = "0:1", val = "1:2", test = "2:3"}}
+[physical]
+kind = "heat"
+compile = "eager"
+parameters.kappa.init = 0.2
+[synthetic]
+kind = "resnet"
+width = 2
+blocks = 1
+[augmentation]
+alpha = 2.0
+cache.kind = "disk"
+[training.synthetic]
+epochs_per_cycle = {epochs}
+[training.physical]
+epochs_per_cycle = {epochs}
+optimizer = "adam"
+"""
