@@ -132,9 +132,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             "changed": list(overrides),
             "metrics": SUMMARY["metrics"],
         },
+    )
+    fake(
+        "hyco_engine.runs.predicting",
         predict=lambda run, source, out, steps, model, registry, which: {
             "out": str(out),
             "steps": steps,
+            "dt": 0.02,
             "model": model,
             "weights": which,
         },
@@ -482,13 +486,14 @@ class TestEvaluate:
 class TestPredict:
     def test_passes_all_on(self, world: World) -> None:
         args = ["predict", "runs/quick-1", "--input", "a.npy", "--out", "b.npy", "--steps", "7", "--model", "physical"]
-        assert world(*args).stdout == "wrote b.npy: 7 steps of the physical model of runs/quick-1\n"
+        assert world(*args).stdout == "wrote b.npy: 7 steps of 0.02 by the physical model of runs/quick-1\n"
         result = world(*args, "--json")
         assert json.loads(result.stdout) == {
             "out": "b.npy",
             "steps": 7,
+            "dt": 0.02,
             "model": "physical",
-            "weights": "final",
+            "weights": None,
         }
 
 
