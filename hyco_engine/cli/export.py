@@ -56,7 +56,9 @@ def export(
         return
     click.echo(f"wrote {' and '.join(result['files'])}")
     if result["difference"] is not None:
-        click.echo(f"read back and compared: it differs from the original by {result['difference']:.1g} at most")
+        off = result["difference"]
+        told = f"differs from the original by {off:.1g} of the largest value" if off else "equals the original"
+        click.echo(f"read back and compared: it {told}")
     form = result["format"]
     if form == "torch-export":
         click.echo(f'use it with torch alone: torch.export.load("{out}").module()(state)')

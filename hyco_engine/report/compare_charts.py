@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.report.drawing import NAMES, legend, plain_axes, plain_text, with_unit
+from hyco_engine.report.drawing import NAMES, legend, marker_of, plain_axes, plain_text, with_unit
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.side import MODELS, Side
 
@@ -105,7 +105,7 @@ def lead_time_chart(sides: Sequence[Side], split: str) -> Keyed | None:
             steps = ((side.run.data_dt or 1.0) if timed else 1.0) * np.arange(1, len(curve) + 1)
             values = [value if is_number(value) else np.nan for value in curve]
             color = "#777777" if model == "persistence" else side.color
-            ax.plot(steps, values, LINES[model], color=color)
+            ax.plot(steps, values, LINES[model], color=color, marker=marker_of(values))
         if all(value > 0 for _, _, curve in curves for value in curve if is_number(value)):
             ax.set_yscale("log")
         ax.set_xlabel("lead time t" if timed else "lead time in steps")

@@ -50,6 +50,21 @@ def plain_axes(ax: Axes, title: str = "", *, grid: bool = True) -> Axes:
     return ax
 
 
+def heading(figure: Figure, text: str) -> None:
+    """What the whole figure shows, above it; empty: nothing."""
+    if text:
+        figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
+def marker_of(values: Sequence[float] | Array) -> str:
+    """Of a curve: a dot where a value between unknown ones would leave no line."""
+    known = np.isfinite(np.asarray(values, dtype=np.float64))
+    beside = np.zeros_like(known)
+    beside[1:] |= known[:-1]
+    beside[:-1] |= known[1:]
+    return "." if bool((known & ~beside).any()) else ""
+
+
 def legend(ax: Axes) -> None:
     """The legend, where there is something to tell."""
     if ax.get_legend_handles_labels()[1]:

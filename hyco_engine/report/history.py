@@ -19,6 +19,7 @@ from hyco_engine.report.drawing import (
     NAMES,
     OTHER_COLORS,
     Array,
+    heading,
     legend,
     middle_slice,
     new_figure,
@@ -46,7 +47,7 @@ _LOSSES = (
 
 
 def history_figure(
-    records: Sequence[Record], summary: Mapping[str, Any], path: Path, folder: Path | None = None
+    records: Sequence[Record], summary: Mapping[str, Any], path: Path, folder: Path | None = None, title: str = ""
 ) -> Path:
     """Training losses, held-out errors against persistence, and parameters against truth, as a PNG.
 
@@ -57,6 +58,7 @@ def history_figure(
     columns = 1 if len(panels) <= 1 else 2 if len(panels) <= 4 else 3
     rows = max(1, math.ceil(len(panels) / columns))
     figure = new_figure(4.4 * columns, 2.8 * rows)
+    heading(figure, title)
     if not panels:
         note(plain_axes(figure.add_subplot()), "nothing was recorded")
     for k, draw in enumerate(panels):

@@ -63,7 +63,7 @@ class RunRecord:
             summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
         return cls(
             folder=folder,
-            name=_run_name(spec) or folder.name,
+            name=run_name(folder),
             summary=summary,
             metrics=read_metrics(folder) if (folder / METRICS).is_file() else [],
             environment=_environment(folder),
@@ -147,11 +147,13 @@ def _no_views(run: RunRecord) -> str:
     return "The run folder holds no rollouts to show."
 
 
-def _run_name(spec: str) -> str:
+def run_name(folder: Path) -> str:
+    """What the spec of a run calls it, else the folder's name."""
     try:
-        return str(tomllib.loads(spec).get("run", {}).get("name") or "")
+        named = str(tomllib.loads(_text(folder / "spec.toml")).get("run", {}).get("name") or "")
     except (ValueError, AttributeError, RecursionError):
-        return ""
+        named = ""
+    return named or folder.name
 
 
 def _environment(folder: Path) -> Mapping[str, Any]:
