@@ -24,7 +24,7 @@ MISSING = "#BBBBBB"
 WARNING = "#A00000"
 DPI = 110
 COARSER_DPI = (80, 60)
-MAX_BYTES = 300_000
+MAX_BYTES = 150_000
 """Pictures of noise do not compress; larger files are drawn more coarsely."""
 
 

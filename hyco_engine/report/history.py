@@ -206,11 +206,19 @@ def _parameter_panels(timeline: _Timeline, summary: Mapping[str, Any], folder: P
     parameters = summary.get("parameters") or {}
     for name, entry in list(parameters.items())[:MAX_PARAMETERS]:
         points = timeline.points("physical", f"param/{name}")
-        if points:
+        if points and not _mean_is_rounding(entry):
             panels.append(_parameter_panel(timeline, name, entry, points))
         found = {role: _profile(entry.get(role), folder) for role in ("final", "truth", "initial")}
         panels += _profile_panels(name, entry, {role: field for role, field in found.items() if field is not None})
     return panels
+
+
+def _mean_is_rounding(entry: Mapping[str, Any]) -> bool:
+    """Of a field that is known up to a constant only: its mean stays what it was."""
+    final = entry.get("final")
+    if not isinstance(final, Mapping) or not all(is_number(final.get(key)) for key in ("mean", "min", "max")):
+        return False
+    return bool(abs(final["mean"]) < 1e-6 * (final["max"] - final["min"]))
 
 
 def _parameter_panel(timeline: _Timeline, name: str, entry: Mapping[str, Any], points: Points) -> Draw:

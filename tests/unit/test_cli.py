@@ -562,9 +562,11 @@ def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["init", "own-physics", "--out", str(tmp_path / "own.py")]).exit_code == 0
     done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result, report = done.stdout.splitlines()[-2:]
-    assert result.startswith("RunResult(runs/own-physics-1, completed: Both parameters were found to within ")
-    assert report == "open runs/own-physics-1/report.html in a browser"
+    first, learned, _, _, report, _ = done.stdout.splitlines()
+    assert first.endswith(" in runs/own-physics-1")
+    assert learned.startswith("learned   kappa 0.05 -> 0.02")
+    assert report == "results   runs/own-physics-1/report.html"
+    assert "cycle 1/2  train synthetic" in done.stderr
 
 
 def test_names_are_completed() -> None:

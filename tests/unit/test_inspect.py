@@ -166,6 +166,17 @@ def test_the_command(tmp_path: Path) -> None:
     }
 
 
+def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(Path(), usol=WAVE, x=X, t=T)
+    printed = CliRunner().invoke(cli, ["inspect", "data.npz"]).stdout
+    section = printed[printed.index("[data]") : printed.rindex("\n\n")]
+    Path("mine.toml").write_text(f'{section}\n[synthetic]\nkind = "resnet"\n')
+    done = CliRunner().invoke(cli, ["check", "mine.toml"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "12 real windows" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "examples"
+PAGE = ROOT / "docs" / "gallery.md"
 IMAGES = ROOT / "docs" / "images"
 PUBLISHED = ROOT.parent / "shared" / "data"
 EXAMPLES = sorted(DOCS.glob("*.toml"))
@@ -35,7 +34,6 @@ MEASURED = {
 """What docs/examples/measure.py writes."""
 HISTORY = {"advection", "bar-sensors", "fisher-kpp", "heat", "inviscid-burgers"}
 """Examples whose training says more than a rollout: parameters that are fields, and readings without a grid."""
-MAX_BYTES = 150_000
 
 
 class Missing(Exception):
@@ -65,17 +63,12 @@ def ran(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def keep(run: Path, name: str) -> Path:
-    """A figure of the run as docs/images/<name>.png, in few colours, so that it is small."""
-    source = run / "figures" / ("history.png" if name in HISTORY else "comparison.png")
-    buffer = io.BytesIO()
-    with Image.open(source) as picture:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    if buffer.tell() > MAX_BYTES:
-        raise RuntimeError(f"{source} takes {buffer.tell()} bytes, more than {MAX_BYTES}")
+def keep(run: Path, name: str) -> Path | None:
+    """The figure of the run that docs/gallery.md shows, as docs/images/<name>.png; None where it shows none."""
     out = IMAGES / f"{name}.png"
-    out.write_bytes(buffer.getvalue())
-    return out
+    if f"(images/{out.name})" not in PAGE.read_text(encoding="utf-8"):
+        return None
+    return Path(shutil.copyfile(run / "figures" / ("history.png" if name in HISTORY else "comparison.png"), out))
 
 
 def main() -> None:
@@ -97,9 +90,10 @@ def main() -> None:
                 print(f"{path.stem}: left out, {missing}", flush=True)
                 continue
             (run,) = (folder / "runs").iterdir()
-            out = keep(run, path.stem)
-            took = time.monotonic() - start
-            print(f"{path.stem}: {took:.0f} s, {out.relative_to(ROOT)} {out.stat().st_size / 1000:.0f} kB", flush=True)
+            told = [path.stem, f"{time.monotonic() - start:.0f} s"]
+            if (out := keep(run, path.stem)) is not None:
+                told += [str(out.relative_to(ROOT)), f"{out.stat().st_size / 1000:.0f} kB"]
+            print(*told, sep=", ", flush=True)
 
 
 if __name__ == "__main__":
