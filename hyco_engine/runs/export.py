@@ -18,14 +18,14 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import BuildContext, Predictor
+from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import SyntheticChoice
+from hyco_engine.spec.choices import PhysicalChoice, SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 from hyco_engine.training.rollout import rollout
@@ -125,7 +125,11 @@ def read_exported(
 
 def _built(weights: Weights, registry: Registry) -> nn.Module:
     table = {**(weights.options or {}), "kind": weights.kind}
-    choice: SyntheticChoice = Structurer(registry).structure(table, SyntheticChoice)
+    structurer = Structurer(registry)
+    choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
+    physical: PhysicalChoice | None = None
+    if weights.physical is not None:
+        physical = structurer.structure(weights.physical, PhysicalChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
     context = BuildContext(
         seed=0,
@@ -134,6 +138,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         layout=weights.layout,
         dt=weights.dt,
         statistics=weights.statistics,
+        physical=physical,
     )
     model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
     return model
@@ -184,6 +189,8 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
     }
+    if any(isinstance(part, PhysicalModel) for part in model.modules()):
+        metadata["physical"] = json.dumps(_without_starts(plain(run.spec.physical)))
     content = weights_bytes(model.state_dict(), metadata)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported.safetensors"
@@ -192,6 +199,13 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     again = _built(read, run.assembler.registry)
     again.load_state_dict(read.state)
     return content, _difference(again.eval(), model, _states(weights))
+
+
+def _without_starts(physical: Mapping[str, Any]) -> dict[str, Any]:
+    """`[physical]` without where parameters started, which may be a file: the weights hold what they are."""
+    parameters = physical.get("parameters") or {}
+    rest = {name: {k: v for k, v in setting.items() if k != "init"} for name, setting in parameters.items()}
+    return {**physical, "parameters": rest}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:
