@@ -37,6 +37,7 @@ from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, sc
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TrainingSettings
+from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
 from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
@@ -250,6 +251,7 @@ class Assembler:
         settings = getattr(self.spec.training, player)
         specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
         objective = self._objective(model, data, specs)
+        check_stages(player, objective, settings.curriculum, data.train)
         normalizer, name = self._normalizer(player, model, objective, data.layout)
         choice = getattr(self.spec, player)
         return Trainer(
