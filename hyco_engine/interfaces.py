@@ -294,6 +294,14 @@ class Predictor(nn.Module, ABC):
     def forward(self, inputs: Values) -> Mapping[str, Tensor]: ...
 
 
+class Correction(nn.Module, ABC):
+    """A stepper that is a physics and something learned beside it, which has to show on held-out data that it helps."""
+
+    @abstractmethod
+    def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict with which it is the physics alone, whose state dict is given."""
+
+
 # --- augmentation -------------------------------------------------------------------------------------------------
 
 

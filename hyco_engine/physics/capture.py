@@ -131,7 +131,8 @@ class StepRunner:
         """Within jvp, vmap or grad of torch.func nothing can be captured: a graph that is there, or eagerly."""
         size = self._fitting(state, parameters)
         key = _key(state, size, parameters)
-        if key not in self._graphs:
+        # a graph is made for one size, and an exported program for any
+        if key not in self._graphs or torch.compiler.is_exporting():
             return self._step(state, *parameters)
         self._graphs.move_to_end(key)
         result: Tensor = self._graphs[key][0](_pad(state, size), *parameters)

@@ -132,7 +132,11 @@ class DeclaredModel(PhysicalModel):
         self._runner.keep(kind, reason)
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.bound()(state)
+        step = self.bound()
+        if torch.compiler.is_exporting():
+            # the program is for batches of any size, and PhiFlow wants to know it: it sees one state
+            return torch.vmap(lambda single: step(single[None])[0])(state)
+        return step(state)
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         values = list(self.learnables.values().values())

@@ -628,13 +628,13 @@ def test_a_viscosity_is_found_from_sensors_of_a_moving_fluid(tmp_path):
             "t,x,y,u.x,u.y",
             {"initial": {"u.x": 0.0}},
             "rollouts need the first frame of 'u.y': a number, a profile, or a file of the grid's shape (4, 3)",
-            "data.initial.u.y",
+            'data.initial."u.y"',
         ),
         (
             "t,x,y,u.x,u.y",
             {"initial": {"u": 0.0, "u.z": 0.0}},
             "there is no field 'u.z'; did you mean 'u.y'? (the columns hold u.x, u.y)",
-            "data.initial.u.z",
+            'data.initial."u.z"',
         ),
         (
             "t,x,y,u.x,u.y",

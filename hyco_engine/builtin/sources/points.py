@@ -21,6 +21,7 @@ from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource
 from hyco_engine.physics.parameters import profile
 from hyco_engine.spec.choices import ArrayFile, Profile
+from hyco_engine.spec.places import key_text
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import BuildContext
@@ -57,7 +58,7 @@ class PointsSource(TrajectorySource):
                 raise SpecError(
                     f"there is no field {name!r}{did_you_mean(name, known)} (the columns hold "
                     f"{', '.join(self.table.columns)})",
-                    key=f"data.initial.{name}",
+                    key=_initial_key(name),
                 )
         last = max(float(points.time.max()) for points in self.table.simulations)
         # a time that falls on a frame but for rounding needs no frame after it
@@ -127,7 +128,7 @@ class PointsSource(TrajectorySource):
         grid, name, given = self.layout.grid, field.name, self.options.initial
         whole = given.get(name)
         if isinstance(whole, ArrayFile):
-            found = field_from_file(whole, grid, f"data.initial.{name}", field.components)
+            found = field_from_file(whole, grid, _initial_key(name), field.components)
             return found.reshape(-1, *grid.resolution)
         parts = []
         for column in [column_of(name, component) for component in field.components or ("",)]:
@@ -136,10 +137,10 @@ class PointsSource(TrajectorySource):
                 raise SpecError(
                     f"rollouts need the first frame of {column!r}: a number, a profile, or a file of the grid's shape "
                     f"{grid.resolution}",
-                    key=f"data.initial.{column}",
+                    key=_initial_key(column),
                 )
             if isinstance(value, ArrayFile):
-                parts.append(field_from_file(value, grid, f"data.initial.{column}"))
+                parts.append(field_from_file(value, grid, _initial_key(column)))
             elif isinstance(value, Profile):
                 parts.append(profile(value, grid).double())
             else:
@@ -186,6 +187,10 @@ class _Rows(Samples):
     def batch(self, indices: Tensor) -> Batch:
         inputs = {"position": self._position[indices], "time": self._time[indices]}
         return inputs, {name: values[indices] for name, values in self._values.items()}
+
+
+def _initial_key(name: str) -> str:
+    return f"data.initial.{key_text([name])}"
 
 
 def _grid(options: PointsOptions) -> Grid:
