@@ -262,6 +262,9 @@ class PhysicalModel(nn.Module, ABC):
     def prepare(self, state: Tensor) -> None:
         """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
 
+    def prepare_export(self, state: Tensor) -> None:
+        """Do what it takes to be a part of a program that `torch.export` makes, for batches of states like these."""
+
     def stability(self, state: Tensor) -> str | None:
         """A warning that quotes numbers and remedies where steps from these states are not stable, or None."""
         return None

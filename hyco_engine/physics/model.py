@@ -132,11 +132,7 @@ class DeclaredModel(PhysicalModel):
         self._runner.keep(kind, reason)
 
     def forward(self, state: Tensor) -> Tensor:
-        step = self.bound()
-        if torch.compiler.is_exporting():
-            # the program is for batches of any size, and PhiFlow wants to know it: it sees one state
-            return torch.vmap(lambda single: step(single[None])[0])(state)
-        return step(state)
+        return self.bound()(state)
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         values = list(self.learnables.values().values())
@@ -168,6 +164,10 @@ class DeclaredModel(PhysicalModel):
         """Capture (and compile) the step for batches like this one, so that it costs no time later."""
         with torch.no_grad():
             self(state)
+
+    def prepare_export(self, state: Tensor) -> None:
+        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        self._runner.prepare_export(state, values)
 
     def stability(self, state: Tensor) -> str | None:
         """A warning where steps from these states `[B, C_all, *S]` with the present parameters are not stable."""

@@ -144,6 +144,9 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
+        for part in whole.modules():
+            if isinstance(part, PhysicalModel):
+                part.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # of torch's own making
             warnings.simplefilter("ignore")
