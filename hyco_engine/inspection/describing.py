@@ -128,7 +128,8 @@ def _hdf5(path: Path) -> Found:
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
     if _is_well(path):
         return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
-    if "tensor" in keys or {"density", "pressure"} <= keys or seeds or ("velocity" in keys and {"t", "particles"} & keys):
+    incompressible = "velocity" in keys and bool({"t", "particles"} & keys)
+    if "tensor" in keys or {"density", "pressure"} <= keys or seeds or incompressible:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
@@ -196,7 +197,7 @@ def _table(path: Path) -> Found:
     if not (named and count and axes and "t" in header and fields):
         return Found(what="a table; observations would have the columns t, x and at least one value", contents=contents)
     # a vector's first frame may be one number for all of its components
-    whole = list(dict.fromkeys(name.rpartition(".")[0] or name for name in fields))
+    whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in fields)
     spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
     steps = 20
     # rounded up, so that these steps reach the last reading
@@ -212,7 +213,7 @@ def _table(path: Path) -> Found:
         f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
         f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
         'boundary = "periodic"   # <-',
-        f"initial = {{ {', '.join(f'{key_text([name])} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
+        f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
     ]
     return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""A step as a graph for batches of any size, for exported programs: PhiFlow itself wants to know how large a batch is."""
+"""A step as a graph for batches of any size, for exported programs: PhiFlow itself wants to know the size."""
 
 from __future__ import annotations
 

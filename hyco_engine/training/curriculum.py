@@ -78,7 +78,7 @@ def check_stages(player: Player, objective: Objective, stages: Sequence[tuple[in
         return
     steps = objective.horizon = stages[0][0]
     try:
-        for indices in torch.arange(len(data)).split(_AT_ONCE):
+        for indices in torch.split(torch.arange(len(data)), _AT_ONCE):
             if any(bool((weight > 0).any()) for weight in objective.weights(data.batch(indices)).values()):
                 return
     finally:

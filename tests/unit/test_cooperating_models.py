@@ -98,10 +98,10 @@ def test_a_correction_finds_what_the_physics_lacks_and_needs_the_run_folder_alon
     # each file for itself, without the run
     weights, program = tmp_path / "corrected.safetensors", tmp_path / "corrected.pt2"
     export(result.folder, weights, "safetensors", registry=registry())
-    export(result.folder, program, "torch-export", steps=3, registry=registry())
+    export(result.folder, program, "torch-export", registry=registry())
     with torch.no_grad():
         assert torch.equal(rollout(hyco.load_surrogate(weights, registry=registry()), start, 3), expected)
-    torch.testing.assert_close(torch.export.load(program).module()(start), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.export.load(program).module()(start), expected[:, :1], rtol=1e-6, atol=1e-6)
 
 
 def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(

@@ -175,7 +175,7 @@ class _Rows(Samples):
         self._time = torch.cat([p.time for p in parts]).to(dtype)
         self._position = torch.cat([p.position for p in parts]).to(dtype)
         value = torch.cat([p.value for p in parts]).to(dtype)
-        columns = value.split([max(1, len(own)) for own in components.values()], dim=1)
+        columns = torch.split(value, [max(1, len(own)) for own in components.values()], dim=1)
         self._values = {
             name: column if own else column[:, 0]
             for (name, own), column in zip(components.items(), columns, strict=True)
