@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.augment.balance import check_balance
+from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import RolloutRecipe
 from hyco_engine.errors import PluginError, RunError
@@ -336,10 +337,25 @@ class HybridTrainer:
                 f"cycle {cycle}: nothing is generated for the {phase.player} model ({why}), so it trains on real "
                 "data alone"
             )
+        if augmentation is not None and not augmentation.record:
+            self._warn_of_teacher(phase, cycle, balance)
         if not balance.ok:
             if self.strict:
                 raise RunError(balance.verdict)
             warnings.warn(balance.verdict, BalanceWarning, stacklevel=4)
+
+    def _warn_of_teacher(self, phase: Phase, cycle: int, balance: Balance) -> None:
+        """Tell, once, of a teacher whose samples carry more error than its pupil has; who records, has measured."""
+        teacher, pupil = self.best[phase.teacher].latest, self.best[phase.player].latest
+        imported = balance.actual_ratio * teacher**2
+        about = f"the {phase.player} model learns from"
+        if not (pupil**2 < imported < math.inf) or any(about in note for note in self.history.warnings):
+            return
+        self._report.warn(
+            f"cycle {cycle}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error on held-out "
+            f"data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
+            'augmentation.kind = "trust" generates as many as held-out data justify'
+        )
 
     def _measure(self, player: Player, cycle: int, phase: str) -> None:
         """Record the trained model's error on held-out real data, and keep the best weights."""

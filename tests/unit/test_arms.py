@@ -13,7 +13,7 @@ from tiny_specs import BURGERS
 from torch import nn
 
 import hyco_engine as hyco
-from hyco_engine.errors import RunError, SpecError
+from hyco_engine.errors import SpecError
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import of_kept_arms, read_metrics
 
@@ -48,10 +48,9 @@ def validation_error(result: hyco.RunResult, player: str) -> float:
     return float(result.summary["metrics"][player]["val"]["nrmse"])
 
 
-@pytest.mark.parametrize("order", [(ALONE, TAUGHT), (TAUGHT, ALONE)])
-def test_each_arm_is_the_run_it_would_be_alone_and_the_better_one_is_kept(order: tuple[Any, Any]) -> None:
-    single = [hyco.run(spec(choice)) for choice in order]
-    both = hyco.run(arms(*order))
+def test_each_arm_is_the_run_it_would_be_alone_and_the_better_one_is_kept() -> None:
+    single = [hyco.run(spec(choice)) for choice in (TAUGHT, ALONE)]
+    both = hyco.run(arms(TAUGHT, ALONE))
     for player in ("physical", "synthetic"):
         told = both.summary["arms"][player]
         errors = [validation_error(result, player) for result in single]
@@ -93,21 +92,24 @@ class StopAt:
 
 def run(folder: Path, stop: Callable[[], str | None], *, resume: bool = False, cycles: int = 2) -> hyco.RunResult:
     made = arms(ALONE, {"kind": "trust", "alpha": 1.0, "warmup": 1}, run={"name": "tiny", "cycles": cycles})
+    # any other schedule depends on the number of cycles
+    made["training"]["synthetic"]["schedule"] = "constant"
     return hyco.Engine(made).run(folder, resume=resume, stop=stop)
 
 
 def test_stopped_and_resumed_it_is_the_run_that_was_not(tmp_path: Path) -> None:
     count = StopAt()
     whole = run(tmp_path / "whole", count)
-    for share in (0.2, 0.45, 0.7, 0.95):
-        folder = tmp_path / f"{share}"
-        with pytest.raises(Interrupted):
-            run(folder, StopAt(int(count.asked * share)))
-        resumed = run(folder, StopAt(), resume=True)
-        assert same(resumed.physical, whole.physical)
-        assert same(resumed.synthetic, whole.synthetic)
-        assert resumed.summary["arms"] == whole.summary["arms"]
-        assert resumed.summary["cooperation"] == whole.summary["cooperation"]
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run(folder, StopAt(int(count.asked * 0.3)))
+    with pytest.raises(Interrupted):
+        run(folder, StopAt(int(count.asked * 0.5)), resume=True)
+    resumed = run(folder, StopAt(), resume=True)
+    assert same(resumed.physical, whole.physical)
+    assert same(resumed.synthetic, whole.synthetic)
+    assert resumed.summary["arms"] == whole.summary["arms"]
+    assert resumed.summary["cooperation"] == whole.summary["cooperation"]
 
 
 def test_more_cycles_go_on_with_both_arms(tmp_path: Path) -> None:
@@ -130,15 +132,6 @@ def test_the_plan_has_the_phases_of_both() -> None:
         ("trust", "train_physical", 2, 10),
     ]
     assert plan["n_generated"] == 10
-
-
-def test_there_must_be_data_to_choose_by() -> None:
-    data = copy.deepcopy(BURGERS["data"]) | {"split": {"train": "0:4", "val": "0:0"}}
-    with pytest.raises(RunError) as caught:
-        hyco.run(arms(ALONE, TAUGHT, data=data))
-    assert str(caught.value) == (
-        "arms are chosen by their errors on held-out data: give validation data (data.split.val)"
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -346,11 +347,24 @@ def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
     assert any("interaction/u" in key for line in taught_after for key in line)
 
 
-def test_the_plan_says_which_phases_are_taught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
     phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
     cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
     assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]
+
+
+def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = spec()["physical"] | {"parameters": {"nu": {"init": 0.0201}}}
+    result = hyco.run(spec(augmentation={"kind": "count", "alpha": 0.5}, physical=known))
+    (told,) = [note for note in result.summary["warnings"] if "held-out" in note]
+    assert re.fullmatch(
+        r"cycle 1: the physical model learns from 5 samples of the synthetic model, whose error on held-out data is "
+        r"0\.\d+ against its own [\d.e-]+: they are likely to make it worse. "
+        r'augmentation.kind = "trust" generates as many as held-out data justify',
+        told,
+    )
+    measured = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 0}, physical=known))
+    assert not any("held-out" in note for note in measured.summary["warnings"])
