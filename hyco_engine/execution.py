@@ -373,6 +373,7 @@ class Execution:
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
+            "arms": history.arms,
             "correction": self.correction,
             "trained": history.trained,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
