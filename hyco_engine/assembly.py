@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.checks import check_for_samples
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.statistics import Statistics
@@ -35,7 +36,7 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, scale_warning
 from hyco_engine.randomness import own_random_numbers
-from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, Observe, PhysicalChoice, SourceChoice
+from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TrainingSettings
 from hyco_engine.training.arms import arms_of
 from hyco_engine.training.curriculum import check_stages
@@ -108,8 +109,7 @@ class Assembler:
         choice = self.spec.data
         context = self.context(physical=self.spec.physical, num_frames=choice.num_frames)
         source = cast("TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context))
-        if isinstance(source, SampleSource):
-            _check_for_samples(choice)
+        check_for_samples(source, choice)
         return source
 
     def manager(self, source: TrajectorySource) -> DataManager:
@@ -376,14 +376,6 @@ class Assembler:
                 origin = self.registry.origin(choice.hook, choice.kind)
                 parts[name] = {"kind": choice.kind, "distribution": origin.distribution, "version": origin.version}
         return parts
-
-
-def _check_for_samples(choice: SourceChoice) -> None:
-    """Raises SpecError where the spec asks of samples what only simulations have."""
-    if choice.observe != Observe():
-        raise SpecError("noise and masks are for simulations of fields, and this data is samples", key="data.observe")
-    if choice.split.by == "time":
-        raise SpecError("samples have no frames: their source divides them", key="data.split.by")
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import START
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch
@@ -29,11 +30,12 @@ class InitialStates(nn.Module):
         self.shift = nn.Parameter(shift)
 
     @classmethod
-    def of(cls, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> InitialStates:
+    def of(cls, data: AugmentedDataset, layout: StateLayout | None, device: torch.device) -> InitialStates:
         """None of them moved yet."""
         states = data.real.inputs(torch.tensor([0]))
         assert isinstance(states, Tensor)
-        return cls(states.new_zeros(data.n_real, n_dynamic, *states.shape[2:]).to(device))
+        assert layout is not None  # a physics has one
+        return cls(states.new_zeros(data.n_real, layout.n_dynamic, *states.shape[2:]).to(device))
 
     def enter(self, objective: Objective, data: AugmentedDataset) -> None:
         """Have `objective` compare starts too. Raises RunError where these are of other samples than `data`."""
