@@ -37,7 +37,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "navier-stokes": [{"forcing": "kolmogorov", "drag": True, "waves": 1}],
 }
 """Further options that a kind is tested with."""
-FIELDS = ("advection", "burgers", "fisher-kpp", "heat")
+FIELDS = ("advection", "burgers", "fisher-kpp", "gray-scott", "heat", "inviscid-burgers")
 
 
 def cases() -> dict[str, type[PhysicsContract]]:
