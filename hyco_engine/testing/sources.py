@@ -79,10 +79,10 @@ class TrajectoryContract(_SourceContract, ABC):
             trajectory = source.load(index)
             assert isinstance(trajectory, Trajectory), f"load({index}) returns a {type(trajectory).__name__}"
             check_shapes(trajectory, source.layout, index, "under test")
-            check_values(trajectory, source, index, allow_missing=self.missing or trajectory.points is not None)
+            points = source.points(index)
+            check_values(trajectory, source, index, allow_missing=self.missing or points is not None)
             told, there = source.frames(index), len(trajectory.dynamic)
             assert told in (None, there), f"frames({index}) is {told}, and load({index}) gives {there}"
-            points = source.points(index)
             if points is not None:
                 _check_points(points, source.layout, there)
 
@@ -106,7 +106,9 @@ class TrajectoryContract(_SourceContract, ABC):
         with tempfile.TemporaryDirectory() as folder:
             read = []
             for _ in range(2):
-                manager = DataManager(self._made(), SourceChoice(kind="under-test"), Path(folder), seed=0)
+                source = self._made()
+                choice = SourceChoice(kind="under-test", split=_split(source))
+                manager = DataManager(source, choice, Path(folder), seed=0)
                 manager.prepare()
                 read.append(manager.train.batch(torch.arange(len(manager.train))))
             assert len(manager.train), "no window of the train split can be used"
@@ -161,6 +163,13 @@ class SamplesContract(_SourceContract, ABC):
             source = self.make(self.context())
         assert isinstance(source, SampleSource), f"the factory returns a {type(source).__name__}, not a SampleSource"
         return source
+
+
+def _split(source: TrajectorySource) -> Split:
+    """One that leaves something to train on."""
+    if source.points(0) is not None:
+        return Split(by="sensor")
+    return source.split or Split(by="simulation" if source.num_simulations > 1 else "time")
 
 
 def _rows(values: Any, order: Tensor) -> Any:

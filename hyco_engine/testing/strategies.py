@@ -113,7 +113,7 @@ class StrategyContract(ABC):
             right = type(most) is int and most >= 0
             assert right, f"max_generated({n_real}, {alpha:g}) is {most!r}, not a count"
             made = _count(question.ask(strategy))
-            assert made <= most, f"{question}: {made} samples; max_generated({n_real}, {alpha:g}) is {most}"
+            assert made <= most, f"{question}: {made} samples, more than max_generated({n_real}, {alpha:g}) = {most}"
 
     def test_what_is_made_is_what_is_declared(self) -> None:
         strategy = self._made()
@@ -146,8 +146,8 @@ class StrategyContract(ABC):
             one, two = (_told(asked.ask(who)) for asked, who in ((question, used), (again, self._made())))
             same = one[0] == two[0] and equal(one[1], two[1])
             assert same, (
-                f"{question}: a strategy that was asked before answers otherwise than a new one; it holds no state, and "
-                "all that is random comes from context.generator"
+                f"{question}: a strategy that was asked before answers otherwise than a new one; it holds no state, "
+                "and all that is random comes from context.generator"
             )
 
     def test_recipes_are_pure(self) -> None:
@@ -186,7 +186,8 @@ class StrategyContract(ABC):
                 assert shape == [4], f"the term {term.spec.name!r} is {shape} for 4 samples, not [4]"
                 assert bool(term.per_sample.isfinite().all()), f"the term {term.spec.name!r} is not finite"
                 assert term.per_sample.requires_grad, f"no gradient reaches the model from the term {term.spec.name!r}"
-                assert equal(term.per_sample, again.per_sample), f"{term.spec.name!r} does not follow from the generator"
+                same = equal(term.per_sample, again.per_sample)
+                assert same, f"the term {term.spec.name!r} does not follow from its generator"
 
     def test_records_can_be_written(self) -> None:
         strategy = self._made()

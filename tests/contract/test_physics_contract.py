@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, PhysicalModel
 from hyco_engine.testing.contexts import tiny_grid
@@ -45,7 +43,8 @@ def cases() -> dict[str, type[PhysicsContract]]:
     for kind in KINDS:
         for given in ({}, *VARIANTS.get(kind, [])):
             for fields in (False, True) if kind in FIELDS and "conductivity" not in given else (False,):
-                label = "".join(part.title() for part in [*kind.split("-"), *map(str, given.values())] if part.isalnum())
+                words = [*kind.split("-"), *map(str, given.values())]
+                label = "".join(word.title() for word in words if word.isalnum())
                 name = f"Test{label}{'Fields' if fields else ''}"
                 found[name] = contract(name, kind, given, fields)
     return found
