@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +23,7 @@ from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry, disabled_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+HOOK_NAMES = ("strategy", "model", "normalizer", "cache", "source", "tracker")
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -45,7 +47,7 @@ def discover(disable_plugin: Sequence[str]) -> Registry:
 
 @click.group()
 def plugins() -> None:
-    """List and check the installed plugins."""
+    """List and check the installed plugins, and begin a new one."""
 
 
 @plugins.command("list")
@@ -101,6 +103,23 @@ def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_p
             _print_plugin(info)
     if any(info.status == "failed" for info in chosen):
         ctx.exit(3)
+
+
+@plugins.command("new")
+@click.argument("name")
+@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="What the plugin offers.")
+@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Of a model; default: synthetic.")
+def new_plugin(name: str, hook: str, role: str | None) -> None:
+    """Write a working plugin, with tests, into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
+    from hyco_engine.cli.scaffold import write_plugin
+
+    if role is not None and hook != "model":
+        raise SpecError(f"--role is for models; a {hook} has none", key="--role")
+    what = hook if hook != "model" else "physics" if role == "physical" else "surrogate"
+    written = write_plugin(name, what, Path(), discover(()))
+    for path in written:
+        click.echo(f"wrote {path}")
+    click.echo(f'next: cd {name} && pip install -e ".[test]" && hyco-engine plugins check {name} && pytest')
 
 
 def _usable(registry: Registry, hook: str) -> Iterable[tuple[PluginInfo, Record]]:
