@@ -26,7 +26,8 @@ from hyco_engine.spec.values import has_keys, is_mapping, members
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README, USING, EXTENDING = ROOT / "README.md", DOCS / "using.md", DOCS / "extending.md"
-PAGES = (README, USING, EXTENDING)
+TESTING = DOCS / "testing-plugins.md"
+PAGES = (README, USING, EXTENDING, TESTING)
 
 # What the README takes as given.
 TINY = """
@@ -130,7 +131,7 @@ def structured(text: str, where: str) -> None:
     assert loaded.notes == (), where
 
 
-@pytest.mark.parametrize("page", [*PAGES, DOCS / "results.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, USING, EXTENDING, DOCS / "results.md"], ids=lambda page: page.name)
 def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> None:
     lines = list(shell_lines(page))
     assert lines
