@@ -36,10 +36,11 @@ def sidebar(text: str) -> str:
     """Toctrees that make the sidebar of the links on the index page: one for each of its sections."""
     parts = []
     for section in text.split("\n## ")[1:]:
-        pages = re.findall(r"^\* \[[^\]]+\]\(([\w./-]+\.md)\)", section, re.MULTILINE)
-        if pages:
-            caption = section.split("\n", 1)[0]
-            parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]))
+        caption = section.split("\n", 1)[0]
+        pages = re.findall(r"^\* \[([^\]]+)\]\(([\w./-]+\.md)\)", section, re.MULTILINE)
+        entries = [f"{title} <{page}>" for title, page in pages]
+        if entries:
+            parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"]))
     return "\n\n".join(parts)
 
 

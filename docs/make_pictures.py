@@ -129,7 +129,7 @@ PHYSICAL: Mapping[str, tuple[dict[str, Any], Sequence[int] | None, str]] = {
 }
 SURROGATES = ("resnet", "unet", "corrected", "coordinate-mlp")
 
-HEAD = f"""# Models
+HEAD = f"""# Gallery of models
 
 <!-- Generated: {COMMAND} -->
 

@@ -14,11 +14,14 @@ from typing import Any
 
 import attrs
 import click
+import phiml.backend as phi_backend
 import pytest
 from doc_pages import Block, blocks, first_column, install, links, shell_lines
 
 from hyco_engine import interfaces
 from hyco_engine.cli import COMMANDS, cli
+from hyco_engine.cli.reference import COMMAND as CLI_COMMAND
+from hyco_engine.cli.reference import reference as cli_reference
 from hyco_engine.hooks import HOOKS, Registry, hookspecs
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import spec_from_dict
@@ -73,7 +76,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
+    # `from phi.torch.flow import ...` sets it for the whole process
+    backend = phi_backend.default_backend()
     yield tmp_path
+    phi_backend.set_global_default_backend(backend)
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
@@ -181,13 +187,39 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-# --- the generated page -------------------------------------------------------------------------------------------
+# --- generated pages ----------------------------------------------------------------------------------------------
 
 
 def test_the_spec_reference_is_up_to_date() -> None:
     fresh = reference(builtin_registry())
     if fresh != (DOCS / "spec.md").read_text(encoding="utf-8"):
         pytest.fail(f"docs/spec.md is not what the option classes say; regenerate it: {COMMAND}", pytrace=False)
+
+
+def test_the_command_reference_is_up_to_date() -> None:
+    if cli_reference() != (DOCS / "cli.md").read_text(encoding="utf-8"):
+        pytest.fail(f"docs/cli.md is not what the commands say; regenerate it: {CLI_COMMAND}", pytrace=False)
+
+
+@pytest.fixture
+def gallery(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The program that makes the gallery of models."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("make_pictures")
+
+
+def test_the_gallery_of_models_is_up_to_date(gallery: Any) -> None:
+    if gallery.page(builtin_registry()) != gallery.PAGE.read_text(encoding="utf-8"):
+        message = f"docs/models.md is not what the models say; regenerate it: {gallery.COMMAND} --text"
+        pytest.fail(message, pytrace=False)
+
+
+def test_every_model_has_a_small_picture(gallery: Any) -> None:
+    kinds = builtin_registry().kinds("hyco_models")
+    assert sorted([*gallery.PHYSICAL, *gallery.SURROGATES]) == sorted(kinds)
+    sizes = {path.stem: path.stat().st_size for path in gallery.IMAGES.iterdir()}
+    assert sorted(sizes) == sorted(kinds)
+    assert max(sizes.values()) < gallery.MAX_BYTES == 150_000
 
 
 def test_every_key_has_help() -> None:
