@@ -360,6 +360,7 @@ class Execution:
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
+            "arms": history.arms,
             "trained": history.trained,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self._report.seconds["total_s"], "phases": phases},

@@ -412,8 +412,31 @@ class CycleContext:
     """`generator("starts")`: derived from (seed, cycle, phase, purpose)."""
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Arm:
+    """One of several strategies tried side by side; `alpha` None: the run's; `strategy` None: no cooperation."""
+
+    name: str
+    strategy: Strategy | None
+    alpha: float | None = None
+
+    def max_generated(self, n_real: int, alpha: float) -> int:
+        """The most samples that a phase may ask for; `alpha` is the run's."""
+        if self.strategy is None:
+            return 0
+        return self.strategy.max_generated(n_real, alpha if self.alpha is None else self.alpha)
+
+
 class Strategy(ABC):
     """Decides the phases of a cycle and what each trains on. Holds no state: all it decides on is in the context."""
+
+    def arms(self) -> Sequence[Arm]:
+        """Strategies to try side by side in place of this one; none: this one decides.
+
+        Each trains models of its own from the same start, cycle by cycle; of each model the one with the smallest error
+        on held-out real data is kept. With arms, `phases` and `augment` of this strategy itself are not asked.
+        """
+        return ()
 
     def phases(self, cycle: int) -> Sequence[Phase]:
         """The phases of one cycle, in order. The documents' cycle: the surrogate, then the physics."""

@@ -7,8 +7,9 @@ frames 0-39 train, 40-49 of the same simulations validate, four other simulation
 noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers in two dimensions with one simulation of
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
-Equal compute: the models alone train on as many samples as in the strategy's own run, epoch by epoch, generated ones
-included (`hyco_engine.runs.comparing`); those of `corrected`, whose surrogate is another, get what `trust` may use.
+Equal compute: the models alone train on as many samples as in the strategy that saw most of them, generated ones
+included (`hyco_engine.runs.comparing`): so they had as much as each strategy, or more. `two-arms` trains two of each
+model, so that is about twice what `trust` had.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -239,53 +240,67 @@ def corrected(spec: dict[str, Any]) -> None:
     augmented("trust", warmup=WARMUP)(spec)
 
 
+def two_arms(spec: dict[str, Any]) -> None:
+    """Physics first, or cooperation first and a polish. With sensors the former is physics alone."""
+    points = spec["data"]["kind"] == "points"
+    first = {"kind": "count", "alpha": 0.0} if points else {"kind": "trust", "warmup": WARMUP}
+    cycles = spec.get("run", {}).get("cycles", CYCLES)
+    second = {"kind": "interaction", "cooperate": cycles * 2 // 3} | INTERACTION
+    augmented("two-arms", arms=[first, second])(spec)
+
+
+INTERACTION = {"alpha": 0.1, "points": 64}
 STRATEGIES: dict[str, Callable[[dict[str, Any]], None]] = {
     # as the design documents have it
     "count": augmented("count", alpha=0.1),
-    "interaction": augmented("interaction", alpha=0.1),
+    "interaction": augmented("interaction", **INTERACTION),
     "trust": augmented("trust", warmup=WARMUP),
+    "two-arms": two_arms,
     "corrected": corrected,
 }
-ONLY_FROM_SENSORS = ("interaction",)
+WITH_SENSORS = ("interaction", "two-arms")
 """What can be done where the surrogate is a function of position and time."""
 
 
 def fits(case: str, strategy: str) -> bool:
-    return case != "heat_quarter" or strategy in ONLY_FROM_SENSORS
+    return case != "heat_quarter" or strategy in WITH_SENSORS
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def run(case: str, strategy: str, seed: int, folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
-    """({"own", "physics-only", "surrogate-only": metrics}, seconds) of one strategy on one case."""
+def run(case: str, seed: int, strategies: Sequence[str], folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
+    """({strategy: metrics}, seconds) of one case, the models alone last: they see as much as any strategy did."""
     global DATA
     DATA = data
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    spec = CASES[case]()
-    spec["run"] = {"cycles": CYCLES, **spec.get("run", {}), "name": "own", "seed": seed, "device": "cpu"}
-    spec["paths"] = {"runs": f"{folder}/{case}-{strategy}-{seed}", "cache": f"{folder}/{case}-{strategy}-{seed}/cache"}
-    nominal = copy.deepcopy(spec)
-    STRATEGIES[strategy](spec)
+    nominal = CASES[case]()
+    nominal["run"] = {"cycles": CYCLES, **nominal.get("run", {}), "name": "own", "seed": seed, "device": "cpu"}
+    nominal["paths"] = {"runs": f"{folder}/{case}-{seed}", "cache": f"{folder}/{case}-{seed}/cache"}
     found = registry()
-    result = hyco.run(spec, registry=found)
-    metrics = {"own": measured(case, result, seed)}
-    if strategy == "corrected":
-        # the third model, with the parameters that it found
-        metrics["own"]["third"] = metrics["own"].pop("synthetic")
-        own = result.synthetic.physics.learnables.values()["nu"].detach()
-        truth = np.load(result.folder / "parameters" / "nu-truth.npy")
-        metrics["own"]["D"] = relative_error(own, torch.from_numpy(truth))
-    trained = copy.deepcopy(dict(result.summary))
-    if strategy == "corrected":
-        n_real = trained["balance"][0]["n_real"]
-        epochs = CYCLES * nominal["training"]["synthetic"]["epochs_per_cycle"]
-        trained["trained"]["synthetic"]["samples"] = int((1 + ALPHA) * epochs * n_real)
+    metrics: dict[str, Metrics] = {}
+    most: dict[str, Any] = {"trained": {player: {"samples": 0} for player in NAMES}}
+    for strategy in strategies:
+        spec = copy.deepcopy(nominal)
+        STRATEGIES[strategy](spec)
+        result = hyco.run(spec, registry=found)
+        metrics[strategy] = measured(case, result, seed)
+        most["balance"] = result.summary["balance"]
+        if strategy == "corrected":
+            # the third model, with the parameters that it found; its epochs are another model's
+            metrics[strategy]["third"] = metrics[strategy].pop("synthetic")
+            own = result.synthetic.physics.learnables.values()["nu"].detach()
+            truth = np.load(result.folder / "parameters" / "nu-truth.npy")
+            metrics[strategy]["D"] = relative_error(own, torch.from_numpy(truth))
+            continue
+        for player, counts in most["trained"].items():
+            counts["samples"] = max(counts["samples"], result.summary["trained"][player]["samples"])
     tables = tomllib.loads(dump_spec(hyco.Engine(nominal, registry=found).spec))
     for player, name in NAMES.items():
-        alone = hyco.run(baseline(tables, player, trained), registry=found)
-        metrics[name] = measured(case, alone, seed)
+        if most["trained"][player]["samples"]:
+            alone = hyco.run(baseline(tables, player, most), registry=found)
+            metrics[name] = measured(case, alone, seed)
     return metrics, time.perf_counter() - begun
 
 
@@ -323,33 +338,25 @@ def rollout_error(model: nn.Module, frames: Tensor) -> float:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 BASELINE_OF = {"third": {"physics-only": "physical", "surrogate-only": "synthetic"}}
-Runs = Mapping[tuple[str, str, int], Mapping[str, Metrics]]
+Runs = Mapping[tuple[str, int], Mapping[str, Metrics]]
 
 
 def collect(runs: Runs) -> dict[str, Any]:
-    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}.
-
-    The models alone stand there as strategies too, as they were beside `trust`, or beside the first strategy there is.
-    """
+    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}; values are medians."""
     table: dict[str, Any] = {}
-    for case in dict.fromkeys(case for case, _, _ in runs):
-        strategies = list(dict.fromkeys(s for c, s, _ in runs if c == case))
-        beside = "trust" if "trust" in strategies else strategies[0]
-        rows = {name: (beside, name) for name in NAMES.values()} | {name: (name, "own") for name in strategies}
-        table[case] = {}
-        for name, (strategy, part) in rows.items():
-            own = [found[part] for (c, s, _), found in runs.items() if (c, s) == (case, strategy)]
-            alone = {n: [f[n] for (c, s, _), f in runs.items() if (c, s) == (case, strategy)] for n in NAMES.values()}
-            table[case][name] = {metric: _entry(metric, own, alone) for metric in own[0]}
+    for case in dict.fromkeys(case for case, _ in runs):
+        found = [metrics for (name, _), metrics in runs.items() if name == case]
+        names = [name for name in (*NAMES.values(), *STRATEGIES) if name in found[0]]
+        table[case] = {name: {metric: _entry(metric, name, found) for metric in found[0][name]} for name in names}
     return table
 
 
-def _entry(metric: str, own: Sequence[Metrics], alone: Mapping[str, Sequence[Metrics]]) -> dict[str, Any]:
-    values = [found[metric] for found in own]
-    baselines = {}
-    for name, found in alone.items():
+def _entry(metric: str, strategy: str, found: Sequence[Mapping[str, Metrics]]) -> dict[str, Any]:
+    values = [metrics[strategy][metric] for metrics in found]
+    baselines: dict[str, float | None] = {}
+    for name in NAMES.values():
         same = BASELINE_OF.get(metric, {}).get(name, metric)
-        there = [metrics[same] for metrics in found if same in metrics]
+        there = [metrics[name][same] for metrics in found if same in metrics.get(name, {})]
         baselines[name.replace("-", "_")] = statistics.median(there) if there else None
     return {"value": statistics.median(values), "baseline": baselines, "runs": values}
 
@@ -389,17 +396,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     seeds = range(1 if given.quick else given.seeds)
     wanted = given.strategy or list(STRATEGIES)
-    jobs = [(c, s, k) for c in given.case or CASES for s in wanted if fits(c, s) for k in seeds]
+    jobs = [(case, seed) for case in given.case or CASES for seed in seeds]
     if not (given.data / "hyco_heat").is_dir():
         print(f"heat_quarter is left out: there is no {given.data / 'hyco_heat'}")
         jobs = [job for job in jobs if job[0] != "heat_quarter"]
-    runs: dict[tuple[str, str, int], dict[str, Metrics]] = {}
+    runs: dict[tuple[str, int], dict[str, Metrics]] = {}
     pool = ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"))
     with tempfile.TemporaryDirectory() as folder, pool:
-        futures = {job: pool.submit(run, *job, folder, given.data) for job in jobs}
+        futures = {
+            (case, seed): pool.submit(run, case, seed, [s for s in wanted if fits(case, s)], folder, given.data)
+            for case, seed in jobs
+        }
         for job, future in futures.items():
             runs[job], seconds = future.result()
-            print(f"{job[0]} {job[1]} seed {job[2]} ({seconds:.0f} s)")
+            print(f"{job[0]} seed {job[1]} ({seconds:.0f} s)")
             for name, found in runs[job].items():
                 print(f"    {name:15} " + "  ".join(f"{metric} {value:.3g}" for metric, value in found.items()))
             sys.stdout.flush()
