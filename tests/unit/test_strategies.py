@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.augment.recipes import RolloutRecipe
-from hyco_engine.builtin.strategies import InteractionOptions, TrustOptions
-from hyco_engine.builtin.strategies.interaction import Ghosts, Interaction, ghost_points
+from hyco_engine.builtin.strategies import TrustOptions
+from hyco_engine.builtin.strategies.interaction import Ghosts, ghost_points
 from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
 from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
@@ -305,12 +305,6 @@ def test_an_interaction_changes_both_models_with_any_optimizer(
     physics = hyco.run(without("synthetic", training=training))
     assert not same(both.physical, physics.physical)
     assert all(entry["n_generated"] == 0 for entry in both.summary["balance"])
-
-
-def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
-    own = layout(resolution=(8,))
-    asked = context(states_of(own), own, {}, alpha=0.0)
-    assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
 
 
 def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
