@@ -28,6 +28,8 @@ html_show_sphinx = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+add_module_names = False
+python_use_unqualified_type_names = True
 # docstrings write code in single backticks
 default_role = "literal"
 

@@ -20,7 +20,8 @@ _HEAD = f"""# The commands, option by option
 
 <!-- Generated: {COMMAND} -->
 
-What `--help` says, on one page. [Using it](using.md#commands) says what the commands are for, and what exit codes mean."""
+What `--help` says, on one page. [Using it](using.md#commands) says what the commands are for, and what exit codes
+mean."""
 
 
 def reference() -> str:

@@ -16,7 +16,7 @@ import attrs
 import click
 import phiml.backend as phi_backend
 import pytest
-from doc_pages import Block, blocks, first_column, install, links, shell_lines
+from doc_pages import blocks, first_column, install, links, shell_lines
 
 from hyco_engine import interfaces
 from hyco_engine.cli import COMMANDS, cli
