@@ -262,6 +262,9 @@ class PhysicalModel(nn.Module, ABC):
     def prepare(self, state: Tensor) -> None:
         """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
 
+    def prepare_export(self, state: Tensor) -> None:
+        """Do what it takes to be a part of a program that `torch.export` makes, for batches of states like these."""
+
     def stability(self, state: Tensor) -> str | None:
         """A warning that quotes numbers and remedies where steps from these states are not stable, or None."""
         return None
@@ -292,6 +295,14 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Values) -> Mapping[str, Tensor]: ...
+
+
+class Correction(nn.Module, ABC):
+    """A stepper that is a physics and something learned beside it, which has to show on held-out data that it helps."""
+
+    @abstractmethod
+    def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict with which it is the physics alone, whose state dict is given."""
 
 
 # --- augmentation -------------------------------------------------------------------------------------------------

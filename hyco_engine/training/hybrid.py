@@ -352,8 +352,8 @@ class HybridTrainer:
         if not (pupil**2 < imported < math.inf) or any(about in note for note in self.history.warnings):
             return
         self._report.warn(
-            f"cycle {cycle}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error on held-out "
-            f"data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
+            f"cycle {cycle}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error on "
+            f"held-out data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
             'augmentation.kind = "trust" generates as many as held-out data justify'
         )
 

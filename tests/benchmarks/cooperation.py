@@ -7,9 +7,9 @@ frames 0-39 train, 40-49 of the same simulations validate, four other simulation
 noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers in two dimensions with one simulation of
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
-Equal compute: the models alone train on as many samples as in the strategy that saw most of them, generated ones
-included (`hyco_engine.runs.comparing`): so they had as much as each strategy, or more. `two-arms` trains two of each
-model, so that is about twice what `trust` had.
+Equal compute: the surrogate alone trains on as many samples as in the strategy's own run, generated ones included
+(`hyco_engine.runs.comparing`), so beside `two-arms` on those of both arms; that of `corrected`, which is another model,
+on what `trust` may use. The physics alone gets what the longest strategy had, and stops once it has converged.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import statistics
@@ -43,6 +44,8 @@ import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
 from hyco_engine.builtin.models.burgers import Burgers
 from hyco_engine.builtin.models.options_physical import BurgersOptions
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.interfaces import Player
 from hyco_engine.physics import FlowModel
 from hyco_engine.runs.comparing import NAMES, baseline
 from hyco_engine.runs.summary import relative_error
@@ -66,7 +69,22 @@ Metrics = dict[str, float]
 # --- Burgers, one dimension -----------------------------------------------------------------------------------------
 
 
-class DraggedBurgers(Burgers):
+class PeriodicBurgers(Burgers):
+    """What makes the data: from random sums of the first twelve waves, of amplitude exp(-k^2 / 32), of rms 1."""
+
+    kind = "periodic-burgers"
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        if layout.n_axes > 1:
+            return super().initial_states(layout, count, generator)
+        k = torch.arange(1.0, 13.0)
+        angle = 2 * math.pi * k[:, None] * torch.tensor(layout.grid.centers("x")).float() / LENGTH
+        parts = torch.randn(2, count, 12, generator=generator) * torch.exp(-(k**2) / 32)
+        u = parts[0] @ torch.cos(angle) + parts[1] @ torch.sin(angle)
+        return (u / u.square().mean(-1, keepdim=True).sqrt())[:, None]
+
+
+class DraggedBurgers(PeriodicBurgers):
     """The physics that the model lacks: u_t = ... - 0.05 u + 0.05 sin(4 pi x / L)."""
 
     kind = "dragged-burgers"
@@ -79,19 +97,24 @@ class DraggedBurgers(Burgers):
 
 def registry() -> hyco.Registry:
     found = hyco.Registry.discover()
-    record = hyco.ModelRecord(
-        kind="dragged-burgers",
-        role="physical",
-        summary="Burgers with drag and a force",
-        options=BurgersOptions,
-        factory=lambda options, context: FlowModel(DraggedBurgers(options), context),
-    )
-    found.register(record, distribution="benchmark", version="1")
+    for physics in (PeriodicBurgers, DraggedBurgers):
+        record = hyco.ModelRecord(
+            kind=physics.kind,
+            role="physical",
+            summary="makes the data",
+            options=BurgersOptions,
+            factory=lambda options, context, physics=physics: FlowModel(physics(options), context),
+        )
+        found.register(record, distribution="benchmark", version="1")
     return found
 
 
 def w1(
-    simulations: int = 2, kind: str = "burgers", observe: Mapping[str, Any] | None = None, horizon: int = 3, **data: Any
+    simulations: int = 2,
+    kind: str = "periodic-burgers",
+    observe: Mapping[str, Any] | None = None,
+    horizon: int = 3,
+    **data: Any,
 ) -> dict[str, Any]:
     """A spec of Burgers in one dimension; the surrogate has 10,000 weights."""
     physics = {"scheme": "semi-lagrangian", "dt": 0.1}
@@ -270,7 +293,11 @@ def fits(case: str, strategy: str) -> bool:
 
 
 def run(case: str, seed: int, strategies: Sequence[str], folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
-    """({strategy: metrics}, seconds) of one case, the models alone last: they see as much as any strategy did."""
+    """({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
+
+    The surrogate alone sees as many samples as in each strategy's run, the physics as many as in the longest: it stops
+    once it has converged.
+    """
     global DATA
     DATA = data
     torch.set_num_threads(1)
@@ -280,28 +307,33 @@ def run(case: str, seed: int, strategies: Sequence[str], folder: str, data: Path
     nominal["paths"] = {"runs": f"{folder}/{case}-{seed}", "cache": f"{folder}/{case}-{seed}/cache"}
     found = registry()
     metrics: dict[str, Metrics] = {}
-    most: dict[str, Any] = {"trained": {player: {"samples": 0} for player in NAMES}}
+    samples: dict[str, dict[Player, int]] = {}
     for strategy in strategies:
         spec = copy.deepcopy(nominal)
         STRATEGIES[strategy](spec)
         result = hyco.run(spec, registry=found)
         metrics[strategy] = measured(case, result, seed)
-        most["balance"] = result.summary["balance"]
+        n_real = result.summary["balance"][0]["n_real"]
+        samples[strategy] = {player: result.summary["trained"][player]["samples"] for player in NAMES}
         if strategy == "corrected":
-            # the third model, with the parameters that it found; its epochs are another model's
+            # the third model, with the parameters that it found
             metrics[strategy]["third"] = metrics[strategy].pop("synthetic")
             own = result.synthetic.physics.learnables.values()["nu"].detach()
             truth = np.load(result.folder / "parameters" / "nu-truth.npy")
             metrics[strategy]["D"] = relative_error(own, torch.from_numpy(truth))
-            continue
-        for player, counts in most["trained"].items():
-            counts["samples"] = max(counts["samples"], result.summary["trained"][player]["samples"])
+            # a surrogate of the usual kind gets what trust may use at most
+            epochs = CYCLES * nominal["training"]["synthetic"]["epochs_per_cycle"]
+            samples[strategy]["synthetic"] = int((1 + ALPHA) * epochs * n_real)
     tables = tomllib.loads(dump_spec(hyco.Engine(nominal, registry=found).spec))
-    for player, name in NAMES.items():
-        if most["trained"][player]["samples"]:
-            alone = hyco.run(baseline(tables, player, most), registry=found)
-            metrics[name] = measured(case, alone, seed)
-    return metrics, time.perf_counter() - begun
+
+    @functools.cache
+    def alone(player: Player, count: int) -> Metrics:
+        counted = {"balance": [{"n_real": n_real}], "trained": {player: {"samples": count}}}
+        return measured(case, hyco.run(baseline(tables, player, counted), registry=found), seed)
+
+    longest = max(counts["physical"] for counts in samples.values())
+    beside = {name: alone("physical", longest) | alone("synthetic", samples[name]["synthetic"]) for name in samples}
+    return {**metrics, **{f"beside {name}": found for name, found in beside.items()}}, time.perf_counter() - begun
 
 
 def measured(case: str, result: hyco.RunResult, seed: int) -> Metrics:
@@ -337,27 +369,40 @@ def rollout_error(model: nn.Module, frames: Tensor) -> float:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-BASELINE_OF = {"third": {"physics-only": "physical", "surrogate-only": "synthetic"}}
+ALONE = {
+    "physics_only": {"D": "D", "physical": "physical", "third": "physical", "e_s": "e_s", "e_p": "e_p"},
+    "surrogate_only": {"synthetic": "synthetic", "third": "synthetic"},
+}
+"""Which metric of a model alone stands beside a metric of a strategy."""
 Runs = Mapping[tuple[str, int], Mapping[str, Metrics]]
 
 
 def collect(runs: Runs) -> dict[str, Any]:
-    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}; values are medians."""
+    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}; values are medians.
+
+    The models alone stand there as strategies too, as they were beside `trust`, or beside the first strategy there is.
+    """
     table: dict[str, Any] = {}
     for case in dict.fromkeys(case for case, _ in runs):
         found = [metrics for (name, _), metrics in runs.items() if name == case]
-        names = [name for name in (*NAMES.values(), *STRATEGIES) if name in found[0]]
-        table[case] = {name: {metric: _entry(metric, name, found) for metric in found[0][name]} for name in names}
+        strategies = [name for name in STRATEGIES if name in found[0]]
+        reference = "trust" if "trust" in strategies else strategies[0]
+        table[case] = {}
+        for name in ("physics_only", "surrogate_only"):
+            own = [metric for metric in ALONE[name] if metric != "third" and metric in found[0][f"beside {reference}"]]
+            table[case][name.replace("_", "-")] = {m: _entry(m, f"beside {reference}", reference, found) for m in own}
+        for name in strategies:
+            table[case][name] = {metric: _entry(metric, name, name, found) for metric in found[0][name]}
     return table
 
 
-def _entry(metric: str, strategy: str, found: Sequence[Mapping[str, Metrics]]) -> dict[str, Any]:
-    values = [metrics[strategy][metric] for metrics in found]
-    baselines: dict[str, float | None] = {}
-    for name in NAMES.values():
-        same = BASELINE_OF.get(metric, {}).get(name, metric)
-        there = [metrics[name][same] for metrics in found if same in metrics.get(name, {})]
-        baselines[name.replace("-", "_")] = statistics.median(there) if there else None
+def _entry(metric: str, column: str, strategy: str, found: Sequence[Mapping[str, Metrics]]) -> dict[str, Any]:
+    values = [metrics[column][metric] for metrics in found]
+    beside = [metrics[f"beside {strategy}"] for metrics in found]
+    baselines = {
+        name: statistics.median(alone[same[metric]] for alone in beside) if same.get(metric) in beside[0] else None
+        for name, same in ALONE.items()
+    }
     return {"value": statistics.median(values), "baseline": baselines, "runs": values}
 
 
