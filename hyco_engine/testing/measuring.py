@@ -57,8 +57,8 @@ def difference(ours: object, theirs: object, tolerance: float) -> str:
         off, size = float((one - two).nan_to_num().abs().max()), float(two.nan_to_num().abs().max())
         return "" if off <= tolerance * size else f"off by {off:.3g} where the largest value is {size:.3g}"
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        if list(ours) != list(theirs):
-            return f"the names {list(ours)} instead of {list(theirs)}"
+        if ours.keys() != theirs.keys():
+            return f"the names {sorted(ours)} instead of {sorted(theirs)}"
         found = ((name, difference(ours[name], theirs[name], tolerance)) for name in ours)
         return "; ".join(f"{name!r}: {text}" for name, text in found if text)
     if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):

@@ -139,6 +139,16 @@ class SurrogateContract(ABC):
             other.eval()
             assert equal(other(x), model(x)), "with its weights loaded, another model does not make the same step"
 
+    def test_loaded_weights_leave_the_datas_statistics_alone(self) -> None:
+        for layout in self._served():
+            context = self.context(layout, dtype=torch.float64)
+            assert context.statistics is not None
+            before = context.statistics.to_data()
+            model = self.make(context)
+            model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+            kept = context.statistics.to_data() == before
+            assert kept, "loading weights changes context.statistics: register a clone() of its tensors as buffers"
+
     @declared
     def test_it_can_be_exported(self) -> None:
         for layout in list(self._served())[:1] if self.exports else ():
