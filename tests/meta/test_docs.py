@@ -89,6 +89,8 @@ def titled(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+# PhiFlow's own, of scripts that are written as its users write them
+@pytest.mark.filterwarnings("ignore:Use Tensor.dim.size:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=titled)
 def test_blocks_of_a_page_run_in_order(
     page: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
