@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.augment.recipes import RolloutRecipe
-from hyco_engine.builtin.strategies import TrustOptions
-from hyco_engine.builtin.strategies.interaction import Ghosts, ghost_points
+from hyco_engine.builtin.strategies import InteractionOptions, TrustOptions
+from hyco_engine.builtin.strategies.interaction import Ghosts, Interaction, ghost_points
 from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
 from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout

@@ -1,4 +1,13 @@
-"""The physics of the run plus a learned correction: a surrogate for a physics that lacks something."""
+"""The physics of the run plus a learned correction: a surrogate for a physics that lacks something.
+
+Step            u(t + dt) = physics(x) + s N(x), x the state in units of its mean and spread, s the spread of one step's
+                change
+Network         `depth` convolutions; by default with one tap, a source that depends on state and place at each point
+Parameters      the physics has parameters of its own in here, learned with the correction and kept with its weights
+Boundary        the physics' own; features are padded by the same rule without values
+Take it         where an equation is known in part: a drag, a source, a closure is missing. On a right physics it can
+                only do harm
+"""
 
 from __future__ import annotations
 
