@@ -14,12 +14,12 @@ class CurriculumOptions:
     """`[augmentation] kind = "curriculum"`; `alpha`, which is the core's, is what the schedule ends in."""
 
     schedule: Literal["constant", "linear", "cosine", "step"] = option(
-        "linear", help="how alpha goes from initial_alpha to alpha; constant: it is alpha in every cycle"
+        "linear", help="how alpha gets in force; constant: it is from the first cycle on"
     )
-    initial_alpha: float = option(0.0, help="alpha in the first cycle; may be the larger one", ge=0.0)
-    ramp_cycles: int = option(
-        3, help="the cycle, counted from 0, from which on alpha is in force; step: until then initial_alpha is", ge=1
+    initial_share: float = option(
+        0.0, help="in the first cycle alpha is this share of what it will be; above 1 the schedule falls", ge=0.0
     )
+    ramp_cycles: int = option(3, help="cycles until alpha is in full force", ge=1)
     starts: Literal["real", "perturbed", "rolled-out"] = option(
         "real",
         help="where generated rollouts start: real, as real windows do; perturbed, there with noise; rolled-out, where "

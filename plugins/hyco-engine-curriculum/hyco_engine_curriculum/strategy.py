@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 def largest_alpha(options: CurriculumOptions, alpha: float) -> float:
     """The largest that any cycle has: schedules are monotonic, so it is at one of their ends."""
-    return alpha if options.schedule == "constant" else max(alpha, options.initial_alpha)
+    return alpha if options.schedule == "constant" else alpha * max(1.0, options.initial_share)
 
 
 def scheduled_alpha(options: CurriculumOptions, alpha: float, cycle: int) -> float:
-    """Alpha in `cycle`, where the schedule ends in `alpha`."""
+    """Alpha in `cycle`: `alpha` from cycle `ramp_cycles` on."""
     done = min(1.0, cycle / options.ramp_cycles)
     match options.schedule:
         case "constant":
-            share = 1.0
+            done = 1.0
         case "linear":
-            share = done
+            pass
         case "cosine":
             # 0.25 and the like exactly, which int() would otherwise cut to one sample less
-            share = round((1 - math.cos(math.pi * done)) / 2, 12)
+            done = round((1 - math.cos(math.pi * done)) / 2, 12)
         case "step":
-            share = math.floor(done)
+            done = math.floor(done)
     # rounding must not carry it beyond what was declared
-    return min((1 - share) * options.initial_alpha + share * alpha, largest_alpha(options, alpha))
+    return min(alpha * ((1 - done) * options.initial_share + done), largest_alpha(options, alpha))
 
 
 class Curriculum(Strategy):
