@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import sample_mask
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies.starts import States

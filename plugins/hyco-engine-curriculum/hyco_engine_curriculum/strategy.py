@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hyco_engine_curriculum.starts import perturbed
-
 from hyco_engine.augment.balance import generated_count
 from hyco_engine.builtin.strategies.starts import random_starts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Augmentation, BuildContext, CycleContext, Phase, Recipe, Strategy
+from hyco_engine_curriculum.starts import perturbed
 
 if TYPE_CHECKING:
     from hyco_engine_curriculum import CurriculumOptions
@@ -41,7 +40,7 @@ def scheduled_alpha(options: CurriculumOptions, alpha: float, cycle: int) -> flo
 
 
 class Curriculum(Strategy):
-    """`int(n_real * alpha(cycle))` rollouts from starts drawn afresh each cycle; each counts as much as a real sample."""
+    """`int(n_real * alpha(cycle))` rollouts, drawn afresh each cycle; each counts as much as a real sample."""
 
     def __init__(self, options: CurriculumOptions) -> None:
         self.options = options

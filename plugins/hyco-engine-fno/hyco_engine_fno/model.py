@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from hyco_engine_fno.spectral import SpectralConvolution
 from torch import Tensor, nn
 
 from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, positions
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import DataError, SpecError
+from hyco_engine_fno.spectral import SpectralConvolution
 
 if TYPE_CHECKING:
-    from hyco_engine_fno import FNOOptions
-
     from hyco_engine.interfaces import BuildContext
+    from hyco_engine_fno import FNOOptions
 
 
 class FourierLayer(nn.Module):

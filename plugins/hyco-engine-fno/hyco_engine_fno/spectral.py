@@ -35,12 +35,13 @@ class SpectralConvolution(nn.Module):
         c = self._transform(x)
         # one product of matrices for each frequency
         c = c.flatten(2).permute(2, 0, 1) @ torch.view_as_complex(self.weight)
-        return self._back(c.permute(1, 2, 0).unflatten(2, self.kept), sizes)
+        c = c.permute(1, 2, 0)
+        return self._back(c.reshape(*c.shape[:2], *self.kept), sizes)
 
     def _transform(self, x: Tensor) -> Tensor:
         """Axis by axis, dropping at once what is not kept."""
         last = x.dim() - 1
-        c = torch.fft.rfft(x, dim=last, norm="forward").narrow(last, 0, self.modes[-1])
+        c: Tensor = torch.fft.rfft(x, dim=last, norm="forward").narrow(last, 0, self.modes[-1])
         for axis in range(2, last):
             m = self.modes[axis - 2]
             c = torch.fft.fft(c, dim=axis, norm="forward")
@@ -59,4 +60,5 @@ class SpectralConvolution(nn.Module):
             nothing = c.new_zeros(shape)
             c = torch.cat([c.narrow(axis, 0, m), nothing, c.narrow(axis, m, m - 1)], dim=axis)
             c = torch.fft.ifft(c, dim=axis, norm="forward")
-        return torch.fft.irfft(c, n=sizes[-1], dim=last, norm="forward")
+        x: Tensor = torch.fft.irfft(c, n=sizes[-1], dim=last, norm="forward")
+        return x

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyco_engine_mlflow.values import LONGEST, final_values, name, settings
-
 from hyco_engine.interfaces import BuildContext, Tracker
+from hyco_engine_mlflow.values import LONGEST, final_values, name, settings
 
 # before the import, which reads it: a run tells nobody of itself unless the user wants it to
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -15,8 +15,8 @@ class ZarrOptions:
 
     url: str = option(
         "",
-        help="where to keep samples: a folder, or what fsspec reads, such as s3://bucket/folder or memory://name; empty: "
-        "the run's cache folder",
+        help="where to keep samples: a folder, or what fsspec reads, such as s3://bucket/folder or memory://name; "
+        "empty: the run's cache folder",
     )
     chunk_mb: float = option(
         1.0, help="largest size of what is written and read at once; a single sample may exceed it", unit="MB", gt=0.0

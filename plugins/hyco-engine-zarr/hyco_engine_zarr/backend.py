@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from hyco_engine_zarr.store import ChunkStore, Compression, Place, place_of
 from torch import Tensor
 
 from hyco_engine.builtin.caches.ahead import Ahead
@@ -16,6 +14,7 @@ from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Batch, BuildContext, CacheBackend, GeneratedSamples, Recipe, Values
+from hyco_engine_zarr.store import ChunkStore, Compression, Place, place_of
 
 if TYPE_CHECKING:
     from hyco_engine_zarr import ZarrOptions

@@ -123,7 +123,7 @@ class ChunkStore:
         shapes = {name: (len(indices), *array.shape[1:]) for name, array in self._arrays.items()}
         made = {name: torch.empty(shape, dtype=self._dtypes[name]) for name, shape in shapes.items()}
         chunk_of = indices // self._rows
-        wanted = chunk_of.unique().tolist()
+        wanted = sorted(set(chunk_of.tolist()))
         for start in range(0, len(wanted), self._most):
             for chunk, rows in self._chunks(wanted[start : start + self._most]):
                 ours = (chunk_of == chunk).nonzero().flatten()
@@ -160,9 +160,9 @@ class ChunkStore:
                 start += len(part)
                 if _checksum(part) != self._sums[chunk][name]:
                     raise RunError(
-                        f"the generated samples in {self._place.url} are damaged: chunk {chunk} of {name!r} is not what "
-                        "was written. See that no other program writes there, then resume the run; or use another place "
-                        "(augmentation.cache.url) or cache (augmentation.cache.kind)"
+                        f"the generated samples in {self._place.url} are damaged: chunk {chunk} of {name!r} is not "
+                        "what was written. See that no other program writes there, then resume the run; or use another "
+                        "place (augmentation.cache.url) or cache (augmentation.cache.kind)"
                     )
                 made[chunk][name] = torch.from_numpy(part)
         return made
