@@ -92,8 +92,7 @@ class ZarrSamples(GeneratedSamples):
 
     @property
     def nbytes(self) -> int:
-        """As they are in memory; compressed they take less."""
-        return 0 if self._store is None else self._count * self._store.sample_bytes
+        return 0 if self._store is None else self._store.nbytes
 
     def write(self, start: int, form: Form, made: Flat) -> None:
         """Store samples from index `start` on; called in index order while the data set is made."""

@@ -27,6 +27,9 @@ from hyco_engine.hooks.checking import describe
 Compression = Literal["none", "zstd", "lz4"]
 Flat = dict[str, Tensor]
 
+METADATA_BYTES = 2000
+"""Of the description of a group or an array, about the most."""
+
 
 @attrs.frozen(kw_only=True)
 class Place:
@@ -95,6 +98,12 @@ class ChunkStore:
             # a chunk of zeros is written as well: some of them may be negative
             config={"write_empty_chunks": True},
         )
+
+    @property
+    def nbytes(self) -> int:
+        """In the store at most, without compression: the last chunk is written in whole."""
+        chunks = -(-self._count // self._rows)
+        return chunks * self._rows * self.sample_bytes + (1 + len(self._arrays)) * METADATA_BYTES
 
     def write(self, start: int, made: Mapping[str, Tensor]) -> None:
         """Rows from `start` on, in order; a chunk leaves memory once it is full. Raises RunError."""
