@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 if TYPE_CHECKING:
     from hyco_engine_mlflow import MlflowOptions
 
+SQLITE = "sqlite:///"
 NOTE = "mlflow.json"
 """In the run folder: which run of MLflow this is."""
 EVERY_SECONDS = 2.0
@@ -44,6 +45,8 @@ class MlflowTracker(Tracker):
 
     def __init__(self, options: MlflowOptions) -> None:
         self.options = options
+        # now: whoever embeds the engine may change the working directory later
+        self._uri, self._artifact_root = located(options.tracking_uri)
         self._client: MlflowClient | None = None
         self._run: str | None = None
         self._folder: Path | None = None
@@ -60,7 +63,7 @@ class MlflowTracker(Tracker):
         records: Sequence[Mapping[str, Any]] = info.get("records") or ()
         self._begin = time.time() - (records[-1].get("time", 0.0) if records else 0.0)
         with _quiet():
-            self._client = MlflowClient(tracking_uri=self.options.tracking_uri)
+            self._client = MlflowClient(tracking_uri=self._uri)
             known = None if info.get("records") is None else self._known()
             run = self._new(info) if known is None else known
         self._run = run.info.run_id
@@ -124,12 +127,15 @@ class MlflowTracker(Tracker):
     def _new(self, info: Mapping[str, Any]) -> Run:
         client = self._open
         experiment = client.get_experiment_by_name(self.options.experiment)
-        number = client.create_experiment(self.options.experiment) if experiment is None else experiment.experiment_id
+        if experiment is None:
+            number = client.create_experiment(self.options.experiment, self._artifact_root)
+        else:
+            number = experiment.experiment_id
         title = info["name"] if self._folder is None else self._folder.name
         tags = {} if self._folder is None else {"hyco_engine.folder": str(self._folder.resolve())}
         run = client.create_run(number, run_name=title, tags=tags)
         if self._folder is not None:
-            note = {"tracking_uri": self.options.tracking_uri, "run_id": run.info.run_id}
+            note = {"tracking_uri": self._uri, "run_id": run.info.run_id}
             (self._folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         return run
 
@@ -160,6 +166,17 @@ class MlflowTracker(Tracker):
 
     def _tag(self, key: str, text: str) -> None:
         self._open.log_batch(self._id, tags=[RunTag(key, text[:LONGEST])])
+
+
+def located(uri: str) -> tuple[str, str | None]:
+    """Of a file, its URI with the whole path, and where files of runs go: beside it. Of a server, both are its own.
+
+    MLflow keeps one connection for each URI in a process, and would go on using the file of another working directory.
+    """
+    if not uri.startswith(SQLITE):
+        return uri, None
+    path = Path(uri.removeprefix(SQLITE)).resolve()
+    return f"{SQLITE}{path}", (path.parent / "mlruns").as_uri()
 
 
 def _comparable(value: float) -> str:
