@@ -62,7 +62,11 @@ def _refusal(
     value = chunk[frame, channel][tuple(place)]
     total = int(bad.sum())
     more = "" if total == 1 else f", and {total - 1} more near it"
-    remedy = "remove or repair it" if value.isnan() else "it must be repaired at its source"
+    remedy = (
+        'remove or repair it, or say with data.observe.mask.value = "nan" that it was not observed'
+        if value.isnan() and start is not None
+        else "it must be repaired at its source"
+    )
     return DataError(
         f"{origin + ': ' if origin else ''}the field {where} of simulation {index} is {float(value)} "
         f"at index {cell}{when}{more}; {remedy}",

@@ -18,14 +18,14 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import BuildContext, Predictor
+from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import SyntheticChoice
+from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 from hyco_engine.training.rollout import rollout
@@ -112,7 +112,8 @@ def load_exported(path: Path, registry: Registry | None = None, device: str | No
 
 def _built(weights: Weights, registry: Registry) -> nn.Module:
     table = {**(weights.options or {}), "kind": weights.kind}
-    choice: SyntheticChoice = Structurer(registry).structure(table, SyntheticChoice)
+    structurer = Structurer(registry)
+    choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
     context = BuildContext(
         seed=0,
@@ -121,6 +122,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         layout=weights.layout,
         dt=weights.dt,
         statistics=weights.statistics,
+        physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
     model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
     return model
@@ -142,6 +144,9 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
+        for part in whole.modules():
+            if isinstance(part, PhysicalModel):
+                part.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # of torch's own making
             warnings.simplefilter("ignore")
@@ -167,6 +172,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     metadata = {
         "kind": weights.kind,
         "options": json.dumps(options),
+        **_physics_in(model, run),
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
@@ -179,6 +185,20 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     again = _built(read, run.assembler.registry)
     again.load_state_dict(read.state)
     return content, _difference(again.eval(), model, _states(weights))
+
+
+def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
+    """`physical`, as the spec has it, of a surrogate that contains the physics. Raises DataError for files in it."""
+    choice = run.spec.physical
+    if choice is None or not any(isinstance(part, PhysicalModel) for part in model.modules()):
+        return {}
+    for name, setting in choice.parameters.items():
+        if isinstance(setting.init, ArrayFile):
+            raise DataError(
+                f"physical.parameters.{name}.init is a file, {setting.init.file}, that a surrogate on its own would "
+                "lack: use --format torch-export"
+            )
+    return {"physical": json.dumps(plain(choice))}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:

@@ -258,6 +258,15 @@ class StrategyChoice(Choice):
 
 
 @options
+class ArmChoice(Choice):
+    """A strategy within another one, which tries several."""
+
+    hook = "hyco_strategies"
+
+    alpha: float | None = option(None, help="generated samples per real one; none: as in [augmentation]", ge=0.0)
+
+
+@options
 class TrackerChoice(Choice):
     """One table of `[trackers]`; the table's name is the kind."""
 

@@ -141,7 +141,9 @@ class Trainer:
                 self._memory = self._plan_memory(dataset)
             full = self.objective.steps(dataset.batch(torch.tensor([0]))) if self.settings.curriculum else None
             if self.settings.initial_states == "learned":
-                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.device))
+                assert self.layout is not None  # a physics has one
+                fresh = InitialStates.of(dataset, self.layout.n_dynamic, self.device)
+                initial = self.initial or self.learn_initial(fresh)
                 initial.enter(self.objective, dataset)
             self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:
