@@ -103,8 +103,12 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
     listed = ", ".join(given)
     for field in declared.values():
         if field.name not in given:
-            message = f"the physical model needs the field {field.name!r}; the data has {listed}"
-            raise DataError(message, key="data.fields")
+            sort = "static field" if field in static else "field"
+            raise DataError(
+                f"the physical model needs the {sort} {field.name!r}; the data has {listed}. Name the data's fields as "
+                f"the physics does (arrays: data.variables)",
+                key="data.fields",
+            )
         other = given[field.name]
         if (other.channels, other.sampling) != (field.channels, field.sampling):
             raise DataError(

@@ -31,6 +31,7 @@ from hyco_engine.spec.structuring import Structurer
 from hyco_engine.training.rollout import rollout
 
 Format = Literal["torch-export", "safetensors", "toml"]
+_SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}
 TOLERANCE = 1e-6
 """Largest difference between what was written and the original, relative to the largest value."""
 
@@ -50,13 +51,15 @@ class Rollout(nn.Module):
 def export(
     run_dir: Path | str,
     out: Path,
-    form: Format = "torch-export",
+    form: Format | None = None,
     *,
     steps: int = 1,
     which: Which = "final",
     registry: Registry | None = None,
 ) -> dict[str, Any]:
     """Write a run's surrogate to `out`, and beside it, as `.toml`, what it expects and what the physics identified.
+
+    `form` None: what the name ends in, `.safetensors` or `.toml`, else "torch-export".
 
     "torch-export": a program with the normalisation inside, for any batch size, that `torch.export.load` runs without
     this package; each call rolls out `steps` steps. "safetensors": the weights, and in the metadata all it takes to
@@ -66,9 +69,11 @@ def export(
     cannot be exported; DataError where the run lacks what is asked for.
     """
     run = LoadedRun(run_dir, registry, device="cpu")
-    beside = out if form == "toml" else out.with_suffix(".toml")
-    if form != "toml" and beside == out:
-        raise DataError(f"{out} is where the description goes; name the surrogate's file .pt2 or .safetensors")
+    form = form or _SUFFIXES.get(out.suffix, "torch-export")
+    if (meant := _SUFFIXES.get(out.suffix, form)) != form:
+        suffix = next(suffix for suffix, other in _SUFFIXES.items() if other == form)
+        raise DataError(f"{out} is a name for the format {meant}, and this is {form}: call it {out.stem}{suffix}")
+    beside = out.with_suffix(".toml")
     if not out.parent.is_dir():
         raise DataError(f"there is no folder {out.parent} to write {out.name} to")
     about: dict[str, Any] = {}
@@ -93,11 +98,19 @@ _HEAD = """# Results of the hyco-engine run "{name}".
 # dynamic fields, then of the static ones, in listed order. [parameters]: what the physics identified."""
 
 
-def load_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> nn.Module:
-    """The surrogate in a file that `export` wrote as "safetensors", in eval mode; nothing in the file is executed.
+def read_exported(
+    path: Path, registry: Registry | None = None, device: str | None = None
+) -> tuple[nn.Module, Weights]:
+    """The surrogate in a file that `export` wrote as "safetensors", in eval mode, and what the file says of it.
 
-    Raises DataError where it is damaged or was not exported.
+    Nothing in the file is executed. Raises DataError where it is damaged or was not exported so; an exported
+    program is refused, since its reader, `torch.export.load`, unpickles what is in it.
     """
+    if path.suffix != ".safetensors":
+        raise DataError(
+            f"{path} is neither a run folder nor a surrogate exported as .safetensors; exported programs (.pt2) are "
+            f"not read, as that can execute what is in them: run those you trust with torch, as docs/results.md shows"
+        )
     registry = registry or Registry.discover(disabled_names())
     weights = Weights(path)
     if weights.options is None or weights.layout is None:
@@ -107,7 +120,7 @@ def load_exported(path: Path, registry: Registry | None = None, device: str | No
         model.load_state_dict(weights.state)
     except RuntimeError as error:
         raise PluginError(f"the weights in {path} do not fit the model {weights.kind!r} installed: {error}") from error
-    return model.eval()
+    return model.eval(), weights
 
 
 def _built(weights: Weights, registry: Registry) -> nn.Module:

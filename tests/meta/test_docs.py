@@ -159,7 +159,7 @@ def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> N
         if Path(program).name == "hyco-engine":
             parse(cli, arguments)
         else:
-            assert program.rpartition("/")[2] in {"python3", "pip", "tox", "git", "cd", "."}, line
+            assert program.rpartition("/")[2] in {"python", "python3", "pip", "tox", "git", "cd", "."}, line
         for argument in arguments:
             if argument.startswith("docs/") or argument == "constraints.txt":
                 assert (ROOT / argument).is_file(), line

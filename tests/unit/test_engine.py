@@ -19,8 +19,9 @@ from hyco_engine.errors import DataError, HycoError, PluginError, RunError, Spec
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 from hyco_engine.interfaces import CacheBackend, Strategy, Tracker
-from hyco_engine.runs.loading import evaluate, predict
+from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.metrics import read_metrics
+from hyco_engine.runs.predicting import predict
 from hyco_engine.spec.options import options
 
 

@@ -23,6 +23,9 @@ from hyco_engine.inspection.guessing import split_line
 X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
 WAVE = np.sin(2 * np.pi * (X[:, None] - T))  # [x, t]
+CENTERS = (np.arange(32) + 0.5) / 32
+COOLING = (np.sin(np.pi * CENTERS) + 0.5 * np.sin(3 * np.pi * CENTERS))[None] * np.exp(-T)[:, None]
+NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 
 
 def planned(section: str) -> dict[str, Any]:
@@ -93,10 +96,15 @@ def test_guesses_hold_and_are_marked(tmp_path: Path, shape: tuple[int, ...], axe
         (3 + np.sin(np.pi * np.linspace(0, 1, 33))[None] * np.exp(-T)[:, None], 3.0),
         (WAVE.T, "periodic"),
         (np.linspace(0, 1, 33)[None] * np.exp(-T)[:, None], "zero-gradient"),
+        (COOLING + NOISE, 0.0),
+        (5 + COOLING + NOISE, 5.0),
+        (WAVE.T + NOISE, "periodic"),
+        (np.cos(np.pi * CENTERS)[None] * np.exp(-T)[:, None] + NOISE, "zero-gradient"),
     ],
 )
 def test_ends_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -> None:
-    assert tomllib.loads(describe(npz(tmp_path, u=values)).spec)["data"]["boundary"] == boundary
+    found = tomllib.loads(describe(npz(tmp_path, u=values)).spec)["data"]["boundary"]
+    assert found == (pytest.approx(boundary, rel=0.01) if isinstance(boundary, float) else boundary)
 
 
 def test_matlab_and_folders(tmp_path: Path) -> None:
@@ -157,6 +165,17 @@ def test_the_command(tmp_path: Path) -> None:
         "spec": found.spec,
         "tried": found.tried,
     }
+
+
+def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(Path(), usol=WAVE, x=X, t=T)
+    printed = CliRunner().invoke(cli, ["inspect", "data.npz"]).stdout
+    section = printed[printed.index("[data]") : printed.rindex("\n\n")]
+    Path("mine.toml").write_text(f'{section}\n[synthetic]\nkind = "resnet"\n')
+    done = CliRunner().invoke(cli, ["check", "mine.toml"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "12 real windows" in done.stdout
 
 
 @pytest.mark.parametrize(

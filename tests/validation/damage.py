@@ -27,8 +27,9 @@ import hyco_engine as hyco
 from hyco_engine.builtin.caches.disk import Disk
 from hyco_engine.errors import HycoError
 from hyco_engine.interfaces import Batch, Recipe
-from hyco_engine.runs.loading import LoadedRun, predict
+from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.metrics import read_metrics, read_summary
+from hyco_engine.runs.predicting import predict
 
 SPEC: dict[str, Any] = {
     "run": {"name": "damaged", "cycles": 1},
