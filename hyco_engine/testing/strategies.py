@@ -111,7 +111,7 @@ class StrategyContract(ABC):
         strategy = self._made()
         names = [arm.name for arm in strategy.arms()]
         assert len(names) != 1, "one arm is no choice; return none, and decide in phases and augment"
-        assert len(set(names)) == len(names) and all(names), f"arms need names of their own: {names}"
+        assert len({*names, ""}) == len(names) + 1, f"arms need names of their own: {names}"
         for arm, alpha in product(strategy.arms(), self.alphas):
             most, own = strategy.max_generated(100, alpha), arm.max_generated(100, alpha)
             assert own <= most, f"the arm {arm.name!r} may ask for {own} samples, and max_generated says {most}"

@@ -122,7 +122,7 @@ BROKEN: list[tuple[type[Strategy], str, str]] = [
 def test_the_contract_notices_arms_that_are_not_announced() -> None:
     arms = Arm(name="a", strategy=Count()), Arm(name="b", strategy=Count(), alpha=0.5)
     contract = type("Broken", (StrategyContract,), {"make": lambda self: Understated(arms)})()
-    with pytest.raises(AssertionError, match="the arm 'b' may ask for 50 samples, and max_generated says 0"):
+    with pytest.raises(AssertionError, match="the arm 'a' may ask for 4 samples, and max_generated says 0"):
         contract.test_arms_have_names_and_are_announced()
 
 
