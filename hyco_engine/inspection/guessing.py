@@ -184,13 +184,14 @@ def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
 
 
 def split_line(frames: int, sims: int) -> str:
-    """By simulation where there are three or more, else by time."""
+    """By simulation where there are three or more, else by time; what is too short for a test as well has none."""
     by, count = ("simulation", sims) if sims >= 3 else ("time", frames)
-    first = max(1, int(0.7 * count))
-    second = max(first + 1, int(0.85 * count))
-    if by == "time" and count - second < 2:
-        # two frames are the least that a rollout can be held against
-        first, second = max(2, count - 4), count - 2
+    # two frames are the least that a rollout can be held against
+    least = 1 if by == "simulation" else 2
+    second = min(max(int(0.85 * count), 1), count - least)
+    first = min(max(int(0.7 * count), 1), second - least)
+    if first < 1:
+        return f'split = {{ by = "{by}", train = "0:{count - least}", val = "{count - least}:{count}" }}'
     return f'split = {{ by = "{by}", train = "0:{first}", val = "{first}:{second}", test = "{second}:{count}" }}'
 
 

@@ -32,7 +32,7 @@ from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.verdict import verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.metrics import METRICS, SUMMARY, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, SUMMARY, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.seal import verify
 
 REPORT = "report.html"
@@ -65,7 +65,7 @@ class RunRecord:
             folder=folder,
             name=run_name(folder),
             summary=summary,
-            metrics=read_metrics(folder) if (folder / METRICS).is_file() else [],
+            metrics=of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else [],
             environment=_environment(folder),
             spec=spec,
             rollout=HeldOutRollout.load(folder),

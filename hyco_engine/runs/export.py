@@ -25,7 +25,7 @@ from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import PhysicalChoice, SyntheticChoice
+from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 from hyco_engine.training.rollout import rollout
@@ -127,9 +127,6 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
     table = {**(weights.options or {}), "kind": weights.kind}
     structurer = Structurer(registry)
     choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
-    physical: PhysicalChoice | None = None
-    if weights.physical is not None:
-        physical = structurer.structure(weights.physical, PhysicalChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
     context = BuildContext(
         seed=0,
@@ -138,7 +135,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         layout=weights.layout,
         dt=weights.dt,
         statistics=weights.statistics,
-        physical=physical,
+        physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
     model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
     return model
@@ -160,6 +157,9 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
+        for part in whole.modules():
+            if isinstance(part, PhysicalModel):
+                part.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # of torch's own making
             warnings.simplefilter("ignore")
@@ -185,12 +185,11 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     metadata = {
         "kind": weights.kind,
         "options": json.dumps(options),
+        **_physics_in(model, run),
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
     }
-    if any(isinstance(part, PhysicalModel) for part in model.modules()):
-        metadata["physical"] = json.dumps(_without_starts(plain(run.spec.physical)))
     content = weights_bytes(model.state_dict(), metadata)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported.safetensors"
@@ -201,11 +200,18 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     return content, _difference(again.eval(), model, _states(weights))
 
 
-def _without_starts(physical: Mapping[str, Any]) -> dict[str, Any]:
-    """`[physical]` without where parameters started, which may be a file: the weights hold what they are."""
-    parameters = physical.get("parameters") or {}
-    rest = {name: {k: v for k, v in setting.items() if k != "init"} for name, setting in parameters.items()}
-    return {**physical, "parameters": rest}
+def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
+    """`physical`, as the spec has it, of a surrogate that contains the physics. Raises DataError for files in it."""
+    choice = run.spec.physical
+    if choice is None or not any(isinstance(part, PhysicalModel) for part in model.modules()):
+        return {}
+    for name, setting in choice.parameters.items():
+        if isinstance(setting.init, ArrayFile):
+            raise DataError(
+                f"physical.parameters.{name}.init is a file, {setting.init.file}, that a surrogate on its own would "
+                "lack: use --format torch-export"
+            )
+    return {"physical": json.dumps(plain(choice))}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:

@@ -18,6 +18,7 @@ import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.errors import DataError
 from hyco_engine.inspection import describe
+from hyco_engine.inspection.guessing import split_line
 
 X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
@@ -242,3 +243,21 @@ def test_what_simulate_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         == "read as 4 simulations of 8 frames, 0.02 apart; u on 16 cells along x in [0, 1]; 10 windows to train on"
     )
     assert planned(found.spec)["data"] == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16]}
+
+
+@pytest.mark.parametrize(
+    ("frames", "sims", "ranges"),
+    [
+        (50, 10, ("simulation", [0, 7, 8, 10])),
+        (50, 3, ("simulation", [0, 1, 2, 3])),
+        (100, 1, ("time", [0, 70, 85, 100])),
+        (10, 2, ("time", [0, 6, 8, 10])),
+        (6, 1, ("time", [0, 2, 4, 6])),
+        (4, 1, ("time", [0, 2, 4])),
+    ],
+)
+def test_a_split_that_is_proposed_has_no_empty_part(frames, sims, ranges):
+    by, ends = ranges
+    names = ("train", "val", "test")
+    parts = [f'{name} = "{a}:{b}"' for name, a, b in zip(names, ends, ends[1:], strict=False)]
+    assert split_line(frames, sims) == f'split = {{ by = "{by}", {", ".join(parts)} }}'
