@@ -244,8 +244,6 @@ def test_a_surrogate_with_the_physics_inside_travels_whole(tmp_path: Path, monke
     state = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(hyco.load_surrogate("whole.safetensors")(state), hyco.load_surrogate(folder)(state))
-    with pytest.raises(RunError, match=r"^torch.export cannot export the surrogate 'corrected': .*safetensors"):
-        export(folder, Path("whole.pt2"))
 
 
 def test_no_program_is_read_back(result: hyco.RunResult, tmp_path: Path) -> None:
