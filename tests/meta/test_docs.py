@@ -87,6 +87,8 @@ def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.C
             write(place, block.file, block.text)
         if block.file == "pyproject.toml":
             install(block.text, place)
+        elif block.file is not None and block.file.startswith("test_"):
+            run_tests(importlib.import_module(block.file.removesuffix(".py")))
         elif block.language == "toml":
             structured(block.text, f"{page.name}:{block.line}")
         elif block.language == "python" and block.file is None:
