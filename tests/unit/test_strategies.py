@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.augment.recipes import RolloutRecipe
-from hyco_engine.builtin.strategies import TrustOptions
-from hyco_engine.builtin.strategies.interaction import Ghosts, ghost_points
+from hyco_engine.builtin.strategies import InteractionOptions, TrustOptions
+from hyco_engine.builtin.strategies.interaction import Ghosts, Interaction, ghost_points
 from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
 from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
+from hyco_engine.runs.metrics import read_metrics
 
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
 POSITIVE = st.floats(1e-6, 1e6)
@@ -305,11 +307,83 @@ def test_an_interaction_changes_both_models_with_any_optimizer(
     assert all(entry["n_generated"] == 0 for entry in both.summary["balance"])
 
 
-def test_the_plan_says_which_phases_are_taught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_teacher_is_rolled_out_once_for_a_batch_that_holds_all_samples() -> None:
+    class Counting(Decay):
+        calls = 0
+
+        def forward(self, state: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(state)
+
+    own = layout(resolution=(8,))
+    real = states_of(own)
+    teacher = Counting(0.5)
+    ghosts = Ghosts(teacher=teacher, layout=own, steps=2, points=5, dt=0.5)
+
+    def differences(asked: Ghosts, first: int) -> Tensor:
+        batch = real.batch(torch.arange(first, first + 4))
+        return asked.differences(Decay(0.25), batch, torch.Generator().manual_seed(0), again=False)
+
+    for _ in range(3):
+        differences(ghosts, 0)
+    assert teacher.calls == 2
+    other = differences(ghosts, 4)
+    assert teacher.calls == 4
+    assert torch.equal(other, differences(Ghosts(teacher=Decay(0.5), layout=own, steps=2, points=5, dt=0.5), 4))
+
+
+def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
+    polishing = Interaction(InteractionOptions(cooperate=2))
+    assert [[p.taught for p in polishing.phases(cycle)] for cycle in range(4)] == [[True] * 2] * 2 + [[False] * 2] * 2
+    assert [p.player for p in polishing.phases(3)] == ["synthetic", "physical"]
+    always = Interaction(InteractionOptions())
+    assert all(phase.taught for cycle in (0, 1, 100) for phase in always.phases(cycle))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = spec()["training"] | {"physical": {"optimizer": optimizer, "epochs_per_cycle": 2}}
+    asked = {"kind": "interaction", "alpha": 0.5, "points": 16}
+    polished = hyco.run(spec(augmentation=asked | {"cooperate": 1}, training=training))
+    cooperating = hyco.run(spec(augmentation=asked, training=training))
+    assert [(e["cycle"], e["direction"]) for e in polished.summary["cooperation"]] == [
+        (0, "physical->synthetic"),
+        (0, "synthetic->physical"),
+    ]
+    (before, after), (same_before, taught_after) = (
+        [
+            [line for line in read_metrics(result.folder) if line["cycle"] == cycle and "train/loss" in line]
+            for cycle in (0, 1)
+        ]
+        for result in (polished, cooperating)
+    )
+    assert [line["train/loss"] for line in before] == [line["train/loss"] for line in same_before]
+    assert not same(polished.physical, cooperating.physical)
+    assert not any("interaction/u" in key for line in after for key in line)
+    assert any("interaction/u" in key for line in taught_after for key in line)
+
+
+def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
     phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
     cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
     assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]
+
+
+def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = spec()["physical"] | {"parameters": {"nu": {"init": 0.0201}}}
+    result = hyco.run(spec(augmentation={"kind": "count", "alpha": 0.5}, physical=known))
+    (told,) = [note for note in result.summary["warnings"] if "held-out" in note]
+    assert re.fullmatch(
+        r"cycle 1: the physical model learns from 5 samples of the synthetic model, whose error on held-out data is "
+        r"0\.\d+ against its own [\d.e-]+: they are likely to make it worse. "
+        r'augmentation.kind = "trust" generates as many as held-out data justify',
+        told,
+    )
+    measured = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 0}, physical=known))
+    assert not any("held-out" in note for note in measured.summary["warnings"])
