@@ -251,7 +251,7 @@ class StrategyChoice(Choice):
     """`[augmentation]`."""
 
     hook = "hyco_strategies"
-    default_kind = "count"
+    default_kind = "trust"
 
     alpha: float = option(0.1, help="generated samples per real one", ge=0.0)
     cache: CacheChoice = option(attrs.Factory(lambda: CacheChoice(kind="auto")), help="how generated samples are held")

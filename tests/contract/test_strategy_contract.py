@@ -11,8 +11,9 @@ from hyco_engine.builtin.strategies import InteractionOptions, TrustOptions, hyc
 from hyco_engine.builtin.strategies.count import Count
 from hyco_engine.builtin.strategies.interaction import Interaction
 from hyco_engine.builtin.strategies.trust import Trust
+from hyco_engine.builtin.strategies.two_arms import TwoArms
 from hyco_engine.builtin.strategies.weight import Weight
-from hyco_engine.interfaces import Augmentation, Phase, Strategy
+from hyco_engine.interfaces import Arm, Augmentation, Phase, Strategy
 from hyco_engine.testing.strategies import StrategyContract
 
 
@@ -46,8 +47,14 @@ class TestInteraction(StrategyContract):
         return Interaction(InteractionOptions(points=8))
 
 
+class TestTwoArms(StrategyContract):
+    def make(self) -> Strategy:
+        arms = Arm(name="count", strategy=Count(), alpha=2.0), Arm(name="trust", strategy=Trust(TrustOptions()))
+        return TwoArms(arms)
+
+
 def test_every_built_in_strategy_is_here() -> None:
-    assert {record.kind for record in hyco_strategies()} == {"count", "weight", "trust", "interaction"}
+    assert {record.kind for record in hyco_strategies()} == {"count", "weight", "trust", "interaction", "two-arms"}
 
 
 class Greedy(Count):
@@ -97,6 +104,11 @@ class Moody(Count):
         return [Phase(player="synthetic", epochs=self.calls)]
 
 
+class Understated(TwoArms):
+    def max_generated(self, n_real: int, alpha: float) -> int:
+        return 0
+
+
 BROKEN: list[tuple[type[Strategy], str, str]] = [
     (Moody, "phases_are", r"phases\(3\) is not the same each time it is asked"),
     (Greedy, "no_more", r"with alpha 0.3 and errors .*: 14 samples, more than max_generated\(24, 0.3\) = 7"),
@@ -105,6 +117,13 @@ BROKEN: list[tuple[type[Strategy], str, str]] = [
     (Global, "answers_depend", "draws from torch's global generator; draw from the generator that is passed instead"),
     (Drawing, "recipes_are", "an index gives another sample in another batch"),
 ]
+
+
+def test_the_contract_notices_arms_that_are_not_announced() -> None:
+    arms = Arm(name="a", strategy=Count()), Arm(name="b", strategy=Count(), alpha=0.5)
+    contract = type("Broken", (StrategyContract,), {"make": lambda self: Understated(arms)})()
+    with pytest.raises(AssertionError, match="the arm 'a' may ask for 4 samples, and max_generated says 0"):
+        contract.test_arms_have_names_and_are_announced()
 
 
 @pytest.mark.parametrize(("strategy", "test", "message"), BROKEN, ids=[case[0].__name__ for case in BROKEN])

@@ -45,7 +45,7 @@ SPEC: dict[str, Any] = {
     },
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.2}}},
     "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
-    "augmentation": {"alpha": 1.0, "cache": {"kind": "disk"}},
+    "augmentation": {"kind": "count", "alpha": 1.0, "cache": {"kind": "disk"}},
     "training": {
         "synthetic": {"epochs_per_cycle": 1, "batch_size": 4},
         "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},
