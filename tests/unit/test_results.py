@@ -236,6 +236,16 @@ def test_predict_takes_an_exported_file_in_place_of_the_run(result: hyco.RunResu
     assert (code, error) == (2, wrong.replace("physics", "best weights"))
 
 
+def test_a_surrogate_with_the_physics_inside_travels_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    corrected = {"kind": "corrected", "width": 4}
+    folder = hyco.run(SPEC | {"synthetic": corrected, "run": {"name": "inside", "cycles": 1}}).folder
+    assert export(folder, Path("whole.safetensors"))["difference"] == 0.0
+    state = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(hyco.load_surrogate("whole.safetensors")(state), hyco.load_surrogate(folder)(state))
+
+
 def test_no_program_is_read_back(result: hyco.RunResult, tmp_path: Path) -> None:
     out = tmp_path / "surrogate.pt2"
     export(result.folder, out)
