@@ -23,6 +23,7 @@ from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
+from hyco_engine.runs.metrics import read_metrics
 
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
 POSITIVE = st.floats(1e-6, 1e6)
@@ -309,6 +310,40 @@ def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
     own = layout(resolution=(8,))
     asked = context(states_of(own), own, {}, alpha=0.0)
     assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
+
+
+def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
+    polishing = Interaction(InteractionOptions(cooperate=2))
+    assert [[p.taught for p in polishing.phases(cycle)] for cycle in range(4)] == [[True] * 2] * 2 + [[False] * 2] * 2
+    assert [p.player for p in polishing.phases(3)] == ["synthetic", "physical"]
+    always = Interaction(InteractionOptions())
+    assert all(phase.taught for cycle in (0, 1, 100) for phase in always.phases(cycle))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = spec()["training"] | {"physical": {"optimizer": optimizer, "epochs_per_cycle": 2}}
+    asked = {"kind": "interaction", "alpha": 0.5, "points": 16}
+    polished = hyco.run(spec(augmentation=asked | {"cooperate": 1}, training=training))
+    cooperating = hyco.run(spec(augmentation=asked, training=training))
+    assert [(e["cycle"], e["direction"]) for e in polished.summary["cooperation"]] == [
+        (0, "physical->synthetic"),
+        (0, "synthetic->physical"),
+    ]
+    (before, after), (same_before, taught_after) = (
+        [
+            [line for line in read_metrics(result.folder) if line["cycle"] == cycle and "train/loss" in line]
+            for cycle in (0, 1)
+        ]
+        for result in (polished, cooperating)
+    )
+    assert [line["train/loss"] for line in before] == [line["train/loss"] for line in same_before]
+    assert not same(polished.physical, cooperating.physical)
+    assert not any("interaction/u" in key for line in after for key in line)
+    assert any("interaction/u" in key for line in taught_after for key in line)
 
 
 def test_the_plan_says_which_phases_are_taught(

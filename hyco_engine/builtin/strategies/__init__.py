@@ -41,6 +41,9 @@ class InteractionOptions:
     """`alpha`, which is the core's, weighs the interaction against the misfit to the data."""
 
     points: int = option(256, help="ghost points for each sample of a batch", ge=1)
+    cooperate: int = option(
+        0, help="the first so many cycles cooperate, the others polish both models on real data alone; 0: all do", ge=0
+    )
 
 
 def _count(options: CountOptions, context: Any) -> Any:

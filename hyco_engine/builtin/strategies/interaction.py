@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -40,6 +40,11 @@ class Interaction(Strategy):
 
     def __init__(self, options: InteractionOptions) -> None:
         self.options = options
+
+    def phases(self, cycle: int) -> Sequence[Phase]:
+        """As usual; after the cycles that cooperate both learn from real data alone."""
+        taught = not self.options.cooperate or cycle < self.options.cooperate
+        return [attrs.evolve(phase, taught=taught) for phase in super().phases(cycle)]
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         return 0
