@@ -312,6 +312,31 @@ def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
     assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
 
 
+def test_a_teacher_is_rolled_out_once_for_a_batch_that_holds_all_samples() -> None:
+    class Counting(Decay):
+        calls = 0
+
+        def forward(self, state: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(state)
+
+    own = layout(resolution=(8,))
+    real = states_of(own)
+    teacher = Counting(0.5)
+    ghosts = Ghosts(teacher=teacher, layout=own, steps=2, points=5, dt=0.5)
+
+    def differences(asked: Ghosts, first: int) -> Tensor:
+        batch = real.batch(torch.arange(first, first + 4))
+        return asked.differences(Decay(0.25), batch, torch.Generator().manual_seed(0), again=False)
+
+    for _ in range(3):
+        differences(ghosts, 0)
+    assert teacher.calls == 2
+    other = differences(ghosts, 4)
+    assert teacher.calls == 4
+    assert torch.equal(other, differences(Ghosts(teacher=Decay(0.5), layout=own, steps=2, points=5, dt=0.5), 4))
+
+
 def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
     polishing = Interaction(InteractionOptions(cooperate=2))
     assert [[p.taught for p in polishing.phases(cycle)] for cycle in range(4)] == [[True] * 2] * 2 + [[False] * 2] * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -90,6 +90,7 @@ class Ghosts:
     points: int
     dt: float
     _last: tuple[Batch, Tensor] | None = None
+    _taught: tuple[Tensor, Tensor] | None = None
 
     def differences(self, model: nn.Module, batch: Batch, generator: torch.Generator, *, again: bool) -> Tensor:
         """`[B, points, C_dyn]`; with `again` those made for the batch before, where it is this one."""
@@ -101,20 +102,33 @@ class Ghosts:
         at = ghost_points(self.layout.grid, len(states), self.points, self.steps, generator)
         at = {name: values.to(states.device, states.dtype) for name, values in at.items()}
         with torch.no_grad(), evaluating(self.teacher):
-            theirs = self._read(self.teacher, states, targets, at)
-        difference = self._read(model, states, targets, at) - theirs
+            theirs = self._read(self.teacher, self._teacher_path, states, targets, at)
+        difference = self._read(model, self._path, states, targets, at) - theirs
         self._last = (batch, difference)
         return difference
 
     def _read(
-        self, model: nn.Module, states: Tensor, targets: Tensor | Mapping[str, Tensor], at: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        path: Callable[[nn.Module, Tensor], Tensor],
+        states: Tensor,
+        targets: Tensor | Mapping[str, Tensor],
+        at: Mapping[str, Tensor],
     ) -> Tensor:
         if isinstance(model, Predictor):
             where = {"position": at["position"], "time": _times(targets, at["frame"], self.dt)}
             return predicted_at(model, where, self.layout)
-        path = rollout(model, states, self.steps)
-        whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
-        return Sensors(self.layout)(whole, at["frame"], at["position"])
+        return Sensors(self.layout)(path(model, states), at["frame"], at["position"])
+
+    def _path(self, model: nn.Module, states: Tensor) -> Tensor:
+        """`[B, steps + 1, C_dyn, *S]` from the states on."""
+        return torch.cat([states[:, None, : self.layout.n_dynamic], rollout(model, states, self.steps)], dim=1)
+
+    def _teacher_path(self, teacher: nn.Module, states: Tensor) -> Tensor:
+        # it does not change within a phase: where a batch holds all samples, one rollout serves all epochs
+        if self._taught is None or not torch.equal(self._taught[0], states):
+            self._taught = (states, self._path(teacher, states))
+        return self._taught[1]
 
 
 def _times(targets: Tensor | Mapping[str, Tensor], frame: Tensor, dt: float) -> Tensor:
