@@ -164,7 +164,8 @@ def heat(
     nodes = functional.interpolate(stored[:, None], size=(18, 18), mode="bilinear", align_corners=True)[:, 0]
     truth = nodes[-HEAT_STEPS:, 1:-1, 1:-1].flatten(1)[..., None]
     inner = torch.linspace(-3.0, 3.0, 18)[1:-1]
-    return Problem(spec, HEAT_STRATEGIES.get(region, POLISHED), truth, torch.cartesian_prod(inner, inner), heat_parameters)
+    strategies = HEAT_STRATEGIES.get(region, POLISHED)
+    return Problem(spec, strategies, truth, torch.cartesian_prod(inner, inner), heat_parameters)
 
 
 def heat_parameters(values: Mapping[str, float]) -> float:
