@@ -134,7 +134,7 @@ def new_plugin(name: str, hook: str, role: str | None) -> None:
     from hyco_engine.cli.scaffold import write_plugin
 
     if role is not None and hook != "model":
-        raise SpecError(f"--role is for models; a {hook} has none", key="--role")
+        raise SpecError(f"only a model has a role, not a {hook}", key="--role")
     what = hook if hook != "model" else "physics" if role == "physical" else "surrogate"
     written = write_plugin(name, what, Path(), discover(()))
     for path in written:
@@ -179,10 +179,15 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     passed = sum(finding.status == "passed" for finding in findings)
     if passed:
         click.echo(f"    passed: {passed} {'check' if passed == 1 else 'checks'}")
+    failed: dict[str, list[str]] = {}
     for finding in findings:
         if finding.status == "failed":
-            click.echo(f"    FAILED: {finding.check}: {finding.message}")
-        elif finding.status == "not checked":
+            failed.setdefault(finding.message, []).append(finding.check)
+    for message, checks in failed.items():
+        more = f" (and {len(checks) - 1} more)" if len(checks) > 1 else ""
+        click.echo(f"    FAILED: {checks[0]}{more}: {message}")
+    for finding in findings:
+        if finding.status == "not checked":
             click.echo(f"    not checked: {finding.message}")
 
 

@@ -179,6 +179,41 @@ class PointWindows(Samples):
         return self._states[indices], {name: column[indices] for name, column in self._columns.items()}
 
 
+class PointParts(Samples):
+    """Each window of sensors in random parts of `size` points, as samples of their own.
+
+    For a function of position and time, which needs no rollout for the points that it is asked for. The last part of a
+    window is filled up with points that were not observed. Its states and names are those of the windows.
+    """
+
+    def __init__(self, windows: Samples, size: int, generator: torch.Generator) -> None:
+        self._windows = windows
+        self.horizon = windows.horizon
+        _, targets = windows.batch(torch.tensor([0]))
+        assert not isinstance(targets, Tensor)
+        self._count = targets["frame"].shape[1]
+        self._parts = -(-self._count // size)
+        order = torch.randperm(self._count, generator=generator)
+        filler = order.new_full((self._parts * size - self._count,), self._count)
+        self._chosen = torch.cat([order, filler]).view(self._parts, size)
+        self.observed_share = windows.observed_share * self._count / (self._parts * size)
+
+    def __len__(self) -> int:
+        return len(self._windows) * self._parts
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        states, targets = self._windows.batch(indices // self._parts)
+        assert isinstance(states, Tensor)
+        assert not isinstance(targets, Tensor)
+        chosen = self._chosen[indices % self._parts]
+        missing = chosen == self._count
+        chosen = torch.where(missing, 0, chosen)
+        rows = torch.arange(len(indices))[:, None]
+        parts = {name: column[rows, chosen] for name, column in targets.items()}
+        parts["value"] = torch.where(missing[..., None], math.nan, parts["value"])
+        return states, parts
+
+
 def _padded(values: Tensor, length: int, filler: float, dtype: torch.dtype) -> Tensor:
     out = torch.full((length, *values.shape[1:]), filler, dtype=dtype)
     out[: len(values)] = values.to(dtype)

@@ -201,17 +201,17 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
 
 
 def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
-    """`physical`, as the spec has it, of a surrogate that contains the physics. Raises DataError for files in it."""
+    """`physical`, as the spec has it, of a surrogate that contains the physics."""
     choice = run.spec.physical
-    if choice is None or not any(isinstance(part, PhysicalModel) for part in model.modules()):
+    inside = next((part for part in model.modules() if isinstance(part, PhysicalModel)), None)
+    if choice is None or inside is None:
         return {}
+    table = plain(choice)
     for name, setting in choice.parameters.items():
         if isinstance(setting.init, ArrayFile):
-            raise DataError(
-                f"physical.parameters.{name}.init is a file, {setting.init.file}, that a surrogate on its own would "
-                "lack: use --format torch-export"
-            )
-    return {"physical": json.dumps(plain(choice))}
+            # the weights hold what it became; where it started only has to be within its bounds
+            table["parameters"][name]["init"] = float(inside.learnables.values()[name].mean())
+    return {"physical": json.dumps(table)}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:

@@ -111,6 +111,12 @@ class TrainingSettings:
         help="where training rollouts start; learned: each window's start is an unknown beside the parameters, and "
         "the observed one counts as one more frame (4D-Var; a physics under lbfgs)",
     )
+    points_per_sample: int | None = option(
+        None,
+        help="of data at points, a surrogate that is a function of position and time learns samples of so many points, "
+        "drawn at random; none: all points of a window are one sample, so with one simulation one epoch is one step",
+        ge=1,
+    )
     memory_gb: float = option(
         4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -264,8 +265,8 @@ def _without_faulthandler() -> Iterator[None]:
     try:
         yield
     finally:
-        if on:
-            faulthandler.enable()
+        if on and sys.__stderr__ is not None:
+            faulthandler.enable(sys.__stderr__)  # sys.stderr may be no file
 
 
 def _elsewhere(check: Callable[[], None]) -> str:

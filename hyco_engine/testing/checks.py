@@ -11,13 +11,23 @@ from functools import partial
 from typing import Any, Literal
 
 import attrs
+from torch import nn
 
 from hyco_engine.errors import HycoError
 from hyco_engine.hooks.blaming import ENGINE
 from hyco_engine.hooks.checking import describe
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.interfaces import BuildContext, Predictor, SampleSource
+from hyco_engine.interfaces import (
+    BuildContext,
+    CacheBackend,
+    LossNormalizer,
+    Predictor,
+    SampleSource,
+    Strategy,
+    Tracker,
+    TrajectorySource,
+)
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 from hyco_engine.testing.caches import CacheContract
@@ -64,7 +74,7 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         yield Finding(check="the contract", status="not checked", message=str(why))
         return
     except Exception as error:
-        yield Finding(check="the factory builds it", status="failed", message=_explained(error))
+        yield Finding(check="the factory builds what its hook asks for", status="failed", message=_explained(error))
         return
     claims = 0
     for name in _tests(contract):
@@ -73,7 +83,7 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         else:
             yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
     if claims:
-        told = f"{claims} of the contract's checks rest on what the plugin's own tests declare; they are left to them"
+        told = f"left to the plugin's own tests, since they rest on what those declare: {claims} of the contract's"
         yield Finding(check="what is declared", status="not checked", message=told)
 
 
@@ -136,13 +146,15 @@ def _contract(hook: str, record: Record, build: Callable[[BuildContext], Any], r
         return _physics(build, registry) if record.role == "physical" else _surrogate(build, registry)
     if hook == "hyco_sources":
         return _source(build, registry)
-    bases: dict[str, type] = {
-        "hyco_strategies": StrategyContract,
-        "hyco_normalizers": NormalizerContract,
-        "hyco_caches": CacheContract,
-        "hyco_trackers": TrackerContract,
+    bases: dict[str, tuple[type, type]] = {
+        "hyco_strategies": (StrategyContract, Strategy),
+        "hyco_normalizers": (NormalizerContract, LossNormalizer),
+        "hyco_caches": (CacheContract, CacheBackend),
+        "hyco_trackers": (TrackerContract, Tracker),
     }
-    return _subclass(bases[hook], make=lambda self: build(tiny_context(registry=registry)))
+    base, wanted = bases[hook]
+    _accepted(build, [tiny_context(registry=registry)], wanted)
+    return _subclass(base, make=lambda self: build(tiny_context(registry=registry)))
 
 
 def _subclass(base: type, **members: Any) -> type:
@@ -155,7 +167,7 @@ def _surrogate(build: Callable[[BuildContext], Any], registry: Registry) -> type
     def context(self: Any, layout: Any, **more: Any) -> BuildContext:
         return tiny_context(layout, registry=registry, **more)
 
-    built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)])
+    built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)], nn.Module)
     if isinstance(built, Predictor):
         raise _NotChecked("its inputs are its own: a test of its own, made of PredictorContract, knows them")
     return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
@@ -179,18 +191,21 @@ def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
 
 
 def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
-    built = _accepted(build, [tiny_context(registry=registry)])
+    built = _accepted(build, [tiny_context(registry=registry)], TrajectorySource, SampleSource)
     base = SamplesContract if isinstance(built, SampleSource) else TrajectoryContract
     members = {"make": lambda self, context: build(context), "context": lambda self: tiny_context(registry=registry)}
     return _subclass(base, **members)
 
 
-def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext]) -> Any:
-    """What is built for the first context that is not refused."""
+def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext], *wanted: type) -> Any:
+    """What is built for the first context that is not refused. Raises AssertionError where it is none of `wanted`."""
     told = []
     for context in contexts:
         try:
-            return build(context)
+            built = build(context)
+            names = " or ".join(cls.__name__ for cls in wanted)
+            assert isinstance(built, wanted), f"the factory returns a {type(built).__name__}, not a {names}"
+            return built
         except HycoError as error:
             if error.exit_code != 2:
                 raise

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.blaming import blaming
-from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, StepContext
+from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Predictor, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
@@ -30,6 +31,7 @@ from hyco_engine.training.multi_start import MultiStart, search_starts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
+from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.position import EpochPosition, PhasePosition, TrainingResult
 from hyco_engine.training.prior import Prior
 from hyco_engine.training.starved import StarvedTerms
@@ -132,6 +134,10 @@ class Trainer:
         if len(data) == 0:
             raise RunError(f"the {self.player} model has no data to train on")
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
+        size = self.settings.points_per_sample
+        if size is not None and isinstance(self.objective, PointObjective) and isinstance(self.model, Predictor):
+            draw = derive_generator(self.seed, "train", self.player, "points")
+            dataset = AugmentedDataset(PointParts(dataset.real, size, draw))
         begun = self._phase is not None
         phase = self._phase = self._phase or PhasePosition(before=self.learned(), first=self.epochs_done == 0)
         self.model.train()

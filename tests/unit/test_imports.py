@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hyco_engine.hooks import HOOKS
+from hyco_engine.testing.distributions import Site
+
 HEAVY = ("torch", "phi", "phiml", "matplotlib", "rich")
 
 REPORT = """
@@ -17,10 +20,11 @@ sys.stderr.write(json.dumps(heavy) + "\\n")
 """
 
 
-def heavy_imports(code: str, cwd: Path) -> list[str]:
-    """Run `code` in a fresh interpreter and name the heavy modules it imported."""
+def heavy_imports(code: str, cwd: Path, path: Path | None = None) -> list[str]:
+    """Run `code` in a fresh interpreter, with `path` on its path, and name the heavy modules it imported."""
     script = f"try:\n    {code}\nexcept SystemExit:\n    pass\n{REPORT.format(heavy=HEAVY)}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd)
+    env = os.environ | ({"PYTHONPATH": str(path)} if path else {})
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stderr.splitlines()[-1]))
 
@@ -45,6 +49,35 @@ def command(*arguments: str) -> str:
 )
 def test_light_start(code: str, tmp_path: Path) -> None:
     assert heavy_imports(code, tmp_path) == []
+
+
+PLUGIN = """
+from hyco_engine import Record, hookimpl, option, options
+from hyco_engine.hooks.records import imported
+
+@options
+class Options:
+    size: int = option(3, help="how large", ge=1)
+
+@hookimpl
+def {hook}():
+    return [Record(kind="kind-{number}", summary="a kind", options=Options, factory=imported("torch"))]
+"""
+
+
+@pytest.mark.parametrize("arguments", [("plugins", "list"), ("plugins", "check"), ("schema",)])
+def test_light_start_with_ten_plugins(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    site = Site(tmp_path / "site")
+    site.folder.mkdir()
+    hooks = sorted(set(HOOKS) - {"hyco_models"})
+    for number in range(10):
+        code = PLUGIN.format(hook=hooks[number % len(hooks)], number=number)
+        name = f"plugin_{number}"
+        site.install(f"plugin-{number}", modules={name: code}, entry_points={name: name})
+    assert heavy_imports(command(*arguments), tmp_path, site.folder) == []
+    listing, env = command("plugins", "list"), os.environ | {"PYTHONPATH": str(site.folder)}
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, env=env)
+    assert all(f"kind-{number}" in done.stdout for number in range(10))
 
 
 def test_light_start_of_check_with_a_bad_spec(tmp_path: Path) -> None:

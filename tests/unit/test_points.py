@@ -13,13 +13,15 @@ import hyco_engine as hyco
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
-from hyco_engine.data.points import GRID, START, PointWindows, Sensors, cut_points, points_of
+from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
 from hyco_engine.spec.choices import Mask, Noise, Observe, Split
+from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.trainer import Trainer
 
 F64 = torch.float64
 
@@ -220,6 +222,46 @@ class Rolled(GeneratedSamples):
     def batch(self, indices):
         targets = 1 + torch.arange(1.0, 4.0).reshape(1, 3, 1, 1).expand(len(indices), 3, 1, 4) + 2
         return torch.ones(len(indices), 1, 4), targets
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_parts_of_windows_hold_every_point_once_and_have_the_loss_of_the_windows(size):
+    frames = [0.5, 1.0, 1.5, 2.0, 2.5]
+    many = trajectory(seen(frames, [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]))
+    windows = PointWindows([many, *TWO], horizon=3)
+    parts = PointParts(windows, size, torch.Generator().manual_seed(0))
+    assert len(parts) == len(windows) * math.ceil(5 / size)
+    assert parts.horizon == 3
+    states, targets = parts.batch(torch.arange(len(parts)))
+    known = ~targets["value"][..., 0].isnan()
+    rows = zip(targets["frame"][known].tolist(), targets["value"][known][:, 0].tolist(), strict=True)
+    assert sorted(rows) == [(0.5, 1), (0.5, 2.5), (1.0, 2), (1.0, 5), (1.5, 3), (2.0, 4), (2.0, 4.0), (2.5, 5)]
+    assert float(known.double().mean()) == pytest.approx(parts.observed_share)
+    objective = PointObjective(layout("u", "", (4,)))
+    whole, apart = (objective(Line(), s.batch(torch.arange(len(s))))[0].mean() for s in (windows, parts))
+    assert float(apart) == pytest.approx(float(whole))
+    assert torch.equal(states[0], windows.batch(torch.tensor([0]))[0][0])
+
+
+def test_a_predictor_takes_as_many_steps_as_there_are_parts():
+    windows = PointWindows(TWO, horizon=3)
+    own = layout("u", "", (4,))
+
+    class Learned(Line):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, inputs):
+            return {"u": self.slope * inputs["time"]}
+
+    def steps(model, **asked):
+        settings = TrainingSettings(batch_size=1, **asked)
+        trainer = Trainer(model, player="synthetic", layout=own, objective=PointObjective(own), settings=settings)
+        return trainer.train(windows, 2).metrics["step"]
+
+    assert steps(Learned()) == 4
+    assert steps(Learned(), points_per_sample=1) == 8
 
 
 def test_generated_rollouts_train_beside_sensors_in_the_ratio_of_the_balance():

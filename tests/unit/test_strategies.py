@@ -336,6 +336,11 @@ def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooper
     polishing = Interaction(InteractionOptions(cooperate=2))
     assert [[p.taught for p in polishing.phases(cycle)] for cycle in range(4)] == [[True] * 2] * 2 + [[False] * 2] * 2
     assert [p.player for p in polishing.phases(3)] == ["synthetic", "physical"]
+    one_way = Interaction(InteractionOptions(cooperate=2, teach="synthetic"))
+    assert [(p.player, p.taught) for p in one_way.phases(1)] == [("physical", False), ("synthetic", True)]
+    assert [(p.player, p.taught) for p in one_way.phases(2)] == [("physical", False), ("synthetic", False)]
+    other = Interaction(InteractionOptions(teach="physical"))
+    assert [(p.player, p.taught) for p in other.phases(0)] == [("synthetic", False), ("physical", True)]
     always = Interaction(InteractionOptions())
     assert all(phase.taught for cycle in (0, 1, 100) for phase in always.phases(cycle))
 
@@ -364,6 +369,17 @@ def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
     assert not same(polished.physical, cooperating.physical)
     assert not any("interaction/u" in key for line in after for key in line)
     assert any("interaction/u" in key for line in taught_after for key in line)
+
+
+def test_a_physics_that_only_teaches_is_bitwise_the_one_trained_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = {"kind": "interaction", "alpha": 0.5, "points": 16, "teach": "synthetic"}
+    both = hyco.run(spec(augmentation=asked))
+    assert same(both.physical, hyco.run(without("synthetic")).physical)
+    assert not same(both.synthetic, hyco.run(without("physical")).synthetic)
+    assert {e["direction"] for e in both.summary["cooperation"]} == {"physical->synthetic"}
 
 
 def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,11 @@ class InteractionOptions:
     cooperate: int = option(
         0, help="the first so many cycles cooperate, the others polish both models on real data alone; 0: all do", ge=0
     )
+    teach: Literal["both", "synthetic", "physical"] = option(
+        "both",
+        help="which model learns from the other; synthetic: the physics learns from real data alone, and no surrogate "
+        "can harm it",
+    )
 
 
 @options

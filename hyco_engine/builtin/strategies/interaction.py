@@ -20,6 +20,7 @@ from hyco_engine.interfaces import (
     LossTerm,
     Phase,
     PhysicalModel,
+    Player,
     Predictor,
     Strategy,
     TermSpec,
@@ -42,9 +43,13 @@ class Interaction(Strategy):
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """As usual; after the cycles that cooperate both learn from real data alone."""
-        taught = not self.options.cooperate or cycle < self.options.cooperate
-        return [attrs.evolve(phase, taught=taught) for phase in super().phases(cycle)]
+        """As usual; a model that only teaches comes first, and is not taught, as both are not after cooperating."""
+        cooperating = not self.options.cooperate or cycle < self.options.cooperate
+        order: tuple[Player, Player] = ("synthetic", "physical")
+        if self.options.teach == "synthetic":
+            order = ("physical", "synthetic")
+        pupils = order if self.options.teach == "both" else order[1:]
+        return [Phase(player=player, taught=cooperating and player in pupils) for player in order]
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         return 0
@@ -118,16 +123,22 @@ class Ghosts:
         if isinstance(model, Predictor):
             where = {"position": at["position"], "time": _times(targets, at["frame"], self.dt)}
             return predicted_at(model, where, self.layout)
-        return Sensors(self.layout)(path(model, states), at["frame"], at["position"])
+        whole = path(model, states)
+        if len(whole) == len(states):
+            return Sensors(self.layout)(whole, at["frame"], at["position"])
+        read = Sensors(self.layout)(whole, at["frame"].reshape(1, -1), at["position"].flatten(0, 1)[None])
+        return read.view(len(states), -1, read.shape[-1])
 
     def _path(self, model: nn.Module, states: Tensor) -> Tensor:
         """`[B, steps + 1, C_dyn, *S]` from the states on."""
         return torch.cat([states[:, None, : self.layout.n_dynamic], rollout(model, states, self.steps)], dim=1)
 
     def _teacher_path(self, teacher: nn.Module, states: Tensor) -> Tensor:
-        # it does not change within a phase: where a batch holds all samples, one rollout serves all epochs
-        if self._taught is None or not torch.equal(self._taught[0], states):
-            self._taught = (states, self._path(teacher, states))
+        """The same, but one for all where all states are alike."""
+        # it does not change within a phase: where all samples start alike, one rollout serves all epochs
+        first = states[:1] if bool((states == states[:1]).all()) else states
+        if self._taught is None or not torch.equal(self._taught[0], first):
+            self._taught = (first, self._path(teacher, first))
         return self._taught[1]
 
 

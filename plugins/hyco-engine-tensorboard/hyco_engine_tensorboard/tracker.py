@@ -89,7 +89,10 @@ class TensorBoardTracker(Tracker):
             self._writer().add_image(f"figures/{path.stem}", pixels, dataformats="HWC")
 
     def finished(self, summary: Mapping[str, Any]) -> None:
-        if self._path is not None:
+        if self._path is not None and not self._path.is_dir():
+            # a run that never began leaves no folder, and closing the files would make them anew
+            self._writers.clear()
+        elif self._path is not None:
             error = f"\n\n{summary['error']}" if summary.get("error") else ""
             self._text("status", f"**{summary.get('status', 'ended')}**{error}")
             results = {name: summary[name] for name in ("parameters", "metrics", "timings") if summary.get(name)}
@@ -101,6 +104,7 @@ class TensorBoardTracker(Tracker):
     def _text(self, tag: str, text: str, step: int | None = None) -> None:
         if self._path is not None:
             self._writer().add_text(tag, text, step)
+            self._writer().flush()
 
     def _writer(self, model: str = "") -> SummaryWriter:
         """Of a model, or of the whole run."""

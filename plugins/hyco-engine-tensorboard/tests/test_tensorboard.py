@@ -178,6 +178,17 @@ def test_a_failure_does_not_end_the_run(
     ]
 
 
+def test_a_run_that_never_began_leaves_no_folder(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor an error in the thread that writes, which pytest would tell of."""
+    monkeypatch.chdir(tmp_path)
+    spec = merged({"data": {"truth": {"nonsense": 1.0}}, "trackers": {"tensorboard": {}}})
+    with pytest.raises(SpecError, match="the physics has no parameter 'nonsense'"):
+        hyco.run(spec, registry=registry)
+    assert list(Path("runs").iterdir()) == []
+
+
 def test_the_hook_module_is_light() -> None:
     code = (
         "import sys, hyco_engine_tensorboard; hyco_engine_tensorboard.hyco_trackers(); "
