@@ -44,7 +44,7 @@ from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSam
 from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
-from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.point_losses import PointObjective, check_parts
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.trainer import Trainer
 
@@ -238,8 +238,7 @@ class Assembler:
             sizes = field_sizes(data.layout, data.statistics)
         else:
             sizes = sample_sizes(data.train, next(iter(terms.values()), ()))
-        of_fields = data.layout is not None
-        self._note(scale_warning(terms, sizes, of_fields=of_fields))
+        self._note(scale_warning(terms, sizes, of_fields=data.layout is not None))
         return trainers
 
     @staticmethod
@@ -254,6 +253,7 @@ class Assembler:
         specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
         objective = self._objective(model, data, specs)
         check_stages(player, objective, settings.curriculum, data.train)
+        check_parts(player, objective, model, settings.points_per_sample)
         normalizer, name = self._normalizer(player, model, objective, data.layout)
         choice = getattr(self.spec, player)
         return Trainer(

@@ -15,8 +15,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-import safetensors.torch
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from hyco_engine.interfaces import Batch, BuildContext, Predictor, TermSpec, Values
@@ -95,9 +95,9 @@ class PredictorContract(ABC):
     def test_weights_come_back_from_a_file(self) -> None:
         model, (inputs, _) = stirred(self._built()).eval(), self._batch()
         check_state(model)
-        saved = safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()})
+        saved = save({name: value.contiguous() for name, value in model.state_dict().items()})
         other = self._built(seed=9).eval()
-        other.load_state_dict(safetensors.torch.load(saved))
+        other.load_state_dict(load(saved))
         same = equal(dict(other(inputs)), dict(model(inputs)))
         assert same, "with its weights loaded, another model does not predict the same"
 

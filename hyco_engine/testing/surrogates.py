@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import safetensors.torch
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
@@ -130,12 +130,12 @@ class SurrogateContract(ABC):
             model, x = stirred(self._built(layout)).eval(), self.states(layout, BATCH)
             check_state(model)
             try:
-                saved = safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()})
+                saved = save({name: value.contiguous() for name, value in model.state_dict().items()})
             except RuntimeError as error:
                 raise AssertionError(f"the weights cannot be saved: {str(error).splitlines()[0]}") from error
             # a finished run is loaded with its statistics in the weights
             other = self._built(layout, seed=9, statistics=None)
-            other.load_state_dict(safetensors.torch.load(saved))
+            other.load_state_dict(load(saved))
             other.eval()
             assert equal(other(x), model(x)), "with its weights loaded, another model does not make the same step"
 

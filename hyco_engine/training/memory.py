@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -9,8 +10,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.interfaces import Batch
+from hyco_engine.interfaces import Batch, Player
 from hyco_engine.training.losses import Objective, RolloutObjective
+
+logger = logging.getLogger(__name__)
 
 _OPERATIONS = 200
 """Tensors of a state's size that a step keeps at most, as a first guess; beyond the budget it is measured."""
@@ -41,13 +44,20 @@ class MemoryPlan:
         )
 
 
-def plan_rollouts(model: nn.Module, objective: Objective, batch: Batch, budget_bytes: float) -> MemoryPlan | None:
-    """A plan for batches like `batch`, which `objective` follows from here on; None where nothing is rolled out."""
+def plan_rollouts(
+    model: nn.Module, objective: Objective, batch: Batch, budget_bytes: float, player: Player
+) -> MemoryPlan | None:
+    """A plan for batches like `batch`, which `objective` follows from here on; None where nothing is rolled out.
+
+    What it costs is logged before anything is run.
+    """
     states, steps = batch[0], objective.steps(batch)
     if not isinstance(objective, RolloutObjective) or not isinstance(states, Tensor) or steps is None:
         return None
     plan = plan_memory(model, states, steps, budget_bytes, int(getattr(model, "substeps", 1)))
     plan.follow(objective)
+    if plan.message:
+        logger.warning("the %s model: %s", player, plan.message)
     return plan
 
 

@@ -10,13 +10,22 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import GRID, START, Sensors
-from hyco_engine.errors import PluginError
-from hyco_engine.interfaces import Batch, LossTerm, Points, Predictor, TermSpec
-from hyco_engine.training.losses import RolloutObjective
+from hyco_engine.errors import PluginError, SpecError
+from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor, TermSpec
+from hyco_engine.training.losses import Objective, RolloutObjective
 from hyco_engine.training.rollout import rollout
 
 # (prediction - target where it was observed, else 0; whether it was), both `[B, N, C_dyn]`
 _Part = tuple[Tensor, Tensor]
+
+
+def check_parts(player: Player, objective: Objective, model: nn.Module, points: int | None) -> None:
+    """Raises SpecError where `points_per_sample` would say nothing."""
+    if points is not None and not (isinstance(objective, PointObjective) and isinstance(model, Predictor)):
+        raise SpecError(
+            "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out",
+            key=f"training.{player}.points_per_sample",
+        )
 
 
 class PointObjective(RolloutObjective):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.blaming import blaming
-from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Predictor, Samples, StepContext
+from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
@@ -31,13 +30,10 @@ from hyco_engine.training.multi_start import MultiStart, search_starts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.optimizers import learning_rate, make_optimizer, optimizer_name
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
-from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.position import EpochPosition, PhasePosition, TrainingResult
 from hyco_engine.training.prior import Prior
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
-
-logger = logging.getLogger(__name__)
 
 Observe = Callable[[Mapping[str, Any]], None]
 
@@ -124,20 +120,19 @@ class Trainer:
         """Train on `data` for `num_epochs`.
 
         `terms` are further loss terms of every batch. `observe` gets one record an epoch: `epoch`, `step`,
-        `train/loss`, and apart for real and generated samples `train/loss_real`, `train/loss_generated`.
-        `pause` is called after every step, may raise, and may take the trainer's state (`training.state`). A trainer
-        that was given such a state goes on from there, with the same `data` and `terms`.
-        Raises Diverged where a loss is not finite: parameters are then as before that step.
+        `train/loss`, and apart for real and generated samples `train/loss_real`, `train/loss_generated`. `pause` is
+        called after every step, may raise, and may take the trainer's state (`training.state`). A trainer that was
+        given such a state goes on from there, with the same `data` and `terms`. Raises Diverged where a loss is not
+        finite: parameters are then as before that step.
         """
         if self._optimizer is None:
             raise RunError(f"the {self.player} model has nothing to learn: no parameter requires a gradient")
         if len(data) == 0:
             raise RunError(f"the {self.player} model has no data to train on")
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        size = self.settings.points_per_sample
-        if size is not None and isinstance(self.objective, PointObjective) and isinstance(self.model, Predictor):
-            draw = derive_generator(self.seed, "train", self.player, "points")
-            dataset = AugmentedDataset(PointParts(dataset.real, size, draw))
+        if (size := self.settings.points_per_sample) is not None:
+            # the same parts in every phase, and when one is gone on with
+            dataset = AugmentedDataset(PointParts(dataset.real, size, derive_generator(self.seed, "points")))
         begun = self._phase is not None
         phase = self._phase = self._phase or PhasePosition(before=self.learned(), first=self.epochs_done == 0)
         self.model.train()
@@ -398,9 +393,6 @@ class Trainer:
         return done.metrics, done.converged
 
     def _plan_memory(self, data: AugmentedDataset) -> MemoryPlan | None:
-        """Choose checkpoints for the gradients of long rollouts, and say so before they are run."""
+        """Choose checkpoints for the gradients of long rollouts."""
         batch = to_device(data.batch(torch.arange(min(len(data), self.settings.batch_size))), self.device)
-        plan = plan_rollouts(self.model, self.objective, batch, self.settings.memory_gb * 2**30)
-        if plan is not None and plan.message:
-            logger.warning("the %s model: %s", self.player, plan.message)
-        return plan
+        return plan_rollouts(self.model, self.objective, batch, self.settings.memory_gb * 2**30, self.player)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data_cases import ListSource, choice, grid, layout, scalar
+from tiny_specs import BURGERS
 
 import hyco_engine as hyco
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -698,3 +699,15 @@ def test_what_is_wrong_with_a_vector_is_told(tmp_path, header, data, message, ke
         hyco.run(spec)
     (problem,) = found.value.problems
     assert (problem.message.replace(f"{tmp_path}/", ""), problem.key) == (message, key)
+
+
+@pytest.mark.parametrize("player", ["physical", "synthetic"])
+def test_parts_that_would_say_nothing_are_refused(player, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HycoError) as caught:
+        hyco.run(BURGERS | {"training": {player: {"points_per_sample": 8}}})
+    (problem,) = caught.value.problems
+    assert problem.key == f"training.{player}.points_per_sample"
+    assert problem.message == (
+        "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out"
+    )
