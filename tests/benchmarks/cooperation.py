@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from phi.field import Field
 from phiml.math import sin
+from published import DATA, heat
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -158,6 +159,7 @@ def w3() -> dict[str, Any]:
 
 
 HALF = {"mask": {"region": {"x": [0.0, LENGTH / 2]}, "first_frame": True}}
+HEAT = "heat_quarter"
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "clean1": lambda: w1(1),
     "clean4": lambda: w1(4),
@@ -165,85 +167,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "half_hidden": lambda: w1(2, observe=HALF, horizon=39),
     "wrong_physics": lambda: w1(2, kind="dragged-burgers"),
     "noise5": lambda: w1(2, observe={"noise": {"level": 0.05, "relative": False}}, horizon=10),
-    "heat_quarter": lambda: heat_quarter(DATA),
     "w3": w3,
 }
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-# --- heat, sensors in a quarter ---------------------------------------------------------------------------------------
-
-HEAT_STEPS = 99
-HEAT_TRUTH = {"A1": 3.0, "A2": 2.5, "x1": 1.0, "y1": 1.0, "x2": -2.0, "y2": -2.0}
-HEAT_START = {"A1": 1.0, "A2": 1.0, "x1": 1.4, "y1": -1.3, "x2": -1.8, "y2": -1.1}
-HEAT_CYCLES = 30
-
-
-def heat_quarter(data: Path) -> dict[str, Any]:
-    """18 x 18 nodes whose outermost are held at 0, so 16 x 16 cells; sensors [x, y, u] at 100 times from t = 0."""
-    folder, spacing = data / "hyco_heat", 6.0 / 17
-    edge = 3.0 - spacing / 2
-    return {
-        "run": {"cycles": HEAT_CYCLES},
-        "data": {
-            "kind": "points",
-            "path": str(folder / "data_quarter.npy"),
-            "columns": ["x", "y", "u"],
-            "interval": 1 / HEAT_STEPS,
-            "train_sensors": str(folder / "train_sensors_quarter.csv"),
-            "split": {"by": "sensor"},
-            "resolution": {"x": 16, "y": 16},
-            "bounds": {"x": [-edge, edge], "y": [-edge, edge]},
-            "boundary": 0.0,
-            "dt": 1 / HEAT_STEPS,
-            "initial": {"u": {"file": str(heat_initial(spacing))}},
-            "num_predict_steps": HEAT_STEPS,
-            "truth": HEAT_TRUTH,
-        },
-        "physical": {
-            "kind": "heat",
-            "form": "non-conservative",
-            "conductivity": "bumps",
-            "order": 2,
-            "dt": 1 / HEAT_STEPS,
-            "compile": "graph",
-            "parameters": {
-                name: {"init": start, "bounds": [1e-3, 10.0] if name[0] == "A" else [-3.0, 3.0], "transform": "linear"}
-                for name, start in HEAT_START.items()
-            },
-        },
-        "synthetic": {"kind": "coordinate-mlp", "duration": 1.0},
-        "training": {
-            "physical": {"optimizer": "lbfgs", "epochs_per_cycle": 3},
-            "synthetic": {"epochs_per_cycle": 50, "lr": 4e-3},
-        },
-    }
-
-
-def heat_initial(spacing: float) -> Path:
-    """The known initial state on the 16 x 16 inner nodes, as a file."""
-    x = -3.0 + spacing * (1 + np.arange(16))
-    first, second = ((x[:, None] - c) ** 2 + (x[None, :] - c) ** 2 for c in (1.0, -1.0))
-    path = Path(tempfile.mkdtemp()) / "initial.npy"
-    np.save(path, np.exp(-first) - np.exp(-second))
-    return path
-
-
-def heat_errors(physical: nn.Module, initial: Tensor, data: Path) -> Metrics:
-    """`e_s`: relative L2 of the field over all times and inner nodes; `e_p`: that of heights plus that of centres."""
-    from torch.nn import functional
-
-    stored = torch.from_numpy(np.load(data / "hyco_heat" / "phys.npy")).float()
-    nodes = functional.interpolate(stored[:, None], size=(18, 18), mode="bilinear", align_corners=True)[:, 0]
-    truth = nodes[-HEAT_STEPS:, 1:-1, 1:-1]
-    found = model_rollout(physical)(initial[None, None], HEAT_STEPS)[0, :, 0]
-    values = {name: float(value.detach()) for name, value in physical.learnables.values().items()}
-    parts = []
-    for letters in ("A", "xy"):
-        names = [name for name in HEAT_TRUTH if name[0] in letters]
-        off = math.hypot(*(values[name] - HEAT_TRUTH[name] for name in names))
-        parts.append(off / math.hypot(*(HEAT_TRUTH[name] for name in names)))
-    return {"e_s": float((found - truth).norm() / truth.norm()), "e_p": sum(parts)}
+NAMES_OF_CASES = (*CASES, HEAT)
 
 
 # --- strategies -----------------------------------------------------------------------------------------------------
@@ -267,8 +193,7 @@ def two_arms(spec: dict[str, Any]) -> None:
     """Physics first, or cooperation first and a polish. With sensors the former is physics alone."""
     points = spec["data"]["kind"] == "points"
     first = {"kind": "count", "alpha": 0.0} if points else {"kind": "trust", "warmup": WARMUP}
-    cycles = spec.get("run", {}).get("cycles", CYCLES)
-    second = {"kind": "interaction", "cooperate": cycles * 2 // 3} | INTERACTION
+    second = {"kind": "interaction", "cooperate": spec["run"]["cycles"] * 2 // 3} | INTERACTION
     augmented("two-arms", arms=[first, second])(spec)
 
 
@@ -285,61 +210,81 @@ WITH_SENSORS = ("interaction", "two-arms")
 """What can be done where the surrogate is a function of position and time."""
 
 
+def shorten(spec: dict[str, Any]) -> None:
+    """Half the cycles, warm-up and cooperation."""
+    spec["run"]["cycles"] //= 2
+    augmentation = spec.get("augmentation", {})
+    for table in (augmentation, *augmentation.get("arms", ())):
+        for key in {"warmup", "cooperate"} & set(table):
+            table[key] //= 2
+
+
 def fits(case: str, strategy: str) -> bool:
-    return case != "heat_quarter" or strategy in WITH_SENSORS
+    return case != HEAT or strategy in WITH_SENSORS
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def run(case: str, seed: int, strategies: Sequence[str], folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
+def run(
+    case: str, seed: int, strategies: Sequence[str], folder: Path, data: Path, quick: bool
+) -> tuple[dict[str, Metrics], float]:
     """({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
 
     The surrogate alone sees as many samples as in each strategy's run, the physics as many as in the longest: it stops
     once it has converged.
     """
-    global DATA
-    DATA = data
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    nominal = CASES[case]()
-    nominal["run"] = {"cycles": CYCLES, **nominal.get("run", {}), "name": "own", "seed": seed, "device": "cpu"}
-    nominal["paths"] = {"runs": f"{folder}/{case}-{seed}", "cache": f"{folder}/{case}-{seed}/cache"}
+    own = folder / f"{case}-{seed}"
+    own.mkdir()
+    problem = heat("quarter", data, own, seed) if case == HEAT else None
+    nominal = CASES[case]() if problem is None else problem.spec
+    nominal["run"] = {"cycles": CYCLES, **nominal.get("run", {}), "seed": seed, "device": "cpu"}
+    nominal["paths"] = {"runs": str(own), "cache": str(own / "cache")}
+
+    def measured(result: hyco.RunResult) -> Metrics:
+        if problem is None:
+            return errors(case, result, seed)
+        return {"e_s" if name == "physical" else name: value for name, value in problem.measured(result).items()}
+
     found = registry()
     metrics: dict[str, Metrics] = {}
     samples: dict[str, dict[Player, int]] = {}
     for strategy in strategies:
         spec = copy.deepcopy(nominal)
         STRATEGIES[strategy](spec)
+        if quick:
+            shorten(spec)
         result = hyco.run(spec, registry=found)
-        metrics[strategy] = measured(case, result, seed)
+        metrics[strategy] = measured(result)
         n_real = result.summary["balance"][0]["n_real"]
         samples[strategy] = {player: result.summary["trained"][player]["samples"] for player in NAMES}
         if strategy == "corrected":
             # the third model, with the parameters that it found
             metrics[strategy]["third"] = metrics[strategy].pop("synthetic")
-            own = result.synthetic.physics.learnables.values()["nu"].detach()
+            viscosity = result.synthetic.physics.learnables.values()["nu"].detach()
             truth = np.load(result.folder / "parameters" / "nu-truth.npy")
-            metrics[strategy]["D"] = relative_error(own, torch.from_numpy(truth))
+            metrics[strategy]["D"] = relative_error(viscosity, torch.from_numpy(truth))
             # a surrogate of the usual kind gets what trust may use at most
-            epochs = CYCLES * nominal["training"]["synthetic"]["epochs_per_cycle"]
+            epochs = spec["run"]["cycles"] * nominal["training"]["synthetic"]["epochs_per_cycle"]
             samples[strategy]["synthetic"] = int((1 + ALPHA) * epochs * n_real)
+    if quick:
+        shorten(nominal)
     tables = tomllib.loads(dump_spec(hyco.Engine(nominal, registry=found).spec))
 
     @functools.cache
     def alone(player: Player, count: int) -> Metrics:
         counted = {"balance": [{"n_real": n_real}], "trained": {player: {"samples": count}}}
-        return measured(case, hyco.run(baseline(tables, player, counted), registry=found), seed)
+        return measured(hyco.run(baseline(tables, player, counted), registry=found))
 
     longest = max(counts["physical"] for counts in samples.values())
     beside = {name: alone("physical", longest) | alone("synthetic", samples[name]["synthetic"]) for name in samples}
     return {**metrics, **{f"beside {name}": found for name, found in beside.items()}}, time.perf_counter() - begun
 
 
-def measured(case: str, result: hyco.RunResult, seed: int) -> Metrics:
-    if case == "heat_quarter":
-        initial = torch.from_numpy(np.load(heat_initial(6.0 / 17))).float()
-        return {} if result.physical is None else heat_errors(result.physical, initial, DATA)
+def errors(case: str, result: hyco.RunResult, seed: int) -> Metrics:
+    """Of the field of viscosity, and of rollouts of the models that there are."""
     found: Metrics = {}
     if result.physical is not None:
         found["D"] = float(result.summary["parameters"]["nu"]["relative_error"])
@@ -431,25 +376,27 @@ def write_table(text: str, path: Path) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Strategies of cooperation beside their models alone.")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--case", action="append", choices=list(CASES), help="only this case; repeatable")
+    parser.add_argument("--case", action="append", choices=NAMES_OF_CASES, help="only this case; repeatable")
     parser.add_argument("--strategy", action="append", choices=list(STRATEGIES), help="only this one; repeatable")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--quick", action="store_true", help="one seed, half as long")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the published data")
     parser.add_argument("--docs", type=Path, default=Path(__file__).parents[2] / "docs" / "benchmarks.md")
     given = parser.parse_args(arguments)
     seeds = range(1 if given.quick else given.seeds)
     wanted = given.strategy or list(STRATEGIES)
-    jobs = [(case, seed) for case in given.case or CASES for seed in seeds]
+    jobs = [(case, seed) for case in given.case or NAMES_OF_CASES for seed in seeds]
     if not (given.data / "hyco_heat").is_dir():
-        print(f"heat_quarter is left out: there is no {given.data / 'hyco_heat'}")
-        jobs = [job for job in jobs if job[0] != "heat_quarter"]
+        print(f"{HEAT} is left out: there is no {given.data / 'hyco_heat'}")
+        jobs = [job for job in jobs if job[0] != HEAT]
     runs: dict[tuple[str, int], dict[str, Metrics]] = {}
     pool = ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"))
     with tempfile.TemporaryDirectory() as folder, pool:
         futures = {
-            (case, seed): pool.submit(run, case, seed, [s for s in wanted if fits(case, s)], folder, given.data)
+            (case, seed): pool.submit(
+                run, case, seed, [s for s in wanted if fits(case, s)], Path(folder), given.data, given.quick
+            )
             for case, seed in jobs
         }
         for job, future in futures.items():

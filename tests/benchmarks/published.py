@@ -32,7 +32,6 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from cooperation import HEAT_START, HEAT_STEPS, HEAT_TRUTH
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,6 +59,9 @@ DIVERGED = 99.0
 PARTS = {"points_per_sample": 64, "batch_size": 8}
 """Of a surrogate: 512 points a step."""
 HEAT_CYCLES = 30
+HEAT_STEPS = 99
+HEAT_TRUTH = {"A1": 3.0, "A2": 2.5, "x1": 1.0, "y1": 1.0, "x2": -2.0, "y2": -2.0}
+HEAT_START = {"A1": 1.0, "A2": 1.0, "x1": 1.4, "y1": -1.3, "x2": -1.8, "y2": -1.1}
 GRAY_SCOTT_CYCLES = 3
 POLISHED = {"interaction, polished": {"alpha": 0.1, "points": 64, "cooperate": 20}}
 HEAT_STRATEGIES = {"quarter": {"interaction": {"alpha": 0.1, "points": 64}, **POLISHED}}
