@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.checks import check_for_samples
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.statistics import Statistics
@@ -37,6 +38,8 @@ from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, sc
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TrainingSettings
+from hyco_engine.training.arms import arms_of
+from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
 from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
@@ -105,9 +108,9 @@ class Assembler:
         """The data source, not yet read."""
         choice = self.spec.data
         context = self.context(physical=self.spec.physical, num_frames=choice.num_frames)
-        return cast(
-            "TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context)
-        )
+        source = cast("TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context))
+        check_for_samples(source, choice)
+        return source
 
     def manager(self, source: TrajectorySource) -> DataManager:
         """The keeper of the source's simulations."""
@@ -250,6 +253,7 @@ class Assembler:
         settings = getattr(self.spec.training, player)
         specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
         objective = self._objective(model, data, specs)
+        check_stages(player, objective, settings.curriculum, data.train)
         normalizer, name = self._normalizer(player, model, objective, data.layout)
         choice = getattr(self.spec, player)
         return Trainer(
@@ -266,7 +270,7 @@ class Assembler:
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """Each phase of a cycle, and its epochs."""
+        """Each phase of a cycle of one arm, and its epochs."""
         players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
@@ -275,9 +279,15 @@ class Assembler:
 
     def _total_epochs(self, player: Player) -> int:
         both = self.spec.physical is not None and self.spec.synthetic is not None
-        strategy = self.strategy() if both else None
-        planned = [pair for cycle in range(self.spec.run.cycles) for pair in self.planned(strategy, cycle)]
-        return sum(epochs for phase, epochs in planned if phase.player == player)
+        return max(
+            sum(
+                epochs
+                for cycle in range(self.spec.run.cycles)
+                for phase, epochs in self.planned(arm.strategy, cycle)
+                if phase.player == player
+            )
+            for arm in arms_of(self.strategy() if both else None)
+        )
 
     def _settings(self, player: Player) -> TrainingSettings:
         return self.spec.training.physical if player == "physical" else self.spec.training.synthetic

@@ -27,6 +27,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.training.arms import arms_of
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.reporter import Guarded
 
@@ -152,6 +153,7 @@ class Engine:
         strategy = assembler.strategy() if both else None
         decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
         n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
+        arms = arms_of(strategy)
         return {
             "n_real": n_real,
             "n_generated": n_generated,
@@ -163,12 +165,14 @@ class Engine:
                 {
                     "cycle": cycle,
                     "phase": f"train_{phase.player}",
+                    **({"arm": arm.name} if len(arms) > 1 else {}),
                     "epochs": epochs,
                     "n_real": n_real,
-                    "n_generated": n_generated if phase.taught else 0,
+                    "n_generated": arm.max_generated(n_real, spec.augmentation.alpha) if phase.taught else 0,
                 }
                 for cycle in range(spec.run.cycles)
-                for phase, epochs in assembler.planned(strategy, cycle)
+                for arm in arms
+                for phase, epochs in assembler.planned(arm.strategy, cycle)
             ],
             "notes": [*self._loaded.notes, *assembler.notes],
         }

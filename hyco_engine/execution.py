@@ -27,6 +27,7 @@ from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, data_digest
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
+from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.history import History
@@ -72,6 +73,7 @@ class Execution:
         self.decision: CacheDecision | None = None
         self.metrics: dict[str, Any] = {}
         self.error_bars: ErrorBars | None = None
+        self.correction: dict[str, Any] | None = None
 
     @property
     def _kept(self) -> Mapping[str, Any] | None:
@@ -95,6 +97,7 @@ class Execution:
                 self._report.warn(note)
             with naming_plugins(self.assembler.registry):
                 self._train()
+                self._accept()
                 self._evaluate()
                 self._measure_parameters()
             status = "completed"
@@ -245,6 +248,16 @@ class Execution:
         states = data.train.inputs(torch.arange(size))
         return states.to(self.assembler.device) if isinstance(states, Tensor) else None
 
+    def _accept(self) -> None:
+        """Whether a learned correction of the physics pays."""
+        assert self.hybrid is not None
+        self.correction = found = accept_correction(self.hybrid)
+        if found is not None and not found["accepted"]:
+            self._report.warn(
+                f"the correction does not pay on held-out data: {found['error']:.4g} with it, "
+                f"{found['error_without']:.4g} without. weights/synthetic-best is the physics alone"
+            )
+
     def _evaluate(self) -> None:
         """Full-length rollouts of both models on held-out real data, and the floor they must beat."""
         assert self.data is not None
@@ -360,6 +373,8 @@ class Execution:
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
+            "arms": history.arms,
+            "correction": self.correction,
             "trained": history.trained,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self._report.seconds["total_s"], "phases": phases},

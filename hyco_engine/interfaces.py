@@ -103,8 +103,12 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
     listed = ", ".join(given)
     for field in declared.values():
         if field.name not in given:
-            message = f"the physical model needs the field {field.name!r}; the data has {listed}"
-            raise DataError(message, key="data.fields")
+            sort = "static field" if field in static else "field"
+            raise DataError(
+                f"the physical model needs the {sort} {field.name!r}; the data has {listed}. Name the data's fields as "
+                f"the physics does (arrays: data.variables)",
+                key="data.fields",
+            )
         other = given[field.name]
         if (other.channels, other.sampling) != (field.channels, field.sampling):
             raise DataError(
@@ -262,6 +266,9 @@ class PhysicalModel(nn.Module, ABC):
     def prepare(self, state: Tensor) -> None:
         """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
 
+    def prepare_export(self, state: Tensor) -> None:
+        """Do what it takes to be a part of a program that `torch.export` makes, for batches of states like these."""
+
     def stability(self, state: Tensor) -> str | None:
         """A warning that quotes numbers and remedies where steps from these states are not stable, or None."""
         return None
@@ -292,6 +299,14 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Values) -> Mapping[str, Tensor]: ...
+
+
+class Correction(nn.Module, ABC):
+    """A stepper that is a physics and something learned beside it, which has to show on held-out data that it helps."""
+
+    @abstractmethod
+    def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict with which it is the physics alone, whose state dict is given."""
 
 
 # --- augmentation -------------------------------------------------------------------------------------------------
@@ -412,8 +427,31 @@ class CycleContext:
     """`generator("starts")`: derived from (seed, cycle, phase, purpose)."""
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Arm:
+    """One of several strategies tried side by side; `alpha` None: the run's; `strategy` None: no cooperation."""
+
+    name: str
+    strategy: Strategy | None
+    alpha: float | None = None
+
+    def max_generated(self, n_real: int, alpha: float) -> int:
+        """The most samples that a phase may ask for; `alpha` is the run's."""
+        if self.strategy is None:
+            return 0
+        return self.strategy.max_generated(n_real, alpha if self.alpha is None else self.alpha)
+
+
 class Strategy(ABC):
     """Decides the phases of a cycle and what each trains on. Holds no state: all it decides on is in the context."""
+
+    def arms(self) -> Sequence[Arm]:
+        """Strategies to try side by side in place of this one; none: this one decides.
+
+        Each trains models of its own from the same start, cycle by cycle; of each model the one with the smallest error
+        on held-out real data is kept. With arms, `phases` and `augment` of this strategy itself are not asked.
+        """
+        return ()
 
     def phases(self, cycle: int) -> Sequence[Phase]:
         """The phases of one cycle, in order. The documents' cycle: the surrogate, then the physics."""

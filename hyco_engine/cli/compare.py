@@ -10,17 +10,28 @@ import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
 from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.errors import DataError
 
 
 @click.command()
 @click.argument("targets", type=PATH, nargs=-1, required=True, metavar="SPEC | RUN...")
 @set_option
+@click.option("--out", type=PATH, help="Page to write; default: <first run>-compared.html beside that run.")
 @disable_option
 @json_option
 def compare(
-    targets: tuple[Path, ...], overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool
+    targets: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    out: Path | None,
+    disable_plugin: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Run SPEC, then each of its models alone at equal compute, and print one table; or compare finished runs RUN."""
+    """Run SPEC, then each of its models alone at equal compute; or compare the finished runs RUN.
+
+    Prints a table and writes a page with the same held-out simulation as each run sees it, to be opened offline.
+    """
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent} to write {out.name} to")
     if all(target.is_dir() for target in targets):
         if overrides:
             raise click.UsageError("--set changes a spec, and these are finished runs")
@@ -31,10 +42,14 @@ def compare(
         raise click.UsageError("compare one spec with its baselines, or several run folders with each other")
     else:
         found = _run(targets[0], overrides, disable_plugin, as_json)
+    with stdout_for_json(as_json):
+        from hyco_engine.report.compare_page import write_comparison
+
+        page = write_comparison(found, out)
     if as_json:
-        print_json(found)
+        print_json({**found, "page": str(page)})
     else:
-        click.echo("\n".join(comparison_lines(found)))
+        click.echo("\n".join([*comparison_lines(found), "", f"wrote {page}: open it in a browser"]))
 
 
 def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> dict[str, Any]:
@@ -57,21 +72,31 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """A row a run: errors of models and parameters, samples trained on, time; then what makes them not comparable."""
-    from hyco_engine.cli.layout import number, seconds, table
+    from hyco_engine.cli.layout import PLAYERS, number, seconds, table
 
     rows = found["runs"]
     errors = list(dict.fromkeys(name for row in rows for name in row["errors"]))
     parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
     samples = list(dict.fromkeys(name for row in rows for name in row["samples"]))
-    head = ["run", *errors, *(f"error of {p}" for p in parameters), *(f"{s} samples" for s in samples), "time"]
+    head = [
+        "run",
+        *(" ".join(PLAYERS.get(word, word) for word in name.split()) for name in errors),
+        *(f"{name} off by" for name in parameters),
+        *(f"{PLAYERS[player]} samples" for player in samples),
+        "time",
+    ]
     body = [
         [
             row["name"],
             *(number(row["errors"].get(name)) for name in errors),
-            *(number(row["parameters"].get(name)) for name in parameters),
+            *(_percent(row["parameters"].get(name)) for name in parameters),
             *(number(row["samples"].get(name)) for name in samples),
             seconds(row["seconds"] or 0.0),
         ]
         for row in rows
     ]
     return [*table([head, *body]), *found["notes"]]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2g} %"

@@ -17,11 +17,12 @@ from hyco_engine.cli.plugins import disable_option, discover
     "--format",
     "form",
     type=click.Choice(["torch-export", "safetensors", "toml"]),
-    default="torch-export",
-    show_default=True,
-    help="A program that torch alone runs; weights for load_surrogate; or only the description and the parameters.",
+    help="A program that torch alone runs; weights for load_surrogate and predict; or only the description and the "
+    "parameters. Default: as FILE ends, .pt2, .safetensors or .toml; else torch-export.",
 )
-@click.option("--out", type=PATH, required=True, help="File to write; its description goes beside it, as .toml.")
+@click.option(
+    "--out", type=PATH, required=True, metavar="FILE", help="File to write; its description goes beside it, as .toml."
+)
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
@@ -34,7 +35,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 @json_option
 def export(
     run: Path,
-    form: Literal["torch-export", "safetensors", "toml"],
+    form: Literal["torch-export", "safetensors", "toml"] | None,
     out: Path,
     steps: int,
     which: Literal["best", "final"],
@@ -55,8 +56,11 @@ def export(
         return
     click.echo(f"wrote {' and '.join(result['files'])}")
     if result["difference"] is not None:
-        click.echo(f"read back and compared: it differs from the original by {result['difference']:.1g} at most")
+        off = result["difference"]
+        told = f"differs from the original by {off:.1g} of the largest value" if off else "equals the original"
+        click.echo(f"read back and compared: it {told}")
+    form = result["format"]
     if form == "torch-export":
         click.echo(f'use it with torch alone: torch.export.load("{out}").module()(state)')
     elif form == "safetensors":
-        click.echo(f'use it: hyco_engine.load_surrogate("{out}")')
+        click.echo(f'use it: hyco_engine.load_surrogate("{out}"), or hyco-engine predict {out} --help')

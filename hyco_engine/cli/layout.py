@@ -191,5 +191,5 @@ def _next_text(summary: Mapping[str, Any], folder: Path) -> str:
     split = "test" if any(_of_split(models, name, "test") for name in PLAYERS) else "val"
     steps = ["open that page in a browser"] if (folder / "report.html").is_file() else []
     steps.append(f"hyco-engine evaluate {folder} --split {split}")
-    form = "--out surrogate.pt2" if "synthetic" in models else "--format toml --out parameters.toml"
+    form = "--out surrogate.pt2" if "synthetic" in models else "--out parameters.toml"
     return ", or ".join([*steps, f"hyco-engine export {folder} {form}"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import click
@@ -20,8 +21,14 @@ from hyco_engine.hooks.loading import PluginInfo, normalise
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry, disabled_names
 
+if TYPE_CHECKING:
+    from hyco_engine.testing.checks import Finding
+
 F = TypeVar("F", bound=Callable[..., Any])
 
+Findings = Mapping[tuple[str, str], "Sequence[Finding]"]
+"""By hook and kind."""
+HOOK_NAMES = ("strategy", "model", "normalizer", "cache", "source", "tracker")
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -45,7 +52,7 @@ def discover(disable_plugin: Sequence[str]) -> Registry:
 
 @click.group()
 def plugins() -> None:
-    """List and check the installed plugins."""
+    """List and check the installed plugins, and begin a new one."""
 
 
 @plugins.command("list")
@@ -82,7 +89,8 @@ def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
 def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_plugin: tuple[str, ...]) -> None:
     """Check the plugin or distribution NAME, or all: status, kinds, options and warnings.
 
-    Ends with exit code 3 if one of them failed.
+    With NAME, its kinds are also built with their default options and held against the contracts of their hooks, which
+    takes some seconds. Ends with exit code 3 if something failed.
     """
     registry = discover(disable_plugin)
     chosen = [info for info in registry.plugins if name is None or info.answers_to({normalise(name)})]
@@ -94,13 +102,44 @@ def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_p
             f"no plugin or distribution {name!r} is installed{did_you_mean(name, known)}; "
             f"installed: {', '.join(sorted(known)) or 'none'}"
         )
+    found = {} if name is None else _findings(registry, chosen)
     if as_json:
-        print_json({"plugins": [_plugin_data(info) | {"records": _records_data(info)} for info in chosen]})
+        print_json({"plugins": [_plugin_data(info) | {"records": _records_data(info, found)} for info in chosen]})
     else:
         for info in chosen:
-            _print_plugin(info)
-    if any(info.status == "failed" for info in chosen):
+            _print_plugin(info, found)
+    failed = any(finding.status == "failed" for findings in found.values() for finding in findings)
+    if failed or any(info.status == "failed" for info in chosen):
         ctx.exit(3)
+
+
+def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
+    """What the contracts say of the kinds that serve."""
+    wanted = [(hook, r) for info in chosen if info.status == "ok" for hook, rs in info.records.items() for r in rs]
+    if not wanted:
+        return {}
+    from hyco_engine.testing.checks import check_record
+
+    # what plugins print goes to stderr, since stdout may be JSON
+    with redirect_stdout(sys.stderr):
+        return {(hook, record.kind): list(check_record(hook, record, registry)) for hook, record in wanted}
+
+
+@plugins.command("new")
+@click.argument("name")
+@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="What the plugin offers.")
+@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Of a model; default: synthetic.")
+def new_plugin(name: str, hook: str, role: str | None) -> None:
+    """Write a working plugin, with tests, into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
+    from hyco_engine.cli.scaffold import write_plugin
+
+    if role is not None and hook != "model":
+        raise SpecError(f"--role is for models; a {hook} has none", key="--role")
+    what = hook if hook != "model" else "physics" if role == "physical" else "surrogate"
+    written = write_plugin(name, what, Path(), discover(()))
+    for path in written:
+        click.echo(f"wrote {path}")
+    click.echo(f'next: cd {name} && pip install -e ".[test]" && hyco-engine plugins check {name} && pytest')
 
 
 def _usable(registry: Registry, hook: str) -> Iterable[tuple[PluginInfo, Record]]:
@@ -112,7 +151,7 @@ def _place(hook: str, record: Record) -> str:
     return f"{hook} ({record.role})" if isinstance(record, ModelRecord) else hook
 
 
-def _print_plugin(info: PluginInfo) -> None:
+def _print_plugin(info: PluginInfo, found: Findings) -> None:
     click.echo(f"{info}: {info.status}{f': {info.reason}' if info.reason else ''}")
     for warning in info.warnings:
         click.echo(f"  warning: {warning}")
@@ -132,7 +171,19 @@ def _print_plugin(info: PluginInfo) -> None:
             ]
             if rows:
                 _print_table(("OPTION", "TYPE", "DEFAULT", "UNIT", "BOUNDS", "HELP"), rows, indent="    ")
+            _print_findings(found.get((hook, record.kind), ()))
     click.echo()
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    passed = sum(finding.status == "passed" for finding in findings)
+    if passed:
+        click.echo(f"    passed: {passed} {'check' if passed == 1 else 'checks'}")
+    for finding in findings:
+        if finding.status == "failed":
+            click.echo(f"    FAILED: {finding.check}: {finding.message}")
+        elif finding.status == "not checked":
+            click.echo(f"    not checked: {finding.message}")
 
 
 def _plugin_data(info: PluginInfo) -> dict[str, Any]:
@@ -149,9 +200,14 @@ def _record_data(record: Record) -> dict[str, Any]:
     return data | {"role": record.role} if isinstance(record, ModelRecord) else data
 
 
-def _records_data(info: PluginInfo) -> dict[str, list[dict[str, Any]]]:
+def _records_data(info: PluginInfo, found: Findings) -> dict[str, list[dict[str, Any]]]:
     return {
-        hook: [_record_data(record) | {"options": list(_options_data(record))} for record in records]
+        hook: [
+            _record_data(record)
+            | {"options": list(_options_data(record))}
+            | ({"checks": list(map(attrs.asdict, found[hook, record.kind]))} if (hook, record.kind) in found else {})
+            for record in records
+        ]
         for hook, records in info.records.items()
     }
 

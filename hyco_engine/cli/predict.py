@@ -7,12 +7,12 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json, which_option
+from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
 from hyco_engine.cli.plugins import disable_option, discover
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, metavar="RUN | FILE")
 @click.option("--input", "source", type=PATH, required=True, help="File with the state to start from.")
 @click.option("--out", type=PATH, required=True, help="File to write the predicted states to.")
 @click.option("--steps", type=click.IntRange(min=1), required=True, help="Steps of the data's dt to predict.")
@@ -22,7 +22,11 @@ from hyco_engine.cli.plugins import disable_option, discover
     default=None,
     help="Which of the run's models; none: the surrogate, or the physics of a run that has none.",
 )
-@which_option
+@click.option(
+    "--which",
+    type=click.Choice(["final", "best"]),
+    help="Weights of the run's end, the default, or those with the smallest validation error.",
+)
 @disable_option
 @json_option
 def predict(
@@ -31,20 +35,21 @@ def predict(
     out: Path,
     steps: int,
     model: Literal["physical", "synthetic"] | None,
-    which: Literal["best", "final"],
+    which: Literal["best", "final"] | None,
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Roll a model of the run folder RUN out from the state in a file.
+    """Roll a model of the run folder RUN out from the state in a file, or the surrogate in an exported FILE.
 
-    Files are .npy, all channels in one array, or .npz, one array for each field.
+    FILE is what hyco-engine export --format safetensors wrote. States are .npy, all channels in one array, or .npz, one
+    array for each field.
     """
     registry = discover(disable_plugin)
     with stdout_for_json(as_json):
-        from hyco_engine.runs.loading import predict as roll_out
+        from hyco_engine.runs.predicting import predict as roll_out
 
         result = roll_out(run, source, out, steps, model, registry, which)
     if as_json:
         print_json(result)
     else:
-        click.echo(f"wrote {out}: {steps} steps of the {result['model']} model of {run}")
+        click.echo(f"wrote {out}: {steps} steps of {result['dt']:.6g} by the {result['model']} model of {run}")

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.errors import DataError, PluginError
-from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.interfaces import SampleSource, Trajectory, TrajectorySource
+from hyco_engine.spec.choices import Observe, SourceChoice
 
 CHUNK_ELEMENTS = 2**24
 
@@ -49,6 +50,16 @@ def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *
                 raise _refusal(bad, chunk, fields, source, index, frame)
 
 
+def check_for_samples(source: TrajectorySource | SampleSource, choice: SourceChoice) -> None:
+    """Raises SpecError where the spec asks of samples what only simulations have."""
+    if not isinstance(source, SampleSource):
+        return
+    if choice.observe != Observe():
+        raise SpecError("noise and masks are for simulations of fields, and this data is samples", key="data.observe")
+    if choice.split.by == "time":
+        raise SpecError("samples have no frames: their source divides them", key="data.split.by")
+
+
 def _refusal(
     bad: Tensor, chunk: Tensor, fields: tuple[FieldInfo, ...], source: TrajectorySource, index: int, start: int | None
 ) -> DataError:
@@ -62,7 +73,11 @@ def _refusal(
     value = chunk[frame, channel][tuple(place)]
     total = int(bad.sum())
     more = "" if total == 1 else f", and {total - 1} more near it"
-    remedy = "remove or repair it" if value.isnan() else "it must be repaired at its source"
+    remedy = (
+        'remove or repair it, or say with data.observe.mask.value = "nan" that it was not observed'
+        if value.isnan() and start is not None
+        else "it must be repaired at its source"
+    )
     return DataError(
         f"{origin + ': ' if origin else ''}the field {where} of simulation {index} is {float(value)} "
         f"at index {cell}{when}{more}; {remedy}",

@@ -291,9 +291,12 @@ class DataManager:
             return trajectory
         chosen = attrs.evolve(points, value=self._selection.of_points(points.value).to(self.dtype))
         chosen = cut_points(chosen, 0, len(trajectory.dynamic) - 1)
-        out = _held_out(segments, index)
-        seen = self._observer.points(chosen, index, [] if self.choice.split.by == "sensor" else out)
-        return attrs.evolve(trajectory, points=seen)
+        out = chosen.heldout
+        if self.choice.split.by != "sensor":
+            out = torch.zeros_like(out)
+            for part in _held_out(segments, index):
+                out |= (chosen.frame >= part.start) & (chosen.frame <= part.stop - 1)
+        return attrs.evolve(trajectory, points=self._observer.points(chosen, index, out))
 
     def _entry(self, index: int, fingerprint: str) -> Entry:
         return Entry(

@@ -74,8 +74,11 @@ class Observer:
         trajectory = Trajectory(dynamic=zeros, static=zeros[0, :0])
         return attrs.evolve(self, observe=Observe(mask=self.observe.mask))(trajectory, index)
 
-    def points(self, points: Points, index: int, heldout: Sequence[Segment] = ()) -> Points:
-        """What sensors saw of simulation `index`, likewise. Raises DataError for masks that are made for grids."""
+    def points(self, points: Points, index: int, heldout: Tensor) -> Points:
+        """What sensors saw of simulation `index`, of which `heldout [N]` validates or tests, likewise.
+
+        Raises DataError for masks that are made for grids.
+        """
         mask, noise = self.observe.mask, self.observe.noise
         values = points.value
         if mask is not None:
@@ -95,10 +98,7 @@ class Observer:
             generator = derive_generator(self.seed, "noise", index)
             drawn = scale * torch.randn(values.shape, generator=generator, dtype=torch.float64)
             if not noise.heldout:
-                out = points.heldout.clone()
-                for part in heldout:
-                    out |= (points.frame >= part.start) & (points.frame <= part.stop - 1)
-                drawn[out] = 0.0
+                drawn[heldout] = 0.0
             values = (values.double() + drawn).to(values.dtype)
         return attrs.evolve(points, value=values)
 

@@ -21,6 +21,8 @@ from hyco_engine.interfaces import Points, Samples, Trajectory
 
 GRID = "grid"
 """Name of the targets of generated samples among those of sensors: whole rollouts `[B, T, C_dyn, *S]`."""
+START = "start"
+"""Name of the target of the state itself among those of sensors, `[B, 1, C_dyn, *S]`, where it is learned."""
 # Rounding of a time that falls on a frame must not ask for the frame after it.
 _SLACK = 1e-6
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from hyco_engine.hooks import hookspecs
 from hyco_engine.hooks.hookspecs import PROJECT
 from hyco_engine.hooks.records import ModelRecord, Record
 
@@ -202,6 +203,24 @@ def without_help(records: Records) -> Iterator[str]:
             for field in attrs.fields(record.options):
                 if not field.metadata.get("help"):
                     yield f"kind {record.kind!r} of {hook}: the option {field.name!r} has no help text"
+
+
+def deprecated(records: Records) -> Iterator[str]:
+    """A warning for each deprecated hook that is used, and each deprecated field that a record sets.
+
+    `@hookspec(warn_on_impl=DeprecationWarning("..."))` marks a hook, `metadata={"deprecated": "..."}` a field; the text
+    says what to do instead, and with which version the old way goes.
+    """
+    for hook, ours in records.items():
+        marks = getattr(getattr(hookspecs, hook, None), f"{PROJECT}_spec", None) or {}
+        if warning := marks.get("warn_on_impl"):
+            yield f"its hook {hook!r} is deprecated: {warning}"
+        for record in ours:
+            for field in attrs.fields(type(record)):
+                told = field.metadata.get("deprecated")
+                if told and getattr(record, field.name) != field.default:
+                    where = f"kind {record.kind!r} of {hook}"
+                    yield f"{where}: the field {field.name!r} of its record is deprecated: {told}"
 
 
 def _is_frozen(cls: type) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import sys
 import time
+import warnings
 from collections.abc import Collection, Iterable
 from importlib import metadata
 from typing import Literal
 
 import attrs
 
-from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, describe, without_help
+from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, deprecated, describe, without_help
 from hyco_engine.hooks.hookspecs import PROJECT
 
 ENGINE = "hyco-engine"
@@ -54,6 +55,15 @@ class PluginInfo:
 
     def failed(self, reason: str) -> PluginInfo:
         return attrs.evolve(self, status="failed", reason=reason)
+
+    def offering(self, records: Records) -> PluginInfo:
+        """With these records and what there is to say of them.
+
+        What is deprecated is a Python warning as well, since authors see those in their tests.
+        """
+        for message in (old := tuple(deprecated(records))):
+            warnings.warn(f"{self}: {message}", DeprecationWarning, stacklevel=2)
+        return attrs.evolve(self, records=records, warnings=(*self.warnings, *old, *without_help(records)))
 
     def answers_to(self, names: Collection[str]) -> bool:
         """Whether the entry point's or the distribution's name is one of `names`, which are normalised."""
@@ -171,12 +181,12 @@ def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
     except Refusal as refusal:
         return info.failed(str(refusal))
     seconds = time.perf_counter() - start
-    warnings = [
+    told = [
         f"loading it imports {name}; import it inside the factory, so that the engine starts fast"
         for name in _HEAVY
         if name in sys.modules and name not in before
     ]
     if seconds > SLOW_IMPORT_S:
         took = f"{seconds:.1f} s, more than {SLOW_IMPORT_S} s"
-        warnings.append(f"loading it took {took}; import what is slow inside the factory")
-    return attrs.evolve(info, records=records, warnings=(*warnings, *without_help(records)))
+        told.append(f"loading it took {took}; import what is slow inside the factory")
+    return attrs.evolve(info, warnings=tuple(told)).offering(records)

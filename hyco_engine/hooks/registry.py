@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
-import attrs
-
 from hyco_engine.errors import HycoError, PluginError, SpecError
 from hyco_engine.hooks.checking import (
     HOOK_LIST,
@@ -18,7 +16,6 @@ from hyco_engine.hooks.checking import (
     check,
     collect,
     did_you_mean,
-    without_help,
 )
 from hyco_engine.hooks.loading import PluginInfo, load_plugins, normalise
 from hyco_engine.hooks.records import ModelRecord, Record
@@ -79,7 +76,7 @@ class Registry:
             records = _single(target, hook) if isinstance(target, Record) else collect(target)
         except Refusal as refusal:
             raise PluginError(f"{info}: {refusal}") from refusal.__cause__
-        info = attrs.evolve(info, records=records, warnings=tuple(without_help(records)))
+        info = info.offering(records)
         taken = [
             f"kind {kind!r} of {hook} is already offered by {' and '.join(str(owner) for owner, _ in offers)}"
             for (hook, kind), offers in sorted(self._offers.items())

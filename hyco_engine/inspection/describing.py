@@ -44,6 +44,7 @@ def _tried(section: str) -> str:
     from hyco_engine.hooks.registry import Registry, disabled_names
     from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
     from hyco_engine.spec.choices import SourceChoice
+    from hyco_engine.spec.places import key_text
     from hyco_engine.spec.structuring import Structurer
     from hyco_engine.spec.values import Mistakes
 
@@ -55,7 +56,10 @@ def _tried(section: str) -> str:
         if isinstance(source, SampleSource):
             return f"{len(source.samples('train'))} samples to train on"
         manager = DataManager(source, choice, None)
-    except (HycoError, Mistakes) as error:
+    except Mistakes as error:
+        told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
+        return f"this does not hold yet: {'; '.join(told)}"
+    except HycoError as error:
         return f"this does not hold yet: {error}"
     grid = manager.layout.grid
     sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
@@ -81,6 +85,8 @@ def _folder(path: Path) -> Found:
         splits = sorted({f.parent.name for f in files})
         contents = tuple(f"data/{split}: {len(list(path.glob(f'data/{split}/*.hdf5')))} files" for split in splits)
         return _with_source("well", path, "a data set of The Well", contents)
+    if files := sorted(p for p in path.glob("*") if h5py.is_hdf5(p) and _is_well(p)):
+        return _with_source("well", path, "files of The Well", (f"{len(files)} files such as {files[0].name}",))
     names = sorted(p.name for p in path.iterdir())[:12]
     raise DataError(f"{path} is a folder without known data; it holds {', '.join(names) or 'nothing'}")
 
@@ -120,15 +126,21 @@ def _hdf5(path: Path) -> Found:
     contents = [f"@{name} = {value}" for name, value in attributes.items()]
     contents += [str(stored) for stored in arrays_in(path).values()]
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
-    if "t0_fields" in keys and "n_spatial_dims" in attributes:
+    if _is_well(path):
         return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
-    if "tensor" in keys or {"density", "pressure"} <= keys or seeds or ("velocity" in keys and "t" in keys):
+    incompressible = "velocity" in keys and bool({"t", "particles"} & keys)
+    if "tensor" in keys or {"density", "pressure"} <= keys or seeds or incompressible:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
     return Found(
         what="an HDF5 file of a layout that is not known here; save its arrays as .npz to use them", contents=lines
     )
+
+
+def _is_well(path: Path) -> bool:
+    with h5py.File(path, "r") as file:
+        return "t0_fields" in file and "dimensions" in file
 
 
 def _pdebench_split(path: Path, seeds: list[str]) -> list[str]:
@@ -170,6 +182,8 @@ def _names_dt(path: Path) -> bool:
 
 
 def _table(path: Path) -> Found:
+    from hyco_engine.spec.places import key_text
+
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
     if not rows:
@@ -182,9 +196,12 @@ def _table(path: Path) -> Found:
     fields = [name for name in header if name and name not in ("t", "s", *"xyz")]
     if not (named and count and axes and "t" in header and fields):
         return Found(what="a table; observations would have the columns t, x and at least one value", contents=contents)
+    # a vector's first frame may be one number for all of its components
+    whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in fields)
     spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
     steps = 20
-    dt = float(f"{spans['t'][1] / steps:.3g}") or 1.0
+    # rounded up, so that these steps reach the last reading
+    dt = float(f"{1.005 * spans['t'][1] / steps:.3g}") or 1.0
     bounds = ", ".join(f"{a} = [{spans[a][0]!r}, {spans[a][1]!r}]" for a in axes)
     lines = [
         "[data]",
@@ -196,7 +213,7 @@ def _table(path: Path) -> Found:
         f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
         f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
         'boundary = "periodic"   # <-',
-        f"initial = {{ {', '.join(f'{f} = 0.0' for f in fields)} }}   # <- the first frame: a number, or a file",
+        f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
     ]
     return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
 

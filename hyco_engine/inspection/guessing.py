@@ -139,25 +139,39 @@ def _meaning(axes: str) -> str:
 
 
 def _sides(values: Array, axes: str) -> dict[str, object]:
-    """What holds at the ends of each axis of space, as the values of the first simulation look."""
+    """What holds at the ends of each axis of space, as the values of the first simulation look, noise and all."""
     if "s" in axes:
         values, axes = np.take(values, 0, axis=axes.index("s")), axes.replace("s", "")
     found: dict[str, object] = {}
-    spread = float(np.ptp(values[np.isfinite(values)])) if np.isfinite(values).any() else 0.0
     for axis in (axis for axis in axes if axis in SPACE):
-        k = axes.index(axis)
-        first, second, last = (np.take(values, i, axis=k).astype(np.float64) for i in (0, 1, -1))
-        ends = np.concatenate([first.ravel(), last.ravel()])
-        close = 1e-6 * max(spread, 1e-30)
-        if "c" not in axes and spread > 0 and np.ptp(ends) <= close:
-            # what is zero within rounding is zero
-            value = float(ends.mean())
-            found[axis] = 0.0 if abs(value) <= close else round(value, 9)
-        elif np.abs(last - first).mean() <= 2 * np.abs(second - first).mean() + close:
-            found[axis] = "periodic"
-        else:
-            found[axis] = "zero-gradient"
+        u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
+        u = u[np.isfinite(u).all(axis=-1)]
+        found[axis] = _side(u, constant="c" not in axes) if u.size and u.shape[-1] >= 4 else "zero-gradient"
     return found
+
+
+def _side(u: Array, *, constant: bool) -> object:
+    """Of rows `u [rows, cells]` across the axis; `constant`: whether one value may hold at both ends."""
+    spread = float(u.std())
+    ends = u[:, [0, -1]]
+    if constant and spread > 0 and np.ptp(ends) <= 1e-6 * float(np.ptp(u)):
+        return _level(float(ends.mean()), 1e-6 * spread)
+    bends = np.square(np.diff(u, 2, axis=-1)).mean(0)
+    # across the seam of a periodic axis values and slopes go on as they do inside
+    around = np.concatenate([u[:, -2:], u[:, :2]], axis=-1)
+    jump, step = np.abs(u[:, -1] - u[:, 0]).mean(), np.abs(u[:, 1] - u[:, 0]).mean()
+    seam = np.square(np.diff(around, 2, axis=-1)).mean(0)
+    if jump <= 2 * step + 1e-6 * spread and seam.max() <= 2 * bends.max() + 1e-12 * spread**2:
+        return "periodic"
+    walls = 1.5 * ends - 0.5 * u[:, [1, -2]]
+    if constant and spread > 0 and walls.std() <= 0.1 * spread:
+        return _level(float(walls.mean()), 0.05 * spread)
+    return "zero-gradient"
+
+
+def _level(value: float, near: float) -> float:
+    """Three digits of it; what is zero within `near` is zero."""
+    return 0.0 if abs(value) <= near else float(f"{value:.9g}" if near < 1e-5 * abs(value) else f"{value:.3g}")
 
 
 def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
@@ -170,13 +184,14 @@ def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
 
 
 def split_line(frames: int, sims: int) -> str:
-    """By simulation where there are three or more, else by time."""
+    """By simulation where there are three or more, else by time; what is too short for a test as well has none."""
     by, count = ("simulation", sims) if sims >= 3 else ("time", frames)
-    first = max(1, int(0.7 * count))
-    second = max(first + 1, int(0.85 * count))
-    if by == "time" and count - second < 2:
-        # two frames are the least that a rollout can be held against
-        first, second = max(2, count - 4), count - 2
+    # two frames are the least that a rollout can be held against
+    least = 1 if by == "simulation" else 2
+    second = min(max(int(0.85 * count), 1), count - least)
+    first = min(max(int(0.7 * count), 1), second - least)
+    if first < 1:
+        return f'split = {{ by = "{by}", train = "0:{count - least}", val = "{count - least}:{count}" }}'
     return f'split = {{ by = "{by}", train = "0:{first}", val = "{first}:{second}", test = "{second}:{count}" }}'
 
 

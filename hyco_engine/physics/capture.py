@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import StepExecution
+from hyco_engine.physics.any_batch import for_any_batch
 from hyco_engine.physics.compiling import compiled, worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference, Step, examine
 from hyco_engine.physics.graphs import REWRITES, REWRITES_TO_COMPILE, Rewrite, clean, count_operations, rewrite, writes
@@ -68,6 +69,7 @@ class StepRunner:
         self._tracing = tracing
         self._planned = planned
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
+        self._exported: GraphModule | None = None
         self._examined = False
         # what graphs are made for and checked with: that of the first call, whatever came since
         self._sample: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
@@ -90,6 +92,9 @@ class StepRunner:
 
     def __call__(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """One step. Raises PluginError where the step breaks its contract, RunError where an asked-for graph fails."""
+        if self._exported is not None and torch.compiler.is_exporting():
+            result: Tensor = self._exported(state, *parameters)
+            return result
         if any(_transformed(tensor) for tensor in (state, *parameters)):
             return self._under_transform(state, parameters)
         if not self._examined:
@@ -115,6 +120,15 @@ class StepRunner:
         if run is None:
             return self._eager(state, *parameters)
         return run[1](padded, *parameters)[:size]
+
+    def prepare_export(self, state: Tensor, parameters: Sequence[Tensor]) -> None:
+        """Have `torch.export` find a step for batches of any size. Raises CaptureError where there is no such graph."""
+
+        def graph(batch: Tensor) -> GraphModule:
+            with self._tracing():
+                return capture(self._step, batch, [_plain(parameter) for parameter in parameters])
+
+        self._exported = for_any_batch(graph, _plain(state[:1]))
 
     def _fitting(self, state: Tensor, parameters: Sequence[Tensor]) -> int:
         """The size of batch to run: of what is compiled the smallest that is large enough, since more is dear."""

@@ -165,6 +165,10 @@ class DeclaredModel(PhysicalModel):
         with torch.no_grad():
             self(state)
 
+    def prepare_export(self, state: Tensor) -> None:
+        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        self._runner.prepare_export(state, values)
+
     def stability(self, state: Tensor) -> str | None:
         """A warning where steps from these states `[B, C_all, *S]` with the present parameters are not stable."""
         with torch.no_grad():

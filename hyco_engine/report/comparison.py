@@ -21,7 +21,9 @@ from hyco_engine.report.drawing import (
     WARNING,
     Array,
     color_of,
+    heading,
     legend,
+    marker_of,
     new_figure,
     note,
     plain_axes,
@@ -42,6 +44,7 @@ def comparison_figure(
     dt: float,
     path: Path,
     field: str | None = None,
+    title: str = "",
 ) -> Path:
     """One field of a simulation and of rollouts from its first frame, as a PNG.
 
@@ -52,6 +55,7 @@ def comparison_figure(
     """
     shown = Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
     figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
+    heading(figure, title)
     return save(figure, path)
 
 
@@ -110,7 +114,7 @@ def _space_time(shown: Shown) -> Figure:
         ]
         _color_bar(figure, errors[-1][1], [ax for ax, _ in errors], "error")
     row = grid[-1, :].subgridspec(1, 3)
-    for k, frame in enumerate(_frames(len(shown.truth), 4)[-3:]):
+    for k, frame in enumerate(_frames(shown, 4)[-3:]):
         _curves(figure.add_subplot(row[0, k]), shown, frame, named=k == 0)
     return figure
 
@@ -119,8 +123,10 @@ def _error_over_time(ax: Axes, shown: Shown) -> None:
     floor = shown.nrmse(shown.truth[:1] - shown.truth)
     curves = {model: shown.nrmse(shown.error(model)) for model in shown.predictions}
     for model, curve in curves.items():
-        ax.plot(shown.times[1:], curve[1:], color=shown.color(model), label=_name(model))
-    ax.plot(shown.times[1:], floor[1:], "--", color=color_of("persistence", ()), label="nothing changes")
+        marker = marker_of(curve[1:])
+        ax.plot(shown.times[1:], curve[1:], color=shown.color(model), marker=marker, label=_name(model))
+    marker, grey = marker_of(floor[1:]), color_of("persistence", ())
+    ax.plot(shown.times[1:], floor[1:], "--", color=grey, marker=marker, label="nothing changes")
     values = np.concatenate([floor[1:], *(curve[1:] for curve in curves.values())])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0:
@@ -156,7 +162,7 @@ def _curves(ax: Axes, shown: Shown, frame: int, *, named: bool) -> None:
 def _snapshots(shown: Shown) -> Figure:
     """Rows: truth, each model, each model's error; columns: times."""
     models = list(shown.predictions)
-    frames = _frames(len(shown.truth), 4)
+    frames = _frames(shown, 4)
     (left, right), (bottom, top) = shown.bounds
     shape = min(max((top - bottom) / (right - left), 0.4), 2.0)
     rows = 1 + 2 * len(models)
@@ -206,6 +212,8 @@ def _name(model: str) -> str:
     return NAMES[model].capitalize() if model in NAMES else plain_text(model)
 
 
-def _frames(count: int, wanted: int) -> list[int]:
-    """At most `wanted` frames, from first to last."""
-    return sorted({int(frame) for frame in np.linspace(0, count - 1, wanted).round()})
+def _frames(shown: Shown, wanted: int) -> list[int]:
+    """At most `wanted` frames, from first to last; of those in which something was observed, if there are enough."""
+    seen = np.flatnonzero(np.isfinite(shown.truth).reshape(len(shown.truth), -1).any(axis=1))
+    choice = seen if len(seen) >= wanted else np.arange(len(shown.truth))
+    return sorted({int(choice[k]) for k in np.linspace(0, len(choice) - 1, wanted).round().astype(int)})

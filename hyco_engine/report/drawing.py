@@ -24,7 +24,7 @@ MISSING = "#BBBBBB"
 WARNING = "#A00000"
 DPI = 110
 COARSER_DPI = (80, 60)
-MAX_BYTES = 300_000
+MAX_BYTES = 150_000
 """Pictures of noise do not compress; larger files are drawn more coarsely."""
 
 
@@ -48,6 +48,21 @@ def plain_axes(ax: Axes, title: str = "", *, grid: bool = True) -> Axes:
         ax.grid(color="#E6E6E6", linewidth=0.6)
         ax.set_axisbelow(True)
     return ax
+
+
+def heading(figure: Figure, text: str) -> None:
+    """What the whole figure shows, above it; empty: nothing."""
+    if text:
+        figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
+def marker_of(values: Sequence[float] | Array) -> str:
+    """Of a curve: a dot where a value between unknown ones would leave no line."""
+    known = np.isfinite(np.asarray(values, dtype=np.float64))
+    beside = np.zeros_like(known)
+    beside[1:] |= known[:-1]
+    beside[:-1] |= known[1:]
+    return "." if bool((known & ~beside).any()) else ""
 
 
 def legend(ax: Axes) -> None:

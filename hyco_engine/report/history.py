@@ -19,6 +19,7 @@ from hyco_engine.report.drawing import (
     NAMES,
     OTHER_COLORS,
     Array,
+    heading,
     legend,
     middle_slice,
     new_figure,
@@ -46,7 +47,7 @@ _LOSSES = (
 
 
 def history_figure(
-    records: Sequence[Record], summary: Mapping[str, Any], path: Path, folder: Path | None = None
+    records: Sequence[Record], summary: Mapping[str, Any], path: Path, folder: Path | None = None, title: str = ""
 ) -> Path:
     """Training losses, held-out errors against persistence, and parameters against truth, as a PNG.
 
@@ -57,6 +58,7 @@ def history_figure(
     columns = 1 if len(panels) <= 1 else 2 if len(panels) <= 4 else 3
     rows = max(1, math.ceil(len(panels) / columns))
     figure = new_figure(4.4 * columns, 2.8 * rows)
+    heading(figure, title)
     if not panels:
         note(plain_axes(figure.add_subplot()), "nothing was recorded")
     for k, draw in enumerate(panels):
@@ -204,11 +206,19 @@ def _parameter_panels(timeline: _Timeline, summary: Mapping[str, Any], folder: P
     parameters = summary.get("parameters") or {}
     for name, entry in list(parameters.items())[:MAX_PARAMETERS]:
         points = timeline.points("physical", f"param/{name}")
-        if points:
+        if points and not _mean_is_rounding(entry):
             panels.append(_parameter_panel(timeline, name, entry, points))
         found = {role: _profile(entry.get(role), folder) for role in ("final", "truth", "initial")}
         panels += _profile_panels(name, entry, {role: field for role, field in found.items() if field is not None})
     return panels
+
+
+def _mean_is_rounding(entry: Mapping[str, Any]) -> bool:
+    """Of a field that is known up to a constant only: its mean stays what it was."""
+    final = entry.get("final")
+    if not isinstance(final, Mapping) or not all(is_number(final.get(key)) for key in ("mean", "min", "max")):
+        return False
+    return bool(abs(final["mean"]) < 1e-6 * (final["max"] - final["min"]))
 
 
 def _parameter_panel(timeline: _Timeline, name: str, entry: Mapping[str, Any], points: Points) -> Draw:

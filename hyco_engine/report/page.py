@@ -1,17 +1,14 @@
 """The report of a run: one HTML file that needs no other file and no network, made from what the run folder holds.
 
 Neither the data nor the models are needed, so a run folder that was sent to someone is enough. Text is escaped by the
-template; the page's policy lets nothing be loaded, and runs no script but its own.
+template (`hyco_engine.report.rendering`).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +26,13 @@ from hyco_engine.report.page_tables import (
     time_text,
 )
 from hyco_engine.report.panels import lead_time_panels, spectrum_panels
+from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.verdict import verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.metrics import METRICS, SUMMARY, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, SUMMARY, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.seal import verify
 
 REPORT = "report.html"
@@ -65,13 +63,23 @@ class RunRecord:
             summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
         return cls(
             folder=folder,
-            name=_run_name(spec) or folder.name,
+            name=run_name(folder),
             summary=summary,
-            metrics=read_metrics(folder) if (folder / METRICS).is_file() else [],
+            metrics=of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else [],
             environment=_environment(folder),
             spec=spec,
             rollout=HeldOutRollout.load(folder),
         )
+
+    @property
+    def data_dt(self) -> float | None:
+        """Time between two frames of the data; the rollout that was kept may have fewer of them."""
+        if self.rollout is None:
+            return None
+        metrics = (self.summary.get("metrics") or {}).get("persistence") or {}
+        steps = len((metrics.get(self.rollout.split) or {}).get("nrmse_by_step") or ())
+        kept = len(self.rollout.truth) - 1
+        return self.rollout.dt * kept / steps if steps and kept else None
 
 
 def write_report(folder: Path, out: Path | None = None, summary: Mapping[str, Any] | None = None) -> Path:
@@ -99,7 +107,7 @@ def report_page(run: RunRecord) -> str:
         has_error_bars=any(is_number(entry.get("standard_error")) for entry in parameters.values()),
         errors=error_table(metrics),
         views=drawn,
-        rollout_split="" if run.rollout is None else {"val": "validation"}.get(run.rollout.split, run.rollout.split),
+        player_title=f"Truth and models on a held-out {run.rollout.split_name} simulation" if run.rollout else "",
         no_views="" if drawn else _no_views(run),
         charts=_charts(run, metrics),
         tables=detail_tables(summary),
@@ -111,24 +119,7 @@ def report_page(run: RunRecord) -> str:
     )
 
 
-def render(template: str, **content: Any) -> str:
-    """A template of this folder with the common style and, for fields, the script; all text is escaped."""
-    from jinja2 import DictLoader, Environment, StrictUndefined
-
-    folder = files("hyco_engine.report") / "templates"
-    texts = {name: (folder / name).read_text("utf-8") for name in (template, "report.css", "report.js")}
-    environment = Environment(
-        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    script = texts["report.js"]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template(template).render(
-        css=texts["report.css"], script=script, script_hash=f"sha256-{digest}", **content
-    )
-
-
 def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    dt = None if run.rollout is None else _data_dt(run)
     sections = [
         (
             "Training",
@@ -137,7 +128,7 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             "Held-out data in detail",
-            [*lead_time_panels(metrics, dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
+            [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
             "Rollouts from the first frame to the last; the spectra are those of the simulation above.",
         ),
     ]
@@ -148,15 +139,6 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _data_dt(run: RunRecord) -> float | None:
-    """Time between two frames of the data; the rollout that was kept may have fewer of them."""
-    assert run.rollout is not None
-    metrics = (run.summary.get("metrics") or {}).get("persistence") or {}
-    steps = len((metrics.get(run.rollout.split) or {}).get("nrmse_by_step") or ())
-    kept = len(run.rollout.truth) - 1
-    return run.rollout.dt * kept / steps if steps and kept else None
-
-
 def _no_views(run: RunRecord) -> str:
     if not run.summary:
         return "The run left no rollouts to show: it did not end."
@@ -165,11 +147,13 @@ def _no_views(run: RunRecord) -> str:
     return "The run folder holds no rollouts to show."
 
 
-def _run_name(spec: str) -> str:
+def run_name(folder: Path) -> str:
+    """What the spec of a run calls it, else the folder's name."""
     try:
-        return str(tomllib.loads(spec).get("run", {}).get("name") or "")
+        named = str(tomllib.loads(_text(folder / "spec.toml")).get("run", {}).get("name") or "")
     except (ValueError, AttributeError, RecursionError):
-        return ""
+        named = ""
+    return named or folder.name
 
 
 def _environment(folder: Path) -> Mapping[str, Any]:

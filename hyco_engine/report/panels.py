@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from hyco_engine.report.drawing import NAMES, Array, color_of, legend, plain_axes, plain_text
+from hyco_engine.report.drawing import NAMES, Array, color_of, legend, marker_of, plain_axes, plain_text
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.shown import Shown
@@ -28,7 +28,8 @@ def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]
             for model, curve in curves.items():
                 steps = (dt or 1) * np.arange(1, len(curve) + 1)
                 values = [value if is_number(value) else np.nan for value in curve]
-                ax.plot(steps, values, _line(model), color=color_of(model, ()), label=_name(model))
+                color, marker = color_of(model, ()), marker_of(values)
+                ax.plot(steps, values, _line(model), color=color, marker=marker, label=_name(model))
             if all(value > 0 for curve in curves.values() for value in curve if is_number(value)):
                 ax.set_yscale("log")
             ax.set_xlabel("lead time" if dt is None else "lead time t")

@@ -34,6 +34,10 @@ class HeldOutRollout:
     dt: float
     split: str
 
+    @property
+    def split_name(self) -> str:
+        return {"val": "validation"}.get(self.split, self.split)
+
     def thinned(self, max_bytes: int = MAX_BYTES) -> HeldOutRollout:
         """With every n-th frame, so that all arrays together take no more than `max_bytes`; at least two frames."""
         size = self.truth.nbytes * (1 + len(self.predictions))

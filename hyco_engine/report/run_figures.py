@@ -11,9 +11,9 @@ from torch import nn
 
 from hyco_engine.interfaces import Player, Samples
 from hyco_engine.report.figures import comparison_figure, history_figure
-from hyco_engine.report.page import write_report
+from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.runs.metrics import METRICS, read_metrics
+from hyco_engine.runs.metrics import METRICS, of_kept_arms, read_metrics
 from hyco_engine.training.evaluation import model_rollout
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[P
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    records = read_metrics(folder) if (folder / METRICS).is_file() else []
-    yield history_figure(records, summary, figures / "history.png")
+    records = of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else []
+    name = run_name(folder)
+    yield history_figure(records, summary, figures / "history.png", title=f"{name}: how training went")
     if (rollout := held_out_rollout(data, models)) is not None:
         path = figures / "comparison.png"
-        yield comparison_figure(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, path)
+        title = f"{name}: a held-out {rollout.split_name} simulation"
+        yield comparison_figure(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, path, title=title)
         yield rollout.save(folder)
     yield write_report(folder, summary=summary)
 

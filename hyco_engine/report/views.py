@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -24,8 +25,12 @@ MAX_CELLS = 192
 """Along one axis; more than a phone or a column of a page can show."""
 
 
-def views(rollout: HeldOutRollout) -> list[dict[str, Any]]:
+def views(
+    rollout: HeldOutRollout, styles: Mapping[str, str] | None = None, max_bytes: int = MAX_BYTES
+) -> list[dict[str, Any]]:
     """What the page's script draws, one entry for each component, and in 3-D for each direction of the slice.
+
+    `styles`: the classes, in the page's style sheet, of models that are not called as in `NAMES`.
 
     `panels` hold `values [T, ny, nx]` (2-D, first row on top) or `[T, nx]` (1-D) as base64 of bytes: 0 is not known, 1
     to 255 are `low` to `high` of their `scale`. In 1-D `curve [T, nx]` has 16 bits of the same, wider by a half.
@@ -33,9 +38,12 @@ def views(rollout: HeldOutRollout) -> list[dict[str, Any]]:
     grid = rollout.layout.grid
     across = list(reversed(grid.axes)) if len(grid.axes) == 3 else [None]
     wanted = [(name, axis) for name in component_names(rollout) for axis in across][:MAX_VIEWS]
-    budget = MAX_BYTES // max(1, len(wanted))
+    budget = max_bytes // max(1, len(wanted))
     return [
-        _view(_small(Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name, axis), budget))
+        _view(
+            _small(Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name, axis), budget),
+            styles or {},
+        )
         for name, axis in wanted
     ]
 
@@ -55,7 +63,7 @@ def _small(shown: Shown, budget: int) -> Shown:
     return cut(shown, (slice(None, None, step),), shown.dt * step) if step > 1 else shown
 
 
-def _view(shown: Shown) -> dict[str, Any]:
+def _view(shown: Shown, styles: Mapping[str, str]) -> dict[str, Any]:
     low, high, signed = shown.value_range()
     limit = shown.error_limit()
     one = shown.dims == 1
@@ -75,17 +83,19 @@ def _view(shown: Shown) -> dict[str, Any]:
     }
     panels = [_panel("truth", "Truth", shown.truth, scales["value"], "value", shown)]
     for model, values in shown.predictions.items():
-        panels.append(_panel(model, _name(model), values, scales["value"], "value", shown))
+        panels.append(_panel(styles.get(model, model), _name(model), values, scales["value"], "value", shown))
     for model in shown.predictions:
         error = shown.error(model)
         title = f"{_name(model)} − truth" if one else f"|{_name(model)} − truth|"
-        panel = _panel(f"{model}-error", title, error if one else np.abs(error), scales["error"], "error", shown)
+        style = f"{styles.get(model, model)}-error"
+        panel = _panel(style, title, error if one else np.abs(error), scales["error"], "error", shown)
         panel["nrmse"] = [round(float(v), 6) if is_number(float(v)) else None for v in shown.nrmse(error)]
         if (frame := shown.diverged(model)) is not None:
             panel["note"] = f"not finite from t = {shown.times[frame]:.3g}"
         panels.append(panel)
     return {
         "label": _plain(shown.label),
+        "choice": _plain(shown.label),
         "dims": shown.dims,
         "axes": list(shown.axes),
         "bounds": [list(pair) for pair in shown.bounds],
@@ -132,7 +142,7 @@ def _text(array: NDArray[Any]) -> str:
 
 
 def _name(model: str) -> str:
-    return NAMES.get(model, model).capitalize()
+    return NAMES[model].capitalize() if model in NAMES else model
 
 
 def _plain(label: str) -> str:

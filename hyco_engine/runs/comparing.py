@@ -25,7 +25,7 @@ def compare_spec(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
-    """`{"runs": [...], "notes": [...]}` of a spec with both models, then of each alone on as many samples as it saw.
+    """`{"runs", "notes", "comparable"}` of a spec with both models, then of each alone on as many samples as it saw.
 
     A sample counts once in every epoch, real or generated, so equal counts are equal numbers of steps of one batch
     size, and of evaluations of a full-batch optimizer, which may end earlier once it has converged.
@@ -47,7 +47,7 @@ def compare_spec(
         alone = baseline(tables, player, result.summary)
         found = Engine(alone, registry=registry, callbacks=callbacks).run()
         done.append((name, found))
-    return {"runs": [_row(name, r.folder, r.summary) for name, r in done], "notes": notes}
+    return {"runs": [_row(name, r.folder, r.summary) for name, r in done], "notes": notes, "comparable": True}
 
 
 def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,13 +71,17 @@ def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, An
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Finished runs; `notes` say what makes them differ beside the result. Raises DataError for one that is not."""
+    """Finished runs, as `compare_spec` has them; `notes` say what makes them differ beside the result.
+
+    `comparable`: whether there are no such notes. Raises DataError for a run that is not finished.
+    """
     rows, seen = [], []
-    for folder in folders:
+    names = _names(folders)
+    for name, folder in zip(names, folders, strict=True):
         summary = read_summary(folder)
         if summary.get("status") != "completed":
             raise DataError(f"the run {folder} is {summary.get('status')}, and only completed runs can be compared")
-        rows.append(_row(folder.name, folder, summary))
+        rows.append(_row(name, folder, summary))
         seen.append(_data_of(folder))
     notes = []
     for row, data in zip(rows[1:], seen[1:], strict=True):
@@ -93,7 +97,13 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
                     f"{row['name']} is not comparable to {rows[0]['name']} as to its {player} model: it trained on "
                     f"{counts} samples against {first}"
                 )
-    return {"runs": rows, "notes": notes}
+    return {"runs": rows, "notes": notes, "comparable": not notes}
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or where two are the same, their paths."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _data_of(folder: Path) -> dict[str, Any]:

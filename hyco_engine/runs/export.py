@@ -18,19 +18,20 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import BuildContext, Predictor
+from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import SyntheticChoice
+from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 from hyco_engine.training.rollout import rollout
 
 Format = Literal["torch-export", "safetensors", "toml"]
+_SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}
 TOLERANCE = 1e-6
 """Largest difference between what was written and the original, relative to the largest value."""
 
@@ -50,13 +51,15 @@ class Rollout(nn.Module):
 def export(
     run_dir: Path | str,
     out: Path,
-    form: Format = "torch-export",
+    form: Format | None = None,
     *,
     steps: int = 1,
     which: Which = "final",
     registry: Registry | None = None,
 ) -> dict[str, Any]:
     """Write a run's surrogate to `out`, and beside it, as `.toml`, what it expects and what the physics identified.
+
+    `form` None: what the name ends in, `.safetensors` or `.toml`, else "torch-export".
 
     "torch-export": a program with the normalisation inside, for any batch size, that `torch.export.load` runs without
     this package; each call rolls out `steps` steps. "safetensors": the weights, and in the metadata all it takes to
@@ -66,9 +69,11 @@ def export(
     cannot be exported; DataError where the run lacks what is asked for.
     """
     run = LoadedRun(run_dir, registry, device="cpu")
-    beside = out if form == "toml" else out.with_suffix(".toml")
-    if form != "toml" and beside == out:
-        raise DataError(f"{out} is where the description goes; name the surrogate's file .pt2 or .safetensors")
+    form = form or _SUFFIXES.get(out.suffix, "torch-export")
+    if (meant := _SUFFIXES.get(out.suffix, form)) != form:
+        suffix = next(suffix for suffix, other in _SUFFIXES.items() if other == form)
+        raise DataError(f"{out} is a name for the format {meant}, and this is {form}: call it {out.stem}{suffix}")
+    beside = out.with_suffix(".toml")
     if not out.parent.is_dir():
         raise DataError(f"there is no folder {out.parent} to write {out.name} to")
     about: dict[str, Any] = {}
@@ -93,11 +98,19 @@ _HEAD = """# Results of the hyco-engine run "{name}".
 # dynamic fields, then of the static ones, in listed order. [parameters]: what the physics identified."""
 
 
-def load_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> nn.Module:
-    """The surrogate in a file that `export` wrote as "safetensors", in eval mode; nothing in the file is executed.
+def read_exported(
+    path: Path, registry: Registry | None = None, device: str | None = None
+) -> tuple[nn.Module, Weights]:
+    """The surrogate in a file that `export` wrote as "safetensors", in eval mode, and what the file says of it.
 
-    Raises DataError where it is damaged or was not exported.
+    Nothing in the file is executed. Raises DataError where it is damaged or was not exported so; an exported
+    program is refused, since its reader, `torch.export.load`, unpickles what is in it.
     """
+    if path.suffix != ".safetensors":
+        raise DataError(
+            f"{path} is neither a run folder nor a surrogate exported as .safetensors; exported programs (.pt2) are "
+            f"not read, as that can execute what is in them: run those you trust with torch, as docs/results.md shows"
+        )
     registry = registry or Registry.discover(disabled_names())
     weights = Weights(path)
     if weights.options is None or weights.layout is None:
@@ -107,12 +120,13 @@ def load_exported(path: Path, registry: Registry | None = None, device: str | No
         model.load_state_dict(weights.state)
     except RuntimeError as error:
         raise PluginError(f"the weights in {path} do not fit the model {weights.kind!r} installed: {error}") from error
-    return model.eval()
+    return model.eval(), weights
 
 
 def _built(weights: Weights, registry: Registry) -> nn.Module:
     table = {**(weights.options or {}), "kind": weights.kind}
-    choice: SyntheticChoice = Structurer(registry).structure(table, SyntheticChoice)
+    structurer = Structurer(registry)
+    choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
     context = BuildContext(
         seed=0,
@@ -121,6 +135,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         layout=weights.layout,
         dt=weights.dt,
         statistics=weights.statistics,
+        physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
     model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
     return model
@@ -142,6 +157,9 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
+        for part in whole.modules():
+            if isinstance(part, PhysicalModel):
+                part.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # of torch's own making
             warnings.simplefilter("ignore")
@@ -167,6 +185,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     metadata = {
         "kind": weights.kind,
         "options": json.dumps(options),
+        **_physics_in(model, run),
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
@@ -179,6 +198,20 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     again = _built(read, run.assembler.registry)
     again.load_state_dict(read.state)
     return content, _difference(again.eval(), model, _states(weights))
+
+
+def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
+    """`physical`, as the spec has it, of a surrogate that contains the physics. Raises DataError for files in it."""
+    choice = run.spec.physical
+    if choice is None or not any(isinstance(part, PhysicalModel) for part in model.modules()):
+        return {}
+    for name, setting in choice.parameters.items():
+        if isinstance(setting.init, ArrayFile):
+            raise DataError(
+                f"physical.parameters.{name}.init is a file, {setting.init.file}, that a surrogate on its own would "
+                "lack: use --format torch-export"
+            )
+    return {"physical": json.dumps(plain(choice))}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:

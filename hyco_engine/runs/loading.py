@@ -1,27 +1,21 @@
-"""Finished runs, to use again: their models, measured on their data or rolled out from a file's state."""
+"""Finished runs, to use again: their models, and these measured on their data."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Assembler, Data
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player, Predictor, Samples, Trajectory
-from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.seal import verify
 from hyco_engine.runs.weights import Weights
@@ -63,13 +57,14 @@ class LoadedRun:
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
         """A trained model, in eval mode. Raises DataError where the run has none, or its weights are damaged."""
-        return self._with_weights(player, which)[0]
+        return self.model_and_weights(player, which)[0]
 
     def weights(self, player: Player, which: Which = "final") -> Weights:
         """A model's weights file. Raises DataError where there is none, or it is damaged."""
         return Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
 
-    def _with_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
+    def model_and_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
+        """`model`, and what its weights file says of it."""
         choice = getattr(self.spec, player)
         if choice is None:
             raise DataError(f"the run {self.folder} has no {player} model: its spec has no [{player}]")
@@ -103,7 +98,7 @@ class LoadedRun:
         players: list[Player] = [p for p in ("physical", "synthetic") if getattr(self.spec, p) is not None]
         heldout = None
         for player in players:
-            model, weights = self._with_weights(player, which)
+            model, weights = self.model_and_weights(player, which)
             if weights.layout is not None:
                 _check_fit(weights.layout, weights.dt, data, player)
             objective = self.assembler.trainer(player, model, data).objective
@@ -128,23 +123,6 @@ class LoadedRun:
         errors = rollout_errors(predict, real, data.layout, self.assembler.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
 
-    def predict(self, source: Path, out: Path, steps: int, player: Player, which: Which = "final") -> dict[str, Any]:
-        """Roll a model out from the state in `source`, for `steps` steps, into `out`; see `predict`."""
-        model, weights = self._with_weights(player, which)
-        if weights.layout is None:
-            raise DataError(f"the {player} model of {self.folder} does not step states of fields forward")
-        device = self.assembler.device
-        state = _read_state(source, weights.layout, self.assembler.dtype)
-        single = state.ndim == weights.layout.n_axes + 1
-        states = (state[None] if single else state).to(device)
-        rollout = model_rollout(model)(states, steps).cpu()
-        if not torch.isfinite(rollout).all():
-            first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1
-            raise DataError(f"the {player} model diverges from this state: step {first} of {steps} is not finite")
-        rollout = rollout[0] if single else rollout
-        _write(out, rollout, weights.layout)
-        return {"model": player, "steps": steps, "shape": list(rollout.shape), "dt": weights.dt, "out": str(out)}
-
 
 def load_surrogate(
     run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
@@ -154,9 +132,9 @@ def load_surrogate(
     `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
     """
     if Path(run_dir).is_file():
-        from hyco_engine.runs.export import load_exported
+        from hyco_engine.runs.export import read_exported
 
-        return load_exported(Path(run_dir), registry, device)
+        return read_exported(Path(run_dir), registry, device)[0]
     return LoadedRun(run_dir, registry, device).model("synthetic", which)
 
 
@@ -184,27 +162,6 @@ def evaluate(
     return {**found, "dt": dt, "metrics": metrics}
 
 
-def predict(
-    run_dir: Path | str,
-    source: Path,
-    out: Path,
-    steps: int,
-    model: Player | None = None,
-    registry: Registry | None = None,
-    which: Which = "final",
-) -> dict[str, Any]:
-    """Roll out a run's model from the state in `source` and write the predictions to `out`.
-
-    `model` None: the surrogate, or the physics of a run that has none.
-
-    `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
-    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
-    """
-    run = LoadedRun(run_dir, registry)
-    default: Player = "physical" if run.spec.synthetic is None else "synthetic"
-    return run.predict(source, out, steps, model or default, which)
-
-
 def _check_fit(layout: StateLayout, dt: float | None, data: Data, player: Player) -> None:
     """Raises DataError where a model was trained on states of another form, grid or time step."""
     assert data.layout is not None or dt is None
@@ -224,63 +181,3 @@ def _described(layout: StateLayout) -> str:
     return (
         f"the fields {fields} on {', '.join(f'{n} cells along {a} in [{lo:.6g}, {up:.6g}]' for a, n, lo, up in sides)}"
     )
-
-
-def _read_state(path: Path, layout: StateLayout, dtype: torch.dtype) -> Tensor:
-    if path.suffix not in (".npy", ".npz"):
-        raise DataError(f"{path} is no .npy or .npz file")
-    array = _read_arrays(path, layout)
-    spatial = layout.spatial
-    wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
-    if array.shape == spatial and layout.n_all == 1:
-        array = array[None]
-    if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
-        shape = list(array.shape)
-        raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise DataError(f"the state in {path} holds values that are no finite numbers")
-    return torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
-
-
-def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
-    try:
-        content = read_arrays(path)
-        return content if isinstance(content, np.ndarray) else _stacked(content, layout, path)
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-
-
-def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:
-    names = [field.name for field in layout.fields]
-    if set(arrays) != set(names):
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; the model's fields are {', '.join(names)}")
-    axis = -layout.n_axes - 1
-    parts = []
-    for field in layout.fields:
-        array = arrays[field.name]
-        scalar = not field.components and array.ndim == layout.n_axes
-        parts.append(np.expand_dims(array, axis) if scalar else array)
-    return np.concatenate(parts, axis=axis)
-
-
-def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
-    buffer = io.BytesIO()
-    array = rollout.numpy()
-    if path.suffix == ".npz":
-        axis = rollout.ndim - layout.n_axes - 1
-        fields = {f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic}
-        np.savez(buffer, **fields)  # type: ignore[arg-type]  # the stubs take any keyword for allow_pickle
-    elif path.suffix == ".npy":
-        np.save(buffer, array, allow_pickle=False)
-    else:
-        raise DataError(f"{path} is no .npy or .npz file: name one to write to")
-    if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent} to write {path.name} to")
-    write_atomic(path, buffer.getvalue())
-
-
-def _range(layout: StateLayout, name: str) -> tuple[int, int]:
-    channels = layout.channels(name)
-    return channels.start, channels.stop

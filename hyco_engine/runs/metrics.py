@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     # what follows the last newline is empty, or was cut short
     lines = _read(path).split(b"\n")[:-1]
     return [_with_nonfinite(path, number, _parse(path, text, number)) for number, text in enumerate(lines, start=1)]
+
+
+def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Without the records of arms that were given up: what became of the models that the run ended with."""
+    arms = summary.get("arms") or {}
+
+    def kept(record: Mapping[str, Any]) -> bool:
+        player = str(record.get("phase", "")).removeprefix("train_")
+        return "arm" not in record or player not in arms or record["arm"] == arms[player]["kept"]
+
+    return [record for record in records if kept(record)]
 
 
 def _with_nonfinite(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Weights:
                 metadata = file.metadata() or {}
                 self.state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.options: dict[str, Any] | None = json.loads(metadata["options"]) if "options" in metadata else None
+            self.physical: dict[str, Any] | None = json.loads(metadata["physical"]) if "physical" in metadata else None
             self.kind = str(metadata["kind"])
             fields = "layout" in metadata
             self.layout = StateLayout.from_data(json.loads(metadata["layout"])) if fields else None

@@ -251,10 +251,19 @@ class StrategyChoice(Choice):
     """`[augmentation]`."""
 
     hook = "hyco_strategies"
-    default_kind = "count"
+    default_kind = "trust"
 
     alpha: float = option(0.1, help="generated samples per real one", ge=0.0)
     cache: CacheChoice = option(attrs.Factory(lambda: CacheChoice(kind="auto")), help="how generated samples are held")
+
+
+@options
+class ArmChoice(Choice):
+    """A strategy within another one, which tries several."""
+
+    hook = "hyco_strategies"
+
+    alpha: float | None = option(None, help="generated samples per real one; none: as in [augmentation]", ge=0.0)
 
 
 @options

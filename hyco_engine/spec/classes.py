@@ -156,7 +156,7 @@ class Spec:
     physical: PhysicalChoice | None = option(None, help="the physical model")
     synthetic: SyntheticChoice | None = option(None, help="the synthetic model: the surrogate")
     augmentation: StrategyChoice = option(
-        attrs.Factory(lambda: StrategyChoice(kind="count")), help="what the models generate for each other"
+        attrs.Factory(lambda: StrategyChoice(kind="trust")), help="what the models generate for each other"
     )
     loss: LossSpec = option(attrs.Factory(LossSpec), help="loss terms and their balance")
     training: TrainingSpec = option(attrs.Factory(TrainingSpec), help="epochs, batches, optimizers")

@@ -119,24 +119,11 @@ class _Page:
                 self._parameters(kind)
 
     def _parameters(self, kind: str) -> None:
-        found = _declarations(self._registry, kind)
-        if found is None:
-            return
-        axes, declarations = found
-        where = f" (with the defaults, in {len(axes)} dimension{'s' if len(axes) > 1 else ''})"
-        self._say(f"Parameters for `[physical.parameters.<name>]`{where}:")
-        rows = [
-            [
-                f"`{one.name}`",
-                one.unit,
-                f"{one.init:g}",
-                "any" if one.bounds == (-math.inf, math.inf) else "{:g} to {:g}".format(*one.bounds),
-                "yes" if one.may_be_field else "no",
-                one.help,
-            ]
-            for one in declarations
-        ]
-        self._markdown(["parameter", "unit", "start", "between", "may be a field", "meaning"], rows)
+        if (found := parameter_rows(self._registry, kind)) is not None:
+            axes, rows = found
+            where = f" (with the defaults, in {len(axes)} dimension{'s' if len(axes) > 1 else ''})"
+            self._say(f"Parameters for `[physical.parameters.<name>]`{where}:")
+            self._markdown(PARAMETER_COLUMNS, rows)
 
     def _kind_row(self, cls: type[Choice], fields: Fields, base: Any) -> None:
         if cls is not TrackerChoice:
@@ -156,8 +143,35 @@ class _Page:
         self.lines += ["", text]
 
     def _markdown(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        table = [head, ["---"] * len(head), *([_escaped(cell) for cell in row] for row in rows)]
-        self.lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+        self.lines += ["", *markdown_table(head, rows)]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table whose cells are shown as they are."""
+    table = [head, ["---"] * len(head), *([_escaped(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in table]
+
+
+PARAMETER_COLUMNS = ("parameter", "unit", "start", "between", "may be a field", "meaning")
+
+
+def parameter_rows(registry: Registry, kind: str) -> tuple[str, list[list[str]]] | None:
+    """The parameters of a physics with default options, `PARAMETER_COLUMNS` of each, and the axes it was built on."""
+    found = _declarations(registry, kind)
+    if found is None:
+        return None
+    axes, declarations = found
+    return axes, [
+        [
+            f"`{one.name}`",
+            one.unit,
+            f"{one.init:g}",
+            "any" if one.bounds == (-math.inf, math.inf) else "{:g} to {:g}".format(*one.bounds),
+            "yes" if one.may_be_field else "no",
+            one.help,
+        ]
+        for one in declarations
+    ]
 
 
 def _escaped(cell: str) -> str:

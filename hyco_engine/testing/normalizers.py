@@ -26,6 +26,7 @@ from torch import Tensor
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, TermSpec
 from hyco_engine.testing.loss_terms import BATCH, NAMES, SPECS, Run, on_ranks
+from hyco_engine.testing.measuring import declared
 from hyco_engine.training.normalized import checked
 
 
@@ -85,6 +86,7 @@ class NormalizerContract(ABC):
                 )
 
     # 3
+    @declared
     def test_constant_losses_lead_to_the_declared_balance(self) -> None:
         for seed in self.seeds:
             run = Run(self.make(), seed, fixed=True)
@@ -96,6 +98,7 @@ class NormalizerContract(ABC):
             assert whole, f"the shares add up to {total:g}, not to 1"
 
     # 4
+    @declared
     def test_a_late_term_gets_the_weight_of_one_that_was_always_there(self) -> None:
         for seed in self.seeds:
             late = Run(self.make(), seed, fixed=True, specs=SPECS[:2])
@@ -111,6 +114,7 @@ class NormalizerContract(ABC):
                 run.take(run.terms(NAMES[:2]))
             assert math.isfinite(float(run.take().weights[NAMES[2]]))
 
+    @declared
     def test_a_missing_term_keeps_its_weight(self) -> None:
         for seed in self.seeds:
             run = Run(self.make(), seed, fixed=True)
@@ -132,6 +136,7 @@ class NormalizerContract(ABC):
                 grown = float(run.take().weights["wide"]) / weight
                 assert grown <= 100, f"after 20 batches with loss 0 a term's weight is {grown:.3g} times the usual one"
 
+    @declared
     def test_what_is_not_finite_never_reaches_the_state(self) -> None:
         for seed, value in product(self.seeds, (math.nan, math.inf, -math.inf)):
             run = Run(self.make(), seed)
@@ -163,6 +168,7 @@ class NormalizerContract(ABC):
             assert all(math.isfinite(float(w)) and float(w) > 0 for w in loss.weights.values())
             assert torch.isfinite(run.parameters()).all()
 
+    @declared
     def test_a_negative_loss_is_accepted_or_refused_by_name(self) -> None:
         for seed in self.seeds:
             run = Run(self.make(), seed)
@@ -204,6 +210,7 @@ class NormalizerContract(ABC):
             _same(backward.parameters(), forward.parameters(), 1e-5, "training with the terms in another order")
 
     # 6
+    @declared
     def test_two_ranks_train_as_one(self) -> None:
         parts = (slice(0, 5), slice(5, BATCH))
         for seed in self.seeds if self.distributed else ():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import torch
 
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import Player
+from hyco_engine.interfaces import Player, Samples
 from hyco_engine.training.losses import Objective, RolloutObjective
-from hyco_engine.training.point_losses import PointObjective
+
+# Windows that are looked at in one go.
+_AT_ONCE = 64
 
 
 @attrs.define
@@ -61,9 +64,27 @@ class Curriculum:
 
 def curriculum_for(player: Player, objective: Objective, stages: Sequence[tuple[int, int]]) -> Curriculum:
     """The curriculum that the spec asks for. Raises SpecError where there are no rollouts that could be shorter."""
-    if stages and (not isinstance(objective, RolloutObjective) or isinstance(objective, PointObjective)):
+    if stages and not isinstance(objective, RolloutObjective):
         raise SpecError(
-            f"a curriculum shortens rollouts over frames, and the {player} model is not trained on such: leave it out",
+            f"a curriculum shortens rollouts, and the {player} model is not trained on such: leave it out",
             key=f"training.{player}.curriculum",
         )
     return Curriculum(stages)
+
+
+def check_stages(player: Player, objective: Objective, stages: Sequence[tuple[int, int]], data: Samples) -> None:
+    """Raises SpecError where the first stage is so short that nothing is observed within it."""
+    if not stages or not isinstance(objective, RolloutObjective):
+        return
+    steps = objective.horizon = stages[0][0]
+    try:
+        for indices in torch.split(torch.arange(len(data)), _AT_ONCE):
+            if any(bool((weight > 0).any()) for weight in objective.weights(data.batch(indices)).values()):
+                return
+    finally:
+        objective.horizon = None
+    raise SpecError(
+        f"the first stage trains {steps} steps, and nothing is observed that soon after the start of any window: begin "
+        "with more steps",
+        key=f"training.{player}.curriculum",
+    )

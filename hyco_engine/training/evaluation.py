@@ -26,8 +26,11 @@ from hyco_engine.training.whole_loss import to_device
 
 # A perfect step would make every geometric mean 0.
 _FLOOR = 1e-12
-# Trajectories rolled out as one batch, so that memory stays bounded.
+# Trajectories rolled out as one batch, so that memory stays bounded: so many, and of no more bytes unless one has.
 _AT_ONCE = 16
+_BYTES_AT_ONCE = 2**26
+# Frames compared in one go, in float64.
+_ELEMENTS_AT_ONCE = 2**22
 
 
 def persistence(state: Tensor, steps: int, n_dynamic: int) -> Tensor:
@@ -62,8 +65,9 @@ def rollout_errors(
     sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
     for length in sorted({len(t.dynamic) for t in trajectories}):
         alike = [t for t in trajectories if len(t.dynamic) == length]
-        for first in range(0, len(alike), _AT_ONCE):
-            group = alike[first : first + _AT_ONCE]
+        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0].dynamic.nbytes)))
+        for first in range(0, len(alike), at_once):
+            group = alike[first : first + at_once]
             start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
             targets = torch.stack([t.dynamic[1:] for t in group])
             path = predict(start, length - 1).cpu()
@@ -101,6 +105,12 @@ class _Sums:
         self._sums = torch.zeros(4, steps, len(self._names), dtype=torch.float64)
 
     def add(self, predictions: Tensor, targets: Tensor) -> None:
+        frames = max(1, _ELEMENTS_AT_ONCE // max(1, targets[:, 0].numel()))
+        for start in range(0, targets.shape[1], frames):
+            part = slice(start, start + frames)
+            self._add(predictions[:, part], targets[:, part], start)
+
+    def _add(self, predictions: Tensor, targets: Tensor, first: int) -> None:
         observed = ~targets.isnan() & self._mask
         known = torch.where(observed, targets, 0.0).double()
         error = torch.where(observed, predictions, 0.0).double() - known
@@ -109,7 +119,7 @@ class _Sums:
             parts = (error.square(), known.square(), known, observed.double())
             for row, part in enumerate(parts):
                 values = part[:, :, channels].flatten(2).sum((0, 2))
-                self._sums[row, : len(values), k] += values
+                self._sums[row, first : first + len(values), k] += values
 
     def add_points(self, predictions: Tensor, points: Points) -> None:
         """`[N, C_dyn]`; what was seen between two frames belongs to the lead time of the later one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.augment.balance import check_balance
+from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import RolloutRecipe
 from hyco_engine.errors import PluginError, RunError
@@ -31,6 +32,7 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.randomness import derive_generator
 from hyco_engine.runs.cache_manager import CacheManager
+from hyco_engine.training.arms import Arms, arms_of
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
 from hyco_engine.training.reporter import Guarded, Reporter
@@ -54,7 +56,7 @@ class Watch:
 
 
 def planned_phases(strategy: Strategy | None, players: Collection[Player], cycle: int) -> list[Phase]:
-    """The phases of a cycle in which one of `players` trains; without a strategy each trains once."""
+    """The phases of a cycle of one arm in which one of `players` trains; without a strategy each trains once."""
     phases = [Phase(player=player) for player in players] if strategy is None else strategy.phases(cycle)
     return [phase for phase in phases if phase.player in players]
 
@@ -63,9 +65,10 @@ class HybridTrainer:
     """Trains a physical and a synthetic model in turn; with one of them alone it trains that one on real data.
 
     It composes parts: the trainers train, the strategy decides who learns from what, the cache backend holds what is
-    generated, `heldout` measures both models on real data after each phase. `folders` None: nothing is kept on disk.
-    `strict`: an unexplained difference between declared and actual balance is an error, else a warning. A trainer that
-    was given the state of another one goes on from there, to the last bit.
+    generated, `heldout` measures both models on real data after each phase. Each arm of a strategy that has arms trains
+    models of its own; at the end of `train` what did best on the held-out data is kept. `folders` None: nothing is kept
+    on disk. `strict`: an unexplained difference between declared and actual balance is an error, else a warning. A
+    trainer that was given the state of another one goes on from there, to the last bit.
     """
 
     def __init__(
@@ -91,7 +94,6 @@ class HybridTrainer:
             raise ValueError(f"alpha = {alpha} is negative: it is the number of generated samples per real one")
         trainers: dict[Player, Trainer | None] = {"physical": physical, "synthetic": synthetic}
         self.trainers: dict[Player, Trainer] = {player: t for player, t in trainers.items() if t is not None}
-        self.strategy = strategy
         self.cache = cache
         self.alpha = alpha
         self.seed = seed
@@ -104,6 +106,9 @@ class HybridTrainer:
             trackers=tuple(trackers), seconds=self.history.seconds, warnings=self.history.warnings
         )
         self.best: dict[Player, Best] = {player: Best() for player in self.trainers}
+        self.arms = Arms(arms=arms_of(strategy), trainers=self.trainers, best=self.best)
+        if len(self.arms.arms) > 1 and heldout is None:
+            raise RunError("arms are chosen by their errors on held-out data: give validation data (data.split.val)")
         self._next = 0
         """Which phase of the present cycle comes next, or goes on."""
         self._begun: dict[str, Any] | None = None
@@ -113,7 +118,10 @@ class HybridTrainer:
 
     def train(self, dataset: Samples, cycles: int) -> History:
         """Run `cycles` cycles on the real samples of `dataset`; one that is half done counts as one."""
-        for _ in range(cycles):
+        end = self.history.cycles + cycles
+        if cycles:
+            self.arms.begin()
+        while self.history.cycles < end:
             cycle = self.history.cycles
             phases = self._phases(cycle)
             while self._next < len(phases):
@@ -122,12 +130,14 @@ class HybridTrainer:
                 if self._next < len(phases):
                     self.watch.at_rest(self.state_dict, phase_ended=True)
             self._next = 0
-            self.history.cycles += 1
+            if self.arms.turn():
+                self.history.cycles += 1
             self.watch.at_rest(self.state_dict, phase_ended=True)
+        self.history.arms |= self.arms.settle()
         return self.history
 
     def _phases(self, cycle: int) -> list[Phase]:
-        phases = planned_phases(self.strategy, self.trainers, cycle)
+        phases = planned_phases(self.arms.active.strategy, self.trainers, cycle)
         idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
         if cycle == 0 and self._next == 0 and self._halfway is None:
             for player in idle:
@@ -142,7 +152,8 @@ class HybridTrainer:
             "next": self._next,
             "history": self.history.to_data() | ({} if self._begun is None else self._begun["history"]),
             "start": None if self._begun is None else self._begun["start"],
-            "best": {player: {"error": best.error, "state": best.state} for player, best in self.best.items()},
+            "best": {player: best.to_data() for player, best in self.best.items()},
+            "arms": self.arms.state_dict(),
             "trainers": {player: trainer_state(trainer) for player, trainer in self.trainers.items()},
         }
 
@@ -152,6 +163,7 @@ class HybridTrainer:
             raise RunError(f"the state is of {', '.join(state['trainers'])}, and trained is {', '.join(self.trainers)}")
         self._next = state["next"]
         self.history.restore(state["history"])
+        self.arms.load_state_dict(state["arms"])
         for player, trainer in self.trainers.items():
             found = state["trainers"][player]
             self.best[player] = Best(**copy.deepcopy(state["best"][player]))
@@ -188,7 +200,7 @@ class HybridTrainer:
             with self._report.timed(name, cycle, total=epochs):
 
                 def observe(record: Mapping[str, Any]) -> None:
-                    self._report.tell("metrics", {"cycle": cycle, "phase": name, **record})
+                    self._report.tell("metrics", {"cycle": cycle, "phase": name, **self.arms.label, **record})
                     done = record["epoch"] - before
                     self._report.tell("progress", {"cycle": cycle, "phase": name, "done": done, "total": epochs})
 
@@ -239,7 +251,7 @@ class HybridTrainer:
 
         return CycleContext(
             cycle=cycle,
-            alpha=self.alpha,
+            alpha=self._alpha,
             real=real,
             errors=self._errors,
             rollout_recipe=rollout_recipe,
@@ -250,14 +262,15 @@ class HybridTrainer:
         )
 
     def _augmentation(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        if self.strategy is None or phase.teacher not in self.trainers or not phase.taught:
+        strategy = self.arms.active.strategy
+        if strategy is None or phase.teacher not in self.trainers or not phase.taught:
             return None
-        augmentation = self.strategy.augment(phase, context)
+        augmentation = strategy.augment(phase, context)
         asked = 0 if augmentation is None or augmentation.recipe is None else len(augmentation.recipe)
-        most = self.strategy.max_generated(len(context.real), context.alpha)
+        most = strategy.max_generated(len(context.real), context.alpha)
         if asked > most:
             raise PluginError(
-                f"the strategy {type(self.strategy).__name__} asks for {asked} generated samples for the "
+                f"the strategy {type(strategy).__name__} asks for {asked} generated samples for the "
                 f"{phase.player} model in cycle {context.cycle}, and its max_generated declared at most {most} for "
                 f"{len(context.real)} real ones at alpha = {context.alpha:g}: how they are held was decided for that "
                 "many; correct its max_generated"
@@ -308,26 +321,41 @@ class HybridTrainer:
             n_real=data.n_real,
             n_generated=data.n_generated,
             weight=data.weight,
-            alpha=0.0 if alone else self.alpha,
+            alpha=0.0 if alone else self._alpha,
             expected_ratio=expected,
         )
         self.history.balance.append(balance)
         if augmentation is not None and augmentation.record:
             direction = f"{phase.teacher}->{phase.player}"
-            entry = {"cycle": cycle, "direction": direction, "n_generated": data.n_generated, **augmentation.record}
-            self.history.cooperation.append(entry)
+            entry = {"cycle": cycle, **self.arms.label, "direction": direction, "n_generated": data.n_generated}
+            self.history.cooperation.append(entry | dict(augmentation.record))
         # what a strategy records, it has decided on; an untaught phase is meant to be one
         if not alone and phase.taught and data.n_generated == 0 and not (augmentation and augmentation.record):
-            few = int(data.n_real * self.alpha) == 0
-            why = f"int({data.n_real} * alpha) with alpha = {self.alpha:g}" if few else "as its strategy decided"
+            few = int(data.n_real * self._alpha) == 0
+            why = f"int({data.n_real} * alpha) with alpha = {self._alpha:g}" if few else "as its strategy decided"
             self._report.warn(
                 f"cycle {cycle}: nothing is generated for the {phase.player} model ({why}), so it trains on real "
                 "data alone"
             )
+        if augmentation is not None and not augmentation.record:
+            self._warn_of_teacher(phase, cycle, balance)
         if not balance.ok:
             if self.strict:
                 raise RunError(balance.verdict)
             warnings.warn(balance.verdict, BalanceWarning, stacklevel=4)
+
+    def _warn_of_teacher(self, phase: Phase, cycle: int, balance: Balance) -> None:
+        """Tell, once, of a teacher whose samples carry more error than its pupil has; who records, has measured."""
+        teacher, pupil = self.best[phase.teacher].latest, self.best[phase.player].latest
+        imported = balance.actual_ratio * teacher**2
+        about = f"the {phase.player} model learns from"
+        if not (pupil**2 < imported < math.inf) or any(about in note for note in self.history.warnings):
+            return
+        self._report.warn(
+            f"cycle {cycle}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error on "
+            f"held-out data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
+            'augmentation.kind = "trust" generates as many as held-out data justify'
+        )
 
     def _measure(self, player: Player, cycle: int, phase: str) -> None:
         """Record the trained model's error on held-out real data, and keep the best weights."""
@@ -336,17 +364,23 @@ class HybridTrainer:
         trainer = self.trainers[player]
         with self._report.timed("evaluate", cycle, total=1):
             metrics = self._measured(trainer)
-        error = self.heldout.score(metrics)
-        if error < self.best[player].error:
-            self.best[player] = Best(error=error, state=copy.deepcopy(trainer.model.state_dict()))
+        best = self.best[player]
+        best.latest = self.heldout.score(metrics)
+        if best.latest < best.error:
+            best.error, best.state = best.latest, copy.deepcopy(trainer.model.state_dict())
         flat = {f"val/{name}": value for name, value in flatten(metrics).items()}
         at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
-        self._report.tell("metrics", {"cycle": cycle, "phase": phase, **at, **flat})
+        self._report.tell("metrics", {"cycle": cycle, "phase": phase, **self.arms.label, **at, **flat})
 
     def _measured(self, trainer: Trainer) -> dict[str, Any]:
         assert self.heldout is not None
         with blaming(trainer.who, "rollouts on held-out data"):
             return self.heldout.measure(trainer.model)
+
+    @property
+    def _alpha(self) -> float:
+        own = self.arms.active.alpha
+        return self.alpha if own is None else own
 
     def _errors(self) -> dict[Player, float]:
         if self.heldout is None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.points import START
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch
 from hyco_engine.training.losses import Objective, RolloutObjective
@@ -28,11 +30,12 @@ class InitialStates(nn.Module):
         self.shift = nn.Parameter(shift)
 
     @classmethod
-    def of(cls, data: AugmentedDataset, device: torch.device) -> InitialStates:
+    def of(cls, data: AugmentedDataset, layout: StateLayout | None, device: torch.device) -> InitialStates:
         """None of them moved yet."""
-        _, targets = data.real.batch(torch.tensor([0]))
-        assert isinstance(targets, Tensor)
-        return cls(targets.new_zeros(data.n_real, *targets.shape[2:]).to(device))
+        states = data.real.inputs(torch.tensor([0]))
+        assert isinstance(states, Tensor)
+        assert layout is not None  # a physics has one
+        return cls(states.new_zeros(data.n_real, layout.n_dynamic, *states.shape[2:]).to(device))
 
     def enter(self, objective: Objective, data: AugmentedDataset) -> None:
         """Have `objective` compare starts too. Raises RunError where these are of other samples than `data`."""
@@ -51,14 +54,17 @@ class InitialStates(nn.Module):
     def __call__(self, batch: Batch, indices: Tensor) -> Batch:
         """The samples at `indices` from where they are learned to start, with the observed start as first target.
 
-        Generated samples start from where they do, of which nothing is observed.
+        Beside what sensors saw, that is a target by name. Generated samples start from where they do, of which nothing
+        is observed.
         """
         states, targets = batch
         assert isinstance(states, Tensor)
-        assert isinstance(targets, Tensor)
         dynamic = self.shift.shape[1]
         real = (indices < len(self.shift)).to(states.device).view(-1, *[1] * (states.dim() - 1))
         chosen = self.shift[indices.clamp(max=len(self.shift) - 1).to(self.shift.device)]
         start, static = states[:, :dynamic], states[:, dynamic:]
         moved = torch.cat([start + torch.where(real, chosen, 0.0), static], dim=1)
-        return moved, torch.cat([torch.where(real, start, math.nan)[:, None], targets], dim=1)
+        observed = torch.where(real, start, math.nan)[:, None]
+        if isinstance(targets, Tensor):
+            return moved, torch.cat([observed, targets], dim=1)
+        return moved, {**targets, START: observed}

@@ -14,7 +14,6 @@ from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton, step_reach
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, RolloutObjective
-from hyco_engine.training.point_losses import PointObjective
 
 FEW = 50
 """Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
@@ -47,10 +46,10 @@ def optimizer_name(model: nn.Module, player: Player, settings: TrainingSettings,
     name = choose_optimizer(asked, count, squared) if asked != "auto" or player == "physical" else "adam"
     if settings.initial_states == "learned":
         name = "lbfgs" if asked == "auto" else name
-        rollouts = isinstance(objective, RolloutObjective) and not isinstance(objective, PointObjective)
+        rollouts = isinstance(objective, RolloutObjective)
         if name != "lbfgs" or player != "physical" or not rollouts or settings.starts > 1:
             raise SpecError(
-                "initial states are learned with a physics, on rollouts over frames, by lbfgs, from one start; this is "
+                "initial states are learned with a physics, on rollouts, by lbfgs, from one start; this is "
                 f"the {player} model under {name}: leave initial_states out, or choose optimizer = \"lbfgs\"",
                 key=f"training.{player}.initial_states",
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.points import GRID, Sensors
+from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Batch, LossTerm, Points, Predictor, TermSpec
 from hyco_engine.training.losses import RolloutObjective
@@ -24,7 +24,8 @@ class PointObjective(RolloutObjective):
 
     A stepper is rolled out from the state and read where the sensors are. A predictor is a function of position and
     time: it is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]` or `[M, components]`.
-    Generated rollouts beside the sensors' samples are compared with a stepper's, point by point of the grid.
+    Generated rollouts beside the sensors' samples are compared with a stepper's, point by point of the grid. Beyond
+    the `horizon` nothing counts as observed, so that a sample has the share of all its values that lie before it.
     """
 
     def __init__(self, layout: StateLayout, specs: Sequence[TermSpec] | None = None) -> None:
@@ -47,22 +48,26 @@ class PointObjective(RolloutObjective):
         return terms
 
     def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
-        _, points, grid = _split(batch)
+        _, points, grid = self._split(batch)
+        seen = [] if points is None else [self._seen(points)]
+        seen += [] if grid is None else [_rows(self._observed(grid))]
         found = {}
         for name, channels in self._channels.items():
             share = torch.zeros((), dtype=torch.float64)
-            if points is not None:
-                share = share + (~points["value"][..., channels].isnan()).flatten(1).double().mean(1)
-            if grid is not None:
-                share = share + self._observed(grid)[:, :, channels].flatten(1).double().mean(1)
+            for observed in seen:
+                share = share + observed[..., channels].flatten(1).double().mean(1)
             found[name] = share if sample_weight is None else share * sample_weight
         return found
 
     def steps(self, batch: Batch) -> int | None:
-        _, points, grid = _split(batch)
+        _, points, grid = self._split(batch)
         if grid is not None:
-            return grid.shape[1]
-        return None if points is None else max(1, math.ceil(float(points["frame"].max()) - 1e-4))
+            steps = grid.shape[1]
+        elif points is not None:
+            steps = max(1, math.ceil(float(points["frame"].max()) - 1e-4))
+        else:
+            return None
+        return steps if self.horizon is None else min(steps, self.horizon)
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         parts = [difference for difference, _ in self._compared(model, batch)]
@@ -73,11 +78,11 @@ class PointObjective(RolloutObjective):
         return found
 
     def _compared(self, model: nn.Module, batch: Batch) -> list[_Part]:
-        states, points, grid = _split(batch)
+        states, points, grid = self._split(batch)
         if isinstance(model, Predictor):
             if points is None or grid is not None:
                 raise TypeError("a predictor of points learns from sensors, and these are rollouts on a grid")
-            return [_part(predicted_at(model, points, self._layout), points["value"])]
+            return [_part(predicted_at(model, points, self._layout), points["value"], self._seen(points))]
         steps = self.steps(batch)
         assert steps is not None
         path = rollout(model, states, steps, checkpoint_every=self.checkpoint_every)
@@ -91,12 +96,40 @@ class PointObjective(RolloutObjective):
             whole = torch.cat([states[:, None, : self._layout.n_dynamic], path], dim=1)
             read = self._sensors(whole, points["frame"], points["position"])
             # 0, but NaN where a state that no sensor saw is not finite: that must not go unseen either
-            parts.append(_part(read + 0.0 * path.flatten(1).sum(1)[:, None, None], points["value"]))
+            read = read + 0.0 * path.flatten(1).sum(1)[:, None, None]
+            values = points["value"]
+            if START in points:
+                read = torch.cat([read, _rows(whole[:, :1])], dim=1)
+                values = torch.cat([values, _rows(points[START])], dim=1)
+            parts.append(_part(read, values, self._seen(points)))
         if grid is not None:
-            observed = self._observed(grid)
-            difference = torch.where(observed, path - grid, 0.0)
-            parts.append((difference.movedim(2, -1).flatten(1, -2), observed.movedim(2, -1).flatten(1, -2)))
+            beyond = grid.new_zeros(len(grid), grid.shape[1] - steps, *grid.shape[2:])
+            parts.append(_part(_rows(torch.cat([path, beyond], dim=1)), _rows(grid), _rows(self._observed(grid))))
         return parts
+
+    def _seen(self, points: Mapping[str, Tensor]) -> Tensor:
+        """`[B, N, C_dyn]`: what was observed, of the start too where that is a target."""
+        seen = ~points["value"].isnan()
+        return torch.cat([seen, _rows(self._observed(points[START]))], dim=1) if START in points else seen
+
+    def _split(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor] | None, Tensor | None]:
+        """(states, targets of sensors, targets on the grid), of which what lies beyond the horizon is NaN."""
+        states, targets = batch
+        if not isinstance(states, Tensor):
+            raise TypeError("observations at points need a state to start from; this data has inputs by name")
+        if isinstance(targets, Tensor):
+            return states, None, self._within(targets)
+        points = {name: values for name, values in targets.items() if name != GRID}
+        grid = targets.get(GRID)
+        if self.horizon is not None:
+            late = points["frame"] > self.horizon + 1e-4
+            points["value"] = torch.where(late[..., None], math.nan, points["value"])
+        return states, points, None if grid is None else self._within(grid)
+
+    def _within(self, grid: Tensor) -> Tensor:
+        if self.horizon is None or self.horizon >= grid.shape[1]:
+            return grid
+        return torch.cat([grid[:, : self.horizon], torch.full_like(grid[:, self.horizon :], math.nan)], dim=1)
 
 
 def predicted_at(model: nn.Module, points: Mapping[str, Tensor], layout: StateLayout) -> Tensor:
@@ -117,17 +150,10 @@ def as_batch(points: Points, dtype: torch.dtype, device: torch.device | str) -> 
     return {name: column[None].to(device, dtype) for name, column in columns.items()}
 
 
-def _part(predictions: Tensor, values: Tensor) -> _Part:
-    observed = ~values.isnan()
+def _part(predictions: Tensor, values: Tensor, observed: Tensor) -> _Part:
     return torch.where(observed, predictions - values, 0.0), observed
 
 
-def _split(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor] | None, Tensor | None]:
-    """(states, targets of sensors, targets on the grid)."""
-    states, targets = batch
-    if not isinstance(states, Tensor):
-        raise TypeError("observations at points need a state to start from; this data has inputs by name")
-    if isinstance(targets, Tensor):
-        return states, None, targets
-    points = {name: values for name, values in targets.items() if name != GRID}
-    return states, points, targets.get(GRID)
+def _rows(values: Tensor) -> Tensor:
+    """`[B, T, C, *S]` as `[B, N, C]`."""
+    return values.movedim(2, -1).flatten(1, -2)

@@ -147,7 +147,7 @@ class Trainer:
                 self._memory = self._plan_memory(dataset)
             full = self.objective.steps(dataset.batch(torch.tensor([0]))) if self.settings.curriculum else None
             if self.settings.initial_states == "learned":
-                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.device))
+                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.layout, self.device))
                 initial.enter(self.objective, dataset)
             self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:

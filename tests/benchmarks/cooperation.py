@@ -7,8 +7,9 @@ frames 0-39 train, 40-49 of the same simulations validate, four other simulation
 noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers in two dimensions with one simulation of
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
-Equal compute: the models alone train on as many samples as in the strategy's own run, epoch by epoch, generated ones
-included (`hyco_engine.runs.comparing`); those of `corrected`, whose surrogate is another, get what `trust` may use.
+Equal compute: the surrogate alone trains on as many samples as in the strategy's own run, generated ones included
+(`hyco_engine.runs.comparing`), so beside `two-arms` on those of both arms; that of `corrected`, which is another model,
+on what `trust` may use. The physics alone gets what the longest strategy had, and stops once it has converged.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import statistics
@@ -42,6 +44,8 @@ import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
 from hyco_engine.builtin.models.burgers import Burgers
 from hyco_engine.builtin.models.options_physical import BurgersOptions
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.interfaces import Player
 from hyco_engine.physics import FlowModel
 from hyco_engine.runs.comparing import NAMES, baseline
 from hyco_engine.runs.summary import relative_error
@@ -65,7 +69,22 @@ Metrics = dict[str, float]
 # --- Burgers, one dimension -----------------------------------------------------------------------------------------
 
 
-class DraggedBurgers(Burgers):
+class PeriodicBurgers(Burgers):
+    """What makes the data: from random sums of the first twelve waves, of amplitude exp(-k^2 / 32), of rms 1."""
+
+    kind = "periodic-burgers"
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        if layout.n_axes > 1:
+            return super().initial_states(layout, count, generator)
+        k = torch.arange(1.0, 13.0)
+        angle = 2 * math.pi * k[:, None] * torch.tensor(layout.grid.centers("x")).float() / LENGTH
+        parts = torch.randn(2, count, 12, generator=generator) * torch.exp(-(k**2) / 32)
+        u = parts[0] @ torch.cos(angle) + parts[1] @ torch.sin(angle)
+        return (u / u.square().mean(-1, keepdim=True).sqrt())[:, None]
+
+
+class DraggedBurgers(PeriodicBurgers):
     """The physics that the model lacks: u_t = ... - 0.05 u + 0.05 sin(4 pi x / L)."""
 
     kind = "dragged-burgers"
@@ -78,19 +97,24 @@ class DraggedBurgers(Burgers):
 
 def registry() -> hyco.Registry:
     found = hyco.Registry.discover()
-    record = hyco.ModelRecord(
-        kind="dragged-burgers",
-        role="physical",
-        summary="Burgers with drag and a force",
-        options=BurgersOptions,
-        factory=lambda options, context: FlowModel(DraggedBurgers(options), context),
-    )
-    found.register(record, distribution="benchmark", version="1")
+    for physics in (PeriodicBurgers, DraggedBurgers):
+        record = hyco.ModelRecord(
+            kind=physics.kind,
+            role="physical",
+            summary="makes the data",
+            options=BurgersOptions,
+            factory=lambda options, context, physics=physics: FlowModel(physics(options), context),
+        )
+        found.register(record, distribution="benchmark", version="1")
     return found
 
 
 def w1(
-    simulations: int = 2, kind: str = "burgers", observe: Mapping[str, Any] | None = None, horizon: int = 3, **data: Any
+    simulations: int = 2,
+    kind: str = "periodic-burgers",
+    observe: Mapping[str, Any] | None = None,
+    horizon: int = 3,
+    **data: Any,
 ) -> dict[str, Any]:
     """A spec of Burgers in one dimension; the surrogate has 10,000 weights."""
     physics = {"scheme": "semi-lagrangian", "dt": 0.1}
@@ -239,54 +263,77 @@ def corrected(spec: dict[str, Any]) -> None:
     augmented("trust", warmup=WARMUP)(spec)
 
 
+def two_arms(spec: dict[str, Any]) -> None:
+    """Physics first, or cooperation first and a polish. With sensors the former is physics alone."""
+    points = spec["data"]["kind"] == "points"
+    first = {"kind": "count", "alpha": 0.0} if points else {"kind": "trust", "warmup": WARMUP}
+    cycles = spec.get("run", {}).get("cycles", CYCLES)
+    second = {"kind": "interaction", "cooperate": cycles * 2 // 3} | INTERACTION
+    augmented("two-arms", arms=[first, second])(spec)
+
+
+INTERACTION = {"alpha": 0.1, "points": 64}
 STRATEGIES: dict[str, Callable[[dict[str, Any]], None]] = {
     # as the design documents have it
     "count": augmented("count", alpha=0.1),
-    "interaction": augmented("interaction", alpha=0.1),
+    "interaction": augmented("interaction", **INTERACTION),
     "trust": augmented("trust", warmup=WARMUP),
+    "two-arms": two_arms,
     "corrected": corrected,
 }
-ONLY_FROM_SENSORS = ("interaction",)
+WITH_SENSORS = ("interaction", "two-arms")
 """What can be done where the surrogate is a function of position and time."""
 
 
 def fits(case: str, strategy: str) -> bool:
-    return case != "heat_quarter" or strategy in ONLY_FROM_SENSORS
+    return case != "heat_quarter" or strategy in WITH_SENSORS
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def run(case: str, strategy: str, seed: int, folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
-    """({"own", "physics-only", "surrogate-only": metrics}, seconds) of one strategy on one case."""
+def run(case: str, seed: int, strategies: Sequence[str], folder: str, data: Path) -> tuple[dict[str, Metrics], float]:
+    """({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
+
+    The surrogate alone sees as many samples as in each strategy's run, the physics as many as in the longest: it stops
+    once it has converged.
+    """
     global DATA
     DATA = data
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    spec = CASES[case]()
-    spec["run"] = {"cycles": CYCLES, **spec.get("run", {}), "name": "own", "seed": seed, "device": "cpu"}
-    spec["paths"] = {"runs": f"{folder}/{case}-{strategy}-{seed}", "cache": f"{folder}/{case}-{strategy}-{seed}/cache"}
-    nominal = copy.deepcopy(spec)
-    STRATEGIES[strategy](spec)
+    nominal = CASES[case]()
+    nominal["run"] = {"cycles": CYCLES, **nominal.get("run", {}), "name": "own", "seed": seed, "device": "cpu"}
+    nominal["paths"] = {"runs": f"{folder}/{case}-{seed}", "cache": f"{folder}/{case}-{seed}/cache"}
     found = registry()
-    result = hyco.run(spec, registry=found)
-    metrics = {"own": measured(case, result, seed)}
-    if strategy == "corrected":
-        # the third model, with the parameters that it found
-        metrics["own"]["third"] = metrics["own"].pop("synthetic")
-        own = result.synthetic.physics.learnables.values()["nu"].detach()
-        truth = np.load(result.folder / "parameters" / "nu-truth.npy")
-        metrics["own"]["D"] = relative_error(own, torch.from_numpy(truth))
-    trained = copy.deepcopy(dict(result.summary))
-    if strategy == "corrected":
-        n_real = trained["balance"][0]["n_real"]
-        epochs = CYCLES * nominal["training"]["synthetic"]["epochs_per_cycle"]
-        trained["trained"]["synthetic"]["samples"] = int((1 + ALPHA) * epochs * n_real)
+    metrics: dict[str, Metrics] = {}
+    samples: dict[str, dict[Player, int]] = {}
+    for strategy in strategies:
+        spec = copy.deepcopy(nominal)
+        STRATEGIES[strategy](spec)
+        result = hyco.run(spec, registry=found)
+        metrics[strategy] = measured(case, result, seed)
+        n_real = result.summary["balance"][0]["n_real"]
+        samples[strategy] = {player: result.summary["trained"][player]["samples"] for player in NAMES}
+        if strategy == "corrected":
+            # the third model, with the parameters that it found
+            metrics[strategy]["third"] = metrics[strategy].pop("synthetic")
+            own = result.synthetic.physics.learnables.values()["nu"].detach()
+            truth = np.load(result.folder / "parameters" / "nu-truth.npy")
+            metrics[strategy]["D"] = relative_error(own, torch.from_numpy(truth))
+            # a surrogate of the usual kind gets what trust may use at most
+            epochs = CYCLES * nominal["training"]["synthetic"]["epochs_per_cycle"]
+            samples[strategy]["synthetic"] = int((1 + ALPHA) * epochs * n_real)
     tables = tomllib.loads(dump_spec(hyco.Engine(nominal, registry=found).spec))
-    for player, name in NAMES.items():
-        alone = hyco.run(baseline(tables, player, trained), registry=found)
-        metrics[name] = measured(case, alone, seed)
-    return metrics, time.perf_counter() - begun
+
+    @functools.cache
+    def alone(player: Player, count: int) -> Metrics:
+        counted = {"balance": [{"n_real": n_real}], "trained": {player: {"samples": count}}}
+        return measured(case, hyco.run(baseline(tables, player, counted), registry=found), seed)
+
+    longest = max(counts["physical"] for counts in samples.values())
+    beside = {name: alone("physical", longest) | alone("synthetic", samples[name]["synthetic"]) for name in samples}
+    return {**metrics, **{f"beside {name}": found for name, found in beside.items()}}, time.perf_counter() - begun
 
 
 def measured(case: str, result: hyco.RunResult, seed: int) -> Metrics:
@@ -322,35 +369,40 @@ def rollout_error(model: nn.Module, frames: Tensor) -> float:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-BASELINE_OF = {"third": {"physics-only": "physical", "surrogate-only": "synthetic"}}
-Runs = Mapping[tuple[str, str, int], Mapping[str, Metrics]]
+ALONE = {
+    "physics_only": {"D": "D", "physical": "physical", "third": "physical", "e_s": "e_s", "e_p": "e_p"},
+    "surrogate_only": {"synthetic": "synthetic", "third": "synthetic"},
+}
+"""Which metric of a model alone stands beside a metric of a strategy."""
+Runs = Mapping[tuple[str, int], Mapping[str, Metrics]]
 
 
 def collect(runs: Runs) -> dict[str, Any]:
-    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}.
+    """{case: {strategy: {metric: {value, baseline: {physics_only, surrogate_only}, runs}}}}; values are medians.
 
     The models alone stand there as strategies too, as they were beside `trust`, or beside the first strategy there is.
     """
     table: dict[str, Any] = {}
-    for case in dict.fromkeys(case for case, _, _ in runs):
-        strategies = list(dict.fromkeys(s for c, s, _ in runs if c == case))
-        beside = "trust" if "trust" in strategies else strategies[0]
-        rows = {name: (beside, name) for name in NAMES.values()} | {name: (name, "own") for name in strategies}
+    for case in dict.fromkeys(case for case, _ in runs):
+        found = [metrics for (name, _), metrics in runs.items() if name == case]
+        strategies = [name for name in STRATEGIES if name in found[0]]
+        reference = "trust" if "trust" in strategies else strategies[0]
         table[case] = {}
-        for name, (strategy, part) in rows.items():
-            own = [found[part] for (c, s, _), found in runs.items() if (c, s) == (case, strategy)]
-            alone = {n: [f[n] for (c, s, _), f in runs.items() if (c, s) == (case, strategy)] for n in NAMES.values()}
-            table[case][name] = {metric: _entry(metric, own, alone) for metric in own[0]}
+        for name in ("physics_only", "surrogate_only"):
+            own = [metric for metric in ALONE[name] if metric != "third" and metric in found[0][f"beside {reference}"]]
+            table[case][name.replace("_", "-")] = {m: _entry(m, f"beside {reference}", reference, found) for m in own}
+        for name in strategies:
+            table[case][name] = {metric: _entry(metric, name, name, found) for metric in found[0][name]}
     return table
 
 
-def _entry(metric: str, own: Sequence[Metrics], alone: Mapping[str, Sequence[Metrics]]) -> dict[str, Any]:
-    values = [found[metric] for found in own]
-    baselines = {}
-    for name, found in alone.items():
-        same = BASELINE_OF.get(metric, {}).get(name, metric)
-        there = [metrics[same] for metrics in found if same in metrics]
-        baselines[name.replace("-", "_")] = statistics.median(there) if there else None
+def _entry(metric: str, column: str, strategy: str, found: Sequence[Mapping[str, Metrics]]) -> dict[str, Any]:
+    values = [metrics[column][metric] for metrics in found]
+    beside = [metrics[f"beside {strategy}"] for metrics in found]
+    baselines = {
+        name: statistics.median(alone[same[metric]] for alone in beside) if same.get(metric) in beside[0] else None
+        for name, same in ALONE.items()
+    }
     return {"value": statistics.median(values), "baseline": baselines, "runs": values}
 
 
@@ -389,17 +441,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     seeds = range(1 if given.quick else given.seeds)
     wanted = given.strategy or list(STRATEGIES)
-    jobs = [(c, s, k) for c in given.case or CASES for s in wanted if fits(c, s) for k in seeds]
+    jobs = [(case, seed) for case in given.case or CASES for seed in seeds]
     if not (given.data / "hyco_heat").is_dir():
         print(f"heat_quarter is left out: there is no {given.data / 'hyco_heat'}")
         jobs = [job for job in jobs if job[0] != "heat_quarter"]
-    runs: dict[tuple[str, str, int], dict[str, Metrics]] = {}
+    runs: dict[tuple[str, int], dict[str, Metrics]] = {}
     pool = ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"))
     with tempfile.TemporaryDirectory() as folder, pool:
-        futures = {job: pool.submit(run, *job, folder, given.data) for job in jobs}
+        futures = {
+            (case, seed): pool.submit(run, case, seed, [s for s in wanted if fits(case, s)], folder, given.data)
+            for case, seed in jobs
+        }
         for job, future in futures.items():
             runs[job], seconds = future.result()
-            print(f"{job[0]} {job[1]} seed {job[2]} ({seconds:.0f} s)")
+            print(f"{job[0]} seed {job[1]} ({seconds:.0f} s)")
             for name, found in runs[job].items():
                 print(f"    {name:15} " + "  ".join(f"{metric} {value:.3g}" for metric, value in found.items()))
             sys.stdout.flush()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import shlex
 import sys
 import tomllib
@@ -12,11 +14,15 @@ from typing import Any
 
 import attrs
 import click
+import phiml.backend as phi_backend
 import pytest
 from doc_pages import blocks, first_column, install, links, shell_lines
 
+from hyco_engine import interfaces
 from hyco_engine.cli import COMMANDS, cli
-from hyco_engine.hooks import HOOKS, Registry
+from hyco_engine.cli.reference import COMMAND as CLI_COMMAND
+from hyco_engine.cli.reference import reference as cli_reference
+from hyco_engine.hooks import HOOKS, Registry, hookspecs
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import spec_from_dict
 from hyco_engine.spec.reference import COMMAND, builtin_registry, reference
@@ -26,7 +32,9 @@ from hyco_engine.spec.values import has_keys, is_mapping, members
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README, USING, EXTENDING = ROOT / "README.md", DOCS / "using.md", DOCS / "extending.md"
-PAGES = (README, USING, EXTENDING)
+WRITTEN = [README, *sorted(DOCS.rglob("*.md"))]
+PAGES = [page for page in WRITTEN if any(block.language in ("python", "toml") for block in blocks(page))]
+HOOK_PAGES = {hook: DOCS / "hooks" / f"{hook.removeprefix('hyco_')}.md" for hook in HOOKS}
 
 # What the README takes as given.
 TINY = """
@@ -68,40 +76,51 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
+    # `from phi.torch.flow import ...` sets it for the whole process
+    backend = phi_backend.default_backend()
     yield tmp_path
+    phi_backend.set_global_default_backend(backend)
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_blocks_of_a_page_run_in_order(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def titled(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# PhiFlow's own, of scripts that are written as its users write them
+@pytest.mark.filterwarnings("ignore:Use Tensor.dim.size:DeprecationWarning")
+@pytest.mark.parametrize("page", PAGES, ids=titled)
+def test_blocks_of_a_page_run_in_order(
+    page: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pictures and report have tests of their own, and take most of a tiny run's time
+    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *parts: ())
     names: dict[str, Any] = {"__name__": "page"}
     if page is README:
         (place / "spec.toml").write_text(TINY)
         exec(GIVEN, names)  # noqa: S102 - the project's own pages, here and below
     found = blocks(page)
     for block, following in zip(found, [*found[1:], None], strict=True):
+        where = f"{page.name}:{block.line}"
         if block.file is not None:
             write(place, block.file, block.text)
         if block.file == "pyproject.toml":
             install(block.text, place)
         elif block.language == "toml":
-            structured(block.text, f"{page.name}:{block.line}")
+            structured(block.text, where)
         elif block.language == "python" and block.file is None:
             capsys.readouterr()
             exec(block.compiled(page), names)  # noqa: S102
             printed = capsys.readouterr().out
             if following is not None and following.language == "text":
                 assert printed == following.text, f"{page.name}:{following.line}"
-
-
-def run_tests(module: Any) -> None:
-    """The methods of the module's test classes, none of which needs a fixture."""
-    for name, cls in vars(module).items():
-        if name.startswith("Test"):
-            for test in (test for test in dir(cls) if test.startswith("test_")):
-                getattr(cls(), test)()
+        elif block.language == "python" and Path(block.file or "").name.startswith("test_"):
+            assert pytest.main(["-q", "-p", "no:cacheprovider", "-c", "pytest.ini", str(block.file)]) == 0, where
+    written = [Path(b.file) for b in found if b.language == "python" and b.file is not None]
+    modules = [path.with_suffix("").as_posix().replace("/", ".") for path in written if path.stem[:5] != "test_"]
+    assert [name for name in modules if name not in sys.modules] == [], "shown and not run"
 
 
 def write(place: Path, name: str, text: str) -> None:
@@ -109,8 +128,9 @@ def write(place: Path, name: str, text: str) -> None:
     path = place / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    if path.parent != place:
+    if path.parent != place and path.parent.name != "tests":
         (path.parent / "__init__.py").touch()
+    (place / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     importlib.invalidate_caches()
 
 
@@ -130,7 +150,7 @@ def structured(text: str, where: str) -> None:
     assert loaded.notes == (), where
 
 
-@pytest.mark.parametrize("page", [*PAGES, DOCS / "results.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in WRITTEN if any(shell_lines(page))], ids=titled)
 def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> None:
     lines = list(shell_lines(page))
     assert lines
@@ -139,7 +159,7 @@ def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> N
         if Path(program).name == "hyco-engine":
             parse(cli, arguments)
         else:
-            assert program.rpartition("/")[2] in {"python3", "pip", "tox", "git", "cd", "."}, line
+            assert program.rpartition("/")[2] in {"python", "python3", "pip", "tox", "git", "cd", "."}, line
         for argument in arguments:
             if argument.startswith("docs/") or argument == "constraints.txt":
                 assert (ROOT / argument).is_file(), line
@@ -163,19 +183,45 @@ def test_the_parser_of_shell_lines_would_notice() -> None:
         parse(cli, ["plugins", "lsit"])
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WRITTEN, ids=titled)
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [target for target in links(page) if not (page.parent / target).exists()]
     assert missing == []
 
 
-# --- the generated page -------------------------------------------------------------------------------------------
+# --- generated pages ----------------------------------------------------------------------------------------------
 
 
 def test_the_spec_reference_is_up_to_date() -> None:
     fresh = reference(builtin_registry())
     if fresh != (DOCS / "spec.md").read_text(encoding="utf-8"):
         pytest.fail(f"docs/spec.md is not what the option classes say; regenerate it: {COMMAND}", pytrace=False)
+
+
+def test_the_command_reference_is_up_to_date() -> None:
+    if cli_reference() != (DOCS / "cli.md").read_text(encoding="utf-8"):
+        pytest.fail(f"docs/cli.md is not what the commands say; regenerate it: {CLI_COMMAND}", pytrace=False)
+
+
+@pytest.fixture
+def gallery(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The program that makes the gallery of models."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("make_pictures")
+
+
+def test_the_gallery_of_models_is_up_to_date(gallery: Any) -> None:
+    if gallery.page(builtin_registry()) != gallery.PAGE.read_text(encoding="utf-8"):
+        message = f"docs/models.md is not what the models say; regenerate it: {gallery.COMMAND} --text"
+        pytest.fail(message, pytrace=False)
+
+
+def test_every_model_has_a_small_picture(gallery: Any) -> None:
+    kinds = builtin_registry().kinds("hyco_models")
+    assert sorted([*gallery.PHYSICAL, *gallery.SURROGATES]) == sorted(kinds)
+    sizes = {path.stem: path.stat().st_size for path in gallery.IMAGES.iterdir()}
+    assert sorted(sizes) == sorted(kinds)
+    assert max(sizes.values()) < gallery.MAX_BYTES == 150_000
 
 
 def test_every_key_has_help() -> None:
@@ -203,11 +249,48 @@ def test_every_key_has_help() -> None:
 # --- what pages list ----------------------------------------------------------------------------------------------
 
 
-def test_every_hook_is_documented_with_an_example() -> None:
+def unquoted(signature: str) -> str:
+    """Annotations are text, in quotes of either sort."""
+    return re.sub("['\"]", "", signature)
+
+
+def test_every_hook_has_its_page() -> None:
     assert sorted(first_column(EXTENDING, "## The six hooks")) == sorted(HOOKS)
-    code = "\n".join(block.text for block in blocks(EXTENDING) if block.language == "python")
-    for hook in HOOKS:
-        assert f"@hookimpl\ndef {hook}():" in code
+    assert sorted(HOOK_PAGES.values()) == sorted((DOCS / "hooks").glob("*.md"))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_page_of_a_hook_shows_its_signature_and_an_implementation(hook: str) -> None:
+    spec = getattr(hookspecs, hook)
+    code = [block.text for block in blocks(HOOK_PAGES[hook])]
+    assert unquoted(f"def {hook}{inspect.signature(spec)}\n") in code
+    assert any(f"@hookimpl\ndef {hook}():" in text for text in code)
+    assert any(text.startswith("# pyproject.toml\n") for text in code)
+
+
+@pytest.mark.parametrize(
+    ("hook", "contract"),
+    [
+        ("hyco_strategies", interfaces.Strategy),
+        ("hyco_normalizers", interfaces.LossNormalizer),
+        ("hyco_caches", interfaces.CacheBackend),
+        ("hyco_caches", interfaces.GeneratedSamples),
+        ("hyco_sources", interfaces.TrajectorySource),
+        ("hyco_sources", interfaces.SampleSource),
+        ("hyco_trackers", interfaces.Tracker),
+    ],
+)
+def test_the_page_of_a_hook_shows_the_contracts_methods(hook: str, contract: type) -> None:
+    shown = next(b.text for b in blocks(HOOK_PAGES[hook]) if re.search(rf"^class {contract.__name__}\b", b.text, re.M))
+    shown = re.split(rf"^class {contract.__name__}\b", shown, flags=re.MULTILINE)[1].split("\nclass ")[0]
+    members = {n: m for n, m in vars(contract).items() if inspect.isfunction(m) or isinstance(m, property)}
+    for name, member in members.items():
+        function = member.fget if isinstance(member, property) else member
+        assert re.search(rf"def {name}\((.*?)\)", shown), name
+        line = next(line for line in shown.splitlines() if f"def {name}(" in line)
+        if "progress=" not in line:  # a default that has no literal form
+            assert unquoted(f"def {name}{inspect.signature(function)}") in unquoted(line)
+        assert line.rstrip().endswith("# abstract") == (getattr(member, "__isabstractmethod__", False)), name
 
 
 def test_every_command_is_documented() -> None:

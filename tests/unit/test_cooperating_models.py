@@ -20,6 +20,7 @@ from hyco_engine.builtin.models.options_physical import HeatOptions
 from hyco_engine.builtin.models.options_synthetic import CoordinateMLPOptions
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics import FlowModel
+from hyco_engine.runs.export import export
 from hyco_engine.training.rollout import rollout
 
 CELLS = 16
@@ -67,7 +68,7 @@ def wrong_physics(**tables: Any) -> dict[str, Any]:
             "dt": 0.1,
             "split": {"train": "0:2", "val": "2:3"},
         },
-        "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.05}}},
+        "physical": {"kind": "heat", "compile": "graph", "parameters": {"kappa": {"init": 0.05}}},
         "synthetic": {"kind": "corrected", "width": 8, "positions": False},
         "augmentation": {"kind": "trust", "alpha": 0.5, "warmup": 10},
         "training": {"synthetic": {"optimizer": "lbfgs", "epochs_per_cycle": 40}},
@@ -89,7 +90,55 @@ def test_a_correction_finds_what_the_physics_lacks_and_needs_the_run_folder_alon
     again = hyco.load_surrogate(result.folder, registry=registry())
     start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(rollout(again, start, 3), rollout(result.synthetic, start, 3))
+        expected = rollout(result.synthetic, start, 3)
+        assert torch.equal(rollout(again, start, 3), expected)
+    correction = result.summary["correction"]
+    assert correction["accepted"]
+    assert correction["error"] < 0.2 * correction["error_without"]
+    # each file for itself, without the run
+    weights, program = tmp_path / "corrected.safetensors", tmp_path / "corrected.pt2"
+    export(result.folder, weights, "safetensors", registry=registry())
+    export(result.folder, program, "torch-export", registry=registry())
+    with torch.no_grad():
+        assert torch.equal(rollout(hyco.load_surrogate(weights, registry=registry()), start, 3), expected)
+    torch.testing.assert_close(torch.export.load(program).module()(start), expected[:, :1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = wrong_physics(training={"synthetic": {"epochs_per_cycle": 1}})
+    spec["data"]["physics"]["kind"] = "heat"
+    result = hyco.run(spec, registry=registry())
+    correction = result.summary["correction"]
+    assert not correction["accepted"]
+    assert correction["error_without"] < 1e-3 < correction["error"]
+    assert (
+        f"the correction does not pay on held-out data: {correction['error']:.4g} with it, "
+        f"{correction['error_without']:.4g} without. weights/synthetic-best is the physics alone"
+    ) in result.summary["warnings"]
+    start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        best = rollout(hyco.load_surrogate(result.folder, "best", registry=registry()), start, 3)
+        assert torch.equal(best, rollout(hyco.load_physics(result.folder, "best", registry=registry()), start, 3))
+        final = rollout(hyco.load_surrogate(result.folder, registry=registry()), start, 3)
+        assert not torch.allclose(final, best, atol=1e-3)
+
+
+def test_a_correction_can_be_trained_after_the_physics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the parameters that an earlier run found, which then stay."""
+    monkeypatch.chdir(tmp_path)
+    spec = wrong_physics()
+    spec["physical"]["parameters"]["kappa"] = {"init": 0.012, "learn": False}
+    result = hyco.run(spec, registry=registry())
+    assert result.physical is not None
+    assert isinstance(result.synthetic, Corrected)
+    for physics in (result.physical, result.synthetic.physics):
+        assert float(physics.learnables.values()["kappa"]) == pytest.approx(0.012)
+    correction = result.summary["correction"]
+    assert correction["accepted"]
+    assert correction["error"] < 0.2 * correction["error_without"]
 
 
 def test_there_must_be_a_physics_to_correct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

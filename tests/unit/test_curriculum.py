@@ -9,11 +9,11 @@ import torch
 
 import hyco_engine as hyco
 from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import Batch, Samples, TermSpec
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
-from hyco_engine.training.curriculum import Curriculum
-from hyco_engine.training.losses import RolloutObjective
-from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.curriculum import Curriculum, check_stages
+from hyco_engine.training.losses import PredictorObjective, RolloutObjective
 from hyco_engine.training.rollout import rollout
 from hyco_engine.training.trainer import Trainer
 
@@ -102,14 +102,41 @@ def test_arithmetic() -> None:
     assert stages.epoch(True)
 
 
-def test_only_rollouts_over_frames_can_be_shortened() -> None:
+def test_only_rollouts_can_be_shortened() -> None:
     with pytest.raises(SpecError, match="the synthetic model is not trained on such: leave it out"):
         Trainer(
             LinearSurrogate(),
             player="synthetic",
-            objective=PointObjective(decay_layout()),
+            objective=PredictorObjective([TermSpec(name="u")]),
             settings=TrainingSettings(curriculum=((1, 1),)),
         )
+
+
+def test_a_first_stage_that_sees_nothing_is_refused() -> None:
+    data = decay_windows(horizon=4)
+    states, targets = data.batch(torch.arange(len(data)))
+    targets = targets.clone()
+    targets[:, :2] = float("nan")
+
+    class Late(Samples):
+        def __len__(self) -> int:
+            return len(states)
+
+        def batch(self, indices: torch.Tensor) -> Batch:
+            return states[indices], targets[indices]
+
+    objective = RolloutObjective(decay_layout())
+    with pytest.raises(SpecError) as error:
+        check_stages("physical", objective, ((2, 5), (3, 5)), Late())
+    assert [(p.message, p.key) for p in error.value.problems] == [
+        (
+            "the first stage trains 2 steps, and nothing is observed that soon after the start of any window: begin "
+            "with more steps",
+            "training.physical.curriculum",
+        )
+    ]
+    assert objective.horizon is None
+    check_stages("physical", objective, ((3, 5),), Late())
 
 
 @pytest.mark.parametrize("pairs", [((0, 1),), ((1, 0),), ((2, 1), (2, 1)), ((3, 1), (2, 1))])

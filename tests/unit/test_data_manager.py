@@ -411,13 +411,13 @@ def broken(value, *, group="dynamic", place=(4, 1, 3)):
         (
             broken(torch.nan),
             "data: list.txt, line 1 (v): the field 'v' of simulation 1 is nan at index x 3, frame 4; remove or "
-            "repair it",
+            'repair it, or say with data.observe.mask.value = "nan" that it was not observed',
         ),
         (
             broken(torch.nan, place=(slice(2, 4), 0)),
             "data: list.txt, line 1 (u): the field 'u' of simulation 1 is nan at index x 0, frame 2, and 9 more near "
             "it; "
-            "remove or repair it",
+            'remove or repair it, or say with data.observe.mask.value = "nan" that it was not observed',
         ),
         (
             broken(-torch.inf, group="static", place=(0, 2)),

@@ -19,8 +19,9 @@ from hyco_engine.errors import DataError, HycoError, PluginError, RunError, Spec
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 from hyco_engine.interfaces import CacheBackend, Strategy, Tracker
-from hyco_engine.runs.loading import evaluate, predict
+from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.metrics import read_metrics
+from hyco_engine.runs.predicting import predict
 from hyco_engine.spec.options import options
 
 
@@ -197,7 +198,7 @@ def test_surrogate_only_and_physics_only_are_the_same_program(tmp_path: Path) ->
 
 
 def test_hybrid_with_alpha_zero_equals_the_baselines_bit_for_bit(tmp_path: Path) -> None:
-    hybrid = hyco.run(changed(augmentation={"alpha": 0.0}), run_dir=tmp_path / "h")
+    hybrid = hyco.run(changed(augmentation={"kind": "count", "alpha": 0.0}), run_dir=tmp_path / "h")
     physics = hyco.run(changed(synthetic=None), run_dir=tmp_path / "p")
     name = "physical-final.safetensors"
     assert weights(hybrid.folder)[name] == weights(physics.folder)[name]

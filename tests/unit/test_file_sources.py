@@ -416,6 +416,30 @@ def test_files_that_keep_no_layout_are_refused(tmp_path, write, message):
     assert message in refused(tmp_path, {"kind": "pdebench", "path": str(path), "boundary": "periodic"})
 
 
+def test_gaps_in_one_field_of_one_simulation_are_told_or_taken_as_such(tmp_path):
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        grouped(file)
+        file["0001/data"][2, 3, 4, 1] = np.nan
+        file["0002/data"][4, :, :, 0] = np.nan
+    data = {"kind": "pdebench", "path": str(path), "boundary": "periodic", "split": {"train": "0:2", "val": "2:3"}}
+    assert refused(tmp_path, data) == (
+        f"{path}, 0001/data: the field 'v' of simulation 1 is nan at index x 3, y 4, frame 2; remove or repair it, or "
+        'say with data.observe.mask.value = "nan" that it was not observed'
+    )
+    data["observe"] = {"mask": {"value": "nan"}, "noise": {"level": 0.1}}
+    manager = manager_of(tmp_path, data)
+    assert manager.trajectories[1].dynamic.isnan().nonzero().tolist() == [[2, 1, 3, 4]]
+    (held,) = manager.heldout("val")
+    assert held.dynamic.isnan().flatten(2).all(2).nonzero().tolist() == [[4, 0]]
+    # what was seen is noisy, in what validates too
+    with h5py.File(path) as file:
+        clean = torch.from_numpy(file["0002/data"][..., 1])
+    added = held.dynamic[:, 1] - clean
+    assert float(added.std()) == pytest.approx(0.1 * float(clean.std()), rel=0.2)
+    assert trains(tmp_path, data)["data"]["observed"]["val"] == pytest.approx(0.9)
+
+
 def test_hdf5_simulations_are_read_one_at_a_time(tmp_path, monkeypatch):
     from hyco_engine.builtin.sources.options import PdebenchOptions
     from hyco_engine.builtin.sources.pdebench import PdebenchSource

@@ -111,7 +111,7 @@ def test_without_noise_nothing_is_to_be_corrected() -> None:
 @pytest.mark.parametrize("more", [{"optimizer": "adam"}, {"optimizer": "gauss-newton"}, {"starts": 3}])
 def test_only_lbfgs_from_one_start_learns_them(more: Any) -> None:
     settings = TrainingSettings(**{"optimizer": "lbfgs", "initial_states": "learned", **more})
-    with pytest.raises(SpecError, match="initial states are learned with a physics, on rollouts over frames, by lbfgs"):
+    with pytest.raises(SpecError, match="initial states are learned with a physics, on rollouts, by lbfgs"):
         Trainer(Decay(), player="physical", layout=decay_layout(), settings=settings)
 
 

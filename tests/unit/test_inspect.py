@@ -18,10 +18,14 @@ import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.errors import DataError
 from hyco_engine.inspection import describe
+from hyco_engine.inspection.guessing import split_line
 
 X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
 WAVE = np.sin(2 * np.pi * (X[:, None] - T))  # [x, t]
+CENTERS = (np.arange(32) + 0.5) / 32
+COOLING = (np.sin(np.pi * CENTERS) + 0.5 * np.sin(3 * np.pi * CENTERS))[None] * np.exp(-T)[:, None]
+NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 
 
 def planned(section: str) -> dict[str, Any]:
@@ -92,10 +96,15 @@ def test_guesses_hold_and_are_marked(tmp_path: Path, shape: tuple[int, ...], axe
         (3 + np.sin(np.pi * np.linspace(0, 1, 33))[None] * np.exp(-T)[:, None], 3.0),
         (WAVE.T, "periodic"),
         (np.linspace(0, 1, 33)[None] * np.exp(-T)[:, None], "zero-gradient"),
+        (COOLING + NOISE, 0.0),
+        (5 + COOLING + NOISE, 5.0),
+        (WAVE.T + NOISE, "periodic"),
+        (np.cos(np.pi * CENTERS)[None] * np.exp(-T)[:, None] + NOISE, "zero-gradient"),
     ],
 )
 def test_ends_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -> None:
-    assert tomllib.loads(describe(npz(tmp_path, u=values)).spec)["data"]["boundary"] == boundary
+    found = tomllib.loads(describe(npz(tmp_path, u=values)).spec)["data"]["boundary"]
+    assert found == (pytest.approx(boundary, rel=0.01) if isinstance(boundary, float) else boundary)
 
 
 def test_matlab_and_folders(tmp_path: Path) -> None:
@@ -156,6 +165,17 @@ def test_the_command(tmp_path: Path) -> None:
         "spec": found.spec,
         "tried": found.tried,
     }
+
+
+def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(Path(), usol=WAVE, x=X, t=T)
+    printed = CliRunner().invoke(cli, ["inspect", "data.npz"]).stdout
+    section = printed[printed.index("[data]") : printed.rindex("\n\n")]
+    Path("mine.toml").write_text(f'{section}\n[synthetic]\nkind = "resnet"\n')
+    done = CliRunner().invoke(cli, ["check", "mine.toml"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "12 real windows" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -223,3 +243,21 @@ def test_what_simulate_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         == "read as 4 simulations of 8 frames, 0.02 apart; u on 16 cells along x in [0, 1]; 10 windows to train on"
     )
     assert planned(found.spec)["data"] == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16]}
+
+
+@pytest.mark.parametrize(
+    ("frames", "sims", "ranges"),
+    [
+        (50, 10, ("simulation", [0, 7, 8, 10])),
+        (50, 3, ("simulation", [0, 1, 2, 3])),
+        (100, 1, ("time", [0, 70, 85, 100])),
+        (10, 2, ("time", [0, 6, 8, 10])),
+        (6, 1, ("time", [0, 2, 4, 6])),
+        (4, 1, ("time", [0, 2, 4])),
+    ],
+)
+def test_a_split_that_is_proposed_has_no_empty_part(frames, sims, ranges):
+    by, ends = ranges
+    names = ("train", "val", "test")
+    parts = [f'{name} = "{a}:{b}"' for name, a, b in zip(names, ends, ends[1:], strict=False)]
+    assert split_line(frames, sims) == f'split = {{ by = "{by}", {", ".join(parts)} }}'

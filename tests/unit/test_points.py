@@ -13,12 +13,13 @@ import hyco_engine as hyco
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
-from hyco_engine.data.points import GRID, PointParts, PointWindows, Sensors, cut_points, points_of
+from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
 from hyco_engine.spec.choices import Mask, Noise, Observe, Split
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.trainer import Trainer
 
@@ -280,6 +281,50 @@ def test_generated_rollouts_train_beside_sensors_in_the_ratio_of_the_balance():
     assert alone.per_sample.tolist() == pytest.approx([4.0, 4.0])
 
 
+def test_a_shorter_horizon_sees_less_and_computes_no_more():
+    """As if what lies beyond it had not been observed; the balance with generated rollouts stays."""
+    steps = []
+
+    class Counting(Growing):
+        def forward(self, state):
+            steps.append(1)
+            return super().forward(state)
+
+    both = [trajectory(seen([0.5, 2.0, 4.0, 4.0], [0.1, 0.6, 0.2, 0.3], [2.5, 4.0, 9.0, math.nan])), TWO[1]]
+    batch = PointWindows(both, horizon=4).batch(torch.arange(2))
+    hidden = {**batch[1], "value": batch[1]["value"].clone()}
+    hidden["value"][batch[1]["frame"] > 2] = math.nan
+    short, plain = PointObjective(layout("u", "", (4,))), PointObjective(layout("u", "", (4,)))
+    short.horizon = 2
+    (term,), (expected,) = short(Counting(), batch), plain(Growing(), (batch[0], hidden))
+    assert len(steps) == short.steps(batch) == 2
+    assert torch.equal(term.per_sample, expected.per_sample)
+    assert torch.equal(term.sample_weight, expected.sample_weight)
+    assert torch.equal(short.residuals(Growing(), batch)["u"], plain.residuals(Growing(), (batch[0], hidden))["u"])
+    data = AugmentedDataset(PointWindows(both, horizon=4), Rolled(), weight=0.5)
+    indices = torch.arange(5)
+    mixed, weight = data.batch(indices), data.sample_weight(indices)
+    assert short.weights(mixed, weight)["u"][2:].tolist() == pytest.approx([float(weight[-1]) * 2 / 3] * 3)
+    (term,) = short(Growing(), mixed, weight)
+    assert term.per_sample.tolist() == pytest.approx([1.0, 9.0, 4.0, 4.0, 4.0])
+
+
+def test_a_start_that_is_learned_counts_as_so_many_values_more():
+    batch = PointWindows(TWO, horizon=3).batch(torch.arange(2))
+    shift = torch.full((2, 1, 4), 0.5)
+    moved, targets = InitialStates(shift)(batch, torch.arange(2))
+    assert torch.equal(moved, batch[0] + 0.5)
+    assert torch.equal(targets[START], batch[0][:, None])
+    objective = PointObjective(layout("u", "", (4,)))
+    (term,) = objective(Growing(), (moved, targets))
+    # what was 1 too small is 0.5 too small now, and each of four cells 0.5 too large
+    assert term.per_sample.tolist() == pytest.approx([(2 * 0.25 + 4 * 0.25) / 6, (2.5**2 + 4 * 0.25) / 5])
+    assert term.sample_weight.tolist() == pytest.approx([1.0, 5 / 6])
+    squares = objective.residuals(Growing(), (moved, targets))["u"].square().sum(1)
+    torch.testing.assert_close(squares, term.per_sample * term.sample_weight)
+    assert objective.steps((moved, targets)) == 2
+
+
 # --- the manager ---
 
 
@@ -339,6 +384,16 @@ def test_noise_and_missing_values_of_sensors():
     assert masked.isnan().flatten().tolist() == [False, False, True, False]
     with pytest.raises(DataError, match="sensors see what is in their table"):
         point_manager(seen(*FOUR), observe=Observe(mask=Mask(every=2))).prepare()
+
+
+def test_in_a_split_by_time_the_noise_knows_no_sensors_that_are_held_out():
+    """Which sensors validate in a split by sensor says nothing where the split is by time."""
+    points = seen([1.0, 1.0, 4.0, 4.0], [0.1] * 4, [1, 2, 3, 4], [True, False, True, False])
+    observe = Observe(noise=Noise(level=0.1, relative=False, heldout=False))
+    split = Split(by="time", train="0:3", val="3:6")
+    manager = point_manager(points, num_predict_steps=2, split=split, observe=observe)
+    added = manager.trajectories[0].points.value.double() - points.value
+    assert (added != 0).flatten().tolist() == [True, True, False, False]
 
 
 def test_statistics_know_what_sensors_saw():
@@ -500,3 +555,146 @@ def test_sensors_outside_of_the_domain_are_left_out_and_told(tmp_path, caplog):
     assembler = Assembler(engine.spec, engine.registry)
     assert len(assembler.source().points(0).time) == 2
     assert "1 of 3 observations are outside of the domain and left out" in caplog.text
+
+
+# --- vector fields ---
+
+
+def test_columns_of_components_make_a_vector_field(tmp_path):
+    """A flow that is rotated: read back where it was seen, with a component that was not."""
+    cells = (np.arange(8) + 0.5) / 8
+    x, y = np.meshgrid(cells, cells, indexing="ij")
+    np.save(tmp_path / "first.npy", np.stack([y, -x]))
+    np.save(tmp_path / "ux.npy", y)
+    rows = "t,x,y,u.y,c,u.x\n0.1,0.3,0.4,-0.3,1,0.4\n0.2,0.6,0.7,,2,0.7\n0.2,0.2,0.2,-0.2,2,0.2\n"
+    (tmp_path / "seen.csv").write_text(rows)
+    keys = {
+        "resolution": {"x": 8, "y": 8},
+        "bounds": {},
+        "boundary": "zero-gradient",
+        "dt": 0.1,
+        "num_predict_steps": 2,
+        "heldout": 0.0,
+        "split": {"by": "time", "train": "0:2", "val": "2:3"},
+    }
+
+    def points_of_spec(initial):
+        from hyco_engine.assembly import Assembler
+
+        engine = hyco.Engine(heat_spec(tmp_path, **keys, initial=initial) | {"synthetic": {"kind": "resnet"}})
+        return Assembler(engine.spec, engine.registry).source()
+
+    whole = points_of_spec({"u": {"file": str(tmp_path / "first.npy")}, "c": 3.0})
+    assert [(field.name, field.components) for field in whole.layout.dynamic] == [("u", ("x", "y")), ("c", ())]
+    value = whole.points(0).value
+    torch.testing.assert_close(
+        value, torch.tensor([[0.4, -0.3, 1], [0.7, math.nan, 2], [0.2, -0.2, 2]], dtype=F64), equal_nan=True
+    )
+    first = whole.load(0).dynamic[:1]
+    torch.testing.assert_close(first[0], torch.from_numpy(np.stack([y, -x, 3 + 0 * x])))
+    read = Sensors(whole.layout)(first[None], torch.zeros(1, 3, dtype=F64), whole.points(0).position[None])[0]
+    known = ~value.isnan()
+    known[:, 2] = False
+    torch.testing.assert_close(read[known], value[known])
+    parts = points_of_spec({"u.x": {"file": str(tmp_path / "ux.npy")}, "u": -0.5, "c": 3.0})
+    torch.testing.assert_close(parts.load(0).dynamic[0, :2], torch.from_numpy(np.stack([y, 0 * y - 0.5])))
+
+
+def test_a_viscosity_is_found_from_sensors_of_a_moving_fluid(tmp_path):
+    """Burgers in two dimensions; the sensors move, see at uneven times, and one of them the first component alone."""
+    truth = {
+        "run": {"precision": "float64"},
+        "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
+        "data": {
+            "kind": "simulate",
+            "truth": {"nu": 0.02},
+            "num_simulations": 3,
+            "num_frames": 5,
+            "resolution": {"x": 8, "y": 8},
+            "dt": 0.02,
+        },
+        "physical": {"kind": "burgers"},
+    }
+    from hyco_engine.assembly import Assembler
+
+    engine = hyco.Engine(truth)
+    source = Assembler(engine.spec, engine.registry).source()
+    path = source.load(0).dynamic.double()
+    np.save(tmp_path / "first.npy", path[0].numpy())
+    rng = np.random.default_rng(0)
+    frame = torch.from_numpy(np.sort(rng.uniform(0.2, 4, (1, 60))))
+    position = torch.from_numpy(rng.uniform(0, 1, (1, 60, 2)))
+    read = Sensors(source.layout)(path[None], frame, position)[0].numpy()
+    read[::7, 1] = np.nan
+    table = np.column_stack([0.02 * frame[0].numpy(), position[0].numpy(), read])
+    np.savetxt(tmp_path / "seen.csv", table, delimiter=",", header="t,x,y,u.x,u.y", comments="")
+    spec = truth | {
+        "data": {
+            "kind": "points",
+            "path": str(tmp_path / "seen.csv"),
+            "resolution": {"x": 8, "y": 8},
+            "boundary": "periodic",
+            "dt": 0.02,
+            "initial": {"u": {"file": str(tmp_path / "first.npy")}},
+            "split": {"by": "sensor"},
+            "num_predict_steps": 4,
+            "truth": {"nu": 0.02},
+        },
+        "physical": {"kind": "burgers", "compile": "graph", "parameters": {"nu": {"init": 0.03}}},
+        "training": {"physical": {"epochs_per_cycle": 5, "curriculum": [[2, 2]]}},
+    }
+    summary = hyco.run(spec).summary
+    assert summary["parameters"]["nu"]["final"] == pytest.approx(0.02, rel=1e-3)
+    assert summary["metrics"]["physical"]["val"]["nrmse"] < 1e-3
+    assert list(summary["metrics"]["physical"]["val"]["nrmse_by_field"]) == ["u"]
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "message", "key"),
+    [
+        (
+            "t,x,y,u.x,v",
+            {},
+            "the vector 'u' has the components x, and the positions have the axes x, y: give a column for each, empty "
+            "where a component was not observed",
+            "data.columns",
+        ),
+        (
+            "t,x,y,u,u.x",
+            {},
+            "'u' is a column, and so is 'u.x': a field is one number, or one for each component",
+            "data.columns",
+        ),
+        ("t,x,y,u.,v", {}, "the column 'u.' names no component: write field.x", "data.columns"),
+        (
+            "t,x,y,u.x,u.y",
+            {"initial": {"u.x": 0.0}},
+            "rollouts need the first frame of 'u.y': a number, a profile, or a file of the grid's shape (4, 3)",
+            'data.initial."u.y"',
+        ),
+        (
+            "t,x,y,u.x,u.y",
+            {"initial": {"u": 0.0, "u.z": 0.0}},
+            "there is no field 'u.z'; did you mean 'u.y'? (the columns hold u.x, u.y)",
+            'data.initial."u.z"',
+        ),
+        (
+            "t,x,y,u.x,u.y",
+            {"initial": {"u": {"file": "u0.npy"}}},
+            "u0.npy has the shape (4, 3); the grid has (4, 3) cells for each of the components x, y",
+            "data.initial.u",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_vector_is_told(tmp_path, header, data, message, key):
+    (tmp_path / "seen.csv").write_text(header + "\n0.1,0.5,0.5,1,1\n")
+    keys = {"resolution": {"x": 4, "y": 3}, "bounds": {}, "initial": {"u": 0.0, "v": 0.0}, **data}
+    spec = heat_spec(tmp_path, **keys)
+    np.save(tmp_path / "u0.npy", np.zeros((4, 3)))
+    for given in spec["data"]["initial"].values():
+        if isinstance(given, dict):
+            given["file"] = str(tmp_path / given["file"])
+    with pytest.raises(HycoError) as found:
+        hyco.run(spec)
+    (problem,) = found.value.problems
+    assert (problem.message.replace(f"{tmp_path}/", ""), problem.key) == (message, key)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from report_cases import EVIL, layout_of, rollout_of, run_folder, summary_of
 
+from hyco_engine.report.compare_page import write_comparison
 from hyco_engine.report.page import write_report
+from hyco_engine.runs.comparing import compare_runs
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -87,6 +89,29 @@ def test_it_draws_moves_and_asks_for_nothing(browser: Any, pages: dict[int, Path
         api.expect(page.locator("#play")).to_have_text("Play")
         assert opened.said == []
         assert opened.asked == [pages[dims].as_uri()]
+
+
+def test_several_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
+    folders = []
+    for name in ("first", EVIL.replace("/", "")):
+        folder = run_folder(tmp_path / name, rollout_of(layout_of(24)), summary_of())
+        (folder / "spec.toml").write_text('[run]\nseed = 0\nprecision = "float32"\n[data]\nkind = "arrays"\n')
+        folders.append(folder)
+    path = write_comparison(compare_runs(folders), tmp_path / "page.html")
+    with Opened(browser, path, viewport={"width": 360, "height": 740}) as opened:
+        assert opened.page.locator("#rows figure").count() == 9
+        before = opened.page.locator("#rows").inner_html()
+        opened.page.locator("#time").focus()
+        opened.page.keyboard.press("ArrowRight")
+        assert opened.page.locator("#rows").inner_html() != before
+        colors = {
+            opened.page.locator(f"polyline.{style}.synthetic").evaluate("line => getComputedStyle(line).stroke")
+            for style in ("run0", "run1")
+        }
+        assert len(colors) == 2
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert opened.said == []
+        assert opened.asked == [path.as_uri()]
 
 
 @pytest.mark.parametrize("dims", [1, 3])

@@ -21,7 +21,8 @@ from hyco_engine.errors import DataError, RunError
 from hyco_engine.interfaces import Tracker
 from hyco_engine.runs import export as module
 from hyco_engine.runs.export import export
-from hyco_engine.runs.loading import evaluate, predict
+from hyco_engine.runs.loading import evaluate
+from hyco_engine.runs.predicting import predict
 
 SPEC: dict[str, Any] = {
     "run": {"name": "small", "cycles": 1},
@@ -208,10 +209,43 @@ def test_weights_that_build_themselves_again(result: hyco.RunResult, tmp_path: P
     with torch.no_grad():
         assert torch.equal(hyco.load_surrogate(out)(state), hyco.load_surrogate(result.folder)(state))
     first = out.read_bytes()
-    export(result.folder, out, "safetensors")
+    export(result.folder, out)
     assert out.read_bytes() == first
     with pytest.raises(DataError, match="holds weights alone; export it, or name the run folder"):
         hyco.load_surrogate(result.folder / "weights" / "synthetic-final.safetensors")
+
+
+def test_predict_takes_an_exported_file_in_place_of_the_run(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "surrogate.safetensors"
+    export(result.folder, out)
+    states = np.random.default_rng(0).normal(size=(3, 1, 16))
+    np.savez(tmp_path / "states.npz", u=states)
+    rest = ["--input", tmp_path / "states.npz", "--steps", 4, "--out"]
+    code, text, error = told("predict", out, *rest, tmp_path / "file.npz")
+    assert (code, error) == (0, "")
+    assert text == f"wrote {tmp_path / 'file.npz'}: 4 steps of 0.02 by the synthetic model of {out}\n"
+    assert told("predict", result.folder, *rest, tmp_path / "run.npz")[0] == 0
+    got, wanted = (np.load(tmp_path / f"{name}.npz")["u"] for name in ("file", "run"))
+    assert got.shape == (3, 4, 1, 16)
+    np.testing.assert_array_equal(got, wanted)
+
+    code, _, error = told("predict", out, *rest, tmp_path / "no.npz", "--model", "physical")
+    wrong = f"error: {out} is one surrogate with one set of weights; for the physics name the run folder\n"
+    assert (code, error) == (2, wrong)
+    code, _, error = told("predict", out, *rest, tmp_path / "no.npz", "--which", "best")
+    assert (code, error) == (2, wrong.replace("physics", "best weights"))
+
+
+def test_no_program_is_read_back(result: hyco.RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "surrogate.pt2"
+    export(result.folder, out)
+    np.save(tmp_path / "state.npy", np.zeros((1, 16)))
+    code, _, error = told("predict", out, "--input", tmp_path / "state.npy", "--steps", 1, "--out", tmp_path / "no.npy")
+    assert code == 2
+    assert error == (
+        f"error: {out} is neither a run folder nor a surrogate exported as .safetensors; exported programs (.pt2) are "
+        f"not read, as that can execute what is in them: run those you trust with torch, as docs/results.md shows\n"
+    )
 
 
 def test_the_description(result: hyco.RunResult, tmp_path: Path) -> None:
@@ -256,7 +290,14 @@ def test_what_cannot_be_exported_says_so(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--out", "here.toml"], "here.toml is where the description goes; name the surrogate's file .pt2 or"),
+        (
+            ["--format", "torch-export", "--out", "here.toml"],
+            "here.toml is a name for the format toml, and this is torch-export: call it here.pt2\n",
+        ),
+        (
+            ["--format", "toml", "--out", "here.safetensors"],
+            "here.safetensors is a name for the format safetensors, and this is toml: call it here.toml\n",
+        ),
         (["--out", "no/where.pt2"], "there is no folder no to write where.pt2 to"),
     ],
 )

@@ -112,7 +112,7 @@ SPEC: dict[str, Any] = {
     },
     "physical": {"kind": "two-decays"},
     "synthetic": {"kind": "resnet", "width": 8, "blocks": 1},
-    "augmentation": {"alpha": 0.5},
+    "augmentation": {"kind": "count", "alpha": 0.5},
     "training": {
         "synthetic": {"epochs_per_cycle": 8, "batch_size": 4, "lr": 1e-2},
         "physical": {"epochs_per_cycle": 8, "batch_size": 4, "optimizer": "adam", "lr": 3e-2},

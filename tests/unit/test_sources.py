@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_cases import scalar
 
+import hyco_engine as hyco
 from hyco_engine.builtin.sources import hyco_sources
 from hyco_engine.builtin.sources.options import SimulateOptions
 from hyco_engine.builtin.sources.simulate import SimulateSource
@@ -260,3 +261,22 @@ def test_simulate_options(keys, message):
     with pytest.raises((ValueError, HycoError)) as caught:
         make_options(**keys)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "message"),
+    [
+        (
+            {"observe": {"noise": {"level": 0.1}}},
+            "data.observe",
+            "noise and masks are for simulations of fields, and this data is samples",
+        ),
+        ({"split": {"by": "time"}}, "data.split.by", "samples have no frames: their source divides them"),
+    ],
+)
+def test_samples_know_neither_noise_nor_frames(tmp_path, data, key, message):
+    (tmp_path / "seen.csv").write_text("t,x,u\n0.1,0.5,1\n0.2,0.5,1\n")
+    spec = {"data": {"kind": "points", "path": str(tmp_path / "seen.csv"), **data}, "synthetic": {"kind": "resnet"}}
+    with pytest.raises(SpecError) as found:
+        hyco.run(spec)
+    assert [(problem.key, problem.message) for problem in found.value.problems] == [(key, message)]

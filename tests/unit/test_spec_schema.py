@@ -80,14 +80,14 @@ def test_kinds() -> None:
     assert set(variants("SyntheticChoice")) == {"unet"}
     assert set(variants("CacheChoice")) == {"auto", "memory"}
     assert variants("SourceChoice")["arrays"]["required"] == ["kind", "path"]
-    assert variants("StrategyChoice")["count"]["required"] == []
+    assert variants("StrategyChoice")["trust"]["required"] == []
     assert set(SCHEMA["properties"]["trackers"]["properties"]) == {"csv"}
 
 
 def test_a_choice_may_hold_itself() -> None:
     @options
     class Wrapping:
-        inner: StrategyChoice = option(attrs.Factory(lambda: StrategyChoice(kind="count")), help="what is wrapped")
+        inner: StrategyChoice = option(attrs.Factory(lambda: StrategyChoice(kind="trust")), help="what is wrapped")
 
     registry = make_registry()
     record = Record(kind="wrapping", summary="w", options=Wrapping, factory=lambda options, context: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from hyco_engine.builtin.strategies.interaction import Ghosts, Interaction, ghos
 from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
 from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.points import Sensors
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
 from hyco_engine.runs.metrics import read_metrics
+from hyco_engine.training.rollout import rollout
 
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
 POSITIVE = st.floats(1e-6, 1e6)
@@ -306,12 +309,6 @@ def test_an_interaction_changes_both_models_with_any_optimizer(
     assert all(entry["n_generated"] == 0 for entry in both.summary["balance"])
 
 
-def test_nothing_is_asked_of_ghost_points_at_alpha_zero() -> None:
-    own = layout(resolution=(8,))
-    asked = context(states_of(own), own, {}, alpha=0.0)
-    assert Interaction(InteractionOptions()).augment(Phase(player="synthetic"), asked) is None
-
-
 def test_a_teacher_is_rolled_out_once_for_a_batch_that_holds_all_samples() -> None:
     class Counting(Decay):
         calls = 0
@@ -335,6 +332,27 @@ def test_a_teacher_is_rolled_out_once_for_a_batch_that_holds_all_samples() -> No
     other = differences(ghosts, 4)
     assert teacher.calls == 4
     assert torch.equal(other, differences(Ghosts(teacher=Decay(0.5), layout=own, steps=2, points=5, dt=0.5), 4))
+
+
+def test_samples_that_start_alike_share_one_rollout_of_their_teacher() -> None:
+    sizes = []
+
+    class Counting(Decay):
+        def forward(self, state: Tensor) -> Tensor:
+            sizes.append(len(state))
+            return super().forward(state)
+
+    own = layout(resolution=(8,))
+    states = torch.rand(1, 1, 8, generator=torch.Generator().manual_seed(1)).expand(3, 1, 8)
+    ghosts = Ghosts(teacher=Counting(0.5), layout=own, steps=2, points=5, dt=0.5)
+    pupil = Decay(0.25)
+    batch = (states, torch.zeros(3, 2, 1, 8))
+    found = ghosts.differences(pupil, batch, torch.Generator().manual_seed(0), again=False)
+    assert sizes == [1, 1]
+    at = ghost_points(own.grid, 3, 5, 2, torch.Generator().manual_seed(0))
+    paths = [torch.cat([states[:, None], rollout(model, states, 2)], dim=1) for model in (pupil, Decay(0.5))]
+    ours, theirs = (Sensors(own)(path, at["frame"], at["position"]) for path in paths)
+    torch.testing.assert_close(found, ours - theirs)
 
 
 def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
@@ -387,11 +405,24 @@ def test_a_physics_that_only_teaches_is_bitwise_the_one_trained_alone(
     assert {e["direction"] for e in both.summary["cooperation"]} == {"physical->synthetic"}
 
 
-def test_the_plan_says_which_phases_are_taught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
     phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
     cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
     assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]
+
+
+def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = spec()["physical"] | {"parameters": {"nu": {"init": 0.0201}}}
+    result = hyco.run(spec(augmentation={"kind": "count", "alpha": 0.5}, physical=known))
+    (told,) = [note for note in result.summary["warnings"] if "held-out" in note]
+    assert re.fullmatch(
+        r"cycle 1: the physical model learns from 5 samples of the synthetic model, whose error on held-out data is "
+        r"0\.\d+ against its own [\d.e-]+: they are likely to make it worse. "
+        r'augmentation.kind = "trust" generates as many as held-out data justify',
+        told,
+    )
+    measured = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 0}, physical=known))
+    assert not any("held-out" in note for note in measured.summary["warnings"])

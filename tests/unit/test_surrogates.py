@@ -75,33 +75,11 @@ def loud(net: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("resolution", [(16,), (17,), (8, 11), (9, 8, 10)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("boundary", ["periodic", "zero-gradient", 1.5])
-def test_maps_a_state_to_its_dynamic_fields(
-    kind: str, resolution: tuple[int, ...], dtype: torch.dtype, boundary: Any
-) -> None:
-    layout = a_layout(*resolution, boundary=boundary)
-    net = build(kind, layout, dtype=dtype)
-    out = net(states(layout, dtype=dtype))
-    assert out.shape == (3, len(resolution), *resolution)
-    assert out.dtype == dtype
-    assert all(value.dtype == dtype for value in net.state_dict().values())
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_untrained_is_near_persistence(kind: str) -> None:
     layout = a_layout(16, 16)
     x = states(layout)
     change = (build(kind, layout)(x) - x[:, :2]) / some_statistics(layout).change_std.view(-1, 1, 1)
     assert 0 < change.abs().max() < 0.2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_do_not_see_each_other(kind: str) -> None:
-    layout = a_layout(16, 8)
-    net, x = loud(build(kind, layout)), states(layout)
-    torch.testing.assert_close(torch.cat([net(sample[None]) for sample in x]), net(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "step"), [("resnet", 1), ("resnet", 3), ("unet", 4)])
@@ -149,17 +127,6 @@ def test_weights_follow_from_the_seed_alone(kind: str) -> None:
     assert not torch.equal(first["body.exit.weight"], other["body.exit.weight"])
     single = build(kind, layout, dtype=torch.float32).state_dict()
     assert all(torch.equal(first[name].float(), single[name]) for name in first)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_statistics_travel_with_the_weights(kind: str) -> None:
-    layout = a_layout(16)
-    net, x = build(kind, layout), states(layout)
-    record = next(record for record in hyco_models() if record.kind == kind)
-    context = BuildContext(seed=9, registry=None, dtype=torch.float64, layout=layout)  # type: ignore[arg-type]
-    shell = record.factory(SMALL[kind], context)
-    shell.load_state_dict(net.state_dict())
-    assert torch.equal(shell(x), net(x))
 
 
 def test_loading_weights_leaves_the_given_statistics_alone() -> None:
@@ -275,15 +242,6 @@ def test_features_follow_the_first_dynamic_field(boundary: Any, edge: list[float
     padding = FeaturePadding(a_layout(3, boundary=boundary))
     padded = padding(torch.tensor([[[1.0, 2.0, 3.0]]]), [(1, 1)])
     assert padded[0, 0, [0, -1]].tolist() == edge
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_exports_with_a_dynamic_batch(kind: str) -> None:
-    layout = a_layout(9, 10, boundary={"x": "periodic", "y": 0.0})
-    net, x = build(kind, layout, dtype=torch.float32), states(layout, dtype=torch.float32)
-    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    program = torch.export.export(net, (x,), dynamic_shapes=shapes)
-    torch.testing.assert_close(program.module()(x[:1]), net(x[:1]))
 
 
 def advected(n: int, count: int, seed: int) -> tuple[StateLayout, list[Trajectory]]:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.builtin.strategies.count import Count
+from hyco_engine.builtin.strategies.two_arms import TwoArms
 from hyco_engine.builtin.strategies.weight import Weight
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import PluginError, RunError
 from hyco_engine.interfaces import (
+    Arm,
     Augmentation,
     ExtraTerm,
     LossNormalizer,
@@ -500,6 +502,15 @@ def test_an_optimizer_that_does_not_move_says_so() -> None:
         "cycle 0: 5 epochs of sgd did not move the physical model. Its gradient may vanish, "
         "or training.physical.lr may be too small"
     ]
+
+
+def test_arms_need_data_to_choose_by() -> None:
+    two = TwoArms([Arm(name="a", strategy=Count()), Arm(name="b", strategy=Weight())])
+    with pytest.raises(RunError) as caught:
+        hybrid(strategy=two)
+    assert str(caught.value) == (
+        "arms are chosen by their errors on held-out data: give validation data (data.split.val)"
+    )
 
 
 def test_one_model_alone_needs_neither_strategy_nor_cache() -> None:

@@ -18,7 +18,7 @@ BURGERS: dict[str, Any] = {
     },
     "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
     "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
-    "augmentation": {"alpha": 0.5},
+    "augmentation": {"kind": "count", "alpha": 0.5},
     "training": {
         "synthetic": {"epochs_per_cycle": 2, "batch_size": 4},
         "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"},
@@ -48,6 +48,7 @@ kind = "resnet"
 width = 2
 blocks = 1
 [augmentation]
+kind = "count"
 alpha = 2.0
 cache.kind = "disk"
 [training.synthetic]

@@ -27,8 +27,9 @@ import hyco_engine as hyco
 from hyco_engine.builtin.caches.disk import Disk
 from hyco_engine.errors import HycoError
 from hyco_engine.interfaces import Batch, Recipe
-from hyco_engine.runs.loading import LoadedRun, predict
+from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.metrics import read_metrics, read_summary
+from hyco_engine.runs.predicting import predict
 
 SPEC: dict[str, Any] = {
     "run": {"name": "damaged", "cycles": 1},
@@ -44,7 +45,7 @@ SPEC: dict[str, Any] = {
     },
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.2}}},
     "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
-    "augmentation": {"alpha": 1.0, "cache": {"kind": "disk"}},
+    "augmentation": {"kind": "count", "alpha": 1.0, "cache": {"kind": "disk"}},
     "training": {
         "synthetic": {"epochs_per_cycle": 1, "batch_size": 4},
         "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},

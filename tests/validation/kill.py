@@ -63,6 +63,7 @@ width = 4
 blocks = 1
 
 [augmentation]
+kind = "count"
 alpha = 0.5
 cache.kind = "{cache}"
 

@@ -35,7 +35,7 @@ SPEC: dict[str, Any] = {
         "parameters": {"buoyancy": {"init": 400.0}, "nu": {"init": 8e3}, "D": {"init": 6e3}},
     },
     "synthetic": {"kind": "resnet", "width": 16, "blocks": 2},
-    "augmentation": {"alpha": 0.5},
+    "augmentation": {"kind": "count", "alpha": 0.5},
     "training": {
         "synthetic": {"epochs_per_cycle": 10, "batch_size": 8, "lr": 3e-3},
         "physical": {"epochs_per_cycle": 10, "batch_size": 8, "optimizer": "adam", "lr": 5e-2},

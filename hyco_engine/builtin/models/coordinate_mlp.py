@@ -1,4 +1,10 @@
-"""A surrogate that is a function of position and time: u(x, t), for observations at points."""
+"""A surrogate that is a function of position and time: u(x, t), for observations at points.
+
+Function        u(x, t), position and time scaled to -1..1, output by mean and spread of the data; one output a field
+Network         `depth` layers of `width` with tanh
+Boundary        none: it knows what it has seen
+Take it         for sensors anywhere in space and time, of one simulation; it makes no steps, so it has no other start
+"""
 
 from __future__ import annotations
 

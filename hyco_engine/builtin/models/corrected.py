@@ -1,37 +1,57 @@
-"""The physics of the run plus a learned correction: a surrogate for a physics that lacks something."""
+"""The physics of the run plus a learned correction: a surrogate for a physics that lacks something.
+
+Step            u(t + dt) = physics(x) + s N(x), x the state in units of its mean and spread, s the spread of one step's
+                change
+Network         `depth` convolutions; by default with one tap, a source that depends on state and place at each point
+Parameters      the physics has parameters of its own in here, learned with the correction and kept with its weights
+Boundary        the physics' own; features are padded by the same rule without values
+Take it         where an equation is known in part: a drag, a source, a closure is missing. On a right physics it can
+                only do harm
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
 from hyco_engine.builtin.models.padding import FeaturePadding
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.interfaces import Correction
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import CorrectedOptions
     from hyco_engine.interfaces import BuildContext, PhysicalModel
 
 
-class Corrected(nn.Module):
-    """`u(t + dt) = physics(x) + correction(x)`; parameters of the physics and weights are learned together.
+class Corrected(Correction):
+    """`u(t + dt) = physics(x) + gate correction(x)`; parameters of the physics and weights are learned together.
 
     The physics is a copy of the run's, with parameters of its own: what the correction explains need not be squeezed
-    into them. They travel with the weights.
+    into them. They travel with the weights. The gate is 1, and 0 where held-out data speak against the correction.
     """
+
+    gate: Tensor
 
     def __init__(self, physics: PhysicalModel, correction: IncrementNet) -> None:
         super().__init__()
         self.physics = physics
         self.correction = correction
+        self.register_buffer("gate", torch.ones(()))
 
     def forward(self, state: Tensor) -> Tensor:
         # the network gives the state with its change
         change = self.correction(state) - state[:, : self.correction.n_dynamic]
-        advanced: Tensor = self.physics(state) + change
+        advanced: Tensor = self.physics(state) + self.gate.to(state.dtype) * change
         return advanced
+
+    def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = {name: values.detach().clone() for name, values in self.state_dict().items()}
+        theirs = {f"physics.{name}": values.detach().clone() for name, values in physics.items()}
+        return {**own, **theirs, "gate": torch.zeros_like(self.gate)}
 
 
 class CorrectionBody(nn.Module):

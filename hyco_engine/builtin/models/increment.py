@@ -83,7 +83,7 @@ class IncrementNet(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         scaled = (self.pad(state) - self.mean) / self.std
         if self.positions is not None:
-            scaled = torch.cat([scaled, self.positions.expand(len(state), *self.positions.shape)], dim=1)
+            scaled = torch.cat([scaled, self.positions.expand(state.shape[0], *self.positions.shape)], dim=1)
         advanced = state[:, : self.n_dynamic] + self.change_std * self.body(scaled)
         return advanced if self.own is None else torch.where(self.own, advanced, 0.0)
 

@@ -1,4 +1,16 @@
-"""Residual convolutional network on the grid."""
+"""Residual convolutional network on the grid.
+
+Step            u(t + dt) = u(t) + s N(x), x the state by its mean and spread, s the spread of one step's change
+Network         convolution, `blocks` of h + conv(act(conv(act(h)))), convolution; all at full resolution; no
+                normalisation layers, so that every sample is computed alone
+Sees            (2 blocks + 2) (kernel_size - 1) / 2 cells to each side with dilation 1; farther with `dilations`
+Boundary        states are padded by their boundary condition, features by the same rule without values
+Equivariant     to shifts along periodic axes, unless `positions` tells it where cells are
+Take it         for one to three dimensions and steps in which nothing moves farther than it sees
+
+References      K. He et al. (2016), Identity mappings in deep residual networks; dilations: K. Stachenfeld et al.
+                (2022), Learned coarse models for efficient turbulence simulation
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,16 @@
-"""U-Net on the grid."""
+"""U-Net on the grid.
+
+Step            u(t + dt) = u(t) + s N(x), x the state by its mean and spread, s the spread of one step's change
+Network         `levels` halvings of the resolution with doubled channels, as many doublings, skips between equals; no
+                normalisation layers, so that every sample is computed alone
+Sees            about 2^levels times as far as its kernels: the whole domain with few levels
+Boundary        states are padded by their boundary condition, features by the same rule without values; any resolution
+                of at least 2^(levels + 1) cells
+Equivariant     to shifts by 2^levels cells along periodic axes, unless `positions` tells it where cells are
+Take it         where a step carries far: pressure, fast waves, long time steps
+
+References      O. Ronneberger et al. (2015), U-Net: convolutional networks for biomedical image segmentation
+"""
 
 from __future__ import annotations
 

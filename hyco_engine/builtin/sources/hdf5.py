@@ -51,6 +51,8 @@ class Opened:
     dt: float
     frames: int
     simulations: int
+    names: tuple[str, ...] = ()
+    """Where each simulation is in the file; empty: they have numbers alone."""
 
 
 class Hdf5Source(TrajectorySource):
@@ -112,7 +114,7 @@ class Hdf5Source(TrajectorySource):
 
     def origin(self, field: str, index: int) -> str:
         opened, own = self._place(index)
-        return f"{opened.path}, simulation {own}"
+        return f"{opened.path}, {opened.names[own] if opened.names else f'simulation {own}'}"
 
     def fingerprint(self) -> str:
         described = json.dumps([self.layout.to_data(), self.dt])

@@ -160,8 +160,8 @@ class PointsOptions:
     array: str = option("", help="name of the array; empty: the only one in the file")
     columns: tuple[str, ...] = option(
         (),
-        help="what the columns are: t time, x, y, z position, s simulation; any other name is a field, and an empty "
-        "one is not read; none: the first line of a .csv",
+        help="what the columns are: t time, x, y, z position, s simulation; any other name is a field, or with a dot "
+        "a component of one (u.x, u.y), and an empty one is not read; none: the first line of a .csv",
         check=_check_columns,
     )
     interval: float | None = option(None, help="without a column t: time between entries of the array's axis 0", gt=0.0)
@@ -185,7 +185,8 @@ class PointsOptions:
     dt: float | None = option(None, help="time between two frames of the rollouts", gt=0.0)
     initial: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
-        help="the first frame of each field: a number, a profile, or a .npy file of the grid's shape",
+        help='the first frame of each field, or of a component ("u.x"): a number, a profile, or a .npy file of the '
+        "grid's shape, of a vector with an entry for each component before it",
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"

@@ -126,6 +126,7 @@ class PdebenchSource(Hdf5Source):
             None if times is None else times[()],
             frames=shape[0],
             simulations=len(groups),
+            names=tuple(f"{group}/data" for group in groups),
         )
 
     def _incompressible(self, path: Path, sets: dict[str, h5py.Dataset]) -> Opened:
@@ -165,6 +166,7 @@ class PdebenchSource(Hdf5Source):
         *,
         frames: int,
         simulations: int,
+        names: tuple[str, ...] = (),
     ) -> Opened:
         axes = axes_named(len(cells))
         ends = []
@@ -190,6 +192,7 @@ class PdebenchSource(Hdf5Source):
             dt=self._time_step(path, times, frames),
             frames=frames,
             simulations=simulations,
+            names=names,
         )
 
     def _time_step(self, path: Path, times: Array | None, frames: int) -> float:

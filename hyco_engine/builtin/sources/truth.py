@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,10 +28,14 @@ def _value(value: float | Profile | ArrayFile, grid: Grid, key: str) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def field_from_file(file: ArrayFile, grid: Grid, key: str) -> Tensor:
-    """`[*resolution]`, float64. Raises DataError for a file of another shape."""
+def field_from_file(file: ArrayFile, grid: Grid, key: str, components: Sequence[str] = ()) -> Tensor:
+    """`[*resolution]`, of a vector `[C, *resolution]`; float64. Raises DataError for a file of another shape."""
     reader = open_arrays(file.file)
     name, stored = next(iter(reader.arrays.items()))
-    if stored.shape != grid.resolution:
-        raise DataError(f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells", key=key)
+    wanted = (*((len(components),) if components else ()), *grid.resolution)
+    if stored.shape != wanted:
+        of = f" for each of the components {', '.join(components)}" if components else ""
+        raise DataError(
+            f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells{of}", key=key
+        )
     return torch.from_numpy(reader.read(name).astype(np.float64))

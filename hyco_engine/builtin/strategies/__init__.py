@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
+from hyco_engine.spec.choices import ArmChoice
 from hyco_engine.spec.options import option, options
+
+
+def _two(arms: tuple[ArmChoice, ...]) -> None:
+    if len(arms) != 2:
+        raise ValueError(f"takes two strategies, not {len(arms)}")
 
 
 @options
@@ -51,6 +57,15 @@ class InteractionOptions:
     )
 
 
+@options
+class TwoArmsOptions:
+    """`alpha` is the core's, for the arms that have none of their own."""
+
+    arms: tuple[ArmChoice, ...] = option(
+        help="two strategies, such as [{kind = \"trust\"}, {kind = \"interaction\", cooperate = 4}]", check=_two
+    )
+
+
 def _count(options: CountOptions, context: Any) -> Any:
     from hyco_engine.builtin.strategies.count import Count
 
@@ -73,6 +88,12 @@ def _interaction(options: InteractionOptions, context: Any) -> Any:
     from hyco_engine.builtin.strategies.interaction import Interaction
 
     return Interaction(options)
+
+
+def _two_arms(options: TwoArmsOptions, context: Any) -> Any:
+    from hyco_engine.builtin.strategies.two_arms import build
+
+    return build(options, context)
 
 
 @hookimpl
@@ -101,5 +122,11 @@ def hyco_strategies() -> list[Record]:
             summary="int(n_real * alpha * tau) samples, tau by how well teacher and pupil do on held-out real data",
             options=TrustOptions,
             factory=_trust,
+        ),
+        Record(
+            kind="two-arms",
+            summary="two strategies from the same start; of each model the better one on held-out data is kept",
+            options=TwoArmsOptions,
+            factory=_two_arms,
         ),
     ]

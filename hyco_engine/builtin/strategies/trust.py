@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hyco_engine.augment.balance import generated_count
 from hyco_engine.builtin.strategies.starts import LEAD, States, drawn_starts, mixed_starts, random_starts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Recipe, Strategy
@@ -48,12 +49,14 @@ class Trust(Strategy):
         warmup = Phase(player="physical", epochs=self.options.warmup, taught=False)
         return warmup, Phase(player="synthetic", taught=False), Phase(player="physical")
 
-    def augment(self, phase: Phase, context: CycleContext) -> Augmentation:
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        if generated_count(len(context.real), context.alpha) == 0:
+            return None  # nothing to measure for
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
         tau = trust(e_teacher, e_pupil)
         accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
-        count = int(len(context.real) * context.alpha * tau) if accepted else 0
+        count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
         recipe = self._recipe(phase, context, count) if count else None
         return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau if accepted else 0.0, record=record)

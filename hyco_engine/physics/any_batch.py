@@ -1,0 +1,86 @@
+"""A step as a graph for batches of any size, for exported programs: PhiFlow itself wants to know the size."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from hyco_engine.physics.equality import CaptureError
+
+# Two sizes of batch; whatever differs between their graphs follows from the size.
+_FEW, _MORE = 5, 7
+
+
+def for_any_batch(capture: Callable[[Tensor], GraphModule], state: Tensor) -> GraphModule:
+    """The graph of `capture(batch)` with every number that depends on the size of the batch computed from it.
+
+    `state [1, C, *S]` is a state to make batches of. Raises CaptureError where the graphs of two sizes differ in more
+    than such numbers.
+    """
+    few, more = (capture(state.expand(size, *state.shape[1:]).clone()) for size in (_FEW, _MORE))
+    graph = few.graph
+    nodes = list(graph.nodes)
+    if [(n.op, n.name) for n in nodes] != [(n.op, n.name) for n in more.graph.nodes]:
+        raise CaptureError("its graph is another one for batches of another size")
+    first = next(node for node in nodes if node.op != "placeholder")
+    with graph.inserting_before(first):
+        size = graph.call_function(torch.ops.aten.sym_size.int, (nodes[0], 0))
+
+    def number(a: int, b: int, before: Node) -> Any:
+        """What is `a` for few and `b` for more."""
+        times, rest = divmod(b - a, _MORE - _FEW)
+        if rest:
+            raise CaptureError(f"{before.name} depends on the size of the batch in an unknown way")
+        with graph.inserting_before(before):
+            product = graph.call_function(operator.mul, (size, times))
+            return graph.call_function(operator.add, (product, a - times * _FEW))
+
+    def matched(a: Any, b: Any, node: Node) -> Any:
+        if isinstance(a, Node):
+            return a
+        if isinstance(a, Sequence) and not isinstance(a, str):
+            return [matched(x, y, node) for x, y in zip(a, b, strict=True)]
+        if type(a) is int and a != b:
+            return number(a, b, node)
+        if a != b:
+            raise CaptureError(f"{node.name} is computed with {a} or {b}, as the size of the batch is")
+        return a
+
+    for node, other in zip(nodes, list(more.graph.nodes), strict=True):
+        if node.op == "call_function":
+            node.args = tuple(matched(a, b, node) for a, b in zip(node.args, other.args, strict=True))
+            node.kwargs = {name: matched(a, other.kwargs[name], node) for name, a in node.kwargs.items()}
+        elif node.op == "get_attr":
+            _constant(few, node, getattr(more, str(other.target)), number)
+    graph.lint()
+    few.recompile()
+    return few
+
+
+def _constant(graph: GraphModule, node: Node, other: Tensor, number: Callable[[int, int, Node], Any]) -> None:
+    """One that has a row for each sample, all alike, becomes one row, expanded."""
+    name = str(node.target)
+    value: Tensor = getattr(graph, name)
+    if value.shape == other.shape:
+        return
+    axes = [axis for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True)) if a != b]
+    row = value
+    for axis in axes:
+        row = row.narrow(axis, 0, 1)
+    if not torch.equal(row.expand(value.shape), value):
+        raise CaptureError(f"the constant {name} differs from sample to sample of a batch")
+    graph.register_buffer(f"{name}_row", row.clone())
+    following = node.next
+    sizes = [
+        number(a, b, following) if axis in axes else a
+        for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True))
+    ]
+    with graph.graph.inserting_before(following):
+        whole = graph.graph.call_function(torch.ops.aten.expand.default, (node, sizes))
+    node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
+    node.target = f"{name}_row"

@@ -1,0 +1,130 @@
+"""Rollouts from the state in a file, by a run's model or by an exported surrogate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.npy import read_arrays
+from hyco_engine.errors import DataError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import Player
+from hyco_engine.runs.export import read_exported
+from hyco_engine.runs.files import write_atomic
+from hyco_engine.runs.loading import LoadedRun, Which
+from hyco_engine.runs.weights import Weights
+from hyco_engine.training.evaluation import model_rollout
+
+
+def predict(
+    run: Path | str,
+    source: Path,
+    out: Path,
+    steps: int,
+    model: Player | None = None,
+    registry: Registry | None = None,
+    which: Which | None = None,
+) -> dict[str, Any]:
+    """Roll out a run's model from the state in `source` and write the predictions to `out`.
+
+    `run`: a run folder, or a file that `hyco-engine export --format safetensors` wrote. `model` None: the surrogate, or
+    the physics of a run that has none. `which` None: the weights of the run's end.
+
+    `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
+    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
+    """
+    if Path(run).is_file():
+        if model == "physical" or which is not None:
+            asked = "physics" if model == "physical" else f"{which} weights"
+            raise DataError(f"{run} is one surrogate with one set of weights; for the {asked} name the run folder")
+        stepper, weights = read_exported(Path(run), registry)
+        player: Player = "synthetic"
+    else:
+        loaded = LoadedRun(run, registry)
+        player = model or ("physical" if loaded.spec.synthetic is None else "synthetic")
+        stepper, weights = loaded.model_and_weights(player, which or "final")
+    if weights.layout is None:
+        raise DataError(f"the {player} model of {run} does not step states of fields forward")
+    rollout = _rolled_out(stepper, _read_state(source, weights.layout), steps, weights, player)
+    _write(out, rollout, weights.layout)
+    return {"model": player, "steps": steps, "shape": list(rollout.shape), "dt": weights.dt, "out": str(out)}
+
+
+def _rolled_out(model: nn.Module, state: NDArray[Any], steps: int, weights: Weights, player: Player) -> Tensor:
+    assert weights.layout is not None
+    like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
+    states = torch.as_tensor(np.ascontiguousarray(state)).to(like)
+    single = states.ndim == weights.layout.n_axes + 1
+    rollout = model_rollout(model)(states[None] if single else states, steps).cpu()
+    if not torch.isfinite(rollout).all():
+        first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1
+        raise DataError(f"the {player} model diverges from this state: step {first} of {steps} is not finite")
+    return rollout[0] if single else rollout
+
+
+def _read_state(path: Path, layout: StateLayout) -> NDArray[Any]:
+    if path.suffix not in (".npy", ".npz"):
+        raise DataError(f"{path} is no .npy or .npz file")
+    array = _read_arrays(path, layout)
+    spatial = layout.spatial
+    wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
+    if array.shape == spatial and layout.n_all == 1:
+        array = array[None]
+    if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
+        shape = list(array.shape)
+        raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise DataError(f"the state in {path} holds values that are no finite numbers")
+    return array
+
+
+def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
+    try:
+        content = read_arrays(path)
+        return content if isinstance(content, np.ndarray) else _stacked(content, layout, path)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:
+    names = [field.name for field in layout.fields]
+    if set(arrays) != set(names):
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; the model's fields are {', '.join(names)}")
+    axis = -layout.n_axes - 1
+    parts = []
+    for field in layout.fields:
+        array = arrays[field.name]
+        scalar = not field.components and array.ndim == layout.n_axes
+        parts.append(np.expand_dims(array, axis) if scalar else array)
+    return np.concatenate(parts, axis=axis)
+
+
+def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
+    buffer = io.BytesIO()
+    array = rollout.numpy()
+    if path.suffix == ".npz":
+        axis = rollout.ndim - layout.n_axes - 1
+        fields = {f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic}
+        np.savez(buffer, **fields)  # type: ignore[arg-type]  # the stubs take any keyword for allow_pickle
+    elif path.suffix == ".npy":
+        np.save(buffer, array, allow_pickle=False)
+    else:
+        raise DataError(f"{path} is no .npy or .npz file: name one to write to")
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent} to write {path.name} to")
+    write_atomic(path, buffer.getvalue())
+
+
+def _range(layout: StateLayout, name: str) -> tuple[int, int]:
+    channels = layout.channels(name)
+    return channels.start, channels.stop

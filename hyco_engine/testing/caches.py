@@ -1,0 +1,297 @@
+"""The contract of cache backends, as a test suite.
+
+    class TestMine(CacheContract):
+        def make(self) -> CacheBackend:
+            return Mine()
+
+pytest collects the tests of the subclass.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from hyco_engine.errors import HycoError, RunError
+from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples
+from hyco_engine.testing.measuring import declared, difference, global_generators
+from hyco_engine.testing.recipes import Numbered
+
+COUNT = 23
+PATIENCE_S = 60.0
+
+
+class CacheContract(ABC):
+    """What holds for every cache backend, whatever it holds samples in."""
+
+    tolerance: ClassVar[float] = 0.0
+    """How far samples may differ from the recipe's, relative to the largest value; 0: bit by bit. At most 1e-6."""
+    named: ClassVar[bool] = True
+    """Whether it holds samples that are tensors by name; else it refuses them with an error of the engine."""
+
+    @abstractmethod
+    def make(self) -> CacheBackend:
+        """A new backend."""
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def test_samples_are_the_recipes_in_any_order_and_repeated(self) -> None:
+        orders = ([3, 22, 0, 3, 7], list(range(COUNT)), [11], list(range(COUNT))[::-1])
+        with self._held(Numbered(COUNT)) as (samples, _):
+            assert len(samples) == COUNT, f"it says that it holds {len(samples)} of {COUNT} samples"
+            for order in orders:
+                self._check(samples, Numbered(COUNT), order)
+
+    @declared
+    def test_samples_may_be_tensors_by_name(self) -> None:
+        if self.named:
+            with self._held(Numbered(COUNT, named=True)) as (samples, _):
+                self._check(samples, Numbered(COUNT, named=True), [5, 1, 22, 1])
+            return
+        try:
+            with self._held(Numbered(COUNT, named=True)) as (samples, _):
+                samples.batch(torch.arange(2))
+        except HycoError:
+            return
+        raise AssertionError("tensors by name are declared not to be held, and are not refused with a HycoError")
+
+    def test_samples_of_every_size_and_number_are_held(self) -> None:
+        for count, size, batch_size in ((1, 1, 1), (4, 3, 4), (9, 257, 4), (5, 1000, 64)):
+            recipe = Numbered(count, size=size, batch_size=batch_size)
+            with self._held(recipe) as (samples, _):
+                self._check(samples, recipe, list(range(count)))
+
+    def test_batches_that_were_announced_are_the_same(self) -> None:
+        order = torch.split(torch.randperm(COUNT, generator=torch.Generator().manual_seed(1)), 4)
+        with self._held(Numbered(COUNT)) as (samples, _):
+            for _ in range(2):
+                samples.upcoming(order)
+                for indices in order:
+                    self._check(samples, Numbered(COUNT), indices.tolist())
+
+    def test_what_is_given_may_be_changed(self) -> None:
+        with self._held(Numbered(COUNT)) as (samples, _):
+            for part in samples.batch(torch.arange(COUNT)):
+                assert isinstance(part, torch.Tensor)
+                assert not part.requires_grad, "samples have gradients"
+                part.zero_()
+            self._check(samples, Numbered(COUNT), list(range(COUNT)))
+
+    def test_samples_are_made_in_order_in_the_recipes_batches(self) -> None:
+        recipe, told = Numbered(10, batch_size=4), list[int]()
+        with self._held(recipe, told.append):
+            if recipe.calls:
+                wanted = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+                assert recipe.calls == wanted, f"it asked for the samples {recipe.calls}, not in order as {wanted}"
+        rising = told == sorted(told) and all(0 <= made <= 10 for made in told)
+        assert rising, f"progress was told {told} of 10 samples"
+
+    def test_an_index_beyond_the_last_sample_is_an_error(self) -> None:
+        with self._held(Numbered(10)) as (samples, _):
+            for wrong in (10, 4000):
+                try:
+                    samples.batch(torch.tensor([0, wrong]))
+                except IndexError:
+                    continue
+                raise AssertionError(f"the index {wrong} of 10 samples is no IndexError")
+
+    def test_closing_leaves_nothing_and_may_be_repeated(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, global_generators("holding samples"):
+            threads = set(threading.enumerate())
+            samples = self._backend().hold(Numbered(COUNT), Path(folder))
+            samples.upcoming([torch.arange(4), torch.arange(4, 8)])
+            samples.batch(torch.arange(4))
+            samples.close()
+            samples.close()
+            left = sorted(path.name for path in Path(folder).rglob("*"))
+            assert not left, f"after close() there is {', '.join(left)} in its folder"
+            until = time.monotonic() + 5.0
+            while running := set(threading.enumerate()) - threads:
+                assert time.monotonic() < until, f"after close() the thread {running.pop().name!r} still runs"
+                time.sleep(0.01)
+
+    def test_nbytes_is_what_is_held(self) -> None:
+        recipe = Numbered(200, size=300)
+        with self._held(recipe) as (samples, folder):
+            samples.batch(torch.arange(4))
+            on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            least = on_disk or 4 * recipe.sample_bytes
+            assert samples.nbytes >= least, f"nbytes is {samples.nbytes}, and {least} bytes are held"
+            most = 4 * len(recipe) * recipe.sample_bytes
+            assert samples.nbytes <= most, f"nbytes is {samples.nbytes}; all samples together have {most // 4}"
+
+    def test_holders_side_by_side_do_not_meet(self) -> None:
+        backend, recipes = self._backend(), [Numbered(COUNT, offset=1000 * k) for k in range(3)]
+        wrong: list[BaseException] = []
+
+        def work(recipe: Numbered, folder: Path, barrier: threading.Barrier) -> None:
+            try:
+                folder.mkdir()
+                barrier.wait(PATIENCE_S)
+                samples = backend.hold(recipe, folder)
+                barrier.wait(PATIENCE_S)
+                for order in ([3, 1, 22], list(range(COUNT))):
+                    self._check(samples, recipe, order)
+                barrier.wait(PATIENCE_S)
+                samples.close()
+            except BaseException as error:
+                wrong.append(error)
+                barrier.abort()
+
+        with tempfile.TemporaryDirectory() as root:
+            barrier = threading.Barrier(len(recipes))
+            threads = [
+                threading.Thread(target=work, args=(recipe, Path(root) / f"{k}", barrier))
+                for k, recipe in enumerate(recipes)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for error in sorted(wrong, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise AssertionError(f"three holders at once: {type(error).__name__}: {error}") from error
+
+    def test_closing_one_leaves_the_others(self) -> None:
+        backend = self._backend()
+        with self._held(Numbered(COUNT), backend=backend) as (samples, _):
+            with self._held(Numbered(COUNT, offset=500), backend=backend):
+                pass
+            self._check(samples, Numbered(COUNT), list(range(COUNT)))
+
+    def test_a_run_without_a_cache_folder_is_served_or_told(self) -> None:
+        backend = self._backend()
+        try:
+            samples = backend.hold(Numbered(COUNT), None)
+        except HycoError:
+            assert backend.uses_folder, "uses_folder is False, and without a folder it refuses"
+            return
+        self._check(samples, Numbered(COUNT), list(range(COUNT)))
+        samples.close()
+
+    def test_what_a_recipe_raises_is_told_as_it_is(self) -> None:
+        class Diverging(Numbered):
+            def generate(self, indices: torch.Tensor) -> Batch:
+                if 8 in indices:
+                    raise RunError("it diverged")
+                return super().generate(indices)
+
+        recipe = Diverging(COUNT)
+        try:
+            with self._held(recipe) as (samples, _):
+                samples.batch(torch.arange(COUNT))
+        except RunError as error:
+            if "it diverged" not in str(error):
+                raise AssertionError(f"a recipe's error 'it diverged' is told as: {error}") from error
+        else:
+            raise AssertionError("a recipe's error does not come through")
+
+    def test_a_missing_or_truncated_file_is_noticed(self) -> None:
+        """It is an error, or does no harm: never other samples, and never the end of the process."""
+        if not hasattr(os, "fork"):
+            return
+
+        def delete(path: Path) -> None:
+            path.unlink()
+
+        with self._held(Numbered(COUNT, size=600)) as (_, folder):
+            names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+        for name in names[:: max(1, len(names) // 6)]:
+            for what, harm in (("cut to half", _halve), ("emptied", _empty), ("deleted", delete)):
+                with _without_faulthandler(), self._held(Numbered(COUNT, size=600)) as (samples, folder):
+                    harm(folder / name)
+                    found = _elsewhere(lambda: self._check(samples, Numbered(COUNT, size=600), list(range(COUNT))))
+                assert not found, f"{name} was {what} behind its back, and {found}"
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _backend(self) -> CacheBackend:
+        backend = self.make()
+        assert isinstance(backend, CacheBackend), f"the factory returns a {type(backend).__name__}, not a CacheBackend"
+        return backend
+
+    @contextmanager
+    def _held(
+        self,
+        recipe: Numbered,
+        progress: Callable[[int], None] = lambda made: None,
+        backend: CacheBackend | None = None,
+    ) -> Iterator[tuple[GeneratedSamples, Path]]:
+        with tempfile.TemporaryDirectory() as folder:
+            samples = (backend or self._backend()).hold(recipe, Path(folder), progress)
+            right = isinstance(samples, GeneratedSamples)
+            assert right, f"hold() returns a {type(samples).__name__}, not GeneratedSamples"
+            try:
+                yield samples, Path(folder)
+            finally:
+                samples.close()
+
+    def _check(self, samples: GeneratedSamples, recipe: Numbered, order: list[int]) -> None:
+        indices = torch.tensor(order)
+        wanted = recipe.generate(indices)
+        found = difference(tuple(samples.batch(indices)), wanted, self.tolerance)
+        assert not found, f"the samples {_short(order)} are not those of the recipe: {found}"
+        found = difference(samples.inputs(indices), wanted[0], self.tolerance)
+        assert not found, f"the inputs of the samples {_short(order)} are not those of the recipe: {found}"
+
+
+def _short(order: list[int]) -> str:
+    return str(order) if len(order) < 8 else f"[{order[0]}, {order[1]}, ..., {order[-1]}]"
+
+
+def _halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@contextmanager
+def _without_faulthandler() -> Iterator[None]:
+    """A process that is meant to end would tell of it; off before backends install handlers of their own."""
+    on = faulthandler.is_enabled()
+    faulthandler.disable()
+    try:
+        yield
+    finally:
+        if on:
+            faulthandler.enable()
+
+
+def _elsewhere(check: Callable[[], None]) -> str:
+    """What goes wrong when wrong samples may be given or the process may end, in a process of its own; "": nothing.
+
+    An error that `check` meets, other than of the check itself, is right.
+    """
+    process = os.fork()
+    if process == 0:
+        code = 0
+        try:
+            check()
+        except AssertionError:
+            code = 1
+        except BaseException:
+            code = 0
+        finally:
+            os._exit(code)
+    until = time.monotonic() + PATIENCE_S
+    while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(process, 9)
+            os.waitpid(process, 0)
+            return f"reading does not end within {PATIENCE_S:g} s"
+        time.sleep(0.002)
+    status = os.waitstatus_to_exitcode(ended[1])
+    if status < 0:
+        return f"reading ends the whole process by signal {-status}; look at the file's size before you read it"
+    return "other samples are given without a word" if status else ""

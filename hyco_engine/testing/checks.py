@@ -1,0 +1,198 @@
+"""An installed plugin's kinds held against the contracts, without pytest: for `hyco-engine plugins check NAME`."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import attrs
+
+from hyco_engine.errors import HycoError
+from hyco_engine.hooks.blaming import ENGINE
+from hyco_engine.hooks.checking import describe
+from hyco_engine.hooks.records import ModelRecord, Record
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import BuildContext, Predictor, SampleSource
+from hyco_engine.spec.dumping import plain
+from hyco_engine.spec.structuring import Structurer
+from hyco_engine.testing.caches import CacheContract
+from hyco_engine.testing.contexts import LAYOUTS, tiny_context, tiny_grid
+from hyco_engine.testing.normalizers import NormalizerContract
+from hyco_engine.testing.physics import PhysicsContract
+from hyco_engine.testing.sources import SamplesContract, TrajectoryContract
+from hyco_engine.testing.strategies import StrategyContract
+from hyco_engine.testing.surrogates import SurrogateContract
+from hyco_engine.testing.trackers import TrackerContract
+
+GRIDS = (
+    tiny_grid(8, 6),
+    tiny_grid(16),
+    tiny_grid(8, 6, 5),
+    tiny_grid(16, upper=(20.0,)),
+    tiny_grid(8, 8, upper=(20.0, 20.0)),
+)
+STEPS = (0.01, 0.1, 0.001)
+
+Status = Literal["passed", "failed", "not checked"]
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What became of one check; `message` explains a failure, or says why a check was not made."""
+
+    check: str
+    status: Status
+    message: str = ""
+
+
+class _NotChecked(Exception):
+    """Why a kind cannot be held against its contract from here."""
+
+
+def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Finding]:
+    """Hold one kind, with its default options, against what its hook asks for."""
+    try:
+        options = _default_options(record)
+        yield _tried("default options can be written to a spec and read back", partial(_check_options, record, options))
+        contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
+    except _NotChecked as why:
+        yield Finding(check="the contract", status="not checked", message=str(why))
+        return
+    except Exception as error:
+        yield Finding(check="the factory builds it", status="failed", message=_explained(error))
+        return
+    claims = 0
+    for name in _tests(contract):
+        if getattr(getattr(contract, name), "declared", False):
+            claims += 1
+        else:
+            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
+    if claims:
+        told = f"{claims} of the contract's checks rest on what the plugin's own tests declare; they are left to them"
+        yield Finding(check="what is declared", status="not checked", message=told)
+
+
+def _tests(contract: type) -> list[str]:
+    """In the order in which they are written, the contract's base classes first."""
+    found = [name for cls in reversed(contract.__mro__) for name in vars(cls) if name.startswith("test_")]
+    return list(dict.fromkeys(found))
+
+
+def _tried(check: str, call: Callable[[], object]) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call()
+    except Exception as error:
+        return Finding(check=check, status="failed", message=_explained(error))
+    return Finding(check=check, status="passed")
+
+
+def _explained(error: Exception) -> str:
+    """In words, with the plugin's own line where it is the plugin that raised."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frame, line = frames[-1]
+    if isinstance(error, AssertionError) and str(frame.f_globals.get("__name__", "")).startswith(f"{ENGINE}."):
+        return str(error) or f"not so: {linecache.getline(frame.f_code.co_filename, line).strip()}"
+    if isinstance(error, HycoError):
+        return str(error)
+    theirs = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in frames
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != ENGINE
+    ]
+    return f"{describe(error)}{theirs[-1] if theirs else ''}"
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def _default_options(record: Record) -> Any:
+    required = [field.name for field in attrs.fields(record.options) if field.default is attrs.NOTHING and field.init]
+    if required:
+        names = ", ".join(map(repr, required))
+        raise _NotChecked(
+            f"its options need values for {names}, which only its author knows: that is left to its own tests"
+        )
+    return record.options()
+
+
+def _check_options(record: Record, options: Any) -> None:
+    written = plain(options)
+    read: Any = Structurer(Registry()).structure(written, record.options)
+    assert read == options, f"the default options {options} are read back from a spec as {read}"
+
+
+# --- contracts --------------------------------------------------------------------------------------------------------
+
+
+def _contract(hook: str, record: Record, build: Callable[[BuildContext], Any], registry: Registry) -> type:
+    if isinstance(record, ModelRecord):
+        return _physics(build, registry) if record.role == "physical" else _surrogate(build, registry)
+    if hook == "hyco_sources":
+        return _source(build, registry)
+    bases: dict[str, type] = {
+        "hyco_strategies": StrategyContract,
+        "hyco_normalizers": NormalizerContract,
+        "hyco_caches": CacheContract,
+        "hyco_trackers": TrackerContract,
+    }
+    return _subclass(bases[hook], make=lambda self: build(tiny_context(registry=registry)))
+
+
+def _subclass(base: type, **members: Any) -> type:
+    made = type("Installed", (base,), members)
+    assert not inspect.isabstract(made)
+    return made
+
+
+def _surrogate(build: Callable[[BuildContext], Any], registry: Registry) -> type:
+    def context(self: Any, layout: Any, **more: Any) -> BuildContext:
+        return tiny_context(layout, registry=registry, **more)
+
+    built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)])
+    if isinstance(built, Predictor):
+        raise _NotChecked("its inputs are its own: a test of its own, made of PredictorContract, knows them")
+    return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
+
+
+def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
+    told = []
+    for grid in GRIDS:
+        for dt in STEPS:
+            members = {"make": lambda self, context: build(context), "grid": grid, "dt": dt}
+            contract = _subclass(PhysicsContract, **members)
+            try:
+                model = contract()._built()
+                stable = model.stability(contract().states(model, 3)) is None
+            except HycoError as error:
+                told.append(str(error))
+                break  # another step does not help
+            if stable:
+                return contract
+    raise _NotChecked(f"none of the checks' own grids and steps suits it: {'; '.join(dict.fromkeys(told))}")
+
+
+def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
+    built = _accepted(build, [tiny_context(registry=registry)])
+    base = SamplesContract if isinstance(built, SampleSource) else TrajectoryContract
+    members = {"make": lambda self, context: build(context), "context": lambda self: tiny_context(registry=registry)}
+    return _subclass(base, **members)
+
+
+def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext]) -> Any:
+    """What is built for the first context that is not refused."""
+    told = []
+    for context in contexts:
+        try:
+            return build(context)
+        except HycoError as error:
+            if error.exit_code != 2:
+                raise
+            told.append(str(error))
+    raise _NotChecked(f"none of the checks' own problems suits it: {'; '.join(dict.fromkeys(told))}")

@@ -1,0 +1,31 @@
+"""Whether a learned correction of a physics is kept: held-out data alone says."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hyco_engine.interfaces import Correction
+from hyco_engine.training.history import Best
+from hyco_engine.training.hybrid import HybridTrainer
+
+
+def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
+    """`accepted`, `error` and `error_without`, of the best weights of the surrogate and of the run's physics.
+
+    Where the correction makes the error no smaller, the surrogate's best weights become those of that physics alone.
+    None where the surrogate is no correction, or nothing was held out.
+    """
+    synthetic, physical = (hybrid.trainers.get(player) for player in ("synthetic", "physical"))
+    heldout = hybrid.heldout
+    if heldout is None or physical is None or synthetic is None or not isinstance(synthetic.model, Correction):
+        return None
+    bare, corrected = hybrid.best["physical"], hybrid.best["synthetic"]
+    if bare.state is None:
+        # a physics that has nothing to learn is not measured while others train
+        error = heldout.score(heldout.measure(physical.model))
+        bare = Best(error=error, state=copy.deepcopy(physical.model.state_dict()))
+    accepted = corrected.error < bare.error
+    if not accepted and bare.state is not None:
+        hybrid.best["synthetic"] = Best(error=bare.error, state=synthetic.model.without(bare.state))
+    return {"accepted": accepted, "error": corrected.error, "error_without": bare.error}

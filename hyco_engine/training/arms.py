@@ -1,0 +1,115 @@
+"""Strategies tried side by side: each trains models of its own from the same start."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from hyco_engine.interfaces import Arm, Player, Strategy
+from hyco_engine.training.history import Best
+from hyco_engine.training.state import load_trainer_state, trainer_state
+from hyco_engine.training.trainer import Trainer
+
+
+def arms_of(strategy: Strategy | None) -> tuple[Arm, ...]:
+    """The arms of a strategy; one that has none is its own only arm, and so is none."""
+    arms = () if strategy is None else tuple(strategy.arms())
+    return arms or (Arm(name="", strategy=strategy),)
+
+
+@attrs.define(kw_only=True)
+class Arms:
+    """Which arm the trainers are at, and what the other arms left.
+
+    With a single arm nothing is ever copied.
+    """
+
+    arms: tuple[Arm, ...]
+    trainers: Mapping[Player, Trainer]
+    best: dict[Player, Best]
+    """Of the arm that the trainers are at; after `settle` of what was kept."""
+    _active: int = 0
+    _start: dict[str, Any] | None = None
+    _left: dict[str, dict[str, Any]] = attrs.Factory(dict)
+    """By arm: all that its models go on from."""
+    _settled: bool = False
+
+    @property
+    def active(self) -> Arm:
+        """The arm that the trainers are at."""
+        return self.arms[self._active]
+
+    @property
+    def label(self) -> dict[str, str]:
+        """What tells the records of several arms apart."""
+        return {"arm": self.active.name} if len(self.arms) > 1 else {}
+
+    def begin(self) -> None:
+        """Before training goes on: the trainers are at the active arm again."""
+        if len(self.arms) > 1 and self._start is None:
+            self._start = copy.deepcopy(self._models())
+        if self._settled:
+            self._load(self._left[self.active.name])
+            self._settled = False
+
+    def turn(self) -> bool:
+        """Go to the next arm; True where that is the first one again, or there is no other."""
+        if len(self.arms) < 2:
+            return True
+        self._leave()
+        self._active = (self._active + 1) % len(self.arms)
+        self._load(self._left.get(self.active.name, self._start))
+        return self._active == 0
+
+    def settle(self) -> dict[str, Any]:
+        """Give each trainer what the arm with its smallest held-out error left, and say which that is.
+
+        `{player: {"kept": name, "errors": {name: error}}}`; empty where there is nothing to choose from.
+        """
+        if len(self.arms) < 2 or self._settled:
+            return {}
+        self._leave()
+        self._settled = True
+        told: dict[str, Any] = {}
+        for player, trainer in self.trainers.items():
+            errors = {name: left["best"][player]["latest"] for name, left in self._left.items()}
+            if not any(map(math.isfinite, errors.values())):
+                continue
+            kept = min(errors, key=lambda name: errors[name])
+            load_trainer_state(trainer, self._left[kept]["trainers"][player])
+            best = min((left["best"][player] for left in self._left.values()), key=lambda found: found["error"])
+            self.best[player] = Best(**copy.deepcopy(best))
+            told[player] = {"kept": kept, "errors": errors}
+        return told
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What is not in the trainers, not copied."""
+        if len(self.arms) < 2:
+            return None
+        return {"active": self._active, "start": self._start, "left": self._left, "settled": self._settled}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """What `state_dict` gave."""
+        if state is not None:
+            found = copy.deepcopy(dict(state))
+            self._active, self._start = found["active"], found["start"]
+            self._left, self._settled = found["left"], found["settled"]
+
+    def _leave(self) -> None:
+        self._left[self.active.name] = copy.deepcopy(self._models())
+
+    def _models(self) -> dict[str, Any]:
+        return {
+            "trainers": {player: trainer_state(trainer) for player, trainer in self.trainers.items()},
+            "best": {player: best.to_data() for player, best in self.best.items()},
+        }
+
+    def _load(self, state: Mapping[str, Any] | None) -> None:
+        assert state is not None
+        for player, trainer in self.trainers.items():
+            load_trainer_state(trainer, state["trainers"][player])
+            self.best[player] = Best(**copy.deepcopy(state["best"][player]))

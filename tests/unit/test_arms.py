@@ -1,0 +1,151 @@
+"""Several strategies tried side by side, and what is kept of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_specs import BURGERS
+from torch import nn
+
+import hyco_engine as hyco
+from hyco_engine.errors import SpecError
+from hyco_engine.runs.keeper import Interrupted
+from hyco_engine.runs.metrics import of_kept_arms, read_metrics
+
+ALONE = {"kind": "count", "alpha": 0.0}
+TAUGHT = {"kind": "count", "alpha": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
+
+
+def spec(augmentation: dict[str, Any], **tables: Any) -> dict[str, Any]:
+    return copy.deepcopy(BURGERS) | {"augmentation": augmentation} | tables
+
+
+def arms(*choices: dict[str, Any], **tables: Any) -> dict[str, Any]:
+    return spec({"kind": "two-arms", "arms": list(choices)}, **tables)
+
+
+def weights(model: nn.Module | None) -> list[torch.Tensor]:
+    assert model is not None
+    return [value.detach().clone() for value in model.state_dict().values()]
+
+
+def same(first: nn.Module | None, second: nn.Module | None) -> bool:
+    return all(map(torch.equal, weights(first), weights(second)))
+
+
+def validation_error(result: hyco.RunResult, player: str) -> float:
+    return float(result.summary["metrics"][player]["val"]["nrmse"])
+
+
+def test_each_arm_is_the_run_it_would_be_alone_and_the_better_one_is_kept() -> None:
+    single = [hyco.run(spec(choice)) for choice in (TAUGHT, ALONE)]
+    both = hyco.run(arms(TAUGHT, ALONE))
+    for player in ("physical", "synthetic"):
+        told = both.summary["arms"][player]
+        errors = [validation_error(result, player) for result in single]
+        assert list(told["errors"]) == ["count-1", "count-2"]
+        assert list(told["errors"].values()) == pytest.approx(errors, rel=1e-6)
+        better = errors.index(min(errors))
+        assert told["kept"] == f"count-{better + 1}"
+        assert same(getattr(both, player), getattr(single[better], player))
+        assert not same(getattr(both, player), getattr(single[1 - better], player))
+        # what was computed counts, not what was kept
+        trained = [result.summary["trained"][player]["samples"] for result in single]
+        assert both.summary["trained"][player]["samples"] == sum(trained)
+    assert both.summary["cycles"] == 2
+
+
+def test_records_tell_the_arms_apart() -> None:
+    both = hyco.run(arms(ALONE, TAUGHT))
+    single = hyco.run(spec(TAUGHT))
+    told = read_metrics(both.folder)
+    assert {record.get("arm") for record in told} == {"count-1", "count-2", None}
+    kept = {"arms": {player: {"kept": "count-2"} for player in ("physical", "synthetic")}}
+    losses = [
+        [record["train/loss"] for record in records if "train/loss" in record]
+        for records in (of_kept_arms(told, kept), read_metrics(single.folder))
+    ]
+    assert losses[0] == losses[1]
+    assert all("arm" not in record for record in read_metrics(single.folder))
+    assert single.summary["arms"] == {}
+
+
+class StopAt:
+    def __init__(self, moment: int | None = None) -> None:
+        self.moment, self.asked = moment, 0
+
+    def __call__(self) -> str | None:
+        self.asked += 1
+        return None if self.moment is None or self.asked < self.moment else "SIGTERM"
+
+
+def run(folder: Path, stop: Callable[[], str | None], *, resume: bool = False, cycles: int = 2) -> hyco.RunResult:
+    made = arms(ALONE, {"kind": "trust", "alpha": 1.0, "warmup": 1}, run={"name": "tiny", "cycles": cycles})
+    # any other schedule depends on the number of cycles
+    made["training"]["synthetic"]["schedule"] = "constant"
+    return hyco.Engine(made).run(folder, resume=resume, stop=stop)
+
+
+def test_stopped_and_resumed_it_is_the_run_that_was_not(tmp_path: Path) -> None:
+    count = StopAt()
+    whole = run(tmp_path / "whole", count)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run(folder, StopAt(int(count.asked * 0.3)))
+    with pytest.raises(Interrupted):
+        run(folder, StopAt(int(count.asked * 0.5)), resume=True)
+    resumed = run(folder, StopAt(), resume=True)
+    assert same(resumed.physical, whole.physical)
+    assert same(resumed.synthetic, whole.synthetic)
+    assert resumed.summary["arms"] == whole.summary["arms"]
+    assert resumed.summary["cooperation"] == whole.summary["cooperation"]
+
+
+def test_more_cycles_go_on_with_both_arms(tmp_path: Path) -> None:
+    run(tmp_path / "run", StopAt(), cycles=1)
+    longer = run(tmp_path / "run", StopAt(), resume=True, cycles=2)
+    whole = run(tmp_path / "whole", StopAt(), cycles=2)
+    assert same(longer.physical, whole.physical)
+    assert same(longer.synthetic, whole.synthetic)
+    assert longer.summary["arms"] == whole.summary["arms"]
+
+
+def test_the_plan_has_the_phases_of_both() -> None:
+    trust = {"kind": "trust", "alpha": 1.0, "warmup": 3}
+    plan = hyco.Engine(arms(ALONE, trust, run={"name": "tiny", "cycles": 1})).plan()
+    assert [(p["arm"], p["phase"], p["epochs"], p["n_generated"]) for p in plan["phases"]] == [
+        ("count", "train_synthetic", 2, 0),
+        ("count", "train_physical", 2, 0),
+        ("trust", "train_physical", 3, 0),
+        ("trust", "train_synthetic", 2, 0),
+        ("trust", "train_physical", 2, 10),
+    ]
+    assert plan["n_generated"] == 10
+
+
+@pytest.mark.parametrize(
+    ("choices", "key", "message"),
+    [
+        ([ALONE], "augmentation.arms", "takes two strategies, not 1"),
+        ([ALONE, {"kind": "trusty"}], "augmentation.arms[1].kind", "trusty"),
+        ([ALONE, {"kind": "trust", "warm": 1}], "augmentation.arms[1].warm", "did you mean 'warmup'?"),
+        ([ALONE, {"kind": "trust", "alpha": -1.0}], "augmentation.arms[1].alpha", "-1"),
+    ],
+)
+def test_mistakes_are_located(choices: list[dict[str, Any]], key: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine(arms(*choices))
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert message in problem.message
