@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hyco_engine.engine import Engine, run
     from hyco_engine.errors import DataError, HycoError, PluginError, RunError, SpecError
     from hyco_engine.hooks.hookspecs import hookimpl
-    from hyco_engine.hooks.records import ModelRecord, Record
+    from hyco_engine.hooks.records import ModelRecord, Record, imported
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.runs.loading import load_physics, load_surrogate
     from hyco_engine.runs.result import RunResult
@@ -32,6 +32,7 @@ _HOME = {
     "hookimpl": "hooks.hookspecs",
     "ModelRecord": "hooks.records",
     "Record": "hooks.records",
+    "imported": "hooks.records",
     "Registry": "hooks.registry",
     "load_physics": "runs.loading",
     "load_surrogate": "runs.loading",
@@ -55,6 +56,7 @@ __all__ = [
     "SpecError",
     "Trainer",
     "hookimpl",
+    "imported",
     "load_physics",
     "load_surrogate",
     "option",

@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
         summary="exact solutions of the heat equation on an interval",
     ),
     "tracker": Kind(
-        hook="hyco_trackers", noun="tracker", module="tracker", summary="one line of text for each phase"
+        hook="hyco_trackers", noun="tracker", module="tracker", summary="one line of text for each epoch"
     ),
 }
 

@@ -3,7 +3,7 @@
 from hyco_engine.hooks.checking import HOOKS
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.loading import PluginInfo
-from hyco_engine.hooks.records import ModelRecord, Record
+from hyco_engine.hooks.records import ModelRecord, Record, imported
 from hyco_engine.hooks.registry import Registry, disabled_names
 
-__all__ = ["HOOKS", "ModelRecord", "PluginInfo", "Record", "Registry", "disabled_names", "hookimpl"]
+__all__ = ["HOOKS", "ModelRecord", "PluginInfo", "Record", "Registry", "disabled_names", "hookimpl", "imported"]

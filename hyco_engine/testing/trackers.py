@@ -10,6 +10,7 @@ pytest collects the tests of the subclass. Each tells the tracker what the engin
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,16 @@ class TrackerContract(ABC):
             tracker = self._made()
             tracker.started({"name": "tracked", "folder": folder, "spec": SPEC})
             tracker.finished(copy.deepcopy(ENDS["failed"]))
+
+    def test_a_run_that_left_no_folder_is_taken(self) -> None:
+        with _folder() as parent:
+            folder, tracker = parent / "run", self._made()
+            folder.mkdir()
+            tracker.started({"name": "tracked", "folder": folder, "spec": SPEC})
+            # the data were refused: the engine takes a new run's folder away before it says so
+            shutil.rmtree(folder)
+            tracker.finished(copy.deepcopy(ENDS["failed"]))
+            assert not folder.exists(), "finished() makes the folder of a run that was discarded anew"
 
     def test_one_tracker_takes_two_runs(self) -> None:
         tracker = self._made()

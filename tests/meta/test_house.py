@@ -58,6 +58,20 @@ def test_the_core_never_imports_builtin(path: Path) -> None:
     assert not {name for name in imported(path) if name.startswith("hyco_engine.builtin")}
 
 
+STABLE = (ROOT / "docs" / "stability.md").read_text().split("## What plugins may rely on")[1].split("\n## ")[0]
+ROWS = [re.findall(r"`([\w.]+)`", line) for line in STABLE.splitlines() if line.startswith("| `")]
+TABLE = {module: set(names) for module, *names in ROWS}
+LISTED = set(re.findall(r"`(hyco_engine[\w.]*)`", STABLE)) - set(TABLE)
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_plugins_use_only_what_stays_as_it_is(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hyco_engine":
+            names = {alias.name for alias in node.names}
+            assert node.module in LISTED or names <= TABLE.get(node.module, set()), (node.module, names)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_phiflow_appears_in_one_room_and_in_physics_authors_files(path: Path) -> None:
     allowed = path.parent == PACKAGE / "physics" or path.parent == PACKAGE / "builtin" / "models"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyco_engine.hooks.hookspecs import hookimpl
-from hyco_engine.hooks.records import ModelRecord, imported
-from hyco_engine.spec.options import option, options
+from hyco_engine import ModelRecord, hookimpl, imported, option, options
 
 
 @options

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from hyco_engine.hooks.hookspecs import hookimpl
-from hyco_engine.hooks.records import Record, imported
-from hyco_engine.spec.options import option, options
+from hyco_engine import Record, hookimpl, imported, option, options
 
 
 @options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyco_engine.hooks import ModelRecord, Record, hookimpl
+from hyco_engine import ModelRecord, Record, hookimpl
 from hyco_engine_sequence.options import EventRecordsOptions, MultiHeadLSTMOptions
 
 
