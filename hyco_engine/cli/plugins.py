@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -120,8 +121,9 @@ def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
         return {}
     from hyco_engine.testing.checks import check_record
 
-    # what plugins print goes to stderr, since stdout may be JSON
-    with redirect_stdout(sys.stderr):
+    # what plugins print goes to stderr, since stdout may be JSON; what they write by a relative path, into no folder of
+    # the user's (it may still be open at the end)
+    with redirect_stdout(sys.stderr), TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chdir(scratch):
         return {(hook, record.kind): list(check_record(hook, record, registry)) for hook, record in wanted}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,30 @@ def test_what_the_plugins_code_raises_is_told_with_its_line_and_once(site: Site)
         rf"attribute 'alhpa'.* \({file}:19\)",
         told,
     )
+
+
+WRITES = """
+from pathlib import Path
+from hyco_engine.interfaces import Tracker
+
+class Writes(Tracker):
+    def started(self, info):
+        Path("told.txt").write_text(info["name"])
+
+def build(options, context):
+    return Writes()
+"""
+
+
+def test_what_a_checked_plugin_writes_by_a_relative_path_does_not_stay(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    result = check(site, "tracker", WRITES)
+    assert result.exit_code == 0, result.output
+    assert Path.cwd() == tmp_path / "mine"
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_json_lists_every_check(site: Site) -> None:
