@@ -192,6 +192,11 @@ class Trainer:
         self._optimizer = make_optimizer(self.optimizer_name, both, self.settings, self.linearizer)
         return initial
 
+    def forget_initial(self) -> None:
+        """As before `learn_initial`: an optimizer of the parameters alone begins."""
+        self.initial = None
+        self._optimizer = make_optimizer(self.optimizer_name, self._parameters, self.settings, self.linearizer)
+
     def learned(self) -> dict[str, Tensor]:
         """Copies of all that is learned, by name."""
         return {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
