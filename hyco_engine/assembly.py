@@ -214,8 +214,10 @@ class Assembler:
                     key=f"data.truth.{name}",
                 )
 
-    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> None:
-        """Build the models for data that is not read yet, so that what does not fit is told.
+    def check_models(
+        self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None
+    ) -> Mapping[Player, nn.Module]:
+        """The models, built for data that is not read yet, so that what does not fit is told.
 
         `sizes`: the standard deviations of the dynamic fields, where they are known.
         """
@@ -225,10 +227,12 @@ class Assembler:
         )
         data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
         terms: dict[Player, Sequence[TermSpec]] = {}
-        for player, model in self.models(data).items():
+        models = self.models(data)
+        for player, model in models.items():
             terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
             self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
         self._note(scale_warning(terms, sizes, of_fields=True))
+        return models
 
     def trainers(self, models: Mapping[Player, nn.Module], data: Data) -> dict[Player, Trainer]:
         """A trainer for each model. What the user should know is added to `notes`."""
@@ -306,7 +310,7 @@ class Assembler:
         why = f"the normalizer {name} learns its weights step by step, and {optimizer} needs an objective that stays"
         if own is not None:
             raise SpecError(
-                f"{why}: choose another normalizer for the {player} model, or optimizer = \"adam\"",
+                f'{why}: choose another normalizer for the {player} model, or optimizer = "adam"',
                 key=f"loss.{player}.normalizer",
             )
         self.notes.append(f"{why}: the {player} model's terms are weighted as 'manual' does, by weight and scale alone")
@@ -319,6 +323,17 @@ class Assembler:
     def strategy(self) -> Strategy:
         """The augmentation strategy."""
         return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context()))
+
+    def check_strategy(self, models: Mapping[Player, nn.Module], n_real: int, *, heldout: bool) -> Strategy:
+        """The augmentation strategy, once it takes the models. Raises SpecError where it does not."""
+        strategy, alpha = self.strategy(), self.spec.augmentation.alpha
+        arms = arms_of(strategy)
+        if len(arms) > 1:
+            strategy.check(models, heldout=heldout)
+        for arm in arms:
+            if arm.strategy is not None and arm.max_generated(n_real, alpha) > 0:
+                arm.strategy.check(models, heldout=heldout)
+        return strategy
 
     def cache_decision(self, n_real: int, sample_bytes: int, strategy: Strategy) -> CacheDecision:
         """How generated samples are held: decided once, from sizes alone."""

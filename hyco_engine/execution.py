@@ -144,7 +144,9 @@ class Execution:
             self._report.warn(note)
         objective = next(iter(trainers.values())).objective
         cooperating = len(trainers) == 2
-        strategy = assembler.strategy() if cooperating else None
+        strategy = None
+        if cooperating:
+            strategy = assembler.check_strategy(self.models, len(data.train), heldout=len(data.val) > 0)
         if strategy is not None:
             if self._kept is not None and self._kept["cache"] is not None:
                 self.decision = CacheDecision(**self._kept["cache"])
