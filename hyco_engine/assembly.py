@@ -50,6 +50,7 @@ from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
+Models = dict[Player, nn.Module]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -64,6 +65,7 @@ class Data:
     dt: float | None = None
     statistics: Statistics | None = None
     truth: Mapping[str, Tensor] = attrs.Factory(dict)
+
 
 
 class _Nothing(Samples):
@@ -150,7 +152,7 @@ class Assembler:
         assert data.layout is not None  # trajectories have one
         return HeldOutRollouts(real, data.layout, self.device)
 
-    def models(self, data: Data) -> dict[Player, nn.Module]:
+    def models(self, data: Data) -> Models:
         """The models that the spec names."""
         players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
         planned = self._planned_steps(len(data.train))
@@ -214,21 +216,15 @@ class Assembler:
                     key=f"data.truth.{name}",
                 )
 
-    def check_models(
-        self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None
-    ) -> Mapping[Player, nn.Module]:
-        """The models, built for data that is not read yet, so that what does not fit is told.
+    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> Models:
+        """The models, built for data that is not read yet: what does not fit is told.
 
-        `sizes`: the standard deviations of the dynamic fields, where they are known.
-        """
+        `sizes`: the standard deviations of the dynamic fields, where they are known."""
         channels = layout.n_all
-        unit = Statistics(
-            mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic)
-        )
+        unit = Statistics(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic))
         data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
         terms: dict[Player, Sequence[TermSpec]] = {}
-        models = self.models(data)
-        for player, model in models.items():
+        for player, model in (models := self.models(data)).items():
             terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
             self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
         self._note(scale_warning(terms, sizes, of_fields=True))
@@ -323,17 +319,6 @@ class Assembler:
     def strategy(self) -> Strategy:
         """The augmentation strategy."""
         return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context()))
-
-    def check_strategy(self, models: Mapping[Player, nn.Module], n_real: int, *, heldout: bool) -> Strategy:
-        """The augmentation strategy, once it takes the models. Raises SpecError where it does not."""
-        strategy, alpha = self.strategy(), self.spec.augmentation.alpha
-        arms = arms_of(strategy)
-        if len(arms) > 1:
-            strategy.check(models, heldout=heldout)
-        for arm in arms:
-            if arm.strategy is not None and arm.max_generated(n_real, alpha) > 0:
-                arm.strategy.check(models, heldout=heldout)
-        return strategy
 
     def cache_decision(self, n_real: int, sample_bytes: int, strategy: Strategy) -> CacheDecision:
         """How generated samples are held: decided once, from sizes alone."""

@@ -27,7 +27,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.arms import arms_of
+from hyco_engine.training.arms import arms_of, check_strategy
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.reporter import Guarded
 
@@ -151,7 +151,9 @@ class Engine:
                 "resolution": list(layout.grid.resolution),
             }
         both = spec.physical is not None and spec.synthetic is not None
-        strategy = assembler.check_strategy(models, n_real, heldout=heldout) if both else None
+        strategy = assembler.strategy() if both else None
+        if strategy is not None:
+            check_strategy(strategy, models, n_real, spec.augmentation.alpha, heldout=heldout)
         decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
         n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
         arms = arms_of(strategy)

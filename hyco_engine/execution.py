@@ -28,6 +28,7 @@ from hyco_engine.runs.summary import balance_summary, parameter_values, paramete
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.acceptance import accept_correction
+from hyco_engine.training.arms import check_strategy
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.history import History
@@ -144,10 +145,10 @@ class Execution:
             self._report.warn(note)
         objective = next(iter(trainers.values())).objective
         cooperating = len(trainers) == 2
-        strategy = None
-        if cooperating:
-            strategy = assembler.check_strategy(self.models, len(data.train), heldout=len(data.val) > 0)
+        strategy = assembler.strategy() if cooperating else None
         if strategy is not None:
+            alpha = spec.augmentation.alpha
+            check_strategy(strategy, self.models, len(data.train), alpha, heldout=len(data.val) > 0)
             if self._kept is not None and self._kept["cache"] is not None:
                 self.decision = CacheDecision(**self._kept["cache"])
             else:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from torch import nn
 
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Arm, Player, Strategy
@@ -29,6 +30,18 @@ def arms_of(strategy: Strategy | None) -> tuple[Arm, ...]:
                 f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, and nobody asks those"
             )
     return arms or (Arm(name="", strategy=strategy),)
+
+
+def check_strategy(
+    strategy: Strategy, models: Mapping[Player, nn.Module], n_real: int, alpha: float, *, heldout: bool
+) -> None:
+    """Ask a strategy, and each of its arms that may generate, whether it can work with these models."""
+    arms = arms_of(strategy)
+    if len(arms) > 1:
+        strategy.check(models, heldout=heldout)
+    for arm in arms:
+        if arm.strategy is not None and arm.max_generated(n_real, alpha) > 0:
+            arm.strategy.check(models, heldout=heldout)
 
 
 @attrs.define(kw_only=True)
@@ -60,9 +73,18 @@ class Arms:
         return self.arms[self._active]
 
     @property
+    def name(self) -> str:
+        """Of the active arm; empty where there is no other."""
+        return self.active.name if len(self.arms) > 1 else ""
+
+    @property
     def label(self) -> dict[str, str]:
         """What tells the records of several arms apart."""
-        return {"arm": self.active.name} if len(self.arms) > 1 else {}
+        return {"arm": self.name} if self.name else {}
+
+    def at(self, cycle: int) -> str:
+        """What messages say of when something happened."""
+        return f"cycle {cycle}, arm {self.name}" if self.name else f"cycle {cycle}"
 
     def begin(self) -> None:
         """Before training goes on: the trainers are at the active arm again."""

@@ -49,7 +49,7 @@ def load_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["initial"] is not None:
         trainer.learn_initial(InitialStates(state["initial"].to(trainer.device)))
     elif trainer.initial is not None:
-        trainer.forget_initial()
+        trainer.learn_initial(None)
     try:
         trainer.model.load_state_dict(state["model"])
         if trainer._optimizer is not None:

@@ -80,8 +80,15 @@ def test_records_tell_the_arms_apart() -> None:
         for records in (of_kept_arms(told, kept), read_metrics(single.folder))
     ]
     assert losses[0] == losses[1]
+    assert {record.get("arm") for record in of_kept_arms(told, {"status": "interrupted"})} == {"count-1", None}
     assert all("arm" not in record for record in read_metrics(single.folder))
     assert single.summary["arms"] == {}
+    balance = [(entry["cycle"], entry["arm"]) for entry in both.summary["balance"]]
+    assert balance == [(c, arm) for c in (0, 1) for arm in ("count-1", "count-2") for _ in range(2)]
+    assert all("arm" not in entry for entry in single.summary["balance"])
+    nothing = [text for text in both.summary["warnings"] if "nothing is generated" in text]
+    assert nothing
+    assert all(text.startswith(("cycle 0, arm count-1: ", "cycle 1, arm count-1: ")) for text in nothing)
 
 
 class StopAt:

@@ -26,8 +26,9 @@ FLUSH_SECONDS = 10
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files below `<run folder>/<folder>`, one folder for each model (and arm, `synthetic-trust`), whose steps are counts of their own.
+    """Writes event files below `<run folder>/<folder>`, one folder for each model, whose steps are counts of their own.
 
+    Where a strategy has arms, that is one for each model of each arm (`synthetic-trust`).
     A run that goes on writes them anew from the records that still hold, since an event file cannot be shortened. A run
     without a folder writes nothing and says so in the log.
     """
