@@ -50,6 +50,7 @@ from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
+Models = dict[Player, nn.Module]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -64,6 +65,7 @@ class Data:
     dt: float | None = None
     statistics: Statistics | None = None
     truth: Mapping[str, Tensor] = attrs.Factory(dict)
+
 
 
 class _Nothing(Samples):
@@ -150,7 +152,7 @@ class Assembler:
         assert data.layout is not None  # trajectories have one
         return HeldOutRollouts(real, data.layout, self.device)
 
-    def models(self, data: Data) -> dict[Player, nn.Module]:
+    def models(self, data: Data) -> Models:
         """The models that the spec names."""
         players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
         planned = self._planned_steps(len(data.train))
@@ -214,21 +216,19 @@ class Assembler:
                     key=f"data.truth.{name}",
                 )
 
-    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> None:
-        """Build the models for data that is not read yet, so that what does not fit is told.
+    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> Models:
+        """The models, built for data that is not read yet: what does not fit is told.
 
-        `sizes`: the standard deviations of the dynamic fields, where they are known.
-        """
+        `sizes`: the standard deviations of the dynamic fields, where they are known."""
         channels = layout.n_all
-        unit = Statistics(
-            mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic)
-        )
+        unit = Statistics(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic))
         data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
         terms: dict[Player, Sequence[TermSpec]] = {}
-        for player, model in self.models(data).items():
+        for player, model in (models := self.models(data)).items():
             terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
             self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
         self._note(scale_warning(terms, sizes, of_fields=True))
+        return models
 
     def trainers(self, models: Mapping[Player, nn.Module], data: Data) -> dict[Player, Trainer]:
         """A trainer for each model. What the user should know is added to `notes`."""
@@ -306,7 +306,7 @@ class Assembler:
         why = f"the normalizer {name} learns its weights step by step, and {optimizer} needs an objective that stays"
         if own is not None:
             raise SpecError(
-                f"{why}: choose another normalizer for the {player} model, or optimizer = \"adam\"",
+                f'{why}: choose another normalizer for the {player} model, or optimizer = "adam"',
                 key=f"loss.{player}.normalizer",
             )
         self.notes.append(f"{why}: the {player} model's terms are weighted as 'manual' does, by weight and scale alone")

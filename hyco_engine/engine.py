@@ -27,7 +27,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.arms import arms_of
+from hyco_engine.training.arms import arms_of, check_strategy
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.reporter import Guarded
 
@@ -125,7 +125,8 @@ class Engine:
         if isinstance(source, SampleSource):
             data = assembler.data(source)
             n_real, sample_size = len(data.train), sample_bytes(data.train)
-            assembler.trainers(assembler.models(data), data)
+            models, heldout = assembler.models(data), len(data.val) > 0
+            assembler.trainers(models, data)
         else:
             manager = assembler.manager(source)
             planned, layout = manager.planned_windows, manager.layout
@@ -134,7 +135,7 @@ class Engine:
             sample_size = channels * math.prod(layout.spatial) * assembler.dtype.itemsize
             glimpse = source.glimpse()
             seen = None if glimpse is None else glimpsed_sizes(glimpse, source.layout, [f.name for f in layout.dynamic])
-            assembler.check_models(layout, manager.dt, seen)
+            models, heldout = assembler.check_models(layout, manager.dt, seen), True
             if spec.physical is not None:
                 settings, inner_dt = spec.training.physical, spec.physical.dt
                 memory = expected_memory(
@@ -151,6 +152,8 @@ class Engine:
             }
         both = spec.physical is not None and spec.synthetic is not None
         strategy = assembler.strategy() if both else None
+        if strategy is not None:
+            check_strategy(strategy, models, n_real, spec.augmentation.alpha, heldout=heldout)
         decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
         n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
         arms = arms_of(strategy)

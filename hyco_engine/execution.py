@@ -28,6 +28,7 @@ from hyco_engine.runs.summary import balance_summary, parameter_values, paramete
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.acceptance import accept_correction
+from hyco_engine.training.arms import check_strategy
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.history import History
@@ -146,6 +147,8 @@ class Execution:
         cooperating = len(trainers) == 2
         strategy = assembler.strategy() if cooperating else None
         if strategy is not None:
+            alpha = spec.augmentation.alpha
+            check_strategy(strategy, self.models, len(data.train), alpha, heldout=len(data.val) > 0)
             if self._kept is not None and self._kept["cache"] is not None:
                 self.decision = CacheDecision(**self._kept["cache"])
             else:
@@ -255,7 +258,7 @@ class Execution:
         if found is not None and not found["accepted"]:
             self._report.warn(
                 f"the correction does not pay on held-out data: {found['error']:.4g} with it, "
-                f"{found['error_without']:.4g} without. weights/synthetic-best is the physics alone"
+                f"{found['error_without']:.4g} without. The surrogate is the physics alone"
             )
 
     def _evaluate(self) -> None:

@@ -461,6 +461,12 @@ class Strategy(ABC):
         """The most samples that a phase may ask for; decides how they are held before the first cycle."""
         return int(n_real * alpha)
 
+    def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:  # noqa: B027 - most take all
+        """Raises SpecError where it cannot generate with these models, or without held-out data.
+
+        Asked before anything trains, where `max_generated` is not 0.
+        """
+
     @abstractmethod
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         """What `phase.teacher` generates for `phase.player`; None: real data alone.

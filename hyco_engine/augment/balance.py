@@ -38,6 +38,8 @@ class Balance:
     expected_ratio: float
     ok: bool
     verdict: str
+    arm: str = ""
+    """Of a strategy that has several."""
 
 
 def check_balance(

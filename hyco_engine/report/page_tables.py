@@ -82,7 +82,7 @@ def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = [
             [
                 _count(entry.get("cycle"), 1),
-                _phase(entry.get("phase")),
+                " ".join([_phase(entry.get("phase")), *([str(entry["arm"])] if entry.get("arm") else [])]),
                 _count(entry.get("n_real")),
                 _count(entry.get("n_generated")),
                 _number(entry.get("weight")),

@@ -51,14 +51,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Without the records of arms that were given up: what became of the models that the run ended with."""
-    arms = summary.get("arms") or {}
+    """Without the records of arms that were given up: what became of the models that the run ended with.
 
-    def kept(record: Mapping[str, Any]) -> bool:
+    Where none was chosen, as in a run that was interrupted, that is each model's first arm.
+    """
+    kept = {player: told["kept"] for player, told in (summary.get("arms") or {}).items()}
+
+    def is_kept(record: Mapping[str, Any]) -> bool:
         player = str(record.get("phase", "")).removeprefix("train_")
-        return "arm" not in record or player not in arms or record["arm"] == arms[player]["kept"]
+        return "arm" not in record or record["arm"] == kept.setdefault(player, record["arm"])
 
-    return [record for record in records if kept(record)]
+    return [record for record in records if is_kept(record)]
 
 
 def _with_nonfinite(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:

@@ -181,12 +181,13 @@ def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
             contract = _subclass(PhysicsContract, **members)
             try:
                 model = contract()._built()
-                stable = model.stability(contract().states(model, 3)) is None
+                warning = model.stability(contract().states(model, 3))
             except HycoError as error:
                 told.append(str(error))
                 break  # another step does not help
-            if stable:
+            if warning is None:
                 return contract
+            told.append(warning)
     raise _NotChecked(f"none of the checks' own grids and steps suits it: {'; '.join(dict.fromkeys(told))}")
 
 

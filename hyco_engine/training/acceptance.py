@@ -13,7 +13,8 @@ from hyco_engine.training.hybrid import HybridTrainer
 def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
     """`accepted`, `error` and `error_without`, of the best weights of the surrogate and of the run's physics.
 
-    Where the correction makes the error no smaller, the surrogate's best weights become those of that physics alone.
+    Where the correction makes the error no smaller, the surrogate becomes that physics alone, in its best and last
+    weights.
     None where the surrogate is no correction, or nothing was held out.
     """
     synthetic, physical = (hybrid.trainers.get(player) for player in ("synthetic", "physical"))
@@ -27,5 +28,7 @@ def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
         bare = Best(error=error, state=copy.deepcopy(physical.model.state_dict()))
     accepted = corrected.error < bare.error
     if not accepted and bare.state is not None:
-        hybrid.best["synthetic"] = Best(error=bare.error, state=synthetic.model.without(bare.state))
+        alone = synthetic.model.without(bare.state)
+        hybrid.best["synthetic"] = Best(error=bare.error, state=alone)
+        synthetic.model.load_state_dict(alone)
     return {"accepted": accepted, "error": corrected.error, "error_without": bare.error}

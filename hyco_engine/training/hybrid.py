@@ -139,7 +139,7 @@ class HybridTrainer:
     def _phases(self, cycle: int) -> list[Phase]:
         phases = planned_phases(self.arms.active.strategy, self.trainers, cycle)
         idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
-        if cycle == 0 and self._next == 0 and self._halfway is None:
+        if cycle == 0 and self._next == 0 and self._halfway is None and self.arms.active is self.arms.arms[0]:
             for player in idle:
                 self._report.warn(f"the {player} model has nothing to learn, so it only generates for the other")
         return [phase for phase in phases if phase.player not in idle]
@@ -214,10 +214,10 @@ class HybridTrainer:
         counts["epochs"] += trainer.epochs_done - before
         counts["samples"] += (trainer.epochs_done - before) * len(data)
         for note in result.notes:
-            self._report.warn(f"cycle {cycle}: {note}")
+            self._report.warn(f"{self.arms.at(cycle)}: {note}")
         if epochs and not result.moved and not result.converged:
             self._report.warn(
-                f"cycle {cycle}: {epochs} epochs of {trainer.optimizer_name} did not move the {phase.player} "
+                f"{self.arms.at(cycle)}: {epochs} epochs of {trainer.optimizer_name} did not move the {phase.player} "
                 f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small"
             )
         self._measure(phase.player, cycle, name)
@@ -245,7 +245,7 @@ class HybridTrainer:
                 device=trainer.device,
                 dtype=inputs.dtype,
                 batch_size=trainer.settings.batch_size,
-                where=f"cycle {cycle}, by the {teacher} model",
+                where=f"{self.arms.at(cycle)}, by the {teacher} model",
                 who=trainer.who,
             )
 
@@ -324,7 +324,7 @@ class HybridTrainer:
             alpha=0.0 if alone else self._alpha,
             expected_ratio=expected,
         )
-        self.history.balance.append(balance)
+        self.history.balance.append(attrs.evolve(balance, arm=self.arms.name))
         if augmentation is not None and augmentation.record:
             direction = f"{phase.teacher}->{phase.player}"
             entry = {"cycle": cycle, **self.arms.label, "direction": direction, "n_generated": data.n_generated}
@@ -334,8 +334,8 @@ class HybridTrainer:
             few = int(data.n_real * self._alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {self._alpha:g}" if few else "as its strategy decided"
             self._report.warn(
-                f"cycle {cycle}: nothing is generated for the {phase.player} model ({why}), so it trains on real "
-                "data alone"
+                f"{self.arms.at(cycle)}: nothing is generated for the {phase.player} model ({why}), so it trains on "
+                "real data alone"
             )
         if augmentation is not None and not augmentation.record:
             self._warn_of_teacher(phase, cycle, balance)
@@ -349,11 +349,12 @@ class HybridTrainer:
         teacher, pupil = self.best[phase.teacher].latest, self.best[phase.player].latest
         imported = balance.actual_ratio * teacher**2
         about = f"the {phase.player} model learns from"
-        if not (pupil**2 < imported < math.inf) or any(about in note for note in self.history.warnings):
+        told = any(about in note and self.arms.name in note for note in self.history.warnings)
+        if not (pupil**2 < imported < math.inf) or told:
             return
         self._report.warn(
-            f"cycle {cycle}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error on "
-            f"held-out data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
+            f"{self.arms.at(cycle)}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error "
+            f"on held-out data is {teacher:.3g} against its own {pupil:.3g}: they are likely to make it worse. "
             'augmentation.kind = "trust" generates as many as held-out data justify'
         )
 

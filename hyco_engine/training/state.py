@@ -48,6 +48,8 @@ def load_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer._phase = None if phase is None else PhasePosition.from_state(phase, trainer.learned())
     if state["initial"] is not None:
         trainer.learn_initial(InitialStates(state["initial"].to(trainer.device)))
+    elif trainer.initial is not None:
+        trainer.learn_initial(None)
     try:
         trainer.model.load_state_dict(state["model"])
         if trainer._optimizer is not None:

@@ -142,8 +142,10 @@ class Trainer:
                 self._memory = self._plan_memory(dataset)
             full = self.objective.steps(dataset.batch(torch.tensor([0]))) if self.settings.curriculum else None
             if self.settings.initial_states == "learned":
-                initial = self.initial or self.learn_initial(InitialStates.of(dataset, self.layout, self.device))
-                initial.enter(self.objective, dataset)
+                if self.initial is None:
+                    self.learn_initial(InitialStates.of(dataset, self.layout, self.device))
+                assert self.initial is not None
+                self.initial.enter(self.objective, dataset)
             self.curriculum.enter(self.objective)
             if isinstance(self._optimizer, FullBatch) and num_epochs:
                 with blaming(self.who, f"epoch {self.epochs_done + 1}"):
@@ -185,12 +187,11 @@ class Trainer:
         converged = phase.converged and self._has_moved
         return TrainingResult(metrics=phase.record, moved=moved, converged=converged, notes=notes)
 
-    def learn_initial(self, initial: InitialStates) -> InitialStates:
-        """Have `initial` be learned beside the parameters: an optimizer of both begins."""
+    def learn_initial(self, initial: InitialStates | None) -> None:
+        """Have `initial` be learned beside the parameters, None: nothing; an optimizer of all begins."""
         self.initial = initial
-        both = [*self._parameters, *initial.parameters()]
+        both = self._parameters if initial is None else [*self._parameters, *initial.parameters()]
         self._optimizer = make_optimizer(self.optimizer_name, both, self.settings, self.linearizer)
-        return initial
 
     def learned(self) -> dict[str, Tensor]:
         """Copies of all that is learned, by name."""

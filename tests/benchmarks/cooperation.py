@@ -193,7 +193,8 @@ def two_arms(spec: dict[str, Any]) -> None:
     """Physics first, or cooperation first and a polish. With sensors the former is physics alone."""
     points = spec["data"]["kind"] == "points"
     first = {"kind": "count", "alpha": 0.0} if points else {"kind": "trust", "warmup": WARMUP}
-    second = {"kind": "interaction", "cooperate": spec["run"]["cycles"] * 2 // 3} | INTERACTION
+    cooperate = spec["run"]["cycles"] * 2 // (5 if points else 3)
+    second = {"kind": "interaction", "cooperate": cooperate} | INTERACTION
     augmented("two-arms", arms=[first, second])(spec)
 
 

@@ -59,12 +59,16 @@ DIVERGED = 99.0
 PARTS = {"points_per_sample": 64, "batch_size": 8}
 """Of a surrogate: 512 points a step."""
 HEAT_CYCLES = 30
+QUARTER_CYCLES, QUARTER_STEPS = 100, 15
+"""Where the misfit has several minima both players take Adam's steps in short turns: a search that converges within a
+turn ends in the nearest one, whatever it was taught."""
 HEAT_STEPS = 99
 HEAT_TRUTH = {"A1": 3.0, "A2": 2.5, "x1": 1.0, "y1": 1.0, "x2": -2.0, "y2": -2.0}
 HEAT_START = {"A1": 1.0, "A2": 1.0, "x1": 1.4, "y1": -1.3, "x2": -1.8, "y2": -1.1}
 GRAY_SCOTT_CYCLES = 3
-POLISHED = {"interaction, polished": {"alpha": 0.1, "points": 64, "cooperate": 20}}
-HEAT_STRATEGIES = {"quarter": {"interaction": {"alpha": 0.1, "points": 64}, **POLISHED}}
+GHOSTS = {"alpha": 0.1, "points": 64}
+POLISHED = {"interaction, polished": {**GHOSTS, "cooperate": 20}}
+HEAT_STRATEGIES = {"quarter": {"interaction, polished": {**GHOSTS, "cooperate": 2 * QUARTER_CYCLES // 5}}}
 GRAY_SCOTT_STRATEGIES = {"interaction, one way": {"alpha": 1.0, "points": 64, "teach": "synthetic"}}
 
 
@@ -162,6 +166,10 @@ def heat(
             "synthetic": {"epochs_per_cycle": 5, "lr": 4e-3, **PARTS},
         },
     }
+    if region == "quarter":
+        spec["run"]["cycles"] = QUARTER_CYCLES
+        adam = {"optimizer": "adam", "lr": 0.03, "schedule": "cosine", "epochs_per_cycle": QUARTER_STEPS}
+        spec["training"] = {"physical": adam, "synthetic": {"epochs_per_cycle": 1, "lr": 4e-3, **PARTS}}
     stored = torch.from_numpy(np.load(folder / "hyco_heat" / "phys.npy")).float()
     nodes = functional.interpolate(stored[:, None], size=(18, 18), mode="bilinear", align_corners=True)[:, 0]
     truth = nodes[-HEAT_STEPS:, 1:-1, 1:-1].flatten(1)[..., None]

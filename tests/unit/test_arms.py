@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from tiny_specs import BURGERS
 from torch import nn
 
 import hyco_engine as hyco
-from hyco_engine.errors import SpecError
+from hyco_engine.errors import PluginError, SpecError
+from hyco_engine.interfaces import Arm, CycleContext, Phase, Strategy
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import of_kept_arms, read_metrics
+from hyco_engine.training.arms import arms_of
 
 ALONE = {"kind": "count", "alpha": 0.0}
 TAUGHT = {"kind": "count", "alpha": 1.0}
@@ -77,8 +80,15 @@ def test_records_tell_the_arms_apart() -> None:
         for records in (of_kept_arms(told, kept), read_metrics(single.folder))
     ]
     assert losses[0] == losses[1]
+    assert {record.get("arm") for record in of_kept_arms(told, {"status": "interrupted"})} == {"count-1", None}
     assert all("arm" not in record for record in read_metrics(single.folder))
     assert single.summary["arms"] == {}
+    balance = [(entry["cycle"], entry["arm"]) for entry in both.summary["balance"]]
+    assert balance == [(c, arm) for c in (0, 1) for arm in ("count-1", "count-2") for _ in range(2)]
+    assert all("arm" not in entry for entry in single.summary["balance"])
+    nothing = [text for text in both.summary["warnings"] if "nothing is generated" in text]
+    assert nothing
+    assert all(text.startswith(("cycle 0, arm count-1: ", "cycle 1, arm count-1: ")) for text in nothing)
 
 
 class StopAt:
@@ -149,3 +159,59 @@ def test_mistakes_are_located(choices: list[dict[str, Any]], key: str, message: 
     (problem,) = caught.value.problems
     assert problem.key == key
     assert message in problem.message
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_normalizer_knows_the_terms_of_its_own_arm_alone(order: int) -> None:
+    choices = [{"kind": "interaction", "alpha": 0.5, "points": 8}, TAUGHT][::order]
+    loss = {"normalizer": {"kind": "uncertainty"}}
+    single = [hyco.run(spec(choice, loss=loss)) for choice in choices]
+    both = hyco.run(arms(*choices, loss=loss))
+    for player in ("physical", "synthetic"):
+        errors = [validation_error(result, player) for result in single]
+        assert list(both.summary["arms"][player]["errors"].values()) == pytest.approx(errors, rel=1e-6)
+
+
+def test_initial_states_are_learned_by_each_arm() -> None:
+    made = [spec(ALONE), spec(TAUGHT), arms(ALONE, TAUGHT)]
+    for one in made:
+        one["training"]["physical"] |= {"optimizer": "lbfgs", "initial_states": "learned"}
+    *single, both = map(hyco.run, made)
+    errors = [validation_error(result, "physical") for result in single]
+    assert list(both.summary["arms"]["physical"]["errors"].values()) == pytest.approx(errors, rel=1e-6)
+
+
+def test_an_arm_whose_error_is_no_number_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter([math.nan, math.nan, 0.5, 0.7])
+    monkeypatch.setattr("hyco_engine.training.evaluation.HeldOutRollouts.score", lambda *args: next(asked, 1.0))
+    result = hyco.run(arms(ALONE, TAUGHT, run={"name": "tiny", "cycles": 1}))
+    assert {player: told["kept"] for player, told in result.summary["arms"].items()} == {
+        "physical": "count-2",
+        "synthetic": "count-2",
+    }
+
+
+def test_arms_of_arms_are_refused() -> None:
+    inner = {"kind": "two-arms", "arms": [ALONE, TAUGHT]}
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine(arms(ALONE, inner)).plan()
+    (problem,) = caught.value.problems
+    assert problem.key == "augmentation.arms[1].kind"
+    assert problem.message == "'two-arms' has arms itself: name its arms here"
+
+
+def test_a_plugin_whose_arms_have_arms_is_named() -> None:
+    class Nested(Strategy):
+        def __init__(self, depth: int) -> None:
+            self.depth = depth
+
+        def arms(self) -> tuple[Arm, ...]:
+            inner = [Arm(name=name, strategy=Nested(self.depth - 1)) for name in ("one", "other")]
+            return tuple(inner) if self.depth else ()
+
+        def augment(self, phase: Phase, context: CycleContext) -> None:
+            return None
+
+    assert [arm.name for arm in arms_of(Nested(1))] == ["one", "other"]
+    with pytest.raises(PluginError, match=r"^the arm 'one' of Nested has arms itself, and nobody asks those$"):
+        arms_of(Nested(2))

@@ -13,6 +13,7 @@ import torch
 from data_cases import layout
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_specs import BURGERS
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -23,6 +24,7 @@ from hyco_engine.builtin.strategies.starts import mixed_starts, periodic_axes
 from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.windows import WindowDataset
+from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
 from hyco_engine.runs.metrics import read_metrics
 
@@ -403,3 +405,45 @@ def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypa
     )
     measured = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 0}, physical=known))
     assert not any("held-out" in note for note in measured.summary["warnings"])
+
+
+NO_ROLLOUTS = (
+    "this strategy generates rollouts, and the synthetic model CoordinateMLP steps no states: set augmentation.kind = "
+    '"interaction", which compares both models at points and generates nothing, or augmentation.alpha = 0, with which '
+    "each learns from real data alone"
+)
+NOTHING_HELD_OUT = (
+    "this strategy weighs the models by their errors on held-out data, and nothing is held out: give validation data, "
+    'or set augmentation.kind = "count", which needs none'
+)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        {"alpha": 1.0},
+        {"kind": "count", "alpha": 1.0},
+        {"kind": "weight", "alpha": 1.0},
+        {"kind": "two-arms", "arms": [{"kind": "interaction"}, {"kind": "trust", "alpha": 1.0}]},
+    ],
+)
+def test_a_surrogate_that_steps_no_states_is_told_before_anything_trains(augmentation: dict[str, Any]) -> None:
+    spec = BURGERS | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine(spec).plan()
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.message) == ("augmentation.kind", NO_ROLLOUTS)
+
+
+@pytest.mark.parametrize("augmentation", [{"alpha": 0.0}, {"kind": "interaction", "alpha": 1.0}])
+def test_where_nothing_is_generated_any_surrogate_will_do(augmentation: dict[str, Any]) -> None:
+    spec = BURGERS | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
+    assert hyco.Engine(spec).plan()["n_generated"] == 0
+
+
+def test_trust_says_that_it_needs_held_out_data() -> None:
+    Trust(TrustOptions()).check({}, heldout=True)
+    with pytest.raises(SpecError) as caught:
+        Trust(TrustOptions()).check({}, heldout=False)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.message) == ("augmentation.kind", NOTHING_HELD_OUT)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import nn
+
 from hyco_engine.augment.balance import generated_count
-from hyco_engine.builtin.strategies.starts import random_starts
-from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Strategy
+from hyco_engine.builtin.strategies.starts import check_steppers, random_starts
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
 
 
 class Count(Strategy):
     """`int(n_real * alpha)` rollouts from a random subset of the real windows' starts, drawn afresh each cycle."""
+
+    def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
+        check_steppers(models)
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         n_real = len(context.real)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.interfaces import PhysicalModel, Samples
+from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples
 
 States = Callable[[Tensor], Tensor]
 """`states(indices [B]) -> [B, C_all, *S]`; pure."""
 LEAD = 20
 """Steps that a teacher rolls a mixed state on, at most: what comes of it lies on the teacher's own trajectories."""
+
+
+def check_steppers(models: Mapping[Player, nn.Module]) -> None:
+    """Raises SpecError where a model steps no states, and so makes no rollouts."""
+    for player, model in models.items():
+        if isinstance(model, Predictor):
+            raise SpecError(
+                f"this strategy generates rollouts, and the {player} model {type(model).__name__} steps no states: set "
+                'augmentation.kind = "interaction", which compares both models at points and generates nothing, or '
+                "augmentation.alpha = 0, with which each learns from real data alone",
+                key="augmentation.kind",
+            )
 
 
 def random_starts(real: Samples, count: int, generator: torch.Generator) -> States:

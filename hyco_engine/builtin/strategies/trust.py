@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from hyco_engine.augment.balance import generated_count
-from hyco_engine.builtin.strategies.starts import LEAD, States, drawn_starts, mixed_starts, random_starts
-from hyco_engine.errors import RunError
-from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Recipe, Strategy
+from hyco_engine.builtin.strategies.starts import (
+    LEAD,
+    States,
+    check_steppers,
+    drawn_starts,
+    mixed_starts,
+    random_starts,
+)
+from hyco_engine.errors import RunError, SpecError
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Recipe, Strategy
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
@@ -48,6 +56,15 @@ class Trust(Strategy):
             return super().phases(cycle)
         warmup = Phase(player="physical", epochs=self.options.warmup, taught=False)
         return warmup, Phase(player="synthetic", taught=False), Phase(player="physical")
+
+    def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
+        check_steppers(models)
+        if not heldout:
+            raise SpecError(
+                "this strategy weighs the models by their errors on held-out data, and nothing is held out: give "
+                'validation data, or set augmentation.kind = "count", which needs none',
+                key="augmentation.kind",
+            )
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         if generated_count(len(context.real), context.alpha) == 0:

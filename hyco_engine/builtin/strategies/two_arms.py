@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hyco_engine.interfaces import Arm, Augmentation, BuildContext, CycleContext, Phase, Strategy
+from torch import nn
+
+from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import Arm, Augmentation, BuildContext, CycleContext, Phase, Player, Strategy
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TwoArmsOptions
@@ -27,6 +30,13 @@ class TwoArms(Strategy):
     def max_generated(self, n_real: int, alpha: float) -> int:
         return max(arm.max_generated(n_real, alpha) for arm in self._arms)
 
+    def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
+        if not heldout:
+            raise SpecError(
+                "arms are chosen by their errors on held-out data, and nothing is held out: give validation data",
+                key="augmentation.kind",
+            )
+
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         raise RuntimeError("the arms are asked, not the strategy that has them")
 
@@ -36,13 +46,12 @@ def build(options: TwoArmsOptions, context: BuildContext) -> TwoArms:
     names = [choice.kind for choice in options.arms]
     if len(set(names)) < len(names):
         names = [f"{name}-{number}" for number, name in enumerate(names, start=1)]
-    return TwoArms(
-        [
-            Arm(
-                name=name,
-                strategy=context.registry.build("hyco_strategies", choice.kind, choice.options, context),
-                alpha=choice.alpha,
+    arms = []
+    for index, (name, choice) in enumerate(zip(names, options.arms, strict=True)):
+        strategy = context.registry.build("hyco_strategies", choice.kind, choice.options, context)
+        if strategy.arms():
+            raise SpecError(
+                f"{choice.kind!r} has arms itself: name its arms here", key=f"augmentation.arms[{index}].kind"
             )
-            for name, choice in zip(names, options.arms, strict=True)
-        ]
-    )
+        arms.append(Arm(name=name, strategy=strategy, alpha=choice.alpha))
+    return TwoArms(arms)

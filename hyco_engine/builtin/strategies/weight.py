@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from hyco_engine.builtin.strategies.starts import random_starts
-from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Strategy
+from collections.abc import Mapping
+
+from torch import nn
+
+from hyco_engine.builtin.strategies.starts import check_steppers, random_starts
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
 
 
 class Weight(Strategy):
@@ -11,6 +15,9 @@ class Weight(Strategy):
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         return n_real if alpha > 0 else 0
+
+    def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
+        check_steppers(models)
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         count = self.max_generated(len(context.real), context.alpha)

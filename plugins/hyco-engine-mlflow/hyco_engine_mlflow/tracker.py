@@ -84,6 +84,8 @@ class MlflowTracker(Tracker):
     def metrics(self, record: Mapping[str, Any]) -> None:
         phase = str(record.get("phase", ""))
         model = f"{phase.removeprefix('train_')}/" if phase.startswith("train_") else ""
+        # several arms have models of their own, which count the same steps
+        model += f"{record['arm']}/" if "arm" in record else ""
         when = int(1000 * (self._begin + record["time"] if "time" in record else time.time()))
         step = int(record.get("step") or 0)
         for key, value in record.items():

@@ -258,3 +258,14 @@ def test_the_hook_module_is_light() -> None:
         "assert not {'torch', 'phi', 'mlflow', 'sqlalchemy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_arms_have_curves_of_their_own(tmp_path: Path) -> None:
+    tracker = MlflowTracker(MlflowOptions())
+    tracker.started({"name": "tracked", "folder": tmp_path})
+    for arm, loss in (("trust", 0.5), ("interaction", 0.25)):
+        tracker.metrics({"cycle": 0, "phase": "train_synthetic", "arm": arm, "step": 4, "train/loss": loss})
+    tracker.finished({})
+    (run,) = runs()
+    assert history(run, "synthetic/trust/train/loss") == [(4, 0.5)]
+    assert history(run, "synthetic/interaction/train/loss") == [(4, 0.25)]

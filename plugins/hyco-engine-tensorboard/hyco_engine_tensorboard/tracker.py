@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ FLUSH_SECONDS = 10
 class TensorBoardTracker(Tracker):
     """Writes event files below `<run folder>/<folder>`, one folder for each model, whose steps are counts of their own.
 
+    Where a strategy has arms, that is one for each model of each arm (`synthetic-trust`).
     A run that goes on writes them anew from the records that still hold, since an event file cannot be shortened. A run
     without a folder writes nothing and says so in the log.
     """
@@ -69,6 +71,9 @@ class TensorBoardTracker(Tracker):
             return
         phase = str(record.get("phase", ""))
         model = phase.removeprefix("train_") if phase.startswith("train_") else ""
+        if "arm" in record:
+            # several arms have models of their own, which count the same steps
+            model = f"{model}-{re.sub(r'[^A-Za-z0-9_-]', '_', record['arm'])}"
         when = self._begin + record["time"] if "time" in record else time.time()
         for name, value in record.items():
             if name not in POSITION and isinstance(value, int | float):
