@@ -40,12 +40,12 @@ class Corrected(Correction):
         super().__init__()
         self.physics = physics
         self.correction = correction
-        self.register_buffer("gate", torch.ones(()))
+        self.register_buffer("gate", torch.ones((), dtype=correction.mean.dtype))
 
     def forward(self, state: Tensor) -> Tensor:
         # the network gives the state with its change
         change = self.correction(state) - state[:, : self.correction.n_dynamic]
-        advanced: Tensor = self.physics(state) + self.gate.to(state.dtype) * change
+        advanced: Tensor = self.physics(state) + self.gate * change
         return advanced
 
     def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
