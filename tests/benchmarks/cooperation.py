@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from phi.field import Field
 from phiml.math import sin
-from published import DATA, heat
+from published import DATA, cell, heat
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -353,12 +353,12 @@ def _entry(metric: str, column: str, strategy: str, found: Sequence[Mapping[str,
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """Medians by case and strategy."""
+    """Medians by case and strategy, and every run in brackets."""
     metrics = sorted({metric for strategies in table.values() for found in strategies.values() for metric in found})
     lines = [f"| case | strategy | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
     for case, strategies in table.items():
         for strategy, found in strategies.items():
-            cells = [f"{found[m]['value']:.2g}" if m in found else "" for m in metrics]
+            cells = [cell(found.get(metric)) for metric in metrics]
             lines.append(f"| {case} | {strategy} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -320,7 +320,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines = ["| case | strategy | e_p | physics | surrogate |", "|---|---|---|---|---|"]
     for case, strategies in table.items():
         for strategy, found in strategies.items():
-            cells = [_cell(found.get(metric)) for metric in METRICS]
+            cells = [cell(found.get(metric)) for metric in METRICS]
             lines.append(f"| {case} | {strategy} | {' | '.join(cells)} |")
         if case in PUBLISHED:
             cells = [f"{PUBLISHED[case].get(metric, '')}" for metric in METRICS]
@@ -328,7 +328,8 @@ def markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(entry: Mapping[str, Any] | None) -> str:
+def cell(entry: Mapping[str, Any] | None) -> str:
+    """The median, and every run in brackets; nothing where nothing was measured."""
     if entry is None:
         return ""
     runs = " ".join(f"{value:.2g}" for value in entry["runs"])
