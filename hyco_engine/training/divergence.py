@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import LossTerm
@@ -31,8 +31,12 @@ def broken_losses(terms: Sequence[LossTerm]) -> str | None:
     return "; ".join(told) or None
 
 
-def broken_gradient(model: nn.Module) -> str | None:
-    """The first parameter whose gradient is not finite; None: all are finite."""
+def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
+    """The first of the model's parameters whose gradient is not finite; None: all that are `trained` have finite ones."""
+    # one answer from the device for all of them; a norm can also overflow
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+    if norm.isfinite():
+        return None
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name!r} is not finite"

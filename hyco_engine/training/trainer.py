@@ -275,7 +275,7 @@ class Trainer:
             if loss.skipped:
                 continue
             loss.total.backward()  # type: ignore[no-untyped-call]
-            if (broken := broken_gradient(self.model)) is not None:
+            if (broken := broken_gradient(self.model, self._parameters)) is not None:
                 raise Diverged(f"the {self.player} model diverged in {where}: {broken}")
             if self.settings.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_grad_norm)

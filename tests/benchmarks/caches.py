@@ -197,8 +197,11 @@ def peak(kind: str, nbytes: float) -> int:
         samples.upcoming(order)
         for indices in order:
             batch = samples.batch(indices)
+            # as in training, the next one is made while this one is used, and this one is gone before it is asked for:
+            # else it would be chance how many of them meet
+            time.sleep(0.002)
             watch()
-        del batch
+            del batch
         samples.close()
     return highest - before
 
@@ -211,7 +214,7 @@ def peak_growth(kind: str, small: float, large: float) -> float:
         # every tensor's memory goes back as soon as it is freed: what is measured is what is held
         environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
         runs = [subprocess.run(command, capture_output=True, check=True, text=True, env=environment) for _ in range(3)]
-        # when the background's batch meets the present one is chance, the more so on a busy machine
+        # on a busy machine it is chance still
         peaks.append(max(int(run.stdout) for run in runs))
     return peaks[1] / peaks[0]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
-from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.builtin.models.padding import FeaturePadding, for_convolutions, of_image
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.interfaces import Correction
 
@@ -71,10 +71,11 @@ class CorrectionBody(nn.Module):
         self.exit.gain = OUTPUT_GAIN
 
     def forward(self, x: Tensor) -> Tensor:
+        h = for_convolutions(x)
         for layer in self.layers:
-            x = self.act(layer(x))
-        out: Tensor = self.exit(x)
-        return out
+            h = self.act(layer(h))
+        out: Tensor = self.exit(h)
+        return of_image(out, x)
 
 
 def build(options: CorrectedOptions, context: BuildContext) -> Corrected:

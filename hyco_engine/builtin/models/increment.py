@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyco_engine.builtin.models.padding import FeaturePadding, StatePadding
+from hyco_engine.builtin.models.padding import FeaturePadding, StatePadding, as_image, of_image
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError
@@ -24,7 +24,7 @@ OUTPUT_GAIN = 1e-2
 """Of the last layer's initial weights. The untrained surrogate is then nearly persistence, which is a better
 start than noise, and unlike with zeros the first gradient already reaches every layer."""
 
-_CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
+_CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,
@@ -130,7 +130,6 @@ class Convolution(nn.Module):
         self.dilation = dilation
         self.widths = [(dilation * (kernel - 1) // 2,) * 2] * dims
         self.padding = padding
-        self.convolve = _CONVOLVE[dims - 1]
         self.gain = math.sqrt(2.0)
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -143,7 +142,8 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.padding is not None:
             x = self.padding(x, self.widths)
-        return self.convolve(x, self.weight, self.bias, dilation=self.dilation)
+        image, weight = as_image(x), as_image(self.weight)
+        return of_image(_CONVOLVE[image.dim()](image, weight, self.bias, dilation=self.dilation), x)
 
 
 def assemble(

@@ -12,6 +12,7 @@ from hyco_engine.data.fields import Rule, StateLayout
 from hyco_engine.data.padding import Sides, as_pair, component_sides, extend
 
 ZERO = Rule(kind="constant", value=0.0)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class FeaturePadding:
@@ -27,16 +28,40 @@ class FeaturePadding:
         self.sides = [as_pair(map(_for_features, field.boundary.sides[axis])) for axis in layout.grid.axes]
 
     def __call__(self, x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
-        """`x [B, C, *S]` with (lower, upper) more samples along each spatial axis."""
+        """`x [B, C, *S]` with (lower, upper) more samples along each spatial axis, laid out in memory as it was."""
+        image = as_image(x)
+        first = image.dim() - len(widths)
         for axis, (lower, upper) in enumerate(widths):
-            x = extend(x, axis + 2, lower, upper, self.sides[axis])
-        return x
+            image = extend(image, first + axis, lower, upper, self.sides[axis])
+        return of_image(image, x)
 
 
 def _for_features(rule: Rule) -> Rule:
     if rule.normal is not None:
         return _for_features(rule.normal)
     return rule if rule.kind in ("periodic", "zero-gradient", "symmetric", "reflect") else ZERO
+
+
+def as_image(x: Tensor) -> Tensor:
+    """`[B, C, N]` as `[B, C, 1, N]`, an image of one row: without rows torch has no channels last. Else `x`."""
+    return x.unsqueeze(2) if x.dim() == 3 else x
+
+
+def of_image(image: Tensor, x: Tensor) -> Tensor:
+    """What was made of `as_image(x)`, with as many axes as `x`."""
+    return image.squeeze(2) if x.dim() == 3 else image
+
+
+def for_convolutions(x: Tensor) -> Tensor:
+    """`as_image(x)`, on the CPU with the channels of a cell side by side in memory: so torch convolves fastest.
+
+    A batch of one stays as it is, for which torch takes other kernels.
+    """
+    image = as_image(x)
+    if x.device.type != "cpu" or len(x) == 1:
+        return image
+    # a copy: of one channel torch takes either layout for the other
+    return image.clone(memory_format=_CHANNELS_LAST[image.dim()])
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
-from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.builtin.models.padding import FeaturePadding, for_convolutions, of_image
 from hyco_engine.data.fields import StateLayout
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class ResNetBody(nn.Module):
         self.exit.gain = OUTPUT_GAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.exit(self.act(self.blocks(self.entry(x))))
-        return out
+        out: Tensor = self.exit(self.act(self.blocks(self.entry(for_convolutions(x)))))
+        return of_image(out, x)
 
 
 def build(options: ResNetOptions, context: BuildContext) -> IncrementNet:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
-from hyco_engine.builtin.models.padding import FeaturePadding
+from hyco_engine.builtin.models.padding import FeaturePadding, for_convolutions, of_image
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import SpecError
 
@@ -77,29 +78,27 @@ class UNetBody(nn.Module):
         self.exit.gain = OUTPUT_GAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.entry(x)
+        h = self.entry(for_convolutions(x))
         skips = []
         for block in self.down:
             skips.append(h)
-            h = block(halve(self.padding(h, [(0, n % 2) for n in h.shape[2:]])))
+            h = block(halve(self.padding(h, [(0, n % 2) for n in h.shape[-self.dims :]]), self.dims))
         for block, skip in zip(self.up, reversed(skips), strict=True):
-            h = block(torch.cat((crop(double(h), skip.shape[2:]), skip), dim=1))
+            h = block(torch.cat((crop(double(h, self.dims), skip.shape[2:]), skip), dim=1))
         out: Tensor = self.exit(h)
-        return out
+        return of_image(out, x)
 
 
-def halve(x: Tensor) -> Tensor:
-    """Means over pairs of cells along each spatial axis of `[B, C, *S]`, all of which are even."""
-    for axis in range(2, x.dim()):
-        x = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :]).mean(axis + 1)
-    return x
+def halve(x: Tensor, dims: int) -> Tensor:
+    """Means over pairs of cells along the last `dims` axes of `[B, C, *S]`, which are even."""
+    pool = functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d
+    return pool(x, [1] * (x.dim() - 2 - dims) + [2] * dims)
 
 
-def double(x: Tensor) -> Tensor:
-    """Each cell of `[B, C, *S]` repeated once along each spatial axis."""
-    for axis in range(2, x.dim()):
-        x = torch.stack((x, x), dim=axis + 1).flatten(axis, axis + 1)
-    return x
+def double(x: Tensor, dims: int) -> Tensor:
+    """Each cell of `[B, C, *S]` repeated once along the last `dims` axes."""
+    size = [*x.shape[2:-dims], *(2 * n for n in x.shape[-dims:])]
+    return functional.interpolate(x, size=size, mode="nearest")
 
 
 def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
