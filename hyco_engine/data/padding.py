@@ -23,7 +23,7 @@ def extend(x: Tensor, axis: int, lower: int, upper: int, sides: Sides) -> Tensor
         n = x.shape[axis]
         if sides[0].kind == sides[1].kind == "periodic" and lower + upper <= n:
             # one split has one gradient, where each slice would have one as large as the axis
-            first, between, last = x.split([upper, n - lower - upper, lower], axis)
+            first, between, last = torch.split(x, [upper, n - lower - upper, lower], axis)
             return torch.cat([last, first, between, last, first], dim=axis)
         step = min(lower, _reach(sides[0], n)), min(upper, _reach(sides[1], n))
         parts = [x]

@@ -24,9 +24,10 @@ def for_any_batch(capture: Callable[[Tensor], GraphModule], state: Tensor) -> Gr
     """
     few, more = (capture(state.expand(size, *state.shape[1:]).clone()) for size in (_FEW, _MORE))
     graph = few.graph
-    nodes = list(graph.nodes)
-    if [(n.op, n.name) for n in nodes] != [(n.op, n.name) for n in more.graph.nodes]:
+    nodes, others = list(graph.nodes), list(more.graph.nodes)
+    if [_operation(node) for node in nodes] != [_operation(node) for node in others]:
         raise CaptureError("its graph is another one for batches of another size")
+    same = dict(zip(others, nodes, strict=True))
     first = next(node for node in nodes if node.op != "placeholder")
     with graph.inserting_before(first):
         size = graph.call_function(torch.ops.aten.sym_size.int, (nodes[0], 0))
@@ -42,6 +43,8 @@ def for_any_batch(capture: Callable[[Tensor], GraphModule], state: Tensor) -> Gr
 
     def matched(a: Any, b: Any, node: Node) -> Any:
         if isinstance(a, Node):
+            if same.get(b) is not a:
+                raise CaptureError(f"{node.name} is computed from something else for batches of another size")
             return a
         if isinstance(a, Sequence) and not isinstance(a, str):
             return [matched(x, y, node) for x, y in zip(a, b, strict=True)]
@@ -51,19 +54,25 @@ def for_any_batch(capture: Callable[[Tensor], GraphModule], state: Tensor) -> Gr
             raise CaptureError(f"{node.name} is computed with {a} or {b}, as the size of the batch is")
         return a
 
-    for node, other in zip(nodes, list(more.graph.nodes), strict=True):
+    for node, other in zip(nodes, others, strict=True):
         if node.op == "call_function":
             node.args = tuple(matched(a, b, node) for a, b in zip(node.args, other.args, strict=True))
             node.kwargs = {name: matched(a, other.kwargs[name], node) for name, a in node.kwargs.items()}
-        elif node.op == "get_attr":
+    for node, other in zip(nodes, others, strict=True):
+        if node.op == "get_attr":
             _constant(few, node, getattr(more, str(other.target)), number)
     graph.lint()
     few.recompile()
     return few
 
 
+def _operation(node: Node) -> tuple[str, Any]:
+    """What it does; constants and results have names that say nothing."""
+    return node.op, node.target if node.op == "call_function" else None
+
+
 def _constant(graph: GraphModule, node: Node, other: Tensor, number: Callable[[int, int, Node], Any]) -> None:
-    """One that has a row for each sample, all alike, becomes one row, expanded."""
+    """One that has a row for each sample becomes one row, expanded: all are alike, or count the samples."""
     name = str(node.target)
     value: Tensor = getattr(graph, name)
     if value.shape == other.shape:
@@ -72,15 +81,22 @@ def _constant(graph: GraphModule, node: Node, other: Tensor, number: Callable[[i
     row = value
     for axis in axes:
         row = row.narrow(axis, 0, 1)
-    if not torch.equal(row.expand(value.shape), value):
-        raise CaptureError(f"the constant {name} differs from sample to sample of a batch")
-    graph.register_buffer(f"{name}_row", row.clone())
-    following = node.next
+    following, aten = node.next, torch.ops.aten
     sizes = [
         number(a, b, following) if axis in axes else a
         for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True))
     ]
+    behind = value.dim() - 1 - axes[0]
     with graph.graph.inserting_before(following):
-        whole = graph.graph.call_function(torch.ops.aten.expand.default, (node, sizes))
-    node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
+        whole = rows = graph.graph.call_function(aten.expand.default, (node, sizes))
+        if not torch.equal(row.expand(value.shape), value):
+            # as gathers have it, which say of each value whose sample it is
+            count = torch.arange(len(value), device=value.device).reshape(-1, *[1] * behind)
+            if axes != [0] or value.dtype != torch.int64 or not torch.equal(row + count, value):
+                raise CaptureError(f"the constant {name} differs from sample to sample of a batch")
+            counted = graph.graph.call_function(aten.arange.default, (sizes[0],), {"device": value.device})
+            column = graph.graph.call_function(aten.view.default, (counted, [-1, *[1] * behind]))
+            whole = graph.graph.call_function(aten.add.Tensor, (rows, column))
+    node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not rows)
+    graph.register_buffer(f"{name}_row", row.clone())
     node.target = f"{name}_row"

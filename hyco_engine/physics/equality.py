@@ -53,26 +53,25 @@ class Reference:
         self._labels = ["the gradient by the state", *(f"the gradient by {name}" for name in names if name)]
         self._output, self._gradients = self._run(step, seed=1)
 
-    def check(self, run: Step, tolerance: float, *, reordered: bool = False) -> None:
+    def check(self, run: Step, tolerance: float) -> None:
         """Raise CaptureError where `run` differs from the step by more than `tolerance` of the largest value.
 
-        `reordered`: it may add up in another order. The gradient by a parameter is a sum over all entries of the result
-        that the parameter touches. Rounding moves a sum of n terms of size t by about eps n t, whatever cancels; with
-        the random weights of the loss the sum itself is of the size sqrt(n) t. So it is known to eps sqrt(n) only.
+        The gradient by a parameter is a sum over all entries of the result that the parameter touches, and a graph may
+        add up in another order. Rounding moves a sum of n terms of size t by about eps n t, whatever cancels; with the
+        random weights of the loss the sum itself is of the size sqrt(n) t. So it is known to eps sqrt(n) only.
         """
         output, gradients = self._run(run, seed=1)
         _compare("the result", self._output, output, tolerance)
-        slack = [0.0] * len(gradients)
-        if reordered and len(gradients) > 1:
-            # one sum may happen to be small: the sizes are those of several
-            draws = [gradients, *(self._run(run, seed)[1] for seed in (2, 3, 4))]
-            eps = torch.finfo(output.dtype).eps
-            for index, own in enumerate(self._gradients[1:], 1):
-                size = max(0.0 if draw[index] is None else float(draw[index].abs().max()) for draw in draws)  # type: ignore[union-attr]
-                terms = output.numel() / max(1, own.numel()) if own is not None else 1.0
-                slack[index] = (tolerance + eps * terms**0.5) * size
-        for label, one, two, more in zip(self._labels, self._gradients, gradients, slack, strict=True):
-            _compare(label, one, two, tolerance, more)
+        # one sum may happen to be small: the sizes are those of several
+        draws = [gradients, *(self._run(run, seed)[1] for seed in (2, 3, 4))] if len(gradients) > 1 else []
+        for index, (label, one, two) in enumerate(zip(self._labels, self._gradients, gradients, strict=True)):
+            slack = 0.0
+            if index > 0 and one is not None:
+                sizes = (float(draw[index].abs().max()) for draw in draws if draw[index] is not None)  # type: ignore[union-attr]
+                size = max(sizes, default=0.0)
+                terms = output.numel() / max(1, one.numel())
+                slack = (tolerance + torch.finfo(output.dtype).eps * terms**0.5) * size
+            _compare(label, one, two, tolerance, slack)
 
     def _run(self, function: Step, seed: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         inputs = [

@@ -32,7 +32,7 @@ def broken_losses(terms: Sequence[LossTerm]) -> str | None:
 
 
 def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
-    """The first of the model's parameters whose gradient is not finite; None: all that are `trained` have finite ones."""
+    """The first parameter whose gradient is not finite, if one of those that are `trained` has such a gradient."""
     # one answer from the device for all of them; a norm can also overflow
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     if norm.isfinite():

@@ -8,8 +8,8 @@ noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers 
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
 Equal compute: the surrogate alone trains on as many samples as in the strategy's own run, generated ones included
-(`hyco_engine.runs.comparing`), so beside `two-arms` on those of both arms; that of `corrected`, which is another model,
-on what `trust` may use. The physics alone gets what the longest strategy had, and stops once it has converged.
+(`hyco_engine.runs.comparing`), so beside `two-arms` on those of both arms. The physics alone gets what the longest
+strategy had, and stops once it has converged.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -185,7 +185,9 @@ def augmented(kind: str, **options: Any) -> Callable[[dict[str, Any]], None]:
 def corrected(spec: dict[str, Any]) -> None:
     """Physics and source are learned together; trust decides who teaches whom."""
     spec["synthetic"] = {"kind": "corrected"}
-    spec["training"]["synthetic"] = {"optimizer": "lbfgs", "epochs_per_cycle": 90, "batch_size": 256}
+    # as many samples as trust may use for a surrogate of the usual kind
+    epochs = int((1 + ALPHA) * spec["training"]["synthetic"]["epochs_per_cycle"])
+    spec["training"]["synthetic"] |= {"optimizer": "adam", "lr": 3e-2, "epochs_per_cycle": epochs}
     augmented("trust", warmup=WARMUP)(spec)
 
 
@@ -267,9 +269,6 @@ def run(
             viscosity = result.synthetic.physics.learnables.values()["nu"].detach()
             truth = np.load(result.folder / "parameters" / "nu-truth.npy")
             metrics[strategy]["D"] = relative_error(viscosity, torch.from_numpy(truth))
-            # a surrogate of the usual kind gets what trust may use at most
-            epochs = spec["run"]["cycles"] * nominal["training"]["synthetic"]["epochs_per_cycle"]
-            samples[strategy]["synthetic"] = int((1 + ALPHA) * epochs * n_real)
     if quick:
         shorten(nominal)
     tables = tomllib.loads(dump_spec(hyco.Engine(nominal, registry=found).spec))

@@ -237,7 +237,7 @@ def gray_scott(folder: Path, scratch: Path, seed: int, *, noise: float = 0.0, sh
         "synthetic": {"kind": "coordinate-mlp", "duration": 40.0 * steps},
         "training": {
             "physical": {"epochs_per_cycle": 40},
-            "synthetic": {"epochs_per_cycle": 100, "lr": 4e-3, **PARTS},
+            "synthetic": {"epochs_per_cycle": 600, "lr": 4e-3, **PARTS},
         },
     }
     truth = torch.from_numpy(frames[1:]).flatten(2).transpose(1, 2)

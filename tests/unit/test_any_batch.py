@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -18,20 +19,21 @@ from hyco_engine.physics.model import DeclaredModel
 
 
 @pytest.mark.parametrize(
-    ("kind", "axes"),
+    ("kind", "options", "axes"),
     [
-        ("burgers", "xy"),
-        ("heat", "x"),
-        ("kuramoto-sivashinsky", "x"),
-        ("smoke", "xy"),
+        ("burgers", {}, "xy"),
+        ("burgers", {"scheme": "semi-lagrangian"}, "x"),
+        ("heat", {}, "x"),
+        ("kuramoto-sivashinsky", {}, "x"),
+        ("smoke", {}, "xy"),
     ],
 )
-def test_one_graph_serves_batches_of_all_sizes(kind: str, axes: str) -> None:
+def test_one_graph_serves_batches_of_all_sizes(kind: str, options: dict[str, str], axes: str) -> None:
     registry = hyco.Registry.discover()
     n = len(axes)
     grid = Grid(axes=tuple(axes), resolution=(8,) * n, lower=(0.0,) * n, upper=(1.0,) * n)
     record = registry.get("hyco_models", kind)
-    model = record.factory(record.options(), BuildContext(seed=0, registry=registry, grid=grid, dt=0.01))
+    model = record.factory(record.options(**options), BuildContext(seed=0, registry=registry, grid=grid, dt=0.01))
     assert isinstance(model, DeclaredModel)
     states = model.initial_states(9, torch.Generator().manual_seed(0))
     values = list(model.learnables.values().values())
@@ -52,11 +54,17 @@ def graph_of(step: object) -> torch.fx.GraphModule:
     return for_any_batch(partial(capture, step, parameters=[]), torch.ones(1, 1, 4))  # type: ignore[arg-type]
 
 
-def test_numbers_and_constants_that_follow_from_the_size_are_computed_from_it() -> None:
-    def step(state: Tensor) -> Tensor:
-        row = torch.arange(4.0).expand(len(state), 1, 4)
-        return (torch.cat([state, row], dim=2) * (2 * len(state) + 1)).reshape(2 * len(state), 4)
+def multiplied(state: Tensor) -> Tensor:
+    row = torch.arange(4.0).expand(len(state), 1, 4)
+    return (torch.cat([state, row], dim=2) * (2 * len(state) + 1)).reshape(2 * len(state), 4)
 
+
+def counted(state: Tensor) -> Tensor:
+    return state + (torch.arange(len(state))[:, None, None] + torch.arange(4))
+
+
+@pytest.mark.parametrize("step", [multiplied, counted])
+def test_numbers_and_constants_that_follow_from_the_size_are_computed_from_it(step: Callable[[Tensor], Tensor]) -> None:
     graph = graph_of(step)
     for size in (1, 3, 5, 8):
         state = torch.rand(size, 1, 4, generator=torch.Generator().manual_seed(0))
@@ -68,7 +76,7 @@ def test_numbers_and_constants_that_follow_from_the_size_are_computed_from_it() 
     [
         (lambda state: state + 1 if len(state) > 6 else state, "its graph is another one for batches of another size"),
         (lambda state: state + 1.5 if len(state) > 6 else state + 2.5, "is computed with 2.5 or 1.5, as the size of"),
-        (lambda state: state + torch.arange(len(state))[:, None, None], "differs from sample to sample of a batch"),
+        (lambda state: state + torch.arange(len(state))[:, None, None] ** 2, "differs from sample to sample"),
     ],
 )
 def test_what_depends_on_the_size_otherwise_is_refused(step: object, message: str) -> None:

@@ -58,7 +58,7 @@ def for_convolutions(x: Tensor) -> Tensor:
     A batch of one stays as it is, for which torch takes other kernels.
     """
     image = as_image(x)
-    if x.device.type != "cpu" or len(x) == 1:
+    if x.device.type != "cpu" or x.shape[0] == 1:
         return image
     # a copy: of one channel torch takes either layout for the other
     return image.clone(memory_format=_CHANNELS_LAST[image.dim()])
