@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from phi.field import Field
 from phiml.math import sin
-from published import DATA, cell, heat
+from published import DATA, HEAT_STRATEGIES, cell, heat
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -192,12 +192,14 @@ def corrected(spec: dict[str, Any]) -> None:
 
 
 def two_arms(spec: dict[str, Any]) -> None:
-    """Physics first, or cooperation first and a polish. With sensors the former is physics alone."""
-    points = spec["data"]["kind"] == "points"
-    first = {"kind": "count", "alpha": 0.0} if points else {"kind": "trust", "warmup": WARMUP}
-    cooperate = spec["run"]["cycles"] * 2 // (5 if points else 3)
-    second = {"kind": "interaction", "cooperate": cooperate} | INTERACTION
-    augmented("two-arms", arms=[first, second])(spec)
+    """Physics first, or cooperation first and a polish; with sensors physics alone, or two weights of cooperation."""
+    if spec["data"]["kind"] == "points":
+        arms = [{"kind": "count", "alpha": 0.0}]
+        arms += [{"kind": "interaction", **options} for options in HEAT_STRATEGIES["quarter"].values()]
+    else:
+        arms = [{"kind": "trust", "warmup": WARMUP}]
+        arms += [{"kind": "interaction", "cooperate": spec["run"]["cycles"] * 2 // 3, **INTERACTION}]
+    augmented("two-arms", arms=arms)(spec)
 
 
 INTERACTION = {"alpha": 0.1, "points": 64}

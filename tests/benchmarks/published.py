@@ -68,7 +68,8 @@ HEAT_START = {"A1": 1.0, "A2": 1.0, "x1": 1.4, "y1": -1.3, "x2": -1.8, "y2": -1.
 GRAY_SCOTT_CYCLES = 3
 GHOSTS = {"alpha": 0.1, "points": 64}
 POLISHED = {"interaction, polished": {**GHOSTS, "cooperate": 20}}
-HEAT_STRATEGIES = {"quarter": {"interaction, polished": {**GHOSTS, "cooperate": 2 * QUARTER_CYCLES // 5}}}
+QUARTER_GHOSTS = {"points": 256, "cooperate": QUARTER_CYCLES // 10}
+HEAT_STRATEGIES = {"quarter": {f"interaction, polished, alpha {a}": {"alpha": a, **QUARTER_GHOSTS} for a in (0.1, 0.3)}}
 GRAY_SCOTT_STRATEGIES = {"interaction, one way": {"alpha": 1.0, "points": 64, "teach": "synthetic"}}
 
 

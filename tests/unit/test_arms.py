@@ -147,7 +147,7 @@ def test_the_plan_has_the_phases_of_both() -> None:
 @pytest.mark.parametrize(
     ("choices", "key", "message"),
     [
-        ([ALONE], "augmentation.arms", "takes two strategies, not 1"),
+        ([ALONE], "augmentation.arms", "takes two strategies or more, not 1"),
         ([ALONE, {"kind": "trusty"}], "augmentation.arms[1].kind", "trusty"),
         ([ALONE, {"kind": "trust", "warm": 1}], "augmentation.arms[1].warm", "did you mean 'warmup'?"),
         ([ALONE, {"kind": "trust", "alpha": -1.0}], "augmentation.arms[1].alpha", "-1"),

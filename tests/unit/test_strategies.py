@@ -334,15 +334,17 @@ def test_a_teacher_is_rolled_out_once_for_a_batch_that_holds_all_samples() -> No
     assert torch.equal(other, differences(Ghosts(teacher=Decay(0.5), layout=own, steps=2, points=5, dt=0.5), 4))
 
 
-def test_an_interaction_polishes_on_real_data_alone_after_the_cycles_that_cooperate() -> None:
-    polishing = Interaction(InteractionOptions(cooperate=2))
-    assert [[p.taught for p in polishing.phases(cycle)] for cycle in range(4)] == [[True] * 2] * 2 + [[False] * 2] * 2
-    assert [p.player for p in polishing.phases(3)] == ["synthetic", "physical"]
-    one_way = Interaction(InteractionOptions(cooperate=2, teach="synthetic"))
-    assert [(p.player, p.taught) for p in one_way.phases(1)] == [("physical", False), ("synthetic", True)]
-    assert [(p.player, p.taught) for p in one_way.phases(2)] == [("physical", False), ("synthetic", False)]
-    other = Interaction(InteractionOptions(teach="physical"))
-    assert [(p.player, p.taught) for p in other.phases(0)] == [("synthetic", False), ("physical", True)]
+def test_after_the_cycles_that_cooperate_the_physics_is_polished_on_real_data_alone_and_goes_on_teaching() -> None:
+    def phases(cycle: int, **options: Any) -> list[tuple[str, bool]]:
+        return [(p.player, p.taught) for p in Interaction(InteractionOptions(**options)).phases(cycle)]
+
+    both, first = [("synthetic", True), ("physical", True)], [("synthetic", True), ("physical", False)]
+    assert [phases(cycle, cooperate=2) for cycle in range(4)] == [both, both, first, first]
+    assert phases(0, teach="synthetic") == [("physical", False), ("synthetic", True)]
+    other = [phases(cycle, teach="physical", cooperate=1) for cycle in range(2)]
+    assert other == [[("synthetic", False), ("physical", True)], [("synthetic", False), ("physical", False)]]
+    with pytest.raises(hyco.SpecError, match="cooperate says how long the physics is taught"):
+        Interaction(InteractionOptions(teach="synthetic", cooperate=2))
     always = Interaction(InteractionOptions())
     assert all(phase.taught for cycle in (0, 1, 100) for phase in always.phases(cycle))
 
@@ -359,18 +361,21 @@ def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
     assert [(e["cycle"], e["direction"]) for e in polished.summary["cooperation"]] == [
         (0, "physical->synthetic"),
         (0, "synthetic->physical"),
+        (1, "physical->synthetic"),
     ]
-    (before, after), (same_before, taught_after) = (
-        [
-            [line for line in read_metrics(result.folder) if line["cycle"] == cycle and "train/loss" in line]
-            for cycle in (0, 1)
-        ]
-        for result in (polished, cooperating)
-    )
-    assert [line["train/loss"] for line in before] == [line["train/loss"] for line in same_before]
+
+    def trained(result: hyco.RunResult, cycle: int, phase: str) -> list[dict[str, Any]]:
+        lines = read_metrics(result.folder)
+        return [line for line in lines if (line["cycle"], line["phase"]) == (cycle, phase) and "train/loss" in line]
+
+    for cycle, phase in ((0, "train_synthetic"), (0, "train_physical"), (1, "train_synthetic")):
+        one, other = (trained(result, cycle, phase) for result in (polished, cooperating))
+        assert [line["train/loss"] for line in one] == [line["train/loss"] for line in other]
+    assert same(polished.synthetic, cooperating.synthetic)
     assert not same(polished.physical, cooperating.physical)
-    assert not any("interaction/u" in key for line in after for key in line)
-    assert any("interaction/u" in key for line in taught_after for key in line)
+    alone, taught = (trained(result, 1, "train_physical") for result in (polished, cooperating))
+    assert not any("interaction/u" in key for line in alone for key in line)
+    assert any("interaction/u" in key for line in taught for key in line)
 
 
 def test_a_physics_that_only_teaches_is_bitwise_the_one_trained_alone(

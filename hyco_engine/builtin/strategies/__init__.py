@@ -10,9 +10,9 @@ from hyco_engine.spec.choices import ArmChoice
 from hyco_engine.spec.options import option, options
 
 
-def _two(arms: tuple[ArmChoice, ...]) -> None:
-    if len(arms) != 2:
-        raise ValueError(f"takes two strategies, not {len(arms)}")
+def _several(arms: tuple[ArmChoice, ...]) -> None:
+    if len(arms) < 2:
+        raise ValueError(f"takes two strategies or more, not {len(arms)}")
 
 
 @options
@@ -48,7 +48,10 @@ class InteractionOptions:
 
     points: int = option(256, help="ghost points for each sample of a batch", ge=1)
     cooperate: int = option(
-        0, help="the first so many cycles cooperate, the others polish both models on real data alone; 0: all do", ge=0
+        0,
+        help="the first so many cycles teach the physics too; then real data alone polish it, and it goes on teaching; "
+        "0: all do",
+        ge=0,
     )
     teach: Literal["both", "synthetic", "physical"] = option(
         "both",
@@ -62,7 +65,8 @@ class TwoArmsOptions:
     """`alpha` is the core's, for the arms that have none of their own."""
 
     arms: tuple[ArmChoice, ...] = option(
-        help="two strategies, such as [{kind = \"trust\"}, {kind = \"interaction\", cooperate = 4}]", check=_two
+        help="two strategies or more, such as [{kind = \"trust\"}, {kind = \"interaction\", cooperate = 4}]",
+        check=_several,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.points import Sensors
-from hyco_engine.errors import RunError
+from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import (
     Augmentation,
     Batch,
@@ -40,16 +40,22 @@ class Interaction(Strategy):
     """
 
     def __init__(self, options: InteractionOptions) -> None:
+        if options.cooperate and options.teach == "synthetic":
+            raise SpecError(
+                "cooperate says how long the physics is taught, and teach = \"synthetic\" has it learn from real data "
+                "alone: leave one of them out",
+                key="augmentation.cooperate",
+            )
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """As usual; a model that only teaches comes first, and is not taught, as both are not after cooperating."""
+        """As usual; a model that only teaches comes first. After cooperating the physics is not taught any more."""
         cooperating = not self.options.cooperate or cycle < self.options.cooperate
         order: tuple[Player, Player] = ("synthetic", "physical")
         if self.options.teach == "synthetic":
             order = ("physical", "synthetic")
         pupils = order if self.options.teach == "both" else order[1:]
-        return [Phase(player=player, taught=cooperating and player in pupils) for player in order]
+        return [Phase(player=p, taught=p in pupils and (cooperating or p == "synthetic")) for p in order]
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         return 0
