@@ -24,7 +24,8 @@ def extend(x: Tensor, axis: int, lower: int, upper: int, sides: Sides) -> Tensor
         if sides[0].kind == sides[1].kind == "periodic" and lower + upper <= n:
             # one split has one gradient, where each slice would have one as large as the axis
             first, between, last = torch.split(x, [upper, n - lower - upper, lower], axis)
-            return torch.cat([last, first, between, last, first], dim=axis)
+            # put together with nothing, channels last would be lost
+            return torch.cat([x for x in (last, first, between, last, first) if x.shape[axis]], dim=axis)
         step = min(lower, _reach(sides[0], n)), min(upper, _reach(sides[1], n))
         parts = [x]
         if step[0]:
@@ -45,15 +46,12 @@ def _beyond(x: Tensor, axis: int, width: int, rule: Rule, *, at_upper: bool) -> 
     n = x.shape[axis]
     match rule.kind:
         case "constant":
-            shape = list(x.shape)
-            shape[axis] = width
-            return x.new_full(shape, float(rule.value))  # type: ignore[arg-type]
+            # like x also in memory, or what is put together of both would not be
+            return torch.full_like(x.narrow(axis, 0, width), float(rule.value))  # type: ignore[arg-type]
         case "periodic":
             return x.narrow(axis, 0 if at_upper else n - width, width)
         case "zero-gradient":
-            shape = list(x.shape)
-            shape[axis] = width
-            return x.narrow(axis, n - 1 if at_upper else 0, 1).expand(shape)
+            return torch.cat([x.narrow(axis, n - 1 if at_upper else 0, 1)] * width, dim=axis)
         case _:
             skip = 1 if rule.kind in ("reflect", "antireflect") and n > 1 else 0
             mirrored = x.narrow(axis, n - skip - width if at_upper else skip, width).flip(axis)

@@ -75,28 +75,33 @@ def _constant(graph: GraphModule, node: Node, other: Tensor, number: Callable[[i
     """One that has a row for each sample becomes one row, expanded: all are alike, or count the samples."""
     name = str(node.target)
     value: Tensor = getattr(graph, name)
-    if value.shape == other.shape:
-        return
     axes = [axis for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True)) if a != b]
     row = value
     for axis in axes:
         row = row.narrow(axis, 0, 1)
+    alike = all(torch.equal(row.expand(whole.shape), whole) for whole in (value, other))
+    if alike and not axes:
+        return
+    counts = axes == [0] and value.dtype == torch.int64
+    if not alike and not (counts and all(torch.equal(row + _count(rows), rows) for rows in (value, other))):
+        raise CaptureError(f"the constant {name} differs from sample to sample of a batch, or with the batch's size")
     following, aten = node.next, torch.ops.aten
     sizes = [
         number(a, b, following) if axis in axes else a
         for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True))
     ]
-    behind = value.dim() - 1 - axes[0]
     with graph.graph.inserting_before(following):
         whole = rows = graph.graph.call_function(aten.expand.default, (node, sizes))
-        if not torch.equal(row.expand(value.shape), value):
+        if not alike:
             # as gathers have it, which say of each value whose sample it is
-            count = torch.arange(len(value), device=value.device).reshape(-1, *[1] * behind)
-            if axes != [0] or value.dtype != torch.int64 or not torch.equal(row + count, value):
-                raise CaptureError(f"the constant {name} differs from sample to sample of a batch")
             counted = graph.graph.call_function(aten.arange.default, (sizes[0],), {"device": value.device})
-            column = graph.graph.call_function(aten.view.default, (counted, [-1, *[1] * behind]))
+            column = graph.graph.call_function(aten.view.default, (counted, [-1, *[1] * (value.dim() - 1)]))
             whole = graph.graph.call_function(aten.add.Tensor, (rows, column))
     node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not rows)
     graph.register_buffer(f"{name}_row", row.clone())
     node.target = f"{name}_row"
+
+
+def _count(rows: Tensor) -> Tensor:
+    """0, 1, ... along the first axis of `rows`."""
+    return torch.arange(len(rows), device=rows.device).reshape(-1, *[1] * (rows.dim() - 1))

@@ -66,8 +66,10 @@ def make_optimizer(
     name: str, parameters: Sequence[nn.Parameter], settings: TrainingSettings, linearizer: Linearizer
 ) -> torch.optim.Optimizer | FullBatch:
     """The optimizer of that name; `linearizer` is of the model whose parameters these are."""
-    # on the CPU torch takes one small operation after the other unless asked; on others it groups them by itself
-    fused = True if all(parameter.device.type == "cpu" for parameter in parameters) else None
+    # on the CPU torch takes one small operation after the other unless asked, on others it groups them by itself;
+    # fused, it takes numbers as they lie in memory, and state that comes from a checkpoint may lie otherwise
+    plain = all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
+    fused = True if plain else None
     match name:
         case "adamw":
             return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)

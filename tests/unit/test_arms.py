@@ -69,6 +69,16 @@ def test_each_arm_is_the_run_it_would_be_alone_and_the_better_one_is_kept() -> N
     assert both.summary["cycles"] == 2
 
 
+def test_the_best_of_three_arms_is_kept() -> None:
+    choices = [ALONE, TAUGHT, {"kind": "count", "alpha": 0.5}]
+    single = [hyco.run(spec(choice)) for choice in choices]
+    found = hyco.run(arms(*choices))
+    for player in ("physical", "synthetic"):
+        errors = [validation_error(result, player) for result in single]
+        assert list(found.summary["arms"][player]["errors"].values()) == pytest.approx(errors, rel=1e-6)
+        assert same(getattr(found, player), getattr(single[errors.index(min(errors))], player))
+
+
 def test_records_tell_the_arms_apart() -> None:
     both = hyco.run(arms(ALONE, TAUGHT))
     single = hyco.run(spec(TAUGHT))
@@ -151,6 +161,11 @@ def test_the_plan_has_the_phases_of_both() -> None:
         ([ALONE, {"kind": "trusty"}], "augmentation.arms[1].kind", "trusty"),
         ([ALONE, {"kind": "trust", "warm": 1}], "augmentation.arms[1].warm", "did you mean 'warmup'?"),
         ([ALONE, {"kind": "trust", "alpha": -1.0}], "augmentation.arms[1].alpha", "-1"),
+        (
+            [ALONE, {"kind": "interaction", "cooperate": 2, "teach": "synthetic"}],
+            "augmentation.arms[1]",
+            "cooperate says how long the physics is taught",
+        ),
     ],
 )
 def test_mistakes_are_located(choices: list[dict[str, Any]], key: str, message: str) -> None:

@@ -17,10 +17,34 @@ from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Samples
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_windows
-from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged
+from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.trainer import Trainer
+
+
+def with_gradients(*gradients: list[float] | None) -> nn.Module:
+    model = nn.Module()
+    for k, gradient in enumerate(gradients):
+        model.register_parameter(f"w{k}", nn.Parameter(torch.zeros(2)))
+        model.get_parameter(f"w{k}").grad = None if gradient is None else torch.tensor(gradient)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("gradients", "told"),
+    [
+        ([[1.0, 2.0], None], None),
+        ([None, None], None),
+        # finite, but their norm is not
+        ([[3e38, 3e38], [1.0, 1.0]], None),
+        ([[3e38, 3e38], [1.0, math.inf]], "the gradient of 'w1' is not finite"),
+        ([[math.nan, 0.0], [math.nan, 0.0]], "the gradient of 'w0' is not finite"),
+    ],
+)
+def test_broken_gradients_are_told_by_name(gradients: list[list[float] | None], told: str | None) -> None:
+    model = with_gradients(*gradients)
+    assert broken_gradient(model, list(model.parameters())) == told
 
 
 def trainer(model: nn.Module | None = None, **changes: Any) -> Trainer:

@@ -237,6 +237,36 @@ def test_wrong_graphs_are_refused_whatever_the_order_of_sums(
         reference.check(wrong(change), tolerance)
 
 
+def test_gradients_that_are_not_finite_give_no_slack() -> None:
+    """What a graph does must not say how far it may be off."""
+    state = random(4, 1, 8)
+
+    def step(x: Tensor, k: Tensor) -> Tensor:
+        return x * k
+
+    class Infinite(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
+            ctx.save_for_backward(x, k)
+            return x * k
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            _, k = ctx.saved_tensors
+            return grad * k, torch.full_like(k, torch.inf)
+
+    def infinite(x: Tensor, k: Tensor) -> Tensor:
+        return Infinite.apply(x, k)  # type: ignore[no-any-return,no-untyped-call]
+
+    with pytest.raises(CaptureError, match="the gradient by k differs"):
+        Reference(step, state, [torch.tensor(0.3)], ["k"]).check(infinite, 1e-6)
+
+    def undefined(x: Tensor, k: Tensor) -> Tensor:
+        return x * (1 + torch.sqrt(k - k))
+
+    Reference(undefined, state, [torch.tensor(0.3)], ["k"]).check(undefined, 1e-6)
+
+
 def test_sums_in_another_order_are_allowed_for() -> None:
     """A gradient that is a sum of 2 million terms, in float32 one after the other."""
     state, k = random(8, 1, 2**18).float(), torch.tensor(0.3)

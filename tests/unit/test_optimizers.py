@@ -27,7 +27,7 @@ from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
 from hyco_engine.training.multi_start import draw_starts
-from hyco_engine.training.optimizers import choose_optimizer
+from hyco_engine.training.optimizers import choose_optimizer, make_optimizer
 from hyco_engine.training.rollout import rollout
 from hyco_engine.training.trainer import Trainer
 
@@ -557,3 +557,44 @@ def test_what_is_told_before_anything_runs_is_an_upper_bound(budget: float, step
 
 def test_short_rollouts_are_left_alone() -> None:
     assert plan_memory(Stepper(), torch.zeros(2, 1, 8), 3, budget_bytes=2**30).every is None
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_adam_goes_on_from_state_that_lies_otherwise_in_memory(name: str, transposed: bool) -> None:
+    """A parameter may be a view, as a field that a file has in Fortran order; checkpoints are contiguous."""
+    start = torch.arange(6.0).reshape(2, 3)
+    settings = TrainingSettings(optimizer=name, lr=0.1)
+
+    def fresh(values: Tensor) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        parameter = nn.Parameter(values.T.contiguous().T if transposed else values.clone())
+        optimizer = make_optimizer(name, [parameter], settings, Linearizer(nn.Module()))
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return parameter, optimizer
+
+    def steps(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            (parameter - start.square()).square().sum().backward()
+            optimizer.step()
+
+    parameter, optimizer = fresh(start)
+    steps(parameter, optimizer, 3)
+    state = optimizer.state_dict()
+    (own,) = state["state"].values()
+    state["state"] = {0: {entry: v.clone(memory_format=torch.contiguous_format) for entry, v in own.items()}}
+    again, resumed = fresh(parameter.detach())
+    resumed.load_state_dict(state)
+    steps(parameter, optimizer, 3)
+    steps(again, resumed, 3)
+    assert torch.equal(parameter, again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_adam_takes_numbers_of_any_kind(dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.ones(3, dtype=dtype))
+    optimizer = make_optimizer("adam", [parameter], TrainingSettings(lr=0.1), Linearizer(nn.Module()))
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    parameter.abs().square().sum().backward()
+    optimizer.step()
+    assert torch.allclose(parameter.detach().real.double(), torch.full((3,), 0.9, dtype=torch.float64), atol=0.03)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.builtin.models import hyco_models
+from hyco_engine.builtin.models.increment import Convolution
 from hyco_engine.builtin.models.options_synthetic import ResNetOptions, UNetOptions
-from hyco_engine.builtin.models.padding import FeaturePadding, StatePadding, extend
+from hyco_engine.builtin.models.padding import FeaturePadding, StatePadding, extend, for_convolutions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, Rule, StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, SpecError
@@ -242,6 +243,70 @@ def test_features_follow_the_first_dynamic_field(boundary: Any, edge: list[float
     padding = FeaturePadding(a_layout(3, boundary=boundary))
     padded = padding(torch.tensor([[[1.0, 2.0, 3.0]]]), [(1, 1)])
     assert padded[0, 0, [0, -1]].tolist() == edge
+
+
+RULES: list[Any] = ["periodic", "zero-gradient", "symmetric", "reflect", "antisymmetric", 0.0]
+
+
+@pytest.mark.parametrize("boundary", RULES)
+@pytest.mark.parametrize("size", [(7,), (5, 6), (3, 4, 5)])
+def test_padding_keeps_the_layout_that_convolutions_want(boundary: Any, size: tuple[int, ...]) -> None:
+    padding = FeaturePadding(a_layout(*size, boundary=boundary))
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}
+    features = for_convolutions(torch.randn(2, 3, *size))
+    padded = padding(features, [(2, 1)] * len(size))
+    for x in (features, padded):
+        assert x.is_contiguous(memory_format=wanted[x.dim()])
+        assert not x.is_contiguous()
+    plain = padding(torch.empty(2, 3, *size).copy_(features.reshape(2, 3, *size)), [(2, 1)] * len(size))
+    assert torch.equal(plain, padded.reshape(plain.shape))
+
+
+def test_one_channel_too_is_laid_out_for_convolutions() -> None:
+    """Torch takes such a tensor for either layout; what convolutions make of it follows its strides."""
+    assert for_convolutions(torch.randn(2, 1, 7)).stride() == (7, 1, 7, 1)
+    assert torch.conv2d(for_convolutions(torch.randn(2, 1, 7)), torch.randn(3, 1, 1, 3)).stride()[1] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(16,), (8, 9)])
+def test_batches_of_none_and_one_are_as_those_of_many(kind: str, size: tuple[int, ...]) -> None:
+    layout = a_layout(*size)
+    net, x = loud(build(kind, layout)), states(layout, batch=3)
+    whole = net(x)
+    assert torch.allclose(torch.cat([net(one[None]) for one in x]), whole, rtol=1e-12, atol=1e-12)
+    assert net(x[:0]).shape == (0, *whole.shape[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(16,), (8, 9)])
+def test_surrogates_can_be_mapped_and_differentiated_forward(kind: str, size: tuple[int, ...]) -> None:
+    layout = a_layout(*size)
+    net, x = loud(build(kind, layout)), states(layout, batch=3)
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    tangents = {name: torch.stack([torch.ones_like(p), -2 * torch.ones_like(p)]) for name, p in parameters.items()}
+
+    def along(tangent: dict[str, Tensor]) -> Tensor:
+        def twice(values: dict[str, Tensor]) -> Tensor:
+            once = torch.func.functional_call(net, values, x)
+            result: Tensor = torch.func.functional_call(net, values, torch.cat([once, x[:, layout.n_dynamic :]], 1))
+            return result
+
+        derivative: Tensor = torch.func.jvp(twice, (parameters,), (tangent,))[1]
+        return derivative
+
+    together = torch.func.vmap(along)(tangents)
+    alone = along({name: t[1] for name, t in tangents.items()})
+    assert torch.allclose(together[1], alone, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(together[0], -0.5 * alone, rtol=1e-9, atol=1e-9)
+
+
+def test_a_convolution_is_torchs_own() -> None:
+    layer = Convolution(2, 3, 3, 1, dilation=2)
+    layer.initialise(torch.Generator().manual_seed(0))
+    x = torch.randn(4, 2, 9)
+    assert torch.allclose(layer(x), torch.conv1d(x, layer.weight, layer.bias, dilation=2), atol=1e-6)
+    assert torch.equal(layer(x.unsqueeze(2)).squeeze(2), layer(x))
 
 
 def advected(n: int, count: int, seed: int) -> tuple[StateLayout, list[Trajectory]]:

@@ -109,7 +109,9 @@ def positions(layout: StateLayout, reach: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Convolution in 1 to 3 dimensions that keeps the grid, or, without `padding`, of input padded before.
+    """Convolution of `[B, C, *S]` in 1 to 3 dimensions that keeps the grid, or, without `padding`, is of padded input.
+
+    A grid of one dimension may also come as an image of one row.
 
     Weights are unset until `initialise`: torch's own layers would draw them from the global generator.
     """

@@ -12,7 +12,6 @@ from hyco_engine.data.fields import Rule, StateLayout
 from hyco_engine.data.padding import Sides, as_pair, component_sides, extend
 
 ZERO = Rule(kind="constant", value=0.0)
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class FeaturePadding:
@@ -60,8 +59,8 @@ def for_convolutions(x: Tensor) -> Tensor:
     image = as_image(x)
     if x.device.type != "cpu" or x.shape[0] == 1:
         return image
-    # a copy: of one channel torch takes either layout for the other
-    return image.clone(memory_format=_CHANNELS_LAST[image.dim()])
+    # a copy: of one channel torch takes either layout for the other; by hand, since vmap knows no memory formats
+    return image.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 @attrs.frozen

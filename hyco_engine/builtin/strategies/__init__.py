@@ -59,6 +59,12 @@ class InteractionOptions:
         "can harm it",
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.cooperate and self.teach == "synthetic":
+            raise ValueError(
+                'cooperate says how long the physics is taught, and with teach = "synthetic" it never is: leave one out'
+            )
+
 
 @options
 class TwoArmsOptions:
@@ -129,7 +135,7 @@ def hyco_strategies() -> list[Record]:
         ),
         Record(
             kind="two-arms",
-            summary="two strategies from the same start; of each model the better one on held-out data is kept",
+            summary="two strategies or more from the same start; of each model the best one on held-out data is kept",
             options=TwoArmsOptions,
             factory=_two_arms,
         ),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.points import Sensors
-from hyco_engine.errors import RunError, SpecError
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import (
     Augmentation,
     Batch,
@@ -40,12 +40,6 @@ class Interaction(Strategy):
     """
 
     def __init__(self, options: InteractionOptions) -> None:
-        if options.cooperate and options.teach == "synthetic":
-            raise SpecError(
-                "cooperate says how long the physics is taught, and teach = \"synthetic\" has it learn from real data "
-                "alone: leave one of them out",
-                key="augmentation.cooperate",
-            )
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:

@@ -1,4 +1,4 @@
-"""`two-arms`: two strategies from the same start; of each model the better one on held-out real data is kept."""
+"""`two-arms`: two strategies or more from the same start; of each model the best on held-out real data is kept."""
 
 from __future__ import annotations
 
