@@ -7,9 +7,8 @@ frames 0-39 train, 40-49 of the same simulations validate, four other simulation
 noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers in two dimensions with one simulation of
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
-Equal compute: the surrogate alone trains on as many samples as in the strategy's own run, generated ones included
-(`hyco_engine.runs.comparing`), so beside `two-arms` on those of both arms. The physics alone gets what the longest
-strategy had, and stops once it has converged.
+Equal compute: each model alone trains on as many samples as in the strategy's own run, generated ones included
+(`hyco_engine.runs.comparing`), so beside `two-arms` on those of all arms; a physics stops once it has converged.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -236,8 +235,7 @@ def run(
 ) -> tuple[dict[str, Metrics], float]:
     """({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
 
-    The surrogate alone sees as many samples as in each strategy's run, the physics as many as in the longest: it stops
-    once it has converged.
+    They see as many samples as in that strategy's run; the physics stops once it has converged.
     """
     torch.set_num_threads(1)
     begun = time.perf_counter()
@@ -280,8 +278,10 @@ def run(
         counted = {"balance": [{"n_real": n_real}], "trained": {player: {"samples": count}}}
         return measured(hyco.run(baseline(tables, player, counted), registry=found))
 
-    longest = max(counts["physical"] for counts in samples.values())
-    beside = {name: alone("physical", longest) | alone("synthetic", samples[name]["synthetic"]) for name in samples}
+    beside = {
+        name: alone("physical", counts["physical"]) | alone("synthetic", counts["synthetic"])
+        for name, counts in samples.items()
+    }
     return {**metrics, **{f"beside {name}": found for name, found in beside.items()}}, time.perf_counter() - begun
 
 
