@@ -258,7 +258,7 @@ class Execution:
         if found is not None and not found["accepted"]:
             self._report.warn(
                 f"the correction does not pay on held-out data: {found['error']:.4g} with it, "
-                f"{found['error_without']:.4g} without. The surrogate is the physics alone"
+                f"{found['error_without']:.4g} without, and it must take a fifth. The surrogate is the physics alone"
             )
 
     def _evaluate(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from data_cases import layout
 from phi.field import Field
+from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.builtin.models.coordinate_mlp import CoordinateMLP
@@ -18,9 +20,11 @@ from hyco_engine.builtin.models.corrected import Corrected
 from hyco_engine.builtin.models.heat import Heat
 from hyco_engine.builtin.models.options_physical import HeatOptions
 from hyco_engine.builtin.models.options_synthetic import CoordinateMLPOptions
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import BuildContext, Correction
 from hyco_engine.physics import FlowModel
 from hyco_engine.runs.export import export
+from hyco_engine.training.acceptance import accept_correction
+from hyco_engine.training.history import Best
 from hyco_engine.training.rollout import rollout
 
 CELLS = 16
@@ -116,7 +120,7 @@ def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
     assert correction["error_without"] < 1e-3 < correction["error"]
     assert (
         f"the correction does not pay on held-out data: {correction['error']:.4g} with it, "
-        f"{correction['error_without']:.4g} without. The surrogate is the physics alone"
+        f"{correction['error_without']:.4g} without, and it must take a fifth. The surrogate is the physics alone"
     ) in result.summary["warnings"]
     start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -126,6 +130,34 @@ def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
             assert torch.equal(rollout(surrogate, start, 3), alone)
     errors = result.summary["metrics"]["synthetic"]["val"]
     assert errors["nrmse"] == pytest.approx(correction["error_without"])
+
+
+class Offset(Correction):
+    """A number, which is 0 without the correction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(()))
+
+    def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"offset": torch.zeros(())}
+
+
+@pytest.mark.parametrize(
+    ("error", "error_without", "accepted"),
+    [(0.79, 1.0, True), (0.8, 1.0, False), (0.9, 1.0, False), (0.0, 0.0, False), (1.0, math.inf, True)],
+)
+def test_a_correction_must_take_a_fifth_of_the_error(error: float, error_without: float, accepted: bool) -> None:
+    """What takes a tenth may have learned the noise of simulations whose later frames are held out."""
+    model = Offset()
+    hybrid: Any = SimpleNamespace(
+        trainers={"synthetic": SimpleNamespace(model=model), "physical": SimpleNamespace(model=nn.Module())},
+        best={"physical": Best(error=error_without, state={}), "synthetic": Best(error=error, state={})},
+        heldout=object(),
+    )
+    assert accept_correction(hybrid) == {"accepted": accepted, "error": error, "error_without": error_without}
+    assert model.offset.item() == (1.0 if accepted else 0.0)
+    assert hybrid.best["synthetic"].error == (error if accepted else error_without)
 
 
 def test_a_correction_can_be_trained_after_the_physics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
