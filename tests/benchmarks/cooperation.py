@@ -395,14 +395,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: dict[tuple[str, int], dict[str, Metrics]] = {}
     pool = ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"))
     with tempfile.TemporaryDirectory() as folder, pool:
+        # the last cases take longest: begun first, they do not end alone
         futures = {
             (case, seed): pool.submit(
                 run, case, seed, [s for s in wanted if fits(case, s)], Path(folder), given.data, given.quick
             )
-            for case, seed in jobs
+            for case, seed in reversed(jobs)
         }
-        for job, future in futures.items():
-            runs[job], seconds = future.result()
+        for job in jobs:
+            runs[job], seconds = futures[job].result()
             print(f"{job[0]} seed {job[1]} ({seconds:.0f} s)")
             for name, found in runs[job].items():
                 print(f"    {name:15} " + "  ".join(f"{metric} {value:.3g}" for metric, value in found.items()))
