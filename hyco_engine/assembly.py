@@ -67,7 +67,6 @@ class Data:
     truth: Mapping[str, Tensor] = attrs.Factory(dict)
 
 
-
 class _Nothing(Samples):
     """Data that is not read yet."""
 
@@ -219,7 +218,8 @@ class Assembler:
     def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> Models:
         """The models, built for data that is not read yet: what does not fit is told.
 
-        `sizes`: the standard deviations of the dynamic fields, where they are known."""
+        `sizes`: the standard deviations of the dynamic fields, where they are known.
+        """
         channels = layout.n_all
         unit = Statistics(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic))
         data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)

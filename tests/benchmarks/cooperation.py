@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from phi.field import Field
 from phiml.math import sin
-from published import DATA, HEAT_STRATEGIES, cell, heat
+from published import DATA, GHOSTS, HEAT_STRATEGIES, cell, heat
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -197,15 +197,14 @@ def two_arms(spec: dict[str, Any]) -> None:
         arms += [{"kind": "interaction", **options} for options in HEAT_STRATEGIES["quarter"].values()]
     else:
         arms = [{"kind": "trust", "warmup": WARMUP}]
-        arms += [{"kind": "interaction", "cooperate": spec["run"]["cycles"] * 2 // 3, **INTERACTION}]
+        arms += [{"kind": "interaction", "cooperate": spec["run"]["cycles"] * 2 // 3, **GHOSTS}]
     augmented("two-arms", arms=arms)(spec)
 
 
-INTERACTION = {"alpha": 0.1, "points": 64}
 STRATEGIES: dict[str, Callable[[dict[str, Any]], None]] = {
     # as the design documents have it
     "count": augmented("count", alpha=0.1),
-    "interaction": augmented("interaction", **INTERACTION),
+    "interaction": augmented("interaction", **GHOSTS),
     "trust": augmented("trust", warmup=WARMUP),
     "two-arms": two_arms,
     "corrected": corrected,

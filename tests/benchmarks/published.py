@@ -67,6 +67,7 @@ HEAT_TRUTH = {"A1": 3.0, "A2": 2.5, "x1": 1.0, "y1": 1.0, "x2": -2.0, "y2": -2.0
 HEAT_START = {"A1": 1.0, "A2": 1.0, "x1": 1.4, "y1": -1.3, "x2": -1.8, "y2": -1.1}
 GRAY_SCOTT_CYCLES = 3
 GHOSTS = {"alpha": 0.1, "points": 64}
+"""Of `interaction`, where nothing else is said."""
 POLISHED = {"interaction, polished": {**GHOSTS, "cooperate": 20}}
 QUARTER_GHOSTS = {"points": 256, "cooperate": QUARTER_CYCLES // 10}
 HEAT_STRATEGIES = {"quarter": {f"interaction, polished, alpha {a}": {"alpha": a, **QUARTER_GHOSTS} for a in (0.1, 0.3)}}

@@ -237,14 +237,14 @@ def test_wrong_graphs_are_refused_whatever_the_order_of_sums(
         reference.check(wrong(change), tolerance)
 
 
-def test_gradients_that_are_not_finite_give_no_slack() -> None:
-    """What a graph does must not say how far it may be off."""
-    state = random(4, 1, 8)
+def product(x: Tensor, k: Tensor) -> Tensor:
+    return x * k
 
-    def step(x: Tensor, k: Tensor) -> Tensor:
-        return x * k
 
-    class Infinite(torch.autograd.Function):
+def product_with(gradient: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The product whose gradient by k is `gradient` of the terms that it is the sum of."""
+
+    class Product(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
             ctx.save_for_backward(x, k)
@@ -252,14 +252,18 @@ def test_gradients_that_are_not_finite_give_no_slack() -> None:
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            _, k = ctx.saved_tensors
-            return grad * k, torch.full_like(k, torch.inf)
+            x, k = ctx.saved_tensors
+            return grad * k, gradient(grad * x)
 
-    def infinite(x: Tensor, k: Tensor) -> Tensor:
-        return Infinite.apply(x, k)  # type: ignore[no-any-return,no-untyped-call]
+    return lambda x, k: Product.apply(x, k)  # type: ignore[no-any-return,no-untyped-call]
 
+
+def test_gradients_that_are_not_finite_give_no_slack() -> None:
+    """What a graph does must not say how far it may be off."""
+    state = random(4, 1, 8)
+    infinite = product_with(lambda terms: torch.full_like(terms.sum(), torch.inf))
     with pytest.raises(CaptureError, match="the gradient by k differs"):
-        Reference(step, state, [torch.tensor(0.3)], ["k"]).check(infinite, 1e-6)
+        Reference(product, state, [torch.tensor(0.3)], ["k"]).check(infinite, 1e-6)
 
     def undefined(x: Tensor, k: Tensor) -> Tensor:
         return x * (1 + torch.sqrt(k - k))
@@ -271,24 +275,11 @@ def test_sums_in_another_order_are_allowed_for() -> None:
     """A gradient that is a sum of 2 million terms, in float32 one after the other."""
     state, k = random(8, 1, 2**18).float(), torch.tensor(0.3)
 
-    class Sequential(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
-            ctx.save_for_backward(x, k)
-            return x * k
+    def one_after_the_other(terms: Tensor) -> Tensor:
+        return torch.from_numpy(np.cumsum(terms.flatten().numpy(), dtype=np.float32))[-1]
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
-            x, k = ctx.saved_tensors
-            return grad * k, torch.from_numpy(np.cumsum((grad * x).flatten().numpy(), dtype=np.float32))[-1]
-
-    def step(x: Tensor, k: Tensor) -> Tensor:
-        return x * k
-
-    def sequential(x: Tensor, k: Tensor) -> Tensor:
-        return Sequential.apply(x, k)  # type: ignore[no-any-return,no-untyped-call]
-
-    reference = Reference(step, state, [k], ["k"])
+    sequential = product_with(one_after_the_other)
+    reference = Reference(product, state, [k], ["k"])
     reference.check(sequential, 1e-7)
 
 
