@@ -66,7 +66,9 @@ class InMemory(TrajectorySource):
         self.values = torch.from_numpy(frames)
         self.num_simulations = len(frames)
         grid = Grid(axes=("x",), resolution=(Simulator.cells,), lower=(0.0,), upper=(1.0,))
-        self.layout = StateLayout(grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse("periodic", ("x",))),))
+        self.layout = StateLayout(
+            grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse("periodic", ("x",))),)
+        )
 
     @property
     def truth(self):

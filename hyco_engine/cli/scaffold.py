@@ -66,9 +66,7 @@ KINDS: Mapping[str, Kind] = {
         module="source",
         summary="exact solutions of the heat equation on an interval",
     ),
-    "tracker": Kind(
-        hook="hyco_trackers", noun="tracker", module="tracker", summary="one line of text for each epoch"
-    ),
+    "tracker": Kind(hook="hyco_trackers", noun="tracker", module="tracker", summary="one line of text for each epoch"),
 }
 
 

@@ -98,9 +98,7 @@ _HEAD = """# Results of the hyco-engine run "{name}".
 # dynamic fields, then of the static ones, in listed order. [parameters]: what the physics identified."""
 
 
-def read_exported(
-    path: Path, registry: Registry | None = None, device: str | None = None
-) -> tuple[nn.Module, Weights]:
+def read_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> tuple[nn.Module, Weights]:
     """The surrogate in a file that `export` wrote as "safetensors", in eval mode, and what the file says of it.
 
     Nothing in the file is executed. Raises DataError where it is damaged or was not exported so; an exported

@@ -1,6 +1,6 @@
 """Fixtures for tests of plugins. A test module, or the outermost conftest.py, loads them:
 
-    pytest_plugins = ["hyco_engine.testing.fixtures"]
+pytest_plugins = ["hyco_engine.testing.fixtures"]
 """
 
 from __future__ import annotations

@@ -46,7 +46,13 @@ class Question:
 
         def recipe(teacher: Player, states: object, count: int, lead: Tensor | None = None) -> RolloutRecipe:
             return RolloutRecipe(
-                self.models[teacher], states, count, horizon=2, layout=layout, lead=lead, batch_size=5  # type: ignore[arg-type]
+                self.models[teacher],
+                states,
+                count,
+                horizon=2,
+                layout=layout,
+                lead=lead,
+                batch_size=5,  # type: ignore[arg-type]
             )
 
         self.context = CycleContext(

@@ -60,9 +60,7 @@ class BatchLoss:
         epoch.add(terms, generated, loss)
         return attrs.evolve(loss, total=loss.total + self.prior.value()) if self.prior else loss
 
-    def _terms(
-        self, batch: Batch, weight: Tensor | None, generator: torch.Generator, where: str
-    ) -> list[LossTerm]:
+    def _terms(self, batch: Batch, weight: Tensor | None, generator: torch.Generator, where: str) -> list[LossTerm]:
         with blaming(f"the {self.player} model {self.name}", where):
             terms = self.objective(self.model, batch, weight)
         for one in self.extra:

@@ -44,6 +44,6 @@ def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
 
 
 def since_left(whole: WholeLoss) -> str:
-    """", since ..." with the first samples from which a rollout leaves the finite numbers; empty where none does."""
+    """ ", since ..." with the first samples from which a rollout leaves the finite numbers; empty where none does."""
     found = (whole.objective.left_finite(whole.model, chunk.batch) for chunk in whole.chunks())
     return next((f", since {left}" for left in found if left), "")

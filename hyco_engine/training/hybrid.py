@@ -102,9 +102,7 @@ class HybridTrainer:
         self.strict = strict
         self.watch = watch or Watch()
         self.history = History()
-        self._report = Reporter(
-            trackers=tuple(trackers), seconds=self.history.seconds, warnings=self.history.warnings
-        )
+        self._report = Reporter(trackers=tuple(trackers), seconds=self.history.seconds, warnings=self.history.warnings)
         self.best: dict[Player, Best] = {player: Best() for player in self.trainers}
         self.arms = Arms(arms=arms_of(strategy), trainers=self.trainers, best=self.best)
         if len(self.arms.arms) > 1 and heldout is None:

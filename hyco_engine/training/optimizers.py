@@ -50,7 +50,7 @@ def optimizer_name(model: nn.Module, player: Player, settings: TrainingSettings,
         if name != "lbfgs" or player != "physical" or not rollouts or settings.starts > 1:
             raise SpecError(
                 "initial states are learned with a physics, on rollouts, by lbfgs, from one start; this is "
-                f"the {player} model under {name}: leave initial_states out, or choose optimizer = \"lbfgs\"",
+                f'the {player} model under {name}: leave initial_states out, or choose optimizer = "lbfgs"',
                 key=f"training.{player}.initial_states",
             )
     if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):

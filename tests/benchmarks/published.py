@@ -117,6 +117,7 @@ class Problem:
 
 # --- heat -----------------------------------------------------------------------------------------------------------
 
+
 def heat(
     region: str, folder: Path, scratch: Path, seed: int, *, noise: float = 0.0, share: float = 1.0, cells: int = 16
 ) -> Problem:

@@ -92,9 +92,7 @@ class TestWell(Files, TrajectoryContract):
 
 class TestPdebench(Files, TrajectoryContract):
     def make(self, context: BuildContext) -> TrajectorySource:
-        made: TrajectorySource = source(
-            kind="pdebench", path=str(self.folder / "burgers.hdf5"), boundary="periodic"
-        )
+        made: TrajectorySource = source(kind="pdebench", path=str(self.folder / "burgers.hdf5"), boundary="periodic")
         return made
 
 
@@ -120,9 +118,7 @@ class TestPointSamples(Files, SamplesContract):
 
 
 def test_every_built_in_source_is_here() -> None:
-    assert {record.kind for record in hyco_sources()} == {
-        "simulate", "arrays", "points", "scene", "well", "pdebench"
-    }
+    assert {record.kind for record in hyco_sources()} == {"simulate", "arrays", "points", "scene", "well", "pdebench"}
 
 
 class Noise(TrajectorySource):

@@ -111,9 +111,9 @@ def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
     assert not (folder / "checkpoints").exists()
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
-    assert f"there is no checkpoint in {folder} yet: the run starts from its beginning" in (
-        folder / "log.txt"
-    ).read_text()
+    assert (
+        f"there is no checkpoint in {folder} yet: the run starts from its beginning" in (folder / "log.txt").read_text()
+    )
 
 
 def test_a_completed_run_stays_as_it_is(whole: tuple[Path, int]) -> None:

@@ -124,9 +124,7 @@ ALLOWED = "use lower-case letters, digits and single dashes, with a letter first
         ("auto", "the kind 'auto' of hyco_caches belongs to the core; choose another name"),
     ],
 )
-def test_names_that_cannot_be_used(
-    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_that_cannot_be_used(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert refusal(name, "--hook", "cache") == f"NAME: {message}"
     assert list(tmp_path.iterdir()) == []

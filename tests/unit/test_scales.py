@@ -80,9 +80,7 @@ class Plugin:
     @hookimpl
     def hyco_models(self) -> list[Record]:
         summary = "two fields of very different units"
-        return [
-            ModelRecord(kind="two-decays", summary=summary, options=NoOptions, factory=two_decays, role="physical")
-        ]
+        return [ModelRecord(kind="two-decays", summary=summary, options=NoOptions, factory=two_decays, role="physical")]
 
     @hookimpl
     def hyco_normalizers(self) -> list[Record]:

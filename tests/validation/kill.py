@@ -167,7 +167,7 @@ class Trials:
         return self.references[cache, optimizer]
 
     def trial(self, number: int) -> tuple[str, list[str]]:
-        """"survived", or what went wrong; and what was left over."""
+        """ "survived", or what went wrong; and what was left over."""
         cache, optimizer = list(itertools.product(CACHES, OPTIMIZERS))[number % 9]
         expected, seconds = self.reference(cache, optimizer)
         minutes = self.random.choice([0.0, 0.002, 10.0])

@@ -16,9 +16,7 @@ def _record(kind: str, options: type, summary: str) -> Record:
 @hookimpl
 def hyco_normalizers() -> list[Record]:
     return [
-        _record(
-            "manual", options.ManualOptions, "weighted sum of the terms, each in units of its declared scale"
-        ),
+        _record("manual", options.ManualOptions, "weighted sum of the terms, each in units of its declared scale"),
         _record("running-mean", options.RunningMeanOptions, "each term divided by the running mean of its loss"),
         _record(
             "sqrt-dim",

@@ -169,9 +169,7 @@ class PointSampleSource(SampleSource):
 
 
 class _Rows(Samples):
-    def __init__(
-        self, parts: Sequence[Points], components: Mapping[str, tuple[str, ...]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, parts: Sequence[Points], components: Mapping[str, tuple[str, ...]], dtype: torch.dtype) -> None:
         self._time = torch.cat([p.time for p in parts]).to(dtype)
         self._position = torch.cat([p.position for p in parts]).to(dtype)
         value = torch.cat([p.value for p in parts]).to(dtype)

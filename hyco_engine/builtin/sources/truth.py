@@ -35,7 +35,5 @@ def field_from_file(file: ArrayFile, grid: Grid, key: str, components: Sequence[
     wanted = (*((len(components),) if components else ()), *grid.resolution)
     if stored.shape != wanted:
         of = f" for each of the components {', '.join(components)}" if components else ""
-        raise DataError(
-            f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells{of}", key=key
-        )
+        raise DataError(f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells{of}", key=key)
     return torch.from_numpy(reader.read(name).astype(np.float64))

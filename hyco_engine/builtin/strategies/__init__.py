@@ -71,7 +71,7 @@ class TwoArmsOptions:
     """`alpha` is the core's, for the arms that have none of their own."""
 
     arms: tuple[ArmChoice, ...] = option(
-        help="two strategies or more, such as [{kind = \"trust\"}, {kind = \"interaction\", cooperate = 4}]",
+        help='two strategies or more, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
         check=_several,
     )
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from hyco_engine.builtin.strategies.starts import States
 
 
-def perturbed(
-    states: States, layout: StateLayout, noise: float, generator: Callable[..., torch.Generator]
-) -> States:
+def perturbed(states: States, layout: StateLayout, noise: float, generator: Callable[..., torch.Generator]) -> States:
     """`states` with independent normal noise at each sample of the dynamic fields.
 
     Its standard deviation is `noise` times that of the field in that state, over space and components; a field that is

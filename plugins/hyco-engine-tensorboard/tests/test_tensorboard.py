@@ -162,9 +162,7 @@ def test_a_run_that_was_interrupted_goes_on_without_what_is_void(
     assert texts(Path("run/tensorboard"))["notes"]
 
 
-def test_a_failure_does_not_end_the_run(
-    run_spec: RunSpec, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_does_not_end_the_run(run_spec: RunSpec, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 

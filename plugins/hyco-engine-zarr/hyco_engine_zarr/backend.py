@@ -74,9 +74,7 @@ class ZarrSamples(GeneratedSamples):
     while the model trains.
     """
 
-    def __init__(
-        self, place: Place, count: int, chunk_bytes: int, memory_bytes: int, compression: Compression
-    ) -> None:
+    def __init__(self, place: Place, count: int, chunk_bytes: int, memory_bytes: int, compression: Compression) -> None:
         self._place = place
         self._count = count
         self._chunk_bytes = chunk_bytes
