@@ -12,7 +12,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import Batch, Recipe
-from hyco_engine.training.rollout import evaluating, rollout
+from hyco_engine.rollout import evaluating, rollout
 
 
 class RolloutRecipe(Recipe):

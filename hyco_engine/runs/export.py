@@ -20,6 +20,7 @@ from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
 from hyco_engine.randomness import derive_generator
+from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
@@ -28,7 +29,6 @@ from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
-from hyco_engine.training.rollout import rollout
 
 Format = Literal["torch-export", "safetensors", "toml"]
 _SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}

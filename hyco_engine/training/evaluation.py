@@ -19,9 +19,9 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
 from hyco_engine.interfaces import Points, Predictor, Samples, Trajectory
+from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.point_losses import as_batch, predicted_at
-from hyco_engine.training.rollout import evaluating, rollout
 from hyco_engine.training.whole_loss import to_device
 
 # A perfect step would make every geometric mean 0.

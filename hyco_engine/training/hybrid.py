@@ -31,12 +31,12 @@ from hyco_engine.interfaces import (
     Tracker,
 )
 from hyco_engine.randomness import derive_generator
+from hyco_engine.rollout import evaluating
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.training.arms import Arms, arms_of
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
 from hyco_engine.training.reporter import Guarded, Reporter
-from hyco_engine.training.rollout import evaluating
 from hyco_engine.training.state import load_trainer_state, trainer_state
 from hyco_engine.training.trainer import Trainer
 

@@ -22,7 +22,7 @@ from hyco_engine.interfaces import (
     StepContext,
     TermSpec,
 )
-from hyco_engine.training.rollout import rollout
+from hyco_engine.rollout import rollout
 
 _SQUARED = ("gaussian", "residual", "other")
 

@@ -12,8 +12,8 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor, TermSpec
+from hyco_engine.rollout import rollout
 from hyco_engine.training.losses import Objective, RolloutObjective
-from hyco_engine.training.rollout import rollout
 
 # (prediction - target where it was observed, else 0; whether it was), both `[B, N, C_dyn]`
 _Part = tuple[Tensor, Tensor]

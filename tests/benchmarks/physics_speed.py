@@ -27,7 +27,7 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.model import FlowModel
-from hyco_engine.training.rollout import rollout
+from hyco_engine.rollout import rollout
 
 BATCH, HORIZON = 32, 10
 DT, NU = 0.1, 0.3

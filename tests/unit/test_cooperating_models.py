@@ -22,10 +22,10 @@ from hyco_engine.builtin.models.options_physical import HeatOptions
 from hyco_engine.builtin.models.options_synthetic import CoordinateMLPOptions
 from hyco_engine.interfaces import BuildContext, Correction
 from hyco_engine.physics import FlowModel
+from hyco_engine.rollout import rollout
 from hyco_engine.runs.export import export
 from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.history import Best
-from hyco_engine.training.rollout import rollout
 
 CELLS = 16
 

@@ -25,8 +25,8 @@ from hyco_engine.interfaces import (
     Strategy,
     TermSpec,
 )
+from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.point_losses import predicted_at
-from hyco_engine.training.rollout import evaluating, rollout
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import InteractionOptions
