@@ -38,15 +38,16 @@ from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, sc
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
 from hyco_engine.spec.classes import Spec, TrainingSettings
-from hyco_engine.training.arms import arms_of
+from hyco_engine.training.candidates import candidates_of
 from hyco_engine.training.curriculum import check_stages
+from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
-from hyco_engine.training.hybrid import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum, objective_for
-from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
 from hyco_engine.training.point_losses import PointObjective, check_parts
 from hyco_engine.training.reporter import Guarded
+from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
+from hyco_engine.training.unknowns import Unknowns
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
@@ -286,7 +287,7 @@ class Assembler:
                 for phase, epochs in self.planned(arm.strategy, cycle)
                 if phase.player == player
             )
-            for arm in arms_of(self.strategy() if both else None)
+            for arm in candidates_of(self.strategy() if both else None)
         )
 
     def _settings(self, player: Player) -> TrainingSettings:
@@ -300,7 +301,7 @@ class Assembler:
         choice = own or self.spec.loss.normalizer
         normalizer: LossNormalizer = self.build(choice, LossNormalizer, self.context(layout=layout))
         name = f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
-        optimizer = optimizer_name(model, player, getattr(self.spec.training, player), objective)
+        optimizer = optimizer_name(Unknowns(model), player, getattr(self.spec.training, player), objective)
         if not normalizer.learnable or optimizer not in FULL_BATCH:
             return normalizer, name
         why = f"the normalizer {name} learns its weights step by step, and {optimizer} needs an objective that stays"

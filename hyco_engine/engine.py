@@ -27,7 +27,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.arms import arms_of, check_strategy
+from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.reporter import Guarded
 
@@ -156,7 +156,7 @@ class Engine:
             check_strategy(strategy, models, n_real, spec.augmentation.alpha, heldout=heldout)
         decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
         n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
-        arms = arms_of(strategy)
+        candidates = candidates_of(strategy)
         return {
             "n_real": n_real,
             "n_generated": n_generated,
@@ -168,14 +168,14 @@ class Engine:
                 {
                     "cycle": cycle,
                     "phase": f"train_{phase.player}",
-                    **({"arm": arm.name} if len(arms) > 1 else {}),
+                    **({"arm": candidate.name} if len(candidates) > 1 else {}),
                     "epochs": epochs,
                     "n_real": n_real,
-                    "n_generated": arm.max_generated(n_real, spec.augmentation.alpha) if phase.taught else 0,
+                    "n_generated": candidate.max_generated(n_real, spec.augmentation.alpha) if phase.taught else 0,
                 }
                 for cycle in range(spec.run.cycles)
-                for arm in arms
-                for phase, epochs in assembler.planned(arm.strategy, cycle)
+                for candidate in candidates
+                for phase, epochs in assembler.planned(candidate.strategy, cycle)
             ],
             "notes": [*self._loaded.notes, *assembler.notes],
         }

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -16,7 +17,7 @@ from hyco_engine.assembly import Assembler, Data, sample_bytes
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.blaming import blaming, naming_plugins
-from hyco_engine.interfaces import PhysicalModel, Player, StepExecution, Tracker
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, StepExecution, Tracker
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import describe_environment, package_versions, running_on
@@ -28,7 +29,8 @@ from hyco_engine.runs.summary import balance_summary, parameter_values, paramete
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.acceptance import accept_correction
-from hyco_engine.training.arms import check_strategy
+from hyco_engine.training.candidates import check_strategy
+from hyco_engine.training.cycle import REST, Event
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.history import History
@@ -180,12 +182,24 @@ class Execution:
                 folders=folders,
                 trackers=self._report.trackers,
                 strict=True,
-                watch=self._keeper,
             )
             if self._kept is not None:
                 self._restore(self.hybrid, self._kept)
-            self.hybrid.train(data.train, spec.run.cycles - self.hybrid.history.cycles)
+            self._cycles(self.hybrid, data.train)
             logger.info("caches: %s", folders.summary())
+
+    def _cycles(self, hybrid: HybridTrainer, real: Samples) -> None:
+        """Train: tell the trackers of every event, write checkpoints, and end where that is asked for."""
+
+        def during(event: Event) -> None:
+            hybrid.tell(event)
+            self._keeper.between()
+
+        with closing(hybrid.events(real, self.spec.run.cycles - hybrid.history.cycles, during)) as events:
+            for event in events:
+                hybrid.tell(event)
+                if event.kind == REST:
+                    self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
 
     def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:
         try:
@@ -308,7 +322,7 @@ class Execution:
     def _identification(self) -> dict[str, Any]:
         """Error bars and minima found, as far as there are any."""
         trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
-        starts = None if trainer is None else trainer.multi_start
+        starts = None if trainer is None else trainer.minima
         return {
             "optimizer": None if trainer is None else trainer.optimizer_name,
             "error_bars": None if self.error_bars is None else self.error_bars.to_data(),
@@ -376,7 +390,7 @@ class Execution:
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
-            "arms": history.arms,
+            "arms": history.candidates,
             "correction": self.correction,
             "trained": history.trained,
             "cache": None if decision is None else {**attrs.asdict(decision), "peak_bytes": history.peak_bytes},

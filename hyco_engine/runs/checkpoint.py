@@ -25,7 +25,7 @@ from hyco_engine.errors import RunError
 from hyco_engine.resources import free_memory
 from hyco_engine.runs.files import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 MAX_JSON_BYTES = 2**28
 _FILE = re.compile(r"([0-9]{6,9})\.(json|safetensors)")

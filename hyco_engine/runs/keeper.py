@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hyco_engine.training.hybrid import Watch
-
 
 class Interrupted(KeyboardInterrupt):
     """A run that ended because it was asked to. All that was done is kept."""
 
 
-class Keeper(Watch):
-    """Has `write` called at each phase's end, every `minutes` within a phase, and before the run ends on request.
+class Keeper:
+    """Calls `write` at each phase's end, every `minutes` within a phase, and before the run ends on request.
 
     `stop` gives the name of the signal that asks the run to end, or None.
     """
@@ -28,11 +26,11 @@ class Keeper(Watch):
         self._last = time.monotonic()
 
     def between(self) -> None:
-        """Where nothing that is not written yet would be lost."""
+        """End the run where that is asked for; called where nothing would be lost that is not written yet."""
         _end(self._stop())
 
     def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
-        """As in `Watch`."""
+        """Write a checkpoint where one is due, then end the run where that is asked for."""
         signal = self._stop()
         if phase_ended or signal is not None or time.monotonic() - self._last >= self._seconds:
             self._write(state())

@@ -88,7 +88,7 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
             _compare(_stored(folder), spec, None)
         return Earlier(notes=(f"there is no checkpoint in {folder} yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
-    cycles = training["history"]["cycles"] + (training["next"] > 0 or training["start"] is not None)
+    cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
     _compare(tomllib.loads(run["spec"]), spec, cycles)
     return Earlier(
         checkpoint=found.content,

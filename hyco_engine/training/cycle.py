@@ -142,14 +142,15 @@ class Cycle:
         """Give the real samples, with what is generated until `stack` is left."""
         if augmentation is None or augmentation.recipe is None:
             return AugmentedDataset(real, weight=1.0 if augmentation is None else augmentation.weight)
-        about = {"cycle": place.cycle, "phase": f"generate_{place.phase.teacher}"}
+        name = f"generate_{place.phase.teacher}"
+        about = {"cycle": place.cycle, "phase": name}
         count = len(augmentation.recipe)
 
         def progress(made: int) -> None:
             self.during(Event("progress", {**about, "done": made, "total": count}))
 
         yield Event("phase_started", {**about, "total": count})
-        with clock(state.history.seconds, about["phase"], place.cycle) as passed:
+        with clock(state.history.seconds, name, place.cycle) as passed:
             generated = stack.enter_context(self.teaching.held(place, augmentation.recipe, state.history, progress))
         yield Event("phase_ended", {**about, "seconds": passed()})
         return AugmentedDataset(real, generated, weight=augmentation.weight)
@@ -159,9 +160,10 @@ class Cycle:
     ) -> Generator[Event, None, TrainingResult]:
         phase, trainer = place.phase, self.trainers[place.phase.player]
         epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
-        about = {"cycle": place.cycle, "phase": f"train_{phase.player}"}
+        name = f"train_{phase.player}"
+        about = {"cycle": place.cycle, "phase": name}
         yield Event("phase_started", {**about, "total": epochs})
-        with clock(state.history.seconds, about["phase"], place.cycle) as passed:
+        with clock(state.history.seconds, name, place.cycle) as passed:
             for progress in trainer.steps(data, epochs, () if augmentation is None else augmentation.terms):
                 if progress.metrics is not None:
                     yield Event("metrics", {**about, **place.label, **trainer.phase_record})

@@ -106,8 +106,8 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
 
 def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     """Error bars of what `trainer` has learned, from real data; None where there are none to be had."""
-    model = trainer.model
-    if trainer.unknowns.physics is None or not trainer.trainable or not trainer.objective.squared:
+    model = trainer.unknowns.physics
+    if model is None or not trainer.trainable or not trainer.objective.squared:
         return None
     if trainer.state.initial is not None:
         # what is unsure of the initial states makes the parameters unsure too

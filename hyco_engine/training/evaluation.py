@@ -22,7 +22,7 @@ from hyco_engine.interfaces import Points, Predictor, Samples, Trajectory
 from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.point_losses import as_batch, predicted_at
-from hyco_engine.training.whole_loss import to_device
+from hyco_engine.training.problem import to_device
 
 # A perfect step would make every geometric mean 0.
 _FLOOR = 1e-12

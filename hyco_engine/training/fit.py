@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.base import Progress, Solver
+from hyco_engine.training.solver.base import Progress, Solver, State
 from hyco_engine.training.state import PhaseState, TrainingState, copied
 
 
@@ -16,17 +16,19 @@ def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator
     Training can go on from `state` at every yield: called with it, `fit` does what it would have done.
     """
     if state.phase is None:
-        state.solver = solver.init(problem, state.solver)
-        state.phase = PhaseState(start=copied(problem.model.state_dict()), first=state.solver.epochs == 0)
-    phase = state.phase
+        begun: State = solver.init(problem, state.solver)
+        state.solver = begun
+        state.phase = PhaseState(start=copied(problem.model.state_dict()), first=begun.epochs == 0)
+    phase, inner = state.phase, state.solver
+    assert inner is not None  # a phase has begun
     while phase.epochs < problem.epochs and not phase.converged:
-        progress = solver.step(problem, state.solver)
+        progress = solver.step(problem, inner)
         if progress.metrics is not None:
             phase.epochs += 1
             phase.converged = progress.converged
             phase.record = {
-                "epoch": state.solver.epochs,
-                "step": state.solver.steps,
+                "epoch": inner.epochs,
+                "step": inner.steps,
                 **progress.metrics,
                 **{f"param/{name}": value for name, value in problem.unknowns.means().items()},
                 **problem.prior.metrics(),

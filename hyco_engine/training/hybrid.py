@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,7 +15,7 @@ from hyco_engine.training.candidates import Candidates, candidates_of
 from hyco_engine.training.cycle import REST, Cycle, CycleState, Event, measured
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
-from hyco_engine.training.reporter import Guarded, Reporter
+from hyco_engine.training.reporter import Guarded, Reporter, naming_memory
 from hyco_engine.training.teaching import Folders, Teaching
 from hyco_engine.training.trainer import Trainer
 
@@ -82,7 +82,7 @@ class HybridTrainer:
                 self.tell(event)
         return self.history
 
-    def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Iterator[Event]:
+    def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
         """Run `cycles` cycles event by event. Training can go on from `state_dict` at each event of the kind `REST`.
 
         `during` is told of the progress while samples are made, and may raise to end it. Close the iterator when you
@@ -101,7 +101,10 @@ class HybridTrainer:
 
     def tell(self, event: Event) -> None:
         """Tell all trackers of an event."""
-        if event.kind != REST:
+        if event.kind == REST:
+            return
+        about = event.record if isinstance(event.record, Mapping) else {}
+        with naming_memory(about.get("phase", event.kind), about.get("cycle")):
             Reporter(trackers=self._trackers, warnings=self.history.warnings).tell(event.kind, event.record)
 
     def keep(self, player: Player, error: float, weights: Mapping[str, Tensor]) -> None:
@@ -117,7 +120,7 @@ class HybridTrainer:
     # --- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training goes on from, beside the parts and the data: tensors and plain values, not copied."""
+        """Return all that training goes on from, beside parts and data: tensors and plain values, not copied."""
         return {
             "next": self.state.next,
             "marks": self.state.marks,

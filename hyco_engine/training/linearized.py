@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.training.jacobian import ForwardJacobian, push_forward
-from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 from hyco_engine.training.problem import Chunk, Problem
+from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 
 logger = logging.getLogger(__name__)
 

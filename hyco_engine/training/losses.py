@@ -32,6 +32,10 @@ from hyco_engine.rollout import rollout
 _SQUARED = ("gaussian", "residual", "other")
 
 
+def _as_tuple(specs: Sequence[TermSpec]) -> tuple[TermSpec, ...]:
+    return tuple(specs)
+
+
 class Objective(ABC):
     """The loss of a model: turns its predictions for a batch into loss terms."""
 
@@ -91,7 +95,7 @@ class RolloutObjective(Objective):
     rolls_out = True
 
     layout: StateLayout
-    specs: Sequence[TermSpec] = attrs.field(converter=tuple)
+    specs: Sequence[TermSpec] = attrs.field(converter=_as_tuple)
     horizon: int | None = attrs.field(default=None, kw_only=True)
     """Steps of the rollouts that count; None takes as many as the targets have."""
     from_start: bool = attrs.field(default=False, kw_only=True)
@@ -204,7 +208,7 @@ class PredictorObjective(Objective):
     its observed elements; NaN (classes: a negative number) in a target means that it was not observed.
     """
 
-    specs: Sequence[TermSpec] = attrs.field(converter=tuple)
+    specs: Sequence[TermSpec] = attrs.field(converter=_as_tuple)
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
         inputs, targets = batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError, SpecError
-from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor, TermSpec
+from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor
 from hyco_engine.rollout import rollout
 from hyco_engine.training.losses import Objective, RolloutObjective
 

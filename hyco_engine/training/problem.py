@@ -276,7 +276,7 @@ class Problem:
         return torch.cat(parts, dim=1)
 
     def draws(self) -> torch.Generator:
-        """Return the random numbers of one pass: an objective that changed from pass to pass would have no curvature."""
+        """Return the random numbers of one pass: a loss that changed from pass to pass would have no curvature."""
         return self.generator("terms", self.begun)
 
     def _sum(self, backward: bool) -> tuple[float, Callable[[], Metrics]]:

@@ -83,7 +83,17 @@ def clock(seconds: dict[str, float], phase: str, cycle: int | None = None) -> It
     """
     start = time.perf_counter()
     try:
-        yield lambda: time.perf_counter() - start
+        with naming_memory(phase, cycle):
+            yield lambda: time.perf_counter() - start
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def naming_memory(phase: str, cycle: int | None = None) -> Iterator[None]:
+    """Raise RunError with the name of the phase where memory ends within."""
+    try:
+        yield
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -92,5 +102,3 @@ def clock(seconds: dict[str, float], phase: str, cycle: int | None = None) -> It
             f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size), or "
             "augmentation.cache.kind = 'disk' or 'on-the-fly'"
         ) from error
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

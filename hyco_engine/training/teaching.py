@@ -79,9 +79,7 @@ class Teaching:
     strict: bool
     errors: Callable[[], Mapping[Player, float]]
 
-    def decide(
-        self, place: Place, strategy: Strategy | None, alpha: float, real: Samples
-    ) -> Augmentation | None:
+    def decide(self, place: Place, strategy: Strategy | None, alpha: float, real: Samples) -> Augmentation | None:
         """Ask the strategy what the phase's teacher generates; None: real data alone."""
         phase = place.phase
         if strategy is None or phase.teacher not in self.trainers or not phase.taught:
@@ -223,9 +221,7 @@ class Teaching:
         return notes
 
     @staticmethod
-    def _worse_teacher(
-        place: Place, balance: Balance, history: History, latest: Mapping[Player, float]
-    ) -> list[str]:
+    def _worse_teacher(place: Place, balance: Balance, history: History, latest: Mapping[Player, float]) -> list[str]:
         """Tell, once, of a teacher whose samples carry more error than its pupil has.
 
         A strategy that records has measured this itself.

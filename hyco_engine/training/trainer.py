@@ -83,9 +83,7 @@ class Trainer:
         self.unknowns = Unknowns(model)
         self.linearizer = Linearizer(model)
         check_curriculum(player, self.objective, self.settings.curriculum)
-        self.solver = solver_for(
-            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs
-        )
+        self.solver = solver_for(self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs)
         self.state = TrainingState()
 
     @property

@@ -18,7 +18,7 @@ from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.interfaces import Arm, CycleContext, Phase, Strategy
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import of_kept_arms, read_metrics
-from hyco_engine.training.arms import arms_of
+from hyco_engine.training.candidates import candidates_of
 
 ALONE = {"kind": "count", "alpha": 0.0}
 TAUGHT = {"kind": "count", "alpha": 1.0}
@@ -227,6 +227,6 @@ def test_a_plugin_whose_arms_have_arms_is_named() -> None:
         def augment(self, phase: Phase, context: CycleContext) -> None:
             return None
 
-    assert [arm.name for arm in arms_of(Nested(1))] == ["one", "other"]
+    assert [arm.name for arm in candidates_of(Nested(1))] == ["one", "other"]
     with pytest.raises(PluginError, match=r"^the arm 'one' of Nested has arms itself, and nobody asks those$"):
-        arms_of(Nested(2))
+        candidates_of(Nested(2))

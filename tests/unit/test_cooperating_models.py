@@ -155,9 +155,11 @@ def test_a_correction_must_take_a_fifth_of_the_error(error: float, error_without
         best={"physical": Best(error=error_without, state={}), "synthetic": Best(error=error, state={})},
         heldout=object(),
     )
+    kept: list[float] = []
+    hybrid.keep = lambda player, error, weights: (kept.append(error), model.load_state_dict(weights))
     assert accept_correction(hybrid) == {"accepted": accepted, "error": error, "error_without": error_without}
     assert model.offset.item() == (1.0 if accepted else 0.0)
-    assert hybrid.best["synthetic"].error == (error if accepted else error_without)
+    assert kept == ([] if accepted else [error_without])
 
 
 def test_a_correction_can_be_trained_after_the_physics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from hyco_engine.interfaces import Batch, Samples, TermSpec
 from hyco_engine.rollout import rollout
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
-from hyco_engine.training.curriculum import Curriculum, check_stages
+from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective
+from hyco_engine.training.solver.minibatch import Minibatch
+from hyco_engine.training.solver.staged import Staged
 from hyco_engine.training.trainer import Trainer
 
 
@@ -42,7 +44,9 @@ def test_every_epoch_trains_rollouts_of_its_stage_and_computes_no_more() -> None
         seen.append(record["train/horizon"])
         Counting.steps = 0
 
-    trainer._plan_memory(data)  # type: ignore[arg-type]
+    # what is looked up once, before the first step of all
+    trainer.train(data, 1)
+    trainer = trainer_of(trainer.model, optimizer="adam", batch_size=100, curriculum=((1, 2), (2, 1)))
     Counting.steps = 0
     # the stages go on over phases
     trainer.train(data, 2, observe=observe)
@@ -75,8 +79,8 @@ def test_the_loss_of_a_stage_is_that_of_shorter_targets() -> None:
     targets = targets.clone()
     targets[::3, 1:] = float("nan")
     targets[1::3, :1] = float("nan")
-    objective, plain = RolloutObjective(decay_layout()), RolloutObjective(decay_layout())
-    objective.horizon = 2
+    plain = RolloutObjective(decay_layout())
+    objective = plain.at_horizon(2)
     short = (states, targets[:, :2])
     (term,), (expected,) = objective(model, (states, targets)), plain(model, short)
     assert torch.equal(term.per_sample, expected.per_sample)
@@ -87,19 +91,11 @@ def test_the_loss_of_a_stage_is_that_of_shorter_targets() -> None:
     assert rollout(model, states, 2).shape[1] == 2
 
 
-def test_arithmetic() -> None:
-    stages = Curriculum([(2, 3), (5, 1)])
-    horizons = []
-    for _ in range(6):
-        horizons.append(stages.horizon)
-        assert not stages.epoch(False)
-    assert horizons == [2, 2, 2, 5, None, None]
-    stages.done = 1
-    assert not stages.epoch(True)
-    assert (stages.done, stages.horizon) == (3, 5)
-    assert not stages.epoch(True)
-    assert stages.horizon is None
-    assert stages.epoch(True)
+def test_a_stage_lasts_its_epochs_or_until_it_converges() -> None:
+    staged = Staged(Minibatch(name="adam", player="physical", settings=TrainingSettings()), [(2, 3), (5, 1)])
+    assert [staged.horizon(done) for done in range(6)] == [2, 2, 2, 5, None, None]
+    assert [staged.after(done, converged=False) for done in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert [staged.after(done, converged=True) for done in range(6)] == [3, 3, 3, 4, 5, 6]
 
 
 def test_only_rollouts_can_be_shortened() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from hyco_engine import run
 from hyco_engine.physics.transforms import choose_transform
 from hyco_engine.spec.choices import ParameterSetting
 from hyco_engine.spec.classes import TrainingSettings
-from hyco_engine.training.full_batch import LBFGS
 from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.trainer import Trainer
 
 FISHER = Case(kind="fisher-kpp", resolution=(32,), upper=(10.0,), dt=0.1, options={"length_scale": 0.1})
@@ -103,13 +104,16 @@ def test_a_search_that_ends_where_steps_are_too_long_says_so(tmp_path: Path) -> 
     assert "Set physical.dt to at most 0.005" in told
 
 
-class Bowl(nn.Module):
-    """Not finite beyond 1 on both sides of its start, 0; least at `low`."""
+class Bowl:
+    """The problem of a number that is not finite beyond 1 on both sides of its start, 0; least at `low`."""
 
-    def __init__(self, low: float) -> None:
-        super().__init__()
+    terms = ()
+
+    def __init__(self, low: float, trusted: float = math.inf) -> None:
         self.low = low
         self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.parameters = [self.theta]
+        self.unknowns = SimpleNamespace(trust_region=lambda: torch.tensor([trusted], dtype=torch.float64))
         self.tried: list[float] = []
 
     def gradient(self) -> Any:
@@ -118,28 +122,28 @@ class Bowl(nn.Module):
         loss.backward()
         return float(loss.detach()), dict
 
-    extra = ()
 
-
-def test_a_line_search_comes_back_from_where_the_loss_is_not_finite() -> None:
-    bowl = Bowl(0.9)
-    search = LBFGS([bowl.theta])
+def test_a_line_search_comes_back_from_where_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     # a first step that leads to 100
-    search.FIRST_STEP = 100.0
-    search._lbfgs.param_groups[0]["lr"] = 1.0
+    monkeypatch.setattr("hyco_engine.training.solver.lbfgs.FIRST_STEP", 100.0)
+    bowl: Any = Bowl(0.9)
+    solver = LBFGS(player="physical")
+    state = solver.fresh(bowl)
     for _ in range(12):
-        search.iterate(bowl)  # type: ignore[arg-type]
+        solver.iterate(bowl, state)
+    assert max(bowl.tried) >= 1
     assert float(bowl.theta.detach()) == pytest.approx(0.9, rel=1e-6)
 
 
-def test_a_line_search_evaluates_nothing_beyond_its_reach() -> None:
-    bowl = Bowl(0.9)
-    search = LBFGS([bowl.theta], torch.tensor([0.3]))
+def test_a_line_search_evaluates_nothing_beyond_its_trust_region() -> None:
+    bowl: Any = Bowl(0.9, trusted=0.3)
+    solver = LBFGS(player="physical")
+    state = solver.fresh(bowl)
     for _ in range(2):
         begun, last = len(bowl.tried), float(bowl.theta.detach())
-        search.iterate(bowl)  # type: ignore[arg-type]
+        solver.iterate(bowl, state)
         assert all(abs(place - last) <= 0.3 + 1e-7 for place in bowl.tried[begun:])
-    assert search.nonfinite == 0
+    assert state.nonfinite == 0
     assert 0 < float(bowl.theta.detach()) < 0.61
 
 

@@ -54,8 +54,8 @@ def test_the_minimum_is_that_of_least_squares() -> None:
     (far,) = torch.autograd.grad(projected(data, kk := (found + 0.01).requires_grad_())[0], kk)
     assert abs(float(slope)) < 1e-5 * abs(float(far))
     assert records[-1]["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-9)
-    assert trainer.initial is not None
-    moved = data.inputs(torch.arange(len(data))) + trainer.initial.shift.detach()
+    assert trainer.state.initial is not None
+    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.shift.detach()
     torch.testing.assert_close(moved, starts.detach(), rtol=0, atol=1e-5)
 
 
@@ -91,10 +91,10 @@ def test_phases_go_on_from_the_states_learned_before_and_others_are_refused() ->
     whole.train(data, 6)
     twice.train(data, 3)
     twice.train(data, 3)
-    assert whole.initial is not None
-    assert twice.initial is not None
-    assert torch.equal(whole.initial.shift, twice.initial.shift)
-    assert torch.equal(whole.learned()["learnables.raw.k"], twice.learned()["learnables.raw.k"])
+    assert whole.state.initial is not None
+    assert twice.state.initial is not None
+    assert torch.equal(whole.state.initial.shift, twice.state.initial.shift)
+    assert torch.equal(whole.unknowns.point(), twice.unknowns.point())
     assert not any("shift" in name for name in whole.model.state_dict())
     with pytest.raises(RunError, match="are of 4 windows, and the data has 2"):
         whole.train(decay_windows(2, 11, 10, dtype=torch.float64), 1)
@@ -103,8 +103,8 @@ def test_phases_go_on_from_the_states_learned_before_and_others_are_refused() ->
 def test_without_noise_nothing_is_to_be_corrected() -> None:
     trainer = trainer_of()
     trainer.train(noisy(0, 0.0), 300)
-    assert trainer.initial is not None
-    assert float(trainer.initial.shift.detach().abs().max()) < 1e-6
+    assert trainer.state.initial is not None
+    assert float(trainer.state.initial.shift.detach().abs().max()) < 1e-6
     assert float(trainer.model.learnables.values()["k"].detach()) == pytest.approx(1.0, abs=1e-6)
 
 

@@ -21,14 +21,14 @@ from hyco_engine.rollout import rollout
 from hyco_engine.spec.choices import ParameterSetting
 from hyco_engine.spec.classes import TrainingSettings, TrainingSpec
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
-from hyco_engine.training.full_batch import LBFGS, GaussNewton
 from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
-from hyco_engine.training.multi_start import draw_starts
-from hyco_engine.training.optimizers import choose_optimizer, make_optimizer
+from hyco_engine.training.solver.choosing import choose_optimizer
+from hyco_engine.training.solver.minibatch import Minibatch
+from hyco_engine.training.solver.multi_start import draw_starts
 from hyco_engine.training.trainer import Trainer
 
 
@@ -184,13 +184,13 @@ def differences(trainer: Trainer, data: Any, point: Tensor, step: float = 1e-6) 
         shift[k] = step
         pair = []
         for sign in (1, -1):
-            whole.move_to(point + sign * shift)
+            whole.unknowns.move_to(point + sign * shift)
             draws = torch.Generator()
             pair.append(
                 torch.cat([whole.residuals(trainer.model, c, draws).detach().flatten() for c in whole.chunks()])
             )
         columns.append((pair[0] - pair[1]) / (2 * step))
-    whole.move_to(point)
+    whole.unknowns.move_to(point)
     return torch.stack(columns, dim=1)
 
 
@@ -213,10 +213,12 @@ def test_many_parameters_go_together(dtype: torch.dtype) -> None:
     trainer = trainer_of(TorchModel(Polynomial(), context))
     data = growth_windows(growth(dtype, a=ParameterSetting(init=2.0)))
     whole = trainer.whole_loss(data)
-    found = [j[0].flatten(0, 1) for _, _, j in trainer.linearizer.linearized(whole, whole.point()[None])]
+    found = [j[0].flatten(0, 1) for _, _, j in trainer.linearizer.linearized(whole, whole.unknowns.point()[None])]
     assert trainer.linearizer.way == "captured"
     if dtype == torch.float64:
-        assert torch.allclose(torch.cat(found), differences(trainer, data, whole.point()), rtol=1e-6, atol=1e-9)
+        assert torch.allclose(
+            torch.cat(found), differences(trainer, data, whole.unknowns.point()), rtol=1e-6, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("compile", ["graph", "eager"])
@@ -225,15 +227,15 @@ def test_columns_of_the_jacobian_match_finite_differences(compile: str) -> None:
     trainer = trainer_of(growth(compile=compile))
     data = growth_windows(truth)
     whole = trainer.whole_loss(data)
-    found = [j[0].flatten(0, 1) for _, _, j in trainer.linearizer.linearized(whole, whole.point()[None])]
+    found = [j[0].flatten(0, 1) for _, _, j in trainer.linearizer.linearized(whole, whole.unknowns.point()[None])]
     assert trainer.linearizer.way == {"graph": "captured", "eager": "together"}[compile]
-    assert torch.allclose(torch.cat(found), differences(trainer, data, whole.point()), rtol=1e-6, atol=1e-9)
+    assert torch.allclose(torch.cat(found), differences(trainer, data, whole.unknowns.point()), rtol=1e-6, atol=1e-9)
 
 
 def test_lanes_are_the_points_one_by_one() -> None:
     trainer = trainer_of(growth())
     whole = trainer.whole_loss(growth_windows(growth(a=ParameterSetting(init=2.0))))
-    points = whole.point() + torch.tensor([[0.0, 0.0], [0.3, -0.2], [-0.5, 0.1]], dtype=torch.float64)
+    points = whole.unknowns.point() + torch.tensor([[0.0, 0.0], [0.3, -0.2], [-0.5, 0.1]], dtype=torch.float64)
     together = trainer.linearizer.normal_equations(whole, points)
     for k, point in enumerate(points):
         alone = Linearizer(growth(compile="eager")).normal_equations(whole, point[None])
@@ -256,7 +258,7 @@ def test_the_gradient_of_the_sum_of_squares_is_that_of_the_loss() -> None:
     settings = TrainingSettings(optimizer="gauss-newton", batch_size=7)
     trainer = Trainer(model, player="physical", layout=layout, objective=objective, settings=settings)
     whole = trainer.whole_loss(mixed)
-    value, gradient, _ = trainer.linearizer.normal_equations(whole, whole.point()[None])
+    value, gradient, _ = trainer.linearizer.normal_equations(whole, whole.unknowns.point()[None])
     loss, metrics = whole.gradient()
     assert float(value) == pytest.approx(loss, rel=1e-6)
     assert metrics()["train/loss"] == pytest.approx(loss, rel=1e-6)
@@ -406,12 +408,7 @@ def test_an_optimizer_goes_on_from_its_saved_state(name: str) -> None:
     once.train(data, 2)
     twice.train(data, 3)
     resumed = trainer_of(growth(), optimizer=name)
-    resumed.model.load_state_dict(twice.model.state_dict())
-    assert isinstance(twice._optimizer, LBFGS | GaussNewton)
-    assert isinstance(resumed._optimizer, LBFGS | GaussNewton)
-    saved = twice._optimizer.state_dict()
-    assert all(isinstance(value, Tensor) for value in saved.values())
-    resumed._optimizer.load_state_dict(saved)
+    resumed.load_state_dict(twice.state_dict())
     resumed.train(data, 2)
     for one, other in zip(once.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -456,7 +453,7 @@ def test_several_starts_find_the_lowest_minimum_and_tell_of_the_others(name: str
     result = several.train(data, 30)
     assert float(several.model.learnables.values()["k"].detach()) == pytest.approx(0.4, rel=1e-3)
     assert float(alone.model.learnables.values()["k"].detach()) == pytest.approx(-1.56, abs=0.02)
-    found = several.multi_start
+    found = several.minima
     assert found is not None
     assert found.starts == 12
     assert sum(minimum.starts for minimum in found.minima) + found.lost == 12
@@ -525,8 +522,9 @@ def test_checkpoints_change_no_number_and_bound_what_500_steps_keep() -> None:
 def test_the_trainer_says_beforehand_what_a_long_gradient_keeps(caplog: pytest.LogCaptureFixture) -> None:
     trainer = trainer_of(growth(), optimizer="lbfgs", memory_gb=1e-6)
     result = trainer.train(growth_windows(growth(), horizon=10), 1)
-    assert isinstance(trainer.objective, RolloutObjective)
-    assert trainer.objective.checkpoint_every is not None
+    plan = trainer.state.memory
+    assert plan is not None
+    assert plan.every is not None
     assert "a gradient through 10 steps would keep" in caplog.text
     assert any("a gradient through 10 steps would keep" in note for note in result.notes)
 
@@ -568,8 +566,7 @@ def test_adam_goes_on_from_state_that_lies_otherwise_in_memory(name: str, transp
 
     def fresh(values: Tensor) -> tuple[nn.Parameter, torch.optim.Optimizer]:
         parameter = nn.Parameter(values.T.contiguous().T if transposed else values.clone())
-        optimizer = make_optimizer(name, [parameter], settings, Linearizer(nn.Module()))
-        assert isinstance(optimizer, torch.optim.Optimizer)
+        optimizer = Minibatch(name=name, player="physical", settings=settings).optimizer([parameter])
         return parameter, optimizer
 
     def steps(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
@@ -593,8 +590,7 @@ def test_adam_goes_on_from_state_that_lies_otherwise_in_memory(name: str, transp
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
 def test_adam_takes_numbers_of_any_kind(dtype: torch.dtype) -> None:
     parameter = nn.Parameter(torch.ones(3, dtype=dtype))
-    optimizer = make_optimizer("adam", [parameter], TrainingSettings(lr=0.1), Linearizer(nn.Module()))
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    optimizer = Minibatch(name="adam", player="physical", settings=TrainingSettings(lr=0.1)).optimizer([parameter])
     parameter.abs().square().sum().backward()
     optimizer.step()
     assert torch.allclose(parameter.detach().real.double(), torch.full((3,), 0.9, dtype=torch.float64), atol=0.03)

@@ -143,7 +143,7 @@ def test_lanes_have_the_values_and_normal_equations_of_the_whole_loss() -> None:
     problem, lanes = LaneProblem(whole, trainer.linearizer), torch.arange(3)
     values, (summed, gradients, _) = problem.values(points, lanes), problem.normal_equations(points, lanes)
     for k, point in enumerate(points):
-        whole.move_to(point)
+        whole.unknowns.move_to(point)
         model.zero_grad()
         loss, _ = whole.gradient()
         assert float(values[k]) == pytest.approx(loss, rel=1e-12)

@@ -40,11 +40,13 @@ from hyco_engine.rollout import rollout
 from hyco_engine.spec.choices import ParameterSetting
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
+from hyco_engine.training.cycle import flatten
 from hyco_engine.training.evaluation import HeldOutRollouts
-from hyco_engine.training.hybrid import BalanceWarning, HybridTrainer, flatten
+from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
+from hyco_engine.training.problem import to_device
+from hyco_engine.training.teaching import BalanceWarning
 from hyco_engine.training.trainer import Trainer
-from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -118,8 +120,7 @@ def test_chunks_in_which_nothing_was_observed_count_nothing(dtype: torch.dtype) 
     objective = RolloutObjective(decay_layout())
 
     def loss(chunk: int) -> float:
-        weights = {"u": 1.0}
-        whole = WholeLoss(model, objective, Real(), weights=weights, chunk=chunk, device=torch.device("cpu"))
+        whole = Trainer(model, player="physical", objective=objective).whole_loss(Real(), chunk=chunk)
         value = whole.gradient()[0]
         residuals = [whole.residuals(model, part, torch.Generator()) for part in whole.chunks()]
         squares = sum(float(part.detach().double().square().sum()) for part in residuals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +34,24 @@ from hyco_engine.interfaces import (
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout, decay_trajectories, decay_windows
+from hyco_engine.training.cycle import REST
 from hyco_engine.training.evaluation import HeldOutRollouts
-from hyco_engine.training.hybrid import HybridTrainer, Watch
+from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.trainer import Trainer
 
 
-class Stopped(Exception):
-    pass
-
-
-class StopAt(Watch):
-    """Keeps the state of every moment up to the n-th, at which it stops; None: of none, and never stops."""
-
-    def __init__(self, store: Checkpoints | None = None, moment: int | None = None) -> None:
-        self.store = store
-        self.moment = moment
-        self.seen = 0
-
-    def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
-        self.seen += 1
-        if self.seen == self.moment:
-            assert self.store is not None
-            self.store.save({"training": state()})
-            raise Stopped
+def train(trained: HybridTrainer, cycles: int, store: Checkpoints | None = None, moment: int | None = None) -> int:
+    """Train until the n-th moment at which training can go on, save the state there, and stop; None: to the end."""
+    seen = 0
+    with closing(trained.events(decay_windows(), cycles, trained.tell)) as events:
+        for event in events:
+            trained.tell(event)
+            seen += event.kind == REST
+            if event.kind == REST and seen == moment:
+                assert store is not None
+                store.save({"training": trained.state_dict()})
+                break
+    return seen
 
 
 class Noisy(nn.Module):
@@ -121,7 +116,7 @@ def normalizer(name: str) -> LossNormalizer | None:
 
 
 def hybrid(
-    seen: Seen, watch: Watch, *, optimizer: str, balance: str = "", cache: Any = None, strategy: Any = None, **more: Any
+    seen: Seen, *, optimizer: str, balance: str = "", cache: Any = None, strategy: Any = None, **more: Any
 ) -> HybridTrainer:
     layout = decay_layout()
     settings = {
@@ -147,7 +142,6 @@ def hybrid(
         alpha=0.5,
         heldout=HeldOutRollouts(decay_trajectories(1), layout),
         trackers=[seen],
-        watch=watch,
     )
 
 
@@ -196,27 +190,25 @@ CASES = {
 )
 def test_from_every_moment(case: str, step: int, tmp_path: Path) -> None:
     """Step 6: from every sixth moment only, each case from others."""
-    data = decay_windows()
-    everything, all_of_it = StopAt(), Seen()
-    whole = hybrid(all_of_it, everything, **CASES[case])
-    whole.train(data, 2)
-    assert everything.seen > 12
-    for moment in range(1 + list(CASES).index(case) % step, everything.seen + 1, step):
+    all_of_it = Seen()
+    whole = hybrid(all_of_it, **CASES[case])
+    moments = train(whole, 2)
+    assert moments > 12
+    for moment in range(1 + list(CASES).index(case) % step, moments + 1, step):
         first, store = Seen(), Checkpoints(tmp_path / str(moment))
-        with pytest.raises(Stopped):
-            hybrid(first, StopAt(store, moment), **CASES[case]).train(data, 2)
+        train(hybrid(first, **CASES[case]), 2, store, moment)
         found = store.newest()
         assert found is not None
         rest = Seen()
-        resumed = hybrid(rest, StopAt(), **CASES[case])
+        resumed = hybrid(rest, **CASES[case])
         resumed.load_state_dict(found.content["training"])
-        resumed.train(data, 2 - resumed.history.cycles)
+        train(resumed, 2 - resumed.history.cycles)
         same(outcome(whole, all_of_it.lines), outcome(resumed, first.lines + rest.lines), f"from moment {moment}: ")
 
 
 def test_state_of_other_parts_is_refused(tmp_path: Path) -> None:
-    state = hybrid(Seen(), Watch(), optimizer="adam").state_dict()
-    other = hybrid(Seen(), Watch(), optimizer="adam")
+    state = hybrid(Seen(), optimizer="adam").state_dict()
+    other = hybrid(Seen(), optimizer="adam")
     other.trainers["synthetic"].model.weight = nn.Parameter(torch.ones(3))
     with pytest.raises(RunError, match="the state does not fit the synthetic model Noisy"):
         other.load_state_dict(state)

@@ -124,3 +124,22 @@ class Solver(ABC, Generic[S]):
     def report(self, state: S, *, first: bool) -> list[str]:
         """Return what the user should know of the phase that ends; the first one tells what holds for all phases."""
         return list(state.notes)
+
+
+W = TypeVar("W", bound=Wrapped[Any])
+
+
+class Wrapper(Solver[W], Generic[W]):
+    """A solver that steps by another one, `solver`, and adds something to it."""
+
+    solver: Solver[Any]
+
+    @property
+    def name(self) -> str:
+        return self.solver.name
+
+    def changed(self, state: W) -> None:
+        self.solver.changed(state.inner)
+
+    def report(self, state: W, *, first: bool) -> list[str]:
+        return self.solver.report(state.inner, first=first)

@@ -14,9 +14,9 @@ from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.physics.transforms import Transform
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.base import Progress, Solver, Wrapped
-from hyco_engine.training.solver.minima import Minima, Minimum
+from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
 from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState
+from hyco_engine.training.solver.minima import Minima, Minimum
 from hyco_engine.training.unknowns import Unknowns
 
 SAME = 0.02
@@ -39,15 +39,11 @@ class MultiStartState(Wrapped[FullBatchState]):
 
 
 @attrs.frozen
-class MultiStart(Solver[MultiStartState]):
+class MultiStart(Wrapper[MultiStartState]):
     """Searches from `starts` starts before the first step, then steps as `solver` does from the lowest minimum."""
 
     solver: FullBatch[Any]
     starts: int
-
-    @property
-    def name(self) -> str:
-        return self.solver.name
 
     def init(self, problem: Problem, before: MultiStartState | None = None) -> MultiStartState:
         inner = self.solver.init(problem, None if before is None else before.inner)
@@ -70,11 +66,8 @@ class MultiStart(Solver[MultiStartState]):
         starts = draw_starts(physics, self.starts, problem.generator("starts", state.epochs))
         return _gather(problem.unknowns, self.solver.search(problem, starts, problem.epochs))
 
-    def changed(self, state: MultiStartState) -> None:
-        self.solver.changed(state.inner)
-
     def report(self, state: MultiStartState, *, first: bool) -> list[str]:
-        told = self.solver.report(state.inner, first=first)
+        told = super().report(state, first=first)
         message = None if state.found is None or not first else state.found.message
         return told if message is None else [message, *told]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from hyco_engine.training.divergence import Diverged
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.base import Progress, Solver, Wrapped
+from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
 from hyco_engine.training.solver.minibatch import Minibatch, MinibatchState
 
 MOST_ROLLBACKS = 5
@@ -36,14 +36,10 @@ class RollbackState(Wrapped[MinibatchState]):
 
 
 @attrs.frozen
-class Rollback(Solver[RollbackState]):
+class Rollback(Wrapper[RollbackState]):
     """Steps as `solver` does. Where a batch diverges, the phase goes back to its best state so far."""
 
     solver: Minibatch
-
-    @property
-    def name(self) -> str:
-        return self.solver.name
 
     def init(self, problem: Problem, before: RollbackState | None = None) -> RollbackState:
         inner = self.solver.init(problem, None if before is None else before.inner)
@@ -84,6 +80,3 @@ class Rollback(Solver[RollbackState]):
     def changed(self, state: RollbackState) -> None:
         state.lowest = None
         self.solver.changed(state.inner)
-
-    def report(self, state: RollbackState, *, first: bool) -> list[str]:
-        return self.solver.report(state.inner, first=first)

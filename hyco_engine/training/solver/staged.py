@@ -9,7 +9,7 @@ import attrs
 from torch import nn
 
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.base import Progress, Solver, State, Wrapped
+from hyco_engine.training.solver.base import Progress, Solver, State, Wrapped, Wrapper
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -20,7 +20,7 @@ class StagedState(Wrapped[State]):
 
 
 @attrs.frozen
-class Staged(Solver[StagedState]):
+class Staged(Wrapper[StagedState]):
     """Steps as `solver` does, on rollouts as long as the stage says.
 
     `stages` are (steps of the rollouts, epochs) each; after the last one rollouts have their full length.
@@ -28,10 +28,6 @@ class Staged(Solver[StagedState]):
 
     solver: Solver[Any]
     stages: Sequence[tuple[int, int]]
-
-    @property
-    def name(self) -> str:
-        return self.solver.name
 
     def horizon(self, done: int) -> int | None:
         """Return the steps of the rollouts after so many epochs; None for the full length."""
@@ -70,9 +66,3 @@ class Staged(Solver[StagedState]):
             self.solver.changed(state.inner)
         metrics = {**progress.metrics, "train/horizon": horizon or problem.steps}
         return Progress(metrics=metrics, converged=progress.converged and horizon is None)
-
-    def changed(self, state: StagedState) -> None:
-        self.solver.changed(state.inner)
-
-    def report(self, state: StagedState, *, first: bool) -> list[str]:
-        return self.solver.report(state.inner, first=first)
