@@ -20,8 +20,8 @@ _HEAD = f"""# The commands, option by option
 
 <!-- Generated: {COMMAND} -->
 
-What `--help` says, on one page. [Using it](using.md#commands) says what the commands are for, and what exit codes
-mean."""
+This page holds the texts of `--help`. [Using it](using.md#commands) explains the purpose of each command and the exit
+codes."""
 
 
 def reference() -> str:

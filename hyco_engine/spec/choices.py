@@ -37,9 +37,9 @@ class ArrayFile:
 
 @options
 class ParameterSetting:
-    """`[physical.parameters.<name>]`: the start value and the bounds of a parameter, and how it is learned.
+    """`[physical.parameters.<name>]`: the start and the limits of a parameter of the physics.
 
-    The model's own declaration supplies all keys that are left out.
+    A key that is left out takes its value from the model's declaration.
     """
 
     init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile or a file")
@@ -129,7 +129,7 @@ class NormalizerChoice(Choice):
 
 @options
 class CacheChoice(Choice):
-    """`[augmentation.cache]`; the kind `auto` belongs to the core, which chooses memory, disk or on-the-fly by size."""
+    """`[augmentation.cache]`. The kind `auto` belongs to the core: it picks memory, disk or on-the-fly by size."""
 
     hook = "hyco_caches"
     default_kind = "auto"
@@ -150,7 +150,7 @@ class CacheChoice(Choice):
 
 @options
 class FieldsScheme:
-    """The fields that are predicted and those that are inputs only; their order is the order of the channels."""
+    """The predicted fields and the fields that are inputs only; their order is the channel order."""
 
     dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all fields that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
@@ -193,7 +193,7 @@ class Split:
 
 @options
 class Noise:
-    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
+    """`[data.observe.noise]`: Gaussian noise, independent for each value of the dynamic fields."""
 
     level: float = option(help="standard deviation of the noise", ge=0.0)
     relative: bool = option(
@@ -205,7 +205,7 @@ class Noise:
 
 @options
 class Mask:
-    """`[data.observe.mask]`: the observed values. If there are several keys, a value must satisfy all of them."""
+    """`[data.observe.mask]`: the observed values. If several keys are set, all of them must hold."""
 
     every: int | None = option(None, help="k: only the frames 0, k, 2k, ... of each simulation are observed", ge=1)
     frames: tuple[int, ...] = option(
@@ -243,7 +243,7 @@ class Mask:
 
 @options
 class Observe:
-    """`[data.observe]`: the noise and the gaps that observations of the data have."""
+    """`[data.observe]`: the observations that are made of the data."""
 
     noise: Noise | None = option(None, help="noise that the engine adds to the data")
     mask: Mask | None = option(None, help="observation mask; none: all values are observed")

@@ -67,7 +67,7 @@ class TermSetting:
 
 @options
 class LossTable:
-    """`[loss.physical]`, `[loss.synthetic]`: settings that differ for one model. `[loss]` supplies all others."""
+    """`[loss.physical]`, `[loss.synthetic]`: the loss of one model. Keys that are left out come from `[loss]`."""
 
     normalizer: NormalizerChoice | None = option(None, help="normalizer: it balances the loss terms")
     terms: Mapping[str, TermSetting] | None = option(None, help="settings of each loss term, such as a dynamic field")

@@ -72,7 +72,7 @@ class _Page:
         """A section for a table, then those of the tables in it. `base`: an instance with the defaults, or not one."""
         self._head(depth, f"`[{path}]`")
         if cls is TrackerChoice:
-            self._say("Each tracker has a table, whose name is its kind. Without such a table, no tracker runs.")
+            self._say("Each tracker has one table, whose name is the kind. Without any table, nothing is tracked.")
         elif about := _about(cls):
             self._say(about)
         fields = option_fields(cls)
