@@ -39,8 +39,8 @@ _HEAD = f"""# The spec, key by key
 <!-- Generated: {COMMAND} -->
 
 All tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins check` prints the
-same for the kinds that are installed, `hyco-engine schema` as a JSON schema for editors. [Using it](using.md) says what
-the keys are for.
+same for the kinds that are installed, `hyco-engine schema` as a JSON schema for editors. [Writing a
+spec](writing-a-spec.md) says which page explains which table.
 
 *none* as a default means that the key is left out; TOML has no empty value. A default in italics is a table whose keys
 have defaults of their own.
