@@ -20,8 +20,8 @@ _HEAD = f"""# The commands, option by option
 
 <!-- Generated: {COMMAND} -->
 
-This page holds the texts of `--help`. [Using it](using.md#commands) explains the purpose of each command and the exit
-codes."""
+This page shows what `--help` prints. [Commands](commands.md) says what each command is for and what the exit codes
+mean."""
 
 
 def reference() -> str:

@@ -40,7 +40,7 @@ _HEAD = f"""# The spec, key by key
 
 This page lists all tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins
 check` prints the same for the installed kinds, and `hyco-engine schema` prints it as a JSON schema for editors.
-[Using it](using.md) explains when to use which key.
+[Writing a spec](writing-a-spec.md) says which page explains which table.
 
 The default *none* means that the key is left out, because TOML has no empty value. A default in italics is a table
 whose keys have their own defaults.
