@@ -233,7 +233,7 @@ def header(descr: str, shape: str, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("data", header("<f4", "(1000000000000,)", b"0" * 64), "declares 4000000000000 bytes of numbers, and has 64"),
+        ("data", header("<f4", "(1000000000000,)", b"0" * 64), "declares 4000000000000 bytes of numbers, but has 64"),
         ("data", object_entry(pickle.dumps([1]), "(1,)"), "holds object, and only real numbers are read"),
         ("data", header("<f4", "(-1,)", b""), "'data'"),
         ("lower", header("<f8", "(1000000000000,)", b"0" * 16), "declares float64"),
@@ -264,7 +264,7 @@ def test_missing_entries_and_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*none\.npz"):
         read_scene_npz(tmp_path / "none.npz")
     np.savez(tmp_path / "a.npz", u=np.zeros(3))
-    with pytest.raises(DataError, match=r"is no field that PhiFlow wrote: there is no dim_names, .*\(it has 'u'\)"):
+    with pytest.raises(DataError, match=r"is not a field that PhiFlow wrote: it lacks dim_names, .*\(it has 'u'\)"):
         read_scene_npz(tmp_path / "a.npz")
 
 
