@@ -384,7 +384,7 @@ class Phase:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Augmentation:
-    """What a phase trains on besides the real samples: a `recipe` of generated ones, if any, and further loss terms.
+    """The additions to the real samples in a phase: a `recipe` of generated samples, if any, and further loss terms.
 
     Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
     that the strategy intends (alpha, or alpha * tau); the balance check compares it with what was generated. `record`
@@ -408,7 +408,7 @@ class ExtraTerm(ABC):
 
 @attrs.frozen(kw_only=True, eq=False)
 class CycleContext:
-    """What a strategy can base its decisions on."""
+    """The facts on which a strategy can base its decisions."""
 
     cycle: int
     alpha: float

@@ -105,7 +105,7 @@ class DataManager:
     def trajectories(self) -> tuple[Trajectory, ...]:
         """All simulations as they are observed, with the chosen fields."""
         self.prepare()
-        assert self._loaded is not None  # by now
+        assert self._loaded is not None  # because prepare() has set it
         return self._loaded
 
     def simulations_by_split(self) -> dict[SplitName, list[int]]:

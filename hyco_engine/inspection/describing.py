@@ -21,7 +21,7 @@ MAX_LINES = 40
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """What a file or folder is, a line for each thing in it, and the section that reads it; empty if no source does."""
+    """The nature of a file or folder, a line for each thing in it, and the section that reads it, if a source can."""
 
     what: str
     contents: tuple[str, ...] = ()

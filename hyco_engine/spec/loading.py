@@ -35,7 +35,7 @@ class LoadedSpec:
     notes: tuple[str, ...] = ()
 
     def locate(self, error: E) -> E:
-        """Give the problems of an error that have a key but no file their file and line, and return the error.
+        """Add file and line to the problems of an error that have a key but no file, and return the error.
 
         It serves errors that only other packages can detect: `raise loaded.locate(error)`.
         """

@@ -37,7 +37,7 @@ class NormalizerContract(ABC):
     unit_tolerance: ClassVar[float] = 1e-6
     """How far trained parameters may differ after a change of a term's unit, if `unit_invariant` is declared."""
     nonfinite: ClassVar[Literal["raise", "skip_step", "skip_term"]] = "raise"
-    """What happens if a term is NaN or infinite."""
+    """The reaction to a term that is NaN or infinite."""
     accepts_negative: ClassVar[bool] = False
     """Whether a negative loss is accepted; if not, it is an error that names the term."""
     distributed: ClassVar[bool] = True
