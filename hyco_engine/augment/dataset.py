@@ -54,10 +54,10 @@ class AugmentedDataset(Samples):
             return self.real.batch(indices)
         theirs = self.generated.batch(generated)
         if len(generated) == len(indices):
-            return _fresh(theirs[0]), _fresh(theirs[1])
+            return _copied(theirs[0]), _copied(theirs[1])
         ours = self.real.batch(indices[~mask])
-        order = _order(mask)
-        targets = _alike(ours[1], theirs[1])
+        order = _positions(mask)
+        targets = _with_same_names(ours[1], theirs[1])
         return _mix(ours[0], theirs[0], order, "input"), _mix(*targets, order, "target")
 
     def inputs(self, indices: Tensor) -> Values:
@@ -69,8 +69,8 @@ class AugmentedDataset(Samples):
             return self.real.inputs(indices)
         theirs = self.generated.inputs(generated)
         if len(generated) == len(indices):
-            return _fresh(theirs)
-        return _mix(self.real.inputs(indices[~mask]), theirs, _order(mask), "input")
+            return _copied(theirs)
+        return _mix(self.real.inputs(indices[~mask]), theirs, _positions(mask), "input")
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """Announce the coming calls of `batch` in order, so that generated samples can be computed ahead."""
@@ -84,13 +84,13 @@ class AugmentedDataset(Samples):
         self.generated.upcoming(torch.split(order[mask] - self.n_real, counts))
 
 
-def _order(mask: Tensor) -> Tensor:
+def _positions(mask: Tensor) -> Tensor:
     """Return for each place in a batch where its sample is in the concatenation of real and generated samples."""
     rank = torch.where(mask, mask.cumsum(0), (~mask).cumsum(0)) - 1
     return torch.where(mask, rank + (~mask).sum(), rank)
 
 
-def _alike(ours: Values, theirs: Values) -> tuple[Values, Values]:
+def _with_same_names(ours: Values, theirs: Values) -> tuple[Values, Values]:
     """Give targets at sensors and generated rollouts the same names; what one lacks is marked as not observed."""
     if isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or "value" not in ours:
         return ours, theirs
@@ -111,7 +111,7 @@ def _mix(ours: Values, theirs: Values, order: Tensor, what: str) -> Values:
     )
 
 
-def _fresh(values: Values) -> Values:
+def _copied(values: Values) -> Values:
     """Return a copy: a cache may return views of a larger block, and sums may depend on the place in memory."""
     if isinstance(values, Tensor):
         return values.clone(memory_format=torch.contiguous_format)

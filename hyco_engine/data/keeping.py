@@ -18,10 +18,10 @@ from hyco_engine.spec.checks import check_folder_name
 log = logging.getLogger("hyco_engine")
 
 MAX_VARIANTS = 4
-"""How many variants of one simulation are kept, as several specs want them; the oldest are deleted."""
+"""How many variants of one simulation are cached, as several specs want them; the oldest are deleted."""
 
 
-def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
+def cached(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
     """Return the trajectory that the cache holds for `entry`; if it holds none, build and store it.
 
     Without a folder, nothing is stored. The caller holds the folder's lock. Specs that want other variants have files
@@ -42,7 +42,7 @@ def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Traje
     built = build()
     try:
         write_entry(path, entry, built)
-        _forget_old(folder, stem)
+        _delete_old_variants(folder, stem)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
@@ -51,7 +51,7 @@ def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Traje
         raise DataError(f"{path} was written but cannot be read back: {reason}", key="paths.cache") from None
 
 
-def _forget_old(folder: Path, stem: str) -> None:
+def _delete_old_variants(folder: Path, stem: str) -> None:
     """Delete the variants of a simulation beyond `MAX_VARIANTS`; a process that has mapped one keeps its data."""
     variants = sorted(folder.glob(f"{stem}*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in variants[MAX_VARIANTS:]:

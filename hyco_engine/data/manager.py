@@ -16,7 +16,7 @@ from torch import Tensor
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
-from hyco_engine.data.keeping import kept, shared_folder
+from hyco_engine.data.keeping import cached, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
@@ -70,7 +70,9 @@ class DataManager:
         self._cache = cache
         self._loaded: tuple[Trajectory, ...] | None = None
         known = [source.frames(i) for i in range(source.num_simulations)]
-        frames = self._known_frames = [_wanted(count, i, choice) for i, count in enumerate(known) if count is not None]
+        frames = self._known_frames = [
+            _frames_used(count, i, choice) for i, count in enumerate(known) if count is not None
+        ]
         # with known numbers of frames, mistakes in the split are reported before the source simulates anything
         self._planned = self._segment(frames) if len(frames) == len(known) else None
 
@@ -118,7 +120,7 @@ class DataManager:
     def clean(self, index: int) -> Trajectory:
         """Return simulation `index` without noise or mask: all fields of the source, the frames that the spec takes."""
         loaded = self.source.load(index)
-        return attrs.evolve(loaded, dynamic=loaded.dynamic[: _wanted(len(loaded.dynamic), index, self.choice)])
+        return attrs.evolve(loaded, dynamic=loaded.dynamic[: _frames_used(len(loaded.dynamic), index, self.choice)])
 
     @cached_property
     def has_points(self) -> bool:
@@ -277,16 +279,18 @@ class DataManager:
             fingerprint = self.source.fingerprint()
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
-                found.append(kept(folder, "sim", entry, partial(self._build, entry.index)))
+                found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
             if self._observer.acts and not self.has_points:
                 found = self._observe_all(folder, entries, found)
         if self.has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
-            found = [self._seen(index, trajectory, segments) for index, trajectory in enumerate(found)]
+            found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
         return tuple(found)
 
-    def _seen(self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]) -> Trajectory:
+    def _with_points(
+        self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]
+    ) -> Trajectory:
         """Add to a trajectory what sensors observed of its chosen fields."""
         points = self.source.points(index)
         if points is None:
@@ -314,7 +318,7 @@ class DataManager:
         """Load and check a simulation; return its chosen fields, `[T, C_dyn, *S]` and `[C_static, *S]`, zero padded."""
         loaded = self.source.load(index)
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
-        frames = _wanted(len(loaded.dynamic), index, self.choice)
+        frames = _frames_used(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
         mask = self.choice.observe.mask
         missing = self.has_points or (mask is not None and mask.value == "nan")
@@ -345,7 +349,7 @@ class DataManager:
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(kept(folder, "observed", own, build))
+            observed.append(cached(folder, "observed", own, build))
         return observed
 
 
@@ -361,7 +365,7 @@ def _remedy(windows: WindowDataset) -> str:
     return "set observe.mask.first_frame = true, or hide less"
 
 
-def _wanted(frames: int, index: int, choice: SourceChoice) -> int:
+def _frames_used(frames: int, index: int, choice: SourceChoice) -> int:
     """Return how many frames of a simulation the spec takes. Raises DataError if it has fewer."""
     if choice.num_frames is None:
         return frames

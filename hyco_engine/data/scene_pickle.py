@@ -79,7 +79,7 @@ def read_scene_npz(path: Path, *, data: bool = True) -> SceneField:
         for name in ENTRIES:
             if name in infos and name != "data":
                 with _named_errors(path, name):
-                    about[name] = _read_about(archive, infos[name])
+                    about[name] = _read_small_entry(archive, infos[name])
         with _named_errors(path, "data"):
             shape, dtype, values = _read_data(archive, infos["data"], wanted=data)
     with _named_errors(path):
@@ -100,7 +100,7 @@ def load_plain(content: bytes) -> Any:
 
 
 @attrs.define(eq=False)
-class _Made:
+class _Call:
     """A call of numpy that a pickle asks for. It is carried out only when it is complete and checked."""
 
     what: str
@@ -111,7 +111,7 @@ class _Made:
         self.state = state
 
 
-class _Maker:
+class _Callable:
     """A stand-in for a name in a pickle. It holds nothing that a pickle could change."""
 
     __slots__ = ("_what",)
@@ -119,8 +119,8 @@ class _Maker:
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def __call__(self, *arguments: Any) -> _Made:
-        return _Made(self._what, arguments)
+    def __call__(self, *arguments: Any) -> _Call:
+        return _Call(self._what, arguments)
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("it sets the state of a function")
@@ -144,7 +144,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(
                 f"it names {module}.{name}, but only plain containers and numpy arrays are read"
             )
-        return _Maker(what)
+        return _Callable(what)
 
     def _bytearray8(self: Any) -> None:
         """Read a bytearray as the base class does, but trust the length only as far as there are bytes."""
@@ -172,25 +172,25 @@ class _Builder:
             return type(value)(self.plain(item, depth + 1) for item in value)
         if type(value) is dict:
             return {self.plain(key, depth + 1): self.plain(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, _Made):
+        if isinstance(value, _Call):
             return self._made(value, depth)
         raise ValueError(f"it holds a {type(value).__name__}, but only plain containers and numpy arrays are read")
 
-    def _made(self, made: _Made, depth: int) -> Any:
+    def _made(self, made: _Call, depth: int) -> Any:
         match made:
-            case _Made("_reconstruct", (_Maker(), _, _), (_, tuple() as shape, _Made() as dtype, fortran, content)):
+            case _Call("_reconstruct", (_Callable(), _, _), (_, tuple() as shape, _Call() as dtype, fortran, content)):
                 return self._array(shape, dtype, bool(fortran), content, depth)
-            case _Made("_frombuffer", (content, _Made() as dtype, tuple() as shape, order), None):
+            case _Call("_frombuffer", (content, _Call() as dtype, tuple() as shape, order), None):
                 return self._array(shape, dtype, order == "F", content, depth)
-            case _Made("scalar", (_Made() as dtype, content), None):
+            case _Call("scalar", (_Call() as dtype, content), None):
                 return self._array((), dtype, False, content, depth)[()]
-            case _Made("encode", (str() as text, "latin1" | b"latin1"), None):
+            case _Call("encode", (str() as text, "latin1" | b"latin1"), None):
                 return text.encode("latin1")
-            case _Made("bytes", (), None):
+            case _Call("bytes", (), None):
                 return b""
         raise ValueError(f"it calls numpy's {made.what!r} in an unknown way")
 
-    def _array(self, shape: tuple[Any, ...], dtype: _Made, fortran: bool, content: Any, depth: int) -> Array:
+    def _array(self, shape: tuple[Any, ...], dtype: _Call, fortran: bool, content: Any, depth: int) -> Array:
         if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 32:
             raise ValueError(f"it holds an array of the impossible shape {shape!r:.100}")
         order: Any = "F" if fortran else "C"
@@ -210,7 +210,7 @@ class _Builder:
         return np.frombuffer(content, kind).reshape(shape, order=order).copy()
 
 
-def _dtype(made: _Made) -> np.dtype[Any]:
+def _dtype(made: _Call) -> np.dtype[Any]:
     """Read `dtype(code, ...)` with the state `(version, byte order, ...)`: numbers, text or objects, no structures."""
     code = made.arguments[0] if made.what == "dtype" and made.arguments else None
     code = code.decode("ascii") if isinstance(code, bytes) else code
@@ -227,7 +227,7 @@ def _dtype(made: _Made) -> np.dtype[Any]:
 # --- entries --------------------------------------------------------------------------------------------------------
 
 
-def _read_about(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+def _read_small_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
     """Read an entry other than the data, as plain Python or a small array."""
     if info.file_size > MAX_PLAIN_BYTES:
         raise ValueError(f"it has {info.file_size} bytes; at most {MAX_PLAIN_BYTES} are read")

@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 
 @contextmanager
-def blaming(what: str, *, place: bool = False) -> Iterator[None]:
+def as_refusal(what: str, *, place: bool = False) -> Iterator[None]:
     """Turn whatever the plugin raises, including sys.exit, into a `Refusal`; an interrupt passes.
 
     With `place`, the message gives the line of the plugin that raised it.
@@ -78,7 +78,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@blaming("its hooks cannot be read")
+@as_refusal("its hooks cannot be read")
 def collect(target: object) -> Records:
     """Call the hook functions of a module or object and check what they return.
 
@@ -124,11 +124,11 @@ def _call(name: str, function: Any, marks: Mapping[str, Any]) -> tuple[object, .
         listed = ", ".join(map(str, parameters))
         raise Refusal(f"its hook function {name}({listed}) must take no argument, not even with a default")
     # a generator runs, and fails, only while it is iterated
-    with blaming(f"its hook function {name!r} failed", place=True):
+    with as_refusal(f"its hook function {name!r} failed", place=True):
         result = function()
         if isinstance(result, Iterable) and not isinstance(result, str | bytes):
             return tuple(result)
-    raise Refusal(f"its hook function {name!r} returned {_a(result)}; it must return an iterable of records")
+    raise Refusal(f"its hook function {name!r} returned {_described(result)}; it must return an iterable of records")
 
 
 def check(hook: str, records: Iterable[object]) -> tuple[Record, ...]:
@@ -142,9 +142,9 @@ def check(hook: str, records: Iterable[object]) -> tuple[Record, ...]:
     for record in records:
         # a ModelRecord is a Record, but its role means nothing for another hook
         if not isinstance(record, wanted) or (wanted is Record and isinstance(record, ModelRecord)):
-            faults.append(f"{hook} returned {_a(record)}; it must return {wanted.__name__} instances")
+            faults.append(f"{hook} returned {_described(record)}; it must return {wanted.__name__} instances")
             continue
-        with blaming(f"a record of {hook} cannot be checked"):
+        with as_refusal(f"a record of {hook} cannot be checked"):
             faults += [f"kind {record.kind!r} of {hook}: {fault}" for fault in _faults(hook, record)]
         good.append(record)
     if faults:
@@ -165,7 +165,7 @@ def _faults(hook: str, record: Record) -> Iterator[str]:
     if isinstance(record, ModelRecord) and record.role not in ("physical", "synthetic"):
         yield f"the role is {record.role!r}; it must be 'physical' or 'synthetic'"
     elif not inspect.isclass(record.options) or not attrs.has(record.options):
-        yield f"the options are {_a(record.options)}; they must be a class made with hyco_engine.options"
+        yield f"the options are {_described(record.options)}; they must be a class made with hyco_engine.options"
     else:
         if not _is_frozen(record.options):
             name = record.options.__qualname__
@@ -173,7 +173,7 @@ def _faults(hook: str, record: Record) -> Iterator[str]:
         for name in sorted({field.name for field in attrs.fields(record.options)} & core_keys(hook, record)):
             yield f"the option {name!r} has the name of a key that belongs to the core; rename it"
     if not callable(record.factory):
-        yield f"the factory is {_a(record.factory)}; it must be a function factory(options, context)"
+        yield f"the factory is {_described(record.factory)}; it must be a function factory(options, context)"
     elif not _takes_two(record.factory):
         yield f"the factory takes {inspect.signature(record.factory)}; it must take (options, context)"
 
@@ -244,7 +244,7 @@ def _takes_two(factory: Any) -> bool:
     return True
 
 
-def _a(thing: object) -> str:
+def _described(thing: object) -> str:
     """Describe a value without its repr, which would run the plugin's code."""
     if thing is None:
         return "None"

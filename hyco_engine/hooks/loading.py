@@ -16,7 +16,7 @@ from typing import Literal
 
 import attrs
 
-from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, deprecated, describe, without_help
+from hyco_engine.hooks.checking import Records, Refusal, as_refusal, collect, deprecated, describe, without_help
 from hyco_engine.hooks.hookspecs import PROJECT
 
 ENGINE = "hyco-engine"
@@ -148,7 +148,7 @@ def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, 
 
 
 def _check_version(distribution: metadata.Distribution | None) -> None:
-    with blaming(f"its requirement on {ENGINE} cannot be read"):
+    with as_refusal(f"its requirement on {ENGINE} cannot be read"):
         texts = (distribution.requires if distribution else None) or ()
         ours = [text for text in texts if normalise(re.split(r"[^\w.-]", text.strip())[0]) == ENGINE]
         if not ours:
@@ -175,7 +175,7 @@ def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
     try:
         if not entry_point.pattern.match(entry_point.value):
             raise Refusal(f"its entry point {entry_point.value!r} is neither 'module' nor 'module:object'")
-        with blaming(f"importing {entry_point.value!r} failed", place=True):
+        with as_refusal(f"importing {entry_point.value!r} failed", place=True):
             target = entry_point.load()
         records = collect(target)
     except Refusal as refusal:

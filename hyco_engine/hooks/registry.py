@@ -101,7 +101,7 @@ class Registry:
     @property
     def plugins(self) -> tuple[PluginInfo, ...]:
         """All plugins, usable or not, sorted by name and distribution."""
-        return tuple(self._judged(info) for info in self._loaded)
+        return tuple(self._with_conflicts(info) for info in self._loaded)
 
     @property
     def unmatched(self) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class Registry:
 
     def origin(self, hook: str, kind: str) -> PluginInfo:
         """Return the plugin that offers a kind. Raises like `get`."""
-        return self._judged(self._find(hook, kind)[0])
+        return self._with_conflicts(self._find(hook, kind)[0])
 
     def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
         """Build a part: call the kind's factory with an instance of its option class and a `BuildContext`.
@@ -178,7 +178,7 @@ class Registry:
                 parts.append(f"{info} is disabled")
         return "; ".join(parts)
 
-    def _judged(self, info: PluginInfo) -> PluginInfo:
+    def _with_conflicts(self, info: PluginInfo) -> PluginInfo:
         """Return `info`, as failed if another plugin offers one of its kinds."""
         conflicts = [
             _conflict(hook, kind, [owner for owner, _ in self._offers[hook, kind]])

@@ -35,10 +35,10 @@ def describe(path: Path) -> Found:
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     found = _folder(path) if path.is_dir() else _file(path)
-    return attrs.evolve(found, tried=_tried(found.spec)) if found.spec else found
+    return attrs.evolve(found, tried=_read_with(found.spec)) if found.spec else found
 
 
-def _tried(section: str) -> str:
+def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
     from hyco_engine.data.manager import DataManager
     from hyco_engine.hooks.registry import Registry, disabled_names

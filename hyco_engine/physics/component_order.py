@@ -33,7 +33,7 @@ def components_first(graph: GraphModule) -> None:
         if node.op == "call_function" and shape_of(node) is not None:
             found = _follow(graph, node, known)
         if found is None:
-            _settle(graph, node, known)
+            _restore_order(graph, node, known)
         elif found.order == tuple(range(len(found.order))):
             node.replace_all_uses_with(found.core)
         else:
@@ -41,7 +41,7 @@ def components_first(graph: GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _settle(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> None:
+def _restore_order(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> None:
     """Restore the permutations of the arguments of a node that needs them as they were."""
     for source in node.all_input_nodes:
         if source in known:

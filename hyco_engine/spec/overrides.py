@@ -12,7 +12,7 @@ import attrs
 
 from hyco_engine.errors import Problem
 from hyco_engine.spec.places import Key, key_text
-from hyco_engine.spec.structuring import Rekinded
+from hyco_engine.spec.structuring import ChangedKind
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -119,21 +119,23 @@ def apply_overrides(
             table[override.key[-1]] = _copied(override.value)
     for override in overrides:
         if override.key[-1] == "kind" and len(override.key) > 1:
-            _mark_rekinded(merged, data, override.key[:-1], overrides)
+            _mark_changed_kind(merged, data, override.key[:-1], overrides)
     return merged, problems
 
 
-def _mark_rekinded(merged: dict[str, Any], data: Mapping[str, Any], key: Key, overrides: Sequence[Override]) -> None:
-    """Turn the table at `key` into a Rekinded, unless nothing of it is from the file."""
+def _mark_changed_kind(
+    merged: dict[str, Any], data: Mapping[str, Any], key: Key, overrides: Sequence[Override]
+) -> None:
+    """Turn the table at `key` into a ChangedKind, unless nothing of it is from the file."""
     old, outer = _at(data, key), _at(merged, key[:-1])
     whole = any(override.key == key[: len(override.key)] for override in overrides)
     if whole or not isinstance(old, Mapping) or not isinstance(outer, dict):
         return
-    outer[key[-1]] = Rekinded(
+    outer[key[-1]] = ChangedKind(
         outer[key[-1]],
         key=key_text(key),
         old_kind=old.get("kind"),
-        set_too={override.key[len(key)] for override in overrides if override.key[: len(key)] == key},
+        also_set={override.key[len(key)] for override in overrides if override.key[: len(key)] == key},
     )
 
 

@@ -38,17 +38,17 @@ class Kinds(Protocol):
         """Return the usable kinds."""
 
 
-class Rekinded(dict[str, Any]):
+class ChangedKind(dict[str, Any]):
     """A table of a spec file whose kind an override has changed.
 
-    Keys that the new kind does not know are dropped, unless an override set them, too (`set_too`).
+    Keys that the new kind does not know are dropped, unless an override set them, too (`also_set`).
     """
 
-    def __init__(self, table: Mapping[str, Any], *, key: str, old_kind: object, set_too: Collection[str]) -> None:
+    def __init__(self, table: Mapping[str, Any], *, key: str, old_kind: object, also_set: Collection[str]) -> None:
         super().__init__(table)
         self.key = key
         self.old_kind = old_kind
-        self.set_too = set_too
+        self.also_set = also_set
 
 
 class Structurer:
@@ -92,7 +92,7 @@ class Structurer:
         except Mistakes as found:
             raise Mistakes([*(found.found if name is not None else found.below("kind")), *mistakes]) from None
         known = [*core, *(field.name for field in option_keys)]
-        if isinstance(raw, Rekinded) and kind != (raw.old_kind or cls.default_kind):
+        if isinstance(raw, ChangedKind) and kind != (raw.old_kind or cls.default_kind):
             raw = self._without_leftovers(raw, known)
         mistakes += _unknown(raw, known, f"unknown key for {kind!r}")
         options = None
@@ -122,8 +122,8 @@ class Structurer:
             at_plugin = isinstance(error, PluginError)
             raise Mistakes(Mistake(problem.message + own, plugin=at_plugin) for problem in error.problems) from None
 
-    def _without_leftovers(self, raw: Rekinded, known: Collection[str]) -> dict[str, Any]:
-        dropped = sorted(key for key in raw if key not in known and key not in raw.set_too)
+    def _without_leftovers(self, raw: ChangedKind, known: Collection[str]) -> dict[str, Any]:
+        dropped = sorted(key for key in raw if key not in known and key not in raw.also_set)
         if dropped:
             self.notes.append(
                 f"{raw.key} is now {raw['kind']!r}, which has no {', '.join(dropped)}: dropped from the spec"

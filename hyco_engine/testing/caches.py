@@ -210,7 +210,9 @@ class CacheContract(ABC):
             for what, harm in (("cut to half", _halve), ("emptied", _empty), ("deleted", delete)):
                 with _without_faulthandler(), self._held(Numbered(COUNT, size=600)) as (samples, folder):
                     harm(folder / name)
-                    found = _elsewhere(lambda: self._check(samples, Numbered(COUNT, size=600), list(range(COUNT))))
+                    found = _in_another_process(
+                        lambda: self._check(samples, Numbered(COUNT, size=600), list(range(COUNT)))
+                    )
                 assert not found, f"{name} was {what} while it was in use, and {found}"
 
     # --- helpers ------------------------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ def _without_faulthandler() -> Iterator[None]:
             faulthandler.enable(sys.__stderr__)  # sys.stderr may not be a file
 
 
-def _elsewhere(check: Callable[[], None]) -> str:
+def _in_another_process(check: Callable[[], None]) -> str:
     """Run `check` in a process of its own and return what goes wrong, or "".
 
     Wrong samples and the end of the process are wrong; an error that `check` meets, other than its own, is right.

@@ -68,7 +68,7 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
     """Check one kind, with its default options, against the contract of its hook."""
     try:
         options = _default_options(record)
-        yield _tried("default options can be written to a spec and read back", partial(_check_options, record, options))
+        yield _run("default options can be written to a spec and read back", partial(_check_options, record, options))
         contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
     except _NotChecked as why:
         yield Finding(check="the contract", status="not checked", message=str(why))
@@ -81,7 +81,7 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         if getattr(getattr(contract, name), "declared", False):
             claims += 1
         else:
-            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
+            yield _run(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
     if claims:
         told = f"left to the plugin's own tests, because they need what those declare: {claims} tests of the contract"
         yield Finding(check="what is declared", status="not checked", message=told)
@@ -93,7 +93,7 @@ def _tests(contract: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _tried(check: str, call: Callable[[], object]) -> Finding:
+def _run(check: str, call: Callable[[], object]) -> Finding:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -160,7 +160,7 @@ class StrategyContract(ABC):
         for question in reversed(list(self.questions(used))):
             question.ask(used)
         for question, again in zip(self.questions(used), self.questions(used), strict=True):
-            one, two = (_told(asked.ask(who)) for asked, who in ((question, used), (again, self._made())))
+            one, two = (_content(asked.ask(who)) for asked, who in ((question, used), (again, self._made())))
             same = one[0] == two[0] and equal(one[1], two[1])
             assert same, (
                 f"{question}: a strategy that was asked before answers differently from a new one; it must have no "
@@ -224,7 +224,7 @@ def _count(answer: Augmentation | None) -> int:
     return 0 if answer is None or answer.recipe is None else len(answer.recipe)
 
 
-def _told(answer: Augmentation | None) -> tuple[object, object]:
+def _content(answer: Augmentation | None) -> tuple[object, object]:
     """Return the content of an answer: plain values, and the samples."""
     if answer is None:
         return None, torch.zeros(0)
