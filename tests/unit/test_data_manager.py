@@ -166,7 +166,10 @@ def test_dropping_a_staggered_field_drops_the_samples_it_needed():
             FieldsScheme(dynamic=("u", "c")),
             "data.fields.dynamic: the field 'c' has no time axis, so it cannot be predicted; list it as static",
         ),
-        (FieldsScheme(static=("u", "v")), "data.fields.static: every field is listed as static, so none is predicted"),
+        (
+            FieldsScheme(static=("u", "v")),
+            "data.fields.static: every field is listed as static, so none is predicted; list one as dynamic",
+        ),
         (
             FieldsScheme(dynamic=("v",), static=("u",)),
             "data.fields.static: the field 'u' is listed as static, but in simulation 0 frame 1 differs from frame 0; "
@@ -368,7 +371,7 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     prepared(source, target)
     (blocked := entry(target)).unlink()
     blocked.mkdir()
-    with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free space"):
+    with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free disk space"):
         prepared(source, target)
 
 
@@ -376,7 +379,7 @@ def test_a_cache_in_use_is_waited_for(source, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="hyco_engine")
     folder = tmp_path / "tensors" / "data"
     folder.mkdir(parents=True)
-    waiting = f"waiting for another process that prepares {folder}"
+    waiting = f"waiting for another process that prepares the data in {folder}"
     with ThreadPoolExecutor() as pool:
         with FileLock(folder / ".lock"):
             job = pool.submit(prepared, source, tmp_path)

@@ -274,7 +274,7 @@ FAILURES = {
     ),
     "kind of the core": (
         RECORDS.format("record('auto')"),
-        "kind 'auto' of hyco_caches: this kind belongs to the core; choose another",
+        "kind 'auto' of hyco_caches: this kind belongs to the core; choose another one",
     ),
     "same kind twice": (
         RECORDS.format("record('shelf'), record('shelf')"),
@@ -405,7 +405,7 @@ def test_two_entry_points_of_one_name(site: Site) -> None:
     first, second, third = registry.plugins
     reason = (
         "the entry-point name 'shelf' is used by first 1.0 and second 2.0, so none of them is loaded; "
-        "disable or uninstall all but one"
+        "disable or uninstall all but one of them"
     )
     assert (first.status, first.distribution, first.reason) == ("failed", "first", reason)
     assert (second.status, second.distribution, second.reason) == ("failed", "second", reason)

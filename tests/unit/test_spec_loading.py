@@ -79,10 +79,10 @@ def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
-        "s.toml:8: data.split: ranges must not overlap: train '0:30' and val '25:33'",
+        "s.toml:8: data.split: the ranges of a split must not overlap: train '0:30' and val '25:33'",
         "s.toml:11: physical.kind: unknown physical model 'burgesr'; did you mean 'burgers'?; installed: burgers, heat",
-        "s.toml:12: physical.parameters.nu.init: 1.5 is not between the bounds 0.1 and 1, which are never reached; "
-        "start strictly inside or widen the bounds",
+        "s.toml:12: physical.parameters.nu.init: 1.5 is not between the bounds 0.1 and 1, which are open; "
+        "start strictly between them or widen the bounds",
         "s.toml:16: synthetic.residual: must be true or false, not 'false'; remove the quotes",
         "s.toml:17: synthetic.dilations: must be an array (each entry an integer), not '124'",
         "s.toml:20: augmentation.cache.kind: unknown cache backend 'disc'; installed: memory; or 'auto'",
@@ -138,7 +138,7 @@ def _with(key: str, value: str) -> str:
         ("data.also", '["a", "b\\u0000"]', "must be a path (a string), not 'b\\x00'"),
         ("data.split", '{by = "tiem"}', "must be 'simulation', 'time' or 'sensor', not 'tiem'; did you mean 'time'?"),
         ("data.split", '{val = "30"}', "must be a range start:stop such as '0:30' or '30:', not '30'"),
-        ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not in it"),
+        ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not part of it"),
         ("data.fields", '{dynamic = ["u"], static = ["u"]}', "a field must be listed once, as dynamic or as static: u"),
         (
             "data.num_predict_steps",

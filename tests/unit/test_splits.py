@@ -121,7 +121,7 @@ def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total)
         (
             Split(val="0:2"),
             [9, 9],
-            "data.split.train: the train split is empty: val 0:2 take all 2 simulations",
+            "data.split.train: the train split is empty: val 0:2 take all 2 simulations; shorten one of them",
         ),
         (
             Split(by="time", train="0:30", val="30:50"),
