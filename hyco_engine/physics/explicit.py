@@ -84,8 +84,8 @@ class ExplicitPhysics(Physics):
             f"{part.number} = {part.rate * dt:.3g} (limit {part.limit:g}) with {part.values}" for part in limits
         )
         return (
-            f"{self.kind}: steps of dt = {dt:g} are too long to be stable: {numbers}. Set physical.dt to at most "
-            f"{1 / load:.3g}, or use a coarser grid"
+            f"{self.kind}: steps of dt = {dt:g} are too long: {numbers}. Set physical.dt to at most {1 / load:.3g}, or "
+            "use a coarser grid"
         )
 
 

@@ -267,7 +267,7 @@ def test_wrong_results_of_phiflow_steps(step: Any, message: str) -> None:
     ("step", "message"),
     [
         (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"])[..., 1:]}, r"returned 'u' as \(3, 1, 15\)"),
-        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"]).double()}, "of torch.float64; it was"),
+        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"]).double()}, "of torch.float64; it must be"),
     ],
 )
 def test_wrong_results_of_torch_steps(step: Any, message: str) -> None:
