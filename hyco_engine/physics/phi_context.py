@@ -98,7 +98,6 @@ def phi_tracing() -> Iterator[None]:
     PhiML asks whether a tensor's values can be read before it checks them; here they cannot. Torch's own periodic
     padding writes into a new tensor, and the graph would keep that write; PhiML's general padding, a concatenation,
     gives the same values.
-    writes into a new tensor, which a graph keeps as it is; PhiML's general way, concatenation, gives the same values.
     """
     native_pad = TORCH.pad
 
