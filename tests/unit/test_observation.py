@@ -134,7 +134,9 @@ def test_a_mask_that_does_not_fit_is_refused(mask, message, key):
 def test_a_mask_file_that_does_not_fit_is_refused(tmp_path):
     file = tmp_path / "mask.npy"
     np.save(file, np.ones((2, 4)))
-    with pytest.raises(DataError, match=r"holds float64 \(2, 4\); a mask of simulation 0 has .* \(4,\), or \(6, 4\) with"):
+    with pytest.raises(
+        DataError, match=r"holds float64 \(2, 4\); a mask of simulation 0 has .* \(4,\), or \(6, 4\) with"
+    ):
         seen(Mask(file=file))
     file.write_bytes(b"no array")
     with pytest.raises(DataError, match=r"cannot read .*mask\.npy"):
