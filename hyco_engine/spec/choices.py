@@ -1,7 +1,7 @@
-"""`{kind = ...}` tables: a kind picked from the registry with that record's options.
+"""Tables `{kind = ...}`: each picks a kind from the registry and gives the options of its record.
 
 Each class names its hook and adds the keys that belong to the core and fit every kind. When a table is structured, the
-core keys are taken by the class, all other keys by the record's option class.
+class takes the core keys, and the record's option class takes all other keys.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class ParameterSetting:
 
     def __attrs_post_init__(self) -> None:
         if self.smoothness and not (self.field and self.learn):
-            raise SpecError("only a field that is learned can be kept smooth: add field = true", key="smoothness")
+            raise SpecError(
+                "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
+            )
         if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
             return
         start = self.init
@@ -71,8 +73,8 @@ class ParameterSetting:
         for number in reached:
             if not lower < number < upper:
                 raise SpecError(
-                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are never reached; "
-                    f"start strictly inside or widen the bounds",
+                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are open; "
+                    f"start strictly between them or widen the bounds",
                     key="init",
                 )
 
@@ -85,7 +87,7 @@ class Choice:
     role: ClassVar[Literal["physical", "synthetic"] | None] = None
     default_kind: ClassVar[str | None] = None
     core_kind: ClassVar[str | None] = None
-    """A kind that is the core's own: it has no record and no options."""
+    """A kind that belongs to the core: it has no record and no options."""
 
     kind: str
     options: Any = attrs.field(default=None, metadata={"core": False})
@@ -158,7 +160,7 @@ class FieldsScheme:
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a field is listed once, dynamic or static, not twice: {', '.join(twice)}")
+            raise ValueError(f"a field must be listed once, as dynamic or as static: {', '.join(twice)}")
 
 
 @options
@@ -184,11 +186,11 @@ class Split:
 
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+            raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
         if self.by == "sensor" and (self.train or self.val or self.test):
             raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
-            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
+            raise SpecError('only a split by = "time" has training frames to continue from', key="measure")
 
 
 @options
@@ -233,7 +235,7 @@ class Mask:
 
     def __attrs_post_init__(self) -> None:
         if self.every is not None and self.frames:
-            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
+            raise SpecError("every and frames both choose frames; keep only one of them", key="frames")
         for axis, (lower, upper) in self.region.items():
             if not lower < upper:
                 raise SpecError(
@@ -266,7 +268,7 @@ class SourceChoice(Choice):
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
             raise SpecError(
-                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, and num_frames "
+                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, but num_frames "
                 f"is {self.num_frames}; predict fewer steps or use more frames",
                 key="num_predict_steps",
             )
@@ -289,7 +291,7 @@ class StrategyChoice(Choice):
 
 @options
 class ArmChoice(Choice):
-    """A strategy within another one, which tries several."""
+    """A candidate: a strategy within a strategy that compares several."""
 
     hook = "hyco_strategies"
 
@@ -298,7 +300,7 @@ class ArmChoice(Choice):
 
 @options
 class TrackerChoice(Choice):
-    """One table of `[trackers]`; the table's name is the kind."""
+    """A table of `[trackers]`; the name of the table is the kind."""
 
     hook = "hyco_trackers"
 
@@ -311,15 +313,15 @@ class BoundarySetting:
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
-        """From one rule for all sides or a table by axis and side. Raises ValueError."""
+        """Read one rule for all sides, or a table by axis and side. Raises ValueError."""
         if isinstance(data, BoundarySetting):
             return data
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
-            raise ValueError(f"a boundary by axis names x, y or z, not {', '.join(axes) or 'nothing'}")
+            raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
         Boundary.parse(data, axes)
         return cls(data)
 
     def to_data(self) -> Any:
-        """The form that `from_data` reads."""
+        """Return the form that `from_data` reads."""
         return self.value
