@@ -113,7 +113,7 @@ def scale_warning(
     scales = {name: '"data"' if of_fields else f"{known[name]:.2g}" for name in missing if of_fields or name in known}
     written = ", ".join(f"terms.{name} = {{ scale = {scale} }}" for name, scale in scales.items())
     return (
-        f"the loss terms of the {' and the '.join(players)} model differ in size, and not all have a scale: "
+        f"the loss terms of the {' and the '.join(players)} model are not comparable, and not all have a scale: "
         f"{found[players[0]]}. Write under [loss] {written}, or other sizes that should count as 1; see docs/losses.md"
     )
 

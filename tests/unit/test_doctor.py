@@ -54,8 +54,7 @@ def test_one_line_each_and_exit_code_1_for_a_problem(tmp_path: Path, monkeypatch
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 1
     assert result.stdout == (
-        "problem  phiflow   off by 1: install another\n"
-        "warning  memory    1 GB free: end other programs\n"
+        "problem  phiflow   off by 1: install another\nwarning  memory    1 GB free: end other programs\n"
         "ok       disk      enough\n"
     )
     monkeypatch.setattr(doctor, "examine", lambda registry: iter(broken[1:]))
@@ -71,7 +70,9 @@ def test_a_bad_pair_of_phiflow_and_phiml(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(advect, "semi_lagrangian", fails)
     found = doctor._phiflow()
     assert found.status == "problem"
-    assert found.message == ("wrong on torch: 1-D fails (RuntimeError: grid_sampler(): expected 5D input and grid)")
+    assert found.message == (
+        "PhiFlow computes wrong results on torch: 1-D fails (RuntimeError: grid_sampler(): expected 5D input and grid)"
+    )
     monkeypatch.setattr(advect, "semi_lagrangian", lambda field, velocity, dt: field)
     assert "off by 0.3" in doctor._phiflow().message
 
@@ -90,8 +91,8 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._compiler() == doctor.Finding(
         "compiler",
         "warning",
-        "no C++ compiler: physical.compile stays at 'graph'",
-        "install g++ or clang++, or name one in CXX, for physics that is several times as fast",
+        "there is no C++ compiler, so physical.compile stays at 'graph'",
+        "install g++ or clang++, or name one in CXX, to make the physics several times as fast",
     )
 
 

@@ -111,9 +111,7 @@ def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
     assert not (folder / "checkpoints").exists()
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
-    assert (
-        f"there is no checkpoint in {folder} yet: the run starts from its beginning" in (folder / "log.txt").read_text()
-    )
+    assert f"{folder} holds no checkpoint yet: the run starts from its beginning" in (folder / "log.txt").read_text()
 
 
 def test_a_completed_run_stays_as_it_is(whole: tuple[Path, int]) -> None:
@@ -148,7 +146,8 @@ def test_a_changed_spec_is_refused_key_by_key(tmp_path: Path) -> None:
         run(folder, resume=True, changes={"training.synthetic.lr": 0.5, "run.cycles": 0, "run.name": "other"})
     told = {problem.key: problem.message for problem in caught.value.problems}
     assert told["training.synthetic.lr"] == "was 0.001 when the run began, and is 0.5 now"
-    assert told["run.cycles"].startswith("is 0, and cycle 1 has begun; a run is only resumed with the spec that it")
+    begun = "is 0, and the run has already begun cycle 1; a run resumes only with the spec that it began with"
+    assert told["run.cycles"].startswith(begun)
     assert set(told) == {"training.synthetic.lr", "run.cycles"}
 
 
@@ -198,7 +197,7 @@ def test_the_run_goes_on_from_the_older_checkpoint(whole: tuple[Path, int], tmp_
     newest.write_text(newest.read_text()[:-9])
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
-    assert f"the checkpoint {newest} is left out, as it is damaged" in (folder / "log.txt").read_text()
+    assert f"the checkpoint {newest} cannot be used: it is damaged" in (folder / "log.txt").read_text()
     assert not newest.exists()
 
 
@@ -217,7 +216,7 @@ def test_damaged_metrics_are_noticed(tmp_path: Path, interrupted: Path) -> None:
     shutil.copytree(interrupted, folder)
     lines = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(lines[:30] + b"9" + lines[31:])
-    with pytest.raises(RunError, match="does not begin as it did then"):
+    with pytest.raises(RunError, match="does not begin as it did when the checkpoint was written"):
         run(folder, resume=True)
 
 

@@ -190,8 +190,7 @@ def test_another_physics_than_the_one_that_learns():
             {"truth": {"rate": 2.0}},
             SpecError,
             "data.truth.drift: the data is made by 'decay', which needs the true value of 'drift'; give it, for "
-            "example "
-            "truth = {drift = 0.25}",
+            "example truth = {drift = 0.25}",
         ),
         (
             {},
@@ -203,7 +202,7 @@ def test_another_physics_than_the_one_that_learns():
             {"physical": None},
             {},
             SpecError,
-            "data.physics: there is no [physical] whose physics could make the data; name one",
+            "data.physics: the spec has no [physical] whose physics could make the data; name a physics here",
         ),
         (
             {},

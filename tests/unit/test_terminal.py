@@ -90,7 +90,7 @@ def test_a_run_that_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert err.getvalue().splitlines()[-1] == "failed after 3.2 s"
     (tmp_path / "summary.json").touch()
     tell(Terminal(err=err), tmp_path, DONE | {"status": "failed"})
-    assert err.getvalue().splitlines()[-1] == f"failed after 3.2 s; what was done so far is in {tmp_path}"
+    assert err.getvalue().splitlines()[-1] == f"failed after 3.2 s; the results so far are in {tmp_path}"
     assert capsys.readouterr().out == ""
 
 
