@@ -41,7 +41,7 @@ def print_json(value: object) -> None:
 
 @contextmanager
 def stdout_for_json(as_json: bool) -> Iterator[None]:
-    """With `--json`, send everything else that is printed to stderr, so that stdout holds one object."""
+    """Send everything else that is printed to stderr with `--json`, so that stdout holds one object."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 

@@ -37,17 +37,17 @@ class Sizes:
 
     @property
     def mean(self) -> float:
-        """L = sum w l / sum w."""
+        """Return L = sum w l / sum w."""
         return self.loss / self.weight
 
     @property
     def rms(self) -> float:
-        """sqrt(sum w l^2 / sum w)."""
+        """Return sqrt(sum w l^2 / sum w)."""
         return math.sqrt(self.square / self.weight)
 
     @property
     def std(self) -> float:
-        """sqrt(sum w (l - L)^2 / sum w)."""
+        """Return sqrt(sum w (l - L)^2 / sum w)."""
         return math.sqrt(max(self.square / self.weight - self.mean**2, 0.0))
 
 

@@ -67,5 +67,5 @@ class Curriculum(Strategy):
 
 
 def build(options: CurriculumOptions, context: BuildContext) -> Curriculum:
-    """The strategy `curriculum`."""
+    """Build the strategy `curriculum`."""
     return Curriculum(options)
