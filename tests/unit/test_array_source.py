@@ -322,7 +322,8 @@ def test_what_was_decided_is_logged(tmp_path, caplog):
     path = saved(tmp_path, wave(n=9, end=True))
     opened(path, boundary=0, points="nodes")
     assert caplog.messages == [
-        f"{path}: 1 simulation(s) of 6 frames, dt 0.1\n  u: array 'u' (6, 9), axes 'tx'\n"
+        f"{path}: 1 simulation(s) of 6 frames, dt 0.1\n"
+        "  u: array 'u' (6, 9), axes 'tx'\n"
         "  x: 9 samples from 0 to 1 are nodes; both end samples hold the boundary's fixed value and become ghost cells "
         "-> 7 cells on [0.0625, 0.9375]"
     ]
@@ -333,7 +334,8 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
     opened(path, boundary=0).load(0)
     assert caplog.messages == [
         f"{path}: the samples at both ends of x keep the boundary's value, as nodes on the bounds do, but are taken "
-        f'for cell centres half a cell inside; set points = "nodes" or "cells" to say which they are'
+        f"for "
+        'cell centres half a cell inside; set points = "nodes" or "cells" to say which they are'
     ]
     caplog.clear()
     opened(path, boundary=0, points="cells").load(0)
@@ -353,18 +355,21 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
         (
             {"boundary": 1.0, "bounds": {}},
             "data.boundary: at the lower end of x, FILE, array 'u': the field 'u' of simulation 0 keeps the value 0, "
-            "and the boundary gives 1: the grid does not match the boundary; correct boundary, or set "
+            "and "
+            "the boundary gives 1: the grid does not match the boundary; correct boundary, or set "
             'points = "cells" if the end samples are no boundary values',
         ),
         (
             {"bounds": {"x": (0.0, 2.0)}},
             "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, and match neither the cells nor the "
-            "nodes of the bounds 0 to 2; correct the bounds, or leave them out",
+            "nodes of "
+            "the bounds 0 to 2; correct the bounds, or leave them out",
         ),
         (
             {"points": "cells"},
             "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, and match neither the cells nor the "
-            'nodes of the bounds 0 to 1 with points = "cells"; correct the bounds, or leave them out',
+            "nodes of "
+            'the bounds 0 to 1 with points = "cells"; correct the bounds, or leave them out',
         ),
     ],
 )
@@ -379,8 +384,10 @@ def test_nodes_of_a_period_must_repeat(tmp_path):
     path = saved(tmp_path, values)
     assert refused(lambda: opened(path, points="nodes").load(0)) == (
         f"data.boundary: {path}, array 'u': the field 'u' of simulation 0 has nodes on both ends of the period along "
-        f"x, but its last samples differ from the first by up to 0.001 (allowed: 1e-05): the grid does not match the "
-        f'boundary; correct bounds or boundary, or set points = "cells"'
+        f"x, but "
+        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): the grid does not match the "
+        f"boundary; "
+        f'correct bounds or boundary, or set points = "cells"'
     )
 
 
@@ -397,8 +404,9 @@ def test_fields_that_disagree_about_the_ends(tmp_path):
     assert grid_of(make("cells")) == (9, 0, 1)
     assert refused(lambda: make("nodes")) == (
         "data.boundary: the samples along x are nodes, and at the lower end the boundary fixes some fields and not "
-        "others, so the end samples can be neither kept nor left out; give the fields boundaries of one sort there, "
-        "or interpolate the data onto cells"
+        "others, "
+        "so the end samples can be neither kept nor left out; give the fields boundaries of one sort there, or "
+        "interpolate the data onto cells"
     )
 
 
@@ -431,7 +439,8 @@ def test_times_give_the_step(tmp_path):
         (
             [0, 1, 2, 3, 4.5, 5],
             "data.time: the times 't' must be evenly spaced; entry 4 is 4.5 where a spacing of 1 gives 4; "
-            "interpolate the data onto an evenly spaced grid first",
+            "interpolate the "
+            "data onto an evenly spaced grid first",
         ),
         ([5, 4, 3, 2, 1, 0], "data.time: the times 't' must increase; it runs from 5 to 0"),
         ([0, 1, 2, 3, 4, np.nan], "data.time: the times 't' must hold at least two finite numbers"),
@@ -454,7 +463,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
             {"variables": {}},
             SpecError,
             "data.variables: the names of the arrays of the fields are missing: give for example variables = "
-            '{u = "u"} (FILE has u (6, 8), c (8,), w (5, 8))',
+            '{u = "u"} (FILE has '
+            "u (6, 8), c (8,), w (5, 8))",
         ),
         (
             {"variables": {"u": "uu"}},
@@ -465,7 +475,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
             {"axes": ""},
             SpecError,
             "data.axes: the meaning of the axes of 'u' (6, 8) is missing: give for example axes = \"tx\", one letter "
-            "each: s simulation, t time, c component, x, y, z",
+            "each: "
+            "s simulation, t time, c component, x, y, z",
         ),
         (
             {"axes": "stx"},
@@ -497,7 +508,9 @@ def test_times_that_are_no_times(tmp_path, times, message):
             {"bounds": {}},
             DataError,
             "data.bounds.x: the positions of the samples along x are missing: give bounds.x = [lower, upper], or "
-            "name the array of their positions in coordinates.x",
+            "name the "
+            "array "
+            "of their positions in coordinates.x",
         ),
         (
             {"bounds": {"x": (0.0, 1.0), "y": (0.0, 1.0)}},
@@ -524,7 +537,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
             {"variables": {"u": Variable(sampling="staggered")}},
             SpecError,
             "data.variables.u.sampling: a staggered field must have one component for each axis, in the order x, "
-            "along its axis c",
+            "along its "
+            "axis c",
         ),
     ],
 )
@@ -540,7 +554,8 @@ def test_a_static_field_that_changes(tmp_path):
     source = opened(tmp_path / "a.npz", variables={"u": "u", "c": Variable(static=True)})
     assert refused(lambda: source.load(0)) == (
         f"data.variables.c.static: {tmp_path / 'a.npz'}, array 'c': the field 'c' of simulation 0 is declared "
-        f"static, but frame 1 differs from frame 0"
+        f"static, but "
+        "frame 1 differs from frame 0"
     )
 
 
@@ -658,7 +673,8 @@ def test_an_array_larger_than_memory_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(array_files, "free_memory", lambda: 100)
     assert refused(lambda: opened(tmp_path / "a.npz").load(0)) == (
         f"data.path: {tmp_path / 'a.npz'}: 'u' (6, 8) takes 3.84e-07 GB, and 1e-07 GB of memory are free; save it as "
-        f".npy, which the engine reads piece by piece"
+        f".npy, "
+        "which the engine reads piece by piece"
     )
     assert opened(saved(tmp_path, wave())).load(0).dynamic.shape == (6, 1, 8)
 

@@ -245,8 +245,11 @@ def test_several_problems(world: World) -> None:
     result = world("run", "s.toml")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "error: 3 problems\n  s.toml:3: run.sed: unknown key; did you mean 'seed'?\n  s.toml:9: training.physical.lr: "
-        "-1.0 is out of range: must be > 0\n  --set x: two\n    lines\n"
+        "error: 3 problems\n"
+        "  s.toml:3: run.sed: unknown key; did you mean 'seed'?\n"
+        "  s.toml:9: training.physical.lr: -1.0 is out of range: must be > 0\n"
+        "  --set x: two\n"
+        "    lines\n"
     )
 
 

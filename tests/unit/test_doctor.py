@@ -54,7 +54,8 @@ def test_one_line_each_and_exit_code_1_for_a_problem(tmp_path: Path, monkeypatch
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 1
     assert result.stdout == (
-        "problem  phiflow   off by 1: install another\nwarning  memory    1 GB free: end other programs\n"
+        "problem  phiflow   off by 1: install another\n"
+        "warning  memory    1 GB free: end other programs\n"
         "ok       disk      enough\n"
     )
     monkeypatch.setattr(doctor, "examine", lambda registry: iter(broken[1:]))

@@ -300,8 +300,8 @@ FAILURES = {
         "@options\nclass Taken:\n    directory: str = option(help='x')\n    kind: str = option(help='x')\n"
         + RECORDS.format("record('a', options=Taken)"),
         "kind 'a' of hyco_caches: the option 'directory' has the name of a key that belongs to the core; "
-        "rename it; kind 'a' of hyco_caches: the option 'kind' has the name of a key that belongs to the core; rename "
-        "it",
+        "rename it; kind 'a' of hyco_caches: "
+        "the option 'kind' has the name of a key that belongs to the core; rename it",
     ),
     "option of a physical model": (
         "@options\nclass Taken:\n    dt: float = option(0.1, help='x')\n"
@@ -310,8 +310,8 @@ FAILURES = {
     ),
     "factory": (
         RECORDS.format("record('shelf', factory='shelf:make')"),
-        "kind 'shelf' of hyco_caches: the factory is an object of type 'str'; wanted a function factory(options, "
-        "context)",
+        "kind 'shelf' of hyco_caches: the factory is an object of type 'str'; "
+        "wanted a function factory(options, context)",
     ),
     "factory with other arguments": (
         RECORDS.format("record('shelf', factory=lambda options: None)"),
@@ -319,8 +319,9 @@ FAILURES = {
     ),
     "all that is wrong with the records": (
         RECORDS.format("record('A', summary=''), 3"),
-        "kind 'A' of hyco_caches: the kind must be kebab-case, such as 'my-kind'; kind 'A' of hyco_caches: the "
-        "summary is empty; write one sentence; hyco_caches returned an object of type 'int'; wanted a Record",
+        "kind 'A' of hyco_caches: the kind must be kebab-case, such as 'my-kind'; "
+        "kind 'A' of hyco_caches: the summary is empty; write one sentence; "
+        "hyco_caches returned an object of type 'int'; wanted a Record",
     ),
 }
 
@@ -417,8 +418,9 @@ def test_two_plugins_with_one_kind(site: Site) -> None:
     site.install("second", "2.0", code=code.format("disk"))
     registry = Registry.discover()
     message = (
-        "kind 'shelf' of hyco_caches is offered by plugin 'first' (first 1.0) and plugin 'second' (second 2.0), so "
-        "none of them serves; disable all but one with --disable-plugin or HYCO_ENGINE_DISABLE_PLUGINS"
+        "kind 'shelf' of hyco_caches is offered by plugin 'first' (first 1.0) and "
+        "plugin 'second' (second 2.0), so none of them serves; "
+        "disable all but one with --disable-plugin or HYCO_ENGINE_DISABLE_PLUGINS"
     )
     assert [(info.status, info.reason) for info in registry.plugins] == [("failed", message)] * 2
     for method in (registry.get, registry.origin):
@@ -686,8 +688,9 @@ def test_plugins_list(installed: Site) -> None:
     assert result.exit_code == 0
     file = installed.folder / "bad.py"
     assert result.stdout == (
-        "KIND   HOOK                     DISTRIBUTION     SUMMARY\nunet   hyco_models (synthetic)  worthy-dist 1.2  "
-        "the unet model\nshelf  hyco_caches              worthy-dist 1.2  the shelf kind\n"
+        "KIND   HOOK                     DISTRIBUTION     SUMMARY\n"
+        "unet   hyco_models (synthetic)  worthy-dist 1.2  the unet model\n"
+        "shelf  hyco_caches              worthy-dist 1.2  the shelf kind\n"
         f"failed: plugin 'bad' (bad 0.3): importing 'bad' failed: RuntimeError: boom ({file}:2)\n"
         "disabled: plugin 'unwanted' (unwanted 1.0): disabled by name\n"
     )
@@ -731,11 +734,19 @@ def test_plugins_check_of_one(installed: Site, name: str) -> None:
     result = CliRunner().invoke(plugins_command, ["check", name])
     assert result.exit_code == 0
     assert result.stdout == (
-        "plugin 'worthy' (worthy-dist 1.2): ok\n\n  shelf - hyco_caches: the shelf kind\n"
-        "    OPTION  TYPE  DEFAULT   UNIT  BOUNDS      HELP\n    size    int   3         m     >= 1, <= 9  how large\n"
-        f"    path    str   required                    where\n    {UNKNOWN}\n\n  unet - hyco_models (synthetic): the "
-        "unet model\n    OPTION  TYPE  DEFAULT   UNIT  BOUNDS      HELP\n    size    int   3         m     >= 1, <= 9 "
-        f" how large\n    path    str   required                    where\n    {UNKNOWN}\n"
+        "plugin 'worthy' (worthy-dist 1.2): ok\n"
+        "\n"
+        "  shelf - hyco_caches: the shelf kind\n"
+        "    OPTION  TYPE  DEFAULT   UNIT  BOUNDS      HELP\n"
+        "    size    int   3         m     >= 1, <= 9  how large\n"
+        "    path    str   required                    where\n"
+        f"    {UNKNOWN}\n"
+        "\n"
+        "  unet - hyco_models (synthetic): the unet model\n"
+        "    OPTION  TYPE  DEFAULT   UNIT  BOUNDS      HELP\n"
+        "    size    int   3         m     >= 1, <= 9  how large\n"
+        "    path    str   required                    where\n"
+        f"    {UNKNOWN}\n"
         "\n"
     )
 
@@ -775,17 +786,18 @@ def test_plugins_check_of_what_is_not_there(installed: Site) -> None:
     result = CliRunner().invoke(plugins_command, ["check", "wordy"])
     assert isinstance(result.exception, SpecError)
     assert str(result.exception) == (
-        "no plugin or distribution 'wordy' is installed; did you mean 'worthy'?; installed: bad, unwanted, worthy, "
-        "worthy-dist"
+        "no plugin or distribution 'wordy' is installed; did you mean 'worthy'?; "
+        "installed: bad, unwanted, worthy, worthy-dist"
     )
 
 
 def test_plugins_check_shows_computed_defaults(site: Site) -> None:
     code = (
-        "import attrs\nfrom typing import Literal\n@options\nclass Made:\n    sizes: tuple[int, ...] = "
-        "option(attrs.Factory(lambda: (1, 2)), help='sizes')\n    bad: int = option(attrs.Factory(lambda: 1 / 0), "
-        "help='bad')\n    top: float | None = option(float('inf'), help='top')\n    mode: Literal['a', 'b'] = "
-        "option('a', help='mode')\n"
+        "import attrs\nfrom typing import Literal\n@options\nclass Made:\n"
+        "    sizes: tuple[int, ...] = option(attrs.Factory(lambda: (1, 2)), help='sizes')\n"
+        "    bad: int = option(attrs.Factory(lambda: 1 / 0), help='bad')\n"
+        "    top: float | None = option(float('inf'), help='top')\n"
+        "    mode: Literal['a', 'b'] = option('a', help='mode')\n"
     )
     site.install("made", code=code + RECORDS.format("record('a', options=Made)"))
     result = CliRunner().invoke(plugins_command, ["check", "made", "--json"])

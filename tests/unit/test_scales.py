@@ -188,7 +188,8 @@ def test_check_warns_of_units_before_anything_is_simulated() -> None:
     (note,) = hyco.Engine(spec(), registry=registry()).plan()["notes"]
     assert note == (
         "the loss terms of the physical and the synthetic model are not comparable, and not all have a scale: their "
-        "units differ ('velocity': m/s, 'pressure': Pa). Write under [loss] terms.velocity = { scale = \"data\" }, "
+        "units "
+        "differ ('velocity': m/s, 'pressure': Pa). Write under [loss] terms.velocity = { scale = \"data\" }, "
         'terms.pressure = { scale = "data" }, or other sizes that should count as 1; see docs/losses.md'
     )
     assert hyco.Engine(spec(terms=SCALES), registry=registry()).plan()["notes"] == []
@@ -200,7 +201,8 @@ def test_a_run_warns_of_sizes() -> None:
     (told,) = hyco.run(tables, registry=registry()).summary["warnings"]
     assert told.startswith(
         "the loss terms of the synthetic model are not comparable, and not all have a scale: 'pressure', with a "
-        "standard deviation of "
+        "standard "
+        "deviation of "
     )
     assert "e+10 times as much as 'velocity' with" in told
 

@@ -190,7 +190,8 @@ def test_another_physics_than_the_one_that_learns():
             {"truth": {"rate": 2.0}},
             SpecError,
             "data.truth.drift: the data is made by 'decay', which needs the true value of 'drift'; give it, for "
-            "example truth = {drift = 0.25}",
+            "example "
+            "truth = {drift = 0.25}",
         ),
         (
             {},

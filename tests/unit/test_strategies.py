@@ -415,7 +415,8 @@ def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypa
 NO_ROLLOUTS = (
     "this strategy generates rollouts, and the synthetic model CoordinateMLP steps no states: set augmentation.kind = "
     '"interaction", which compares both models at points and generates no samples, or augmentation.alpha = 0, with '
-    "which each model learns from real data alone"
+    "which "
+    "each model learns from real data alone"
 )
 NOTHING_HELD_OUT = (
     "this strategy compares the models' errors on held-out data, and no data is held out: set data.split.val, "
