@@ -28,7 +28,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def opened(path, **keys):
-    """With what most tests want: one field u over (t, x), periodic, on the unit interval."""
+    """Open a file with the settings of most tests: one field u over (t, x), periodic, on the unit interval."""
     keys = {"axes": "tx", "dt": 0.1, "boundary": "periodic", "bounds": {"x": (0.0, 1.0)}, **keys}
     setting = keys.pop("boundary")
     return ArraysSource(
@@ -42,7 +42,7 @@ def saved(folder, array, name="u.npy"):
 
 
 def wave(frames=6, n=8, end=False):
-    """A decaying sine on [0, 1], `n` cells or, with `end`, `n` nodes that hold both ends."""
+    """Return a decaying sine on [0, 1], on `n` cells or, with `end`, on `n` nodes that include both ends."""
     x = np.linspace(0, 1, n) if end else (np.arange(n) + 0.5) / n
     return np.exp(-0.1 * np.arange(frames))[:, None] * np.sin(2 * np.pi * x)
 

@@ -31,7 +31,7 @@ def side(
     samples: int = 100,
     rollout: HeldOutRollout | None = None,
 ) -> Path:
-    """A finished run with those models; `nu` is off from 0.02 by what it says."""
+    """Make a finished run with those models, whose `nu` differs from 0.02 by the relative error `off`."""
     summary = summary_of(
         trained={model: {"epochs": 1, "samples": samples, "converged": False} for model in models},
     )
@@ -47,7 +47,7 @@ def side(
 
 
 def shown(page: str) -> Any:
-    """What the page's script draws."""
+    """Return the data that the page's script draws."""
     start = page.index('id="views">') + len('id="views">')
     return json.loads(page[start : page.index("</script>", start)])
 

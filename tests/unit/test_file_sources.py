@@ -46,7 +46,7 @@ def manager_of(tmp_path, data):
 
 
 def trains(tmp_path, data):
-    """One epoch of a small surrogate, straight from the file."""
+    """Train a small surrogate for one epoch, directly from the file."""
     summary = hyco.run(spec(tmp_path, data)).summary
     assert summary["status"] == "completed"
     assert np.isfinite(summary["metrics"]["synthetic"]["val"]["nrmse"])

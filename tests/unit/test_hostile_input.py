@@ -60,7 +60,7 @@ HUGE = npy("<f8", "(1000000000, 1000000000)", bytes(64))
 
 
 def arrays(path: Path) -> Any:
-    """What the source `arrays` reads of a file."""
+    """Return what the source `arrays` reads of a file."""
     reader = open_arrays(path)
     return {name: reader.read(name) for name in reader.arrays}
 
@@ -99,7 +99,7 @@ def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_archive_that_says_less_than_it_holds() -> None:
-    """The sizes in a zip's directory are the writer's: what is unpacked ends there."""
+    """The writer of a zip chooses the sizes in its directory, and no more than these is unpacked."""
     path = archive(Path("a.npz"), u=npy("<f4", "(4,)", bytes(16)))
     content = bytearray(path.read_bytes())
     place = content.index(b"PK\x01\x02") + 24  # the uncompressed size in the central directory

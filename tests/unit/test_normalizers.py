@@ -42,7 +42,7 @@ def at(step: int, **more: Any) -> StepContext:
 
 
 def feed(normalizer: Balancer, name: str, losses: Sequence[float], **spec: Any) -> NormalizedLoss:
-    """One step for each loss; the last result."""
+    """Take one step for each loss; return the last result."""
     for step, loss in enumerate(losses):
         result = normalizer([term(name, loss, **spec)], at(step))
     return result

@@ -817,7 +817,7 @@ def test_infos_are_frozen() -> None:
 
 
 def test_option_is_the_engines() -> None:
-    """The kit of these tests writes options as authors do."""
+    """These tests write options as plugin authors do."""
     assert option(3, help="x").metadata["help"] == "x"
 
 

@@ -1,4 +1,4 @@
-"""What is done with a finished run: its report, other data, other weights, export to where this package is not."""
+"""The use of a finished run: its report, other data, other weights, export for use without this package."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def stopped(folder: Path, moment: int, **more: Any) -> Path:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """All that must be equal: weights to the bit, metrics but their times, summary but times and memory."""
+    """Return all that must be equal: weights bitwise, metrics without times, summary without times and memory."""
     summary = json.loads((folder / "summary.json").read_text())
     for name in ("timings", "peak_rss_bytes"):
         summary.pop(name)
@@ -75,7 +75,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """An undisturbed run with its tables in a CSV file, and how often it was asked whether to end."""
+    """Return an undisturbed run with its tables in a CSV file, and how often the run asked whether to stop."""
     folder, count = tmp_path_factory.mktemp("whole"), StopAt()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_older_one_taken(
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory, whole: tuple[Path, int]) -> Path:
-    """A run that was stopped in its middle, with two checkpoints."""
+    """Return a run that was stopped in its middle, with two checkpoints."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
 
 @pytest.fixture
 def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every step is worth compiling, and compiling only makes a note of the batch size."""
+    """Make every step worth compiling, and let compiling only record the batch size."""
     sizes: list[int] = []
 
     def compiled(graph: Any, state: Any, parameters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the strategies decide: counts, trust, phases, starts, ghost points."""
+"""The decisions of the strategies: counts, trust, phases, starts, ghost points."""
 
 from __future__ import annotations
 
