@@ -8,7 +8,7 @@ from hyco_engine.hooks.records import Record, imported
 
 
 def _record(kind: str, options: type, summary: str) -> Record:
-    """The kind `some-kind`, built by `build` of the module `some_kind` beside this one."""
+    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package."""
     factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
     return Record(kind=kind, summary=summary, options=options, factory=factory)
 
