@@ -1,7 +1,7 @@
-"""`{kind = ...}` tables: a kind picked from the registry with that record's options.
+"""Tables `{kind = ...}`: each picks a kind from the registry and gives the options of its record.
 
 Each class names its hook and adds the keys that belong to the core and fit every kind. When a table is structured, the
-core keys are taken by the class, all other keys by the record's option class.
+class takes the core keys, and the record's option class takes all other keys.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Profile:
     """A field given by a formula: `offset + scale * prod_axes sin^2(pi * waves * (x - lower) / (upper - lower))`."""
 
     profile: Literal["sin-squared"] = option("sin-squared", help="the formula")
-    offset: float = option(0.0, help="added everywhere")
+    offset: float = option(0.0, help="value that is added everywhere")
     scale: float = option(1.0, help="amplitude")
-    waves: int = option(1, help="humps along each axis", ge=1)
+    waves: int = option(1, help="number of humps along each axis", ge=1)
 
 
 @options
@@ -37,27 +37,34 @@ class ArrayFile:
 
 @options
 class ParameterSetting:
-    """`[physical.parameters.<name>]`: how a parameter of the physics starts and what it may become.
+    """`[physical.parameters.<name>]`: the start and the limits of a parameter of the physics.
 
-    What is left out comes from the model's own declaration.
+    A key that is left out takes its value from the model's declaration.
     """
 
-    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile, or a file")
+    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile or a file")
     bounds: tuple[float, float] | None = option(
-        None, help="open interval; kept by a smooth transform; inf is allowed", inf=True, check=check_interval
+        None,
+        help="open interval in which a smooth transform keeps the value; inf is allowed",
+        inf=True,
+        check=check_interval,
     )
-    learn: bool = option(True, help="false: the value is known and stays")
-    field: bool = option(False, help="true: one value per grid point, false: one number")
+    learn: bool = option(True, help="false: the value is known and stays fixed")
+    field: bool = option(False, help="true: the parameter has a value at each grid point; false: it is one number")
     transform: Literal["auto", "linear", "log"] = option(
-        "auto", help="scale on which steps are taken; auto: log where the lower bound is >= 0"
+        "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
     )
     smoothness: float = option(
-        0.0, help="of a field: so many times the mean of its squared gradient is added to the loss", ge=0.0
+        0.0,
+        help="weight of a smoothness prior on a field: it adds the mean of the squared gradient to the loss",
+        ge=0.0,
     )
 
     def __attrs_post_init__(self) -> None:
         if self.smoothness and not (self.field and self.learn):
-            raise SpecError("only a field that is learned can be kept smooth: add field = true", key="smoothness")
+            raise SpecError(
+                "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
+            )
         if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
             return
         start = self.init
@@ -66,8 +73,8 @@ class ParameterSetting:
         for number in reached:
             if not lower < number < upper:
                 raise SpecError(
-                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are never reached; "
-                    f"start strictly inside or widen the bounds",
+                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are open; "
+                    f"start strictly between them or widen the bounds",
                     key="init",
                 )
 
@@ -80,7 +87,7 @@ class Choice:
     role: ClassVar[Literal["physical", "synthetic"] | None] = None
     default_kind: ClassVar[str | None] = None
     core_kind: ClassVar[str | None] = None
-    """A kind that is the core's own: it has no record and no options."""
+    """A kind that belongs to the core: it has no record and no options."""
 
     kind: str
     options: Any = attrs.field(default=None, metadata={"core": False})
@@ -93,11 +100,17 @@ class PhysicalChoice(Choice):
     hook = "hyco_models"
     role = "physical"
 
-    dt: float | None = option(None, help="internal time step, which must divide the data's; none: the data's", gt=0.0)
-    compile: Literal["auto", "eager", "graph", "inductor"] = option(
-        "auto", help="how the step is run: as written, captured as a graph, or captured and compiled"
+    dt: float | None = option(
+        None,
+        help="internal time step, which must divide the time between two frames; none: the physics chooses it",
+        gt=0.0,
     )
-    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings by parameter name")
+    compile: Literal["auto", "eager", "graph", "inductor"] = option(
+        "auto",
+        help="execution of the step: eager runs it as written, graph captures it, inductor also compiles it; auto "
+        "estimates which one is fastest",
+    )
+    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings of each parameter, by name")
 
 
 @options
@@ -118,96 +131,111 @@ class NormalizerChoice(Choice):
 
 @options
 class CacheChoice(Choice):
-    """`[augmentation.cache]`; the kind `auto` is the core's: it picks memory, disk or on-the-fly by size."""
+    """`[augmentation.cache]`. The kind `auto` belongs to the core: it picks memory, disk or on-the-fly by size."""
 
     hook = "hyco_caches"
     default_kind = "auto"
     core_kind = "auto"
 
     memory_budget_gb: float = option(
-        2.0, help="below half of it: memory; below it: disk; else on-the-fly", unit="GB", gt=0.0, inf=True
+        2.0,
+        help="budget of auto: samples below half of it go to memory, below it to disk, and larger sets are made on "
+        "the fly",
+        unit="GB",
+        gt=0.0,
+        inf=True,
     )
     directory: str | None = option(
-        None, help='folder for generated samples; none: below paths.cache; "": no folder, disk is skipped'
+        None, help='folder for generated samples; none: a folder in paths.cache; "": no folder, so auto skips disk'
     )
 
 
 @options
 class FieldsScheme:
-    """Which fields are predicted and which are inputs only; their order is the channel order."""
+    """The predicted fields and the fields that are inputs only; their order is the channel order."""
 
-    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all that the source calls dynamic")
+    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all fields that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
 
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a field is listed once, dynamic or static, not twice: {', '.join(twice)}")
+            raise ValueError(f"a field must be listed once, as dynamic or as static: {', '.join(twice)}")
 
 
 @options
 class Split:
-    """Which simulations (or frames) train, validate and test. Ranges are `start:stop`, as in Python."""
+    """The simulations (or frames) that train, validate and test. Ranges are `start:stop`, as in Python."""
 
     by: Literal["simulation", "time", "sensor"] = option(
-        "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
+        "simulation",
+        help="simulation: split the set of simulations; time: split each simulation in time; sensor: the source "
+        "chooses the points that validate",
     )
-    train: str = option("", help='range, e.g. "0:30"; empty: what val and test leave', check=check_range)
+    train: str = option("", help='range, such as "0:30"; empty: all that val and test leave', check=check_range)
     val: str = option(
-        "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
+        "", help="range; empty: the last tenth of the simulations (at least one), or of the frames", check=check_range
     )
-    test: str = option("", help="range; empty: none", check=check_range)
+    test: str = option("", help="range; empty: nothing", check=check_range)
     measure: Literal["auto", "rollout", "continuation"] = option(
         "auto",
-        help="held-out data is met by a rollout from its own first complete frame, or by continuing one from the first "
-        "complete training frame before it; auto: continuation where a split in time has noise or no complete frame",
+        help="start of the rollouts that measure held-out data; rollout: its own first complete frame; continuation: "
+        "the first complete training frame before it; auto takes continuation if a split in time has noise or no "
+        "complete frame, else rollout",
     )
 
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+            raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
         if self.by == "sensor" and (self.train or self.val or self.test):
             raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
-            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
+            raise SpecError('only a split by = "time" has training frames to continue from', key="measure")
 
 
 @options
 class Noise:
-    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
+    """`[data.observe.noise]`: Gaussian noise, independent for each value of the dynamic fields."""
 
     level: float = option(help="standard deviation of the noise", ge=0.0)
     relative: bool = option(
-        True, help="true: in units of each field's standard deviation in its simulation; false: in the field's own unit"
+        True,
+        help="unit of level; true: the standard deviation of the field in its simulation; false: the field's own unit",
     )
-    heldout: bool = option(True, help="false: the frames that validate and test stay free of it")
+    heldout: bool = option(True, help="false: the frames that validate and test stay free of noise")
 
 
 @options
 class Mask:
-    """`[data.observe.mask]`: what is observed. Of several keys, all must hold."""
+    """`[data.observe.mask]`: the observed values. If several keys are set, all of them must hold."""
 
-    every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
+    every: int | None = option(None, help="k: only the frames 0, k, 2k, ... of each simulation are observed", ge=1)
     frames: tuple[int, ...] = option(
-        (), help="only these frames of each simulation; [0, -1]: the first and the last; empty: all"
+        (), help="only these frames of each simulation are observed; [0, -1]: the first and the last; empty: all"
     )
     region: Mapping[str, tuple[float, float]] = option(
-        attrs.Factory(dict), help="only cells whose centre lies in between, such as {x = [0.0, 0.5]}"
+        attrs.Factory(dict), help="only cells whose centre lies in this interval are observed, such as {x = [0.0, 0.5]}"
     )
-    points: int | None = option(None, help="only so many cells, drawn at random, the same in all frames", ge=1)
-    scattered: int | None = option(None, help="only so many values of each field and simulation, drawn at random", ge=1)
+    points: int | None = option(
+        None, help="only so many cells are observed, drawn at random, the same in all frames", ge=1
+    )
+    scattered: int | None = option(
+        None, help="only so many values of each field and simulation are observed, drawn at random", ge=1
+    )
     file: Path | None = option(
-        None, help="a .npy file, observed where it is not 0: an entry a cell, or a frame and a cell"
+        None,
+        help="a .npy file with an entry for each cell, or for each frame and cell; values whose entry is not 0 are "
+        "observed",
     )
     value: float | Literal["nan"] | None = option(
-        None, help='values in the data that mean "not observed"; none: there are none, and NaN is refused'
+        None, help='value in the data that means "not observed"; none: there is none, and the engine refuses NaN'
     )
-    first_frame: bool = option(False, help="true: the first frame of each simulation is complete all the same")
-    heldout: bool = option(True, help="false: the frames that validate and test are complete, but for `value`")
+    first_frame: bool = option(False, help="true: the first frame of each simulation is complete, except for `value`")
+    heldout: bool = option(True, help="false: the frames that validate and test are complete, except for `value`")
 
     def __attrs_post_init__(self) -> None:
         if self.every is not None and self.frames:
-            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
+            raise SpecError("every and frames both choose frames; keep only one of them", key="frames")
         for axis, (lower, upper) in self.region.items():
             if not lower < upper:
                 raise SpecError(
@@ -217,10 +245,10 @@ class Mask:
 
 @options
 class Observe:
-    """`[data.observe]`: what observations are made of the data."""
+    """`[data.observe]`: the observations that are made of the data."""
 
-    noise: Noise | None = option(None, help="noise that is added to the data")
-    mask: Mask | None = option(None, help="what of the data is observed; none: all")
+    noise: Noise | None = option(None, help="noise that the engine adds to the data")
+    mask: Mask | None = option(None, help="observation mask; none: all values are observed")
 
 
 @options
@@ -229,18 +257,18 @@ class SourceChoice(Choice):
 
     hook = "hyco_sources"
 
-    name: str = option("data", help="the data set's name; names its cache folder", check=check_folder_name)
+    name: str = option("data", help="name of the data set and of its cache folder", check=check_folder_name)
     fields: FieldsScheme = option(attrs.Factory(FieldsScheme), help="dynamic and static fields")
-    num_frames: int | None = option(None, help="frames used of each simulation; none: all", ge=2)
-    num_predict_steps: int = option(3, help="horizon: steps that a training rollout predicts", ge=1)
-    stride: int = option(1, help="frames between the starts of neighbouring windows", ge=1)
-    split: Split = option(attrs.Factory(Split), help="train, val and test")
-    observe: Observe = option(attrs.Factory(Observe), help="noise and masks: what is observed of the data")
+    num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
+    num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
+    stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)
+    split: Split = option(attrs.Factory(Split), help="data that trains, validates and tests")
+    observe: Observe = option(attrs.Factory(Observe), help="noise and observation mask")
 
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
             raise SpecError(
-                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, and num_frames "
+                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, but num_frames "
                 f"is {self.num_frames}; predict fewer steps or use more frames",
                 key="num_predict_steps",
             )
@@ -253,22 +281,26 @@ class StrategyChoice(Choice):
     hook = "hyco_strategies"
     default_kind = "trust"
 
-    alpha: float = option(0.1, help="generated samples per real one", ge=0.0)
-    cache: CacheChoice = option(attrs.Factory(lambda: CacheChoice(kind="auto")), help="how generated samples are held")
+    alpha: float = option(
+        0.1, help="number of generated samples for each real one; a strategy may use it as a weight", ge=0.0
+    )
+    cache: CacheChoice = option(
+        attrs.Factory(lambda: CacheChoice(kind="auto")), help="cache backend: it holds generated samples"
+    )
 
 
 @options
 class ArmChoice(Choice):
-    """A strategy within another one, which tries several."""
+    """A candidate: a strategy within a strategy that compares several."""
 
     hook = "hyco_strategies"
 
-    alpha: float | None = option(None, help="generated samples per real one; none: as in [augmentation]", ge=0.0)
+    alpha: float | None = option(None, help="alpha of this strategy; none: that of [augmentation]", ge=0.0)
 
 
 @options
 class TrackerChoice(Choice):
-    """One table of `[trackers]`; the table's name is the kind."""
+    """A table of `[trackers]`; the name of the table is the kind."""
 
     hook = "hyco_trackers"
 
@@ -281,15 +313,15 @@ class BoundarySetting:
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
-        """From one rule for all sides or a table by axis and side. Raises ValueError."""
+        """Read one rule for all sides, or a table by axis and side. Raises ValueError."""
         if isinstance(data, BoundarySetting):
             return data
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
-            raise ValueError(f"a boundary by axis names x, y or z, not {', '.join(axes) or 'nothing'}")
+            raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
         Boundary.parse(data, axes)
         return cls(data)
 
     def to_data(self) -> Any:
-        """The form that `from_data` reads."""
+        """Return the form that `from_data` reads."""
         return self.value

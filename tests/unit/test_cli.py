@@ -306,8 +306,12 @@ def test_debug_shows_the_traceback(world: World) -> None:
 @pytest.mark.parametrize(
     ("args", "told", "hint"),
     [
-        (["rnu", "x"], "no command 'rnu'; did you mean 'run'?", "try: hyco-engine --help"),
-        (["frobnicate"], f"no command 'frobnicate'; there are {', '.join(COMMANDS)}", "try: hyco-engine --help"),
+        (["rnu", "x"], "there is no command 'rnu'; did you mean 'run'?", "try: hyco-engine --help"),
+        (
+            ["frobnicate"],
+            f"there is no command 'frobnicate'; the commands are {', '.join(COMMANDS)}",
+            "try: hyco-engine --help",
+        ),
         (["run"], "Missing argument 'SPEC'.", "try: hyco-engine run --help"),
         (["predict", "r", "--input", "a", "--out", "b", "--steps", "0"], None, "try: hyco-engine predict --help"),
     ],
@@ -410,7 +414,7 @@ class TestRun:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == (
             "error: --run-dir: the run folder here is not empty, and results are never overwritten; "
-            "go on with its run by --resume, name a new folder, or leave out --run-dir\n"
+            "resume its run with --resume, name a new folder, or leave out --run-dir\n"
         )
 
     def test_json_is_alone_on_stdout(self, world: World) -> None:
@@ -428,7 +432,7 @@ class TestRun:
         result = world("run", "s.toml")
         assert (result.exit_code, result.stdout) == (130, "")
         assert result.stderr.splitlines()[-2:] == [
-            "interrupted after 1 min 15 s; what was done so far is in runs/quick-1",
+            "interrupted after 1 min 15 s; the results so far are in runs/quick-1",
             "error: interrupted",
         ]
 
@@ -532,7 +536,7 @@ class TestInit:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
         names = "own-data, own-physics, quickstart, sensors, surrogate"
-        assert result.stderr == f"error: TEMPLATE: no template 'quickstrat'; there are {names}\n"
+        assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
 @pytest.mark.parametrize(
