@@ -167,7 +167,7 @@ def test_truth(tmp_path):
     assert source.truth["E"].shape == (8,)
     np.save(tmp_path / "D.npy", np.arange(7.0))
     message = refused(lambda: opened(tmp_path / "u.npy", truth=truth))
-    assert message == f"data.truth.D: {tmp_path / 'D.npy'} has the shape (7,); the grid has (8,) cells"
+    assert message == f"data.truth.D: {tmp_path / 'D.npy'} has the shape (7,), and the grid has (8,) cells"
 
 
 # --- nodes and cells ---
@@ -656,12 +656,12 @@ def test_sizes_are_not_believed(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": huge})
     assert refused(lambda: opened(tmp_path / "a.npy")) == (
-        f"data.path: cannot read {tmp_path / 'a.npy'}: it ends after 128 bytes of 80000000000128"
+        f"data.path: cannot read {tmp_path / 'a.npy'}: the file ends after 128 of 80000000000128 bytes"
     )
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.write(tmp_path / "a.npy", "u.npy")
     assert refused(lambda: opened(tmp_path / "a.npz")) == (
-        f"data.path: cannot read {tmp_path / 'a.npz'}: 'u.npy' declares 80000000000000 bytes and holds 128"
+        f"data.path: cannot read {tmp_path / 'a.npz'}: the entry 'u.npy' declares 80000000000000 bytes and holds 128"
     )
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file.create_dataset("u", shape=huge, dtype="f8", chunks=(10, 10))

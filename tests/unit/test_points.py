@@ -682,7 +682,7 @@ def test_a_viscosity_is_found_from_sensors_of_a_moving_fluid(tmp_path):
         (
             "t,x,y,u.x,u.y",
             {"initial": {"u": {"file": "u0.npy"}}},
-            "u0.npy has the shape (4, 3); the grid has (4, 3) cells for each of the components x, y",
+            "u0.npy has the shape (4, 3), and the grid has (4, 3) cells for each of the components x, y",
             "data.initial.u",
         ),
     ],
