@@ -51,10 +51,11 @@ def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Traje
 
 
 def _forget_old(folder: Path, stem: str) -> None:
-    """Whoever has one of them mapped keeps it."""
+    """Removes all but the newest versions of an entry. A process that has one of them mapped keeps it."""
     variants = sorted(folder.glob(f"{stem}*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in variants[MAX_VARIANTS:]:
-        path.unlink()
+        with suppress(PermissionError):  # Windows removes no file that a process has mapped
+            path.unlink()
 
 
 @contextmanager
