@@ -1,12 +1,16 @@
-"""How much memory this process may still take: of the machine, of its control group, of its own limits."""
+"""Says how much memory this process may still take, by the machine, its control groups and its own limits."""
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import attrs
 import psutil
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 2**60
@@ -15,7 +19,7 @@ _UNLIMITED = 2**60
 
 @attrs.frozen(kw_only=True)
 class MemoryLimit:
-    """Bytes that may be used in all and are still free, and what sets them: "machine", "cgroup" or "rlimit"."""
+    """How many bytes may be used in all and are still free, and who says so: "machine", "cgroup" or "rlimit"."""
 
     source: str
     total: int
@@ -23,33 +27,34 @@ class MemoryLimit:
 
 
 def memory_limits() -> list[MemoryLimit]:
-    """All limits that can be read, the tightest first."""
+    """Returns all limits that can be read, the tightest first."""
     machine = psutil.virtual_memory()
     found = [MemoryLimit(source="machine", total=int(machine.total), free=int(machine.available))]
     for group in _own_groups():
         if (limit := _group_limit(group)) is not None:
             found.append(limit)
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        used = int(psutil.Process().memory_info().vms)
-        found.append(MemoryLimit(source="rlimit", total=soft, free=max(0, soft - used)))
+    if resource is not None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            used = int(psutil.Process().memory_info().vms)
+            found.append(MemoryLimit(source="rlimit", total=soft, free=max(0, soft - used)))
     return sorted(found, key=lambda limit: limit.free)
 
 
 def limit_text() -> str:
-    """The tightest limit, for messages."""
+    """Describes the tightest limit, for messages."""
     tightest = memory_limits()[0]
     by = {"machine": "", "cgroup": " (limited by a control group)", "rlimit": " (limited by ulimit -v)"}
     return f"{tightest.free / 1e9:.1f} GB of {tightest.total / 1e9:.1f} GB free{by[tightest.source]}"
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take."""
+    """Returns how many bytes of memory this process may still take."""
     return memory_limits()[0].free
 
 
 def _own_groups() -> list[Path]:
-    """Folders of this process' control groups that may limit memory, of version 2 and 1, inner ones first."""
+    """Returns the folders of this process' control groups of version 2 and 1, inner ones first; Linux alone has any."""
     groups: list[Path] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -55,7 +55,8 @@ def _delete_old_variants(folder: Path, stem: str) -> None:
     """Delete the variants of a simulation beyond `MAX_VARIANTS`; a process that has mapped one keeps its data."""
     variants = sorted(folder.glob(f"{stem}*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in variants[MAX_VARIANTS:]:
-        path.unlink()
+        with suppress(PermissionError):  # Windows removes no file that a process has mapped
+            path.unlink()
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
             save_file(tensors, temporary, metadata={"hyco": text})
         except SafetensorError as error:  # safetensors reports a full disk this way
             raise OSError(str(error)) from error
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs no file that is open for reading alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

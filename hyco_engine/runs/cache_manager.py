@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import attrs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from hyco_engine.errors import RunError, SpecError
+from hyco_engine.runs.lock import try_lock, unlock
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import Player
@@ -259,30 +260,15 @@ class CacheManager:
                     raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
                 raise
             self._refuse_links(path)
-            seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            return try_lock(path)
         except FileNotFoundError:  # another run removed the folder just now
             return None
         except OSError as error:
             raise RunError(_cannot("use the folder for generated samples,", path.parent, error)) from error
-        lock = FileLock(path, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-            # Holders unlink their file, so this lock may be on a removed file. It is valid if the path still leads to
-            # the file that is open: while it is open, no other file can get its inode number.
-            if os.path.samestat(os.fstat(seen), os.stat(path, follow_symlinks=False)):
-                return lock
-        except (Timeout, FileNotFoundError):
-            pass
-        finally:
-            os.close(seen)
-        lock.release(force=True)
-        return None
 
     def _disown(self, run_id: str, lock: FileLock) -> None:
-        path = self._lock_file(run_id)
-        path.unlink(missing_ok=True)
-        lock.release(force=True)
-        self._prune(path.parent)
+        unlock(lock)
+        self._prune(self._lock_file(run_id).parent)
 
     def _lock_file(self, run_id: str) -> Path:
         assert self.generated_root is not None

@@ -21,6 +21,7 @@ from torch import Tensor
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, write_atomic
+from hyco_engine.runs.lock import GUARD
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.spec.checks import check_folder_name
@@ -94,10 +95,11 @@ class RunFolder(Tracker):
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            else:
+            elif entry.name != GUARD or os.name != "nt":
                 entry.unlink()
         if self._made:
-            self.path.rmdir()
+            with suppress(OSError):  # on Windows the lock's file is open, and goes when the lock is freed
+                self.path.rmdir()
 
     # --- files ----------------------------------------------------------------------------------------------------
 

@@ -1,35 +1,63 @@
-"""One writer a run folder: a lock that dies with its process, and a note of who holds it."""
+"""One writer a run folder: a lock of the operating system, which dies with its process, and a note of who holds it."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import attrs
 import psutil
+from filelock import FileLock, Timeout
 
 from hyco_engine.errors import RunError
+from hyco_engine.runs.files import write_atomic
 
-LOCK = "run.lock"
+LOCK, GUARD = "run.lock", ".run.lock"
+"""The note, and the file that is locked. They are two, since on Windows nobody else may read a locked file."""
+
 PATIENCE_S = 0.5
 """How long to try: `is_held` holds the lock for a moment."""
 
 
+def try_lock(path: Path) -> FileLock | None:
+    """Locks a file that its holder removes; returns None while somebody else holds it. Raises OSError."""
+    seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+        # Holders remove their file, so the lock may be on a file that is gone. It is not if the path leads to the
+        # same file now as before: the open descriptor keeps its number from being given to another.
+        if os.path.samestat(os.fstat(seen), os.stat(path, follow_symlinks=False)):
+            return lock
+    except (Timeout, FileNotFoundError):
+        pass
+    finally:
+        os.close(seen)
+    lock.release(force=True)
+    return None
+
+
+def unlock(lock: FileLock) -> None:
+    """Removes the file and frees the lock."""
+    with suppress(PermissionError):  # Windows removes no open file; there `release` does it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release(force=True)
+
+
 @attrs.frozen(kw_only=True)
 class Holder:
-    """A process: its id, and when it started, since ids are given again."""
+    """A process, by its id and the time when it started, since ids are given again."""
 
     pid: int
     started: float
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, on this machine."""
+        """Whether the process runs, on this machine."""
         try:
             return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
         except psutil.Error:
@@ -37,64 +65,46 @@ class Holder:
 
 
 class RunLock:
-    """Held from `acquire` to `release`. The system frees it when the process ends in whatever way."""
+    """The right to write to a run folder, from `acquire` to `release`, or to the end of the process."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
-        self._handle: int | None = None
+        self._lock: FileLock | None = None
 
     def acquire(self) -> str | None:
-        """Returns a note where a process that is gone had held it. Raises RunError while another one does."""
+        """Returns a note where a process that is gone had held it. Raises RunError while another one holds it."""
         deadline = time.monotonic() + PATIENCE_S
-        while (handle := self._open_locked()) is None:
-            if time.monotonic() > deadline:
-                raise self._busy(read_holder(self.path))
-            time.sleep(0.02)
-        left = _parsed(os.pread(handle, 4096, 0))
-        if left is not None and left.alive and left.pid != os.getpid():
-            # a file system that grants locks to everybody
-            os.close(handle)
-            raise self._busy(left)
-        me = Holder(pid=os.getpid(), started=psutil.Process().create_time())
-        self._handle = handle
         try:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(attrs.asdict(me)).encode(), 0)
+            while (lock := try_lock(self.path.with_name(GUARD))) is None:
+                if time.monotonic() > deadline:
+                    raise self._busy(read_holder(self.path))
+                time.sleep(0.02)
         except OSError as error:
+            raise RunError(f"cannot lock {self.path}: {error.strerror or error}") from error
+        left = read_holder(self.path)
+        if left is not None and left.alive and left.pid != os.getpid():
+            # this file system grants locks to everybody
+            lock.release(force=True)
+            raise self._busy(left)
+        self._lock = lock
+        me = Holder(pid=os.getpid(), started=psutil.Process().create_time())
+        try:
+            write_atomic(self.path, json.dumps(attrs.asdict(me)))
+        except RunError:
             self.release()
-            raise RunError(f"cannot lock {self.path}: {error.strerror}; free space or choose another folder") from error
+            raise
         return None if left is None else f"process {left.pid}, which was writing to {self.path.parent}, is gone"
 
     def _busy(self, holder: Holder | None) -> RunError:
         who = "another process" if holder is None else f"process {holder.pid}"
         return RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
 
-    def _open_locked(self) -> int | None:
-        while True:
-            try:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise RunError(f"cannot lock {self.path}: {error.strerror}") from error
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # its holder removes the file: a lock on one that is gone is none
-                if os.path.samestat(os.fstat(handle), os.stat(self.path)):
-                    return handle
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                os.close(handle)
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    return None
-                raise RunError(f"cannot lock {self.path}: {error.strerror}") from error
-            os.close(handle)
-
     def release(self) -> None:
-        """May be called twice."""
-        if self._handle is not None:
-            handle, self._handle = self._handle, None
+        """Removes the note and frees the lock. A second call does nothing."""
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
             self.path.unlink(missing_ok=True)
-            os.close(handle)
+            unlock(lock)
 
     def __enter__(self) -> RunLock:
         return self
@@ -106,33 +116,25 @@ class RunLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock in this file."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+    """Whether a process holds the lock that the note `path` is about, on this machine or, by the lock, on another."""
+    guard = path.with_name(GUARD)
+    if guard.exists():
+        try:
+            with FileLock(guard, timeout=0):
+                pass
+        except Timeout:
+            return True
+        except OSError:  # the folder cannot be written: the note alone counts
+            pass
     holder = read_holder(path)
     return holder is not None and holder.alive
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who wrote a lock file; None where there is none, or nothing that can be read."""
+    """Returns the process that a note names, or None where there is no note, or none that can be read."""
     try:
         with path.open("rb") as file:
-            return _parsed(file.read(4096))
-    except OSError:
-        return None
-
-
-def _parsed(data: bytes) -> Holder | None:
-    try:
-        found = json.loads(data)
+            found = json.loads(file.read(4096))
         return Holder(pid=int(found["pid"]), started=float(found["started"]))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -16,7 +16,7 @@ from hyco_engine.assembly import Data
 from hyco_engine.errors import DataError, Problem, RunError, SpecError
 from hyco_engine.interfaces import Samples, SampleSource, TrajectorySource
 from hyco_engine.runs.checkpoint import Checkpoints
-from hyco_engine.runs.lock import LOCK
+from hyco_engine.runs.lock import GUARD, LOCK
 from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
@@ -65,7 +65,7 @@ def resume_command(folder: Path) -> str:
 def is_run_folder(folder: Path) -> bool:
     """Return True if a run may have made the content of `folder`, which may be as little as a line of its log."""
     names = {entry.name for entry in folder.iterdir()}
-    return "spec.toml" in names or names <= {"log.txt", LOCK}
+    return "spec.toml" in names or names <= {"log.txt", LOCK, GUARD}
 
 
 def completed(folder: Path) -> dict[str, Any] | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from hyco_engine.errors import DataError
 from hyco_engine.runs.files import dump_json, is_temporary, write_atomic
-from hyco_engine.runs.lock import LOCK
+from hyco_engine.runs.lock import GUARD, LOCK
 
 SEAL = "checksums.json"
 MAX_BYTES = 2**24
-_UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, SEAL)
+_UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, GUARD, SEAL)
 """Files without a checksum here: they grow afterwards, can be made again, or have checksums of their own."""
 
 

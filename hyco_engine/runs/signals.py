@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it finishes its step and writes a checkpoint. For commands, not for embedded runs."""
+"""Lets signals ask a run to end: it finishes its step and writes a checkpoint. Commands do so, embedded runs do not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ASKING = tuple(
+    signal.Signals(getattr(signal, name))
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK")
+    if hasattr(signal, name)
+)
+"""Windows has no SIGUSR1; there SIGBREAK, Ctrl-Break, is what another program can send."""
 
 
 class StopRequest:
-    """Called, it gives the name of the signal that came, or None."""
+    """Returns, when it is called, the name of the first signal that came, or None."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -21,7 +26,7 @@ class StopRequest:
         return self.signal
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler. A second SIGINT is a KeyboardInterrupt."""
+        """Handles a signal. A second SIGINT raises KeyboardInterrupt."""
         again = self.signal is not None
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -34,7 +39,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, the signals ask; afterwards they do what they did before. For the main thread."""
+    """Lets the signals ask within the block, and do afterwards what they did before. Only the main thread may enter."""
     request = StopRequest()
     before = {number: signal.signal(number, request.receive) for number in ASKING}
     try:

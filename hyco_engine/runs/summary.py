@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,17 @@ from typing import Any, Literal
 
 import attrs
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from hyco_engine.augment.balance import Balance
 from hyco_engine.interfaces import PhysicalModel
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 def parameter_values(model: PhysicalModel) -> dict[str, Tensor]:
@@ -84,6 +89,9 @@ def balance_summary(balance: Balance) -> dict[str, Any]:
 
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # ru_maxrss is in kilobytes, on macOS in bytes
     return peak if sys.platform == "darwin" else peak * 1024

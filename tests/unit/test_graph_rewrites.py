@@ -58,6 +58,38 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+# --- cleaning -----------------------------------------------------------------------------------------------------
+
+
+def test_equal_operations_are_done_once_and_unused_constants_go() -> None:
+    table, unused = random(3), random(3, seed=1)
+
+    def function(x: Tensor) -> Tensor:
+        (x * unused).sum()
+        return (x * table + 1.0) * (x * table + 1.0)
+
+    graph = clean(make_fx(function)(random(3)))
+    assert operations(graph) == {"mul": 2, "add": 1}
+    assert len(list(graph.buffers())) == 1
+    assert torch.equal(graph(random(3, seed=2)), function(random(3, seed=2)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.stack([x * 0.0, x * -0.0]),
+        lambda x: torch.cat([(x.long() + 1) / 3, (x.long() + 1.0) / 3]),
+        lambda x: torch.stack([x * torch.full_like(x, 1), x + torch.full_like(x, True)]),
+    ],
+)
+def test_arguments_that_only_compare_as_equal_are_not_merged(function: Callable[[Tensor], Tensor]) -> None:
+    x = random(4) * 10
+    got, wanted = clean(make_fx(function)(x))(x), function(x)
+    assert got.dtype == wanted.dtype
+    # torch.equal takes -0.0 for 0.0
+    assert got.numpy().tobytes() == wanted.numpy().tobytes()
+
+
 # --- periodic padding ---------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,6 @@ def command(*arguments: str) -> str:
         "from hyco_engine.hooks import Registry; Registry.discover()",
         command("--help"),
         command("--version"),
-        command("plugins", "list"),
         command("plugins", "list", "--json"),
         command("plugins", "check", "--json"),
         command("schema"),
@@ -49,6 +48,10 @@ def command(*arguments: str) -> str:
 )
 def test_light_start(code: str, tmp_path: Path) -> None:
     assert heavy_imports(code, tmp_path) == []
+
+
+def test_a_table_loads_rich_and_nothing_else(tmp_path: Path) -> None:
+    assert heavy_imports(command("plugins", "list"), tmp_path) == ["rich"]
 
 
 PLUGIN = """

@@ -211,7 +211,7 @@ def test_a_field_needs_a_grid() -> None:
 
 def test_wrong_files(tmp_path: Path) -> None:
     wrong = {
-        "shape": (np.ones(5), "has the shape (5,), and the grid has (4, 3) cells"),
+        "shape": (np.ones(5), "has the shape (5,), but the grid has (4, 3) cells"),
         "text": (np.array(["a"]), "the engine reads only real numbers"),
         "objects": (np.array([{}], dtype=object), "cannot read"),
     }

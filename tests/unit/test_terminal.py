@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hyco_engine.cli import terminal as module
-from hyco_engine.cli.layout import metrics_lines, plan_lines, seconds, size, summary_lines
+from hyco_engine.cli.layout import metrics_lines, plan_lines, seconds, size, summary_lines, table
 from hyco_engine.cli.terminal import Terminal, library_warnings
 
 SPEC = "[run]\ncycles = 2\n"
@@ -257,3 +257,12 @@ def test_plan_without_cooperation() -> None:
 
 def test_metrics_that_are_no_rollouts() -> None:
     assert metrics_lines({"synthetic": {"val": {"loss": 0.5}}}, "val") == ["model      loss", "surrogate  0.5"]
+
+
+@pytest.mark.parametrize("columns", ["20", "200"])
+def test_tables_are_as_wide_as_their_cells(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same on terminals of any width and in a pipe, and take nothing in a cell for markup."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    rows = [("KIND", "SUMMARY"), ("[bold]a", "x" * 300), ("", "äß :smile:"), ("氷", "wide")]
+    assert table(rows) == ["KIND     SUMMARY", f"[bold]a  {'x' * 300}", "         äß :smile:", "氷       wide"]

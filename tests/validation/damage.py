@@ -51,7 +51,7 @@ SPEC: dict[str, Any] = {
         "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},
     },
 }
-UNREAD = ("log.txt", "run.lock")
+UNREAD = ("log.txt", "run.lock", ".run.lock")
 """Files that nothing reads back."""
 
 Reader = Callable[[], Any]

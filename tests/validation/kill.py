@@ -134,7 +134,7 @@ def results(run: Path) -> dict[str, Any]:
 def leftovers(folder: Path) -> list[str]:
     """Files that should be gone."""
     found = [path for path in (folder / "cache").rglob("*") if {"generated", "owners"} & set(path.parts)]
-    found += [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == "run.lock"]
+    found += [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name in ("run.lock", ".run.lock")]
     found += sorted((folder / "run" / "checkpoints").iterdir())[4:]
     return [str(path.relative_to(folder)) for path in found if path.is_file() or path.name.startswith("run")]
 

@@ -1,4 +1,4 @@
-"""Built-in cache backends."""
+"""The built-in cache backends, as records that import torch only when a backend is built."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hyco_engine.spec.options import option, options
 
 @options
 class MemoryOptions:
-    """`kind = "memory"`."""
+    """The options of `kind = "memory"`: there are none."""
 
 
 @options
 class DiskOptions:
-    """`kind = "disk"`."""
+    """The options of `kind = "disk"`."""
 
     shard_mb: float = option(256.0, help="largest size of one file; a single sample may exceed it", unit="MB", gt=0.0)
 
 
 @options
 class OnTheFlyOptions:
-    """`kind = "on-the-fly"`."""
+    """The options of `kind = "on-the-fly"`."""
 
     prefetch: bool = option(True, help="true: a background thread makes the next batch while this one trains")
 
@@ -58,7 +58,7 @@ def hyco_caches() -> Iterable[Record]:
         ),
         Record(
             kind="disk",
-            summary="generated samples in safetensors shards that are mapped: as fast, in little memory",
+            summary="generated samples in safetensors shards, read ahead while training: as fast, in little memory",
             options=DiskOptions,
             factory=_disk,
         ),

@@ -1,4 +1,4 @@
-"""Making batches before they are asked for, several small ones at a time."""
+"""Makes batches before the trainer asks for them, several small ones at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hyco_engine.builtin.caches.values import Flat
 class Ahead:
     """Serves batches of samples that `make(indices)` makes.
 
-    Once the order of batches is announced, neighbours are made together as long as they hold at most `limit` samples;
-    with `background`, the next such group is made in a thread while the present one is used. How batches are grouped
-    depends on the announcement alone, so that batches that are skipped change nothing for those that follow.
+    Once the order of batches is announced, it makes neighbours together as long as they hold at most `limit` samples.
+    With `background`, a thread makes the next such group while the caller uses the present one. The groups depend on
+    the announcement alone, so that a caller who skips batches changes nothing for those that follow.
     """
 
     def __init__(self, make: Callable[[Tensor], Flat], *, limit: int, background: bool = False) -> None:
@@ -39,7 +39,7 @@ class Ahead:
         self._pending: tuple[int, Future[list[Flat]]] | None = None
 
     def announce(self, batches: Sequence[Tensor]) -> None:
-        """The batches to come, in order; what was announced before is forgotten."""
+        """Takes note of the batches to come, in order, in place of those announced before."""
         self._drop_pending()
         self._forget()
         if not batches:
@@ -54,7 +54,7 @@ class Ahead:
         self._prepare(0)
 
     def take(self, indices: Tensor) -> Flat:
-        """The samples at `indices`; made on the spot if this batch was not announced, or has been passed."""
+        """Returns the samples at `indices`. A batch that was not announced, or was passed over, is made on the spot."""
         position = self._find(indices)
         if position is None:
             return self._make(indices)
@@ -68,7 +68,7 @@ class Ahead:
         return self._pieces[position - self._groups[group]]
 
     def close(self) -> None:
-        """Forget everything; returns when the background is at rest."""
+        """Forgets everything, and returns once the thread has ended."""
         self._drop_pending()
         self._forget()
         if self._worker is not None:
@@ -76,7 +76,7 @@ class Ahead:
             self._worker = None
 
     def _find(self, indices: Tensor) -> int | None:
-        """The position of the next batch like this one."""
+        """Returns the position of the next announced batch with these indices."""
         wanted = indices.numpy().tobytes()  # faster to compare than tensors
         starts, width = self._starts, self._order.itemsize
         for k in range(self._next, len(starts) - 1):
@@ -106,7 +106,7 @@ class Ahead:
             self._pending = group, self._worker.submit(self._make_group, group)
 
     def _drop_pending(self) -> None:
-        """The background reads what was announced: it must be at rest before that is forgotten."""
+        """Waits for the thread, which reads what was announced, so that it can be forgotten."""
         if self._pending is not None:
             future, self._pending = self._pending[1], None
             if not future.cancel():

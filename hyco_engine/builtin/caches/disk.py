@@ -1,37 +1,39 @@
-"""Generated samples in safetensors files of bounded size, mapped and read batch by batch."""
+"""Generated samples in safetensors files of bounded size, read batch by batch ahead of their use."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import time
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hyco_engine.builtin.caches.ahead import Ahead
-from hyco_engine.builtin.caches.mapped import Mapped
-from hyco_engine.builtin.caches.shards import Column, ShardLayout
+from hyco_engine.builtin.caches.shards import WORD, ShardLayout
 from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
 
+Integers = npt.NDArray[np.int64]
+
 GROUP_BYTES = 4_000_000
-"""About how much is read at once where the order of batches is known."""
+"""Where the order of batches is known, about this much is read ahead at once."""
 
-LARGE_BYTES = 32_000
-"""Samples from this size on are read batch by batch, to be used while they are in the processor's cache."""
-
-RACY_NS = 100_000_000
-"""Files that changed more recently are not yet believed to show a further change in their times."""
+BUFFER_BYTES = 1_000_000
+"""Rows pass through one buffer of about this size on their way to a batch; a processor's cache holds it."""
 
 
 class Disk(CacheBackend):
-    """Writes samples while they are made, so that no more than one batch of them is in memory.
+    """A backend that writes samples while they are made, so that no more than one batch of them is in memory.
 
     `shard_bytes` is the largest size of one file's samples; a single sample may exceed it.
     """
@@ -42,7 +44,7 @@ class Disk(CacheBackend):
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:
-        """As in `CacheBackend`. Raises RunError without a folder, or where it is full or cannot be written."""
+        """Holds the samples as `CacheBackend` says. Raises RunError without a folder that can be written."""
         if folder is None:
             raise RunError(
                 "the cache 'disk' was given no folder: set paths.cache or augmentation.cache.directory, or choose the "
@@ -64,12 +66,13 @@ class Disk(CacheBackend):
 
 
 class DiskSamples(GeneratedSamples):
-    """Files `shard_00000.safetensors` ... that hold an equal number of samples each, mapped.
+    """Samples in files `shard_00000.safetensors` and so on, which hold an equal number of samples each.
 
-    Checksums are taken before writing and kept in memory. A file is verified once in whole, and again whenever its time
-    of change differs; until then, every sample that is read is verified. Not noticed is what leaves no time of change:
-    a disk that gives wrong data for pages it dropped and reads again. A file that was removed stays for whoever has it
-    open.
+    Files are read by copies rather than mapped: a mapped file that shrinks ends the process by a signal, and the
+    process may belong to somebody else's program. A thread reads what was announced while the model trains.
+
+    Memory keeps a checksum of each sample, taken before the sample is written, and every sample that is read is held
+    against it. The files stay open, so that a file that is removed or replaced remains readable.
     """
 
     def __init__(self, folder: Path, count: int, shard_bytes: int) -> None:
@@ -77,14 +80,12 @@ class DiskSamples(GeneratedSamples):
         self._count = count
         self._shard_bytes = shard_bytes
         self._form = Form(None, None)
-        self._layout = ShardLayout(columns=(), rows=1, shards=0)
-        self._file_bytes = 0
-        self._mapped: dict[str, Mapped] = {}
-        self._columns: dict[str, Column] = {}
-        self._sums = torch.zeros(count, dtype=torch.int64)
-        self._files: list[int] = []
-        self._settled: dict[int, int] = {}
-        self._chunk = 1
+        self._layout = ShardLayout(columns=(), stride=0, rows=1, shards=0)
+        self._head = 0
+        self._sums = np.zeros(count, dtype=np.int64)
+        self._files: list[FileIO] = []
+        self._buffer = np.empty((1, 0), dtype=np.int64)
+        self._reading = threading.Lock()  # the buffer is shared by the caller and the thread that reads ahead
         self._ahead = Ahead(self._read_all, limit=1)
         self._closed = False
 
@@ -93,118 +94,109 @@ class DiskSamples(GeneratedSamples):
 
     @property
     def nbytes(self) -> int:
-        return self._layout.shards * self._file_bytes
+        return self._layout.shards * self._layout.file_bytes if self._layout.shards else 0
 
     # --- writing ----------------------------------------------------------------------------------------------
 
     def write(self, start: int, form: Form, made: Flat) -> None:
-        """Store samples from index `start` on; called in index order while the data set is made. Raises OSError."""
+        """Stores samples from index `start` on; called in index order while the data set is made. Raises OSError."""
         if start == 0:
             self._plan(form, made)
-        rows = self._layout.rows
-        words = self._words(made)
-        stop = start + len(next(iter(made.values())))
-        for values in words.values():
-            self._sums[start:stop] += values.sum(1)
-        done = start
-        while done < stop:
-            shard, row = divmod(done, rows)
+        rows = self._layout.pack(made).numpy()
+        self._sums[start : start + len(rows)] = rows.sum(1)
+        done = 0
+        while done < len(rows):
+            shard, row = divmod(start + done, self._layout.rows)
             if shard == len(self._files):
                 self._begin(shard)
-            count = min(rows - row, stop - done)
-            for index, column in enumerate(self._layout.columns):
-                part = words[column.name][done - start : done - start + count]
-                _write_all(self._files[shard], part, self._layout.offset(index) + row * column.stride)
-            done += count
+            part = rows[done : done + self._layout.rows - row]
+            _write_all(self._files[shard], part.data.cast("B") if part.size else memoryview(b""))
+            done += len(part)
 
     def _plan(self, form: Form, made: Flat) -> None:
         self._form = form
         self._layout = layout = ShardLayout.plan(made, self._count, self._shard_bytes)
-        self._file_bytes = layout.file_bytes
-        self._columns = {column.name: column for column in layout.columns}
-        self._mapped = {
-            column.name: Mapped(column, self._count, layout.rows, layout.shards) for column in layout.columns
-        }
-        size = sum(column.stride for column in layout.columns)
-        self._chunk = max(1, GROUP_BYTES // max(1, size))
-        self._ahead = Ahead(self._read_all, limit=self._chunk if size < LARGE_BYTES else 1)
+        self._head = len(layout.header())
+        stride = max(1, layout.stride)
+        self._buffer = np.empty((max(1, BUFFER_BYTES // stride), layout.stride // WORD), dtype=np.int64)
+        self._ahead = Ahead(self._read_all, limit=max(1, GROUP_BYTES // stride), background=True)
 
     def _begin(self, shard: int) -> None:
-        file = os.open(self._path(shard), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path = self._path(shard)
+        file = FileIO(path, "x+", opener=lambda name, flags: os.open(name, flags, 0o600))
         self._files.append(file)
-        os.ftruncate(file, self._file_bytes)
-        _write_all(file, self._layout.header(), 0)
-        for index, column in enumerate(self._layout.columns):
-            self._mapped[column.name].add(file, self._layout.offset(index))
+        file.truncate(self._layout.file_bytes)
+        _write_all(file, memoryview(self._layout.header()))
 
     # --- reading ----------------------------------------------------------------------------------------------
 
     def batch(self, indices: Tensor) -> Batch:
-        """As in `Samples`. Raises RunError where a file was damaged."""
+        """Gives samples as `Samples` says. Raises RunError where a file was damaged or cannot be read."""
+        self._check_open()
         return self._form.batch(self._ahead.take(indices))
 
     def inputs(self, indices: Tensor) -> Values:
+        self._check_open()
         return self._form.values("input", self._read(indices, self._form.flat_names("input")))
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """The calls of `batch` to come: small ones are read together."""
+        """Announces the calls of `batch` to come, which are then read ahead, small ones together."""
         self._ahead.announce(batches)
 
     def close(self) -> None:
         self._closed = True
         self._ahead.close()
-        for mapped in self._mapped.values():
-            mapped.close()
-        self._mapped.clear()
         for shard, file in enumerate(self._files):
-            os.close(file)
+            file.close()
             with suppress(OSError):  # the core removes the folder
                 self._path(shard).unlink()
         self._files.clear()
 
-    def _read_all(self, indices: Tensor) -> Flat:
-        return self._read(indices, self._mapped)
-
-    def _read(self, indices: Tensor, names: Iterable[str]) -> Flat:
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError("these samples are closed")
-        shards = {index // self._layout.rows for index in indices.tolist()}
-        made = {name: self._mapped[name].select(indices) for name in names}  # refuses what is out of range
-        # after reading, so that a change before it is seen
-        if not all([self._is_settled(shard) for shard in shards]):
-            made = {name: mapped.select(indices) for name, mapped in self._mapped.items()}
-            self._verify(indices, self._words(made), self._sums[indices])
-        return made
 
-    def _is_settled(self, shard: int) -> bool:
-        """Whether a file is known to hold what was written: it was verified, and nobody touched it since."""
-        status = os.fstat(self._files[shard])
-        changed = status.st_ctime_ns
-        if self._settled.get(shard) == changed:
-            return True
-        if status.st_size < self._file_bytes:
-            name = self._path(shard).name
-            raise RunError(self._damaged(f"{name} has {status.st_size} bytes, and had {self._file_bytes}"))
-        # a write shortly after another may leave the same time; times may be in whole seconds
-        if time.time_ns() - changed < (RACY_NS if changed % 10**9 else 3 * 10**9):
-            return False
-        first = shard * self._layout.rows
-        stop = min(first + self._layout.rows, self._count)
-        for start in range(first, stop, self._chunk):
-            part = slice(start, min(start + self._chunk, stop))
-            words = {name: mapped.words[part] for name, mapped in self._mapped.items()}
-            self._verify(torch.arange(part.start, part.stop), words, self._sums[part])
-        self._settled[shard] = changed
-        return False
+    def _read_all(self, indices: Tensor) -> Flat:
+        return self._read(indices, [column.name for column in self._layout.columns])
 
-    def _words(self, made: Flat) -> Flat:
-        return {name: self._columns[name].words(values) for name, values in made.items()}
+    def _read(self, indices: Tensor, names: Iterable[str]) -> Flat:
+        wanted = indices.numpy()
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self._count:
+            raise IndexError(f"indices from {wanted.min()} to {wanted.max()}, of {self._count} samples")
+        columns = [column for column in self._layout.columns if column.name in set(names)]
+        made = [torch.empty(len(wanted), c.words.stop - c.words.start, dtype=torch.int64) for c in columns]
+        with self._reading:
+            for start in range(0, len(wanted), len(self._buffer)):
+                rows = self._rows(wanted[start : start + len(self._buffer)])
+                for column, words in zip(columns, made, strict=True):
+                    words.numpy()[start : start + len(rows)] = rows[:, column.words]
+        return {column.name: column.values(words) for column, words in zip(columns, made, strict=True)}
 
-    def _verify(self, indices: Tensor, words: Flat, wanted: Tensor) -> None:
-        if (sum(int(got.sum()) for got in words.values()) - int(wanted.sum())) % 2**64:
-            bad = indices[torch.stack([got.sum(1) for got in words.values()]).sum(0) != wanted]
-            changed = sorted({self._path(index // self._layout.rows).name for index in bad.tolist()})
-            raise RunError(self._damaged(f"{', '.join(changed)} changed after being written"))
+    def _rows(self, indices: Integers) -> Integers:
+        """Returns the rows of samples, in the buffer, after a look at their checksums."""
+        rows = self._buffer[: len(indices)]
+        if rows.size:
+            into, stride = rows.data.cast("B"), self._layout.stride
+            shards, places = np.divmod(indices, self._layout.rows)
+            # neighbours in a file are read at once
+            breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(shards) != 0)) + 1
+            for start, stop in pairwise([0, *breaks.tolist(), len(indices)]):
+                self._fill(int(shards[start]), int(places[start]), into[start * stride : stop * stride])
+        bad = indices[rows.sum(1) != self._sums[indices]]
+        if len(bad):
+            changed = {self._path(shard).name for shard in (bad // self._layout.rows).tolist()}
+            raise RunError(self._damaged(f"{', '.join(sorted(changed))} changed after being written"))
+        return rows
+
+    def _fill(self, shard: int, row: int, into: memoryview) -> None:
+        file = self._files[shard]
+        try:
+            if _read_into(file, into, self._head + row * self._layout.stride):
+                return
+            what = f"has {os.fstat(file.fileno()).st_size} bytes, and had {self._layout.file_bytes}"
+        except OSError as error:
+            what = f"cannot be read: {error.strerror or error}"
+        raise RunError(self._damaged(f"{self._path(shard).name} {what}"))
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"shard_{shard:05d}.safetensors"
@@ -217,15 +209,27 @@ class DiskSamples(GeneratedSamples):
         )
 
 
-def _write_all(file: int, data: Tensor | bytes, offset: int) -> None:
-    left = memoryview(data) if isinstance(data, bytes) else memoryview(data.numpy()).cast("B")  # type: ignore[arg-type]
+def _write_all(file: FileIO, left: memoryview) -> None:
     while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
+        left = left[file.write(left) :]
+
+
+def _read_into(file: FileIO, left: memoryview, offset: int) -> bool:
+    """Fills `left` from the file; returns False where the file ends before that."""
+    while left:
+        if hasattr(os, "preadv"):
+            count = os.preadv(file.fileno(), [left], offset)
+        else:  # Windows, and macOS before 11
+            file.seek(offset)
+            count = file.readinto(left)
+        if not count:
+            return False
+        left, offset = left[count:], offset + count
+    return True
 
 
 def _refuse_full(folder: Path, needed: int) -> None:
-    """Better now than after an hour of generating."""
+    """Raises RunError where the folder has too little space, before an hour of generating is lost to it."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:

@@ -1,4 +1,4 @@
-"""All generated samples in RAM."""
+"""Holds all generated samples in RAM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 
 
 class Memory(CacheBackend):
-    """Evaluates the whole recipe, in index order, into tensors."""
+    """A backend that evaluates the whole recipe, in index order, into tensors."""
 
     uses_folder = False
 
@@ -32,7 +32,7 @@ class Memory(CacheBackend):
 
 
 class MemorySamples(GeneratedSamples):
-    """Tensors by flat name, one row a sample."""
+    """Samples as tensors by flat name; each has one row a sample."""
 
     def __init__(self, count: int, form: Form, held: Mapping[str, Tensor]) -> None:
         self._count = count

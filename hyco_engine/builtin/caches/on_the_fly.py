@@ -1,4 +1,4 @@
-"""Generated samples made again for every batch."""
+"""Makes generated samples again for every batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 
 
 class OnTheFly(CacheBackend):
-    """Makes nothing in advance. `prefetch`: the next batch is made in a thread while the present one is used."""
+    """A backend that stores nothing. With `prefetch`, a thread makes the next batch while the present one is used."""
 
     uses_folder = False
 
@@ -28,10 +28,11 @@ class OnTheFly(CacheBackend):
 
 
 class OnTheFlySamples(GeneratedSamples):
-    """Holds one batch, and another one in the making; `nbytes` grows where a batch is larger than the recipe's.
+    """Samples of which only one batch is there, and another one in the making.
 
-    Where the order of batches is known, small neighbours are made together, up to the recipe's batch size. The recipe's
-    model must not change until `close`, and runs in a thread of its own if `prefetch`.
+    `nbytes` grows where a batch is larger than the recipe's. Where the order of batches is known, small neighbours are
+    made together, up to the recipe's batch size. The recipe's model must not change until `close`; with `prefetch` it
+    runs in a thread of its own.
     """
 
     def __init__(self, recipe: Recipe, prefetch: bool = True) -> None:
@@ -62,7 +63,7 @@ class OnTheFlySamples(GeneratedSamples):
         return self.batch(indices)[0]
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """The calls of `batch` to come: they are made ahead, small ones together."""
+        """Announces the calls of `batch` to come, which are then made ahead, small ones together."""
         self._ahead.announce(batches)
 
     def close(self) -> None:

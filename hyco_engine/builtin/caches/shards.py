@@ -1,10 +1,9 @@
-"""How samples lie in files."""
+"""The layout of generated samples in files: each sample is a row of bytes, and a file holds one row after the other."""
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Mapping
 
 import attrs
@@ -12,86 +11,79 @@ import torch
 from torch import Tensor
 
 MAX_SHARDS = 128
-"""Files are kept open; rather than more of them, larger ones are written."""
+"""The files stay open, so a large data set gets larger files rather than more of them."""
 
 WORD = 8
+"""Every column begins at a multiple of this many bytes, so that rows can be summed and copied as 64-bit integers."""
 
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """One of the tensors that a sample consists of; `stride` bytes a sample, of which the last ones may be filler."""
+    """One of the tensors that a sample consists of. It takes `nbytes` bytes of the sample's row, from `offset` on."""
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
-    stride: int
+    offset: int
 
-    @classmethod
-    def of(cls, name: str, values: Tensor, align: int) -> Column:
-        """For samples `values [B, ...]`; `align` divides the stride."""
-        nbytes = math.prod(values.shape[1:]) * values.dtype.itemsize
-        stride = -(-nbytes // align) * align
-        return cls(name=name, shape=tuple(values.shape[1:]), dtype=values.dtype, nbytes=nbytes, stride=stride)
-
-    def words(self, values: Tensor) -> Tensor:
-        """`[B, stride / 8]`, int64: the bytes of `values [B, *shape]`, filler zero."""
-        flat = values.detach().contiguous().view(-1).view(torch.uint8).view(len(values), self.nbytes)
-        if self.stride > self.nbytes:
-            flat = torch.nn.functional.pad(flat, (0, self.stride - self.nbytes))
-        return flat.view(torch.int64)
+    @property
+    def words(self) -> slice:
+        """The columns of `rows [B, stride / 8]` that hold this tensor; the last one may end in padding."""
+        return slice(self.offset // WORD, -(-(self.offset + self.nbytes) // WORD))
 
     def values(self, words: Tensor) -> Tensor:
-        """The inverse of `words`; copies only where there is filler."""
-        if self.stride > self.nbytes:
-            flat = words.view(torch.uint8)[:, : self.nbytes].contiguous().view(-1)
-            return flat.view(self.dtype).view(len(words), *self.shape)
+        """The tensors `[B, *shape]` in `words [B, ...]`. They share its memory unless there is padding to cut off."""
+        if words.shape[1] * WORD > self.nbytes:
+            words = words.view(torch.uint8)[:, : self.nbytes].contiguous()
         return words.view(self.dtype).view(len(words), *self.shape)
 
 
 @attrs.frozen(kw_only=True)
 class ShardLayout:
-    """Every file holds, of each column, `rows` samples one after the other, in whole pages."""
+    """Every file holds `rows` samples of `stride` bytes each, behind a safetensors header."""
 
     columns: tuple[Column, ...]
+    stride: int
     rows: int
     shards: int
 
     @classmethod
     def plan(cls, made: Mapping[str, Tensor], count: int, shard_bytes: int) -> ShardLayout:
-        """For `count` samples like those in `made [B, ...]`.
+        """Returns the layout for `count` samples like those in `made [B, ...]`, in files of about `shard_bytes`."""
+        columns: list[Column] = []
+        offset = 0
+        for name, values in made.items():
+            shape = tuple(values.shape[1:])
+            nbytes = math.prod(shape) * values.dtype.itemsize
+            columns.append(Column(name=name, shape=shape, dtype=values.dtype, nbytes=nbytes, offset=offset))
+            offset += -(-nbytes // WORD) * WORD
+        rows = max(1, shard_bytes // offset, -(-count // MAX_SHARDS)) if offset else count
+        rows = min(rows, count)
+        return cls(columns=tuple(columns), stride=offset, rows=rows, shards=-(-count // rows))
 
-        Only whole pages can be mapped, so the samples of a file must fill pages: odd sizes get some filler where it
-        would otherwise take too many samples.
-        """
-        align = WORD
-        while True:
-            columns = tuple(Column.of(name, values, align) for name, values in made.items())
-            size = sum(column.stride for column in columns)
-            step = max(mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, column.stride) for column in columns)
-            if align == mmap.PAGESIZE or step * size <= shard_bytes // 8:
-                break
-            align *= 2
-        rows = max(shard_bytes // size // step, 1, -(-count // (step * MAX_SHARDS))) * step if size else count
-        rows = min(rows, -(-count // step) * step)
-        return cls(columns=columns, rows=rows, shards=-(-count // rows))
+    def pack(self, made: Mapping[str, Tensor]) -> Tensor:
+        """Returns the rows `[B, stride / 8]` of samples `made [B, ...]`, as int64; padding is zero."""
+        count = len(next(iter(made.values())))
+        rows = torch.zeros(count, self.stride // WORD, dtype=torch.int64)
+        there = rows.view(torch.uint8)
+        for column in self.columns:
+            flat = made[column.name].detach().contiguous().view(-1).view(torch.uint8).view(count, column.nbytes)
+            there[:, column.offset : column.offset + column.nbytes] = flat
+        return rows
 
-    def offset(self, index: int) -> int:
-        """Where in a file a column begins."""
-        return len(self.header()) + self.rows * sum(column.stride for column in self.columns[:index])
+    def header(self) -> bytes:
+        """The beginning of every file: that of a safetensors file with one tensor of bytes, `samples`."""
+        stop = self.rows * self.stride
+        about = {
+            "__metadata__": {"format": "hyco-engine generated samples, version 2"},
+            "samples": {"dtype": "U8", "shape": [self.rows, self.stride], "data_offsets": [0, stop]},
+        }
+        text = json.dumps(about).encode()
+        text += b" " * (-len(text) % WORD)
+        return len(text).to_bytes(8, "little") + text
 
     @property
     def file_bytes(self) -> int:
-        return self.offset(len(self.columns))
-
-    def header(self) -> bytes:
-        """What every file begins with, in whole pages: that of a safetensors file of bytes."""
-        about: dict[str, object] = {"__metadata__": {"format": "hyco-engine generated samples, version 1"}}
-        start = 0
-        for column in self.columns:
-            stop = start + self.rows * column.stride
-            about[column.name] = {"dtype": "U8", "shape": [self.rows, column.stride], "data_offsets": [start, stop]}
-            start = stop
-        text = json.dumps(about).encode()
-        text += b" " * (-(len(text) + 8) % mmap.PAGESIZE)
-        return len(text).to_bytes(8, "little") + text
+        """The size of every file."""
+        return len(self.header()) + self.rows * self.stride

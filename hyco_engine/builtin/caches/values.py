@@ -1,4 +1,4 @@
-"""Inputs or targets are one tensor or tensors by name; inside the caches both are tensors by flat name."""
+"""Turns batches into tensors by flat name, and back: inputs and targets may be one tensor or tensors by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Flat = dict[str, Tensor]
 
 @attrs.frozen
 class Form:
-    """The names of the tensors that inputs and targets consist of; None: one tensor without a name.
+    """The names of the tensors that inputs and targets consist of. None stands for one tensor without a name.
 
     Flat names are `input` and `target`, or `input/<name>` and `target/<name>`.
     """
@@ -29,12 +29,12 @@ class Form:
         return cls(*(tuple(part) if isinstance(part, Mapping) else None for part in batch))
 
     def flat_names(self, part: str) -> tuple[str, ...]:
-        """Flat names of `"input"` or `"target"`."""
+        """Returns the flat names of `"input"` or `"target"`."""
         names = self.input if part == "input" else self.target
         return (part,) if names is None else tuple(f"{part}/{name}" for name in names)
 
     def values(self, part: str, flat: Mapping[str, Tensor]) -> Values:
-        """One part of a batch, out of tensors by flat name."""
+        """Returns one part of a batch, out of tensors by flat name."""
         names = self.input if part == "input" else self.target
         return flat[part] if names is None else {name: flat[f"{part}/{name}"] for name in names}
 
@@ -43,7 +43,7 @@ class Form:
 
 
 def flatten(batch: Batch) -> Flat:
-    """All tensors of a batch by flat name."""
+    """Returns all tensors of a batch by flat name."""
     flat: Flat = {}
     for part, values in zip(("input", "target"), batch, strict=True):
         if isinstance(values, Tensor):
@@ -54,10 +54,10 @@ def flatten(batch: Batch) -> Flat:
 
 
 def chunks(recipe: Recipe) -> Iterator[tuple[int, int, Form, Flat]]:
-    """All samples of a recipe in index order: (start, stop, form, tensors `[stop - start, ...]` by flat name).
+    """Yields all samples of a recipe in index order: (start, stop, form, tensors `[stop - start, ...]` by flat name).
 
-    Every cache that stores samples goes through here, so that all make them in the same batches. Raises PluginError
-    where the batches of a recipe are not alike.
+    Every cache that stores samples takes them from here, so that all caches make them in the same batches. Raises
+    PluginError where the batches of a recipe are not alike.
     """
     form, like = Form(None, None), dict[str, tuple[torch.Size, torch.dtype]]()
     for start in range(0, len(recipe), recipe.batch_size):
