@@ -2,9 +2,9 @@
 
     python docs/examples/embedding.py
 
-The simulator below knows nothing of hyco-engine: a spectral solver of u_t + u u_x = nu u_xx in NumPy. The rest is what a
-program needs that trains during its own run: a source of its own, a callback that hears of progress, no spec file, and no
-state outside of these objects. Run folders and cache go where the spec says.
+The simulator below knows nothing of hyco-engine: a spectral solver of u_t + u u_x = nu u_xx in NumPy. The rest is what
+a program needs that trains during its own run: a source of its own, a callback that hears of progress, no spec file,
+and no state outside of these objects. Run folders and cache go where the spec says.
 """
 
 import time
@@ -16,7 +16,7 @@ import hyco_engine as hyco
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.interfaces import Tracker, Trajectory, TrajectorySource
 
-# --- the simulator ------------------------------------------------------------------------------------------------------
+# --- the simulator ---------------------------------------------------------------------------------------------------
 
 
 class Simulator:
@@ -54,7 +54,7 @@ class Simulator:
         return np.stack(frames, 1)  # [simulations, frames, cells]
 
 
-# --- what hyco-engine needs of it ---------------------------------------------------------------------------------------
+# --- what hyco-engine needs of it ------------------------------------------------------------------------------------
 
 
 class InMemory(TrajectorySource):

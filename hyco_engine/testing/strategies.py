@@ -47,12 +47,12 @@ class Question:
         def recipe(teacher: Player, states: object, count: int, lead: Tensor | None = None) -> RolloutRecipe:
             return RolloutRecipe(
                 self.models[teacher],
-                states,
+                states,  # type: ignore[arg-type]
                 count,
                 horizon=2,
                 layout=layout,
                 lead=lead,
-                batch_size=5,  # type: ignore[arg-type]
+                batch_size=5,
             )
 
         self.context = CycleContext(
