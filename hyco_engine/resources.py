@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -22,11 +23,11 @@ class MemoryLimit:
     free: int
 
 
-def memory_limits() -> list[MemoryLimit]:
-    """All limits that can be read, the tightest first."""
+def memory_limits(groups: Iterable[Path] | None = None) -> list[MemoryLimit]:
+    """All limits that can be read, the tightest first; `groups` are folders of control groups, None: this process'."""
     machine = psutil.virtual_memory()
     found = [MemoryLimit(source="machine", total=int(machine.total), free=int(machine.available))]
-    for group in _own_groups():
+    for group in _own_groups() if groups is None else groups:
         if (limit := _group_limit(group)) is not None:
             found.append(limit)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
