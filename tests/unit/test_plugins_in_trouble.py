@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from test_resuming import SPEC, results
+from tiny_specs import no_figures
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -146,7 +147,6 @@ class Plugin:
 @pytest.fixture(autouse=True)
 def _no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
     yield
     Trouble.what = ""
 
@@ -163,7 +163,7 @@ def run(folder: Path, resume: bool = False, registry: hyco.Registry | None = Non
     spec["loss"] = {"normalizer": {"kind": "troubled"}}
     for player in ("physical", "synthetic"):
         spec["training"][player]["epochs_per_cycle"] = 1
-    return hyco.Engine(spec, registry=registry).run(folder, resume=resume)
+    return hyco.Engine(spec, registry=registry, draw=no_figures).run(folder, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         run(folder / "run")
     return results(folder / "run")
 

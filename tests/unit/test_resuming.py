@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_specs import BURGERS
+from tiny_specs import BURGERS, no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
@@ -40,9 +40,8 @@ class StopAt:
 
 
 @pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
 
 
 def run(
@@ -52,7 +51,7 @@ def run(
     changes: Mapping[str, Any] | None = None,
     callbacks: Any = (),
 ) -> Any:
-    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks)
+    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks, draw=no_figures)
     return engine.run(folder, resume=resume, stop=stop)
 
 
@@ -79,7 +78,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder, count = tmp_path_factory.mktemp("whole"), StopAt()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         run(folder / "run", count, changes={"trackers.csv.file": "metrics.csv"})
     return folder / "run", count.asked
 
@@ -350,7 +348,7 @@ def test_a_plugins_tracker_that_fails_is_named_and_left_out(
     tracker = Failing(event)
     registry = registry_with("hyco_trackers", tracker)
     spec = {**copy.deepcopy(SPEC), "trackers": {"foreign": {}}}
-    summary = hyco.run(spec, registry=registry, run_dir=tmp_path / "run").summary
+    summary = hyco.Engine(spec, registry=registry, draw=no_figures).run(tmp_path / "run").summary
     assert tracker.events.count(event) == 1
     assert tracker.events[-1] == event
     found = {**results(tmp_path / "run"), "summary": None}
