@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import told
 from phi.field import Field
 from phi.physics import advect, diffuse
 from phiml import math as phimath
@@ -112,11 +113,8 @@ def test_divide(dt: float, inner: float, count: int) -> None:
 
 @pytest.mark.parametrize("inner", [0.03, 0.7, 0.0999])
 def test_steps_that_do_not_divide_a_frame(inner: float) -> None:
-    with pytest.raises(
-        SpecError, match=r"does not divide the time between two frames, 0\.1: use for example"
-    ) as caught:
+    with told(SpecError, 0.1, inner, key="physical.dt"):
         divide(0.1, inner)
-    assert caught.value.problems[0].key == "physical.dt"
 
 
 class Forced(Heat):
@@ -199,13 +197,13 @@ def test_parameter_fields_continue_periodically_or_flat() -> None:
 
 
 def test_what_the_context_must_hold() -> None:
-    with pytest.raises(DataError, match="the time between two frames"):
+    with told(DataError, "time", "frames"):
         FlowModel(Heat(), context(dt=None))
-    with pytest.raises(DataError, match="needs data on a grid"):
+    with told(DataError, "Heat"):
         FlowModel(Heat(), context(None))
-    with pytest.raises(SpecError, match=r"no parameter 'kapa'.*did you mean 'kappa'"):
+    with told(SpecError, "'kapa'", "did you mean 'kappa'"):
         FlowModel(Heat(), context(parameters={"kapa": ParameterSetting()}))
-    with pytest.raises(DataError, match="Heat declares no initial states"):
+    with told(DataError, "Heat"):
         FlowModel(Heat(), context()).initial_states(1, torch.Generator())
 
 
@@ -224,9 +222,7 @@ def test_a_learnable_that_is_not_used(kind: Any) -> None:
         return {"u": fields["u"] * (1 - dt * outside)}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with pytest.raises(
-        PluginError, match="Wrong does not use its parameter 'kappa', which is to be learned: take it from"
-    ):
+    with told(PluginError, "Wrong", "'kappa'"):
         model(states(model))
 
 
@@ -238,9 +234,7 @@ def test_a_learnable_that_nobody_declared(kind: Any) -> None:
         return {"u": fields["u"] * parameters["kappa"] * outside}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with pytest.raises(
-        PluginError, match=r"a tensor of shape \(16,\) that requires gradients and that nobody declared"
-    ):
+    with told(PluginError, "Wrong", (16,)):
         model(states(model))
 
 
@@ -329,11 +323,8 @@ def test_an_iterative_solve_falls_back_to_eager() -> None:
 
 def test_a_graph_that_was_asked_for_and_fails() -> None:
     model = heat_with(looks_at_values, TorchModel, TorchHeat, compile="graph")
-    with pytest.raises(
-        RunError, match=r'the physics Wrong cannot run as compile = "graph": .*Use compile = "auto"'
-    ) as caught:
+    with told(RunError, "Wrong", 'compile = "graph"', 'compile = "auto"', key="physical.compile"):
         model(states(model))
-    assert caught.value.problems[0].key == "physical.compile"
 
 
 class Doubled(torch.autograd.Function):
@@ -585,7 +576,7 @@ def test_a_compiler_that_fails_or_is_wrong_leaves_the_graph(monkeypatch: pytest.
         assert why in model.execution[1]
         assert model(states(model, 40)).shape[0] == 40
         asked = FlowModel(Heat(), context(compile="inductor"))
-        with pytest.raises(RunError, match='cannot run as compile = "inductor"'):
+        with told(RunError, 'compile = "inductor"'):
             asked(states(asked))
 
 
@@ -659,7 +650,7 @@ def test_writing_into_tensors_is_captured_without() -> None:
 def test_a_baked_parameter_is_noticed() -> None:
     outside = torch.tensor(0.5)
     reference = Reference(lambda x, k: x * k, torch.rand(3), [torch.tensor(0.5)], ["k"])
-    with pytest.raises(CaptureError, match="the gradient by k is lost"):
+    with told(CaptureError, "gradient", "k"):
         reference.check(lambda x, k: x * outside, 1e-6)
-    with pytest.raises(CaptureError, match="the result differs"):
+    with told(CaptureError, "result"):
         reference.check(lambda x, k: x * k * 1.1, 1e-6)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import told
 from torch import Tensor
 
 from hyco_engine.builtin.normalizers import hyco_normalizers
@@ -93,7 +94,7 @@ def test_a_batch_without_anything_is_skipped_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_term_given_twice_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match="the loss term 'a' is given twice"):
+    with told(ValueError, "'a'", "twice"):
         make()([term("a", 1.0), term("a", 2.0)], at(0))
 
 
@@ -150,7 +151,7 @@ def test_batch_stat_floors_the_spread_of_equal_losses() -> None:
 
 def test_batch_stat_of_one_sample_warns_once_and_uses_the_rms() -> None:
     normalizer = BatchStat(statistic="std")
-    with pytest.warns(UserWarning, match="one sample of the term 'a', whose std is unknown; its rms is used"):
+    with pytest.warns(UserWarning, match=r"'a'.* std .* rms "):
         result = normalizer([term("a", 4.0)], at(0))
     assert weights(result)["a"] == 0.25
     assert weights(normalizer([term("a", 5.0)], at(1)))["a"] == 0.2
@@ -232,7 +233,7 @@ def test_grad_norm_measures_every_n_steps() -> None:
 
 def test_grad_norm_says_that_it_needs_shared_parameters() -> None:
     assert GradNorm.requires == ("shared_parameters",)
-    with pytest.raises(ValueError, match="grad-norm needs shared parameters"):
+    with told(ValueError, "grad-norm", "shared parameters"):
         GradNorm()([term("a", 1.0)], at(0))
 
 
@@ -248,8 +249,7 @@ def test_grad_norm_outlives_a_gradient_that_is_not_finite() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_told_with_numbers() -> None:
-    told = "the loss of 'b' is not finite for 2 of 3 samples. Nothing was learned from this batch."
-    with pytest.raises(RunError, match=re.escape(told)):
+    with told(RunError, "'b'", "2 of 3 samples"):
         RunningMean()([term("a", 1.0), term("b", 1.0, math.nan, math.inf)], at(0))
 
 
@@ -257,7 +257,7 @@ def test_a_rank_without_the_term_hears_of_it_too() -> None:
     normalizer = RunningMean()
     normalizer.setup([TermSpec(name="a"), TermSpec(name="b")])
     other = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, math.nan, math.nan, 1.0], dtype=torch.float64)
-    with pytest.raises(RunError, match="'b' is not finite on another rank"):
+    with told(RunError, "'b'", "another rank"):
         normalizer([term("a", 1.0)], at(0, reduce_sum=lambda tensor: tensor + other))
 
 
@@ -277,7 +277,7 @@ def test_a_skipped_term_leaves_the_others_alone() -> None:
 
 
 def test_a_negative_loss_is_told_with_what_to_do() -> None:
-    with pytest.raises(RunError, match=r"the loss of 'a' is negative \(-2\): RunningMean divides by the size"):
+    with told(RunError, "'a'", -2, "RunningMean"):
         RunningMean()([term("a", -2.0)], at(0))
 
 
@@ -299,7 +299,7 @@ def test_outside_training_a_line_search_may_try_anything() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_foreign_state_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match=rf"{make.__name__} was given the state 'other/a' of shape \[2\]"):
+    with told(ValueError, make.__name__, "'other/a'", [2]):
         make().load_state_dict({"other/a": torch.zeros(2)})
 
 
