@@ -19,7 +19,7 @@ def lacking(message: object, *values: object) -> list[str]:
 
 
 @contextmanager
-def told(
+def error_naming(
     kind: type[BaseException] | tuple[type[BaseException], ...], *values: object, key: str | None = None
 ) -> Iterator[Any]:
     """`pytest.raises` for an error that names `values` and, where `key` is given, is located there."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from messages import told
+from messages import error_naming
 from phi.field import CenteredGrid, Field, StaggeredGrid
 from phi.geom import Box
 from phiml.math import batch, channel, expand, extrapolation, precision, spatial, vec, wrap
@@ -240,15 +240,15 @@ def test_states_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
 def test_fields_that_do_not_fit() -> None:
     layout = layout_1d(static=True)
     fields = to_fields(torch.zeros(1, 2, 8), layout)
-    with told(DataError, "'force'"):
+    with error_naming(DataError, "'force'"):
         to_tensor({"u": fields["u"]}, layout, names=["u", "force"])
-    with told(DataError, "'p'"):
+    with error_naming(DataError, "'p'"):
         to_tensor({**fields, "p": fields["u"]}, layout)
-    with told(DataError, "'u'", (4,), (8,)):
+    with error_naming(DataError, "'u'", (4,), (8,)):
         to_tensor({"u": CenteredGrid(0, 0, x=4)}, layout, names=["u"])
-    with told(DataError, "'u'"):
+    with error_naming(DataError, "'u'"):
         to_tensor({"u": expand(fields["u"], batch(runs=2))}, layout, names=["u"])
-    with told(DataError, "'u'", "dimension"):
+    with error_naming(DataError, "'u'", "dimension"):
         to_tensor({"u": expand(fields["u"], channel(vector="x"))}, layout, names=["u"])
 
 
@@ -288,7 +288,7 @@ def test_samples_held_as_fields_are_a_data_set() -> None:
 def test_held_samples_must_be_of_one_length() -> None:
     layout = layout_1d()
     first = to_fields(torch.zeros(1, 1, 8), layout)
-    with told(DataError, [1, 2]):
+    with error_naming(DataError, [1, 2]):
         FieldSamples([(first, {"u": [first["u"]]}), (first, {"u": [first["u"]] * 2})], layout)
-    with told(DataError, "sample 0", "u"):
+    with error_naming(DataError, "sample 0", "u"):
         FieldSamples([(first, {})], layout)

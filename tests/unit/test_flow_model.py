@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from messages import told
+from messages import error_naming
 from phi.field import Field
 from phi.physics import advect, diffuse
 from phiml import math as phimath
@@ -113,7 +113,7 @@ def test_divide(dt: float, inner: float, count: int) -> None:
 
 @pytest.mark.parametrize("inner", [0.03, 0.7, 0.0999])
 def test_steps_that_do_not_divide_a_frame(inner: float) -> None:
-    with told(SpecError, 0.1, inner, key="physical.dt"):
+    with error_naming(SpecError, 0.1, inner, key="physical.dt"):
         divide(0.1, inner)
 
 
@@ -197,13 +197,13 @@ def test_parameter_fields_continue_periodically_or_flat() -> None:
 
 
 def test_what_the_context_must_hold() -> None:
-    with told(DataError, "time", "frames"):
+    with error_naming(DataError, "time", "frames"):
         FlowModel(Heat(), context(dt=None))
-    with told(DataError, "Heat"):
+    with error_naming(DataError, "grid"):
         FlowModel(Heat(), context(None))
-    with told(SpecError, "'kapa'", "did you mean 'kappa'"):
+    with error_naming(SpecError, "'kapa'", "did you mean 'kappa'"):
         FlowModel(Heat(), context(parameters={"kapa": ParameterSetting()}))
-    with told(DataError, "Heat"):
+    with error_naming(DataError, "Heat"):
         FlowModel(Heat(), context()).initial_states(1, torch.Generator())
 
 
@@ -222,7 +222,7 @@ def test_a_learnable_that_is_not_used(kind: Any) -> None:
         return {"u": fields["u"] * (1 - dt * outside)}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with told(PluginError, "Wrong", "'kappa'"):
+    with error_naming(PluginError, "Wrong", "'kappa'"):
         model(states(model))
 
 
@@ -234,7 +234,7 @@ def test_a_learnable_that_nobody_declared(kind: Any) -> None:
         return {"u": fields["u"] * parameters["kappa"] * outside}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with told(PluginError, "Wrong", (16,)):
+    with error_naming(PluginError, "Wrong", (16,)):
         model(states(model))
 
 
@@ -323,7 +323,7 @@ def test_an_iterative_solve_falls_back_to_eager() -> None:
 
 def test_a_graph_that_was_asked_for_and_fails() -> None:
     model = heat_with(looks_at_values, TorchModel, TorchHeat, compile="graph")
-    with told(RunError, "Wrong", 'compile = "graph"', 'compile = "auto"', key="physical.compile"):
+    with error_naming(RunError, "Wrong", 'compile = "graph"', 'compile = "auto"', key="physical.compile"):
         model(states(model))
 
 
@@ -576,7 +576,7 @@ def test_a_compiler_that_fails_or_is_wrong_leaves_the_graph(monkeypatch: pytest.
         assert why in model.execution[1]
         assert model(states(model, 40)).shape[0] == 40
         asked = FlowModel(Heat(), context(compile="inductor"))
-        with told(RunError, 'compile = "inductor"'):
+        with error_naming(RunError, 'compile = "inductor"'):
             asked(states(asked))
 
 
@@ -650,7 +650,7 @@ def test_writing_into_tensors_is_captured_without() -> None:
 def test_a_baked_parameter_is_noticed() -> None:
     outside = torch.tensor(0.5)
     reference = Reference(lambda x, k: x * k, torch.rand(3), [torch.tensor(0.5)], ["k"])
-    with told(CaptureError, "gradient", "k"):
+    with error_naming(CaptureError, "gradient", "k"):
         reference.check(lambda x, k: x * outside, 1e-6)
-    with told(CaptureError, "result"):
+    with error_naming(CaptureError, "result"):
         reference.check(lambda x, k: x * k * 1.1, 1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from messages import told
+from messages import error_naming
 from torch import Tensor
 
 from hyco_engine.builtin.normalizers import hyco_normalizers
@@ -94,7 +94,7 @@ def test_a_batch_without_anything_is_skipped_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_term_given_twice_is_refused(make: type[Balancer]) -> None:
-    with told(ValueError, "'a'", "twice"):
+    with error_naming(ValueError, "'a'", "twice"):
         make()([term("a", 1.0), term("a", 2.0)], at(0))
 
 
@@ -233,7 +233,7 @@ def test_grad_norm_measures_every_n_steps() -> None:
 
 def test_grad_norm_says_that_it_needs_shared_parameters() -> None:
     assert GradNorm.requires == ("shared_parameters",)
-    with told(ValueError, "grad-norm", "shared parameters"):
+    with error_naming(ValueError, "grad-norm", "shared parameters"):
         GradNorm()([term("a", 1.0)], at(0))
 
 
@@ -249,7 +249,7 @@ def test_grad_norm_outlives_a_gradient_that_is_not_finite() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_told_with_numbers() -> None:
-    with told(RunError, "'b'", "2 of 3 samples"):
+    with error_naming(RunError, "'b'", "2 of 3 samples"):
         RunningMean()([term("a", 1.0), term("b", 1.0, math.nan, math.inf)], at(0))
 
 
@@ -257,7 +257,7 @@ def test_a_rank_without_the_term_hears_of_it_too() -> None:
     normalizer = RunningMean()
     normalizer.setup([TermSpec(name="a"), TermSpec(name="b")])
     other = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, math.nan, math.nan, 1.0], dtype=torch.float64)
-    with told(RunError, "'b'", "another rank"):
+    with error_naming(RunError, "'b'", "another rank"):
         normalizer([term("a", 1.0)], at(0, reduce_sum=lambda tensor: tensor + other))
 
 
@@ -277,7 +277,7 @@ def test_a_skipped_term_leaves_the_others_alone() -> None:
 
 
 def test_a_negative_loss_is_told_with_what_to_do() -> None:
-    with told(RunError, "'a'", -2, "RunningMean"):
+    with error_naming(RunError, "'a'", -2, "RunningMean"):
         RunningMean()([term("a", -2.0)], at(0))
 
 
@@ -299,7 +299,7 @@ def test_outside_training_a_line_search_may_try_anything() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_foreign_state_is_refused(make: type[Balancer]) -> None:
-    with told(ValueError, make.__name__, "'other/a'", [2]):
+    with error_naming(ValueError, make.__name__, "'other/a'", [2]):
         make().load_state_dict({"other/a": torch.zeros(2)})
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from messages import told
+from messages import error_naming
 
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import PluginError, SpecError
@@ -152,9 +152,9 @@ def test_set() -> None:
     field = Learnables([NU], {"nu": ParameterSetting(field=True)}, GRID)
     field.set_("nu", 0.7)
     assert torch.allclose(field.values()["nu"], torch.full((4, 3), 0.7))
-    with told(SpecError, "nu = -1", "(0, inf)"):
+    with error_naming(SpecError, "nu = -1", "(0, inf)"):
         learnables.set_("nu", -1.0)
-    with told(SpecError, "nu", (4, 3), (2,)):
+    with error_naming(SpecError, "nu", (4, 3), (2,)):
         field.set_("nu", torch.ones(2))
 
 
@@ -206,7 +206,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_field_needs_a_grid() -> None:
-    with told(SpecError, "nu", key="physical.parameters.nu.field"):
+    with error_naming(SpecError, "nu", key="physical.parameters.nu.field"):
         Learnables([NU], {"nu": ParameterSetting(field=True)})
 
 
@@ -226,10 +226,10 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "two words", "values", "training"])
 def test_names_that_cannot_be(name: str) -> None:
-    with told(PluginError, repr(name)):
+    with error_naming(PluginError, repr(name)):
         ParameterDeclaration(name=name, init=1.0)
 
 
 def test_empty_bounds_are_the_authors_mistake() -> None:
-    with told(PluginError, "'k'", "(1, 0)"):
+    with error_naming(PluginError, "'k'", "(1, 0)"):
         ParameterDeclaration(name="k", init=1.0, bounds=(1.0, 0.0))

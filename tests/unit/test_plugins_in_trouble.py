@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from messages import error_naming
 from test_resuming import SPEC, results
 from tiny_specs import no_figures
 from torch import Tensor, nn
@@ -231,7 +232,7 @@ def test_a_state_that_does_not_come_back_is_named_and_nothing_is_lost(whole: dic
         run(folder)
     kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     Trouble.what, Trouble.left = "state", 0
-    with pytest.raises(PluginError, match=rf"{NAMED}.* does not give back the state that it was given"):
+    with pytest.raises(PluginError, match=rf"{NAMED}.* state"):
         run(folder, resume=True)
     Trouble.what = ""
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == kept
@@ -246,7 +247,7 @@ def test_a_plugin_that_is_missing_on_resume_is_told_and_nothing_is_lost(whole: d
         run(folder)
     Trouble.what = ""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(HycoError, match="unknown synthetic model 'troubled'"):
+    with error_naming(HycoError, "'troubled'"):
         run(folder, resume=True, registry=hyco.Registry.discover())
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     run(folder, resume=True)

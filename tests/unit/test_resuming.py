@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from messages import told
+from messages import error_naming
 from tiny_specs import BURGERS, no_figures
 
 import hyco_engine as hyco
@@ -57,7 +57,7 @@ def run(
 
 
 def stopped(folder: Path, moment: int, **more: Any) -> Path:
-    with told(Interrupted, "SIGTERM"):
+    with error_naming(Interrupted, "SIGTERM"):
         run(folder, StopAt(moment), **more)
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     return folder
@@ -206,7 +206,7 @@ def test_where_no_checkpoint_is_left_it_stops(tmp_path: Path, interrupted: Path)
     shutil.copytree(interrupted, folder)
     for path in (folder / "checkpoints").glob("*.json"):
         path.write_text("{}")
-    with told(RunError, folder, "new run folder"):
+    with error_naming(RunError, folder, "new run folder"):
         run(folder, resume=True)
     assert (folder / "summary.json").exists()
 
@@ -216,7 +216,7 @@ def test_damaged_metrics_are_noticed(tmp_path: Path, interrupted: Path) -> None:
     shutil.copytree(interrupted, folder)
     lines = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(lines[:30] + b"9" + lines[31:])
-    with told(RunError, "metrics.jsonl"):
+    with error_naming(RunError, "metrics.jsonl"):
         run(folder, resume=True)
 
 
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with told(RunError, folder / "checkpoints", "No space left on device"):
+    with error_naming(RunError, folder / "checkpoints", "No space left on device"):
         run(folder)
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert all(name.endswith((".json", ".safetensors")) for name in checkpoints(folder))
@@ -301,9 +301,9 @@ def test_where_a_resumed_run_cannot_be_compiled_any_more_it_says_so(
 def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with told(SpecError, tmp_path / "mine", "spec.toml", key="--run-dir"):
+    with error_naming(SpecError, tmp_path / "mine", "spec.toml", key="--run-dir"):
         run(tmp_path / "mine", resume=True)
-    with told(SpecError, "hyco-engine runs list", key="--run-dir"):
+    with error_naming(SpecError, "hyco-engine runs list", key="--run-dir"):
         hyco.Engine(copy.deepcopy(SPEC)).run(resume=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -321,7 +321,7 @@ def test_changed_data_is_noticed(tmp_path: Path, interrupted: Path, monkeypatch:
         return found
 
     monkeypatch.setattr(DataManager, "heldout", changed)
-    with told(RunError, "data", "new run folder"):
+    with error_naming(RunError, "data", "new run folder"):
         run(folder, resume=True)
 
 

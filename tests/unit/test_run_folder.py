@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from messages import told
+from messages import error_naming
 from safetensors import safe_open
 
 from hyco_engine.builtin.trackers import CsvOptions, hyco_trackers
@@ -59,7 +59,7 @@ class TestCreate:
 
     def test_own_folder_is_given_once(self, tmp_path: Path) -> None:
         RunFolder.create(tmp_path, "a", tmp_path / "mine")
-        with told(SpecError, tmp_path / "mine", key="--run-dir"):
+        with error_naming(SpecError, tmp_path / "mine", key="--run-dir"):
             RunFolder.create(tmp_path, "a", tmp_path / "mine")
 
     def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ class TestCreate:
         with pytest.raises(SpecError) as caught:
             RunFolder.create(tmp_path, "a", tmp_path / "file")
         assert message(caught) == f"--run-dir: {tmp_path / 'file'} is not a folder"
-        with told(SpecError, tmp_path / "file"):
+        with error_naming(SpecError, tmp_path / "file"):
             RunFolder.create(tmp_path / "file", "a")
 
     @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ class TestMetrics:
         with pytest.raises(DataError) as caught:
             read_summary(tmp_path)
         assert message(caught) == f"{tmp_path} is no run folder: there is no summary.json in it"
-        with told(DataError, tmp_path / "gone", "metrics.jsonl"):
+        with error_naming(DataError, tmp_path / "gone", "metrics.jsonl"):
             read_metrics(tmp_path / "gone")
 
 
@@ -162,7 +162,7 @@ class TestWeights:
             assert not file.metadata()
 
     def test_metadata_is_text(self, tmp_path: Path) -> None:
-        with told(TypeError, "'epoch'", "int"):
+        with error_naming(TypeError, "'epoch'", "int"):
             RunFolder(tmp_path).save_weights("a", {}, {"epoch": 3})  # type: ignore[dict-item]
 
     def test_names_stay_inside(self, tmp_path: Path) -> None:
@@ -303,10 +303,10 @@ class TestCsv:
         (record,) = hyco_trackers()
         (tmp_path / "log.csv").write_text("")
         tracker = record.factory(CsvOptions(file="log.csv"), None)
-        with told(SpecError, tmp_path / "log.csv"):
+        with error_naming(SpecError, tmp_path / "log.csv"):
             tracker.started({"folder": tmp_path})
 
     @pytest.mark.parametrize("file", ["", "..", "../a.csv", "/a.csv", "a\\b.csv", "a\nb.csv", "summary.json"])
     def test_stays_inside(self, file: str) -> None:
-        with told(ValueError, ".csv"):
+        with error_naming(ValueError, ".csv"):
             CsvOptions(file=file)
