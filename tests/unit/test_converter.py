@@ -199,41 +199,43 @@ def layout_1d(static: bool = False) -> StateLayout:
 
 
 @pytest.mark.parametrize(
-    ("ext", "message"),
+    ("ext", "named"),
     [
-        (extrapolation.NONE, "not supported: use a constant, periodic"),
+        (extrapolation.NONE, "periodic"),
         (extrapolation.SYMMETRIC_GRADIENT, "_SymmetricGradientExtrapolation"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], spatial("y"))), "varies over"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], batch("b"))), "varies over"),
+        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], spatial("y"))), "varies"),
+        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], batch("b"))), "varies"),
     ],
 )
-def test_other_boundaries_are_refused_by_name(ext: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_other_boundaries_are_refused_by_name(ext: object, named: str) -> None:
+    with error_naming(DataError, named):
         boundary_from_extrapolation(ext, ("x",))
 
 
 @pytest.mark.parametrize(
-    ("boundary", "components", "message"),
+    ("boundary", "components", "named"),
     [
-        ({"normal": 0, "tangential": "zero-gradient"}, (), "needs one component per axis"),
-        ({"normal": "periodic", "tangential": 0}, ("x", "y"), "cannot hold for one direction alone"),
-        ([1.0, 2.0, 3.0], ("x", "y"), "gives 3 values for 2 component"),
+        ({"normal": 0, "tangential": "zero-gradient"}, (), ["component"]),
+        ({"normal": "periodic", "tangential": 0}, ("x", "y"), ["direction"]),
+        ([1.0, 2.0, 3.0], ("x", "y"), [3, 2]),
     ],
 )
-def test_boundaries_that_do_not_fit_the_field(boundary: object, components: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_boundaries_that_do_not_fit_the_field(
+    boundary: object, components: tuple[str, ...], named: list[object]
+) -> None:
+    with error_naming(DataError, *named):
         boundary_to_extrapolation(Boundary.parse(boundary, ("x", "y")), ("x", "y"), components)
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
+    ("shape", "named"),
     [
-        ((2, 1, 9), r"shape \(2, 1, 9\) does not fit the layout's \[B, C, 8\]"),
-        ((2, 3, 8), "3 channels fits neither all fields"),
+        ((2, 1, 9), [(2, 1, 9), "[B, C, 8]"]),
+        ((2, 3, 8), ["3 channels"]),
     ],
 )
-def test_states_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_states_that_do_not_fit(shape: tuple[int, ...], named: list[object]) -> None:
+    with error_naming(DataError, *named):
         to_fields(torch.zeros(shape), layout_1d(static=True))
 
 

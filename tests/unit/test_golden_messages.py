@@ -73,7 +73,7 @@ CASES = [
     ("A parameter that the physics does not have", "check spec.toml --set physical.parameters.mu.init=0.1"),
     ("A step that does not divide the time between two frames", "check spec.toml --set physical.dt=0.03"),
     ("A split beyond the end of the data", "check spec.toml --set 'data.split.test=\"2:9\"'"),
-    ("Nothing is held out for a strategy that needs it", "check spec.toml --set 'data.split.val=\"1:1\"'"),
+    ("A split that holds no simulation", "check spec.toml --set 'data.split.val=\"1:1\"'"),
     ("A file of data that does not exist", "check measured.toml --set 'data.path=\"measure.npz\"'"),
     ("A name that is not in the file", "check measured.toml --set 'data.variables.u=\"v\"'"),
     ("Axes that do not fit the array", "check measured.toml --set 'data.axes=\"txy\"'"),
@@ -104,7 +104,7 @@ def page() -> str:
         for title, command in CASES:
             result = CliRunner().invoke(cli, shlex.split(command))
             told = result.stderr.replace(str(Path.cwd()), "/home/me").rstrip()
-            told = re.sub(r"(?<=failed after )[^;]+", "2 s", told)
+            told = re.sub(r"(?<=failed after )[^;\n]+", "2 s", told)
             parts.append(f"## {title}\n```\n$ hyco-engine {command}\n{told}\n[exit code {result.exit_code}]\n```\n")
     return "\n".join(parts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -348,18 +347,18 @@ def result(**changes: Any) -> NormalizedLoss:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "named"),
     [
-        (1.5, "the normalizer 'mine' of mine 1.0 returned 1.5 (float): expected a NormalizedLoss whose total"),
-        (result(total=2.5), "returned the total 2.5 (float): expected a 0-d tensor"),
-        (result(total=torch.ones(3)), "returned the total a tensor of shape [3]: expected a 0-d tensor"),
-        (result(total=torch.ones(())), "returned a total without gradients"),
-        (result(weights={"b": 1.0}), "forgot the loss terms 'a': its weights name 'b'"),
-        (result(weights={"a": math.nan}), "returned weights that are not finite ('a': nan)"),
+        (1.5, ["1.5", "float", "NormalizedLoss"]),
+        (result(total=2.5), ["total", "2.5", "float"]),
+        (result(total=torch.ones(3)), ["total", "[3]"]),
+        (result(total=torch.ones(())), ["total", "gradients"]),
+        (result(weights={"b": 1.0}), ["weights", "'a'", "'b'"]),
+        (result(weights={"a": math.nan}), ["weights", "'a'", "nan"]),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(value: Any, message: str) -> None:
-    with pytest.raises(PluginError, match=re.escape(message)) as caught:
+def test_what_cannot_be_trained_on_is_named(value: Any, named: list[str]) -> None:
+    with error_naming(PluginError, "'mine' of mine 1.0", *named) as caught:
         checked(value, [term("a", 1.0)], "'mine' of mine 1.0")
     assert isinstance(caught.value, TypeError)
 

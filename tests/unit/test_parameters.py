@@ -171,21 +171,20 @@ def test_learning_keeps_the_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "key", "message"),
+    ("setting", "key", "named"),
     [
-        ({"init": -1.0}, ".init", r"nu = -1 is outside of its open bounds \(0, inf\)"),
-        ({"init": 0.0}, ".init", "nu = 0 is outside of its open bounds"),
-        ({"init": math.nan}, ".init", "must start from finite numbers"),
-        ({"init": Profile()}, ".init", "one value per grid point: add field = true"),
-        ({"init": Profile(offset=-1.0), "field": True}, ".init", "nu = -.* to -.* is outside"),
-        ({"bounds": (-INF, 1.0), "transform": "log"}, "", "the log scale needs a lower bound"),
-        ({"init": ArrayFile(file=Path("gone.npy")), "field": True}, ".init.file", r"cannot read gone\.npy"),
+        ({"init": -1.0}, ".init", ["nu = -1", "(0, inf)"]),
+        ({"init": 0.0}, ".init", ["nu = 0", "(0, inf)"]),
+        ({"init": math.nan}, ".init", ["finite"]),
+        ({"init": Profile()}, ".init", ["field = true"]),
+        ({"init": Profile(offset=-1.0), "field": True}, ".init", ["(0, inf)"]),
+        ({"bounds": (-INF, 1.0), "transform": "log"}, "", ["log", "lower bound"]),
+        ({"init": ArrayFile(file=Path("gone.npy")), "field": True}, ".init.file", ["gone.npy"]),
     ],
 )
-def test_wrong_settings(setting: dict[str, object], key: str, message: str) -> None:
-    with pytest.raises(SpecError, match=message) as caught:
+def test_wrong_settings(setting: dict[str, object], key: str, named: list[str]) -> None:
+    with error_naming(SpecError, *named, key=f"physical.parameters.nu{key}"):
         Learnables([NU], {"nu": ParameterSetting(**setting)}, GRID)  # type: ignore[arg-type]
-    assert caught.value.problems[0].key == f"physical.parameters.nu{key}"
 
 
 def test_all_mistakes_are_told_at_once() -> None:

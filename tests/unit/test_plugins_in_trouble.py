@@ -178,16 +178,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 CASES = [
     # what, at which call, how the message goes on
-    ("model trains", 8, "failed in epoch 2, batch 1: KeyError: 'no such table'"),
-    ("model trains a shape", 8, "failed in epoch 2, batch 1: RuntimeError: stack expects each tensor to be equal size"),
-    ("model trains nan", 8, "diverged in epoch 2, batch 1: the loss of 'u' is not finite for 8 of 8 samples"),
-    ("model predicts", 8, "failed in generating for cycle 0, by the synthetic model: KeyError: 'no such table'"),
-    ("model predicts", 30, "failed in rollouts on the test data: KeyError: 'no such table'"),
-    ("model predicts nan", 8, "generated non-finite values in 5 of 5 samples"),
-    ("strategy", 2, "failed at .*test_plugins_in_trouble.py:[0-9]+: KeyError: 'no such table'"),
-    ("cache holds", 2, "failed at .*test_plugins_in_trouble.py:[0-9]+: KeyError: 'no such table'"),
+    ("model trains", 8, "epoch 2, batch 1.*KeyError: 'no such table'"),
+    ("model trains a shape", 8, "epoch 2, batch 1.*RuntimeError: stack expects each tensor to be equal size"),
+    ("model trains nan", 8, "epoch 2, batch 1.*'u'.*8 of 8 samples"),
+    ("model predicts", 8, "cycle 0.*synthetic.*KeyError: 'no such table'"),
+    ("model predicts", 30, "test data.*KeyError: 'no such table'"),
+    ("model predicts nan", 8, "5 of 5 samples"),
+    ("strategy", 2, "test_plugins_in_trouble.py:[0-9]+.*KeyError: 'no such table'"),
+    ("cache holds", 2, "test_plugins_in_trouble.py:[0-9]+.*KeyError: 'no such table'"),
     ("cache gives", 3, "KeyError: 'no such table'"),
-    ("normalizer", 4, "failed in __call__: KeyError: 'no such table'"),
+    ("normalizer", 4, "__call__.*KeyError: 'no such table'"),
 ]
 
 
