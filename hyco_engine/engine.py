@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,8 @@ class Engine:
     """Runs one spec, given as a file, as a dictionary of its tables, as a `Spec`, or loaded with its overrides.
 
     Holds no global state: several engines, each with its own registry and callbacks, live in one process. `registry`
-    None: the installed plugins, less those that `disabled` names. Raises SpecError with all mistakes at once.
+    None: the installed plugins, less those that `disabled` names. `draw` makes the figures and the report at the end of
+    a run; None: `hyco_engine.report.run_figures.draw`. Raises SpecError with all mistakes at once.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Engine:
         callbacks: Sequence[Tracker] = (),
         overrides: Sequence[str] | Mapping[str, Any] = (),
         disabled: Collection[str] = (),
+        draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
         self.registry = registry or Registry.discover(disabled_names(disabled))
         self._loaded = spec if isinstance(spec, LoadedSpec) else _load(spec, self.registry, overrides)
         self.spec = self._loaded.spec
         self._callbacks = tuple(callbacks)
+        self._draw = draw
 
     def plan(self) -> dict[str, Any]:
         """What a run would do, from sizes alone: nothing is simulated or trained."""
@@ -87,7 +90,9 @@ class Engine:
             earlier = Earlier(notes=(note,), empty=True) if resume else None
             with RunLock(folder.path) as lock:
                 lock.acquire()
-                return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
+                return Execution(
+                    assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw
+                ).execute()
 
     def simulate(self, out: Path | str, form: Literal["scene", "well"] = "scene") -> dict[str, Any]:
         """Write the simulations of `[data]` to a new folder: PhiFlow's Scenes, or files in the layout of The Well.
@@ -115,7 +120,7 @@ class Engine:
             if gone is not None:
                 earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
             folder = RunFolder(path, made=False)
-            return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop).execute()
+            return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
         spec = self.spec

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -54,7 +55,9 @@ class Execution:
         trackers: Sequence[Tracker | Guarded],
         earlier: Earlier | None = None,
         stop: Callable[[], str | None] = lambda: None,
+        draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
+        self.draw = draw
         self.assembler = assembler
         self.spec = assembler.spec
         self.loaded = loaded
@@ -352,7 +355,7 @@ class Execution:
 
         assert self.data is not None
         try:
-            for path in draw(self.folder.path, summary, self.data, self.models):
+            for path in (self.draw or draw)(self.folder.path, summary, self.data, self.models):
                 self._report.tell("artifact", path)
         except Exception as error:
             # a figure is not worth a run's results

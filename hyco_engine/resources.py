@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -26,11 +27,14 @@ class MemoryLimit:
     free: int
 
 
-def memory_limits() -> list[MemoryLimit]:
-    """Returns all limits that can be read, the tightest first."""
+def memory_limits(groups: Iterable[Path] | None = None) -> list[MemoryLimit]:
+    """Return all limits that can be read, the tightest first, for control groups with these folders.
+
+    Without `groups` they are those of this process.
+    """
     machine = psutil.virtual_memory()
     found = [MemoryLimit(source="machine", total=int(machine.total), free=int(machine.available))]
-    for group in _own_groups():
+    for group in _own_groups() if groups is None else groups:
         if (limit := _group_limit(group)) is not None:
             found.append(limit)
     if resource is not None:

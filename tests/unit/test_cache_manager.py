@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from messages import error_naming
 
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.runs import cache_manager
@@ -190,9 +191,9 @@ def test_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\n", "-x", ".hidden", "ü", "a" * 129, "a b", "a\0"])
 def test_names_are_plain(name: str, tmp_path: Path) -> None:
     assert not is_plain_name(name)
-    with pytest.raises(SpecError, match="cannot name a cache folder"):
+    with error_naming(SpecError, repr(name)):
         CacheManager(tmp_path, name, "d")
-    with pytest.raises(SpecError, match="cannot name a cache folder"):
+    with error_naming(SpecError, repr(name)):
         CacheManager(tmp_path, "run-1", name)
 
 
@@ -332,9 +333,9 @@ def test_an_id_in_use_is_refused(start: Start, tmp_path: Path, monkeypatch: pyte
     start("run-1")
     monkeypatch.setattr(cache_manager, "CLAIM_S", 0.1)
     caches = CacheManager(tmp_path, "run-1", "burgers")
-    with pytest.raises(RunError, match="another run with the id 'run-1' uses"):
+    with error_naming(RunError, "'run-1'"):
         caches.sweep()
-    with pytest.raises(RunError, match="another run with the id 'run-1'"), caches.generated("physical", 0):
+    with error_naming(RunError, "'run-1'"), caches.generated("physical", 0):
         pass
     caches.close()
     assert "generated/physical_preds/cycle_000/burgers/run-1/shard" in files(tmp_path)
@@ -385,8 +386,7 @@ def test_two_runs_of_one_id_never_overlap(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     caches = CacheManager(tmp_path / "file", "run-1", "d")
-    words = r"cannot use the folder .*: Not a directory; choose a writable place"
-    with pytest.raises(RunError, match=words), caches.generated("physical", 0):
+    with error_naming(RunError, tmp_path / "file", "Not a directory"), caches.generated("physical", 0):
         pass
 
 
@@ -398,7 +398,7 @@ def test_a_root_of_somebody_else() -> None:
     os.seteuid(65534)
     try:
         with (
-            pytest.raises(RunError, match="Permission denied"),
+            error_naming(RunError, root, "Permission denied"),
             CacheManager(root, "run-1", "d").generated("physical", 0),
         ):
             pass
@@ -419,8 +419,7 @@ def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         swept = caches.sweep()
         assert swept.removed == ()
         assert "cannot remove what a dead run left in" in swept.failed[0]
-        words = r"cannot remove the generated samples in .*; remove it by hand"
-        with pytest.raises(RunError, match=words), caches.generated("physical", 0):
+        with error_naming(RunError, "by hand"), caches.generated("physical", 0):
             pass
         with pytest.raises(ValueError, match="the real trouble") as caught, caches.generated("physical", 1):
             raise ValueError("the real trouble")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from messages import error_naming
 
 import hyco_engine as hyco
 from hyco_engine.cli import cli
@@ -77,13 +78,13 @@ def test_the_physics_that_makes_the_data_stays_when_it_does_not_train() -> None:
 
 
 def test_only_a_spec_of_two_models_has_baselines() -> None:
-    with pytest.raises(SpecError, match=r"its two models alone, so it needs both \[physical\] and \[synthetic\]"):
+    with error_naming(SpecError, "[physical]", "[synthetic]"):
         compare_spec({name: table for name, table in SPEC.items() if name != "synthetic"})
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no run folder"):
+    with error_naming(DataError, tmp_path):
         compare_runs([tmp_path])
     (tmp_path / "summary.json").write_text('{"status": "failed"}')
-    with pytest.raises(DataError, match="is failed, and only completed runs can be compared"):
+    with error_naming(DataError, tmp_path, "failed"):
         compare_runs([tmp_path])

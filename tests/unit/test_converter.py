@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 from phi.field import CenteredGrid, Field, StaggeredGrid
 from phi.geom import Box
 from phiml.math import batch, channel, expand, extrapolation, precision, spatial, vec, wrap
@@ -198,56 +199,58 @@ def layout_1d(static: bool = False) -> StateLayout:
 
 
 @pytest.mark.parametrize(
-    ("ext", "message"),
+    ("ext", "named"),
     [
-        (extrapolation.NONE, "not supported: use a constant, periodic"),
+        (extrapolation.NONE, "periodic"),
         (extrapolation.SYMMETRIC_GRADIENT, "_SymmetricGradientExtrapolation"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], spatial("y"))), "varies over"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], batch("b"))), "varies over"),
+        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], spatial("y"))), "varies"),
+        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], batch("b"))), "varies"),
     ],
 )
-def test_other_boundaries_are_refused_by_name(ext: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_other_boundaries_are_refused_by_name(ext: object, named: str) -> None:
+    with error_naming(DataError, named):
         boundary_from_extrapolation(ext, ("x",))
 
 
 @pytest.mark.parametrize(
-    ("boundary", "components", "message"),
+    ("boundary", "components", "named"),
     [
-        ({"normal": 0, "tangential": "zero-gradient"}, (), "needs one component per axis"),
-        ({"normal": "periodic", "tangential": 0}, ("x", "y"), "cannot hold for the normal or tangential part alone"),
-        ([1.0, 2.0, 3.0], ("x", "y"), "gives 3 values for 2 component"),
+        ({"normal": 0, "tangential": "zero-gradient"}, (), ["component"]),
+        ({"normal": "periodic", "tangential": 0}, ("x", "y"), ["direction"]),
+        ([1.0, 2.0, 3.0], ("x", "y"), [3, 2]),
     ],
 )
-def test_boundaries_that_do_not_fit_the_field(boundary: object, components: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_boundaries_that_do_not_fit_the_field(
+    boundary: object, components: tuple[str, ...], named: list[object]
+) -> None:
+    with error_naming(DataError, *named):
         boundary_to_extrapolation(Boundary.parse(boundary, ("x", "y")), ("x", "y"), components)
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
+    ("shape", "named"),
     [
-        ((2, 1, 9), r"shape \(2, 1, 9\) does not fit the layout's \[B, C, 8\]"),
-        ((2, 3, 8), "3 channels fits neither all fields"),
+        ((2, 1, 9), [(2, 1, 9), "[B, C, 8]"]),
+        ((2, 3, 8), ["3 channels"]),
     ],
 )
-def test_states_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_states_that_do_not_fit(shape: tuple[int, ...], named: list[object]) -> None:
+    with error_naming(DataError, *named):
         to_fields(torch.zeros(shape), layout_1d(static=True))
 
 
 def test_fields_that_do_not_fit() -> None:
     layout = layout_1d(static=True)
     fields = to_fields(torch.zeros(1, 2, 8), layout)
-    with pytest.raises(DataError, match="'force' is missing"):
+    with error_naming(DataError, "'force'"):
         to_tensor({"u": fields["u"]}, layout, names=["u", "force"])
-    with pytest.raises(DataError, match="no field 'p'"):
+    with error_naming(DataError, "'p'"):
         to_tensor({**fields, "p": fields["u"]}, layout)
-    with pytest.raises(DataError, match=r"has \(4,\) samples, but the layout requires \(8,\)"):
+    with error_naming(DataError, "'u'", (4,), (8,)):
         to_tensor({"u": CenteredGrid(0, 0, x=4)}, layout, names=["u"])
-    with pytest.raises(DataError, match="more than one batch dimension"):
+    with error_naming(DataError, "'u'"):
         to_tensor({"u": expand(fields["u"], batch(runs=2))}, layout, names=["u"])
-    with pytest.raises(DataError, match="has the dimension"):
+    with error_naming(DataError, "'u'", "dimension"):
         to_tensor({"u": expand(fields["u"], channel(vector="x"))}, layout, names=["u"])
 
 
@@ -287,7 +290,7 @@ def test_samples_held_as_fields_are_a_data_set() -> None:
 def test_held_samples_must_be_of_one_length() -> None:
     layout = layout_1d()
     first = to_fields(torch.zeros(1, 1, 8), layout)
-    with pytest.raises(DataError, match=r"same number of steps, but these have \[1, 2\]"):
+    with error_naming(DataError, [1, 2]):
         FieldSamples([(first, {"u": [first["u"]]}), (first, {"u": [first["u"]] * 2})], layout)
-    with pytest.raises(DataError, match="sample 0 needs a list of Fields for each of u"):
+    with error_naming(DataError, "sample 0", "u"):
         FieldSamples([(first, {})], layout)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from data_cases import layout
+from messages import error_naming
 from phi.field import Field
 from torch import Tensor, nn
 
@@ -181,5 +182,5 @@ def test_there_must_be_a_physics_to_correct(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     spec = wrong_physics()
     del spec["physical"]
-    with pytest.raises(hyco.SpecError, match=r"there is no \[physical\] whose physics could be a part of it"):
+    with error_naming(hyco.SpecError, "[physical]"):
         hyco.run(spec, registry=registry())

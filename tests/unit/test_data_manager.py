@@ -14,6 +14,7 @@ import pytest
 import torch
 from data_cases import ListSource, choice, grid, layout, numbered
 from filelock import FileLock
+from messages import error_naming
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -371,7 +372,7 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     prepared(source, target)
     (blocked := entry(target)).unlink()
     blocked.mkdir()
-    with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free disk space"):
+    with error_naming(DataError, target, "Is a directory", key="paths.cache"):
         prepared(source, target)
 
 
@@ -511,5 +512,5 @@ def test_a_source_that_breaks_its_contract(source, trajectory, error, message):
 
 
 def test_no_simulations():
-    with pytest.raises(DataError, match=r"^data: the data holds no simulation$"):
+    with error_naming(DataError, "simulation", key="data"):
         DataManager(ListSource(trajectories=[]), choice(), None)

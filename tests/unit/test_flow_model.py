@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import error_naming
 from phi.field import Field
 from phi.physics import advect, diffuse
 from phiml import math as phimath
@@ -112,11 +113,8 @@ def test_divide(dt: float, inner: float, count: int) -> None:
 
 @pytest.mark.parametrize("inner", [0.03, 0.7, 0.0999])
 def test_steps_that_do_not_divide_a_frame(inner: float) -> None:
-    with pytest.raises(
-        SpecError, match=r"does not divide the time between two frames, 0\.1: use for example"
-    ) as caught:
+    with error_naming(SpecError, 0.1, inner, key="physical.dt"):
         divide(0.1, inner)
-    assert caught.value.problems[0].key == "physical.dt"
 
 
 class Forced(Heat):
@@ -199,13 +197,13 @@ def test_parameter_fields_continue_periodically_or_flat() -> None:
 
 
 def test_what_the_context_must_hold() -> None:
-    with pytest.raises(DataError, match="the time between two frames"):
+    with error_naming(DataError, "time", "frames"):
         FlowModel(Heat(), context(dt=None))
-    with pytest.raises(DataError, match="needs data on a grid"):
+    with error_naming(DataError, "grid"):
         FlowModel(Heat(), context(None))
-    with pytest.raises(SpecError, match=r"no parameter 'kapa'.*did you mean 'kappa'"):
+    with error_naming(SpecError, "'kapa'", "did you mean 'kappa'"):
         FlowModel(Heat(), context(parameters={"kapa": ParameterSetting()}))
-    with pytest.raises(DataError, match="Heat declares no initial states"):
+    with error_naming(DataError, "Heat"):
         FlowModel(Heat(), context()).initial_states(1, torch.Generator())
 
 
@@ -224,9 +222,7 @@ def test_a_learnable_that_is_not_used(kind: Any) -> None:
         return {"u": fields["u"] * (1 - dt * outside)}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with pytest.raises(
-        PluginError, match="Wrong does not use its parameter 'kappa', which is to be learned: take it from"
-    ):
+    with error_naming(PluginError, "Wrong", "'kappa'"):
         model(states(model))
 
 
@@ -238,7 +234,7 @@ def test_a_learnable_that_nobody_declared(kind: Any) -> None:
         return {"u": fields["u"] * parameters["kappa"] * outside}
 
     model = heat_with(closes_over, TorchModel, TorchHeat, compile=kind)
-    with pytest.raises(PluginError, match=r"a tensor of shape \(16,\) that requires gradients and is not declared"):
+    with error_naming(PluginError, "Wrong", (16,)):
         model(states(model))
 
 
@@ -251,28 +247,28 @@ def test_a_known_parameter_need_not_be_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "message"),
+    ("step", "returned"),
     [
-        (lambda self, f, p, dt: {"v": f["u"] * p["kappa"]}, "must return a mapping with the fields u; it returned v"),
-        (lambda self, f, p, dt: f["u"] * p["kappa"], "mapping with the fields u; it returned Field"),
+        (lambda self, f, p, dt: {"v": f["u"] * p["kappa"]}, "v"),
+        (lambda self, f, p, dt: f["u"] * p["kappa"], "Field"),
     ],
 )
-def test_wrong_results_of_phiflow_steps(step: Any, message: str) -> None:
+def test_wrong_results_of_phiflow_steps(step: Any, returned: str) -> None:
     model = heat_with(step)
-    with pytest.raises(PluginError, match=message):
+    with error_naming(PluginError, "Wrong", "u", returned):
         model(states(model))
 
 
 @pytest.mark.parametrize(
-    ("step", "message"),
+    ("step", "returned"),
     [
-        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"])[..., 1:]}, r"returned 'u' as \(3, 1, 15\)"),
-        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"]).double()}, "of torch.float64; it must be"),
+        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"])[..., 1:]}, (3, 1, 15)),
+        (lambda self, f, p, dt: {"u": (f["u"] * p["kappa"]).double()}, "torch.float64"),
     ],
 )
-def test_wrong_results_of_torch_steps(step: Any, message: str) -> None:
+def test_wrong_results_of_torch_steps(step: Any, returned: object) -> None:
     model = heat_with(step, TorchModel, TorchHeat)
-    with pytest.raises(PluginError, match=message):
+    with error_naming(PluginError, "Wrong", "'u'", returned):
         model(states(model))
 
 
@@ -327,11 +323,8 @@ def test_an_iterative_solve_falls_back_to_eager() -> None:
 
 def test_a_graph_that_was_asked_for_and_fails() -> None:
     model = heat_with(looks_at_values, TorchModel, TorchHeat, compile="graph")
-    with pytest.raises(
-        RunError, match=r'the physics Wrong cannot run as compile = "graph": .*Use compile = "auto"'
-    ) as caught:
+    with error_naming(RunError, "Wrong", 'compile = "graph"', 'compile = "auto"', key="physical.compile"):
         model(states(model))
-    assert caught.value.problems[0].key == "physical.compile"
 
 
 class Doubled(torch.autograd.Function):
@@ -583,7 +576,7 @@ def test_a_compiler_that_fails_or_is_wrong_leaves_the_graph(monkeypatch: pytest.
         assert why in model.execution[1]
         assert model(states(model, 40)).shape[0] == 40
         asked = FlowModel(Heat(), context(compile="inductor"))
-        with pytest.raises(RunError, match='cannot run as compile = "inductor"'):
+        with error_naming(RunError, 'compile = "inductor"'):
             asked(states(asked))
 
 
@@ -657,7 +650,7 @@ def test_writing_into_tensors_is_captured_without() -> None:
 def test_a_baked_parameter_is_noticed() -> None:
     outside = torch.tensor(0.5)
     reference = Reference(lambda x, k: x * k, torch.rand(3), [torch.tensor(0.5)], ["k"])
-    with pytest.raises(CaptureError, match="the gradient by k is missing"):
+    with error_naming(CaptureError, "gradient", "k"):
         reference.check(lambda x, k: x * outside, 1e-6)
-    with pytest.raises(CaptureError, match="the result differs"):
+    with error_naming(CaptureError, "result"):
         reference.check(lambda x, k: x * k * 1.1, 1e-6)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from test_resuming import SPEC, results
+from tiny_specs import no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import HycoError
@@ -21,9 +22,8 @@ CHANGES = {"augmentation.cache.kind": "disk", "run.cycles": 1, "physical.compile
 
 
 @pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
 
 
 @pytest.fixture
@@ -68,7 +68,9 @@ class FillAt(Tracker):
 
 def run(folder: Path, cache: Path, resume: bool = False, callbacks: Any = ()) -> Any:
     overrides = {**CHANGES, "paths.cache": str(cache)}
-    return hyco.Engine(copy.deepcopy(SPEC), overrides=overrides, callbacks=callbacks).run(folder, resume=resume)
+    return hyco.Engine(copy.deepcopy(SPEC), overrides=overrides, callbacks=callbacks, draw=no_figures).run(
+        folder, resume=resume
+    )
 
 
 def files(folder: Path) -> list[Path]:
@@ -81,7 +83,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         run(folder / "run", folder / "cache")
     return _comparable(folder / "run")
 

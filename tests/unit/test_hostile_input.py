@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from messages import error_naming
 from safetensors.torch import save_file
 
 from hyco_engine.builtin.sources.array_files import open_arrays
@@ -84,7 +85,7 @@ def test_pickles_in_arrays(suffix: str) -> None:
     path.write_bytes(PICKLED)
     if suffix == "npz":
         archive(path, u=PICKLED)
-    with pytest.raises(ValueError, match="never pickled objects"):
+    with error_naming(ValueError, "pickled"):
         read_arrays(path)
     with pytest.raises((DataError, KeyError)):
         open_arrays(path).find("u" if suffix == "npz" else "a", "data.path")
@@ -94,7 +95,7 @@ def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(Path("a.npz"), u=npy("<f4", "(4000000,)", bytes(16_000_000)))
     assert path.stat().st_size < 100_000
     monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**7)
-    with pytest.raises(ValueError, match=r"it needs 0.016 GB of memory, but only 0.01 GB are free"):
+    with error_naming(ValueError, "0.016 GB", "0.01 GB"):
         read_arrays(path)
 
 
@@ -105,7 +106,7 @@ def test_an_archive_that_says_less_than_it_holds() -> None:
     place = content.index(b"PK\x01\x02") + 24  # the uncompressed size in the central directory
     content[place : place + 4] = struct.pack("<I", 100)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"Bad CRC-32 for file 'u\.npy'"):
+    with error_naming(ValueError, "CRC-32", "'u.npy'"):
         read_arrays(path)
 
 
@@ -126,10 +127,10 @@ def test_names_that_lead_elsewhere_are_only_names() -> None:
 )
 def test_hostile_json(text: str) -> None:
     Path("summary.json").write_text(text)
-    with pytest.raises(DataError, match=r"summary\.json"):
+    with error_naming(DataError, "summary.json"):
         read_summary(Path())
     Path("metrics.jsonl").write_text(f"{text}\n")
-    with pytest.raises(DataError, match=r"metrics\.jsonl:1"):
+    with error_naming(DataError, "metrics.jsonl:1"):
         read_metrics(Path())
     Path(SEAL).write_text(text)
     with pytest.raises(DataError, match=r"checksums\.json is damaged|is damaged: its checksum is not the one"):
@@ -139,7 +140,7 @@ def test_hostile_json(text: str) -> None:
 def test_enormous_json(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("summary.json").write_text(json.dumps({"a": "x" * 10_000}))
     monkeypatch.setattr("hyco_engine.runs.metrics.free_memory", lambda: 50_000)
-    with pytest.raises(DataError, match=r"its 10009 bytes need more memory than is free"):
+    with error_naming(DataError, "summary.json", 10009):
         read_summary(Path())
 
 
@@ -158,7 +159,7 @@ def test_hostile_weights(content: bytes) -> None:
     path = Path("weights") / "synthetic-final.safetensors"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"synthetic-final\.safetensors are damaged"):
+    with error_naming(DataError, "synthetic-final.safetensors"):
         Weights(path)
 
 
@@ -166,7 +167,7 @@ def test_hostile_weights(content: bytes) -> None:
 def test_weights_with_hostile_metadata(layout: str) -> None:
     path = Path("weights.safetensors")
     save_file({"a": torch.zeros(1)}, path, metadata={"kind": "unet", "layout": layout, "dt": "1", "statistics": "{}"})
-    with pytest.raises(DataError, match="are damaged"):
+    with error_naming(DataError, "weights.safetensors"):
         Weights(path)
 
 
@@ -195,7 +196,7 @@ def test_a_seal_follows_no_links_and_names_stay_inside() -> None:
     assert list(json.loads((run / SEAL).read_text())) == ["summary.json"]
     verify(run, run / "summary.json")
     (run / SEAL).write_text(json.dumps({"../outside": "00", "summary.json": 3}))
-    with pytest.raises(DataError, match=r"summary\.json is damaged: its checksum is not the one"):
+    with error_naming(DataError, "summary.json"):
         verify(run, run / "summary.json")
 
 
@@ -272,7 +273,7 @@ def test_an_archive_s_symbolic_link_is_no_link() -> None:
     entry.external_attr = 0o120777 << 16
     with zipfile.ZipFile("a.npz", "w") as opened:
         opened.writestr(entry, str(Path("secret.npy").absolute()))
-    with pytest.raises(ValueError, match="u"):
+    with error_naming(ValueError, "u.npy"):
         read_arrays(Path("a.npz"))
 
 
@@ -321,7 +322,7 @@ def test_hostile_caches_are_made_again_and_nothing_else_is_touched(hostile: str,
             case "folder":
                 path.mkdir()
     if hostile == "folder":
-        with pytest.raises(HycoError, match="cache"):
+        with error_naming(HycoError, "cache"):
             held_out()
     else:
         assert torch.equal(held_out(), sound)

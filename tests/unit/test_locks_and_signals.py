@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from messages import error_naming
 
 from hyco_engine.cli import cli
 from hyco_engine.errors import DataError, RunError
@@ -58,7 +59,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_is_none(tmp_path: Path) -> 
     with RunLock(tmp_path) as lock:
         assert lock.acquire() == f"process {process.pid}, which was writing to {tmp_path}, is gone"
         assert read_holder(lock.path) == Holder(pid=os.getpid(), started=psutil.Process().create_time())
-        with pytest.raises(RunError, match=f"process {os.getpid()} is writing"):
+        with error_naming(RunError, f"process {os.getpid()}"):
             RunLock(tmp_path).acquire()
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +143,7 @@ def test_metrics_that_were_cut_or_damaged(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path)) == 1
     for damaged in (b"{\n", b"3\n", b'{"nonfinite": 3}\n', b'{"nonfinite": {"a": "much"}}\n', b'{"a": "\xff"}\n'):
         path.write_bytes(LINE.encode() + damaged)
-        with pytest.raises(DataError, match=r"metrics.jsonl:2 is damaged"):
+        with error_naming(DataError, "metrics.jsonl:2"):
             read_metrics(tmp_path)
 
 

@@ -30,6 +30,7 @@ from hyco_engine.interfaces import (
 from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
 from hyco_engine.training.error_bars import measure
+from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import WeightedSum
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.trainer import Trainer
@@ -81,7 +82,7 @@ def test_late_terms_go_on_from_a_saved_state_in_any_order() -> None:
     whole, first, second = (physical(Uncertainty(), optimizer="sgd") for _ in range(3))
     run(whole, range(6))
     run(first, range(3))
-    second.load_state_dict(first.state_dict())
+    HybridTrainer(physical=second).load_state_dict(HybridTrainer(physical=first).state_dict())
     run(second, range(3, 6))
     assert rate(second) == rate(whole)
     ours, theirs = second.normalization.state_dict(), whole.normalization.state_dict()
@@ -199,16 +200,16 @@ class BadStep(Plain):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "values"),
     [
-        (Floats, f"the normalizer {MINE} returned 0."),
-        (NanWeights, f"the normalizer {MINE} returned weights that are not finite ('u': nan)"),
-        (Forgetful, f"the normalizer {MINE} forgot the loss terms 'u': its weights name none"),
-        (Raising, f"the normalizer {MINE} failed in __call__: IndexError: list index out of range"),
-        (BadStep, f"the normalizer {MINE} failed in post_step: ZeroDivisionError: division by zero"),
+        (Floats, ["0."]),
+        (NanWeights, ["'u'", "nan"]),
+        (Forgetful, ["'u'"]),
+        (Raising, ["__call__", "IndexError: list index out of range"]),
+        (BadStep, ["post_step", "ZeroDivisionError: division by zero"]),
     ],
 )
-def test_a_third_partys_normalizer_is_named_with_its_distribution(make: type[Plain], told: str) -> None:
+def test_a_third_partys_normalizer_is_named_with_its_distribution(make: type[Plain], values: list[str]) -> None:
     trainer = Trainer(
         Decay(),
         player="physical",
@@ -219,7 +220,7 @@ def test_a_third_partys_normalizer_is_named_with_its_distribution(make: type[Pla
     )
     with pytest.raises(PluginError) as caught:
         trainer.train(decay_windows(), 1)
-    assert str(caught.value).startswith(told)
+    assert [value for value in (MINE, *values) if value not in str(caught.value)] == []
 
 
 def test_state_that_does_not_come_back_is_named() -> None:
@@ -240,13 +241,12 @@ def test_state_that_does_not_come_back_is_named() -> None:
     first.step(StepContext(step=0))
     with pytest.raises(PluginError) as caught:
         second.load_state_dict(first.state_dict())
-    assert str(caught.value) == (
-        f"the normalizer {MINE} does not give back the state that it was given: 'count'. Training cannot be continued "
-        "with it; its load_state_dict must take all that its state_dict gives"
-    )
+    told = str(caught.value)
+    assert [part for part in (MINE, "'count'", "load_state_dict", "state_dict") if part not in told] == []
 
 
 def test_what_a_normalizer_says_of_foreign_state_is_told_with_its_name() -> None:
     normalization = Normalization(RunningMean(), [TermSpec(name="a")], MINE)
-    with pytest.raises(PluginError, match=r"failed in load_state_dict: ValueError: RunningMean cannot load the state"):
+    with pytest.raises(PluginError, match=r"load_state_dict.*ValueError") as caught:
         normalization.load_state_dict({"state/other/a": torch.zeros(2)})
+    assert [part for part in (MINE, "RunningMean", "other/a") if part not in str(caught.value)] == []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
+from messages import error_naming
 from torch import Tensor
 
 from hyco_engine.builtin.normalizers import hyco_normalizers
@@ -93,7 +93,7 @@ def test_a_batch_without_anything_is_skipped_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_term_given_twice_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match="two loss terms have the name 'a'"):
+    with error_naming(ValueError, "'a'", "twice"):
         make()([term("a", 1.0), term("a", 2.0)], at(0))
 
 
@@ -150,7 +150,7 @@ def test_batch_stat_floors_the_spread_of_equal_losses() -> None:
 
 def test_batch_stat_of_one_sample_warns_once_and_uses_the_rms() -> None:
     normalizer = BatchStat(statistic="std")
-    with pytest.warns(UserWarning, match="one sample of the term 'a', whose std is unknown; its rms is used"):
+    with pytest.warns(UserWarning, match=r"'a'.* std .* rms "):
         result = normalizer([term("a", 4.0)], at(0))
     assert weights(result)["a"] == 0.25
     assert weights(normalizer([term("a", 5.0)], at(1)))["a"] == 0.2
@@ -232,7 +232,7 @@ def test_grad_norm_measures_every_n_steps() -> None:
 
 def test_grad_norm_says_that_it_needs_shared_parameters() -> None:
     assert GradNorm.requires == ("shared_parameters",)
-    with pytest.raises(ValueError, match="grad-norm needs shared parameters"):
+    with error_naming(ValueError, "grad-norm", "shared parameters"):
         GradNorm()([term("a", 1.0)], at(0))
 
 
@@ -248,8 +248,7 @@ def test_grad_norm_outlives_a_gradient_that_is_not_finite() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_told_with_numbers() -> None:
-    told = "the loss of 'b' is not finite for 2 of 3 samples. Nothing was learned from this batch."
-    with pytest.raises(RunError, match=re.escape(told)):
+    with error_naming(RunError, "'b'", "2 of 3 samples"):
         RunningMean()([term("a", 1.0), term("b", 1.0, math.nan, math.inf)], at(0))
 
 
@@ -257,7 +256,7 @@ def test_a_rank_without_the_term_hears_of_it_too() -> None:
     normalizer = RunningMean()
     normalizer.setup([TermSpec(name="a"), TermSpec(name="b")])
     other = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, math.nan, math.nan, 1.0], dtype=torch.float64)
-    with pytest.raises(RunError, match="'b' is not finite on another rank"):
+    with error_naming(RunError, "'b'", "another rank"):
         normalizer([term("a", 1.0)], at(0, reduce_sum=lambda tensor: tensor + other))
 
 
@@ -277,7 +276,7 @@ def test_a_skipped_term_leaves_the_others_alone() -> None:
 
 
 def test_a_negative_loss_is_told_with_what_to_do() -> None:
-    with pytest.raises(RunError, match=r"the loss of 'a' is negative \(-2\): RunningMean divides by the size"):
+    with error_naming(RunError, "'a'", -2, "RunningMean"):
         RunningMean()([term("a", -2.0)], at(0))
 
 
@@ -299,7 +298,7 @@ def test_outside_training_a_line_search_may_try_anything() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_foreign_state_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match=rf"{make.__name__} cannot load the state 'other/a' of shape \[2\]"):
+    with error_naming(ValueError, make.__name__, "'other/a'", [2]):
         make().load_state_dict({"other/a": torch.zeros(2)})
 
 
@@ -348,18 +347,18 @@ def result(**changes: Any) -> NormalizedLoss:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "named"),
     [
-        (1.5, "the normalizer 'mine' of mine 1.0 returned 1.5 (float): expected a NormalizedLoss whose total"),
-        (result(total=2.5), "returned the total 2.5 (float): expected a 0-d tensor"),
-        (result(total=torch.ones(3)), "returned the total a tensor of shape [3]: expected a 0-d tensor"),
-        (result(total=torch.ones(())), "returned a total without gradients"),
-        (result(weights={"b": 1.0}), "forgot the loss terms 'a': its weights name 'b'"),
-        (result(weights={"a": math.nan}), "returned weights that are not finite ('a': nan)"),
+        (1.5, ["1.5", "float", "NormalizedLoss"]),
+        (result(total=2.5), ["total", "2.5", "float"]),
+        (result(total=torch.ones(3)), ["total", "[3]"]),
+        (result(total=torch.ones(())), ["total", "gradients"]),
+        (result(weights={"b": 1.0}), ["weights", "'a'", "'b'"]),
+        (result(weights={"a": math.nan}), ["weights", "'a'", "nan"]),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(value: Any, message: str) -> None:
-    with pytest.raises(PluginError, match=re.escape(message)) as caught:
+def test_what_cannot_be_trained_on_is_named(value: Any, named: list[str]) -> None:
+    with error_naming(PluginError, "'mine' of mine 1.0", *named) as caught:
         checked(value, [term("a", 1.0)], "'mine' of mine 1.0")
     assert isinstance(caught.value, TypeError)
 

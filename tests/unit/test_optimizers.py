@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from messages import error_naming
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -335,7 +336,7 @@ def test_a_parameter_that_cannot_move_is_named() -> None:
 def test_a_start_that_is_not_finite_is_an_error_that_says_what_to_do() -> None:
     trainer = trainer_of(growth(torch.float32, a=ParameterSetting(init=1e35)))
     data = growth_windows(growth(torch.float32))
-    told = r"the physical model's loss is (nan|inf) over all samples in epoch 1, since 'u' is not finite from "
+    told = r"physical.* (nan|inf) .*epoch 1\b.*'u'"
     with pytest.raises(RunError, match=told):
         trainer.train(data, 3)
 
@@ -370,7 +371,7 @@ def test_gauss_newton_refuses_what_is_no_square() -> None:
         def forward(self, inputs: Any) -> Any:
             return {"class": inputs["x"][:, None] * self.weight}
 
-    with pytest.raises(SpecError, match=r"gauss-newton needs squared errors; the loss terms are class \(categorical\)"):
+    with error_naming(SpecError, "gauss-newton", "class", "categorical"):
         Trainer(Heads(), player="physical", settings=TrainingSettings(optimizer="gauss-newton"))
 
 
@@ -477,7 +478,7 @@ def test_starts_cover_the_bounds_evenly_and_begin_with_the_own() -> None:
 
 
 def test_starts_are_refused_where_they_mean_nothing() -> None:
-    with pytest.raises(SpecError, match="several starts are for a physics under gauss-newton or lbfgs"):
+    with error_naming(SpecError, "gauss-newton", "lbfgs"):
         trainer_of(Decay(), optimizer="adam", starts=4)
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from test_resuming import SPEC, results
+from tiny_specs import no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError
@@ -99,9 +100,10 @@ def run(folder: Path, phase: str = "", resume: bool = False) -> None:
         return measure(self, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         patch.setattr(HeldOutRollouts, "measure", measured)
-        hyco.Engine(copy.deepcopy(SPEC), overrides=changes, callbacks=[greedy]).run(folder, resume=resume)
+        hyco.Engine(copy.deepcopy(SPEC), overrides=changes, callbacks=[greedy], draw=no_figures).run(
+            folder, resume=resume
+        )
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import PluginError, SpecError
@@ -151,9 +152,9 @@ def test_set() -> None:
     field = Learnables([NU], {"nu": ParameterSetting(field=True)}, GRID)
     field.set_("nu", 0.7)
     assert torch.allclose(field.values()["nu"], torch.full((4, 3), 0.7))
-    with pytest.raises(SpecError, match=r"nu = -1 is outside of its open bounds \(0, inf\)"):
+    with error_naming(SpecError, "nu = -1", "(0, inf)"):
         learnables.set_("nu", -1.0)
-    with pytest.raises(SpecError, match=r"shape \(4, 3\); the value has \(2,\)"):
+    with error_naming(SpecError, "nu", (4, 3), (2,)):
         field.set_("nu", torch.ones(2))
 
 
@@ -170,21 +171,20 @@ def test_learning_keeps_the_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "key", "message"),
+    ("setting", "key", "named"),
     [
-        ({"init": -1.0}, ".init", r"nu = -1 is outside of its open bounds \(0, inf\)"),
-        ({"init": 0.0}, ".init", "nu = 0 is outside of its open bounds"),
-        ({"init": math.nan}, ".init", "must start from finite numbers"),
-        ({"init": Profile()}, ".init", "one value per grid point: add field = true"),
-        ({"init": Profile(offset=-1.0), "field": True}, ".init", "nu = -.* to -.* is outside"),
-        ({"bounds": (-INF, 1.0), "transform": "log"}, "", "the log scale needs a lower bound"),
-        ({"init": ArrayFile(file=Path("gone.npy")), "field": True}, ".init.file", r"cannot read gone\.npy"),
+        ({"init": -1.0}, ".init", ["nu = -1", "(0, inf)"]),
+        ({"init": 0.0}, ".init", ["nu = 0", "(0, inf)"]),
+        ({"init": math.nan}, ".init", ["finite"]),
+        ({"init": Profile()}, ".init", ["field = true"]),
+        ({"init": Profile(offset=-1.0), "field": True}, ".init", ["(0, inf)"]),
+        ({"bounds": (-INF, 1.0), "transform": "log"}, "", ["log", "lower bound"]),
+        ({"init": ArrayFile(file=Path("gone.npy")), "field": True}, ".init.file", ["gone.npy"]),
     ],
 )
-def test_wrong_settings(setting: dict[str, object], key: str, message: str) -> None:
-    with pytest.raises(SpecError, match=message) as caught:
+def test_wrong_settings(setting: dict[str, object], key: str, named: list[str]) -> None:
+    with error_naming(SpecError, *named, key=f"physical.parameters.nu{key}"):
         Learnables([NU], {"nu": ParameterSetting(**setting)}, GRID)  # type: ignore[arg-type]
-    assert caught.value.problems[0].key == f"physical.parameters.nu{key}"
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -205,7 +205,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_field_needs_a_grid() -> None:
-    with pytest.raises(SpecError, match="only if the data has a grid"):
+    with error_naming(SpecError, "nu", key="physical.parameters.nu.field"):
         Learnables([NU], {"nu": ParameterSetting(field=True)})
 
 
@@ -225,10 +225,10 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "two words", "values", "training"])
 def test_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(PluginError, match="cannot name a parameter"):
+    with error_naming(PluginError, repr(name)):
         ParameterDeclaration(name=name, init=1.0)
 
 
 def test_empty_bounds_are_the_authors_mistake() -> None:
-    with pytest.raises(PluginError, match=r"bounds of 'k' are empty: \(1, 0\)"):
+    with error_naming(PluginError, "'k'", "(1, 0)"):
         ParameterDeclaration(name="k", init=1.0, bounds=(1.0, 0.0))

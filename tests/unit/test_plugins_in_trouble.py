@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from messages import error_naming
 from test_resuming import SPEC, results
+from tiny_specs import no_figures
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -146,7 +148,6 @@ class Plugin:
 @pytest.fixture(autouse=True)
 def _no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
     yield
     Trouble.what = ""
 
@@ -163,7 +164,7 @@ def run(folder: Path, resume: bool = False, registry: hyco.Registry | None = Non
     spec["loss"] = {"normalizer": {"kind": "troubled"}}
     for player in ("physical", "synthetic"):
         spec["training"][player]["epochs_per_cycle"] = 1
-    return hyco.Engine(spec, registry=registry).run(folder, resume=resume)
+    return hyco.Engine(spec, registry=registry, draw=no_figures).run(folder, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -171,23 +172,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         run(folder / "run")
     return results(folder / "run")
 
 
 CASES = [
     # what, at which call, how the message goes on
-    ("model trains", 8, "failed in epoch 2, batch 1: KeyError: 'no such table'"),
-    ("model trains a shape", 8, "failed in epoch 2, batch 1: RuntimeError: stack expects each tensor to be equal size"),
-    ("model trains nan", 8, "diverged in epoch 2, batch 1: the loss of 'u' is not finite for 8 of 8 samples"),
-    ("model predicts", 8, "failed in generating for cycle 0, by the synthetic model: KeyError: 'no such table'"),
-    ("model predicts", 30, "failed in rollouts on the test data: KeyError: 'no such table'"),
-    ("model predicts nan", 8, "generated non-finite values in 5 of 5 samples"),
-    ("strategy", 2, "failed at .*test_plugins_in_trouble.py:[0-9]+: KeyError: 'no such table'"),
-    ("cache holds", 2, "failed at .*test_plugins_in_trouble.py:[0-9]+: KeyError: 'no such table'"),
+    ("model trains", 8, "epoch 2, batch 1.*KeyError: 'no such table'"),
+    ("model trains a shape", 8, "epoch 2, batch 1.*RuntimeError: stack expects each tensor to be equal size"),
+    ("model trains nan", 8, "epoch 2, batch 1.*'u'.*8 of 8 samples"),
+    ("model predicts", 8, "cycle 0.*synthetic.*KeyError: 'no such table'"),
+    ("model predicts", 30, "test data.*KeyError: 'no such table'"),
+    ("model predicts nan", 8, "5 of 5 samples"),
+    ("strategy", 2, "test_plugins_in_trouble.py:[0-9]+.*KeyError: 'no such table'"),
+    ("cache holds", 2, "test_plugins_in_trouble.py:[0-9]+.*KeyError: 'no such table'"),
     ("cache gives", 3, "KeyError: 'no such table'"),
-    ("normalizer", 4, "failed in __call__: KeyError: 'no such table'"),
+    ("normalizer", 4, "__call__.*KeyError: 'no such table'"),
 ]
 
 
@@ -232,7 +232,7 @@ def test_a_state_that_does_not_come_back_is_named_and_nothing_is_lost(whole: dic
         run(folder)
     kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     Trouble.what, Trouble.left = "state", 0
-    with pytest.raises(PluginError, match=rf"{NAMED}.* does not give back the state that it was given"):
+    with pytest.raises(PluginError, match=rf"{NAMED}.* state"):
         run(folder, resume=True)
     Trouble.what = ""
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == kept
@@ -247,7 +247,7 @@ def test_a_plugin_that_is_missing_on_resume_is_told_and_nothing_is_lost(whole: d
         run(folder)
     Trouble.what = ""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(HycoError, match="unknown synthetic model 'troubled'"):
+    with error_naming(HycoError, "'troubled'"):
         run(folder, resume=True, registry=hyco.Registry.discover())
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     run(folder, resume=True)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 
 from hyco_engine.cli.plugins import plugins as plugins_command
 from hyco_engine.errors import DataError, PluginError, SpecError
@@ -519,7 +520,7 @@ def test_models_of_the_other_role(site: Site) -> None:
 
 
 def test_an_unknown_hook_is_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="unknown hook 'hyco_cache'; did you mean 'hyco_caches'"):
+    with error_naming(ValueError, "'hyco_cache'", "did you mean 'hyco_caches'"):
         Registry().kinds("hyco_cache")
 
 

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 from report_cases import EVIL, layout_of, metrics_of, rollout_of, run_folder, summary_of
 
 from hyco_engine.cli import cli
@@ -171,7 +172,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no run folder: it holds no spec\.toml$"):
+    with error_naming(DataError, tmp_path, "spec.toml"):
         RunRecord.of(tmp_path)
 
 
@@ -205,7 +206,7 @@ def test_long_rollouts_are_thinned() -> None:
 def test_damaged_rollouts_are_named(tmp_path: Path) -> None:
     path = rollout_of(layout_of(4)).save(tmp_path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"rollout\.safetensors is damaged: "):
+    with error_naming(DataError, "rollout.safetensors"):
         HeldOutRollout.load(tmp_path)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_specs import BURGERS
+from messages import error_naming
+from tiny_specs import BURGERS, no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
@@ -40,9 +41,8 @@ class StopAt:
 
 
 @pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
 
 
 def run(
@@ -52,12 +52,12 @@ def run(
     changes: Mapping[str, Any] | None = None,
     callbacks: Any = (),
 ) -> Any:
-    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks)
+    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks, draw=no_figures)
     return engine.run(folder, resume=resume, stop=stop)
 
 
 def stopped(folder: Path, moment: int, **more: Any) -> Path:
-    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+    with error_naming(Interrupted, "SIGTERM"):
         run(folder, StopAt(moment), **more)
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     return folder
@@ -79,7 +79,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder, count = tmp_path_factory.mktemp("whole"), StopAt()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
         run(folder / "run", count, changes={"trackers.csv.file": "metrics.csv"})
     return folder / "run", count.asked
 
@@ -206,7 +205,7 @@ def test_where_no_checkpoint_is_left_it_stops(tmp_path: Path, interrupted: Path)
     shutil.copytree(interrupted, folder)
     for path in (folder / "checkpoints").glob("*.json"):
         path.write_text("{}")
-    with pytest.raises(RunError, match=r"start again with a new run folder"):
+    with error_naming(RunError, folder, "new run folder"):
         run(folder, resume=True)
     assert (folder / "summary.json").exists()
 
@@ -216,7 +215,7 @@ def test_damaged_metrics_are_noticed(tmp_path: Path, interrupted: Path) -> None:
     shutil.copytree(interrupted, folder)
     lines = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(lines[:30] + b"9" + lines[31:])
-    with pytest.raises(RunError, match="does not begin as it did when the checkpoint was written"):
+    with error_naming(RunError, "metrics.jsonl"):
         run(folder, resume=True)
 
 
@@ -246,7 +245,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=r"cannot write .*checkpoints.*: No space left on device; free space or choose"):
+    with error_naming(RunError, folder / "checkpoints", "No space left on device"):
         run(folder)
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert all(name.endswith((".json", ".safetensors")) for name in checkpoints(folder))
@@ -301,9 +300,9 @@ def test_where_a_resumed_run_cannot_be_compiled_any_more_it_says_so(
 def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(SpecError, match="is not empty and no run folder"):
+    with error_naming(SpecError, tmp_path / "mine", "spec.toml", key="--run-dir"):
         run(tmp_path / "mine", resume=True)
-    with pytest.raises(SpecError, match="name the run folder to resume"):
+    with error_naming(SpecError, "hyco-engine runs list", key="--run-dir"):
         hyco.Engine(copy.deepcopy(SPEC)).run(resume=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -321,7 +320,7 @@ def test_changed_data_is_noticed(tmp_path: Path, interrupted: Path, monkeypatch:
         return found
 
     monkeypatch.setattr(DataManager, "heldout", changed)
-    with pytest.raises(RunError, match="the data is not what it was when the run began"):
+    with error_naming(RunError, "data", "new run folder"):
         run(folder, resume=True)
 
 
@@ -349,7 +348,7 @@ def test_a_plugins_tracker_that_fails_is_named_and_left_out(
     tracker = Failing(event)
     registry = registry_with("hyco_trackers", tracker)
     spec = {**copy.deepcopy(SPEC), "trackers": {"foreign": {}}}
-    summary = hyco.run(spec, registry=registry, run_dir=tmp_path / "run").summary
+    summary = hyco.Engine(spec, registry=registry, draw=no_figures).run(tmp_path / "run").summary
     assert tracker.events.count(event) == 1
     assert tracker.events[-1] == event
     found = {**results(tmp_path / "run"), "summary": None}

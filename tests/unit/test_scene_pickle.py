@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from messages import error_naming
 
 from hyco_engine.data.scene_pickle import load_plain, read_scene_npz
 from hyco_engine.errors import DataError
@@ -197,7 +198,7 @@ HOSTILE = {
 def test_hostile_pickles_are_refused_and_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = replace_entry(scene(tmp_path / "f.npz"), "extrapolation", object_entry(HOSTILE[what]))
-    with pytest.raises(DataError, match=r"^cannot read .*f\.npz, entry 'extrapolation': ."):
+    with error_naming(DataError, tmp_path / "f.npz", "'extrapolation'"):
         read_scene_npz(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["f.npz"]
 
@@ -255,16 +256,16 @@ def test_lying_and_wrong_entries(tmp_path: Path, name: str, content: bytes, mess
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = scene(tmp_path / "f.npz", data=np.zeros((400, 400, 2), np.float32))
     monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**6)
-    with pytest.raises(DataError, match=r"entry 'data': it needs 0.00128 GB of memory, but only 0.001 GB are free"):
+    with error_naming(DataError, "'data'", "0.00128 GB", "0.001 GB"):
         read_scene_npz(path)
     assert read_scene_npz(path, data=False).shape == (400, 400, 2)
 
 
 def test_missing_entries_and_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no file .*none\.npz"):
+    with error_naming(DataError, tmp_path / "none.npz"):
         read_scene_npz(tmp_path / "none.npz")
     np.savez(tmp_path / "a.npz", u=np.zeros(3))
-    with pytest.raises(DataError, match=r"is not a field that PhiFlow wrote: it lacks dim_names, .*\(it has 'u'\)"):
+    with error_naming(DataError, tmp_path / "a.npz", "dim_names", "'u'"):
         read_scene_npz(tmp_path / "a.npz")
 
 

@@ -7,6 +7,7 @@ import torch
 from data_cases import numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 
 from hyco_engine.data import windows
 from hyco_engine.data.windows import WindowDataset, count_windows
@@ -101,7 +102,7 @@ def test_two_dimensions_and_sample_bytes():
 def test_no_trajectories_and_wrong_settings():
     assert len(WindowDataset([], horizon=1)) == 0
     assert WindowDataset([], horizon=1).sample_bytes == 0
-    with pytest.raises(ValueError, match=r"^horizon and stride must be at least 1, not 0 and 1$"):
+    with error_naming(ValueError, "horizon", "stride", 0, 1):
         WindowDataset([], horizon=0)
 
 
