@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 import torch
@@ -20,24 +20,33 @@ from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
     Batch,
-    BuildContext,
     CacheBackend,
+    CacheContext,
     LossNormalizer,
+    NormalizerContext,
+    PartContext,
     Phase,
     PhysicalModel,
+    PhysicsContext,
     Player,
     Samples,
     SampleSource,
+    SourceContext,
     Strategy,
+    StrategyContext,
+    SurrogateContext,
     TermSpec,
     Tracker,
+    TrackerContext,
     Trajectory,
     TrajectorySource,
 )
 from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, scale_warning
+from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.randomness import own_random_numbers
-from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
-from hyco_engine.spec.classes import Spec, TrainingSettings
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
+from hyco_engine.spec.classes import Spec
 from hyco_engine.training.arms import arms_of
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
@@ -46,11 +55,13 @@ from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.optimizers import FULL_BATCH, optimizer_name
 from hyco_engine.training.point_losses import PointObjective, check_parts
 from hyco_engine.training.reporter import Guarded
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
 Models = dict[Player, nn.Module]
+C = TypeVar("C", bound=PartContext)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -88,13 +99,11 @@ class Assembler:
         self.notes: list[str] = []
         """What the user should know of the choices made here."""
 
-    def context(self, **more: Any) -> BuildContext:
-        """What every factory is told, with `more`."""
-        return BuildContext(
-            seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more
-        )
+    def context(self, kind: type[C], **more: Any) -> C:
+        """What the factories of one hook are told: what all are told, and `more`."""
+        return kind(seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more)
 
-    def build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: BuildContext) -> Any:
+    def build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: PartContext) -> Any:
         """The part that `choice` names. Raises PluginError where its factory returns something else."""
         part = self.registry.build(choice.hook, choice.kind, choice.options, context)
         if not isinstance(part, expected):
@@ -108,7 +117,7 @@ class Assembler:
     def source(self) -> TrajectorySource | SampleSource:
         """The data source, not yet read."""
         choice = self.spec.data
-        context = self.context(physical=self.spec.physical, num_frames=choice.num_frames)
+        context = self.context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
         source = cast("TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context))
         check_for_samples(source, choice)
         return source
@@ -178,21 +187,26 @@ class Assembler:
         statistics: Statistics | None,
         planned_steps: int = 0,
     ) -> nn.Module:
-        """One model with its initial weights, on the run's device; `planned_steps` as in `BuildContext`."""
-        context = self.context(layout=layout, dt=dt, statistics=statistics)
+        """One model with its initial weights, on the run's device; `planned_steps` as in `PhysicsContext`."""
+        context: PartContext
         expected: type[Any] = nn.Module
         choice = getattr(self.spec, player)
         if isinstance(choice, PhysicalChoice):
             expected = PhysicalModel
-            context = attrs.evolve(
-                context,
+            context = self.context(
+                PhysicsContext,
+                layout=layout,
+                dt=dt,
+                statistics=statistics,
                 inner_dt=choice.dt,
                 compile=choice.compile,
                 parameters=choice.parameters,
                 planned_steps=planned_steps,
             )
         else:
-            context = attrs.evolve(context, physical=self.spec.physical)
+            context = self.context(
+                SurrogateContext, layout=layout, dt=dt, statistics=statistics, physical=self.spec.physical
+            )
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module = self.build(choice, expected, context)
         return model.to(self.device)
@@ -298,7 +312,7 @@ class Assembler:
         """The player's normalizer, and what messages call it."""
         own: NormalizerChoice | None = getattr(self.spec.loss, player).normalizer
         choice = own or self.spec.loss.normalizer
-        normalizer: LossNormalizer = self.build(choice, LossNormalizer, self.context(layout=layout))
+        normalizer: LossNormalizer = self.build(choice, LossNormalizer, self.context(NormalizerContext, layout=layout))
         name = f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
         optimizer = optimizer_name(model, player, getattr(self.spec.training, player), objective)
         if not normalizer.learnable or optimizer not in FULL_BATCH:
@@ -318,7 +332,7 @@ class Assembler:
 
     def strategy(self) -> Strategy:
         """The augmentation strategy."""
-        return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context()))
+        return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context(StrategyContext)))
 
     def cache_decision(self, n_real: int, sample_bytes: int, strategy: Strategy) -> CacheDecision:
         """How generated samples are held: decided once, from sizes alone."""
@@ -338,13 +352,13 @@ class Assembler:
         if choice.kind != decision.kind:
             record = self.registry.get(choice.hook, decision.kind)
             choice = CacheChoice(kind=decision.kind, options=record.options())
-        return cast("CacheBackend", self.build(choice, CacheBackend, self.context()))
+        return cast("CacheBackend", self.build(choice, CacheBackend, self.context(CacheContext)))
 
     def trackers(self) -> list[Guarded]:
         """The trackers of `[trackers]`."""
         return [
             Guarded(
-                tracker=self.build(choice, Tracker, self.context()),
+                tracker=self.build(choice, Tracker, self.context(TrackerContext)),
                 name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
             )
             for choice in self.spec.trackers.values()

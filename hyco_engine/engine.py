@@ -18,11 +18,11 @@ from hyco_engine.hooks.blaming import naming_plugins
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import SampleSource, Tracker
 from hyco_engine.loss_terms import glimpsed_sizes
+from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
-from hyco_engine.runs.result import RunResult, run_result
 from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec

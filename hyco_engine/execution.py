@@ -17,12 +17,12 @@ from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.blaming import blaming, naming_plugins
 from hyco_engine.interfaces import PhysicalModel, Player, StepExecution, Tracker
+from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.cache_manager import CacheManager
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import describe_environment, package_versions, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
-from hyco_engine.runs.result import RunResult, run_result
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, data_digest
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
 from hyco_engine.runs.weights import save_model

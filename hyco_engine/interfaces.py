@@ -1,4 +1,4 @@
-"""The contracts between the core and what plugins' factories return, and the context that factories receive.
+"""The contracts between the core and what plugins' factories return, and the contexts that factories receive.
 
 Tensors: a state is `[B, C_all, *S]`, a rollout `[B, T, C_dyn, *S]`; `hyco_engine.data.fields` says what the channels
 mean. In targets NaN means "not observed": such entries enter no loss and no metric.
@@ -6,15 +6,17 @@ mean. In targets NaN means "not observed": such entries enter no loss and no met
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.data.contracts import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource, Values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.randomness import derive_generator
@@ -23,65 +25,130 @@ if TYPE_CHECKING:
     from hyco_engine.data.statistics import Statistics
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.physics.parameters import Learnables
-    from hyco_engine.spec.choices import ParameterSetting, PhysicalChoice, Split
+    from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice
+
+__all__ = [
+    "Arm",
+    "Augmentation",
+    "Batch",
+    "BuildContext",
+    "CacheBackend",
+    "CacheContext",
+    "Correction",
+    "CycleContext",
+    "ExtraTerm",
+    "GeneratedSamples",
+    "LossNormalizer",
+    "LossTerm",
+    "NormalizedLoss",
+    "NormalizerContext",
+    "PartContext",
+    "Phase",
+    "PhysicalModel",
+    "PhysicsContext",
+    "Player",
+    "Points",
+    "Predictor",
+    "Recipe",
+    "SampleSource",
+    "Samples",
+    "SourceContext",
+    "StepContext",
+    "StepExecution",
+    "Strategy",
+    "StrategyContext",
+    "SurrogateContext",
+    "TermSpec",
+    "Tracker",
+    "TrackerContext",
+    "Trajectory",
+    "TrajectorySource",
+    "Values",
+]
 
 Player = Literal["physical", "synthetic"]
 StepExecution = Literal["eager", "graph", "inductor"]
 """How a physics runs its step: as written, captured as a graph, captured and compiled."""
-Values = Tensor | Mapping[str, Tensor]
-Batch = tuple[Values, Values]
-"""(inputs, targets). Steppers: states `[B, C_all, *S]`, rollouts `[B, T, C_dyn, *S]`. Predictors: tensors by name."""
 
 
-@attrs.frozen(kw_only=True)
-class BuildContext:
-    """What the core tells a factory. What does not concern a kind of part is None or empty."""
+C = TypeVar("C", bound="PartContext")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PartContext:
+    """What the core tells every factory. Each hook has a context of its own with what concerns its parts beside it."""
 
     seed: int
     registry: Registry
     device: torch.device = attrs.Factory(lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    layout: StateLayout | None = None
-    """Of the data. None for data that is no field, and while a source is being built."""
-    grid: Grid | None = None
-    """Only where a physical model is built to make data: the grid it is to declare its fields on."""
-    boundary: Any = None
-    """Beside `grid`: the boundary to use in place of the model's own; what `Boundary.parse` reads, or None."""
-    dt: float | None = None
-    """Time between two frames."""
-    inner_dt: float | None = None
-    """Physics: the internal time step asked for, which divides `dt`."""
-    statistics: Statistics | None = None
-    """Mean and spread of the train split."""
-    parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
-    """Physics: the spec's settings by parameter name."""
-    compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
-    planned_steps: int = 0
-    """Physics: how many frames of one sample training is going to step, which decides whether compiling pays."""
-    physical: PhysicalChoice | None = None
-    """Sources and surrogates: the spec's `[physical]`, where there is one."""
-    num_frames: int | None = None
-    """Sources: frames wanted of each simulation; None means all there are."""
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator of its own for each purpose."""
         return derive_generator(self.seed, *purpose)
 
-    def physics(self) -> PhysicalModel:
-        """A physical model of its own as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
-        choice = self.physical
-        if choice is None:
-            raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
-        context = attrs.evolve(
-            self, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters, physical=None
-        )
-        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
-        if not isinstance(model, PhysicalModel):
-            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
-        return model
+    def derive(self, kind: type[C], **more: Any) -> C:
+        """The context for a part of another kind that this part builds: what both contexts have, and `more`."""
+        shared = attrs.fields_dict(kind).keys() & attrs.fields_dict(type(self)).keys()
+        return kind(**({name: getattr(self, name) for name in shared} | more))
+
+    if not TYPE_CHECKING:  # so that a type checker names what a context does not have
+
+        def __new__(cls, **given: Any) -> PartContext:
+            """`attrs.evolve(context, ...)` with what concerns another hook gives a `BuildContext`, as in 0.1."""
+            foreign = sorted(given.keys() - attrs.fields_dict(cls).keys())
+            if foreign and given.keys() <= attrs.fields_dict(BuildContext).keys():
+                _deprecated(f"a {cls.__name__} takes no {', '.join(foreign)}", "derive the context of the other part")
+                return object.__new__(BuildContext)
+            return object.__new__(cls)
+
+        def __getattr__(self, name: str) -> Any:
+            """What does not concern this hook is as it was in 0.1: None, empty, or a method that works on such."""
+            if name.startswith("_") or not (name in attrs.fields_dict(BuildContext) or hasattr(BuildContext, name)):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            _deprecated(f"a {type(self).__name__} has no {name!r}", "leave it out: it does not concern this hook")
+            return getattr(self.derive(BuildContext), name)
+
+
+def _deprecated(what: str, instead: str) -> None:
+    text = f"{what}; {instead}. It works as it did in 0.1 until hyco-engine 0.3"
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SourceContext(PartContext):
+    """What a data source is told."""
+
+    physical: PhysicalChoice | None = None
+    """The spec's `[physical]`, where there is one."""
+    num_frames: int | None = None
+    """Frames wanted of each simulation; None means all there are."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PhysicsContext(PartContext):
+    """What a physical model is told."""
+
+    layout: StateLayout | None = None
+    """Of the data. None while data is being made, and for data that is no field."""
+    grid: Grid | None = None
+    """Only where the model is built to make data: the grid it is to declare its fields on."""
+    boundary: Any = None
+    """Beside `grid`: the boundary to use in place of the model's own; what `Boundary.parse` reads, or None."""
+    dt: float | None = None
+    """Time between two frames."""
+    inner_dt: float | None = None
+    """The internal time step asked for, which divides `dt`."""
+    statistics: Statistics | None = None
+    """Mean and spread of the train split."""
+    parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
+    """The spec's settings by parameter name."""
+    compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
+    planned_steps: int = 0
+    """How many frames of one sample training is going to step, which decides whether compiling pays."""
 
     def layout_for(self, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo] = ()) -> StateLayout:
-        """The layout a physical model works on, given the fields it declares.
+        """The layout the model works on, given the fields it declares.
 
         That of the data, once it is checked to hold these fields; while data is being made, `grid` with these fields.
         Raises DataError where data and model do not fit.
@@ -95,6 +162,70 @@ class BuildContext:
             rule = Boundary.parse(self.boundary, self.grid.axes)
             dynamic = [attrs.evolve(field, boundary=rule) for field in dynamic]
         return StateLayout(grid=self.grid, dynamic=tuple(dynamic), static=tuple(static))
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SurrogateContext(PartContext):
+    """What a surrogate is told."""
+
+    layout: StateLayout | None = None
+    """Of the data. None for data that is no field."""
+    dt: float | None = None
+    """Time between two frames."""
+    statistics: Statistics | None = None
+    """Mean and spread of the train split."""
+    physical: PhysicalChoice | None = None
+    """The spec's `[physical]`, where there is one."""
+
+    def physics(self) -> PhysicalModel:
+        """A physical model of its own as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
+        choice = self.physical
+        if choice is None:
+            raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
+        context = self.derive(PhysicsContext, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters)
+        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
+        if not isinstance(model, PhysicalModel):
+            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
+        return model
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class StrategyContext(PartContext):
+    """What a strategy is told; what it decides on comes later, in a `CycleContext`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class NormalizerContext(PartContext):
+    """What a normalizer is told; the terms come later, by `setup`."""
+
+    layout: StateLayout | None = None
+    """Of the data. None for data that is no field."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class CacheContext(PartContext):
+    """What a cache backend is told; recipe and folder come later, by `hold`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrackerContext(PartContext):
+    """What a tracker is told; the run comes later, by `started`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BuildContext(
+    SourceContext,
+    PhysicsContext,
+    SurrogateContext,
+    StrategyContext,
+    NormalizerContext,
+    CacheContext,
+    TrackerContext,
+):
+    """The contexts of all hooks in one, which serves wherever one of them is wanted, as in tests.
+
+    Up to 0.1 every factory was told this; what did not concern its part was None or empty.
+    """
 
 
 def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo]) -> None:
@@ -122,124 +253,6 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
                 f"the physical model does not predict {name!r}: list it under data.fields.static, or leave it out",
                 key="data.fields",
             )
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Points:
-    """What sensors saw of one simulation, wherever they were: N observations, in any order."""
-
-    frame: Tensor
-    """`[N]`, float64: when, in frames since the first frame of the trajectory; between two frames as well."""
-    time: Tensor
-    """`[N]`, float64: when, since the first frame of the whole simulation."""
-    position: Tensor
-    """`[N, n_axes]`, float64."""
-    value: Tensor
-    """`[N, C_dyn]`; NaN where not observed."""
-    heldout: Tensor
-    """`[N]`, bool: what validates in a split by sensor."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Trajectory:
-    """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout.
-
-    With `points`, frames are NaN but for the first, from which the fields are rolled out to where the sensors are.
-    """
-
-    dynamic: Tensor
-    static: Tensor
-    points: Points | None = None
-
-
-class TrajectorySource(ABC):
-    """Simulations of fields on one grid. The core windows, splits and caches them."""
-
-    layout: StateLayout
-    dt: float
-    num_simulations: int
-
-    @property
-    def truth(self) -> Mapping[str, Tensor]:
-        """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
-        return {}
-
-    @property
-    def split(self) -> Split | None:
-        """How the data's makers divided it, which holds where the spec divides nothing; None: they did not."""
-        return None
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Changes whenever what `load` returns would; cheap compared with loading."""
-
-    @abstractmethod
-    def load(self, index: int) -> Trajectory:
-        """Simulation `index`, as float64 or float32. Raises DataError naming file and key."""
-
-    def points(self, index: int) -> Points | None:
-        """What sensors saw of simulation `index`, small enough for memory; None: data on the grid alone."""
-        return None
-
-    def frames(self, index: int) -> int | None:
-        """Frames of simulation `index`, where known without loading it; None: load it to know."""
-        return None
-
-    def glimpse(self) -> Trajectory | None:
-        """A simulation to judge the fields' sizes by before a run; None where it is not there to be read quickly."""
-        return None
-
-    def origin(self, field: str, index: int) -> str:
-        """Where a field of a simulation comes from, for messages: "waves.mat, variable 'usol'". May be empty."""
-        return ""
-
-
-class Samples(ABC):
-    """A data set of (input, target) pairs, read in batches."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    @abstractmethod
-    def batch(self, indices: Tensor) -> Batch:
-        """The samples at `indices` (int64, `[B]`, any order, repeats allowed), in that order."""
-
-    observed_share: float = 1.0
-    """The mean over all samples of the share of their targets that was observed."""
-
-    horizon: int | None = None
-    """Steps of the rollouts that targets by name belong to; None: there are none."""
-
-    def inputs(self, indices: Tensor) -> Values:
-        """The inputs alone, where that is cheaper."""
-        return self.batch(indices)[0]
-
-    def __getitem__(self, index: int) -> Batch:
-        """One sample, without the batch axis."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        inputs, targets = self.batch(torch.tensor([index % len(self)]))
-        return _first(inputs), _first(targets)
-
-
-def _first(values: Values) -> Values:
-    return values[0] if isinstance(values, Tensor) else {name: value[0] for name, value in values.items()}
-
-
-class SampleSource(ABC):
-    """Data that is no trajectory of fields: samples of (inputs by name, targets by name)."""
-
-    @abstractmethod
-    def samples(self, split: Literal["train", "val", "test"]) -> Samples:
-        """The samples of one split; may be empty for val and test."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Changes whenever the samples would."""
 
 
 # --- models -------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def compare(
     if all(target.is_dir() for target in targets):
         if overrides:
             raise click.UsageError("--set changes a spec, and these are finished runs")
-        from hyco_engine.runs.comparing import compare_runs
+        from hyco_engine.comparing import compare_runs
 
         found = compare_runs(targets)
     elif len(targets) > 1:
@@ -60,7 +60,7 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
     load_spec(spec, registry, overrides)
     with stdout_for_json(as_json):
         from hyco_engine.cli.terminal import Terminal, library_warnings
-        from hyco_engine.runs.comparing import compare_spec
+        from hyco_engine.comparing import compare_spec
 
         terminal = Terminal(results=False)
         with library_warnings(terminal):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import SampleSource, Trajectory, TrajectorySource
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.settings import Observe, SourceChoice
 from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.interfaces import SampleSource, Trajectory, TrajectorySource
-from hyco_engine.spec.choices import Observe, SourceChoice
 
 CHUNK_ELEMENTS = 2**24
 

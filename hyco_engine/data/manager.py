@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.checks import check_shapes, check_values
+from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
 from hyco_engine.data.keeping import kept, shared_folder
@@ -21,13 +22,12 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.scheme import Selection
+from hyco_engine.data.settings import SourceChoice, Split
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.spec.choices import SourceChoice, Split
 
 log = logging.getLogger("hyco_engine")
 

@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.interfaces import Trajectory
 
 CHUNK_ELEMENTS = 2**18
 """How many values are looked at in one go; what stays in the processor's cache is fastest."""

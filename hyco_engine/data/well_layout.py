@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, Rule, StateLayout
 from hyco_engine.data.splits import SplitName
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory
 
 LAYOUT = "hyco_engine_layout"
 """A root attribute beside those of The Well: the layout as JSON, with boundary values and units, which it lacks."""

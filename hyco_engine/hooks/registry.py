@@ -133,7 +133,7 @@ class Registry:
         return self._judged(self._find(hook, kind)[0])
 
     def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
-        """What the kind's factory makes of an instance of its option class and a `BuildContext`.
+        """What the kind's factory makes of an instance of its option class and the context of its hook.
 
         Raises as `get`. Errors of the engine pass; whatever else the factory raises becomes a `PluginError`.
         """

@@ -41,9 +41,9 @@ def describe(path: Path) -> Found:
 def _tried(section: str) -> str:
     """What the source makes of the section, or what it says against it."""
     from hyco_engine.data.manager import DataManager
+    from hyco_engine.data.settings import SourceChoice
     from hyco_engine.hooks.registry import Registry, disabled_names
-    from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
-    from hyco_engine.spec.choices import SourceChoice
+    from hyco_engine.interfaces import SampleSource, SourceContext, TrajectorySource
     from hyco_engine.spec.places import key_text
     from hyco_engine.spec.structuring import Structurer
     from hyco_engine.spec.values import Mistakes
@@ -51,7 +51,7 @@ def _tried(section: str) -> str:
     registry = Registry.discover(disabled_names())
     try:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
-        context = BuildContext(seed=0, registry=registry)
+        context = SourceContext(seed=0, registry=registry)
         source: TrajectorySource | SampleSource = registry.build(choice.hook, choice.kind, choice.options, context)
         if isinstance(source, SampleSource):
             return f"{len(source.samples('train'))} samples to train on"

@@ -18,7 +18,8 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
+from hyco_engine.interfaces import PhysicalModel, Predictor, SurrogateContext
+from hyco_engine.physics.settings import ArrayFile, PhysicalChoice
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
@@ -26,7 +27,7 @@ from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
+from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 
@@ -126,7 +127,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
     structurer = Structurer(registry)
     choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
-    context = BuildContext(
+    context = SurrogateContext(
         seed=0,
         registry=registry,
         dtype=dtype,

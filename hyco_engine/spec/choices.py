@@ -6,98 +6,24 @@ core keys are taken by the class, all other keys by the record's option class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal
-
 import attrs
 
-from hyco_engine.data.fields import Boundary
-from hyco_engine.errors import SpecError
-from hyco_engine.spec.checks import check_folder_name, check_interval, check_range, overlaps
-from hyco_engine.spec.options import option, options
+from hyco_engine.data.settings import BoundarySetting, SourceChoice
+from hyco_engine.physics.settings import PhysicalChoice
+from hyco_engine.settings import Choice, option, options
 
-
-@options
-class Profile:
-    """A field given by a formula: `offset + scale * prod_axes sin^2(pi * waves * (x - lower) / (upper - lower))`."""
-
-    profile: Literal["sin-squared"] = option("sin-squared", help="the formula")
-    offset: float = option(0.0, help="added everywhere")
-    scale: float = option(1.0, help="amplitude")
-    waves: int = option(1, help="humps along each axis", ge=1)
-
-
-@options
-class ArrayFile:
-    """A field read from a `.npy` file."""
-
-    file: Path = option(help="a .npy file whose shape is the grid's resolution")
-
-
-@options
-class ParameterSetting:
-    """`[physical.parameters.<name>]`: how a parameter of the physics starts and what it may become.
-
-    What is left out comes from the model's own declaration.
-    """
-
-    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile, or a file")
-    bounds: tuple[float, float] | None = option(
-        None, help="open interval; kept by a smooth transform; inf is allowed", inf=True, check=check_interval
-    )
-    learn: bool = option(True, help="false: the value is known and stays")
-    field: bool = option(False, help="true: one value per grid point, false: one number")
-    transform: Literal["auto", "linear", "log"] = option(
-        "auto", help="scale on which steps are taken; auto: log where the lower bound is >= 0"
-    )
-    smoothness: float = option(
-        0.0, help="of a field: so many times the mean of its squared gradient is added to the loss", ge=0.0
-    )
-
-    def __attrs_post_init__(self) -> None:
-        if self.smoothness and not (self.field and self.learn):
-            raise SpecError("only a field that is learned can be kept smooth: add field = true", key="smoothness")
-        if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
-            return
-        start = self.init
-        lower, upper = self.bounds
-        reached = (start.offset, start.offset + start.scale) if isinstance(start, Profile) else (start,)
-        for number in reached:
-            if not lower < number < upper:
-                raise SpecError(
-                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are never reached; "
-                    f"start strictly inside or widen the bounds",
-                    key="init",
-                )
-
-
-@options
-class Choice:
-    """A kind with its options; `options` is an instance of the record's option class."""
-
-    hook: ClassVar[str]
-    role: ClassVar[Literal["physical", "synthetic"] | None] = None
-    default_kind: ClassVar[str | None] = None
-    core_kind: ClassVar[str | None] = None
-    """A kind that is the core's own: it has no record and no options."""
-
-    kind: str
-    options: Any = attrs.field(default=None, metadata={"core": False})
-
-
-@options
-class PhysicalChoice(Choice):
-    """`[physical]`."""
-
-    hook = "hyco_models"
-    role = "physical"
-
-    dt: float | None = option(None, help="internal time step, which must divide the data's; none: the data's", gt=0.0)
-    compile: Literal["auto", "eager", "graph", "inductor"] = option(
-        "auto", help="how the step is run: as written, captured as a graph, or captured and compiled"
-    )
-    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings by parameter name")
+__all__ = [
+    "ArmChoice",
+    "BoundarySetting",
+    "CacheChoice",
+    "Choice",
+    "NormalizerChoice",
+    "PhysicalChoice",
+    "SourceChoice",
+    "StrategyChoice",
+    "SyntheticChoice",
+    "TrackerChoice",
+]
 
 
 @options
@@ -133,120 +59,6 @@ class CacheChoice(Choice):
 
 
 @options
-class FieldsScheme:
-    """Which fields are predicted and which are inputs only; their order is the channel order."""
-
-    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all that the source calls dynamic")
-    static: tuple[str, ...] = option((), help="fields that are inputs only")
-
-    def __attrs_post_init__(self) -> None:
-        names = self.dynamic + self.static
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a field is listed once, dynamic or static, not twice: {', '.join(twice)}")
-
-
-@options
-class Split:
-    """Which simulations (or frames) train, validate and test. Ranges are `start:stop`, as in Python."""
-
-    by: Literal["simulation", "time", "sensor"] = option(
-        "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
-    )
-    train: str = option("", help='range, e.g. "0:30"; empty: what val and test leave', check=check_range)
-    val: str = option(
-        "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
-    )
-    test: str = option("", help="range; empty: none", check=check_range)
-    measure: Literal["auto", "rollout", "continuation"] = option(
-        "auto",
-        help="held-out data is met by a rollout from its own first complete frame, or by continuing one from the first "
-        "complete training frame before it; auto: continuation where a split in time has noise or no complete frame",
-    )
-
-    def __attrs_post_init__(self) -> None:
-        if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
-        if self.by == "sensor" and (self.train or self.val or self.test):
-            raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
-        if self.measure == "continuation" and self.by != "time":
-            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
-
-
-@options
-class Noise:
-    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
-
-    level: float = option(help="standard deviation of the noise", ge=0.0)
-    relative: bool = option(
-        True, help="true: in units of each field's standard deviation in its simulation; false: in the field's own unit"
-    )
-    heldout: bool = option(True, help="false: the frames that validate and test stay free of it")
-
-
-@options
-class Mask:
-    """`[data.observe.mask]`: what is observed. Of several keys, all must hold."""
-
-    every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
-    frames: tuple[int, ...] = option(
-        (), help="only these frames of each simulation; [0, -1]: the first and the last; empty: all"
-    )
-    region: Mapping[str, tuple[float, float]] = option(
-        attrs.Factory(dict), help="only cells whose centre lies in between, such as {x = [0.0, 0.5]}"
-    )
-    points: int | None = option(None, help="only so many cells, drawn at random, the same in all frames", ge=1)
-    scattered: int | None = option(None, help="only so many values of each field and simulation, drawn at random", ge=1)
-    file: Path | None = option(
-        None, help="a .npy file, observed where it is not 0: an entry a cell, or a frame and a cell"
-    )
-    value: float | Literal["nan"] | None = option(
-        None, help='values in the data that mean "not observed"; none: there are none, and NaN is refused'
-    )
-    first_frame: bool = option(False, help="true: the first frame of each simulation is complete all the same")
-    heldout: bool = option(True, help="false: the frames that validate and test are complete, but for `value`")
-
-    def __attrs_post_init__(self) -> None:
-        if self.every is not None and self.frames:
-            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
-        for axis, (lower, upper) in self.region.items():
-            if not lower < upper:
-                raise SpecError(
-                    f"the lower end must be below the upper one, not {lower:g} and {upper:g}", key=f"region.{axis}"
-                )
-
-
-@options
-class Observe:
-    """`[data.observe]`: what observations are made of the data."""
-
-    noise: Noise | None = option(None, help="noise that is added to the data")
-    mask: Mask | None = option(None, help="what of the data is observed; none: all")
-
-
-@options
-class SourceChoice(Choice):
-    """`[data]`."""
-
-    hook = "hyco_sources"
-
-    name: str = option("data", help="the data set's name; names its cache folder", check=check_folder_name)
-    fields: FieldsScheme = option(attrs.Factory(FieldsScheme), help="dynamic and static fields")
-    num_frames: int | None = option(None, help="frames used of each simulation; none: all", ge=2)
-    num_predict_steps: int = option(3, help="horizon: steps that a training rollout predicts", ge=1)
-    stride: int = option(1, help="frames between the starts of neighbouring windows", ge=1)
-    split: Split = option(attrs.Factory(Split), help="train, val and test")
-    observe: Observe = option(attrs.Factory(Observe), help="noise and masks: what is observed of the data")
-
-    def __attrs_post_init__(self) -> None:
-        if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
-            raise SpecError(
-                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, and num_frames "
-                f"is {self.num_frames}; predict fewer steps or use more frames",
-                key="num_predict_steps",
-            )
-
-
-@options
 class StrategyChoice(Choice):
     """`[augmentation]`."""
 
@@ -271,25 +83,3 @@ class TrackerChoice(Choice):
     """One table of `[trackers]`; the table's name is the kind."""
 
     hook = "hyco_trackers"
-
-
-@attrs.frozen
-class BoundarySetting:
-    """A boundary condition as it is written in a spec; `value` is what `Boundary.parse` reads."""
-
-    value: Any
-
-    @classmethod
-    def from_data(cls, data: Any) -> BoundarySetting:
-        """From one rule for all sides or a table by axis and side. Raises ValueError."""
-        if isinstance(data, BoundarySetting):
-            return data
-        axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
-        if not axes or not set(axes) <= set("xyz"):
-            raise ValueError(f"a boundary by axis names x, y or z, not {', '.join(axes) or 'nothing'}")
-        Boundary.parse(data, axes)
-        return cls(data)
-
-    def to_data(self) -> Any:
-        """The form that `from_data` reads."""
-        return self.value

@@ -19,13 +19,19 @@ from hyco_engine.hooks.checking import describe
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
-    BuildContext,
     CacheBackend,
+    CacheContext,
     LossNormalizer,
+    NormalizerContext,
+    PartContext,
     Predictor,
     SampleSource,
+    SourceContext,
     Strategy,
+    StrategyContext,
+    SurrogateContext,
     Tracker,
+    TrackerContext,
     TrajectorySource,
 )
 from hyco_engine.spec.dumping import plain
@@ -48,6 +54,7 @@ GRIDS = (
 )
 STEPS = (0.01, 0.1, 0.001)
 
+Build = Callable[[PartContext], Any]
 Status = Literal["passed", "failed", "not checked"]
 
 
@@ -141,20 +148,21 @@ def _check_options(record: Record, options: Any) -> None:
 # --- contracts --------------------------------------------------------------------------------------------------------
 
 
-def _contract(hook: str, record: Record, build: Callable[[BuildContext], Any], registry: Registry) -> type:
+def _contract(hook: str, record: Record, build: Build, registry: Registry) -> type:
     if isinstance(record, ModelRecord):
         return _physics(build, registry) if record.role == "physical" else _surrogate(build, registry)
     if hook == "hyco_sources":
         return _source(build, registry)
-    bases: dict[str, tuple[type, type]] = {
-        "hyco_strategies": (StrategyContract, Strategy),
-        "hyco_normalizers": (NormalizerContract, LossNormalizer),
-        "hyco_caches": (CacheContract, CacheBackend),
-        "hyco_trackers": (TrackerContract, Tracker),
+    bases: dict[str, tuple[type, type, type[PartContext]]] = {
+        "hyco_strategies": (StrategyContract, Strategy, StrategyContext),
+        "hyco_normalizers": (NormalizerContract, LossNormalizer, NormalizerContext),
+        "hyco_caches": (CacheContract, CacheBackend, CacheContext),
+        "hyco_trackers": (TrackerContract, Tracker, TrackerContext),
     }
-    base, wanted = bases[hook]
-    _accepted(build, [tiny_context(registry=registry)], wanted)
-    return _subclass(base, make=lambda self: build(tiny_context(registry=registry)))
+    base, wanted, kind = bases[hook]
+    context = tiny_context(registry=registry).derive(kind)
+    _accepted(build, [context], wanted)
+    return _subclass(base, make=lambda self: build(context))
 
 
 def _subclass(base: type, **members: Any) -> type:
@@ -163,17 +171,17 @@ def _subclass(base: type, **members: Any) -> type:
     return made
 
 
-def _surrogate(build: Callable[[BuildContext], Any], registry: Registry) -> type:
-    def context(self: Any, layout: Any, **more: Any) -> BuildContext:
-        return tiny_context(layout, registry=registry, **more)
+def _surrogate(build: Build, registry: Registry) -> type:
+    def context(self: Any, layout: Any, **more: Any) -> SurrogateContext:
+        return tiny_context(layout, registry=registry, **more).derive(SurrogateContext)
 
-    built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)], nn.Module)
+    built = _accepted(build, [context(None, layout) for layout in (*LAYOUTS, None)], nn.Module)
     if isinstance(built, Predictor):
         raise _NotChecked("its inputs are its own: a test of its own, made of PredictorContract, knows them")
     return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
 
 
-def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
+def _physics(build: Build, registry: Registry) -> type:
     told = []
     for grid in GRIDS:
         for dt in STEPS:
@@ -191,14 +199,15 @@ def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
     raise _NotChecked(f"none of the checks' own grids and steps suits it: {'; '.join(dict.fromkeys(told))}")
 
 
-def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
-    built = _accepted(build, [tiny_context(registry=registry)], TrajectorySource, SampleSource)
+def _source(build: Build, registry: Registry) -> type:
+    context = tiny_context(registry=registry).derive(SourceContext)
+    built = _accepted(build, [context], TrajectorySource, SampleSource)
     base = SamplesContract if isinstance(built, SampleSource) else TrajectoryContract
-    members = {"make": lambda self, context: build(context), "context": lambda self: tiny_context(registry=registry)}
+    members = {"make": lambda self, context: build(context), "context": lambda self: context}
     return _subclass(base, **members)
 
 
-def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext], *wanted: type) -> Any:
+def _accepted(build: Build, contexts: Sequence[PartContext], *wanted: type) -> Any:
     """What is built for the first context that is not refused. Raises AssertionError where it is none of `wanted`."""
     told = []
     for context in contexts:

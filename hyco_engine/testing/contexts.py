@@ -50,7 +50,7 @@ def tiny_statistics(layout: StateLayout) -> Statistics:
 
 
 def tiny_context(layout: StateLayout | None = None, *, seed: int = 0, **more: Any) -> BuildContext:
-    """What a factory is told of data with this layout; `more` replaces or adds what `BuildContext` has."""
+    """What any factory is told of data with this layout; `more` replaces or adds what `BuildContext` has."""
     given: dict[str, Any] = {"seed": seed, "registry": Registry()}
     if layout is not None:
         given |= {"layout": layout, "dt": 0.02, "statistics": tiny_statistics(layout)}

@@ -10,10 +10,10 @@ from torch import nn
 
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Player
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS, FullBatch, GaussNewton, step_reach
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, RolloutObjective
+from hyco_engine.training.settings import TrainingSettings
 
 FEW = 50
 """Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""

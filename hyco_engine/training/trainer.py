@@ -17,7 +17,6 @@ from hyco_engine.errors import RunError
 from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples, StepContext
 from hyco_engine.randomness import derive_generator, own_random_numbers
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.batch_loss import BatchLoss
 from hyco_engine.training.curriculum import curriculum_for
 from hyco_engine.training.divergence import MOST_ROLLBACKS, Diverged, broken_gradient, since_left
@@ -32,6 +31,7 @@ from hyco_engine.training.optimizers import learning_rate, make_optimizer, optim
 from hyco_engine.training.phase_notes import SkippedBatches, parameter_means, phase_notes
 from hyco_engine.training.position import EpochPosition, PhasePosition, TrainingResult
 from hyco_engine.training.prior import Prior
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.starved import StarvedTerms
 from hyco_engine.training.whole_loss import WholeLoss, to_device
 

@@ -26,12 +26,12 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, Trajectory
 from hyco_engine.physics.model import FlowModel
+from hyco_engine.physics.settings import ParameterSetting, Profile
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.summary import relative_error
-from hyco_engine.spec.choices import ParameterSetting, Profile
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.error_bars import independent, measure
 from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
 

@@ -12,11 +12,11 @@ from gallery_cases import Case, windows
 from torch import Tensor, nn
 
 from hyco_engine import run
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.transforms import choose_transform
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.full_batch import LBFGS
 from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 FISHER = Case(kind="fisher-kpp", resolution=(32,), upper=(10.0,), dt=0.1, options={"length_scale": 0.1})

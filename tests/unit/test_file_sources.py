@@ -443,7 +443,7 @@ def test_gaps_in_one_field_of_one_simulation_are_told_or_taken_as_such(tmp_path)
 def test_hdf5_simulations_are_read_one_at_a_time(tmp_path, monkeypatch):
     from hyco_engine.builtin.sources.options import PdebenchOptions
     from hyco_engine.builtin.sources.pdebench import PdebenchSource
-    from hyco_engine.spec.choices import BoundarySetting
+    from hyco_engine.data.settings import BoundarySetting
 
     path = tmp_path / "data.hdf5"
     with h5py.File(path, "w") as file:

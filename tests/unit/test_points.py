@@ -15,13 +15,13 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
+from hyco_engine.data.settings import Mask, Noise, Observe, Split
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
-from hyco_engine.spec.choices import Mask, Noise, Observe, Split
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 F64 = torch.float64

@@ -40,14 +40,14 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import InviscidBurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.boundaries import side_of
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, heun
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.second_order import neighbours
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 
 MAX_COURANT = 1.0
 
@@ -135,7 +135,7 @@ def godunov(left: Any, right: Any) -> Any:
     return maximum(outward * outward, inward * inward) * 0.5
 
 
-def build(options: InviscidBurgersOptions, context: BuildContext) -> FlowModel:
+def build(options: InviscidBurgersOptions, context: PhysicsContext) -> FlowModel:
     """The registered factory."""
     # one number has no slope, so the potential is a field whether or not the user says so
     setting = context.parameters.get("potential") or ParameterSetting()

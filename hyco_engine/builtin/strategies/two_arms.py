@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import Arm, Augmentation, BuildContext, CycleContext, Phase, Player, Strategy
+from hyco_engine.interfaces import Arm, Augmentation, CycleContext, Phase, Player, Strategy, StrategyContext
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TwoArmsOptions
@@ -41,7 +41,7 @@ class TwoArms(Strategy):
         raise RuntimeError("the arms are asked, not the strategy that has them")
 
 
-def build(options: TwoArmsOptions, context: BuildContext) -> TwoArms:
+def build(options: TwoArmsOptions, context: StrategyContext) -> TwoArms:
     """The registered factory."""
     names = [choice.kind for choice in options.arms]
     if len(set(names)) < len(names):

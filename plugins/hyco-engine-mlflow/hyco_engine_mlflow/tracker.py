@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyco_engine.interfaces import BuildContext, Tracker
+from hyco_engine.interfaces import Tracker, TrackerContext
 from hyco_engine_mlflow.values import LONGEST, final_values, name, settings
 
 # before the import, which reads it: a run tells nobody of itself unless the user wants it to
@@ -202,6 +202,6 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def build(options: MlflowOptions, context: BuildContext) -> MlflowTracker:
+def build(options: MlflowOptions, context: TrackerContext) -> MlflowTracker:
     """The tracker `mlflow`."""
     return MlflowTracker(options)
