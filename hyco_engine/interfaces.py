@@ -98,7 +98,9 @@ class PartContext:
             """`attrs.evolve(context, ...)` with what concerns another hook gives a `BuildContext`, as in 0.1."""
             foreign = sorted(given.keys() - attrs.fields_dict(cls).keys())
             if foreign and given.keys() <= attrs.fields_dict(BuildContext).keys():
-                _deprecated(f"a {cls.__name__} takes no {', '.join(foreign)}", "derive the context of the other part")
+                what = f"a {cls.__name__} takes no {', '.join(foreign)}"
+                # the frame above this one is that of attrs.evolve
+                _deprecated(what, "derive the context of the other part", stacklevel=4)
                 return object.__new__(BuildContext)
             return object.__new__(cls)
 
@@ -106,13 +108,18 @@ class PartContext:
             """What does not concern this hook is as it was in 0.1: None, empty, or a method that works on such."""
             if name.startswith("_") or not (name in attrs.fields_dict(BuildContext) or hasattr(BuildContext, name)):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            _deprecated(f"a {type(self).__name__} has no {name!r}", "leave it out: it does not concern this hook")
+            what = f"a {type(self).__name__} has no {name!r}"
+            _deprecated(what, "leave it out, since it does not concern this hook", stacklevel=3)
             return getattr(self.derive(BuildContext), name)
 
 
-def _deprecated(what: str, instead: str) -> None:
-    text = f"{what}; {instead}. It works as it did in 0.1 until hyco-engine 0.3"
-    warnings.warn(text, DeprecationWarning, stacklevel=3)
+class ContextDeprecation(DeprecationWarning):
+    """A plugin uses of its context what concerns another hook."""
+
+
+def _deprecated(what: str, instead: str, stacklevel: int) -> None:
+    text = f"{what}: {instead}. Until hyco-engine 0.3 it works as it did in 0.1"
+    warnings.warn(text, ContextDeprecation, stacklevel=stacklevel)
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -7,6 +7,7 @@ import linecache
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
     CacheBackend,
     CacheContext,
+    ContextDeprecation,
     LossNormalizer,
     NormalizerContext,
     PartContext,
@@ -55,12 +57,12 @@ GRIDS = (
 STEPS = (0.01, 0.1, 0.001)
 
 Build = Callable[[PartContext], Any]
-Status = Literal["passed", "failed", "not checked"]
+Status = Literal["passed", "failed", "not checked", "deprecated"]
 
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What became of one check; `message` explains a failure, or says why a check was not made."""
+    """What became of one check; `message` explains a failure or a deprecation, or says why a check was not made."""
 
     check: str
     status: Status
@@ -73,10 +75,13 @@ class _NotChecked(Exception):
 
 def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Finding]:
     """Hold one kind, with its default options, against what its hook asks for."""
+    deprecated: dict[str, None] = {}
     try:
         options = _default_options(record)
-        yield _tried("default options can be written to a spec and read back", partial(_check_options, record, options))
-        contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
+        check_options = partial(_check_options, record, options)
+        yield _tried("default options can be written to a spec and read back", check_options, deprecated)
+        with _noting(deprecated):
+            contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
     except _NotChecked as why:
         yield Finding(check="the contract", status="not checked", message=str(why))
         return
@@ -88,10 +93,12 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         if getattr(getattr(contract, name), "declared", False):
             claims += 1
         else:
-            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
+            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name), deprecated)
     if claims:
         told = f"left to the plugin's own tests, since they rest on what those declare: {claims} of the contract's"
         yield Finding(check="what is declared", status="not checked", message=told)
+    for text in deprecated:
+        yield Finding(check="what it reads of its context", status="deprecated", message=text)
 
 
 def _tests(contract: type) -> list[str]:
@@ -100,10 +107,21 @@ def _tests(contract: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _tried(check: str, call: Callable[[], object]) -> Finding:
+@contextmanager
+def _noting(deprecated: dict[str, None]) -> Iterator[None]:
+    """Of all warnings keep only those of what a plugin reads of its context."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ContextDeprecation)
+        try:
+            yield
+        finally:
+            deprecated.update(dict.fromkeys(f"{found.message} ({found.filename}:{found.lineno})" for found in caught))
+
+
+def _tried(check: str, call: Callable[[], object], deprecated: dict[str, None]) -> Finding:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _noting(deprecated):
             call()
     except Exception as error:
         return Finding(check=check, status="failed", message=_explained(error))
@@ -188,8 +206,7 @@ def _physics(build: Build, registry: Registry) -> type:
             members = {"make": lambda self, context: build(context), "grid": grid, "dt": dt}
             contract = _subclass(PhysicsContract, **members)
             try:
-                model = contract()._built()
-                warning = model.stability(contract().states(model, 3))
+                warning = contract().unstable()
             except HycoError as error:
                 told.append(str(error))
                 break  # another step does not help

@@ -53,6 +53,11 @@ class PhysicsContract(ABC):
         """`[count, C_all, *S]`: states to step; the model's own initial states unless this is overridden."""
         return model.initial_states(count, torch.Generator().manual_seed(seed))
 
+    def unstable(self) -> str | None:
+        """What the model says against steps of the contract's own dt; None where it says nothing."""
+        model = self._built()
+        return model.stability(self.states(model, BATCH))
+
     # --- tests --------------------------------------------------------------------------------------------------------
 
     def test_a_step_has_the_shape_and_kind_of_the_dynamic_fields(self) -> None:
@@ -176,8 +181,7 @@ class PhysicsContract(ABC):
         assert equal(other(state), model(state)), "with its state loaded, another model makes another step"
 
     def test_warnings_of_stability_are_text(self) -> None:
-        model = self._built()
-        told = model.stability(self.states(model, BATCH))
+        told = self.unstable()
         assert told is None, f"the contract's own step of dt = {self.dt:g} is not stable: {told}; set dt to one that is"
 
     # --- helpers ------------------------------------------------------------------------------------------------------
