@@ -20,7 +20,9 @@ def test_goals_that_were_reached_are_kept(name: str) -> None:
 
 
 def test_the_script_prints_all_numbers() -> None:
-    done = subprocess.run([sys.executable, house_numbers.__file__, "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, house_numbers.__file__, "--json"], capture_output=True, text=True, check=True
+    )
     printed = json.loads(done.stdout)
     assert printed == house_numbers.numbers()
     assert set(printed) == {
