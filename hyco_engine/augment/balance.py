@@ -38,8 +38,8 @@ class Balance:
     expected_ratio: float
     ok: bool
     verdict: str
-    arm: str = ""
-    """Of a strategy that has several."""
+    candidate: str = ""
+    """The strategy's name, where several train side by side."""
 
 
 def check_balance(

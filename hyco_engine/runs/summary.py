@@ -78,8 +78,8 @@ def _told(value: Tensor, folder: Path, name: str) -> float | dict[str, Any]:
 
 def balance_summary(balance: Balance) -> dict[str, Any]:
     """One entry of `summary.balance`."""
-    entry = attrs.asdict(balance, filter=attrs.filters.exclude("verdict", "arm"))
-    return entry | ({"arm": balance.arm} if balance.arm else {})
+    entry = attrs.asdict(balance, filter=attrs.filters.exclude("verdict", "candidate"))
+    return entry | ({"arm": balance.candidate} if balance.candidate else {})
 
 
 def peak_rss_bytes() -> int:

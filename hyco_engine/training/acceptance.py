@@ -1,4 +1,4 @@
-"""Whether a learned correction of a physics is kept: held-out data alone says."""
+"""Whether a learned correction of a physics is kept: held-out data alone decides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 from hyco_engine.interfaces import Correction
-from hyco_engine.training.history import Best
 from hyco_engine.training.hybrid import HybridTrainer
 
 ENOUGH = 0.8
@@ -15,24 +14,22 @@ simulations whose later frames are held out took a tenth, and erred on others.""
 
 
 def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
-    """`accepted`, `error` and `error_without`, of the best weights of the surrogate and of the run's physics.
+    """Return `accepted`, `error` and `error_without`, of the best weights of the surrogate and of the run's physics.
 
     Where the correction does not take a fifth of the error, the surrogate becomes that physics alone, in its best and
-    last weights.
-    None where the surrogate is no correction, or nothing was held out.
+    last weights. Returns None where the surrogate is no correction, or nothing was held out.
     """
     synthetic, physical = (hybrid.trainers.get(player) for player in ("synthetic", "physical"))
     heldout = hybrid.heldout
     if heldout is None or physical is None or synthetic is None or not isinstance(synthetic.model, Correction):
         return None
-    bare, corrected = hybrid.best["physical"], hybrid.best["synthetic"]
-    if bare.state is None:
+    bare, error = hybrid.best["physical"], hybrid.best["synthetic"].error
+    without, state = bare.error, bare.state
+    if state is None:
         # a physics that has nothing to learn is not measured while others train
-        error = heldout.score(heldout.measure(physical.model))
-        bare = Best(error=error, state=copy.deepcopy(physical.model.state_dict()))
-    accepted = corrected.error < ENOUGH * bare.error
-    if not accepted and bare.state is not None:
-        alone = synthetic.model.without(bare.state)
-        hybrid.best["synthetic"] = Best(error=bare.error, state=alone)
-        synthetic.model.load_state_dict(alone)
-    return {"accepted": accepted, "error": corrected.error, "error_without": bare.error}
+        without = heldout.score(heldout.measure(physical.model))
+        state = copy.deepcopy(physical.model.state_dict())
+    accepted = error < ENOUGH * without
+    if not accepted:
+        hybrid.keep("synthetic", without, synthetic.model.without(state))
+    return {"accepted": accepted, "error": error, "error_without": without}

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import LossTerm
-from hyco_engine.training.whole_loss import WholeLoss
-
-MOST_ROLLBACKS = 5
-"""How often one model's training may go back; the last time with a thirty-second of the learning rate."""
 
 
 class Diverged(RunError):
-    """A loss, a gradient or a rollout is not finite."""
+    """A loss, a gradient or a rollout is not finite: `what` happened, and by `advice` what the user can do."""
+
+    def __init__(self, what: str, *, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what = what
 
 
 def broken_losses(terms: Sequence[LossTerm]) -> str | None:
@@ -41,9 +41,3 @@ def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name!r} is not finite"
     return None
-
-
-def since_left(whole: WholeLoss) -> str:
-    """ ", since ..." with the first samples from which a rollout leaves the finite numbers; empty where none does."""
-    found = (whole.objective.left_finite(whole.model, chunk.batch) for chunk in whole.chunks())
-    return next((f", since {left}" for left in found if left), "")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.interfaces import LossTerm, NormalizedLoss
+from hyco_engine.interfaces import LossTerm, NormalizedLoss, Player
 
 Number = float | Tensor
 
@@ -88,6 +91,17 @@ class EpochMetrics:
             metrics["train/skipped"] = self.skipped
         return metrics | {f"nonfinite/{name}": count for name, count in self.nonfinite.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far, as tensors and plain values."""
+        return copy.deepcopy(vars(self))
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any]) -> EpochMetrics:
+        """Return the metrics of which `saved` is the state dict."""
+        metrics = cls()
+        vars(metrics).update(copy.deepcopy(dict(saved)))
+        return metrics
+
     def _means(self) -> dict[tuple[str, str], float]:
         return {key: float(value / count) for key, (value, count) in self._losses.items() if float(count) > 0}
 
@@ -99,3 +113,32 @@ def _weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
         return torch.ones_like(values), values
     weight = term.sample_weight
     return weight, torch.where(weight > 0, weight * values, 0.0)
+
+
+@attrs.define
+class SkippedBatches:
+    """Batches of a phase that a normalizer left out, or whose terms it left out."""
+
+    batches: int = 0
+    skipped: int = 0
+    whole_epochs: int = 0
+    nonfinite: dict[str, int] = attrs.Factory(dict)
+
+    def epoch(self, epoch: EpochMetrics) -> None:
+        """Count one epoch."""
+        self.batches += epoch.batches
+        self.skipped += epoch.skipped
+        self.whole_epochs += int(0 < epoch.batches == epoch.skipped)
+        for name, count in epoch.nonfinite.items():
+            self.nonfinite[name] = self.nonfinite.get(name, 0) + count
+
+    def note(self, player: Player) -> str | None:
+        """What to tell of them; None where there were none."""
+        if not self.skipped and not self.nonfinite:
+            return None
+        where = ", ".join(f"{name!r} in {count}" for name, count in self.nonfinite.items())
+        text = f"of {self.batches} batches of the {player} model {self.skipped} were left out"
+        text += f"; losses were not finite: {where}" if where else ""
+        if self.whole_epochs:
+            text += f"; nothing at all was learned in {self.whole_epochs} epoch(s)"
+        return text + f". Lower training.{player}.lr, set clip_grad_norm, or shorten data.num_predict_steps"

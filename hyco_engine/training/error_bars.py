@@ -33,7 +33,7 @@ from hyco_engine.training.error_correlation import Correlation, correlation
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.least_squares import unit_scale
 from hyco_engine.training.linearized import Linearizer
-from hyco_engine.training.whole_loss import WholeLoss
+from hyco_engine.training.problem import Problem
 
 if TYPE_CHECKING:
     from hyco_engine.training.trainer import Trainer
@@ -80,9 +80,9 @@ class Blocks:
     """(simulation, frame) that each sample starts at; empty where samples are no windows."""
 
 
-def error_bars(model: PhysicalModel, whole: WholeLoss, linearizer: Linearizer) -> ErrorBars:
+def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
     """Error bars where the model is now, from the data of `whole`."""
-    point = whole.point()[None]
+    point = whole.unknowns.point()[None]
     blocks = find_blocks(whole.data, point.shape[1])
     found = _collect(whole, linearizer, point)
     seen = Correlation(volume=1.0, times=math.inf)
@@ -107,9 +107,9 @@ def error_bars(model: PhysicalModel, whole: WholeLoss, linearizer: Linearizer) -
 def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     """Error bars of what `trainer` has learned, from real data; None where there are none to be had."""
     model = trainer.model
-    if not isinstance(model, PhysicalModel) or not trainer.trainable or not trainer.objective.squared:
+    if trainer.unknowns.physics is None or not trainer.trainable or not trainer.objective.squared:
         return None
-    if trainer.initial is not None:
+    if trainer.state.initial is not None:
         # what is unsure of the initial states makes the parameters unsure too
         return None
     if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
@@ -118,7 +118,7 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
         return None
     used, chunk, left_out = _affordable(trainer, data)
     # what iterates has its derivatives compiled already; for one look that would take longer than the look
-    known = trainer.optimizer_name == "gauss-newton" or trainer.multi_start is not None
+    known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
     found = error_bars(model, trainer.whole_loss(used, chunk=chunk), linearizer)
     return attrs.evolve(found, assumption=found.assumption + left_out)
@@ -197,7 +197,7 @@ class _Found:
     last_step: Tensor | None
 
 
-def _collect(whole: WholeLoss, linearizer: Linearizer, point: Tensor) -> _Found:
+def _collect(whole: Problem, linearizer: Linearizer, point: Tensor) -> _Found:
     scores, last = [], []
     hessian, squares, count = torch.zeros(point.shape[1], point.shape[1], dtype=torch.float64), 0.0, 0
     for chunk, residual, jacobian in linearizer.linearized(whole, point):
@@ -255,7 +255,7 @@ def _at_least(covariance: Tensor, other: Tensor) -> Tensor:
 
 def _bars(
     model: PhysicalModel,
-    whole: WholeLoss,
+    whole: Problem,
     point: Tensor,
     hessian: Tensor,
     covariance: Tensor,
@@ -276,7 +276,7 @@ def _bars(
     mute = [name for k, name in enumerate(names) if not known[k]]
     told = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
     relative = vectors[:, 0] / scale * slopes / values.abs().clamp(min=1e-300)
-    if bool(known.all()) and condition > torch.finfo(whole.dtype).eps ** -0.5:
+    if bool(known.all()) and condition > torch.finfo(whole.unknowns.dtype).eps ** -0.5:
         told.append(
             f"the parameters cannot be told apart: {_direction(names, relative)} together changes the predictions by "
             f"no more than rounding (condition number {condition:.2g}). Fix one of them (learn = false), or add data"

@@ -22,27 +22,28 @@ class History:
     seconds: dict[str, float] = attrs.Factory(dict)
     trained: dict[str, dict[str, int]] = attrs.Factory(dict)
     """By player: `epochs`; `samples`, real and generated ones, each counted once an epoch; whether it `converged`."""
-    arms: dict[str, dict[str, Any]] = attrs.Factory(dict)
-    """By player, where a strategy has arms: which was `kept`, and the `errors` of all on held-out data."""
+    candidates: dict[str, dict[str, Any]] = attrs.Factory(dict)
+    """By player, where several strategies train side by side: which was `kept`, and the `errors` of all."""
     cycles: int = 0
     peak_bytes: int = 0
 
     def to_data(self) -> dict[str, Any]:
-        """Plain values, copied."""
+        """Return plain values, copied."""
         return attrs.asdict(self)
 
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Become what `to_data` gave; the containers stay the same objects."""
-        self.balance[:] = [Balance(**balance) for balance in data["balance"]]
-        self.cooperation[:] = data["cooperation"]
-        self.warnings[:] = data["warnings"]
-        self.seconds.clear()
-        self.seconds |= data["seconds"]
-        self.trained.clear()
-        self.trained |= data["trained"]
-        self.arms.clear()
-        self.arms |= data["arms"]
-        self.cycles, self.peak_bytes = data["cycles"], data["peak_bytes"]
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> History:
+        """Return the history of which `data` are the plain values."""
+        return cls(**{**data, "balance": [Balance(**balance) for balance in data["balance"]]})
+
+    def marks(self) -> dict[str, int]:
+        """Return how long the lists are, for `rewind`."""
+        return {name: len(getattr(self, name)) for name in ("balance", "cooperation", "warnings")}
+
+    def rewind(self, marks: Mapping[str, int]) -> None:
+        """Forget what came after the marks were taken: a phase that begins anew tells it again."""
+        for name, length in marks.items():
+            del getattr(self, name)[length:]
 
 
 @attrs.define(kw_only=True)
@@ -54,5 +55,5 @@ class Best:
     latest: float = math.inf
 
     def to_data(self) -> dict[str, Any]:
-        """Plain values and tensors, not copied."""
+        """Return plain values and tensors, not copied."""
         return attrs.asdict(self, recurse=False)

@@ -19,7 +19,6 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import START
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch
-from hyco_engine.training.losses import Objective, RolloutObjective
 
 
 class InitialStates(nn.Module):
@@ -37,19 +36,12 @@ class InitialStates(nn.Module):
         assert layout is not None  # a physics has one
         return cls(states.new_zeros(data.n_real, layout.n_dynamic, *states.shape[2:]).to(device))
 
-    def enter(self, objective: Objective, data: AugmentedDataset) -> None:
-        """Have `objective` compare starts too. Raises RunError where these are of other samples than `data`."""
+    def check(self, data: AugmentedDataset) -> None:
+        """Raise RunError where these are start states of other samples than those of `data`."""
         if len(self.shift) != data.n_real:
             raise RunError(
                 f"the initial states that were learned are of {len(self.shift)} windows, and the data has {data.n_real}"
             )
-        assert isinstance(objective, RolloutObjective)
-        objective.from_start = True
-
-    def leave(self, objective: Objective) -> None:
-        """Have `objective` compare rollouts alone."""
-        assert isinstance(objective, RolloutObjective)
-        objective.from_start = False
 
     def __call__(self, batch: Batch, indices: Tensor) -> Batch:
         """The samples at `indices` from where they are learned to start, with the observed start as first target.

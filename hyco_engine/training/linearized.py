@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.training.jacobian import ForwardJacobian, push_forward
+from hyco_engine.training.problem import Chunk, Problem
 from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
-from hyco_engine.training.whole_loss import Chunk, WholeLoss
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +42,19 @@ class Linearizer:
     def reason(self) -> str:
         return self._jacobian.reason or self._reason
 
-    def linearized(self, whole: WholeLoss, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+    def linearized(self, whole: Problem, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
         """By chunk: residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
-        x = points.to(dtype=whole.dtype, device=whole.device)
+        x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
         draws = whole.draws()
         with torch.no_grad():
             for chunk in whole.chunks():
                 captured = self._captured(whole, chunk, x, draws, tangents=True)
                 yield captured if captured is not None else self._lane_by_lane(whole, chunk, x, draws)
 
-    def values(self, whole: WholeLoss, points: Tensor) -> Tensor:
+    def values(self, whole: Problem, points: Tensor) -> Tensor:
         """F at `points [S, P]`: float64 `[S]`."""
         if len(points) > 1 and self._rollout is not None:
-            x = points.to(dtype=whole.dtype, device=whole.device)
+            x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
             total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
             with torch.no_grad():
                 for chunk in whole.chunks():
@@ -64,32 +64,32 @@ class Linearizer:
                     total += captured[1].double().square().flatten(1).sum(1).cpu()
                 else:
                     if whole.prior:
-                        total += torch.stack([whole.prior.value(whole.named(lane)).double() for lane in x]).cpu()
+                        total += torch.stack([whole.prior.value(whole.unknowns.at(lane)).double() for lane in x]).cpu()
                     return total
-        here = whole.point()
+        here = whole.unknowns.point()
         found = []
         try:
             for point in points:
-                whole.move_to(point)
+                whole.unknowns.move_to(point)
                 found.append(whole.value()[0])
         finally:
-            whole.move_to(here)
+            whole.unknowns.move_to(here)
         return torch.tensor(found, dtype=torch.float64)
 
-    def normal_equations(self, whole: WholeLoss, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F `[S]`, J^T r `[S, P]`, J^T J `[S, P, P]`, float64, on the CPU."""
         parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
         if whole.prior:
-            parts.append(_prior(whole, points.to(dtype=whole.dtype, device=whole.device)))
+            parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
         value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
         return value, gradient, hessian
 
     def _captured(
-        self, whole: WholeLoss, chunk: Chunk, x: Tensor, draws: torch.Generator, *, tangents: bool
+        self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator, *, tangents: bool
     ) -> Linear | None:
         steps = whole.objective.steps(chunk.batch)
         states = chunk.batch[0]
-        if self._rollout is None or steps is None or whole.extra or not isinstance(states, Tensor):
+        if self._rollout is None or steps is None or whole.terms or not isinstance(states, Tensor):
             return None
         count = len(x)
         # a graph belongs to one number of lanes: those that have dropped out stay in as copies
@@ -116,12 +116,12 @@ class Linearizer:
             lanes.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
         return chunk, torch.stack([r for r, _ in lanes]), torch.stack([j for _, j in lanes])
 
-    def _lane_by_lane(self, whole: WholeLoss, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
+    def _lane_by_lane(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
         state, count = draws.get_state(), len(chunk.indices)
 
         def residuals(theta: Tensor) -> Tensor:
             draws.set_state(state)
-            named = {f"model.{name}": value for name, value in whole.named(theta).items()}
+            named = {f"model.{name}": value for name, value in whole.unknowns.at(theta).items()}
             found = torch.func.functional_call(
                 self._call, named, (lambda model: whole.residuals(model, chunk, draws).flatten(),)
             )
@@ -141,7 +141,7 @@ class Linearizer:
 class LaneProblem:
     """A whole loss in the form that Levenberg-Marquardt asks for."""
 
-    def __init__(self, whole: WholeLoss, linearizer: Linearizer) -> None:
+    def __init__(self, whole: Problem, linearizer: Linearizer) -> None:
         self._whole = whole
         self._linearizer = linearizer
 
@@ -166,11 +166,11 @@ class _Call(nn.Module):
         return result
 
 
-def _prior(whole: WholeLoss, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _prior(whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The prior's part of the normal equations."""
 
     def residuals(point: Tensor) -> Tensor:
-        return whole.prior.residuals(whole.named(point))
+        return whole.prior.residuals(whole.unknowns.at(point))
 
     values = torch.stack([residuals(point) for point in points])
     jacobians = torch.stack([torch.func.jacrev(residuals)(point) for point in points])

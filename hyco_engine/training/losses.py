@@ -1,4 +1,8 @@
-"""From a batch to named loss terms. Every term is a mean over what was observed."""
+"""From a batch to named loss terms. Each term is a mean over the observed values.
+
+An objective is a value: nobody changes one. A shorter horizon, checkpoints or learned start states give another one,
+with `attrs.evolve`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,39 +33,54 @@ _SQUARED = ("gaussian", "residual", "other")
 
 
 class Objective(ABC):
-    """What a model is trained on: turns its predictions for a batch into loss terms."""
+    """The loss of a model: turns its predictions for a batch into loss terms."""
 
     specs: Sequence[TermSpec]
 
+    rolls_out: bool = False
+    """Whether the model is rolled out from a state, so that the loss has a horizon."""
+
+    horizon: int | None = None
+    """Steps of the rollouts that count; None takes as many as the targets have."""
+
+    def at_horizon(self, horizon: int | None) -> Objective:
+        """Return the same loss of rollouts of so many steps. Only objectives that roll out have a horizon."""
+        raise TypeError(f"{type(self).__name__} rolls nothing out, so it has no horizon")
+
+    def with_rollouts(self, *, from_start: bool, checkpoint_every: int | None) -> Objective:
+        """Return the same loss with these settings of its rollouts; one that rolls nothing out is as it was."""
+        return self
+
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
-        """One term for each spec; `sample_weight [B]`, None: all 1."""
+        """Return one term for each spec; `sample_weight [B]`, where None counts every sample as 1."""
 
     @abstractmethod
     def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """The weight `[B]` of each sample in each term: its own times the observed share of its values."""
+        """Return by term the weight `[B]` of each sample: its own weight times the observed share of its values."""
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """By term `[B, N]`: the sum of squares is `per_sample` times the observed share of a sample's values.
+        """Return by term `[B, N]`: their sum of squares is `per_sample` times the observed share of the sample.
 
-        Only where all terms are `squared`.
+        Only objectives whose terms are all `squared` have residuals.
         """
         raise NotImplementedError(f"{type(self).__name__} gives no residuals")
 
     def steps(self, batch: Batch) -> int | None:
-        """How many predictions in a row, from the batch's states on, are all that is asked of a model; None: other."""
+        """Return how many steps the loss of this batch rolls the model out; None where it needs more than rollouts."""
         return None
 
     def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
-        """Where the model's own states leave the finite numbers; None: they do not, or it has none."""
+        """Say where the rollouts of the batch stop being finite; None where they are finite or there are none."""
         return None
 
     @property
     def squared(self) -> bool:
-        """Whether all terms are squared errors, so that `residuals` can be had."""
+        """Whether all terms are squared errors, so that there are residuals."""
         return all(spec.kind in _SQUARED for spec in self.specs)
 
 
+@attrs.frozen(eq=False)
 class RolloutObjective(Objective):
     """Squared errors of a stepper's rollout over the horizon of the targets, one term for each dynamic field.
 
@@ -68,16 +88,36 @@ class RolloutObjective(Objective):
     its values. NaN in a target means that it was not observed.
     """
 
-    def __init__(self, layout: StateLayout, specs: Sequence[TermSpec] | None = None) -> None:
-        self.specs = tuple(specs or (TermSpec(name=field.name) for field in layout.dynamic))
-        self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
-        self.checkpoint_every: int | None = None
-        """Steps between the states kept for the gradient; the others are computed again. None: all are kept."""
-        self.horizon: int | None = None
-        """Steps of the rollouts that count; None: as many as the targets have."""
-        self.from_start = False
-        """Whether the first target is of the state itself, at lead time 0."""
-        self._samples = sample_mask(layout)[: layout.n_dynamic] if layout.has_filler else None
+    rolls_out = True
+
+    layout: StateLayout
+    specs: Sequence[TermSpec] = attrs.field(converter=tuple)
+    horizon: int | None = attrs.field(default=None, kw_only=True)
+    """Steps of the rollouts that count; None takes as many as the targets have."""
+    from_start: bool = attrs.field(default=False, kw_only=True)
+    """Whether the first target belongs to the start state itself, at lead time 0."""
+    checkpoint_every: int | None = attrs.field(default=None, kw_only=True)
+    """Steps between the states kept for the gradient, which computes the others again; None keeps all states."""
+    _channels: Mapping[str, slice] = attrs.field(init=False)
+    _samples: Tensor | None = attrs.field(init=False)
+
+    @specs.default
+    def _one_term_a_field(self) -> Sequence[TermSpec]:
+        return [TermSpec(name=field.name) for field in self.layout.dynamic]
+
+    @_channels.default
+    def _channels_by_field(self) -> Mapping[str, slice]:
+        return {field.name: self.layout.channels(field.name) for field in self.layout.dynamic}
+
+    @_samples.default
+    def _entries_that_are_samples(self) -> Tensor | None:
+        return sample_mask(self.layout)[: self.layout.n_dynamic] if self.layout.has_filler else None
+
+    def at_horizon(self, horizon: int | None) -> Objective:
+        return attrs.evolve(self, horizon=horizon)
+
+    def with_rollouts(self, *, from_start: bool, checkpoint_every: int | None) -> Objective:
+        return attrs.evolve(self, from_start=from_start, checkpoint_every=checkpoint_every)
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
         differences, observed = self._differences(model, batch)
@@ -155,6 +195,7 @@ class RolloutObjective(Objective):
         return observed if self._samples is None else observed & self._samples.to(observed.device)
 
 
+@attrs.frozen(eq=False)
 class PredictorObjective(Objective):
     """Compares each named output of a predictor with its target, as the term's kind says.
 
@@ -163,8 +204,7 @@ class PredictorObjective(Objective):
     its observed elements; NaN (classes: a negative number) in a target means that it was not observed.
     """
 
-    def __init__(self, specs: Sequence[TermSpec]) -> None:
-        self.specs = tuple(specs)
+    specs: Sequence[TermSpec] = attrs.field(converter=tuple)
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
         inputs, targets = batch
@@ -269,7 +309,7 @@ def objective_for(model: nn.Module, layout: StateLayout | None, specs: Sequence[
         return PredictorObjective(specs or model.terms)
     if layout is None:
         raise TypeError(f"{type(model).__name__} is a stepper: it needs data on a grid")
-    return RolloutObjective(layout, specs)
+    return RolloutObjective(layout, specs) if specs else RolloutObjective(layout)
 
 
 def _shape(tensor: Tensor) -> str:

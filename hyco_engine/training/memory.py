@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.interfaces import Batch, Player
-from hyco_engine.training.losses import Objective, RolloutObjective
+from hyco_engine.training.losses import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,6 @@ class MemoryPlan:
     peak_bytes: int
     every: int | None = None
 
-    def follow(self, objective: Objective) -> None:
-        """Have rollouts checkpointed as planned."""
-        if isinstance(objective, RolloutObjective):
-            objective.checkpoint_every = self.every
-
     @property
     def message(self) -> str | None:
         """What the user is told beforehand, where there is something to tell."""
@@ -47,15 +42,14 @@ class MemoryPlan:
 def plan_rollouts(
     model: nn.Module, objective: Objective, batch: Batch, budget_bytes: float, player: Player
 ) -> MemoryPlan | None:
-    """A plan for batches like `batch`, which `objective` follows from here on; None where nothing is rolled out.
+    """Return a plan for batches like `batch`; None where the loss rolls nothing out.
 
-    What it costs is logged before anything is run.
+    The log says what it costs before anything runs.
     """
     states, steps = batch[0], objective.steps(batch)
-    if not isinstance(objective, RolloutObjective) or not isinstance(states, Tensor) or steps is None:
+    if not objective.rolls_out or not isinstance(states, Tensor) or steps is None:
         return None
     plan = plan_memory(model, states, steps, budget_bytes, int(getattr(model, "substeps", 1)))
-    plan.follow(objective)
     if plan.message:
         logger.warning("the %s model: %s", player, plan.message)
     return plan

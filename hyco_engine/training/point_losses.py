@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError, SpecError
-from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor, TermSpec
+from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor
 from hyco_engine.rollout import rollout
 from hyco_engine.training.losses import Objective, RolloutObjective
 
@@ -28,6 +29,7 @@ def check_parts(player: Player, objective: Objective, model: nn.Module, points: 
         )
 
 
+@attrs.frozen(eq=False)
 class PointObjective(RolloutObjective):
     """Squared errors at the points of `PointWindows`, one term for each dynamic field.
 
@@ -37,10 +39,11 @@ class PointObjective(RolloutObjective):
     the `horizon` nothing counts as observed, so that a sample has the share of all its values that lie before it.
     """
 
-    def __init__(self, layout: StateLayout, specs: Sequence[TermSpec] | None = None) -> None:
-        super().__init__(layout, specs)
-        self._layout = layout
-        self._sensors = Sensors(layout)
+    _sensors: Sensors = attrs.field(init=False)
+
+    @_sensors.default
+    def _sensors_of_layout(self) -> Sensors:
+        return Sensors(self.layout)
 
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
         parts = self._compared(model, batch)
@@ -91,18 +94,18 @@ class PointObjective(RolloutObjective):
         if isinstance(model, Predictor):
             if points is None or grid is not None:
                 raise TypeError("a predictor of points learns from sensors, and these are rollouts on a grid")
-            return [_part(predicted_at(model, points, self._layout), points["value"], self._seen(points))]
+            return [_part(predicted_at(model, points, self.layout), points["value"], self._seen(points))]
         steps = self.steps(batch)
         assert steps is not None
         path = rollout(model, states, steps, checkpoint_every=self.checkpoint_every)
-        if path.shape[2:] != (self._layout.n_dynamic, *self._layout.spatial):
+        if path.shape[2:] != (self.layout.n_dynamic, *self.layout.spatial):
             raise PluginError(
                 f"{type(model).__name__} predicts {list(path.shape)} for states {list(states.shape)}; expected "
-                f"{[len(states), steps, self._layout.n_dynamic, *self._layout.spatial]} as [B, T, C_dyn, *S]"
+                f"{[len(states), steps, self.layout.n_dynamic, *self.layout.spatial]} as [B, T, C_dyn, *S]"
             )
         parts = []
         if points is not None:
-            whole = torch.cat([states[:, None, : self._layout.n_dynamic], path], dim=1)
+            whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
             read = self._sensors(whole, points["frame"], points["position"])
             # 0, but NaN where a state that no sensor saw is not finite: that must not go unseen either
             read = read + 0.0 * path.flatten(1).sum(1)[:, None, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,21 +67,30 @@ class Reporter:
         self.tell("warned", message)
 
     @contextmanager
-    def timed(self, phase: str, cycle: int | None = None, total: int | None = None) -> Iterator[None]:
-        """A phase from its start to its end; its time counts also where it fails. Raises RunError where memory ends."""
-        self.tell("phase_started", {"cycle": cycle, "phase": phase, "total": total})
-        start = time.perf_counter()
-        try:
+    def timed(self, phase: str, total: int | None = None) -> Iterator[None]:
+        """Tell the start and the end of a phase outside of the cycles; its time counts also where it fails."""
+        self.tell("phase_started", {"cycle": None, "phase": phase, "total": total})
+        with clock(self.seconds, phase) as passed:
             yield
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            place = phase if cycle is None else f"{phase} of cycle {cycle}"
-            raise RunError(
-                f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size), or "
-                "augmentation.cache.kind = 'disk' or 'on-the-fly'"
-            ) from error
-        finally:
-            seconds = time.perf_counter() - start
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-        self.tell("phase_ended", {"cycle": cycle, "phase": phase, "seconds": seconds})
+        self.tell("phase_ended", {"cycle": None, "phase": phase, "seconds": passed()})
+
+
+@contextmanager
+def clock(seconds: dict[str, float], phase: str, cycle: int | None = None) -> Iterator[Callable[[], float]]:
+    """Add the time spent within to `seconds[phase]`, also where it fails; gives what tells the time that passed.
+
+    Raises RunError where memory ends.
+    """
+    start = time.perf_counter()
+    try:
+        yield lambda: time.perf_counter() - start
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        place = phase if cycle is None else f"{phase} of cycle {cycle}"
+        raise RunError(
+            f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size), or "
+            "augmentation.cache.kind = 'disk' or 'on-the-fly'"
+        ) from error
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 EPOCHS = 5
 STILL = 0.01
@@ -39,6 +40,17 @@ class StarvedTerms:
             return None
         self._judged = True
         return self._told(still, fastest, losses, player)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen so far, as plain values."""
+        return dict(vars(self))
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any]) -> StarvedTerms:
+        """Return the watch of which `saved` is the state dict."""
+        watch = cls()
+        vars(watch).update(saved)
+        return watch
 
     def _told(self, still: list[str], fastest: str, losses: Mapping[str, float], player: str) -> str:
         def change(name: str) -> str:

@@ -1,0 +1,158 @@
+"""Strategies that train side by side: a list of whole states, of which the best is chosen at the end.
+
+The spec and the results call them arms. All candidates begin from the same start and take turns, a cycle each. The
+trainers hold the state of the candidate whose turn it is; the others wait as values.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from torch import nn
+
+from hyco_engine.errors import PluginError
+from hyco_engine.interfaces import Arm, Player, Strategy
+from hyco_engine.training.cycle import Turn
+from hyco_engine.training.history import Best
+from hyco_engine.training.normalized import Normalization
+from hyco_engine.training.trainer import Trainer
+
+
+def candidates_of(strategy: Strategy | None) -> tuple[Arm, ...]:
+    """Return the candidates of a strategy; a strategy without any is its own and only candidate, without a name.
+
+    Raises PluginError where a candidate has candidates itself.
+    """
+    arms = () if strategy is None else tuple(strategy.arms())
+    for arm in arms:
+        if arm.strategy is not None and arm.strategy.arms():
+            raise PluginError(
+                f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, and nobody asks those"
+            )
+    return arms or (Arm(name="", strategy=strategy),)
+
+
+def check_strategy(
+    strategy: Strategy, models: Mapping[Player, nn.Module], n_real: int, alpha: float, *, heldout: bool
+) -> None:
+    """Ask a strategy, and each candidate that may generate, whether it can work with these models."""
+    arms = candidates_of(strategy)
+    if len(arms) > 1:
+        strategy.check(models, heldout=heldout)
+    for arm in arms:
+        if arm.strategy is not None and arm.max_generated(n_real, alpha) > 0:
+            arm.strategy.check(models, heldout=heldout)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Candidates:
+    """The candidates' states, and whose turn it is. With a single candidate nothing is ever copied.
+
+    `best` are the best weights of the candidate whose turn it is; after `choose` those of what was chosen.
+    """
+
+    arms: Sequence[Arm]
+    alpha: float
+    trainers: Mapping[Player, Trainer]
+    best: dict[Player, Best]
+    _active: int | None = 0
+    """None: the best were chosen, and the trainers hold them."""
+    _states: list[dict[str, Any]] = attrs.Factory(list)
+    """The whole state of each candidate when its last turn ended; empty before the first turn."""
+    _fresh: dict[Player, Normalization] = attrs.Factory(dict)
+    """Normalizers as they were before training: one knows the loss terms of its own candidate alone."""
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.arms) > 1:
+            self._fresh = {player: copy.deepcopy(trainer.normalization) for player, trainer in self.trainers.items()}
+
+    @property
+    def turn(self) -> Turn:
+        """Whose turn it is."""
+        active = self._active or 0
+        arm = self.arms[active]
+        several = len(self.arms) > 1
+        return Turn(
+            strategy=arm.strategy,
+            alpha=self.alpha if arm.alpha is None else arm.alpha,
+            name=arm.name if several else "",
+            label={"arm": arm.name} if several else {},
+            first=active == 0,
+        )
+
+    def begin(self) -> None:
+        """Before training goes on: every candidate begins from the trainers' state, or takes up its own again."""
+        if len(self.arms) < 2:
+            return
+        if not self._states:
+            self._states = [self._state() for _ in self.arms]
+        if self._active is None:
+            self._active = 0
+            self._load(self._states[0])
+
+    def next(self) -> bool:
+        """Give the turn to the next candidate; True where all have had theirs."""
+        if len(self.arms) < 2:
+            return True
+        assert self._active is not None  # training has begun
+        self._states[self._active] = self._state()
+        self._active = (self._active + 1) % len(self.arms)
+        self._load(self._states[self._active])
+        return self._active == 0
+
+    def choose(self) -> dict[str, Any]:
+        """Give each trainer the state with its smallest error on held-out data, and say whose that is.
+
+        `{player: {"kept": name, "errors": {name: error}}}`; empty where there is nothing to choose from.
+        """
+        if len(self.arms) < 2 or self._active is None:
+            return {}
+        self._states[self._active] = self._state()
+        self._active = None
+        told: dict[str, Any] = {}
+        for player in self.trainers:
+            errors = [state["best"][player]["latest"] for state in self._states]
+            if (chosen := best_of(errors)) is None:
+                continue
+            self._load_trainer(player, self._states[chosen])
+            lowest = best_of([state["best"][player]["error"] for state in self._states])
+            self.best[player] = Best(**copy.deepcopy(self._states[lowest or 0]["best"][player]))
+            names = [arm.name for arm in self.arms]
+            told[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
+        return told
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what the trainers do not hold, not copied."""
+        return None if len(self.arms) < 2 else {"active": self._active, "states": self._states}
+
+    def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
+        """Go on from what `state_dict` gave."""
+        if saved is not None:
+            self._active, self._states = saved["active"], copy.deepcopy(saved["states"])
+
+    def _state(self) -> dict[str, Any]:
+        state = {
+            "trainers": {player: trainer.state_dict() for player, trainer in self.trainers.items()},
+            "best": {player: best.to_data() for player, best in self.best.items()},
+        }
+        return copy.deepcopy(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        for player in self.trainers:
+            self._load_trainer(player, state)
+            self.best[player] = Best(**copy.deepcopy(state["best"][player]))
+
+    def _load_trainer(self, player: Player, state: Mapping[str, Any]) -> None:
+        trainer = self.trainers[player]
+        trainer.normalization = copy.deepcopy(self._fresh[player])
+        trainer.load_state_dict(state["trainers"][player])
+
+
+def best_of(errors: Sequence[float]) -> int | None:
+    """Return the place of the smallest finite error; None where no error is finite."""
+    finite = [k for k, error in enumerate(errors) if math.isfinite(error)]
+    return min(finite, key=lambda k: errors[k], default=None)

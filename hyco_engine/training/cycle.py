@@ -1,0 +1,210 @@
+"""The cycle: each model generates samples for the other, and both are trained in turn."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import attrs
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.hooks.blaming import blaming
+from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
+from hyco_engine.training.evaluation import HeldOut
+from hyco_engine.training.history import Best, History
+from hyco_engine.training.reporter import clock
+from hyco_engine.training.teaching import Place, Teaching
+from hyco_engine.training.trainer import Trainer, TrainingResult
+
+REST = "rest"
+
+
+@attrs.frozen
+class Event:
+    """Something that happened: `kind` is the tracker's method that is told `record`.
+
+    At an event of the kind `REST`, after each step of a model and at each phase's end, training can go on from the
+    state as it is; its record is whether a `phase_ended`.
+    """
+
+    kind: str
+    record: Any
+
+
+@attrs.define(kw_only=True, eq=False)
+class CycleState:
+    """Where cooperative training is, beside the states of the trainers.
+
+    `next` is the phase of the present cycle that comes next, or that is under way. Within a phase, `marks` say how
+    long the history's lists were when it began.
+    """
+
+    history: History
+    best: dict[Player, Best]
+    next: int = 0
+    marks: dict[str, int] | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Turn:
+    """Whose cycle it is: a strategy, with the number `alpha` of generated samples per real one.
+
+    `name` and `label` tell it apart where several strategies train side by side; `first` is the first of them.
+    """
+
+    strategy: Strategy | None
+    alpha: float
+    name: str
+    label: Mapping[str, str]
+    first: bool
+
+    def at(self, cycle: int) -> str:
+        """Return what messages say of when something happened."""
+        return ", ".join([f"cycle {cycle}", *(f"{kind} {name}" for kind, name in self.label.items())])
+
+
+def planned_phases(strategy: Strategy | None, players: Collection[Player], cycle: int) -> list[Phase]:
+    """Return the phases of a strategy's cycle in which one of `players` trains; without a strategy each trains once."""
+    phases = [Phase(player=player) for player in players] if strategy is None else strategy.phases(cycle)
+    return [phase for phase in phases if phase.player in players]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Cycle:
+    """The parts of a cycle. `during` is told what happens while a cache makes samples, which may raise to end it."""
+
+    trainers: Mapping[Player, Trainer]
+    teaching: Teaching
+    heldout: HeldOut | None
+    during: Callable[[Event], None]
+
+    def run(self, state: CycleState, turn: Turn, real: Samples) -> Iterator[Event]:
+        """Run the rest of the present cycle on the real samples."""
+        cycle = state.history.cycles
+        phases = planned_phases(turn.strategy, self.trainers, cycle)
+        idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
+        if cycle == 0 and state.next == 0 and state.marks is None and turn.first:
+            for player in idle:
+                yield _warning(state, f"the {player} model has nothing to learn, so it only generates for the other")
+        phases = [phase for phase in phases if phase.player not in idle]
+        while state.next < len(phases):
+            phase = phases[state.next]
+            place = Place(
+                phase=phase,
+                cycle=cycle,
+                index=state.next,
+                at=turn.at(cycle),
+                candidate=turn.name,
+                label=turn.label,
+            )
+            yield from self._phase(state, turn, place, real)
+            state.next += 1
+            if state.next < len(phases):
+                yield Event(REST, True)
+        state.next = 0
+
+    def _phase(self, state: CycleState, turn: Turn, place: Place, real: Samples) -> Iterator[Event]:
+        """Generate, check the balance, train, measure."""
+        phase, history, trainer = place.phase, state.history, self.trainers[place.phase.player]
+        if state.marks is None:
+            state.marks = history.marks()
+        else:
+            # a phase that is gone on with generates the same samples again, and tells it again
+            history.rewind(state.marks)
+        with ExitStack() as stack:
+            with trainer.at_phase_start():
+                augmentation = self.teaching.decide(place, turn.strategy, turn.alpha, real)
+                data = yield from self._data(state, place, real, augmentation, stack)
+            latest = {player: best.latest for player, best in state.best.items()}
+            for note in self.teaching.balanced(place, data, augmentation, turn.alpha, history, latest):
+                yield _warning(state, note)
+            result = yield from self._train(state, place, data, augmentation)
+        counts = history.trained.setdefault(phase.player, {"epochs": 0, "samples": 0, "converged": False})
+        counts["converged"] = result.converged
+        counts["epochs"] += result.epochs
+        counts["samples"] += result.epochs * len(data)
+        for note in result.notes:
+            yield _warning(state, f"{place.at}: {note}")
+        if result.epochs and not result.moved and not result.converged:
+            yield _warning(
+                state,
+                f"{place.at}: {result.epochs} epochs of {trainer.optimizer_name} did not move the {phase.player} "
+                f"model. Its gradient may vanish, or training.{phase.player}.lr may be too small",
+            )
+        yield from self._measure(state, place)
+        state.marks = None
+
+    def _data(
+        self, state: CycleState, place: Place, real: Samples, augmentation: Augmentation | None, stack: ExitStack
+    ) -> Generator[Event, None, AugmentedDataset]:
+        """Give the real samples, with what is generated until `stack` is left."""
+        if augmentation is None or augmentation.recipe is None:
+            return AugmentedDataset(real, weight=1.0 if augmentation is None else augmentation.weight)
+        about = {"cycle": place.cycle, "phase": f"generate_{place.phase.teacher}"}
+        count = len(augmentation.recipe)
+
+        def progress(made: int) -> None:
+            self.during(Event("progress", {**about, "done": made, "total": count}))
+
+        yield Event("phase_started", {**about, "total": count})
+        with clock(state.history.seconds, about["phase"], place.cycle) as passed:
+            generated = stack.enter_context(self.teaching.held(place, augmentation.recipe, state.history, progress))
+        yield Event("phase_ended", {**about, "seconds": passed()})
+        return AugmentedDataset(real, generated, weight=augmentation.weight)
+
+    def _train(
+        self, state: CycleState, place: Place, data: AugmentedDataset, augmentation: Augmentation | None
+    ) -> Generator[Event, None, TrainingResult]:
+        phase, trainer = place.phase, self.trainers[place.phase.player]
+        epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
+        about = {"cycle": place.cycle, "phase": f"train_{phase.player}"}
+        yield Event("phase_started", {**about, "total": epochs})
+        with clock(state.history.seconds, about["phase"], place.cycle) as passed:
+            for progress in trainer.steps(data, epochs, () if augmentation is None else augmentation.terms):
+                if progress.metrics is not None:
+                    yield Event("metrics", {**about, **place.label, **trainer.phase_record})
+                    yield Event("progress", {**about, "done": trainer.phase_epochs, "total": epochs})
+                yield Event(REST, False)
+        yield Event("phase_ended", {**about, "seconds": passed()})
+        return trainer.finish(epochs)
+
+    def _measure(self, state: CycleState, place: Place) -> Iterator[Event]:
+        """Record the trained model's error on held-out real data, and keep the best weights."""
+        if self.heldout is None:
+            return
+        player, trainer, best = place.phase.player, self.trainers[place.phase.player], state.best[place.phase.player]
+        about = {"cycle": place.cycle, "phase": "evaluate"}
+        yield Event("phase_started", {**about, "total": 1})
+        with clock(state.history.seconds, "evaluate", place.cycle) as passed:
+            metrics = measured(self.heldout, trainer)
+        yield Event("phase_ended", {**about, "seconds": passed()})
+        best.latest = self.heldout.score(metrics)
+        if best.latest < best.error:
+            best.error, best.state = best.latest, copy.deepcopy(trainer.model.state_dict())
+        flat = {f"val/{name}": value for name, value in flatten(metrics).items()}
+        at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+        yield Event("metrics", {**about, "phase": f"train_{player}", **place.label, **at, **flat})
+
+
+def measured(heldout: HeldOut, trainer: Trainer) -> dict[str, Any]:
+    """Return the metrics of a trainer's model on held-out real data."""
+    with blaming(trainer.who, "rollouts on held-out data"):
+        return heldout.measure(trainer.model)
+
+
+def _warning(state: CycleState, message: str) -> Event:
+    state.history.warnings.append(message)
+    return Event("warned", message)
+
+
+def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """`{"nrmse": 1, "nrmse_by_field": {"u": 1}}` -> `{"nrmse": 1, "nrmse/u": 1}`; lists are left out."""
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
+        elif not isinstance(value, list):
+            flat[name] = value
+    return flat

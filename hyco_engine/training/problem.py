@@ -1,0 +1,356 @@
+"""What one phase minimises: the loss of a model over a data set, batch by batch or over all samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.errors import RunError
+from hyco_engine.hooks.blaming import blaming
+from hyco_engine.interfaces import (
+    Batch,
+    ExtraTerm,
+    LossTerm,
+    NormalizedLoss,
+    Player,
+    StepContext,
+    Values,
+)
+from hyco_engine.randomness import derive_generator
+from hyco_engine.training.divergence import Diverged, broken_losses
+from hyco_engine.training.epoch_metrics import EpochMetrics
+from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.normalized import Normalization
+from hyco_engine.training.prior import Prior
+from hyco_engine.training.unknowns import Unknowns
+
+Metrics = dict[str, float]
+KEPT_BYTES = 2**28
+"""A data set up to this size stays gathered between passes over it."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Chunk:
+    """Some samples, on the model's device."""
+
+    indices: Tensor
+    batch: Batch
+    sample_weight: Tensor | None
+    generated: Tensor
+
+
+class _Chunks:
+    """All samples of a data set, chunk after chunk. Small data sets stay gathered between passes."""
+
+    def __init__(self, data: AugmentedDataset, size: int, device: torch.device) -> None:
+        self.data = data
+        self.size = size
+        self.device = device
+        self._held: list[Chunk] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.size)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        if self._held is not None:
+            yield from self._held
+            return
+        held: list[Chunk] | None = []
+        size = 0
+        every = torch.split(torch.arange(len(self.data)), self.size)
+        self.data.upcoming(every)
+        for indices in every:
+            chunk = self.gather(indices)
+            if held is not None:
+                size += sum(t.nbytes for t in _tensors(chunk.batch))
+                held = [*held, chunk] if size <= KEPT_BYTES else None
+            yield chunk
+        self._held = held
+
+    def gather(self, indices: Tensor) -> Chunk:
+        """Return the samples at `indices` (int64 `[B]`)."""
+        weight = self.data.sample_weight(indices)
+        return Chunk(
+            indices=indices,
+            batch=to_device(self.data.batch(indices), self.device),
+            sample_weight=None if weight is None else weight.to(self.device),
+            generated=self.data.is_generated(indices).to(self.device),
+        )
+
+
+@attrs.define(kw_only=True, eq=False)
+class Problem:
+    """The loss of a model over `data`, with the further loss `terms` of a strategy.
+
+    A batch's loss is what the normalizer makes of its terms. The whole loss is sum_k w_k L_k, where L_k is the mean of
+    a term over all samples and the `weights` w_k stay frozen; it is also a sum of squares, of weighted residuals. The
+    model's smoothness prior belongs to both; `residuals` are those of the data alone.
+
+    In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
+    curvature a lower bound. `initial` holds the start states that are learned beside the model. `model_name` is what
+    messages call the model, and `batch_size` counts the samples that the whole loss computes at a time. `epochs` are
+    planned for the phase, which began after `begun` earlier ones.
+    """
+
+    unknowns: Unknowns
+    objective: Objective
+    data: AugmentedDataset
+    normalization: Normalization
+    player: Player
+    model_name: str
+    seed: int
+    batch_size: int
+    device: torch.device
+    terms: Sequence[ExtraTerm] = ()
+    initial: InitialStates | None = None
+    epochs: int = 0
+    begun: int = 0
+    weights: Mapping[str, float] = attrs.Factory(dict)
+    prior: Prior = attrs.field(init=False)
+    _chunks: _Chunks = attrs.field(init=False)
+    _last: tuple[Tensor, tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
+    _totals: dict[str, float] | None = attrs.field(init=False, default=None)
+    _shorter: tuple[int | None, Problem] | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.prior = Prior(self.model)
+        self._chunks = _Chunks(self.data, self.batch_size, self.device)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.unknowns.model
+
+    @property
+    def who(self) -> str:
+        """What messages call the model, with its distribution."""
+        return f"the {self.player} model {self.model_name}"
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that an optimizer changes: the model's parameters, then the learned start states."""
+        return [*self.unknowns.parameters, *([] if self.initial is None else self.initial.parameters())]
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps the loss rolls the model out; None where it is not made of rollouts."""
+        return self.objective.steps(self.data.batch(torch.tensor([0])))
+
+    def at_horizon(self, horizon: int | None) -> Problem:
+        """Return the same problem with rollouts of so many steps; None keeps the targets' full length."""
+        if horizon == self.objective.horizon:
+            return self
+        if self._shorter is None or self._shorter[0] != horizon:
+            problem = attrs.evolve(self, objective=self.objective.at_horizon(horizon))
+            problem._chunks = self._chunks
+            self._shorter = (horizon, problem)
+        return self._shorter[1]
+
+    def generator(self, purpose: str, epoch: int) -> torch.Generator:
+        """Return the generator of one purpose in one epoch of this model."""
+        return derive_generator(self.seed, "train", self.player, purpose, epoch)
+
+    def context(self, epoch: int, step: int, **more: Any) -> StepContext:
+        """Return what the normalizer is told in a step; `more` are further fields of the context."""
+        return StepContext(
+            step=step,
+            player=self.player,
+            shared_parameters=lambda: self.unknowns.parameters,
+            generator=self.generator("normalizer", epoch),
+            **more,
+        )
+
+    # --- one batch ------------------------------------------------------------------------------------------------
+
+    def batch_loss(
+        self, indices: Tensor, draws: torch.Generator, context: StepContext, epoch: EpochMetrics, where: str
+    ) -> NormalizedLoss:
+        """Return the normalized loss of the samples at `indices` and count it in `epoch`; `where`: "epoch 3, batch 5".
+
+        Raises Diverged where the loss is not finite, and PluginError where the model or the normalizer fails.
+        """
+        chunk = self._chunks.gather(indices)
+        terms = self._terms(chunk, draws, where)
+        try:
+            loss = self.normalization(terms, context)
+        except RunError as error:
+            if (broken := broken_losses(terms)) is not None:
+                raise self._diverged(where, broken, chunk.batch) from error
+            raise RunError(f"the {self.player} model, {where}: {error}") from error
+        if loss.skipped:
+            epoch.skip(terms)
+            return loss
+        if not torch.isfinite(loss.total):
+            broken = broken_losses(terms) or f"the total of its losses is {float(loss.total.detach())}"
+            raise self._diverged(where, broken, chunk.batch)
+        epoch.add(terms, chunk.generated, loss)
+        return attrs.evolve(loss, total=loss.total + self.prior.value()) if self.prior else loss
+
+    def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
+        left = self.objective.left_finite(self.model, batch)
+        return Diverged(f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}")
+
+    def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
+        """Return the loss terms of some samples. With `where`, an error names the part of a plugin that failed."""
+        with blaming(self.who, where) if where else nullcontext():
+            terms = self.objective(self.model, chunk.batch, chunk.sample_weight)
+        for one in self.terms:
+            about = f"the loss term {type(one).__name__} of the {self.player} model"
+            with blaming(about, where) if where else nullcontext():
+                terms.append(one.term(self.model, chunk.batch, draws))
+        return terms
+
+    # --- all samples ----------------------------------------------------------------------------------------------
+
+    def freeze(self, epoch: int, step: int, *, commit: bool) -> Mapping[str, float]:
+        """Find the weights of the terms and keep them from here on.
+
+        With `commit` they are those that follow from all samples, which count as one step of the normalizer; else they
+        are those of its last step, and the normalizer stays as it is.
+        """
+        self.weights = WeightedSum.weights(self.objective.specs)
+        normalizer = self.normalization.normalizer
+        if self.terms or not isinstance(normalizer, WeightedSum):
+            draws = self.draws()
+            # only gradients of the single terms need a graph
+            with torch.set_grad_enabled(commit and "shared_parameters" in normalizer.requires):
+                self.weights = self.normalization.frozen_weights(
+                    (self._terms(chunk, draws) for chunk in self.chunks()),
+                    len(self._chunks),
+                    lambda **more: self.context(epoch, step, **more),
+                    commit=commit,
+                )
+        return self.weights
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Give all samples, with the start states that were learned for them."""
+        # within a transform of torch.func, where the totals may first be asked for, no data can be read
+        self._observed()
+        yield from self._started()
+
+    def left_finite(self) -> str:
+        """Say from which samples on a rollout stops being finite, as ", since ..."; empty where none does."""
+        found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
+        return next((f", since {left}" for left in found if left), "")
+
+    def _started(self) -> Iterator[Chunk]:
+        for chunk in self._chunks:
+            own = chunk.batch if self.initial is None else self.initial(chunk.batch, chunk.indices)
+            yield attrs.evolve(chunk, batch=own)
+
+    def gradient(self) -> tuple[float, Callable[[], Metrics]]:
+        """Return the loss here and what computes its metrics; add its gradient to the parameters' `grad`."""
+        return self._sum(backward=True)
+
+    def value(self) -> tuple[float, Metrics]:
+        """Return the loss and its metrics here; the last point's are not computed again."""
+        point = self.unknowns.point()
+        if self._last is None or self.terms or self.initial is not None or not torch.equal(self._last[0], point):
+            with torch.no_grad():
+                loss, metrics = self._sum(backward=False)
+                self._last = (point, (loss, metrics()))
+        return self._last[1]
+
+    def residuals(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> Tensor:
+        """Return the residuals `[B, N]` of one chunk; the loss is their sum of squares over all chunks."""
+        parts = []
+        for name, values in self.objective.residuals(model, chunk.batch).items():
+            factor = self.weights[name] / max(self._observed()[name], 1e-300)
+            if chunk.sample_weight is None:
+                parts.append(values * math.sqrt(factor))
+            else:
+                parts.append(values * (factor * chunk.sample_weight).sqrt()[:, None].to(values.dtype))
+        for extra in self.terms:
+            term = extra.term(model, chunk.batch, draws)
+            factor = self.weights[term.spec.name] * float(self._share(term, chunk)) / len(term.per_sample)
+            tiny = torch.finfo(term.per_sample.dtype).tiny
+            parts.append((factor * term.per_sample).clamp(min=tiny).sqrt()[:, None])
+        return torch.cat(parts, dim=1)
+
+    def draws(self) -> torch.Generator:
+        """Return the random numbers of one pass: an objective that changed from pass to pass would have no curvature."""
+        return self.generator("terms", self.begun)
+
+    def _sum(self, backward: bool) -> tuple[float, Callable[[], Metrics]]:
+        seen: list[tuple[list[LossTerm], Tensor]] = []
+        total, draws = 0.0, self.draws()
+        for chunk in self.chunks():
+            terms = self._terms(chunk, draws)
+            parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
+            loss = sum(parts[1:], start=parts[0])
+            if backward:
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            seen.append(([attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms], chunk.generated))
+        if self.prior:
+            penalty = self.prior.value()
+            if backward:
+                penalty.backward()  # type: ignore[no-untyped-call]
+            total += float(penalty.detach())
+
+        def metrics() -> Metrics:
+            # a line search looks at the loss of many points, and at the metrics of one
+            epoch = EpochMetrics()
+            for terms, generated in seen:
+                weights = {term.spec.name: self._weight(term) for term in terms}
+                epoch.add(terms, generated, NormalizedLoss(total=torch.zeros(()), weights=weights))
+            parts = {name: abs(self.weights[name] * loss) for name, loss in epoch.losses().items()}
+            whole = sum(parts.values())
+            shares = {f"share/{name}": part / whole for name, part in parts.items() if whole > 0 and len(parts) > 1}
+            return epoch.metrics() | shares
+
+        return total, metrics
+
+    def _weight(self, term: LossTerm) -> float:
+        return float(self.weights[term.spec.name])
+
+    def _share(self, term: LossTerm, chunk: Chunk) -> Tensor | float:
+        """Return the chunk's part of the mean over all samples."""
+        total = self._observed().get(term.spec.name)
+        if total is None:
+            return len(chunk.indices) / len(self.data)
+        if term.sample_weight is None:
+            return len(chunk.indices) / total
+        # in float32 the shares would not add up to 1 as exactly as a loss in float64 does
+        return term.sample_weight.sum(dtype=torch.float64) / total if total else 0.0
+
+    def _observed(self) -> dict[str, float]:
+        """Return by term of the objective the weights of all samples, each times the observed share of its values."""
+        if self._totals is None:
+            totals: dict[str, float] = {}
+            for chunk in self._started():
+                for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
+                    totals[name] = totals.get(name, 0.0) + float(weight.sum())
+            self._totals = totals
+        return self._totals
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on another device."""
+    inputs, targets = batch
+    return _move(inputs, device), _move(targets, device)
+
+
+def _move(values: Values, device: torch.device) -> Values:
+    if isinstance(values, Tensor):
+        return _move_tensor(values, device)
+    return {name: _move_tensor(value, device) for name, value in values.items()}
+
+
+def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and values.device.type == "cpu":
+        # from pinned memory the copy runs while the next batch is gathered; torch keeps the memory until it is done
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [t for values in batch for t in ([values] if isinstance(values, Tensor) else values.values())]

@@ -1,0 +1,126 @@
+"""The contract of a solver, and what all states of solvers have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+from torch import nn
+
+from hyco_engine.training.problem import Problem
+from hyco_engine.training.solver.minima import Minima
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """What one step did.
+
+    `metrics` are those of the epoch that the step ended; None within an epoch. `converged`: no further step would gain
+    anything.
+    """
+
+    metrics: Mapping[str, Any] | None = None
+    converged: bool = False
+
+
+class State(ABC):
+    """All that a solver goes on from, beside the model's weights and the normalizer's state."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """Epochs done so far, in all phases."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Optimizer steps done so far, in all phases."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What the user should know of the present phase."""
+
+    @property
+    def rollbacks(self) -> int:
+        """How often training went back to a good state, in all phases."""
+        return 0
+
+    @property
+    def minima(self) -> Minima | None:
+        """Where searches from several starts ended; None where there was no such search."""
+        return None
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values, not copied."""
+
+
+S = TypeVar("S", bound=State)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Wrapped(State, Generic[S]):
+    """The state of a solver that wraps another one, whose state is `inner`."""
+
+    inner: S
+
+    @property
+    def epochs(self) -> int:
+        return self.inner.epochs
+
+    @property
+    def steps(self) -> int:
+        return self.inner.steps
+
+    @property
+    def notes(self) -> list[str]:
+        return self.inner.notes
+
+    @property
+    def rollbacks(self) -> int:
+        return self.inner.rollbacks
+
+    @property
+    def minima(self) -> Minima | None:
+        return self.inner.minima
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return {**own, "inner": self.inner.state_dict()}
+
+
+class Solver(ABC, Generic[S]):
+    """Improves the unknowns of a problem."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What messages and results call it."""
+
+    @abstractmethod
+    def init(self, problem: Problem, before: S | None = None) -> S:
+        """Return the state in which a phase on `problem` begins.
+
+        What the state `before`, in which the last phase ended, has learned is kept where it still holds.
+        """
+
+    @abstractmethod
+    def step(self, problem: Problem, state: S) -> Progress:
+        """Take one step: one batch, or one iteration over all samples. Training can go on from `state` afterwards.
+
+        Raises Diverged where the loss is not finite; the unknowns are then as they were before the step.
+        """
+
+    @abstractmethod
+    def load(self, saved: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> S:
+        """Return the state of which `saved` is the state dict, for these parameters."""
+
+    def changed(self, state: S) -> None:
+        """Forget what belongs to the problem as it was: from here on its loss is another one."""
+
+    def report(self, state: S, *, first: bool) -> list[str]:
+        """Return what the user should know of the phase that ends; the first one tells what holds for all phases."""
+        return list(state.notes)

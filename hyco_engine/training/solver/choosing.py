@@ -1,0 +1,90 @@
+"""The choice of a solver by its name, by the number of parameters and by what the settings wrap it in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyco_engine.errors import SpecError
+from hyco_engine.interfaces import Player
+from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.losses import Objective
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.solver.base import Solver
+from hyco_engine.training.solver.full_batch import FullBatch
+from hyco_engine.training.solver.gauss_newton import GaussNewton
+from hyco_engine.training.solver.lbfgs import LBFGS
+from hyco_engine.training.solver.minibatch import Minibatch
+from hyco_engine.training.solver.multi_start import MultiStart
+from hyco_engine.training.solver.rollback import Rollback
+from hyco_engine.training.solver.staged import Staged
+from hyco_engine.training.unknowns import Unknowns
+
+FEW = 50
+"""Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
+MODERATE = 1_000_000
+"""Parameters up to which "auto" takes lbfgs; it keeps forty vectors of that length."""
+
+FULL_BATCH = ("gauss-newton", "lbfgs")
+"""See all samples in each iteration, and need an objective that stays the same."""
+
+
+def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
+    """What "auto" means for a physics with `count` numbers to learn; `squared`: its loss is a sum of squares."""
+    if name != "auto":
+        return name
+    if count <= FEW and squared:
+        return "gauss-newton"
+    return "lbfgs" if count <= MODERATE else "adam"
+
+
+def optimizer_name(unknowns: Unknowns, player: Player, settings: TrainingSettings, objective: Objective) -> str:
+    """What `settings.optimizer` means for this model. Raises SpecError where it cannot be."""
+    asked, squared = settings.optimizer, objective.squared
+    if asked == "gauss-newton" and not squared:
+        kinds = ", ".join(f"{spec.name} ({spec.kind})" for spec in objective.specs)
+        raise SpecError(
+            f"gauss-newton needs squared errors; the loss terms are {kinds}: use lbfgs or adam",
+            key=f"training.{player}.optimizer",
+        )
+    count = sum(parameter.numel() for parameter in unknowns.parameters)
+    name = choose_optimizer(asked, count, squared) if asked != "auto" or player == "physical" else "adam"
+    if settings.initial_states == "learned":
+        name = "lbfgs" if asked == "auto" else name
+        if name != "lbfgs" or player != "physical" or not objective.rolls_out or settings.starts > 1:
+            raise SpecError(
+                "initial states are learned with a physics, on rollouts, by lbfgs, from one start; this is "
+                f'the {player} model under {name}: leave initial_states out, or choose optimizer = "lbfgs"',
+                key=f"training.{player}.initial_states",
+            )
+    if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):
+        raise SpecError(
+            f"several starts are for a physics under gauss-newton or lbfgs; this is the {player} model under {name}: "
+            "leave starts out, or choose another optimizer",
+            key=f"training.{player}.starts",
+        )
+    return name
+
+
+def solver_for(
+    unknowns: Unknowns,
+    player: Player,
+    settings: TrainingSettings,
+    objective: Objective,
+    linearizer: Linearizer,
+    total_epochs: int | None,
+) -> Solver[Any]:
+    """Return the solver that the settings ask for, wrapped as they say. Raises SpecError where it cannot be.
+
+    `linearizer` gives the model's derivatives; `total_epochs` are those of the whole run.
+    """
+    name = optimizer_name(unknowns, player, settings, objective)
+    solver: Solver[Any]
+    if name in FULL_BATCH:
+        full: FullBatch[Any] = LBFGS(player=player)
+        if name == "gauss-newton":
+            full = GaussNewton(player=player, linearizer=linearizer)
+        solver = MultiStart(full, settings.starts) if settings.starts > 1 and unknowns.physics is not None else full
+    else:
+        batches = Minibatch(name=name, player=player, settings=settings, total_epochs=total_epochs)
+        solver = Rollback(batches) if settings.on_divergence == "rollback" else batches
+    return Staged(solver, settings.curriculum) if settings.curriculum else solver

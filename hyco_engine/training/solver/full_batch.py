@@ -1,0 +1,136 @@
+"""What L-BFGS and Gauss-Newton share: one step is one iteration over all samples, and an epoch.
+
+What such a solver has learned of the loss's curvature belongs to one training set: where generated samples take part,
+each phase starts it anew.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Generic, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.hooks.blaming import blaming
+from hyco_engine.interfaces import Player
+from hyco_engine.training.divergence import Diverged
+from hyco_engine.training.problem import Metrics, Problem
+from hyco_engine.training.solver.base import Progress, Solver, State
+
+
+@attrs.frozen(kw_only=True)
+class Iteration:
+    """The loss where an iteration ended, and whether there is anything left to gain."""
+
+    loss: float
+    metrics: Metrics
+    converged: bool = False
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Ends:
+    """Where searches from several starts ended: `points [S, P]`, the loss there `[S]`, and which have `converged`."""
+
+    points: Tensor
+    losses: Tensor
+    converged: Tensor
+
+
+@attrs.define(kw_only=True, eq=False)
+class FullBatchState(State):
+    """`nonfinite` and `uphill` count the steps of the present phase that were taken back.
+
+    `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` says whether
+    the curvature was learned from real samples alone.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    nonfinite: int = 0
+    uphill: int = 0
+    real_only: bool = True
+    weights: dict[str, float] | None = None
+    notes: list[str] = attrs.Factory(list)
+
+    def counts(self) -> dict[str, object]:
+        """Return all but the curvature, as plain values."""
+        names = ("epochs", "steps", "nonfinite", "uphill", "real_only", "weights", "notes")
+        return {name: getattr(self, name) for name in names}
+
+
+F = TypeVar("F", bound=FullBatchState)
+
+
+class FullBatch(Solver[F], Generic[F]):
+    """A solver that iterates over all samples, with the loss terms' weights frozen at the start of a phase."""
+
+    player: Player
+
+    def init(self, problem: Problem, before: F | None = None) -> F:
+        state = self.fresh(problem) if before is None else before
+        real_only = problem.data.n_generated == 0 and not problem.terms
+        if not (real_only and state.real_only):
+            self.forget(state)
+        state.real_only = real_only
+        state.nonfinite = state.uphill = 0
+        state.weights, state.notes = None, []
+        return state
+
+    def step(self, problem: Problem, state: F) -> Progress:
+        with blaming(problem.who, f"epoch {state.epochs + 1}"):
+            self.freeze(problem, state)
+            done = self.iterate(problem, state)
+        if not math.isfinite(done.loss):
+            raise Diverged(
+                f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
+                f"{problem.left_finite()}: start closer, narrow the parameters' bounds, or shorten "
+                "data.num_predict_steps"
+            )
+        problem.normalization.step(problem.context(state.epochs, state.steps))
+        state.epochs += 1
+        state.steps += 1
+        return Progress(metrics=done.metrics, converged=done.converged)
+
+    def freeze(self, problem: Problem, state: F) -> None:
+        """Give `problem` the weights of its terms that hold for the phase; the first time they are found."""
+        if state.weights is None:
+            state.weights = dict(problem.freeze(state.epochs, state.steps, commit=True))
+        problem.weights = state.weights
+
+    def changed(self, state: F) -> None:
+        self.forget(state)
+        state.weights = None
+
+    def report(self, state: F, *, first: bool) -> list[str]:
+        if not state.nonfinite:
+            return list(state.notes)
+        took = f"{self.name} took back {state.nonfinite} steps of the {self.player} model"
+        return [*state.notes, f"{took} to where its loss is not finite"]
+
+    @abstractmethod
+    def fresh(self, problem: Problem) -> F:
+        """Return a state that knows nothing yet."""
+
+    @abstractmethod
+    def forget(self, state: F) -> None:
+        """Forget the curvature."""
+
+    @abstractmethod
+    def iterate(self, problem: Problem, state: F) -> Iteration:
+        """Take one iteration. A step to where the loss is not finite is taken back."""
+
+    @abstractmethod
+    def search(self, problem: Problem, starts: Tensor, iterations: int) -> Ends:
+        """Iterate from each of `starts [S, P]`, at most so often. The model may end at any of them."""
+
+
+def stacked(points: list[Tensor], losses: list[float], converged: list[bool]) -> Ends:
+    """Return the ends of searches that were made one after the other."""
+    return Ends(
+        points=torch.stack(points),
+        losses=torch.tensor(losses, dtype=torch.float64),
+        converged=torch.tensor(converged),
+    )

@@ -1,0 +1,208 @@
+"""Stochastic gradient descent: one step is one batch, with Adam, AdamW or SGD."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.interfaces import Player
+from hyco_engine.randomness import own_random_numbers
+from hyco_engine.training.divergence import Diverged, broken_gradient
+from hyco_engine.training.epoch_metrics import EpochMetrics, SkippedBatches
+from hyco_engine.training.problem import Problem
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.solver.base import Progress, Solver, State
+from hyco_engine.training.starved import StarvedTerms
+
+
+@attrs.define(kw_only=True, eq=False)
+class Epoch:
+    """An epoch under way: the batches done, what they gave, and the random numbers of those to come.
+
+    `layers` are torch's own generators as the next batch finds them; None before the first batch.
+    """
+
+    draws: torch.Generator
+    batches: int = 0
+    metrics: EpochMetrics = attrs.Factory(EpochMetrics)
+    layers: Mapping[str, Tensor] | None = None
+    order: Sequence[Tensor] | None = None
+    """The indices of each batch, which the seed gives again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "draws": self.draws.get_state(),
+            "batches": self.batches,
+            "metrics": self.metrics.state_dict(),
+            "layers": self.layers,
+        }
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any]) -> Epoch:
+        draws = torch.Generator()
+        draws.set_state(saved["draws"])
+        return cls(**{**saved, "draws": draws, "metrics": EpochMetrics.load(saved["metrics"])})
+
+
+@attrs.define(kw_only=True, eq=False)
+class MinibatchState(State):
+    """The optimizer's moments and the epoch under way; `rate` scales the learning rate."""
+
+    optimizer: torch.optim.Optimizer
+    epochs: int = 0
+    steps: int = 0
+    rate: float = 1.0
+    epoch: Epoch | None = None
+    starved: StarvedTerms = attrs.Factory(StarvedTerms)
+    skipped: SkippedBatches = attrs.Factory(SkippedBatches)
+    notes: list[str] = attrs.Factory(list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "rate": self.rate,
+            "epoch": None if self.epoch is None else self.epoch.state_dict(),
+            "starved": self.starved.state_dict(),
+            "skipped": attrs.asdict(self.skipped),
+            "notes": list(self.notes),
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Minibatch(Solver[MinibatchState]):
+    """Steps batch by batch. Every epoch visits all samples once, in an order that follows from seed, player and epoch.
+
+    `total_epochs` are those of the whole run, over which a cosine schedule falls to zero; None keeps the rate constant.
+    """
+
+    name: str
+    player: Player
+    settings: TrainingSettings
+    total_epochs: int | None = None
+
+    def init(self, problem: Problem, before: MinibatchState | None = None) -> MinibatchState:
+        if before is None:
+            return MinibatchState(optimizer=self.optimizer(problem.parameters))
+        before.epoch, before.skipped, before.notes = None, SkippedBatches(), []
+        return before
+
+    def load(self, saved: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> MinibatchState:
+        optimizer = self.optimizer(parameters)
+        optimizer.load_state_dict(saved["optimizer"])
+        return MinibatchState(
+            **{
+                **saved,
+                "optimizer": optimizer,
+                "epoch": None if saved["epoch"] is None else Epoch.load(saved["epoch"]),
+                "starved": StarvedTerms.load(saved["starved"]),
+                "skipped": SkippedBatches(**saved["skipped"]),
+            }
+        )
+
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a new optimizer of these parameters."""
+        # on the CPU torch takes one small operation after the other unless asked, on others it groups them by itself;
+        # fused, it takes numbers as they lie in memory, and state that comes from a checkpoint may lie otherwise
+        plain = all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
+        fused = True if plain else None
+        rate, decay = self.settings.lr, self.settings.weight_decay
+        if self.name == "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+        return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
+
+    def step(self, problem: Problem, state: MinibatchState) -> Progress:
+        epoch = state.epoch = state.epoch or Epoch(draws=problem.generator("terms", state.epochs))
+        if epoch.order is None:
+            shuffled = torch.randperm(len(problem.data), generator=problem.generator("shuffle", state.epochs))
+            epoch.order = torch.split(shuffled, self.settings.batch_size)
+            problem.data.upcoming(epoch.order)
+        with own_random_numbers(problem.device, problem.seed, "train", self.player, "layers", state.epochs):
+            _set_layers(epoch.layers, problem.device)
+            self._batch(problem, state, epoch, epoch.order)
+            epoch.layers = _layers(problem.device)
+        if epoch.batches < len(epoch.order):
+            return Progress()
+        state.epochs += 1
+        state.epoch = None
+        state.skipped.epoch(epoch.metrics)
+        if (starved := state.starved.epoch(epoch.metrics.losses(), self.player)) is not None:
+            state.notes.append(starved)
+        return Progress(metrics=epoch.metrics.metrics())
+
+    def _batch(self, problem: Problem, state: MinibatchState, epoch: Epoch, order: Sequence[Tensor]) -> None:
+        k, model, parameters = epoch.batches, problem.model, problem.parameters
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.learning_rate(state, k / len(order))
+        state.optimizer.zero_grad(set_to_none=True)
+        problem.normalization.zero_grad()
+        where = f"epoch {state.epochs + 1}, batch {k + 1}"
+        try:
+            context = problem.context(state.epochs, state.steps)
+            loss = problem.batch_loss(order[k], epoch.draws, context, epoch.metrics, where)
+            epoch.batches = k + 1
+            if loss.skipped:
+                return
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            if (broken := broken_gradient(model, parameters)) is not None:
+                raise Diverged(f"the {self.player} model diverged in {where}: {broken}")
+        except Diverged as error:
+            raise Diverged(str(error), advice=self._advice(state)) from error
+        if self.settings.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm)
+        state.optimizer.step()
+        problem.normalization.step(problem.context(state.epochs, state.steps))
+        state.steps += 1
+
+    def learning_rate(self, state: MinibatchState, within_epoch: float = 0.0) -> float:
+        """Return the rate at a fraction of the present epoch."""
+        rate = self.settings.lr
+        if self.total_epochs is not None and self.settings.schedule != "constant":
+            fraction = min((state.epochs + within_epoch) / max(self.total_epochs, 1), 1.0)
+            rate = rate * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        return rate * state.rate
+
+    def _advice(self, state: MinibatchState) -> str:
+        table, rate = f"training.{self.player}", self.settings.lr * state.rate
+        return f"Lower {table}.lr (now {rate:g}), set clip_grad_norm, or shorten data.num_predict_steps"
+
+    def report(self, state: MinibatchState, *, first: bool) -> list[str]:
+        skipped = state.skipped.note(self.player)
+        return [*state.notes, *([] if skipped is None else [skipped])]
+
+    def snapshot(self, problem: Problem, state: MinibatchState) -> tuple[Any, ...]:
+        """Return a copy of all that steps change."""
+        parts = (problem.model.state_dict(), state.optimizer.state_dict(), problem.normalization.state_dict())
+        return copy.deepcopy(parts)
+
+    def restore(self, problem: Problem, state: MinibatchState, snapshot: tuple[Any, ...]) -> None:
+        """Go back to where a snapshot was taken; the epoch under way begins anew."""
+        model, optimizer, normalization = copy.deepcopy(snapshot)
+        problem.model.load_state_dict(model)
+        state.optimizer.load_state_dict(optimizer)
+        problem.normalization.load_state_dict(normalization)
+        state.epoch = None
+
+
+def _layers(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of torch's own generators, which layers such as dropout draw from."""
+    layers = {"cpu": torch.default_generator.get_state()}
+    if device.type == "cuda":
+        layers["cuda"] = torch.cuda.get_rng_state(device)
+    return layers
+
+
+def _set_layers(layers: Mapping[str, Tensor] | None, device: torch.device) -> None:
+    if layers is None:
+        return
+    torch.default_generator.set_state(layers["cpu"])
+    if device.type == "cuda" and "cuda" in layers:
+        torch.cuda.set_rng_state(layers["cuda"], device)

@@ -1,0 +1,144 @@
+"""Several starts: the search finds all minima that it can, and the phase goes on from the lowest one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.hooks.blaming import blaming
+from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.physics.transforms import Transform
+from hyco_engine.training.problem import Problem
+from hyco_engine.training.solver.base import Progress, Solver, Wrapped
+from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState
+from hyco_engine.training.solver.minima import Minima, Minimum
+from hyco_engine.training.unknowns import Unknowns
+
+SAME = 0.02
+"""Minima closer than this in every unconstrained parameter (on the log scale: two percent) are one."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class MultiStartState(Wrapped[FullBatchState]):
+    """`found` are the minima; None before the search, which is made once, in the first phase."""
+
+    found: Minima | None = None
+
+    @property
+    def minima(self) -> Minima | None:
+        return self.found
+
+    def state_dict(self) -> dict[str, Any]:
+        found = None if self.found is None else self.found.to_data()
+        return {"inner": self.inner.state_dict(), "found": found}
+
+
+@attrs.frozen
+class MultiStart(Solver[MultiStartState]):
+    """Searches from `starts` starts before the first step, then steps as `solver` does from the lowest minimum."""
+
+    solver: FullBatch[Any]
+    starts: int
+
+    @property
+    def name(self) -> str:
+        return self.solver.name
+
+    def init(self, problem: Problem, before: MultiStartState | None = None) -> MultiStartState:
+        inner = self.solver.init(problem, None if before is None else before.inner)
+        return MultiStartState(inner=inner, found=None if before is None else before.found)
+
+    def load(self, saved: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> MultiStartState:
+        found = None if saved["found"] is None else Minima.from_data(saved["found"])
+        return MultiStartState(inner=self.solver.load(saved["inner"], parameters), found=found)
+
+    def step(self, problem: Problem, state: MultiStartState) -> Progress:
+        if state.found is None:
+            with blaming(problem.who, f"epoch {state.epochs + 1}"):
+                self.solver.freeze(problem, state.inner)
+                state.found = self._search(problem, state)
+        return self.solver.step(problem, state.inner)
+
+    def _search(self, problem: Problem, state: MultiStartState) -> Minima:
+        physics = problem.unknowns.physics
+        assert physics is not None  # nothing else is searched for from several starts
+        starts = draw_starts(physics, self.starts, problem.generator("starts", state.epochs))
+        return _gather(problem.unknowns, self.solver.search(problem, starts, problem.epochs))
+
+    def changed(self, state: MultiStartState) -> None:
+        self.solver.changed(state.inner)
+
+    def report(self, state: MultiStartState, *, first: bool) -> list[str]:
+        told = self.solver.report(state.inner, first=first)
+        message = None if state.found is None or not first else state.found.message
+        return told if message is None else [message, *told]
+
+
+def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) -> Tensor:
+    """`[count, P]` unconstrained starts: the model's own, then others, spread evenly over the range of each parameter.
+
+    Between two bounds all of the range (its logarithm where steps are relative), else a factor of up to e^2 or twice
+    the start's size to both sides. A field is moved as a whole.
+    """
+    columns = []
+    for name in model.learnables.learned:
+        own = model.learnables.raw[name].detach().double().cpu().flatten()
+        # one draw from each of the equal parts of the range, in random order: a Latin hypercube
+        parts = torch.randperm(count, generator=generator)
+        places = (parts + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+        moved = own + _moves(model.learnables.transform(name), own, places)[:, None]
+        moved[0] = own
+        columns.append(moved)
+    return torch.cat(columns, dim=1)
+
+
+def _moves(transform: Transform, own: Tensor, places: Tensor) -> Tensor:
+    centre = own.mean()
+    lower, upper = transform.lower, transform.upper
+    if not math.isfinite(upper - lower):
+        return 4 * places - 2
+    if transform.log and lower > 0:
+        value = lower * (upper / lower) ** (0.02 + 0.96 * places)
+    else:
+        value = lower + (upper - lower) * (0.02 + 0.96 * places)
+    return transform.to_raw(value) - centre
+
+
+def _gather(unknowns: Unknowns, ends: Ends) -> Minima:
+    """Group the ends that are one minimum, and give the model the parameters of the lowest."""
+    points, values, done = ends.points, ends.losses, ends.converged
+    kept = values.isfinite().nonzero().flatten()
+    order = kept[values[kept].argsort()].tolist()
+    groups: list[list[int]] = []
+    for start in order:
+        near = (g for g in groups if float((points[g[0]] - points[start]).abs().max()) < SAME)
+        group = next(near, None)
+        if group is None:
+            groups.append([start])
+        else:
+            group.append(start)
+    means = [_means(unknowns, points[start]) for start in order]
+    minima = tuple(
+        Minimum(
+            loss=float(values[group[0]]),
+            starts=len(group),
+            converged=bool(done[group[0]]),
+            values=means[order.index(group[0])],
+        )
+        for group in groups
+    )
+    if order:
+        unknowns.move_to(points[order[0]])
+    spread = {name: (min(m[name] for m in means), max(m[name] for m in means)) for name in (means[0] if means else ())}
+    return Minima(starts=len(points), lost=len(points) - len(kept), minima=minima, spread=spread)
+
+
+def _means(unknowns: Unknowns, point: Tensor) -> dict[str, float]:
+    assert unknowns.physics is not None
+    values = unknowns.means(point)
+    return {name: values[name] for name in unknowns.physics.learnables.learned}

@@ -1,0 +1,79 @@
+"""All that a model learns, as named parameters and as one flat point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.interfaces import PhysicalModel
+
+
+class Unknowns:
+    """The parameters of `model` that require a gradient, in the order in which a point `[P]` has them.
+
+    Points are float64 and lie on the CPU. A physics' parameters are in them as the unconstrained numbers that its
+    transforms map into the bounds. `physics` is the model where it is a physical one, else None.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.physics = model if isinstance(model, PhysicalModel) else None
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def __bool__(self) -> bool:
+        return bool(self.named)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters in the order of a point's entries."""
+        return list(self.named.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the model computes in."""
+        return self.parameters[0].dtype
+
+    def point(self) -> Tensor:
+        """Return where the model is: a copy, `[P]`."""
+        return nn.utils.parameters_to_vector(self.parameters).detach().double().cpu()
+
+    def move_to(self, point: Tensor) -> None:
+        """Give the model the parameters of a point `[P]`."""
+        first = self.parameters[0]
+        nn.utils.vector_to_parameters(point.to(dtype=first.dtype, device=first.device), self.parameters)
+
+    def at(self, point: Tensor) -> dict[str, Tensor]:
+        """Return a point `[P]` as tensors by parameter name; differentiable."""
+        parts = torch.split(point, [p.numel() for p in self.named.values()])
+        return {name: part.view(p.shape) for (name, p), part in zip(self.named.items(), parts, strict=True)}
+
+    def trust_region(self) -> Tensor:
+        """Return how far one step may move each number, `[P]`; see `Transform.reach`. A surrogate has no bound."""
+        known = {}
+        if self.physics is not None:
+            learnables = self.physics.learnables
+            known = {f"learnables.raw.{name}": learnables.transform(name).reach for name in learnables.learned}
+        parts = [
+            torch.full((parameter.numel(),), known.get(name, math.inf), dtype=torch.float64)
+            for name, parameter in self.named.items()
+        ]
+        return torch.cat(parts)
+
+    def means(self, point: Tensor | None = None) -> dict[str, float]:
+        """Return the mean value of each parameter of a physics, at a point or where the model is; else nothing."""
+        if self.physics is None:
+            return {}
+        raw = None
+        if point is not None:
+            raw = {name.removeprefix("learnables.raw."): value for name, value in self.at(point).items()}
+        with torch.no_grad():
+            return {name: float(value.mean()) for name, value in self.physics.learnables.values(raw).items()}
+
+    def unmoved(self, before: Mapping[str, Tensor]) -> list[str]:
+        """Return the learned parameters that are as they were in the state dict `before`, named as the spec does."""
+        return [
+            name.removeprefix("learnables.raw.") for name, now in self.named.items() if torch.equal(before[name], now)
+        ]
