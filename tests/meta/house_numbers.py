@@ -2,8 +2,8 @@
 
 python tests/meta/house_numbers.py [--json]
 
-names_in_a_cycle         names of the project that one cycle of training uses: what the modules of cycle, trainer and
-                         solvers import from the project, or define at their top
+names_in_a_cycle         names that one cycle of training uses: what the modules of cycle, trainers and solvers import
+                         from the rest of the project
 package_cycles           rooms (packages below `hyco_engine`, modules at its top) that import one another in a circle
 foreign_private_accesses places where an object uses the private names of another module's object
 isinstance_outside_tasks places that ask which kind of model, source, data set or objective they have
@@ -194,25 +194,15 @@ def foreign_private_accesses() -> list[str]:
 
 
 def names_in_a_cycle() -> list[str]:
-    """Names that who reads a cycle has to know."""
+    """Names that who reads a cycle has to know beside what is written there."""
+    known = modules()
+    inside = {module: path for module, path in known.items() if _lies_in(path, CYCLE)}
     names: set[str] = set()
-    for pattern in CYCLE:
-        for path in PACKAGE.glob(pattern):
-            for node in _tree(path).body:
-                names |= set(_defined(node))
-            for node in ast.walk(_tree(path)):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == NAME:
-                    names |= {alias.name for alias in node.names}
+    for path in inside.values():
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in known.keys() - inside.keys():
+                names |= {alias.name for alias in node.names}
     return sorted(names)
-
-
-def _defined(node: ast.stmt) -> Iterator[str]:
-    if isinstance(node, ast.ClassDef | ast.FunctionDef):
-        yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign):
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            if isinstance(target, ast.Name) and target.id != "__all__":
-                yield target.id
 
 
 def isinstance_outside_tasks() -> list[str]:
