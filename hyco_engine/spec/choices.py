@@ -1,7 +1,7 @@
-"""`{kind = ...}` tables: a kind picked from the registry with that record's options.
+"""Tables `{kind = ...}`: each picks a kind from the registry and gives the options of its record.
 
 Each class names its hook and adds the keys that belong to the core and fit every kind. When a table is structured, the
-core keys are taken by the class, all other keys by the record's option class.
+class takes the core keys, and the record's option class takes all other keys.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ArrayFile:
 
 @options
 class ParameterSetting:
-    """`[physical.parameters.<name>]`: how a parameter of the physics starts and what it may become.
+    """`[physical.parameters.<name>]`: the start and the limits of a parameter of the physics.
 
-    What is left out comes from the model's own declaration.
+    A key that is left out takes its value from the model's declaration.
     """
 
     init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile, or a file")
@@ -57,7 +57,9 @@ class ParameterSetting:
 
     def __attrs_post_init__(self) -> None:
         if self.smoothness and not (self.field and self.learn):
-            raise SpecError("only a field that is learned can be kept smooth: add field = true", key="smoothness")
+            raise SpecError(
+                "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
+            )
         if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
             return
         start = self.init
@@ -66,8 +68,8 @@ class ParameterSetting:
         for number in reached:
             if not lower < number < upper:
                 raise SpecError(
-                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are never reached; "
-                    f"start strictly inside or widen the bounds",
+                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are open; "
+                    f"start strictly between them or widen the bounds",
                     key="init",
                 )
 
@@ -80,7 +82,7 @@ class Choice:
     role: ClassVar[Literal["physical", "synthetic"] | None] = None
     default_kind: ClassVar[str | None] = None
     core_kind: ClassVar[str | None] = None
-    """A kind that is the core's own: it has no record and no options."""
+    """A kind that belongs to the core: it has no record and no options."""
 
     kind: str
     options: Any = attrs.field(default=None, metadata={"core": False})
@@ -118,7 +120,7 @@ class NormalizerChoice(Choice):
 
 @options
 class CacheChoice(Choice):
-    """`[augmentation.cache]`; the kind `auto` is the core's: it picks memory, disk or on-the-fly by size."""
+    """`[augmentation.cache]`. The kind `auto` belongs to the core: it picks memory, disk or on-the-fly by size."""
 
     hook = "hyco_caches"
     default_kind = "auto"
@@ -134,7 +136,7 @@ class CacheChoice(Choice):
 
 @options
 class FieldsScheme:
-    """Which fields are predicted and which are inputs only; their order is the channel order."""
+    """The predicted fields and the fields that are inputs only; their order is the channel order."""
 
     dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
@@ -142,12 +144,12 @@ class FieldsScheme:
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a field is listed once, dynamic or static, not twice: {', '.join(twice)}")
+            raise ValueError(f"a field must be listed once, as dynamic or as static: {', '.join(twice)}")
 
 
 @options
 class Split:
-    """Which simulations (or frames) train, validate and test. Ranges are `start:stop`, as in Python."""
+    """The simulations (or frames) that train, validate and test. Ranges are `start:stop`, as in Python."""
 
     by: Literal["simulation", "time", "sensor"] = option(
         "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
@@ -165,16 +167,16 @@ class Split:
 
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+            raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
         if self.by == "sensor" and (self.train or self.val or self.test):
             raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
-            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
+            raise SpecError('only a split by = "time" has training frames to continue from', key="measure")
 
 
 @options
 class Noise:
-    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
+    """`[data.observe.noise]`: Gaussian noise, independent for each value of the dynamic fields."""
 
     level: float = option(help="standard deviation of the noise", ge=0.0)
     relative: bool = option(
@@ -185,7 +187,7 @@ class Noise:
 
 @options
 class Mask:
-    """`[data.observe.mask]`: what is observed. Of several keys, all must hold."""
+    """`[data.observe.mask]`: the observed values. If several keys are set, all of them must hold."""
 
     every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
     frames: tuple[int, ...] = option(
@@ -207,7 +209,7 @@ class Mask:
 
     def __attrs_post_init__(self) -> None:
         if self.every is not None and self.frames:
-            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
+            raise SpecError("every and frames both choose frames; keep only one of them", key="frames")
         for axis, (lower, upper) in self.region.items():
             if not lower < upper:
                 raise SpecError(
@@ -217,7 +219,7 @@ class Mask:
 
 @options
 class Observe:
-    """`[data.observe]`: what observations are made of the data."""
+    """`[data.observe]`: the observations that are made of the data."""
 
     noise: Noise | None = option(None, help="noise that is added to the data")
     mask: Mask | None = option(None, help="what of the data is observed; none: all")
@@ -240,7 +242,7 @@ class SourceChoice(Choice):
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
             raise SpecError(
-                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, and num_frames "
+                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, but num_frames "
                 f"is {self.num_frames}; predict fewer steps or use more frames",
                 key="num_predict_steps",
             )
@@ -259,7 +261,7 @@ class StrategyChoice(Choice):
 
 @options
 class ArmChoice(Choice):
-    """A strategy within another one, which tries several."""
+    """A candidate: a strategy within a strategy that compares several."""
 
     hook = "hyco_strategies"
 
@@ -268,7 +270,7 @@ class ArmChoice(Choice):
 
 @options
 class TrackerChoice(Choice):
-    """One table of `[trackers]`; the table's name is the kind."""
+    """A table of `[trackers]`; the name of the table is the kind."""
 
     hook = "hyco_trackers"
 
@@ -281,15 +283,15 @@ class BoundarySetting:
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
-        """From one rule for all sides or a table by axis and side. Raises ValueError."""
+        """Read one rule for all sides, or a table by axis and side. Raises ValueError."""
         if isinstance(data, BoundarySetting):
             return data
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
-            raise ValueError(f"a boundary by axis names x, y or z, not {', '.join(axes) or 'nothing'}")
+            raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
         Boundary.parse(data, axes)
         return cls(data)
 
     def to_data(self) -> Any:
-        """The form that `from_data` reads."""
+        """Return the form that `from_data` reads."""
         return self.value

@@ -1,4 +1,4 @@
-"""The tables of a spec, from top to bottom."""
+"""The tables of a spec, in the order of a spec file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TermSetting:
 
 @options
 class LossTable:
-    """`[loss.physical]`, `[loss.synthetic]`: what one model does differently. What is left out comes from `[loss]`."""
+    """`[loss.physical]`, `[loss.synthetic]`: the loss of one model. Keys that are left out come from `[loss]`."""
 
     normalizer: NormalizerChoice | None = option(None, help="how the terms are balanced")
     terms: Mapping[str, TermSetting] | None = option(None, help="settings by term, that is by dynamic field")
@@ -148,7 +148,7 @@ class TrainingSpec:
 
 @options
 class Spec:
-    """A whole spec. Leaving out `[physical]` or `[synthetic]` trains the other model alone."""
+    """A whole spec. If `[physical]` or `[synthetic]` is left out, the other model trains alone."""
 
     run: RunSpec = option(attrs.Factory(RunSpec), help="name, seed, cycles, device")
     paths: PathsSpec = option(attrs.Factory(PathsSpec), help="where data comes from and results go")
@@ -167,7 +167,7 @@ class Spec:
             stages, full = getattr(self.training, player).curriculum, self.data.num_predict_steps
             if stages and stages[-1][0] >= full:
                 raise SpecError(
-                    f"the last stage trains {stages[-1][0]} steps, which is no less than data.num_predict_steps = "
-                    f"{full}, what follows it: give stages with fewer steps, or a longer horizon",
+                    f"the last stage trains {stages[-1][0]} steps, but it must train fewer than "
+                    f"data.num_predict_steps = {full}, which follows it: set fewer steps, or a longer horizon",
                     key=f"training.{player}.curriculum",
                 )

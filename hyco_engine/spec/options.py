@@ -1,4 +1,4 @@
-"""How option classes are written: `@options` on the class, `option(...)` for each field.
+"""The form of option classes: `@options` on the class, `option(...)` for each field.
 
     @options
     class UNetOptions:
@@ -34,13 +34,13 @@ def option(
     check: Callable[[Any], object] | None = None,
     output: bool = False,
 ) -> Any:
-    """A spec key. Without a default it is required; a mutable default is given as `attrs.Factory(...)`.
+    """Declare a spec key. It is required unless it has a default; a mutable default is an `attrs.Factory(...)`.
 
-    `help` is one sentence, `unit` a physical unit where there is one. `ge`, `gt`, `le`, `lt` bound a number (in a
-    tuple or mapping: each), which is finite unless `inf` says otherwise; what is no number passes. `check(value)`
-    raises ValueError for what bounds cannot tell; checks across keys go to `__attrs_post_init__`, which raises
-    ValueError, or SpecError with the key to blame. `output` marks a Path that is written: it stays relative to the
-    working directory, where paths that are read are made absolute when the spec is loaded.
+    `help` is one sentence, `unit` a physical unit, if there is one. `ge`, `gt`, `le`, `lt` bound a number, or each
+    number of a tuple or mapping; numbers must be finite unless `inf` is True; other values pass. `check(value)` raises
+    ValueError for mistakes that bounds cannot express. Checks across keys belong in `__attrs_post_init__`, which raises
+    ValueError, or SpecError with the key of the mistake. `output` marks a Path that is written: it stays relative to
+    the working directory, whereas input paths are made absolute when the spec is loaded.
     """
     bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
     within = _Within(bounds, inf)
@@ -51,10 +51,10 @@ def option(
     )
 
 
-# no field_specifiers: they would take a default only by keyword, and every key would be required in mypy's eyes
+# no field_specifiers: mypy would accept a default only by keyword, and would take every key for required
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def options(cls: type[T]) -> type[T]:
-    """Make a class of spec keys: frozen, keyword-only attrs."""
+    """Make a class of spec keys: frozen attrs with keyword-only arguments."""
     return attrs.frozen(kw_only=True)(cls)
 
 
@@ -64,7 +64,7 @@ _SIGN = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 @attrs.frozen
 class _Within:
-    """Validator of numeric bounds."""
+    """An attrs validator of numeric bounds."""
 
     bounds: dict[str, float]
     inf: bool
@@ -88,7 +88,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 @attrs.frozen
 class _Checked:
-    """A check of the value alone as an attrs validator."""
+    """An attrs validator that checks the value alone."""
 
     check: Callable[[Any], object]
 

@@ -1,4 +1,4 @@
-"""An installed plugin's kinds held against the contracts, without pytest: for `hyco-engine plugins check NAME`."""
+"""Checks of an installed plugin's kinds against the contracts, without pytest: `hyco-engine plugins check NAME`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Status = Literal["passed", "failed", "not checked"]
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What became of one check; `message` explains a failure, or says why a check was not made."""
+    """The result of one check; `message` explains a failure, or the reason why a check was not made."""
 
     check: str
     status: Status
@@ -61,14 +61,14 @@ class Finding:
 
 
 class _NotChecked(Exception):
-    """Why a kind cannot be held against its contract from here."""
+    """The reason why a kind cannot be checked against its contract from here."""
 
 
 def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Finding]:
-    """Hold one kind, with its default options, against what its hook asks for."""
+    """Check one kind, with its default options, against the contract of its hook."""
     try:
         options = _default_options(record)
-        yield _tried("default options can be written to a spec and read back", partial(_check_options, record, options))
+        yield _run("default options can be written to a spec and read back", partial(_check_options, record, options))
         contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
     except _NotChecked as why:
         yield Finding(check="the contract", status="not checked", message=str(why))
@@ -81,19 +81,19 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         if getattr(getattr(contract, name), "declared", False):
             claims += 1
         else:
-            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
+            yield _run(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
     if claims:
-        told = f"left to the plugin's own tests, since they rest on what those declare: {claims} of the contract's"
+        told = f"left to the plugin's own tests, because they need what those declare: {claims} tests of the contract"
         yield Finding(check="what is declared", status="not checked", message=told)
 
 
 def _tests(contract: type) -> list[str]:
-    """In the order in which they are written, the contract's base classes first."""
+    """Return the tests in the order in which they are written, those of the contract's base classes first."""
     found = [name for cls in reversed(contract.__mro__) for name in vars(cls) if name.startswith("test_")]
     return list(dict.fromkeys(found))
 
 
-def _tried(check: str, call: Callable[[], object]) -> Finding:
+def _run(check: str, call: Callable[[], object]) -> Finding:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -104,11 +104,11 @@ def _tried(check: str, call: Callable[[], object]) -> Finding:
 
 
 def _explained(error: Exception) -> str:
-    """In words, with the plugin's own line where it is the plugin that raised."""
+    """Explain an error in words, with the plugin's own line if the plugin raised it."""
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, line = frames[-1]
     if isinstance(error, AssertionError) and str(frame.f_globals.get("__name__", "")).startswith(f"{ENGINE}."):
-        return str(error) or f"not so: {linecache.getline(frame.f_code.co_filename, line).strip()}"
+        return str(error) or f"this does not hold: {linecache.getline(frame.f_code.co_filename, line).strip()}"
     if isinstance(error, HycoError):
         return str(error)
     theirs = [
@@ -127,7 +127,7 @@ def _default_options(record: Record) -> Any:
     if required:
         names = ", ".join(map(repr, required))
         raise _NotChecked(
-            f"its options need values for {names}, which only its author knows: that is left to its own tests"
+            f"its options need values for {names}, which only its author knows; its own tests must check it"
         )
     return record.options()
 
@@ -135,7 +135,7 @@ def _default_options(record: Record) -> Any:
 def _check_options(record: Record, options: Any) -> None:
     written = plain(options)
     read: Any = Structurer(Registry()).structure(written, record.options)
-    assert read == options, f"the default options {options} are read back from a spec as {read}"
+    assert read == options, f"the default options {options}, written to a spec, are read back as {read}"
 
 
 # --- contracts --------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _surrogate(build: Callable[[BuildContext], Any], registry: Registry) -> type
 
     built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)], nn.Module)
     if isinstance(built, Predictor):
-        raise _NotChecked("its inputs are its own: a test of its own, made of PredictorContract, knows them")
+        raise _NotChecked("its inputs are its own; a test of its own, a subclass of PredictorContract, must give them")
     return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
 
 
@@ -188,7 +188,7 @@ def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
             if warning is None:
                 return contract
             told.append(warning)
-    raise _NotChecked(f"none of the checks' own grids and steps suits it: {'; '.join(dict.fromkeys(told))}")
+    raise _NotChecked(f"none of the grids and steps of the check suits it: {'; '.join(dict.fromkeys(told))}")
 
 
 def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
@@ -199,7 +199,7 @@ def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
 
 
 def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext], *wanted: type) -> Any:
-    """What is built for the first context that is not refused. Raises AssertionError where it is none of `wanted`."""
+    """Build for the first context that is not refused. Raises AssertionError unless the result is one of `wanted`."""
     told = []
     for context in contexts:
         try:
@@ -211,4 +211,4 @@ def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildCont
             if error.exit_code != 2:
                 raise
             told.append(str(error))
-    raise _NotChecked(f"none of the checks' own problems suits it: {'; '.join(dict.fromkeys(told))}")
+    raise _NotChecked(f"none of the problems of the check suits it: {'; '.join(dict.fromkeys(told))}")

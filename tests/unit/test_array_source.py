@@ -610,7 +610,7 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path, monkeypatch, name):
     if name == "a.npy":
         np.save(name, bomb, allow_pickle=True)
         assert refused(lambda: opened(tmp_path / name)) == (
-            f"data.path: cannot read {tmp_path / name}: it holds object, and only real numbers are read, never pickled "
+            f"data.path: cannot read {tmp_path / name}: it holds object; only real numbers are read, never pickled "
             "objects"
         )
     else:

@@ -301,7 +301,7 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
     [
         (
             DataError,
-            "'7:9' reaches outside of the data, which has 4 simulations",
+            "'7:9' reaches beyond the data, which has 4 simulations",
             "data.split.test",
             {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}},
         ),

@@ -533,7 +533,7 @@ def test_staggered_and_static_fields_are_written_as_scenes_and_refused_by_the_we
         ours = found[1].dynamic[:, layout.channels(name)]
         torch.testing.assert_close(ours, expected.trajectories[1].dynamic[:, expected.layout.channels(name)])
     if staggered:
-        with pytest.raises(HycoError, match="is staggered, and The Well keeps centred fields alone"):
+        with pytest.raises(HycoError, match="is staggered, but The Well stores only centred fields"):
             engine.simulate(tmp_path / "other", "well")
 
 

@@ -118,7 +118,7 @@ def test_viscosity_and_force_are_found() -> None:
 def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(SpecError, match="two dimensions, and the data has 1"):
         BOX.model(resolution=(8,), upper=(1.0,))
-    with pytest.raises(DataError, match="periodic box, and the boundary of 'u' along x is 'zero-gradient'"):
+    with pytest.raises(DataError, match="periodic box, but the boundary of 'u' along x is 'zero-gradient'"):
         BOX.model(boundary="zero-gradient")
 
 

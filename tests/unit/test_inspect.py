@@ -51,7 +51,7 @@ def test_all_that_a_file_says_is_used(tmp_path: Path) -> None:
         'axes = "xt"',
         'time = "t"',
         'coordinates = { x = "x" }',
-        'boundary = "periodic"   # <- as the values at the ends look',
+        'boundary = "periodic"   # <- guessed from the values at the ends',
         "num_predict_steps = 2",
         'split = { by = "time", train = "0:14", val = "14:17", test = "17:21" }',
     ]
@@ -183,7 +183,7 @@ def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch:
     [
         ("none.npz", None, "there is no file or folder {path}"),
         ("data.npz", b"PK\x03\x04 and nothing more", "cannot read {path}: File is not a zip file"),
-        ("notes.txt", b"words", "{path} is of no kind that is known here: "),
+        ("notes.txt", b"words", "{path} is of no known kind; known are "),
         ("empty.csv", b"", "{path} is empty"),
     ],
 )

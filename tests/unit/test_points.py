@@ -383,7 +383,7 @@ def test_noise_and_missing_values_of_sensors():
     assert float(added[1::2].abs().max()) < 1e-6
     masked = point_manager(seen(*FOUR), observe=Observe(mask=Mask(value=3.0))).trajectories[0].points.value
     assert masked.isnan().flatten().tolist() == [False, False, True, False]
-    with pytest.raises(DataError, match="sensors see what is in their table"):
+    with pytest.raises(DataError, match="sensors observe what is in their table"):
         point_manager(seen(*FOUR), observe=Observe(mask=Mask(every=2))).prepare()
 
 
@@ -407,7 +407,7 @@ def test_statistics_know_what_sensors_saw():
 
 
 def test_nothing_seen_within_the_horizon_is_an_error():
-    with pytest.raises(DataError, match="no sensor saw anything to train on within num_predict_steps = 2 frames"):
+    with pytest.raises(DataError, match="no sensor observed anything within num_predict_steps = 2 frames"):
         _ = point_manager(seen([4.0, 5.0], [0.1, 0.1], [1, 1], [False, True]), num_predict_steps=2).train
     with pytest.raises(DataError, match="val has no observation of a sensor in the frames 0:6 of simulation 0"):
         point_manager(seen([4.0], [0.1], [1])).heldout("val")

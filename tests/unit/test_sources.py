@@ -269,9 +269,13 @@ def test_simulate_options(keys, message):
         (
             {"observe": {"noise": {"level": 0.1}}},
             "data.observe",
-            "noise and masks are for simulations of fields, and this data is samples",
+            "noise and masks apply to simulations of fields, but this data consists of samples",
         ),
-        ({"split": {"by": "time"}}, "data.split.by", "samples have no frames: their source divides them"),
+        (
+            {"split": {"by": "time"}},
+            "data.split.by",
+            "samples have no frames, so no split by time: their source divides them",
+        ),
     ],
 )
 def test_samples_know_neither_noise_nor_frames(tmp_path, data, key, message):
