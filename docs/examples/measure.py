@@ -17,7 +17,7 @@ WAVES = np.arange(1, 7)
 
 
 def temperature(sizes, x, t):
-    """Exact, at positions x and times t of one shape."""
+    """Return the exact temperature at positions x and times t of one shape."""
     decay = np.exp(-KAPPA * (WAVES * np.pi / LENGTH) ** 2 * t[..., None])
     return (sizes * decay * np.sin(WAVES * np.pi * x[..., None] / LENGTH)).sum(-1)
 

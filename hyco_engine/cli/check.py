@@ -20,7 +20,7 @@ def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
-    # a wrong spec is told before torch is imported
+    # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):

@@ -49,7 +49,7 @@ def evaluate(
     from hyco_engine.cli.layout import metrics_lines
 
     if (status := result.get("status", "completed")) != "completed":
-        click.echo(f"note: the run {run} is {status}: these are the weights it had then", err=True)
+        click.echo(f"note: the run {run} is {status}; its last weights are evaluated", err=True)
     found: Mapping[str, Any] = result["metrics"]
     click.echo("\n".join(metrics_lines(found, split)))
     if table is not None:

@@ -58,7 +58,7 @@ def export(
     if result["difference"] is not None:
         off = result["difference"]
         told = f"differs from the original by {off:.1g} of the largest value" if off else "equals the original"
-        click.echo(f"read back and compared: it {told}")
+        click.echo(f"the file was read back: its surrogate {told}")
     form = result["format"]
     if form == "torch-export":
         click.echo(f'use it with torch alone: torch.export.load("{out}").module()(state)')

@@ -12,7 +12,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# whether it exists is for the reader to say, whose message is better
+# click does not check that the path exists, since the reader's message is better
 PATH = click.Path(path_type=Path)
 
 
@@ -33,7 +33,7 @@ def set_option(command: F) -> F:
 
 
 def print_json(value: object) -> None:
-    """Strict JSON on stdout."""
+    """Print strict JSON to stdout."""
     from hyco_engine.runs.files import dump_json
 
     click.echo(dump_json(value))
@@ -41,7 +41,7 @@ def print_json(value: object) -> None:
 
 @contextmanager
 def stdout_for_json(as_json: bool) -> Iterator[None]:
-    """With `--json`, stdout holds one object: what else is printed meanwhile goes to stderr."""
+    """Send everything else that is printed to stderr with `--json`, so that stdout holds one object."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 

@@ -1,4 +1,4 @@
-"""`hyco-engine plugins`: what is installed, from where, and what is wrong with it."""
+"""`hyco-engine plugins`: the installed plugins, their distributions, and their faults."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def disable_option(command: F) -> F:
 
 
 def discover(disable_plugin: Sequence[str]) -> Registry:
-    """The registry for a command: `--disable-plugin` and the environment variable apply.
+    """Return the registry for a command: `--disable-plugin` and the environment variable apply.
 
     What plugins print while they load goes to stderr, since stdout may be JSON.
     """
     with redirect_stdout(sys.stderr):
         registry = Registry.discover(disabled_names(disable_plugin))
     for name in registry.unmatched:
-        click.echo(f"note: no plugin or distribution {name!r} to disable", err=True)
+        click.echo(f"note: {name!r} is not disabled, since no plugin or distribution has that name", err=True)
     return registry
 
 
@@ -115,14 +115,14 @@ def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_p
 
 
 def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
-    """What the contracts say of the kinds that serve."""
+    """Return the findings of the contracts on the kinds that serve."""
     wanted = [(hook, r) for info in chosen if info.status == "ok" for hook, rs in info.records.items() for r in rs]
     if not wanted:
         return {}
     from hyco_engine.testing.checks import check_record
 
-    # what plugins print goes to stderr, since stdout may be JSON; what they write by a relative path, into no folder of
-    # the user's (it may still be open at the end)
+    # plugins print to stderr, since stdout may be JSON, and write files with relative paths into a temporary folder
+    # instead of the user's; such a file may still be open at the end
     with redirect_stdout(sys.stderr), TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chdir(scratch):
         return {(hook, record.kind): list(check_record(hook, record, registry)) for hook, record in wanted}
 
@@ -136,7 +136,7 @@ def new_plugin(name: str, hook: str, role: str | None) -> None:
     from hyco_engine.cli.scaffold import write_plugin
 
     if role is not None and hook != "model":
-        raise SpecError(f"only a model has a role, not a {hook}", key="--role")
+        raise SpecError(f"only a model has a role, a {hook} has none: leave out --role", key="--role")
     what = hook if hook != "model" else "physics" if role == "physical" else "surrogate"
     written = write_plugin(name, what, Path(), discover(()))
     for path in written:
@@ -222,7 +222,7 @@ def _records_data(info: PluginInfo, found: Findings) -> dict[str, list[dict[str,
 def _options_data(record: Record) -> Iterator[dict[str, Any]]:
     try:
         types = get_type_hints(record.options)
-    except Exception:  # a name that only type checkers see
+    except Exception:  # an annotation may have a name that only type checkers see
         types = {}
     for field in attrs.fields(record.options):
         required = field.default is attrs.NOTHING
@@ -238,11 +238,11 @@ def _options_data(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _plain_default(default: Any) -> Any:
-    """The default as JSON holds it; text where it does not."""
+    """Return the default as JSON can hold it; as text where it cannot."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         try:
             default = default.factory()
-        except Exception:  # it takes the instance, or needs what is not here
+        except Exception:  # the factory takes the instance, or needs something that is missing here
             return "computed"
     if attrs.has(type(default)):
         default = attrs.asdict(default)

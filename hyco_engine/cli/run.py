@@ -41,13 +41,13 @@ def run(
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
-    # a wrong spec is told before torch is imported
+    # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):
         result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
     if result.resumed_completed:
-        click.echo(f"the run in {result.folder} is completed: there is nothing left to do", err=True)
+        click.echo(f"the run in {result.folder} was completed before: there is nothing left to do", err=True)
     if as_json:
         print_json({"run_dir": str(result.folder), **result.summary})
 

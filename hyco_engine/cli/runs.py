@@ -1,4 +1,4 @@
-"""`hyco-engine runs`: what became of runs."""
+"""`hyco-engine runs`: the status of runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def list_runs(folder: Path, as_json: bool) -> None:
     click.echo("\n".join(table([("RUN", "STATUS", "CYCLE", "LAST"), *map(_row, found)])))
     for run in found:
         if run["resume"] is not None:
-            click.echo(f"\ngo on with {run['run']}:\n  {run['resume']}")
+            click.echo(f"\nto resume {run['run']}:\n  {run['resume']}")
 
 
 def _row(run: dict[str, Any]) -> tuple[str, str, str, str]:

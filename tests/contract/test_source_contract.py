@@ -20,7 +20,7 @@ from hyco_engine.testing.specs import TINY, merged
 
 
 def source(**data: Any) -> Any:
-    """As a run builds it."""
+    """Build the source as a run builds it."""
     engine = hyco.Engine(merged({"data": data}))
     return Assembler(engine.spec, engine.registry).source()
 

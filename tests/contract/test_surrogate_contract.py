@@ -90,7 +90,7 @@ def _of_the_engine(hook: str, kind: str) -> bool:
 
 
 class Unkept(SurrogateContract):
-    """Of a model that the tests below give."""
+    """The contract for a model that the tests below give."""
 
     layouts = (tiny_layout(8),)
     model: type[nn.Module]

@@ -1,4 +1,4 @@
-"""What the documentation shows is executed, or checked against what it speaks of."""
+"""The code in the documentation runs, and its tables match the code that they describe."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ state = torch.zeros(1, 1, 16)
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory whose modules and distributions are found while the test lasts."""
+    """Give a working directory whose modules and distributions can be imported during the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
@@ -124,7 +124,7 @@ def test_blocks_of_a_page_run_in_order(
 
 
 def write(place: Path, name: str, text: str) -> None:
-    """A file of the page; folders are packages."""
+    """Write a file of the page; its folders become packages."""
     path = place / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -135,7 +135,7 @@ def write(place: Path, name: str, text: str) -> None:
 
 
 def structured(text: str, where: str) -> None:
-    """A spec, or a part of one whose required rest does not matter."""
+    """Structure a spec, or a part of one, without its other required keys."""
     tables = tomllib.loads(text)
     data = tables.setdefault("data", {})
     if data.setdefault("kind", "arrays") == "arrays":
@@ -166,7 +166,7 @@ def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> N
 
 
 def parse(command: click.Command, arguments: list[str]) -> None:
-    """Raises click.UsageError where click would; nothing is run."""
+    """Parse a command line without running it. Raise click.UsageError where click would."""
     while isinstance(command, click.Group):
         name = arguments.pop(0)
         inner = command.get_command(click.Context(command), name)
@@ -205,7 +205,7 @@ def test_the_command_reference_is_up_to_date() -> None:
 
 @pytest.fixture
 def gallery(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The program that makes the gallery of models."""
+    """Import the program that makes the gallery of models."""
     monkeypatch.syspath_prepend(str(DOCS))
     return importlib.import_module("make_pictures")
 

@@ -28,7 +28,7 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB of its own."""
+    """Give a file system of 4 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
@@ -77,7 +77,7 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed run gives."""
+    """Return the result of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,4 +1,4 @@
-"""What `inspect` makes of files: the section it prints is one that the source reads as it says."""
+"""The sections that `inspect` prints for files: the source reads them with the announced result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 
 
 def planned(section: str) -> dict[str, Any]:
-    """What `check` says of the section, with a surrogate to make it a spec."""
+    """Return the plan that `check` makes for the section, with a surrogate that completes the spec."""
     return hyco.Engine(tomllib.loads(section) | {"synthetic": {"kind": "resnet"}}).plan()
 
 

@@ -728,7 +728,7 @@ def test_plugins_list_as_json(installed: Site, monkeypatch: pytest.MonkeyPatch) 
             "version": "1.2",
         }
     ]
-    assert result.stderr == "noise\nnote: no plugin or distribution 'absent' to disable\n"
+    assert result.stderr == "noise\nnote: 'absent' is not disabled, since no plugin or distribution has that name\n"
 
 
 @pytest.mark.parametrize("name", ["worthy", "Worthy_Dist"])
@@ -819,7 +819,7 @@ def test_infos_are_frozen() -> None:
 
 
 def test_option_is_the_engines() -> None:
-    """The kit of these tests writes options as authors do."""
+    """These tests write options as plugin authors do."""
     assert option(3, help="x").metadata["help"] == "x"
 
 

@@ -203,7 +203,7 @@ def test_another_physics_than_the_one_that_learns():
             {"physical": None},
             {},
             SpecError,
-            "data.physics: there is no [physical] whose physics could make the data; name one",
+            "data.physics: the spec has no [physical] whose physics could make the data; name a physics here",
         ),
         (
             {},

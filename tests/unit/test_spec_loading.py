@@ -24,7 +24,7 @@ REGISTRY = make_registry()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory of its own, so that file names in messages are short."""
+    """Change to an empty working directory, so that file names in messages are short."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -8,7 +8,7 @@ from hyco_engine.hooks.records import Record, imported
 
 
 def _record(kind: str, options: type, summary: str) -> Record:
-    """The kind `some-kind`, built by `build` of the module `some_kind` beside this one."""
+    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package."""
     factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
     return Record(kind=kind, summary=summary, options=options, factory=factory)
 
@@ -21,7 +21,7 @@ def hyco_normalizers() -> list[Record]:
         _record(
             "sqrt-dim",
             options.SqrtDimOptions,
-            "running mean, with terms of many values a sample weighted up by their square root",
+            "running mean; terms with many values a sample weigh more, by the square root of their number",
         ),
         _record(
             "batch-stat", options.BatchStatOptions, "each term divided by a statistic of its losses over the batch"

@@ -1,4 +1,4 @@
-"""Spec keys of the built-in normalizers. Scales and priorities of the terms are the core's: `[loss.terms.<name>]`."""
+"""Spec keys of the built-in normalizers. The core reads the terms' scales and priorities: `[loss.terms.<name>]`."""
 
 from __future__ import annotations
 

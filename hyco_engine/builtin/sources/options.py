@@ -91,7 +91,7 @@ class SimulateOptions:
 
 @options
 class Variable:
-    """One field in a file of arrays. What is left empty is as the source says for all."""
+    """One field in a file of arrays. A key that is left empty takes the source's value for all fields."""
 
     variable: str = option("", help="name of the array in the file; empty: the field's name")
     axes: str = option("", help="meaning of its axes in order; empty: as for all", check=_check_letters)
@@ -141,20 +141,22 @@ class ArraysOptions:
 
     def __attrs_post_init__(self) -> None:
         if self.dt is not None and self.time:
-            raise SpecError("the frames' spacing is given twice; keep dt or time", key="time")
+            raise SpecError("dt and time both give the time between two frames; keep one of them", key="time")
         if self.dt is None and not self.time:
-            raise SpecError("the frames' spacing is missing; give dt, or name the array of times in time", key="dt")
+            raise SpecError(
+                "the time between two frames is missing; give dt, or name the array of times in time", key="dt"
+            )
 
 
 def _check_columns(value: tuple[str, ...]) -> None:
     named = [name for name in value if name]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise ValueError(f"each column has a name of its own, and {', '.join(map(repr, twice))} is there twice")
+        raise ValueError(f"each column needs a name of its own, and {', '.join(map(repr, twice))} appears twice")
 
 
 @options
 class PointsOptions:
-    """What sensors saw: a table with an observation a row, at any position and time, of one or several fields."""
+    """Observations of sensors: a table with one observation a row, at any position and time, of one or more fields."""
 
     path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
     array: str = option("", help="name of the array; empty: the only one in the file")

@@ -12,22 +12,22 @@ from hyco_engine.spec.options import option, options
 
 def _several(arms: tuple[ArmChoice, ...]) -> None:
     if len(arms) < 2:
-        raise ValueError(f"takes two strategies or more, not {len(arms)}")
+        raise ValueError(f"must list two strategies or more, not {len(arms)}")
 
 
 @options
 class CountOptions:
-    """`alpha` is the core's."""
+    """`count` has no option of its own; the core reads `alpha`."""
 
 
 @options
 class WeightOptions:
-    """`alpha` is the core's."""
+    """`weight` has no option of its own; the core reads `alpha`."""
 
 
 @options
 class TrustOptions:
-    """`alpha` is the core's; 0.5 is a good value."""
+    """Options of `trust`; the core reads `alpha`, for which 0.5 is a good value."""
 
     warmup: int = option(
         100,
@@ -44,7 +44,7 @@ class TrustOptions:
 
 @options
 class InteractionOptions:
-    """`alpha`, which is the core's, weighs the interaction against the misfit to the data."""
+    """Options of `interaction`; the core reads `alpha`, which weighs the interaction against the misfit to the data."""
 
     points: int = option(256, help="ghost points for each sample of a batch", ge=1)
     cooperate: int = option(
@@ -62,13 +62,14 @@ class InteractionOptions:
     def __attrs_post_init__(self) -> None:
         if self.cooperate and self.teach == "synthetic":
             raise ValueError(
-                'cooperate says how long the physics is taught, and with teach = "synthetic" it never is: leave one out'
+                'cooperate sets for how many cycles the physics is taught, and with teach = "synthetic" it is never '
+                "taught: leave one of the two out"
             )
 
 
 @options
 class TwoArmsOptions:
-    """`alpha` is the core's, for the arms that have none of their own."""
+    """Options of `two-arms`; the core reads `alpha`, which holds for the candidates that give none of their own."""
 
     arms: tuple[ArmChoice, ...] = option(
         help='two strategies or more, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
@@ -123,7 +124,7 @@ def hyco_strategies() -> list[Record]:
         ),
         Record(
             kind="interaction",
-            summary="nothing is generated; a further loss term, alpha times the misfit of both models at ghost points",
+            summary="no samples; a further loss term, alpha times the misfit between both models at ghost points",
             options=InteractionOptions,
             factory=_interaction,
         ),
@@ -135,7 +136,7 @@ def hyco_strategies() -> list[Record]:
         ),
         Record(
             kind="two-arms",
-            summary="two strategies or more from the same start; of each model the best one on held-out data is kept",
+            summary="two strategies or more train from the same start; held-out data choose the best for each model",
             options=TwoArmsOptions,
             factory=_two_arms,
         ),
