@@ -15,18 +15,18 @@ from hyco_engine.cli.errors import report as tell  # `report` is also the name o
 # name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
     "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
-    "check": ("hyco_engine.cli.check:check", "Show what a spec would do, without doing it."),
+    "check": ("hyco_engine.cli.check:check", "Show the plan of a spec without running it."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
-    "compare": ("hyco_engine.cli.compare:compare", "Run a spec beside its baselines, or compare runs."),
+    "compare": ("hyco_engine.cli.compare:compare", "Compare a spec with its baselines, or compare runs."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
     "simulate": ("hyco_engine.cli.simulate:simulate", "Write a spec's simulations as files."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
-    "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
+    "predict": ("hyco_engine.cli.predict:predict", "Predict from a state in a file with a model of a run."),
     "export": ("hyco_engine.cli.export:export", "Write a run's surrogate and parameters for use elsewhere."),
-    "inspect": ("hyco_engine.cli.inspect:inspect", "Say what a data file holds, and the spec that reads it."),
-    "runs": ("hyco_engine.cli.runs:runs", "List runs, and how to go on with them."),
+    "inspect": ("hyco_engine.cli.inspect:inspect", "Describe a data file and print the spec that reads it."),
+    "runs": ("hyco_engine.cli.runs:runs", "List runs and the commands that resume them."),
     "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
-    "doctor": ("hyco_engine.cli.doctor:doctor", "Look whether this machine is ready."),
+    "doctor": ("hyco_engine.cli.doctor:doctor", "Check that this machine is ready."),
     "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),
 }
 

@@ -16,7 +16,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 @disable_option
 @json_option
 def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Show what SPEC would do: parts, data, generated samples, cache, phases. Nothing is trained."""
+    """Show the plan of SPEC without training: its parts, data, generated samples, cache and phases."""
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)

@@ -16,7 +16,7 @@ from hyco_engine.errors import DataError
 @click.command()
 @click.argument("targets", type=PATH, nargs=-1, required=True, metavar="SPEC | RUN...")
 @set_option
-@click.option("--out", type=PATH, help="Page to write; default: <first run>-compared.html beside that run.")
+@click.option("--out", type=PATH, help="HTML file to write; default: <first run>-compared.html beside the first run.")
 @disable_option
 @json_option
 def compare(
@@ -28,7 +28,8 @@ def compare(
 ) -> None:
     """Run SPEC, then each of its models alone at equal compute; or compare the finished runs RUN.
 
-    Prints a table and writes a page with the same held-out simulation as each run sees it, to be opened offline.
+    The command prints a table. It also writes an HTML page that shows how each run predicts the same held-out
+    simulation; a browser opens the page without a network.
     """
     if out is not None and not out.parent.is_dir():
         raise DataError(f"cannot write {out.name}: there is no folder {out.parent}")

@@ -40,10 +40,10 @@ class Finding:
 @disable_option
 @json_option
 def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Look whether this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
+    """Check that this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
 
-    Cache and runs are looked for where a spec in the working directory has them by default. Exit code 1 if there is a
-    problem; warnings do not count.
+    The command looks for the cache and the runs at the default places of a spec in the working directory. The exit code
+    is 1 if there is a problem; warnings do not count.
     """
     registry = discover(disable_plugin)
     with redirect_stdout(sys.stderr):  # packages that are imported here may print

@@ -28,11 +28,13 @@ def _names(start: str) -> list[str]:
 
 @click.command()
 @click.argument("template", required=False, shell_complete=lambda ctx, param, start: _names(start))
-@click.option("--out", type=PATH, help='File to write; default: the template\'s name, here. "-": print it.')
+@click.option(
+    "--out", type=PATH, help='File to write; default: the name of the template, in this folder. "-" prints the spec.'
+)
 def init(template: str | None, out: Path | None) -> None:
-    """Write a commented spec from TEMPLATE; without one, list the templates.
+    """Write a commented spec from TEMPLATE; without TEMPLATE, list the templates.
 
-    Beside a spec goes the schema of its keys, hyco-engine.schema.json, which editors check and complete it with.
+    The command also writes hyco-engine.schema.json beside the spec. Editors check and complete the spec by it.
     """
     known = {name.rpartition(".")[0]: name for name in templates()}
     if template is None:

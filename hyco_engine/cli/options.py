@@ -28,7 +28,7 @@ def set_option(command: F) -> F:
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Override a key of the spec, as a TOML line: --set run.cycles=2; repeatable.",
+        help="Override a key of the spec by a line of TOML: --set run.cycles=2. Repeatable.",
     )(command)
 
 
@@ -53,5 +53,5 @@ def which_option(command: F) -> F:
         type=click.Choice(["final", "best"]),
         default="final",
         show_default=True,
-        help="Weights of the run's end, or those with the smallest validation error.",
+        help="Weights: those at the end of the run, or those with the smallest validation error.",
     )(command)

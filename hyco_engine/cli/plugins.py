@@ -35,7 +35,7 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 def disable_option(command: F) -> F:
     """Add `--disable-plugin`; the command takes `disable_plugin: tuple[str, ...]`."""
-    help = f"Do not load this entry point or distribution; repeatable. Also {DISABLE_VARIABLE}=a,b."
+    help = f"Do not load this entry point or distribution. Repeatable; {DISABLE_VARIABLE}=a,b does the same."
     return click.option("--disable-plugin", metavar="NAME", multiple=True, help=help)(command)
 
 
@@ -53,14 +53,14 @@ def discover(disable_plugin: Sequence[str]) -> Registry:
 
 @click.group()
 def plugins() -> None:
-    """List and check the installed plugins, and begin a new one."""
+    """List and check the installed plugins, or start a new one."""
 
 
 @plugins.command("list")
 @json_option
 @disable_option
 def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
-    """List every kind with its plugin, and the plugins that are disabled or failed."""
+    """List every kind with its plugin, and the plugins that are disabled or have failed."""
     registry = discover(disable_plugin)
     kinds = {hook: list(_usable(registry, hook)) for hook in HOOKS}
     if as_json:
@@ -88,10 +88,10 @@ def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
 @disable_option
 @click.pass_context
 def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_plugin: tuple[str, ...]) -> None:
-    """Check the plugin or distribution NAME, or all: status, kinds, options and warnings.
+    """Check the plugin or distribution NAME, or all plugins: status, kinds, options and warnings.
 
-    With NAME, its kinds are also built with their default options and held against the contracts of their hooks, which
-    takes some seconds. Ends with exit code 3 if something failed.
+    With NAME, the command also builds its kinds with their default options and runs the contracts of their hooks, which
+    takes some seconds. The exit code is 3 if a check failed.
     """
     registry = discover(disable_plugin)
     chosen = [info for info in registry.plugins if name is None or info.answers_to({normalise(name)})]
@@ -129,10 +129,10 @@ def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
 
 @plugins.command("new")
 @click.argument("name")
-@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="What the plugin offers.")
-@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Of a model; default: synthetic.")
+@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="Kind of part that the plugin offers.")
+@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Role of a model; default: synthetic.")
 def new_plugin(name: str, hook: str, role: str | None) -> None:
-    """Write a working plugin, with tests, into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
+    """Write a working plugin with tests into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
     from hyco_engine.cli.scaffold import write_plugin
 
     if role is not None and hook != "model":

@@ -20,7 +20,7 @@ _HEAD = f"""# The commands, option by option
 
 <!-- Generated: {COMMAND} -->
 
-What `--help` says, on one page. [Using it](using.md#commands) says what the commands are for, and what exit codes
+This page shows what `--help` prints. [Commands](commands.md) says what each command is for and what the exit codes
 mean."""
 
 

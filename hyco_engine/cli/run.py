@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spec", type=PATH)
 @set_option
-@click.option("--run-dir", type=PATH, help="Put the run here instead of <runs>/<name>-<n>; must be new or empty.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --run-dir as if it had never ended.")
+@click.option("--run-dir", type=PATH, help="Folder of the run, new or empty, in place of <runs>/<name>-<n>.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir as if it had never stopped.")
 @disable_option
 @json_option
-@click.option("--quiet", "-q", is_flag=True, help="Print warnings and the last line only.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only warnings and the last line.")
 def run(
     spec: Path,
     overrides: tuple[str, ...],
@@ -34,9 +34,9 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train as SPEC says: a physical model and a surrogate, together or one alone.
+    """Train the models of SPEC: a physical model and a surrogate together, or one of them alone.
 
-    Ctrl-C, SIGTERM and SIGUSR1 end the run after its step, with a checkpoint; a second Ctrl-C ends it at once.
+    Ctrl-C, SIGTERM and SIGUSR1 end the run after the present step, with a checkpoint. A second Ctrl-C ends it at once.
     """
     from hyco_engine.spec.loading import load_spec
 

@@ -23,9 +23,9 @@ class Profile:
     """A field given by a formula: `offset + scale * prod_axes sin^2(pi * waves * (x - lower) / (upper - lower))`."""
 
     profile: Literal["sin-squared"] = option("sin-squared", help="the formula")
-    offset: float = option(0.0, help="added everywhere")
+    offset: float = option(0.0, help="value that is added everywhere")
     scale: float = option(1.0, help="amplitude")
-    waves: int = option(1, help="humps along each axis", ge=1)
+    waves: int = option(1, help="number of humps along each axis", ge=1)
 
 
 @options
@@ -42,17 +42,22 @@ class ParameterSetting:
     A key that is left out takes its value from the model's declaration.
     """
 
-    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile, or a file")
+    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile or a file")
     bounds: tuple[float, float] | None = option(
-        None, help="open interval; kept by a smooth transform; inf is allowed", inf=True, check=check_interval
+        None,
+        help="open interval in which a smooth transform keeps the value; inf is allowed",
+        inf=True,
+        check=check_interval,
     )
-    learn: bool = option(True, help="false: the value is known and stays")
-    field: bool = option(False, help="true: one value per grid point, false: one number")
+    learn: bool = option(True, help="false: the value is known and stays fixed")
+    field: bool = option(False, help="true: the parameter has a value at each grid point; false: it is one number")
     transform: Literal["auto", "linear", "log"] = option(
-        "auto", help="scale on which steps are taken; auto: log where the lower bound is >= 0"
+        "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
     )
     smoothness: float = option(
-        0.0, help="of a field: so many times the mean of its squared gradient is added to the loss", ge=0.0
+        0.0,
+        help="weight of a smoothness prior on a field: it adds the mean of the squared gradient to the loss",
+        ge=0.0,
     )
 
     def __attrs_post_init__(self) -> None:
@@ -95,11 +100,17 @@ class PhysicalChoice(Choice):
     hook = "hyco_models"
     role = "physical"
 
-    dt: float | None = option(None, help="internal time step, which must divide the data's; none: the data's", gt=0.0)
-    compile: Literal["auto", "eager", "graph", "inductor"] = option(
-        "auto", help="how the step is run: as written, captured as a graph, or captured and compiled"
+    dt: float | None = option(
+        None,
+        help="internal time step, which must divide the time between two frames; none: the physics chooses it",
+        gt=0.0,
     )
-    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings by parameter name")
+    compile: Literal["auto", "eager", "graph", "inductor"] = option(
+        "auto",
+        help="execution of the step: eager runs it as written, graph captures it, inductor also compiles it; auto "
+        "estimates which one is fastest",
+    )
+    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings of each parameter, by name")
 
 
 @options
@@ -127,10 +138,15 @@ class CacheChoice(Choice):
     core_kind = "auto"
 
     memory_budget_gb: float = option(
-        2.0, help="below half of it: memory; below it: disk; else on-the-fly", unit="GB", gt=0.0, inf=True
+        2.0,
+        help="budget of auto: samples below half of it go to memory, below it to disk, and larger sets are made on "
+        "the fly",
+        unit="GB",
+        gt=0.0,
+        inf=True,
     )
     directory: str | None = option(
-        None, help='folder for generated samples; none: below paths.cache; "": no folder, disk is skipped'
+        None, help='folder for generated samples; none: a folder in paths.cache; "": no folder, so auto skips disk'
     )
 
 
@@ -138,7 +154,7 @@ class CacheChoice(Choice):
 class FieldsScheme:
     """The predicted fields and the fields that are inputs only; their order is the channel order."""
 
-    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all that the source calls dynamic")
+    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all fields that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
 
     def __attrs_post_init__(self) -> None:
@@ -152,17 +168,20 @@ class Split:
     """The simulations (or frames) that train, validate and test. Ranges are `start:stop`, as in Python."""
 
     by: Literal["simulation", "time", "sensor"] = option(
-        "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
+        "simulation",
+        help="simulation: split the set of simulations; time: split each simulation in time; sensor: the source "
+        "chooses the points that validate",
     )
-    train: str = option("", help='range, e.g. "0:30"; empty: what val and test leave', check=check_range)
+    train: str = option("", help='range, such as "0:30"; empty: all that val and test leave', check=check_range)
     val: str = option(
-        "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
+        "", help="range; empty: the last tenth of the simulations (at least one), or of the frames", check=check_range
     )
-    test: str = option("", help="range; empty: none", check=check_range)
+    test: str = option("", help="range; empty: nothing", check=check_range)
     measure: Literal["auto", "rollout", "continuation"] = option(
         "auto",
-        help="held-out data is met by a rollout from its own first complete frame, or by continuing one from the first "
-        "complete training frame before it; auto: continuation where a split in time has noise or no complete frame",
+        help="start of the rollouts that measure held-out data; rollout: its own first complete frame; continuation: "
+        "the first complete training frame before it; auto takes continuation if a split in time has noise or no "
+        "complete frame, else rollout",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -180,32 +199,39 @@ class Noise:
 
     level: float = option(help="standard deviation of the noise", ge=0.0)
     relative: bool = option(
-        True, help="true: in units of each field's standard deviation in its simulation; false: in the field's own unit"
+        True,
+        help="unit of level; true: the standard deviation of the field in its simulation; false: the field's own unit",
     )
-    heldout: bool = option(True, help="false: the frames that validate and test stay free of it")
+    heldout: bool = option(True, help="false: the frames that validate and test stay free of noise")
 
 
 @options
 class Mask:
     """`[data.observe.mask]`: the observed values. If several keys are set, all of them must hold."""
 
-    every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
+    every: int | None = option(None, help="k: only the frames 0, k, 2k, ... of each simulation are observed", ge=1)
     frames: tuple[int, ...] = option(
-        (), help="only these frames of each simulation; [0, -1]: the first and the last; empty: all"
+        (), help="only these frames of each simulation are observed; [0, -1]: the first and the last; empty: all"
     )
     region: Mapping[str, tuple[float, float]] = option(
-        attrs.Factory(dict), help="only cells whose centre lies in between, such as {x = [0.0, 0.5]}"
+        attrs.Factory(dict), help="only cells whose centre lies in this interval are observed, such as {x = [0.0, 0.5]}"
     )
-    points: int | None = option(None, help="only so many cells, drawn at random, the same in all frames", ge=1)
-    scattered: int | None = option(None, help="only so many values of each field and simulation, drawn at random", ge=1)
+    points: int | None = option(
+        None, help="only so many cells are observed, drawn at random, the same in all frames", ge=1
+    )
+    scattered: int | None = option(
+        None, help="only so many values of each field and simulation are observed, drawn at random", ge=1
+    )
     file: Path | None = option(
-        None, help="a .npy file, observed where it is not 0: an entry a cell, or a frame and a cell"
+        None,
+        help="a .npy file with an entry for each cell, or for each frame and cell; values whose entry is not 0 are "
+        "observed",
     )
     value: float | Literal["nan"] | None = option(
-        None, help='values in the data that mean "not observed"; none: there are none, and NaN is refused'
+        None, help='value in the data that means "not observed"; none: there is none, and the engine refuses NaN'
     )
-    first_frame: bool = option(False, help="true: the first frame of each simulation is complete all the same")
-    heldout: bool = option(True, help="false: the frames that validate and test are complete, but for `value`")
+    first_frame: bool = option(False, help="true: the first frame of each simulation is complete, except for `value`")
+    heldout: bool = option(True, help="false: the frames that validate and test are complete, except for `value`")
 
     def __attrs_post_init__(self) -> None:
         if self.every is not None and self.frames:
@@ -221,8 +247,8 @@ class Mask:
 class Observe:
     """`[data.observe]`: the observations that are made of the data."""
 
-    noise: Noise | None = option(None, help="noise that is added to the data")
-    mask: Mask | None = option(None, help="what of the data is observed; none: all")
+    noise: Noise | None = option(None, help="noise that the engine adds to the data")
+    mask: Mask | None = option(None, help="observation mask; none: all values are observed")
 
 
 @options
@@ -231,13 +257,13 @@ class SourceChoice(Choice):
 
     hook = "hyco_sources"
 
-    name: str = option("data", help="the data set's name; names its cache folder", check=check_folder_name)
+    name: str = option("data", help="name of the data set and of its cache folder", check=check_folder_name)
     fields: FieldsScheme = option(attrs.Factory(FieldsScheme), help="dynamic and static fields")
-    num_frames: int | None = option(None, help="frames used of each simulation; none: all", ge=2)
-    num_predict_steps: int = option(3, help="horizon: steps that a training rollout predicts", ge=1)
-    stride: int = option(1, help="frames between the starts of neighbouring windows", ge=1)
-    split: Split = option(attrs.Factory(Split), help="train, val and test")
-    observe: Observe = option(attrs.Factory(Observe), help="noise and masks: what is observed of the data")
+    num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
+    num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
+    stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)
+    split: Split = option(attrs.Factory(Split), help="data that trains, validates and tests")
+    observe: Observe = option(attrs.Factory(Observe), help="noise and observation mask")
 
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
@@ -255,8 +281,12 @@ class StrategyChoice(Choice):
     hook = "hyco_strategies"
     default_kind = "trust"
 
-    alpha: float = option(0.1, help="generated samples per real one", ge=0.0)
-    cache: CacheChoice = option(attrs.Factory(lambda: CacheChoice(kind="auto")), help="how generated samples are held")
+    alpha: float = option(
+        0.1, help="number of generated samples for each real one; a strategy may use it as a weight", ge=0.0
+    )
+    cache: CacheChoice = option(
+        attrs.Factory(lambda: CacheChoice(kind="auto")), help="cache backend: it holds generated samples"
+    )
 
 
 @options
@@ -265,7 +295,7 @@ class ArmChoice(Choice):
 
     hook = "hyco_strategies"
 
-    alpha: float | None = option(None, help="generated samples per real one; none: as in [augmentation]", ge=0.0)
+    alpha: float | None = option(None, help="alpha of this strategy; none: that of [augmentation]", ge=0.0)
 
 
 @options

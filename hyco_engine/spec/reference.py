@@ -38,12 +38,12 @@ _HEAD = f"""# The spec, key by key
 
 <!-- Generated: {COMMAND} -->
 
-All tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins check` prints the
-same for the kinds that are installed, `hyco-engine schema` as a JSON schema for editors. [Using it](using.md) says what
-the keys are for.
+This page lists all tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins
+check` prints the same for the installed kinds, and `hyco-engine schema` prints it as a JSON schema for editors.
+[Writing a spec](writing-a-spec.md) says which page explains which table.
 
-*none* as a default means that the key is left out; TOML has no empty value. A default in italics is a table whose keys
-have defaults of their own.
+The default *none* means that the key is left out, because TOML has no empty value. A default in italics is a table
+whose keys have their own defaults.
 """
 
 
@@ -114,7 +114,7 @@ class _Page:
                 for field in fields:
                     self._inner(f"{path}.{field.name}", field, None, depth + 1)
             else:
-                self._say("No keys of its own.")
+                self._say("This kind has no keys of its own.")
             if cls.role == "physical":
                 self._parameters(kind)
 
@@ -130,7 +130,7 @@ class _Page:
             kinds = [*([cls.core_kind] if cls.core_kind else []), *self._registry.kinds(cls.hook, cls.role)]
             default = f"`{json.dumps(cls.default_kind)}`" if cls.default_kind else "required"
             named = ", ".join(f"`{json.dumps(kind)}`" for kind in kinds)
-            row = ["`kind`", named, default, "which one; the keys of each are below"]
+            row = ["`kind`", named, default, "the kind; the keys of each kind are below"]
             self._markdown(["key", "value", "default", "meaning"], [row, *(_row(field, base) for field in fields)])
 
     def _rows(self, fields: Fields, base: Any) -> None:

@@ -31,7 +31,8 @@ from hyco_engine.spec.values import has_keys, is_mapping, members
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-README, USING, EXTENDING = ROOT / "README.md", DOCS / "using.md", DOCS / "extending.md"
+README, COMMANDS_PAGE, RUN_FOLDER = ROOT / "README.md", DOCS / "commands.md", DOCS / "run-folder.md"
+EXTENDING = DOCS / "extending.md"
 WRITTEN = [README, *sorted(DOCS.rglob("*.md"))]
 PAGES = [page for page in WRITTEN if any(block.language in ("python", "toml") for block in blocks(page))]
 HOOK_PAGES = {hook: DOCS / "hooks" / f"{hook.removeprefix('hyco_')}.md" for hook in HOOKS}
@@ -294,7 +295,7 @@ def test_the_page_of_a_hook_shows_the_contracts_methods(hook: str, contract: typ
 
 
 def test_every_command_is_documented() -> None:
-    assert {name.split()[0] for name in first_column(USING, "## Commands")} == set(COMMANDS)
+    assert {name.split()[0] for name in first_column(COMMANDS_PAGE, "## The commands")} == set(COMMANDS)
 
 
 @attrs.define
@@ -318,18 +319,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_the_files_of_a_run_are_documented(finished: Finished) -> None:
-    told = {name.rstrip("/").split("/")[0] for name in first_column(USING, "## The run folder")}
+    told = {name.rstrip("/").split("/")[0] for name in first_column(RUN_FOLDER, "## Files")}
     made = {path.name for path in finished.folder.iterdir()}
     assert made <= told
     assert told - made <= {"parameters", "run.lock"}
 
 
 def test_the_keys_of_the_summary_are_documented(finished: Finished) -> None:
-    assert set(first_column(USING, "### summary.json")) == set(finished.summary)
+    assert set(first_column(RUN_FOLDER, "## summary.json")) == set(finished.summary)
 
 
 def test_the_keys_of_metrics_are_documented(finished: Finished) -> None:
-    told = set(first_column(USING, "### metrics.jsonl"))
+    told = set(first_column(RUN_FOLDER, "## metrics.jsonl"))
     general = {"u": "<field>", "nu": "<name>"}
     for record in finished.metrics:
         for key in record:

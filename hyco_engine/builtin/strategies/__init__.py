@@ -31,14 +31,15 @@ class TrustOptions:
 
     warmup: int = option(
         100,
-        help="epochs of the physics on real data before the first cycle; gauss-newton and lbfgs end once they have "
-        "converged",
+        help="epochs that the physics trains on real data before the first cycle; gauss-newton and lbfgs end earlier "
+        "if they have converged",
         ge=0,
     )
     starts: Literal["mixed", "drawn", "real"] = option(
         "mixed",
-        help="where generated rollouts start: mixed, two real states shifted along periodic axes and mixed; drawn, the "
-        "physics' own initial states; both are rolled on by the teacher for 1 to 20 steps; real, as real windows do",
+        help="start states of generated rollouts; mixed: two real states, shifted along periodic axes and mixed; "
+        "drawn: the physics' own initial states; the teacher first takes 1 to 20 steps from both; real: the starts "
+        "of real windows",
     )
 
 
@@ -46,17 +47,17 @@ class TrustOptions:
 class InteractionOptions:
     """Options of `interaction`; the core reads `alpha`, which weighs the interaction against the misfit to the data."""
 
-    points: int = option(256, help="ghost points for each sample of a batch", ge=1)
+    points: int = option(256, help="number of ghost points for each sample of a batch", ge=1)
     cooperate: int = option(
         0,
-        help="the first so many cycles teach the physics too; then real data alone polish it, and it goes on teaching; "
-        "0: all do",
+        help="number of cycles in which the surrogate also teaches the physics; afterwards the physics trains on "
+        "real data alone and still teaches; 0: all cycles",
         ge=0,
     )
     teach: Literal["both", "synthetic", "physical"] = option(
         "both",
-        help="which model learns from the other; synthetic: the physics learns from real data alone, and no surrogate "
-        "can harm it",
+        help="model that learns from the other one; synthetic: the physics learns from real data alone, so the "
+        "surrogate cannot harm it",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -72,7 +73,7 @@ class TwoArmsOptions:
     """Options of `two-arms`; the core reads `alpha`, which holds for the candidates that give none of their own."""
 
     arms: tuple[ArmChoice, ...] = option(
-        help='two strategies or more, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
+        help='two or more strategies, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
         check=_several,
     )
 
@@ -112,31 +113,32 @@ def hyco_strategies() -> list[Record]:
     return [
         Record(
             kind="count",
-            summary="int(n_real * alpha) generated samples, each counting as much as a real one",
+            summary="generates int(n_real * alpha) samples, each of which counts as much as a real one",
             options=CountOptions,
             factory=_count,
         ),
         Record(
             kind="weight",
-            summary="as many generated samples as real ones, each with weight alpha",
+            summary="generates as many samples as there are real ones, each with weight alpha",
             options=WeightOptions,
             factory=_weight,
         ),
         Record(
             kind="interaction",
-            summary="no samples; a further loss term, alpha times the misfit between both models at ghost points",
+            summary="generates nothing; adds alpha times the misfit of both models at ghost points to the loss",
             options=InteractionOptions,
             factory=_interaction,
         ),
         Record(
             kind="trust",
-            summary="int(n_real * alpha * tau) samples, tau by how well teacher and pupil do on held-out real data",
+            summary="generates int(n_real * alpha * tau) samples; held-out errors of teacher and pupil give tau, at "
+            "most 1",
             options=TrustOptions,
             factory=_trust,
         ),
         Record(
             kind="two-arms",
-            summary="two strategies or more train from the same start; held-out data choose the best for each model",
+            summary="tries several strategies from the same start; held-out error chooses the best of each model",
             options=TwoArmsOptions,
             factory=_two_arms,
         ),

@@ -14,7 +14,7 @@ from hyco_engine.spec.options import option, options
 class CsvOptions:
     """`[trackers.csv]`."""
 
-    file: str = option("metrics.csv", help="name of the file, which is written in the run folder")
+    file: str = option("metrics.csv", help="name of the file in the run folder")
 
     def __attrs_post_init__(self) -> None:
         # both separators are refused on every system, so that a spec is portable; the ending .csv keeps the tracker
@@ -34,7 +34,7 @@ def hyco_trackers() -> Iterable[Record]:
     return [
         Record(
             kind="csv",
-            summary="metrics as one table in the run folder, for spreadsheets",
+            summary="writes all metrics to one table in the run folder, for spreadsheets",
             options=CsvOptions,
             factory=_csv,
         ),
