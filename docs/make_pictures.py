@@ -133,9 +133,9 @@ HEAD = f"""# Gallery of models
 
 <!-- Generated: {COMMAND} -->
 
-All models that come with the engine: what they solve, how, and what it looks like. The cards are what the modules
-say of themselves; the pictures are drawn from small simulations by the program itself. [The spec, key by key](spec.md)
-has the options, [Models](hooks/models.md) shows how to add one.
+This page shows all models that come with the engine. The cards are the docstrings of the models' modules, and the
+program draws the pictures from small simulations. [The spec, key by key](spec.md) lists the options, and
+[Models](hooks/models.md) shows how to add a model.
 
 * Physical: {{physical}}
 * Surrogates: {{synthetic}}

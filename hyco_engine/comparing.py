@@ -25,24 +25,24 @@ def compare_spec(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
-    """`{"runs", "notes", "comparable"}` of a spec with both models, then of each alone on as many samples as it saw.
+    """Run a spec with both models, then each model alone on as many samples; return {"runs", "notes", "comparable"}.
 
-    A sample counts once in every epoch, real or generated, so equal counts are equal numbers of steps of one batch
-    size, and of evaluations of a full-batch optimizer, which may end earlier once it has converged.
+    A sample, real or generated, counts once in every epoch. Equal counts mean equal numbers of steps with one batch
+    size, or of evaluations of a full-batch optimizer, which may end earlier once it has converged.
     """
     engine = Engine(spec, registry=registry, overrides=overrides, callbacks=callbacks)
     if engine.spec.physical is None or engine.spec.synthetic is None:
-        raise SpecError("the baselines of a spec are its models alone: it needs [physical] and [synthetic]")
+        raise SpecError("the baselines of a spec are its two models alone, so it needs both [physical] and [synthetic]")
     result = engine.run()
     done = [(engine.spec.run.name, result)]
     notes: list[str] = []
     for player, name in NAMES.items():
         tables = tomllib.loads(dump_spec(engine.spec))
         if player == "synthetic" and tables["synthetic"]["kind"] == "corrected":
-            notes.append("there is no surrogate-only run: this surrogate contains the physics")
+            notes.append("there is no surrogate-only run, since this surrogate contains the physics")
             continue
         if "samples" not in result.summary["trained"].get(player, {}):
-            notes.append(f"there is no {name} run: the {player} model has nothing to learn")
+            notes.append(f"there is no {name} run, since the {player} model has nothing to learn")
             continue
         alone = baseline(tables, player, result.summary)
         found = Engine(alone, registry=registry, callbacks=callbacks).run()
@@ -51,7 +51,7 @@ def compare_spec(
 
 
 def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of a resolved spec in which `player` alone trains on as many samples as in the run of `summary`."""
+    """Return the tables of a resolved spec in which `player` alone trains on as many samples as in `summary`'s run."""
     other: Player = "synthetic" if player == "physical" else "physical"
     alone = {name: dict(table) for name, table in tables.items() if name != other}
     run, data = alone["run"], alone["data"]
@@ -71,43 +71,47 @@ def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, An
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Finished runs, as `compare_spec` has them; `notes` say what makes them differ beside the result.
+    """Compare finished runs in the form of `compare_spec`; `notes` name all differences beside the results.
 
-    `comparable`: whether there are no such notes. Raises DataError for a run that is not finished.
+    `comparable` is true if there are no such notes. Raise DataError for a run that is not finished.
     """
     rows, seen = [], []
     names = _names(folders)
     for name, folder in zip(names, folders, strict=True):
         summary = read_summary(folder)
         if summary.get("status") != "completed":
-            raise DataError(f"the run {folder} is {summary.get('status')}, and only completed runs can be compared")
+            raise DataError(
+                f"the run {folder} is {summary.get('status')}, and only completed runs can be compared: resume it first"
+            )
         rows.append(_row(name, folder, summary))
         seen.append(_data_of(folder))
     notes = []
     for row, data in zip(rows[1:], seen[1:], strict=True):
         changed = sorted(key for key in {*data, *seen[0]} if data.get(key) != seen[0].get(key))
         if changed:
-            notes.append(f"{row['name']} is not comparable to {rows[0]['name']}: other data ({', '.join(changed)})")
+            notes.append(
+                f"{row['name']} is not comparable to {rows[0]['name']}: their data differ ({', '.join(changed)})"
+            )
         for player, counts in row["samples"].items():
             first = rows[0]["samples"].get(player)
-            # one that has nothing left to gain would not be changed by more
+            # more samples would not change a model that has converged
             fewer = row if first is None or counts < first else rows[0]
             if first is not None and abs(counts - first) > 0.02 * first and player not in fewer["converged"]:
                 notes.append(
-                    f"{row['name']} is not comparable to {rows[0]['name']} as to its {player} model: it trained on "
-                    f"{counts} samples against {first}"
+                    f"the {player} models of {row['name']} and {rows[0]['name']} are not comparable: they trained on "
+                    f"{counts} and {first} samples"
                 )
     return {"runs": rows, "notes": notes, "comparable": not notes}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or where two are the same, their paths."""
+    """Return the folders' names, or their paths if two have the same name."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _data_of(folder: Path) -> dict[str, Any]:
-    """What determines the data, key by key."""
+    """Return the spec keys that determine the data, with their values."""
     try:
         tables = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each says what happened, where, with which values, and what to do about it."""
+"""The errors that a user can meet. Each one says what happened, where, with which values, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """One mistake and its place; the parts of the place that are unknown are None."""
+    """One mistake and its place; unknown parts of the place are None."""
 
     message: str
     file: Path | None = None
@@ -24,9 +24,9 @@ class Problem:
 
 
 class HycoError(Exception):
-    """Base of all errors that are told to the user without a traceback.
+    """The base of all errors that the command line shows without a traceback.
 
-    `exit_code` is what the command line ends with. `problems` holds one entry a mistake.
+    `exit_code` is the exit code of the command line. `problems` holds one entry per mistake.
     """
 
     exit_code = 1
@@ -58,6 +58,6 @@ class PluginError(HycoError):
 
 
 class RunError(HycoError):
-    """A run failed while it was running (divergence, a full disk, ...)."""
+    """The run failed after it had started (divergence, a full disk, ...)."""
 
     exit_code = 1

@@ -1,7 +1,7 @@
-"""The contracts between the core and what plugins' factories return, and the contexts that factories receive.
+"""The contracts between the core and what the factories of plugins return, and the contexts that factories receive.
 
-Tensors: a state is `[B, C_all, *S]`, a rollout `[B, T, C_dyn, *S]`; `hyco_engine.data.fields` says what the channels
-mean. In targets NaN means "not observed": such entries enter no loss and no metric.
+A state is a tensor `[B, C_all, *S]`, a rollout `[B, T, C_dyn, *S]`; `hyco_engine.data.fields` defines the channels. NaN
+in a target means "not observed": such entries enter no loss and no metric.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ __all__ = [
 
 Player = Literal["physical", "synthetic"]
 StepExecution = Literal["eager", "graph", "inductor"]
-"""How a physics runs its step: as written, captured as a graph, captured and compiled."""
+"""How a physics runs its step: as written, captured as a graph, or captured and compiled."""
 
 
 C = TypeVar("C", bound="PartContext")
@@ -266,7 +266,7 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
 
 
 class PhysicalModel(nn.Module, ABC):
-    """A differentiable simulator of one frame step with learnable parameters.
+    """A differentiable simulator with learnable parameters, which steps from one frame to the next.
 
     `forward(state [B, C_all, *S]) -> [B, C_dyn, *S]` advances the dynamic fields by `dt`.
     """
@@ -274,121 +274,124 @@ class PhysicalModel(nn.Module, ABC):
     layout: StateLayout
     dt: float
     learnables: Learnables
-    """The parameters of the physics by name; all that is to be learned is in here."""
+    """The parameters of the physics by name. Everything that is to be learned is in here."""
 
     @abstractmethod
     def forward(self, state: Tensor) -> Tensor: ...
 
     def bound(self) -> Callable[[Tensor], Tensor]:
-        """`forward` with the parameters' present values, for several calls: what they are made of is computed once."""
+        """Return `forward` with the present parameters fixed, so that several calls compute shared quantities once."""
         return self
 
     def prepare(self, state: Tensor) -> None:
-        """Do what is done once for batches of this shape, such as compiling, so that it costs no time later."""
+        """Do once what batches of this shape need, such as compiling, so that it costs no time later."""
 
     def prepare_export(self, state: Tensor) -> None:
-        """Do what it takes to be a part of a program that `torch.export` makes, for batches of states like these."""
+        """Prepare to be part of a program that `torch.export` makes, for batches of states like these."""
 
     def stability(self, state: Tensor) -> str | None:
-        """A warning that quotes numbers and remedies where steps from these states are not stable, or None."""
+        """Return a warning with numbers and remedies if steps from these states are not stable, else None."""
         return None
 
     @property
     def execution(self) -> tuple[StepExecution, str]:
-        """(how the step runs; why)."""
+        """How the step runs, and why."""
         return "eager", "plain torch"
 
     def keep_execution(self, kind: StepExecution, reason: str) -> None:
-        """Before the first step of a resumed run: how the step ran when it began, and why, as `execution` gave it.
+        """Tell the model of a resumed run how its step ran when the run began and why, as `execution` gave it.
 
-        A model that decides this by itself keeps to it.
+        It is called before the first step. A model that makes this choice by itself keeps to it.
         """
 
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
-        """`[count, C_all, *S]`: states to simulate from, each different. Needed by the source `simulate` only."""
-        raise DataError(f"{type(self).__name__} declares no initial states, so it cannot make data")
+        """Return start states `[count, C_all, *S]`, each different. Only the source `simulate` needs them."""
+        raise DataError(f"{type(self).__name__} declares no initial states, so it cannot simulate data")
 
 
 class Predictor(nn.Module, ABC):
-    """A model that maps inputs to named outputs in one go: `forward(inputs) -> {name: Tensor}`."""
+    """A model that maps inputs to named outputs in one call: `forward(inputs) -> {name: Tensor}`."""
 
     @property
     @abstractmethod
     def terms(self) -> Sequence[TermSpec]:
-        """One loss term per output name; its `kind` says how output and target are compared."""
+        """One loss term per output name; its `kind` says how the output is compared with the target."""
 
     @abstractmethod
     def forward(self, inputs: Values) -> Mapping[str, Tensor]: ...
 
 
 class Correction(nn.Module, ABC):
-    """A stepper that is a physics and something learned beside it, which has to show on held-out data that it helps."""
+    """A stepper of a physics and a learned correction, which must prove on held-out data that it helps."""
 
     @abstractmethod
     def without(self, physics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict with which it is the physics alone, whose state dict is given."""
+        """Return the state dict with which it equals the physics alone; `physics` is the state dict of the physics."""
 
 
 # --- augmentation -------------------------------------------------------------------------------------------------
 
 
 class Recipe(ABC):
-    """How to make generated samples: indices -> batch. Pure: an index gives the same sample, whatever the batch."""
+    """The computation of generated samples: indices -> batch. It is pure: an index gives one sample in any batch."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     @property
     @abstractmethod
     def sample_bytes(self) -> int:
-        """Bytes of one sample, input and target."""
+        """The bytes of one sample, input and target."""
 
     @property
     @abstractmethod
     def batch_size(self) -> int:
-        """How many samples to make at a time."""
+        """The number of samples to generate at a time."""
 
     @abstractmethod
     def generate(self, indices: Tensor) -> Batch:
-        """The samples at `indices` (int64 `[B]`), on the CPU, without gradients."""
+        """Return the samples at `indices` (int64 `[B]`), on the CPU, without gradients."""
 
 
 class GeneratedSamples(Samples):
-    """What a cache backend makes of a recipe. `close` frees all it holds and may be called twice."""
+    """The samples of a recipe in a cache backend. `close` frees all that it holds and may be called twice."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes held at most, in memory or on disk."""
+        """The largest number of bytes that it holds, in memory or on disk."""
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """The indices of the calls of `batch` to come, so that samples can be made ahead."""
+        """Announce the indices of the coming calls of `batch`, so that samples can be computed ahead."""
 
     def close(self) -> None:
         """Free memory and files."""
 
 
 class CacheBackend(ABC):
-    """Turns a recipe into a data set."""
+    """Turns a recipe into a data set that holds its samples or computes them on demand."""
 
     uses_folder: bool = True
-    """Whether `hold` wants a folder; where it does not, none is made."""
+    """Whether `hold` needs a folder; if not, the core makes none."""
 
     @abstractmethod
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:
-        """Make the samples available.
+        """Return the samples of a recipe as a data set.
 
-        `folder` is this data set's own, exists, is empty, and is removed by the core afterwards; None where the run has
-        no cache folder. `progress(made)` is called with the number of samples made so far.
+        `folder` belongs to this data set alone; it exists, is empty, and the core removes it afterwards. It is None if
+        the run has no cache folder. `progress(made)` is called with the number of samples made so far.
         """
 
 
 @attrs.frozen(kw_only=True)
 class Phase:
-    """One training phase of a cycle. `epochs` None: the player's `epochs_per_cycle`; not `taught`: real data alone."""
+    """One training phase of a cycle.
+
+    `epochs=None` means the player's `epochs_per_cycle`. A phase that is not `taught` trains on real data alone.
+    """
 
     player: Player
     epochs: int | None = None
@@ -401,11 +404,11 @@ class Phase:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Augmentation:
-    """What a phase trains on beside the real samples: generated ones (`recipe` None: none), further loss terms.
+    """The additions to the real samples in a phase: a `recipe` of generated samples, if any, and further loss terms.
 
     Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
-    that the strategy means to have (alpha, or alpha * tau); the balance check holds it against what was made. `record`
-    goes into the results' cooperation table (`e_teacher`, `e_pupil`, `tau`, `accepted`).
+    that the strategy intends (alpha, or alpha * tau); the balance check compares it with what was generated. `record`
+    goes into the cooperation table of the results (`e_teacher`, `e_pupil`, `tau`, `accepted`).
     """
 
     recipe: Recipe | None = None
@@ -420,78 +423,79 @@ class ExtraTerm(ABC):
 
     @abstractmethod
     def term(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossTerm:
-        """The term for one training batch."""
+        """Return the term for one training batch."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class CycleContext:
-    """What a strategy decides on."""
+    """The facts on which a strategy can base its decisions."""
 
     cycle: int
     alpha: float
     real: Samples
     """The train split."""
     errors: Callable[[], Mapping[Player, float]]
-    """Measures both models' errors on the same held-out real data (nrmse of full-length rollouts)."""
+    """Measures the errors of both models on the same held-out real data (nrmse of full-length rollouts)."""
     rollout_recipe: Callable[..., Recipe]
     """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
-    `states(indices) -> [B, C_all, *S]`, which must be pure; with `lead [count]` (int64) a sample starts where the
-    teacher is after so many steps."""
+    `states(indices) -> [B, C_all, *S]`, which must be pure. With a spin-up `lead [count]` (int64), a sample starts from
+    the state that the teacher reaches after so many steps."""
     models: Mapping[Player, nn.Module]
-    """Both models; not to be changed."""
+    """Both models; a strategy must not change them."""
     terms: Mapping[Player, Sequence[TermSpec]]
-    """Loss terms of each model, as declared."""
+    """The loss terms of each model, as declared."""
     layout: StateLayout | None = None
-    """Of the states; None for data that is no field."""
+    """The layout of the states; None for data that is no field."""
     generator: Callable[..., torch.Generator]
-    """`generator("starts")`: derived from (seed, cycle, phase, purpose)."""
+    """`generator("starts")` returns a generator derived from (seed, cycle, phase, purpose)."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Arm:
-    """One of several strategies tried side by side; `alpha` None: the run's; `strategy` None: no cooperation."""
+    """A candidate: one of several strategies. `alpha=None` means the run's alpha, `strategy=None` no cooperation."""
 
     name: str
     strategy: Strategy | None
     alpha: float | None = None
 
     def max_generated(self, n_real: int, alpha: float) -> int:
-        """The most samples that a phase may ask for; `alpha` is the run's."""
+        """Return the most samples that a phase may ask for; `alpha` is the run's."""
         if self.strategy is None:
             return 0
         return self.strategy.max_generated(n_real, alpha if self.alpha is None else self.alpha)
 
 
 class Strategy(ABC):
-    """Decides the phases of a cycle and what each trains on. Holds no state: all it decides on is in the context."""
+    """Decides the phases of a cycle and what each trains on, without state: it decides by the context alone."""
 
     def arms(self) -> Sequence[Arm]:
-        """Strategies to try side by side in place of this one; none: this one decides.
+        """Return the candidates: strategies to compare in place of this one. If there are none, this one decides.
 
-        Each trains models of its own from the same start, cycle by cycle; of each model the one with the smallest error
-        on held-out real data is kept. With arms, `phases` and `augment` of this strategy itself are not asked.
+        Each candidate trains models of its own from the same start, cycle by cycle. Of each model, the one with the
+        smallest error on held-out real data is kept. With candidates, `phases` and `augment` of this strategy itself
+        are not called.
         """
         return ()
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """The phases of one cycle, in order. The documents' cycle: the surrogate, then the physics."""
+        """Return the phases of one cycle in order; the default is that of the documents: surrogate, then physics."""
         return (Phase(player="synthetic"), Phase(player="physical"))
 
     def max_generated(self, n_real: int, alpha: float) -> int:
-        """The most samples that a phase may ask for; decides how they are held before the first cycle."""
+        """Return the most samples that a phase may ask for; the cache is chosen by it before the first cycle."""
         return int(n_real * alpha)
 
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:  # noqa: B027 - most take all
-        """Raises SpecError where it cannot generate with these models, or without held-out data.
+        """Raise SpecError if it cannot generate with these models, or if it needs held-out data that is missing.
 
-        Asked before anything trains, where `max_generated` is not 0.
+        It is called before anything trains, if `max_generated` is not 0.
         """
 
     @abstractmethod
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        """What `phase.teacher` generates for `phase.player`; None: real data alone.
+        """Return what `phase.teacher` generates for `phase.player`; None means real data alone.
 
-        Asked right before each phase that is `taught`.
+        It is called right before each phase that is `taught`.
         """
 
 
@@ -500,7 +504,7 @@ class Strategy(ABC):
 
 @attrs.frozen(kw_only=True)
 class TermSpec:
-    """One loss term. `n_elements` values a sample; `scale` is the loss that counts as 1 (None: not declared)."""
+    """One loss term with `n_elements` values per sample; `scale` is the loss that counts as 1 (None: not declared)."""
 
     name: str
     kind: Literal["gaussian", "laplace", "categorical", "bernoulli", "huber", "residual", "other"] = "residual"
@@ -512,14 +516,14 @@ class TermSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class LossTerm:
-    """A term's value for one batch: `per_sample [B]`, weighted by `sample_weight [B]` (None: 1)."""
+    """The value of a term for one batch: `per_sample [B]`, weighted by `sample_weight [B]` (None: 1)."""
 
     spec: TermSpec
     per_sample: Tensor
     sample_weight: Tensor | None = None
 
     def mean(self) -> Tensor:
-        """`sum(w * l) / sum(w)`, and 0 where no sample has a weight: nothing of the term was observed; 0-d."""
+        """Return `sum(w * l) / sum(w)`, 0-d; it is 0 if no sample has a weight, that is, if no target was observed."""
         if self.sample_weight is None:
             return self.per_sample.mean()
         total = self.sample_weight.sum()
@@ -528,7 +532,7 @@ class LossTerm:
 
 @attrs.frozen(kw_only=True, eq=False)
 class StepContext:
-    """Where in training a loss is normalized. State commits once per optimizer step: at `micro_step == n_micro - 1`."""
+    """The position in training of a loss. State changes once per optimizer step: at `micro_step == n_micro - 1`."""
 
     step: int
     micro_step: int = 0
@@ -542,7 +546,7 @@ class StepContext:
 
 @attrs.frozen(kw_only=True, eq=False)
 class NormalizedLoss:
-    """`total` is what is differentiated; `weights[name]` is d total / d L_name, detached; `shares` sum to 1."""
+    """`total` is differentiated; `weights[name]` is d total / d L_name, detached; `shares` sum to 1."""
 
     total: Tensor
     weights: Mapping[str, float | Tensor]
@@ -553,41 +557,41 @@ class NormalizedLoss:
 
 
 class LossNormalizer(ABC):
-    """Makes one scalar of named loss terms. One instance per trained model; state is keyed by term name."""
+    """Combines named loss terms into one scalar. Each trained model has an instance; state is keyed by term name."""
 
     unit_invariant: bool = False
-    """Whether scaling a term's unit leaves training unchanged."""
+    """Whether a change of a term's unit leaves training unchanged."""
     learnable: bool = False
-    """Whether it has parameters of its own, which then live in the engine's own optimizer."""
+    """Whether it has parameters of its own, which then belong to the engine's own optimizer."""
     requires: tuple[str, ...] = ()
-    """What it needs beyond the terms: "shared_parameters"."""
+    """Inputs that it needs besides the terms: "shared_parameters"."""
 
     def setup(self, specs: Sequence[TermSpec]) -> None:
-        """Called once, before the first step."""
+        """Learn of the terms. It is called once, before the first step."""
         for spec in specs:
             self.add_term(spec)
 
     @abstractmethod
     def add_term(self, spec: TermSpec) -> None:
-        """A term that appears later."""
+        """Learn of a term that appears later."""
 
     @abstractmethod
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
-        """The total of the terms of one batch."""
+        """Return the total of the terms of one batch."""
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for the engine's own optimizer of normalizer parameters."""
+        """Return parameter groups for the engine's own optimizer of normalizer parameters."""
         return []
 
     def post_step(self, context: StepContext) -> None:  # noqa: B027 - most have nothing to do
-        """After each optimizer step."""
+        """Update state after an optimizer step. It is called after each one."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state, as tensors by name."""
+        """Return all state, as tensors by name."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What `state_dict` gave. Raises ValueError on foreign state."""
+        """Restore what `state_dict` returned. Raises ValueError on the state of another class."""
         if state:
             raise ValueError(f"{type(self).__name__} has no state, but was given {', '.join(state)}")
 
@@ -596,32 +600,32 @@ class LossNormalizer(ABC):
 
 
 class Tracker:
-    """Is told what happens; every method may be left out. A tracker must not change the run."""
+    """An observer of the run. Every method may be left out. A tracker must not change the run."""
 
     def started(self, info: Mapping[str, Any]) -> None:
-        """Before the first phase: `name`, `folder` (Path or None), `spec` (resolved, as TOML text or None).
+        """The run starts: `name`, `folder` (Path or None), `spec` (resolved, as TOML text or None).
 
-        Of a run that goes on also `records`: what `metrics` was told up to there, while all it was told after that is
-        void and will be told again; and `notes`, which say from where it goes on.
+        A resumed run also gives `records`, which `metrics` received before the checkpoint; all that it received
+        afterwards is void and will be sent again. It also gives `notes`, which say from where the run continues.
         """
 
     def phase_started(self, record: Mapping[str, Any]) -> None:
-        """`cycle`, `phase` ("train_synthetic", "generate_physical", ...), `total` (epochs or samples)."""
+        """A phase starts: `cycle`, `phase` ("train_synthetic", "generate_physical", …), `total` (epochs or samples)."""
 
     def progress(self, record: Mapping[str, Any]) -> None:
-        """Within a phase, often: `cycle`, `phase`, `done`, `total`."""
+        """A phase advances; called often: `cycle`, `phase`, `done`, `total`."""
 
     def metrics(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl: `cycle`, `phase`, `epoch`, `step` and values such as `train/loss`."""
+        """A line of metrics.jsonl is written: `cycle`, `phase`, `epoch`, `step` and values such as `train/loss`."""
 
     def phase_ended(self, record: Mapping[str, Any]) -> None:
-        """`cycle`, `phase`, `seconds`."""
+        """A phase has ended: `cycle`, `phase`, `seconds`."""
 
     def warned(self, message: str) -> None:
-        """Something the user should know."""
+        """The user should know something: `message`."""
 
     def artifact(self, path: Path) -> None:
-        """A file was written that a person or program may want: weights, figures, the summary."""
+        """A file was written that a person or a program may want: weights, figures, the summary."""
 
     def finished(self, summary: Mapping[str, Any]) -> None:
-        """After the end, whatever the end was: what summary.json holds."""
+        """The run has ended, in whatever way; `summary` is the content of summary.json."""

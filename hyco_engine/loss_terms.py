@@ -1,4 +1,4 @@
-"""The loss terms of a model with what `[loss]` declares for them, and a warning where that says too little."""
+"""The loss terms of a model with the declarations of `[loss]`, and a warning where scales are missing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hyco_engine.spec.classes import LossSpec, TermSetting
 from hyco_engine.training.losses import loss_of_size
 
 UNLIKE = 100.0
-"""Ratio of two losses from which on scales are asked for: sizes that differ tenfold."""
+"""Ratio of two losses from which on the warning asks for scales, that of errors that differ tenfold."""
 _LOOKED_AT = 1024
 
 
 def declared_terms(
     player: Player, model: nn.Module, loss: LossSpec, layout: StateLayout | None, statistics: Statistics | None
 ) -> list[TermSpec]:
-    """The terms that a model is trained on. Raises SpecError where `loss` names another one."""
+    """Return the terms that a model is trained on. Raise SpecError where `loss` names another one."""
     if isinstance(model, Predictor):
         declared = list(model.terms)
     elif layout is not None:
@@ -58,13 +58,13 @@ def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] |
             raise SpecError('scale = "data" needs fields; give a number', key=f"{key}.scale")
         size = sizes[term.name]
     if size is not None:
-        # what is declared is the size of an error, in the field's own unit
+        # the declared scale is the size of an error, in the field's own unit
         term = attrs.evolve(term, scale=loss_of_size(term.kind, size))
     return attrs.evolve(term, priority=term.priority * setting.weight)
 
 
 def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
-    """Standard deviation by dynamic field; of a vector the root mean square over its components."""
+    """Return the standard deviation of each dynamic field; of a vector the root mean square over its components."""
     return {
         field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
         for field in layout.dynamic
@@ -72,14 +72,14 @@ def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]
 
 
 def glimpsed_sizes(trajectory: Trajectory, layout: StateLayout, names: Collection[str]) -> dict[str, float]:
-    """The same of one simulation; `layout` is its own, `names` the fields asked for."""
+    """Return the standard deviation of the fields `names` in one simulation, which has the layout `layout`."""
     dynamic = {field.name for field in layout.dynamic}
     parts = {name: trajectory.dynamic[:, layout.channels(name)] for name in names if name in dynamic}
     return {name: _spread(values.transpose(0, 1).flatten(1)) for name, values in parts.items()}
 
 
 def sample_sizes(samples: Samples, terms: Sequence[TermSpec]) -> dict[str, float]:
-    """Standard deviation of the targets of each term that is compared by differences, from the first samples."""
+    """Return the targets' standard deviation for each term that compares by differences, from the first samples."""
     targets = samples.batch(torch.arange(min(len(samples), _LOOKED_AT)))[1]
     if isinstance(targets, Tensor):
         return {}
@@ -91,7 +91,7 @@ def sample_sizes(samples: Samples, terms: Sequence[TermSpec]) -> dict[str, float
 
 
 def _spread(values: Tensor) -> float:
-    """Root of the variance averaged over the rows; NaN was not observed."""
+    """Return the root of the variance averaged over the rows; NaN means "not observed" and is left out."""
     rows = [row[row.isfinite()].double() for row in values]
     variances = [float(row.var(correction=0)) for row in rows if len(row)]
     return math.sqrt(math.fsum(variances) / len(variances)) if variances else 0.0
@@ -100,9 +100,9 @@ def _spread(values: Tensor) -> float:
 def scale_warning(
     terms: Mapping[Player, Sequence[TermSpec]], sizes: Mapping[str, float] | None, *, of_fields: bool
 ) -> str | None:
-    """What to declare where the terms of a model are not alike and scales are missing; None: nothing.
+    """Return a warning with the scales to declare if a model's terms differ in size and scales are missing, else None.
 
-    `sizes` by term, as far as they are known; None where no values are known yet: then units are compared.
+    `sizes` holds the known sizes by term; None, where no values are known yet, compares the units instead.
     """
     found = {player: _unlike(own, sizes) for player, own in terms.items()}
     players = [player for player, text in found.items() if text is not None]
@@ -113,8 +113,8 @@ def scale_warning(
     scales = {name: '"data"' if of_fields else f"{known[name]:.2g}" for name in missing if of_fields or name in known}
     written = ", ".join(f"terms.{name} = {{ scale = {scale} }}" for name, scale in scales.items())
     return (
-        f"the loss terms of the {' and the '.join(players)} model are not alike, and not all have a scale: "
-        f"{found[players[0]]}. Write under [loss] {written}, or the sizes that count as 1; see docs/losses.md"
+        f"the loss terms of the {' and the '.join(players)} model are not comparable, and not all have a scale: "
+        f"{found[players[0]]}. Write under [loss] {written}, or other sizes that should count as 1; see docs/losses.md"
     )
 
 

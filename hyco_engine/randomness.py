@@ -1,7 +1,7 @@
-"""The only place random generators come from.
+"""The only source of random generators.
 
-Every generator is derived from (seed, purpose...), so that each use has a stream of its own that depends neither on
-what else drew numbers before nor on global state, which stays untouched.
+Every generator is derived from (seed, purpose...), so that each use has a stream of its own. The stream depends neither
+on earlier draws elsewhere nor on global state, and it leaves global state untouched.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive_seed(seed, "shuffle", "synthetic", cycle)`."""
+    """Return a 63-bit seed for one purpose, e.g. `derive_seed(seed, "shuffle", "synthetic", cycle)`."""
     text = "\x1f".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose. Draw on the CPU and move the result: the numbers then fit every device."""
+    """Return a CPU generator for one purpose. Draw on the CPU and move the numbers: they then fit every device."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
@@ -30,9 +30,9 @@ def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def own_random_numbers(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
-    """Within, torch's global generators are seeded for one purpose; afterwards they are as they were.
+    """Seed torch's global generators for one purpose within the context, and restore their state afterwards.
 
-    For code that asks no generator: layers that draw their initial weights, dropout.
+    This serves code that takes no generator: layers that draw their initial weights, and dropout.
     """
     import torch
 

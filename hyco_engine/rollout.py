@@ -1,4 +1,4 @@
-"""Autoregressive rollouts: the prediction is the next input, static channels are carried along."""
+"""Autoregressive rollouts: each prediction is the next input, and static channels stay as they are."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from hyco_engine.interfaces import PhysicalModel
 
 
 def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: int | None = None) -> Tensor:
-    """`steps` predictions of a stepper from `state [B, C_all, *S]`: `[B, steps, C_dyn, *S]`.
+    """Roll a stepper out from `state [B, C_all, *S]` and return its predictions `[B, steps, C_dyn, *S]`.
 
-    With `checkpoint_every`, a gradient keeps the state after every so many steps and computes what lies between again:
-    the same numbers for one more forward run, in memory that grows by states, not by all that a step computes.
+    With `checkpoint_every`, the backward pass keeps the state after every so many steps and recomputes the steps
+    between. The numbers are the same, at the cost of one more forward pass; memory grows by states, not by all that a
+    step computes.
     """
     if checkpoint_every is None or checkpoint_every >= steps or not torch.is_grad_enabled():
         return torch.stack(_predictions(model, state, steps), dim=1)
     with torch.no_grad():
-        # what a model prepares when it sees a new shape must not be taken for a part of its step
+        # a model may prepare something when it meets a new shape; that must not become part of the checkpointed step
         model(state)
     parts: list[Tensor] = []
     for start in range(0, steps, checkpoint_every):
@@ -48,7 +49,7 @@ def _next(prediction: Tensor, state: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in the mode it was in."""
+    """Set eval mode within the context, and restore the mode of every submodule afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

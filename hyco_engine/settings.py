@@ -1,4 +1,4 @@
-"""How option classes are written: `@options` on the class, `option(...)` for each field.
+"""The form of option classes: `@options` on the class, `option(...)` for each field.
 
     @options
     class UNetOptions:
@@ -36,13 +36,13 @@ def option(
     check: Callable[[Any], object] | None = None,
     output: bool = False,
 ) -> Any:
-    """A spec key. Without a default it is required; a mutable default is given as `attrs.Factory(...)`.
+    """Declare a spec key. It is required unless it has a default; a mutable default is an `attrs.Factory(...)`.
 
-    `help` is one sentence, `unit` a physical unit where there is one. `ge`, `gt`, `le`, `lt` bound a number (in a
-    tuple or mapping: each), which is finite unless `inf` says otherwise; what is no number passes. `check(value)`
-    raises ValueError for what bounds cannot tell; checks across keys go to `__attrs_post_init__`, which raises
-    ValueError, or SpecError with the key to blame. `output` marks a Path that is written: it stays relative to the
-    working directory, where paths that are read are made absolute when the spec is loaded.
+    `help` is one sentence, `unit` a physical unit, if there is one. `ge`, `gt`, `le`, `lt` bound a number, or each
+    number of a tuple or mapping; numbers must be finite unless `inf` is True; other values pass. `check(value)` raises
+    ValueError for mistakes that bounds cannot express. Checks across keys belong in `__attrs_post_init__`, which raises
+    ValueError, or SpecError with the key of the mistake. `output` marks a Path that is written: it stays relative to
+    the working directory, whereas input paths are made absolute when the spec is loaded.
     """
     bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
     within = _Within(bounds, inf)
@@ -53,10 +53,10 @@ def option(
     )
 
 
-# no field_specifiers: they would take a default only by keyword, and every key would be required in mypy's eyes
+# no field_specifiers: mypy would accept a default only by keyword, and would take every key for required
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def options(cls: type[T]) -> type[T]:
-    """Make a class of spec keys: frozen, keyword-only attrs."""
+    """Make a class of spec keys: frozen attrs with keyword-only arguments."""
     return attrs.frozen(kw_only=True)(cls)
 
 
@@ -66,7 +66,7 @@ _SIGN = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 @attrs.frozen
 class _Within:
-    """Validator of numeric bounds."""
+    """An attrs validator of numeric bounds."""
 
     bounds: dict[str, float]
     inf: bool
@@ -90,7 +90,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 @attrs.frozen
 class _Checked:
-    """A check of the value alone as an attrs validator."""
+    """An attrs validator that checks the value alone."""
 
     check: Callable[[Any], object]
 
@@ -106,16 +106,16 @@ class Choice:
     role: ClassVar[Literal["physical", "synthetic"] | None] = None
     default_kind: ClassVar[str | None] = None
     core_kind: ClassVar[str | None] = None
-    """A kind that is the core's own: it has no record and no options."""
+    """A kind that belongs to the core: it has no record and no options."""
 
     kind: str
     options: Any = None
 
 
 def check_folder_name(value: str) -> None:
-    """The value names a folder of its own below another one and cannot lead out of it."""
+    """Check that the value names a folder directly below another one and cannot lead out of it."""
     if not _NAME.fullmatch(value):
         raise ValueError(
             f"{value[:120]!r} cannot name a folder: use 1 to 100 letters, digits, '_', '-' and '.', "
-            f"starting with none of the last two"
+            f"and do not start with '-' or '.'"
         )

@@ -1,4 +1,4 @@
-"""The simulations of a spec as files that other programs read."""
+"""Writing of a spec's simulations as files that other programs read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Form = Literal["scene", "well"]
 
 
 class Writer(Protocol):
-    """Takes one simulation after the other."""
+    """Writes one simulation after the other."""
 
     def write(self, index: int, trajectory: Trajectory) -> Path: ...
 
@@ -26,16 +26,16 @@ class Writer(Protocol):
 def write_simulations(
     assembler: Assembler, out: Path, form: Form, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """Write all simulations of `[data]` below `out`, which must be new or empty: clean, whole, in float32.
+    """Write all simulations of `[data]` below `out`, which must be new or empty; return what was written.
 
-    Noise and masks are not in them: `[data.observe]` acts where data is read. Returns what was written.
+    They are complete and in float32, without noise and masks: `[data.observe]` acts where data is read.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not empty; name a new folder", key="--out")
     source = assembler.source()
     if not isinstance(source, TrajectorySource) or source.points(0) is not None:
-        raise SpecError("observations at points are no simulations", key="data.kind")
-    # checks the split, and gives the frames that are wanted
+        raise SpecError("simulate writes fields on a grid, and this data is observations at points", key="data.kind")
+    # this checks the split and gives the number of frames
     manager = assembler.manager(source)
     splits = manager.simulations_by_split()
     writer = _writer(assembler, source, out, form, splits)
@@ -85,7 +85,7 @@ def _writer(
 
 
 def _write_statistics(path: Path, statistics: Statistics, source: TrajectorySource) -> None:
-    """Mean and standard deviation of the training data, by field; of a vector one number a component."""
+    """Write mean and standard deviation of the training data by field, with one number a component for vectors."""
     lines = []
     for name, values in (("mean", statistics.mean), ("std", statistics.std)):
         lines.append(f"{name}:")

@@ -1,10 +1,10 @@
-"""Inside another simulator: it hands over its states in memory, and gets back a parameter and a faster step.
+"""Training inside another simulator, which hands over its states in memory and gets a parameter and a faster step.
 
     python docs/examples/embedding.py
 
-The simulator below knows nothing of hyco-engine: a spectral solver of u_t + u u_x = nu u_xx in NumPy. The rest is what a
-program needs that trains during its own run: a source of its own, a callback that hears of progress, no spec file, and no
-state outside of these objects. Run folders and cache go where the spec says.
+The simulator below, a spectral solver of u_t + u u_x = nu u_xx in NumPy, does not depend on hyco-engine. The rest is
+what a program needs that trains during its own run: its own source and a callback for progress. It needs no spec file,
+and no state lies outside of these objects. The spec names the folders for runs and cache.
 """
 
 import time
@@ -16,7 +16,7 @@ import hyco_engine as hyco
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.interfaces import Tracker, Trajectory, TrajectorySource
 
-# --- the simulator ------------------------------------------------------------------------------------------------------
+# --- the simulator ----------------------------------------------------------------------------------------------------
 
 
 class Simulator:
@@ -54,7 +54,7 @@ class Simulator:
         return np.stack(frames, 1)  # [simulations, frames, cells]
 
 
-# --- what hyco-engine needs of it ---------------------------------------------------------------------------------------
+# --- its connection to hyco-engine ------------------------------------------------------------------------------------
 
 
 class InMemory(TrajectorySource):
@@ -72,7 +72,7 @@ class InMemory(TrajectorySource):
 
     @property
     def truth(self):
-        return {"nu": torch.tensor(Simulator.nu, dtype=torch.float64)}  # only to report how far off it was
+        return {"nu": torch.tensor(Simulator.nu, dtype=torch.float64)}  # only to report the error
 
     def fingerprint(self):
         return f"in memory {self.values.double().sum().item()!r}"
@@ -83,7 +83,7 @@ class InMemory(TrajectorySource):
 
 @hyco.options
 class NoOptions:
-    """`[data] kind = "in-memory"`: nothing to set."""
+    """`[data] kind = "in-memory"`, which has no options."""
 
 
 class Log(Tracker):
@@ -114,7 +114,7 @@ def main():
     simulator = Simulator()
     source = InMemory(simulator.run(simulator.start(14, seed=0), steps=30))
 
-    registry = hyco.Registry.discover()  # of this program alone; nothing global changes
+    registry = hyco.Registry.discover()  # a registry of this program alone; nothing global changes
     record = hyco.Record(
         kind="in-memory", summary="the host's states", options=NoOptions, factory=lambda options, context: source
     )

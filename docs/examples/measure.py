@@ -1,10 +1,12 @@
-"""Measurements to try things with: a copper bar of 40 cm that was heated unevenly and cools between ends held at 0 K.
+"""Write the measurements of the examples bar and bar-sensors.
 
     python docs/examples/measure.py
 
-writes here bar.npz, five experiments on 64 positions with 2 % noise, and bar-sensors.csv, the first of them as twelve
-thermometers saw it, each at its own times. Temperatures are in K above the surroundings. They are exact sums of sines,
-so no simulator is needed; the diffusivity is that of copper, 1.11e-4 m^2/s.
+A copper bar of 40 cm was heated unevenly and cools between two ends that are held at the temperature of the
+surroundings. The program writes three files into the working directory: bar.npz holds five experiments at 64 positions
+with 2 % noise, bar-sensors.csv holds the first experiment as twelve thermometers read it, each at its own times, and
+bar-start.npy holds its first frame. Temperatures are in K above the surroundings. They are exact sums of sines, so the
+program needs no simulator. The diffusivity is that of copper, 1.11e-4 m^2/s.
 """
 
 import csv
@@ -17,7 +19,7 @@ WAVES = np.arange(1, 7)
 
 
 def temperature(sizes, x, t):
-    """Exact, at positions x and times t of one shape."""
+    """Return the exact temperature at positions x and times t, which have the same shape."""
     decay = np.exp(-KAPPA * (WAVES * np.pi / LENGTH) ** 2 * t[..., None])
     return (sizes * decay * np.sin(WAVES * np.pi * x[..., None] / LENGTH)).sum(-1)
 

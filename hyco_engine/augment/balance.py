@@ -1,4 +1,4 @@
-"""How many samples to generate, and whether what a phase trains on is what was planned."""
+"""The number of samples to generate, and the check that a phase trains on what was planned."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import attrs
 
 TOLERANCE = 0.01
-"""Largest difference of the two ratios that needs no explanation (R12)."""
+"""The largest difference between the two ratios that needs no explanation (R12)."""
 
 
 def generated_count(n_real: int, alpha: float) -> int:
-    """`int(n_real * alpha)` in floating point, as the design documents have it: 100 * 0.29 gives 28.
+    """Return `int(n_real * alpha)` in floating point, as the design documents define it: 100 * 0.29 gives 28.
 
     Raises ValueError unless `n_real >= 0` and `alpha` is finite and `>= 0`.
     """
@@ -22,10 +22,10 @@ def generated_count(n_real: int, alpha: float) -> int:
 
 @attrs.frozen(kw_only=True)
 class Balance:
-    """Real against generated samples of one training phase.
+    """The real and the generated samples of one training phase.
 
-    `actual_ratio = n_generated * weight / n_real`; `expected_ratio` is what the plan declares. `ok` is False where the
-    two differ and rounding down to whole samples is not the reason; `verdict` says it in words.
+    `actual_ratio = n_generated * weight / n_real`; `expected_ratio` is what the plan declares. `ok` is False if the two
+    differ for another reason than rounding down to whole samples; `verdict` says so in words.
     """
 
     cycle: int
@@ -39,15 +39,15 @@ class Balance:
     ok: bool
     verdict: str
     candidate: str = ""
-    """The strategy's name, where several train side by side."""
+    """The candidate's name, if the strategy has several."""
 
 
 def check_balance(
     *, cycle: int, phase: str, n_real: int, n_generated: int, weight: float, alpha: float, expected_ratio: float
 ) -> Balance:
-    """Compare what is there with what the plan declares. Never raises: a run makes an error of it, a library a warning.
+    """Compare the samples of a phase with what the plan declares. It never raises: a run fails on it, a library warns.
 
-    A weight on top of a count that alone gives the planned ratio is alpha applied twice, and wrong at any size.
+    If the count alone gives the planned ratio, a weight on top of it applies alpha twice, which is wrong at any size.
     """
     scaled = n_generated * weight
     actual = scaled / n_real if n_real else (math.inf if scaled else 0.0)
@@ -77,9 +77,9 @@ def check_balance(
 
 
 def _rounded_down(n_real: int, n_generated: int, weight: float, expected_ratio: float) -> bool:
-    """Whether `n_generated` is the planned count with its fraction cut off.
+    """Return whether `n_generated` is the planned count, rounded down.
 
-    The slack is for plans such as alpha * tau, whose product may be rounded in another order.
+    The slack allows for plans such as alpha * tau, whose product may be rounded in another order.
     """
     if weight <= 0:
         return False
@@ -89,8 +89,8 @@ def _rounded_down(n_real: int, n_generated: int, weight: float, expected_ratio: 
 
 def _unexplained(n_real: int, n_generated: int, weight: float, expected: float, actual: float) -> str:
     return (
-        f"{n_generated} samples × weight {weight:g} give {actual:.4g} of the {n_real} real samples, the plan declares "
-        f"{expected:.4g}, and rounding down to whole samples does not explain the difference of "
+        f"{n_generated} samples × weight {weight:g} give {actual:.4g} of the {n_real} real samples, but the plan "
+        f"declares {expected:.4g}, and rounding down to whole samples does not explain the difference of "
         f"{abs(actual - expected):.4g}; correct the strategy's count, weight or expected_ratio"
     )
 
@@ -98,7 +98,7 @@ def _unexplained(n_real: int, n_generated: int, weight: float, expected: float, 
 def _twice(n_real: int, n_generated: int, weight: float, expected: float, actual: float) -> str:
     return (
         f"count int({n_real}*{expected:g})={n_generated} × weight {weight:g} gives {actual:.4g} of the real samples, "
-        f"the plan declares {expected:g}: alpha was applied twice, once as a count and once as a weight "
+        f"but the plan declares {expected:g}: alpha was applied twice, once as a count and once as a weight "
         f"(10 % × 10 % = 1 %); use one of them: {n_generated} samples of weight 1, or {n_real} samples of weight "
         f"{expected:g}"
     )

@@ -1,4 +1,4 @@
-"""Where generated samples are held when the spec says `auto` (R15)."""
+"""The choice of the cache for generated samples if the spec says `auto` (R15)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ AUTO = "auto"
 MEMORY, DISK, ON_THE_FLY = "memory", "disk", "on-the-fly"
 KEY = "augmentation.cache.kind"
 
-# what takes the place of a kind that is not installed: first what needs less memory
+# the substitutes for a kind that is not installed: first those that need less memory
 _INSTEAD = {MEMORY: (DISK, ON_THE_FLY), DISK: (ON_THE_FLY, MEMORY), ON_THE_FLY: (DISK, MEMORY)}
 
 
 @attrs.frozen(kw_only=True)
 class CacheDecision:
-    """The kind of cache, one sentence saying why, and the bytes of all generated samples of the largest phase."""
+    """The kind of cache, the reason in one sentence, and the bytes of all generated samples of the largest phase."""
 
     kind: str
     reason: str
@@ -34,9 +34,9 @@ def choose_cache(
     has_folder: bool,
     available_kinds: Collection[str],
 ) -> CacheDecision:
-    """Below half the budget memory, below it disk, else on-the-fly; a kind that is asked for by name is kept.
+    """Choose memory below half the budget, disk below the budget, else on-the-fly; keep a kind that the spec names.
 
-    `sample_bytes` counts input and target; a GB is 1e9 bytes. Raises SpecError where nothing installed fits.
+    `sample_bytes` counts input and target; a GB is 1e9 bytes. Raises SpecError if nothing installed fits.
     """
     estimated = sample_bytes * n_generated
     size = f"{n_generated} samples × {sample_bytes} bytes = {_gb(estimated)} GB"
@@ -60,7 +60,7 @@ def choose_cache(
 
 
 def _by_size(estimated: int, budget_gb: float, size: str) -> tuple[str, str]:
-    # decimal: a budget of 0.3 GB is 300000000 bytes, not 0.3 * 1e9 in binary
+    # Decimal: a budget of 0.3 GB means 300000000 bytes, which 0.3 * 1e9 in binary may miss
     budget = Decimal(repr(float(budget_gb))) * 10**9
     if 2 * estimated < budget:
         return MEMORY, f"{size}, below half the budget of {budget_gb:g} GB"
@@ -74,11 +74,11 @@ def _forced(kind: str, estimated: int, size: str, has_folder: bool, available_ki
         raise SpecError(f"the cache {kind!r} is not installed (installed: {_listed(available_kinds)})", key=KEY)
     if kind == DISK and not has_folder:
         raise SpecError(
-            "the cache 'disk' needs a folder and augmentation.cache.directory is \"\": name one, leave it out to use "
+            "the cache 'disk' needs a folder, but augmentation.cache.directory is \"\": name one, leave it out to use "
             "paths.cache, or choose 'memory' or 'on-the-fly'",
             key=KEY,
         )
-    return CacheDecision(kind=kind, reason=f"{kind} is asked for; {size}", estimated_bytes=estimated)
+    return CacheDecision(kind=kind, reason=f"the spec asks for {kind}; {size}", estimated_bytes=estimated)
 
 
 def _listed(kinds: Collection[str]) -> str:
@@ -86,5 +86,5 @@ def _listed(kinds: Collection[str]) -> str:
 
 
 def _gb(count: int) -> str:
-    """Enough digits to tell the two sides of a border apart."""
+    """Format with enough digits to distinguish the two sides of a limit."""
     return f"{Decimal(count) / 10**9:.9f}".rstrip("0").rstrip(".") or "0"

@@ -1,4 +1,4 @@
-"""Real and generated samples as one data set."""
+"""The data set of a training phase: real and generated samples."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hyco_engine.interfaces import Batch, GeneratedSamples, Samples, Values
 
 
 class AugmentedDataset(Samples):
-    """The real samples, then the generated ones; a permutation of all indices mixes both in every batch.
+    """The real samples followed by the generated ones; a permutation of all indices mixes both in every batch.
 
-    `weight` is what one generated sample counts in the loss against a real one. A real sample that is partly observed
-    counts by its observed share, so a generated one, which is complete, counts by the mean share of the real ones: the
-    ratio of both in the loss is that of the balance. `generated` None: real samples alone. Closing the generated
-    samples stays with whoever made them.
+    `weight` is how much one generated sample counts in the loss relative to a real one. A partly observed real sample
+    counts by its observed share. A generated sample is complete and counts by the mean share of the real ones, so that
+    the ratio of both in the loss is that of the balance. With `generated=None` there are only real samples. The caller
+    closes the generated samples.
     """
 
     def __init__(self, real: Samples, generated: GeneratedSamples | None = None, weight: float = 1.0) -> None:
@@ -34,18 +34,18 @@ class AugmentedDataset(Samples):
         return self.n_real + self.n_generated
 
     def is_generated(self, indices: Tensor) -> Tensor:
-        """`[B]`, bool."""
+        """Return bool `[B]`: which samples are generated."""
         return indices >= self.n_real
 
     def sample_weight(self, indices: Tensor) -> Tensor | None:
-        """`[B]`, float32: what generated samples count, else 1. None where every sample of the data set counts 1."""
+        """Return float32 `[B]`: what each sample counts. Return None if every sample of the data set counts 1."""
         weight = self.weight * self.real.observed_share
         if weight == 1 or not self.n_generated:
             return None
         return torch.where(self.is_generated(indices), weight, 1.0).to(torch.float32)
 
     def batch(self, indices: Tensor) -> Batch:
-        """As in `Samples`. Raises RunError where real and generated samples do not fit together."""
+        """Return a batch as `Samples` does. Raises RunError if real and generated samples do not fit together."""
         if self.generated is None or not self.n_generated:
             return self.real.batch(indices)
         mask = self.is_generated(indices)
@@ -54,10 +54,10 @@ class AugmentedDataset(Samples):
             return self.real.batch(indices)
         theirs = self.generated.batch(generated)
         if len(generated) == len(indices):
-            return _fresh(theirs[0]), _fresh(theirs[1])
+            return _copied(theirs[0]), _copied(theirs[1])
         ours = self.real.batch(indices[~mask])
-        order = _order(mask)
-        targets = _alike(ours[1], theirs[1])
+        order = _positions(mask)
+        targets = _with_same_names(ours[1], theirs[1])
         return _mix(ours[0], theirs[0], order, "input"), _mix(*targets, order, "target")
 
     def inputs(self, indices: Tensor) -> Values:
@@ -69,11 +69,11 @@ class AugmentedDataset(Samples):
             return self.real.inputs(indices)
         theirs = self.generated.inputs(generated)
         if len(generated) == len(indices):
-            return _fresh(theirs)
-        return _mix(self.real.inputs(indices[~mask]), theirs, _order(mask), "input")
+            return _copied(theirs)
+        return _mix(self.real.inputs(indices[~mask]), theirs, _positions(mask), "input")
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """Tell the order of the calls of `batch` to come, so that generated samples can be made ahead."""
+        """Announce the coming calls of `batch` in order, so that generated samples can be computed ahead."""
         if self.generated is None or not self.n_generated or not batches:
             return
         order = torch.cat(list(batches))
@@ -84,14 +84,14 @@ class AugmentedDataset(Samples):
         self.generated.upcoming(torch.split(order[mask] - self.n_real, counts))
 
 
-def _order(mask: Tensor) -> Tensor:
-    """For each place in a batch, its sample's position among first the real, then the generated ones."""
+def _positions(mask: Tensor) -> Tensor:
+    """Return for each place in a batch where its sample is in the concatenation of real and generated samples."""
     rank = torch.where(mask, mask.cumsum(0), (~mask).cumsum(0)) - 1
     return torch.where(mask, rank + (~mask).sum(), rank)
 
 
-def _alike(ours: Values, theirs: Values) -> tuple[Values, Values]:
-    """Targets at sensors beside generated rollouts: each has what the other has, with nothing observed there."""
+def _with_same_names(ours: Values, theirs: Values) -> tuple[Values, Values]:
+    """Give targets at sensors and generated rollouts the same names; what one lacks is marked as not observed."""
     if isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or "value" not in ours:
         return ours, theirs
     none = {GRID: theirs.new_full((1, *theirs.shape[1:]), math.nan).expand(len(ours["value"]), *theirs.shape[1:])}
@@ -107,12 +107,12 @@ def _mix(ours: Values, theirs: Values, order: Tensor, what: str) -> Values:
         return {name: _interleave(ours[name], theirs[name], order, f"{what} {name!r}") for name in ours}
     raise RunError(
         f"real and generated samples do not fit together: the {what} of real ones is {_kind(ours)}, of generated ones "
-        f"{_kind(theirs)}; the recipe must make what the data has"
+        f"{_kind(theirs)}; the recipe must generate the same kind as the data has"
     )
 
 
-def _fresh(values: Values) -> Values:
-    """A copy: sums may depend on where in memory numbers lie, and a cache may give views of a larger block."""
+def _copied(values: Values) -> Values:
+    """Return a copy: a cache may return views of a larger block, and sums may depend on the place in memory."""
     if isinstance(values, Tensor):
         return values.clone(memory_format=torch.contiguous_format)
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
@@ -122,9 +122,9 @@ def _interleave(ours: Tensor, theirs: Tensor, order: Tensor, what: str) -> Tenso
     if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
         raise RunError(
             f"real and generated samples do not fit together: the {what} of a real one is {_shape(ours)}, of a "
-            f"generated one {_shape(theirs)}; the recipe must make what the data has"
+            f"generated one {_shape(theirs)}; the recipe must generate the same shape and type as the data has"
         )
-    # two copies in order are faster than one to scattered places
+    # two sequential copies are faster than one copy to scattered places
     joined = torch.cat([ours, theirs.to(ours.device)])
     return joined.index_select(0, order.to(joined.device))
 

@@ -1,4 +1,4 @@
-"""Recipes: how generated samples are made."""
+"""Recipes: the way in which generated samples are computed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hyco_engine.rollout import evaluating, rollout
 
 
 class RolloutRecipe(Recipe):
-    """Samples (start, rollout of the teacher from it): `[B, C_all, *S]` and `[B, T, C_dyn, *S]`, `T = horizon`.
+    """Samples of a start and the teacher's rollout from it: `[B, C_all, *S]` and `[B, T, C_dyn, *S]`, `T = horizon`.
 
-    `states(indices) -> [B, C_all, *S]` gives the starts and must be pure; with `lead [count]` (int64), sample i starts
-    where the teacher is `lead[i]` steps later. The teacher runs in eval mode and without
-    gradients; it must not change while the recipe is in use. `where` says in error texts for what the samples are, e.g.
-    `"cycle 2, for the synthetic model"`; `who` is what they call the teacher.
+    `states(indices) -> [B, C_all, *S]` gives the starts and must be pure. With a spin-up `lead [count]` (int64), sample
+    i starts from the state that the teacher reaches `lead[i]` steps later. The teacher runs in eval mode and without
+    gradients, and it must not change while the recipe is in use. In error messages, `where` says what the samples are
+    for, e.g. `"cycle 2, for the synthetic model"`, and `who` names the teacher.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RolloutRecipe(Recipe):
     ) -> None:
         if count < 0 or horizon < 1 or batch_size < 1:
             raise ValueError(
-                f"wanted count >= 0, horizon >= 1 and batch_size >= 1, got {count}, {horizon} and {batch_size}"
+                f"count must be >= 0, horizon >= 1 and batch_size >= 1, not {count}, {horizon} and {batch_size}"
             )
         self.teacher = teacher
         self.states = states
@@ -68,7 +68,7 @@ class RolloutRecipe(Recipe):
         return self._batch_size
 
     def generate(self, indices: Tensor) -> Batch:
-        """As in `Recipe`. Raises RunError where starts or predictions are not finite or have the wrong shape."""
+        """Generate as in `Recipe`. Raises RunError if starts or predictions are not finite or have the wrong shape."""
         starts = self.states(indices).to(device=self.device, dtype=self.dtype)
         self._check(starts, indices, (self.layout.n_all, *self.layout.spatial), "a start")
         lead = torch.zeros_like(indices) if self.lead is None else self.lead[indices]

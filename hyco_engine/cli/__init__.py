@@ -10,29 +10,29 @@ from typing import Any
 import click
 
 from hyco_engine.cli.errors import Ended
-from hyco_engine.cli.errors import report as tell  # the command's module takes the other name
+from hyco_engine.cli.errors import report as tell  # `report` is also the name of a command's module
 
-# name -> (where the command is, what the list of commands says about it)
+# name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
     "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
-    "check": ("hyco_engine.cli.check:check", "Show what a spec would do, without doing it."),
+    "check": ("hyco_engine.cli.check:check", "Show the plan of a spec without running it."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
-    "compare": ("hyco_engine.cli.compare:compare", "Run a spec beside its baselines, or compare runs."),
+    "compare": ("hyco_engine.cli.compare:compare", "Compare a spec with its baselines, or compare runs."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
     "simulate": ("hyco_engine.cli.simulate:simulate", "Write a spec's simulations as files."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
-    "predict": ("hyco_engine.cli.predict:predict", "Roll a run's model out from a file's state."),
+    "predict": ("hyco_engine.cli.predict:predict", "Predict from a state in a file with a model of a run."),
     "export": ("hyco_engine.cli.export:export", "Write a run's surrogate and parameters for use elsewhere."),
-    "inspect": ("hyco_engine.cli.inspect:inspect", "Say what a data file holds, and the spec that reads it."),
-    "runs": ("hyco_engine.cli.runs:runs", "List runs, and how to go on with them."),
+    "inspect": ("hyco_engine.cli.inspect:inspect", "Describe a data file and print the spec that reads it."),
+    "runs": ("hyco_engine.cli.runs:runs", "List runs and the commands that resume them."),
     "plugins": ("hyco_engine.cli.plugins:plugins", "List and check the installed plugins."),
-    "doctor": ("hyco_engine.cli.doctor:doctor", "Look whether this machine is ready."),
+    "doctor": ("hyco_engine.cli.doctor:doctor", "Check that this machine is ready."),
     "schema": ("hyco_engine.cli.schema:schema", "Print the JSON schema of a spec."),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called, and tells every error in one readable block."""
+    """Imports a command when it is called, and prints every error as one readable block."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,8 +51,8 @@ class LazyGroup(click.Group):
             import difflib
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COMMANDS)}"
-            ctx.fail(f"no command {args[0]!r}; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -65,14 +65,14 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BaseException as error:
-            # click has its own way with some of these, interrupts and broken pipes among them
+            # click would handle some of these itself, such as interrupts and broken pipes
             raise Ended(error) from error
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         given = list(sys.argv[1:] if args is None else args)
         own = given[: given.index("--")] if "--" in given else given
         debug = "--debug" in own
-        # taken out here, so that it may stand anywhere, whatever the command
+        # --debug is removed here, so that it may stand anywhere, after any command
         rest = [arg for arg in own if arg != "--debug"] + given[len(own) :]
         extra["standalone_mode"] = False
         try:
@@ -92,7 +92,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
         try:
             click.echo(f"hyco-engine {version('hyco-engine')}")
         except PackageNotFoundError:
-            click.echo("hyco-engine, from a checkout that is not installed")
+            click.echo("hyco-engine, run from a checkout that is not installed")
         ctx.exit()
 
 
@@ -114,5 +114,5 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line; the entry point of the distribution."""
     cli.main()

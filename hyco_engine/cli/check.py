@@ -16,11 +16,11 @@ from hyco_engine.cli.plugins import disable_option, discover
 @disable_option
 @json_option
 def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Show what SPEC would do: parts, data, generated samples, cache, phases. Nothing is trained."""
+    """Show the plan of SPEC without training: its parts, data, generated samples, cache and phases."""
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
-    # a wrong spec is told before torch is imported
+    # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):

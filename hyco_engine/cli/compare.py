@@ -16,7 +16,7 @@ from hyco_engine.errors import DataError
 @click.command()
 @click.argument("targets", type=PATH, nargs=-1, required=True, metavar="SPEC | RUN...")
 @set_option
-@click.option("--out", type=PATH, help="Page to write; default: <first run>-compared.html beside that run.")
+@click.option("--out", type=PATH, help="HTML file to write; default: <first run>-compared.html beside the first run.")
 @disable_option
 @json_option
 def compare(
@@ -28,18 +28,21 @@ def compare(
 ) -> None:
     """Run SPEC, then each of its models alone at equal compute; or compare the finished runs RUN.
 
-    Prints a table and writes a page with the same held-out simulation as each run sees it, to be opened offline.
+    The command prints a table. It also writes an HTML page that shows how each run predicts the same held-out
+    simulation; a browser opens the page without a network.
     """
     if out is not None and not out.parent.is_dir():
-        raise DataError(f"there is no folder {out.parent} to write {out.name} to")
+        raise DataError(f"cannot write {out.name}: there is no folder {out.parent}")
     if all(target.is_dir() for target in targets):
         if overrides:
-            raise click.UsageError("--set changes a spec, and these are finished runs")
+            raise click.UsageError(
+                "--set changes a spec, and the targets are finished runs: leave it out, or give a spec"
+            )
         from hyco_engine.comparing import compare_runs
 
         found = compare_runs(targets)
     elif len(targets) > 1:
-        raise click.UsageError("compare one spec with its baselines, or several run folders with each other")
+        raise click.UsageError("give either one spec, to compare with its baselines, or several run folders")
     else:
         found = _run(targets[0], overrides, disable_plugin, as_json)
     with stdout_for_json(as_json):
@@ -56,7 +59,7 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
-    # a wrong spec is told before torch is imported
+    # a wrong spec is reported before torch is imported, which takes seconds
     load_spec(spec, registry, overrides)
     with stdout_for_json(as_json):
         from hyco_engine.cli.terminal import Terminal, library_warnings
@@ -71,7 +74,7 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
-    """A row a run: errors of models and parameters, samples trained on, time; then what makes them not comparable."""
+    """Return the table, a row a run with errors, samples and time, then the reasons why runs are not comparable."""
     from hyco_engine.cli.layout import PLAYERS, number, seconds, table
 
     rows = found["runs"]

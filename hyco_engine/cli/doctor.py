@@ -1,4 +1,4 @@
-"""`hyco-engine doctor`: whether this machine can run what is asked of it, one line for each thing that may be wrong."""
+"""`hyco-engine doctor`: checks of this machine, one line for each thing that may be wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NETWORK = ("nfs", "cifs", "smb", "sshfs", "lustre", "gpfs", "beegfs", "9p", "afs
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at; `remedy` says what to do unless the status is "ok"."""
+    """The result of one check; `remedy` says what to do unless the status is "ok"."""
 
     name: str
     status: Literal["ok", "warning", "problem"]
@@ -40,13 +40,13 @@ class Finding:
 @disable_option
 @json_option
 def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Look whether this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
+    """Check that this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
 
-    Cache and runs are looked for where a spec in the working directory has them by default. Exit code 1 if there is a
-    problem; warnings do not count.
+    The command looks for the cache and the runs at the default places of a spec in the working directory. The exit code
+    is 1 if there is a problem; warnings do not count.
     """
     registry = discover(disable_plugin)
-    with redirect_stdout(sys.stderr):  # what is imported here may print
+    with redirect_stdout(sys.stderr):  # packages that are imported here may print
         findings = list(examine(registry))
     broken = any(finding.status == "problem" for finding in findings)
     if as_json:
@@ -59,7 +59,7 @@ def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
 
 
 def examine(registry: Registry) -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which it is told."""
+    """Yield the result of every check, in the order in which they are printed."""
     yield _versions()
     yield _phiflow()
     yield _compiler()
@@ -89,7 +89,7 @@ def _versions() -> Finding:
     try:
         wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
-        return Finding("versions", "warning", told, "hyco-engine is not installed; pip install it to have them checked")
+        return Finding("versions", "warning", told, "hyco-engine is not installed, so its versions are not checked")
     wrong = [
         f"{requirement.name}{requirement.specifier}"
         for requirement in wanted
@@ -98,7 +98,7 @@ def _versions() -> Finding:
     ]
     if wrong:
         command = " ".join(f"'{text}'" for text in wrong)
-        return Finding("versions", "problem", f"{told}; not as needed: {', '.join(wrong)}", f"pip install {command}")
+        return Finding("versions", "problem", f"{told}; required are {', '.join(wrong)}", f"pip install {command}")
     return Finding("versions", "ok", told)
 
 
@@ -113,8 +113,8 @@ def _phiflow() -> Finding:
     wrong = [f"{what} ({fault})" for what, fault in results if fault]
     if wrong:
         remedy = "install the versions that hyco-engine asks for; phiml 1.16.1 is known to break 1-D advection"
-        return Finding("phiflow", "problem", f"wrong on torch: {'; '.join(wrong)}", remedy)
-    return Finding("phiflow", "ok", f"{', '.join(what for what, _ in results)}: as they should be")
+        return Finding("phiflow", "problem", f"PhiFlow computes wrong results on torch: {'; '.join(wrong)}", remedy)
+    return Finding("phiflow", "ok", f"PhiFlow is right in {', '.join(what for what, _ in results)}")
 
 
 def _compiler() -> Finding:
@@ -122,8 +122,8 @@ def _compiler() -> Finding:
 
     if has_compiler():
         return Finding("compiler", "ok", "there is a C++ compiler, so long runs can be compiled")
-    remedy = "install g++ or clang++, or name one in CXX, for physics that is several times as fast"
-    return Finding("compiler", "warning", "no C++ compiler: physical.compile stays at 'graph'", remedy)
+    remedy = "install g++ or clang++, or name one in CXX, to make the physics several times as fast"
+    return Finding("compiler", "warning", "there is no C++ compiler, so physical.compile stays at 'graph'", remedy)
 
 
 def _devices() -> Iterator[Finding]:
@@ -138,7 +138,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding("device", "ok", told)
     if torch.version.cuda is None or not torch.cuda.is_available():
         if torch.version.cuda is not None and Path("/dev/nvidiactl").exists():
-            remedy = "see that the driver fits torch (nvidia-smi), and CUDA_VISIBLE_DEVICES"
+            remedy = "check that the driver fits torch (nvidia-smi), and check CUDA_VISIBLE_DEVICES"
             yield Finding("device", "warning", "there is a GPU that torch cannot use", remedy)
         return
     for index in range(torch.cuda.device_count()):
@@ -147,14 +147,14 @@ def _devices() -> Iterator[Finding]:
 
 
 def _disk(name: str) -> Finding:
-    """The place of `paths.<name>` by default."""
+    """Check the default place of `paths.<name>`."""
     import psutil
 
     place = Path(name).absolute()
     there = next(parent for parent in (place, *place.parents) if parent.exists())
     key = f"paths.{name}"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Finding(name, "problem", f"{place} cannot be written", f"set {key} to a folder that can be")
+        return Finding(name, "problem", f"{place} cannot be written", f"set {key} to a folder that can be written")
     free = shutil.disk_usage(there).free
     told = f"{place}, {free / 1e9:.1f} GB free"
     mounts = [part for part in psutil.disk_partitions(all=True) if there.is_relative_to(part.mountpoint)]
@@ -163,7 +163,10 @@ def _disk(name: str) -> Finding:
         return Finding(name, "warning", told, f"free some space, or set {key} to another disk")
     if name == "cache" and system.startswith(NETWORK):
         return Finding(
-            name, "warning", f"{told}, on {system}", f"set {key} to a local disk: locks and maps are unsafe here"
+            name,
+            "warning",
+            f"{told}, on {system}",
+            f"set {key} to a local disk: locks and maps are unsafe on this one",
         )
     return Finding(name, "ok", told)
 
@@ -180,10 +183,10 @@ def _memory() -> Finding:
 def _plugins(registry: Registry) -> Iterator[Finding]:
     usable = [info for info in registry.plugins if info.status == "ok"]
     others = len({info.distribution for info in usable} - {"hyco-engine"})
-    yield Finding("plugins", "ok", f"{len(usable)} usable, of {others} further distribution(s)")
+    yield Finding("plugins", "ok", f"{len(usable)} usable, from hyco-engine and {others} other distribution(s)")
     for info in registry.plugins:
         if info.status == "failed":
-            remedy = "see hyco-engine plugins check; mend, update or uninstall it, or give --disable-plugin"
+            remedy = "see hyco-engine plugins check; repair, update or uninstall the plugin, or give --disable-plugin"
             yield Finding("plugins", "problem", f"{info} failed: {' '.join(info.reason.split())}", remedy)
         for warning in info.warnings:
             yield Finding("plugins", "warning", f"{info}: {' '.join(warning.split())}", "tell its author")

@@ -27,19 +27,19 @@ class Ended(Exception):
 
 
 class Logged(Exception):
-    """An error no one expected, whose traceback is in `log`; the error is the cause."""
+    """Stands for an unexpected error, its cause, whose traceback is in `log`."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
-    """Tell the user; the exit code."""
+    """Print the error for the user; return the exit code."""
     log: Path | None = None
     if isinstance(error, Logged) and error.__cause__ is not None:
         log, error = error.log, error.__cause__
     if isinstance(error, BrokenPipeError):
-        # the reader left; without this Python complains when it flushes at exit
+        # the reader of the pipe ended; without this Python reports an error when it flushes at exit
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,7 +59,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
 
 
 def block(problems: tuple[Problem, ...], hint: str = "") -> str:
-    """The readable form: compiler-like places, which editors can follow."""
+    """Return the problems for people, with places as compilers print them, which editors can follow."""
     if len(problems) == 1:
         text = f"error: {_indented(str(problems[0]), '  ')}"
     else:
@@ -69,7 +69,7 @@ def block(problems: tuple[Problem, ...], hint: str = "") -> str:
 
 
 def _explain(error: BaseException, log: Path | None) -> tuple[tuple[Problem, ...], int, str]:
-    """The problems, the exit code, and a line for people only."""
+    """Return the problems, the exit code, and a line for people only."""
     if isinstance(error, HycoError):
         return error.problems, error.exit_code, ""
     if isinstance(error, click.ClickException):
@@ -99,7 +99,7 @@ def _explain_bug(error: BaseException, log: Path | None) -> tuple[tuple[Problem,
 
 
 def _culprit(trace: TracebackType | None) -> tuple[str, str, str]:
-    """(distribution, version, file:line) of the innermost code that belongs to the engine or a plugin."""
+    """Return (distribution, version, file:line) of the innermost code that belongs to the engine or a plugin."""
     owners = {ENGINE.replace("-", "_"): ENGINE}
     for entry_point in metadata.entry_points(group="hyco_engine"):
         if entry_point.dist is not None:

@@ -14,10 +14,14 @@ from hyco_engine.cli.plugins import disable_option, discover
 
 @click.command()
 @click.argument("run", type=PATH)
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Which real data.")
+@click.option(
+    "--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Split of the real data."
+)
 @which_option
 @set_option
-@click.option("--csv", "table", type=PATH, help="Also write all metrics to this file, by model, field and lead time.")
+@click.option(
+    "--csv", "table", type=PATH, help="CSV file that also receives all metrics, by model, field and lead time."
+)
 @disable_option
 @json_option
 def evaluate(
@@ -31,7 +35,7 @@ def evaluate(
 ) -> None:
     """Measure the models of the run folder RUN on real data, by rollouts over the full length.
 
-    The data is the run's own, or other data that --set names: --set 'data.path="other.npz"'.
+    The command takes the data of the run, or other data that you name: --set 'data.path="other.npz"'.
     """
     registry = discover(disable_plugin)
 
@@ -49,7 +53,7 @@ def evaluate(
     from hyco_engine.cli.layout import metrics_lines
 
     if (status := result.get("status", "completed")) != "completed":
-        click.echo(f"note: the run {run} is {status}: these are the weights it had then", err=True)
+        click.echo(f"note: the run {run} is {status}; its last weights are evaluated", err=True)
     found: Mapping[str, Any] = result["metrics"]
     click.echo("\n".join(metrics_lines(found, split)))
     if table is not None:

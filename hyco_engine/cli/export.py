@@ -17,8 +17,9 @@ from hyco_engine.cli.plugins import disable_option, discover
     "--format",
     "form",
     type=click.Choice(["torch-export", "safetensors", "toml"]),
-    help="A program that torch alone runs; weights for load_surrogate and predict; or only the description and the "
-    "parameters. Default: as FILE ends, .pt2, .safetensors or .toml; else torch-export.",
+    help="torch-export: a program that needs only torch; safetensors: weights for load_surrogate and predict; toml: "
+    "only the description and the parameters. Default: by the suffix of FILE (.pt2, .safetensors, .toml), or "
+    "torch-export.",
 )
 @click.option(
     "--out", type=PATH, required=True, metavar="FILE", help="File to write; its description goes beside it, as .toml."
@@ -28,7 +29,7 @@ from hyco_engine.cli.plugins import disable_option, discover
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Steps that one call of the program rolls out.",
+    help="Number of steps that one call of the program rolls out.",
 )
 @which_option
 @disable_option
@@ -42,9 +43,9 @@ def export(
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write the surrogate of the run folder RUN, normalisation inside, and the parameters that were identified.
+    """Write the surrogate of the run folder RUN with its normalisation, and the identified parameters.
 
-    A program runs where only torch is installed: torch.export.load(FILE).module()(state).
+    An exported program needs only torch: torch.export.load(FILE).module()(state).
     """
     registry = discover(disable_plugin)
     with stdout_for_json(as_json):
@@ -58,7 +59,7 @@ def export(
     if result["difference"] is not None:
         off = result["difference"]
         told = f"differs from the original by {off:.1g} of the largest value" if off else "equals the original"
-        click.echo(f"read back and compared: it {told}")
+        click.echo(f"the file was read back: its surrogate {told}")
     form = result["format"]
     if form == "torch-export":
         click.echo(f'use it with torch alone: torch.export.load("{out}").module()(state)')

@@ -14,9 +14,9 @@ SCHEMA = "hyco-engine.schema.json"
 
 
 def templates() -> dict[str, str]:
-    """The text of each template by file name; its first line is a comment that says what it is for."""
+    """Return the text of each template by file name; its first line is a comment that says what it is for."""
     folder = files("hyco_engine.cli") / "templates"
-    # a program to be changed is no module of this package
+    # a template that is a program ends in .txt, since it is no module of this package
     texts = {f.name.removesuffix(".txt"): f for f in folder.iterdir() if f.name.endswith((".toml", ".py.txt"))}
     found = {name: f.read_text("utf-8") for name, f in texts.items()}
     return dict(sorted(found.items()))
@@ -28,28 +28,30 @@ def _names(start: str) -> list[str]:
 
 @click.command()
 @click.argument("template", required=False, shell_complete=lambda ctx, param, start: _names(start))
-@click.option("--out", type=PATH, help='File to write; default: the template\'s name, here. "-": print it.')
+@click.option(
+    "--out", type=PATH, help='File to write; default: the name of the template, in this folder. "-" prints the spec.'
+)
 def init(template: str | None, out: Path | None) -> None:
-    """Write a commented spec from TEMPLATE; without one, list the templates.
+    """Write a commented spec from TEMPLATE; without TEMPLATE, list the templates.
 
-    Beside a spec goes the schema of its keys, hyco-engine.schema.json, which editors check and complete it with.
+    The command also writes hyco-engine.schema.json beside the spec. Editors check and complete the spec by it.
     """
     known = {name.rpartition(".")[0]: name for name in templates()}
     if template is None:
         if out is not None:
-            raise SpecError(f"which template is to be written? There are {', '.join(known)}", key="TEMPLATE")
+            raise SpecError(f"--out needs the name of a template; there are {', '.join(known)}", key="TEMPLATE")
         width = max(map(len, known))
         for name, text in zip(known, templates().values(), strict=True):
             click.echo(f"{name:<{width}}  {text.splitlines()[0].lstrip('# ')}")
         click.echo("\nwrite one with: hyco-engine init TEMPLATE")
         return
     if template not in known:
-        raise SpecError(f"no template {template!r}; there are {', '.join(known)}", key="TEMPLATE")
+        raise SpecError(f"there is no template {template!r}; there are {', '.join(known)}", key="TEMPLATE")
     name = known[template]
     text = templates()[name]
     is_spec = name.endswith(".toml")
     if is_spec:
-        # editors take the first line that begins so for the place of the schema
+        # editors read the place of the schema from the first line that begins like this
         text = f"#:schema ./{SCHEMA}\n{text}"
     if out == Path("-"):
         click.echo(text, nl=False)
@@ -72,7 +74,7 @@ def init(template: str | None, out: Path | None) -> None:
 
 
 def _write_schema(path: Path) -> None:
-    """The keys of the plugins that are installed now; made anew each time."""
+    """Write the schema, new each time, since its keys depend on the plugins that are installed."""
     from hyco_engine.cli.plugins import discover
     from hyco_engine.runs.files import dump_json
     from hyco_engine.spec.schema import json_schema

@@ -14,7 +14,7 @@ from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_js
 @click.argument("path", type=PATH)
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Say what the file or folder PATH holds, and print the section of a spec that would read it."""
+    """Describe the content of the file or folder PATH, and print the section of a spec that reads it."""
     with stdout_for_json(as_json):
         from hyco_engine.inspection import describe
 

@@ -12,7 +12,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# whether it exists is for the reader to say, whose message is better
+# click does not check that the path exists, since the reader's message is better
 PATH = click.Path(path_type=Path)
 
 
@@ -28,12 +28,12 @@ def set_option(command: F) -> F:
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Override a key of the spec, as a TOML line: --set run.cycles=2; repeatable.",
+        help="Override a key of the spec by a line of TOML: --set run.cycles=2. Repeatable.",
     )(command)
 
 
 def print_json(value: object) -> None:
-    """Strict JSON on stdout."""
+    """Print strict JSON to stdout."""
     from hyco_engine.runs.files import dump_json
 
     click.echo(dump_json(value))
@@ -41,7 +41,7 @@ def print_json(value: object) -> None:
 
 @contextmanager
 def stdout_for_json(as_json: bool) -> Iterator[None]:
-    """With `--json`, stdout holds one object: what else is printed meanwhile goes to stderr."""
+    """Send everything else that is printed to stderr with `--json`, so that stdout holds one object."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 
@@ -53,5 +53,5 @@ def which_option(command: F) -> F:
         type=click.Choice(["final", "best"]),
         default="final",
         show_default=True,
-        help="Weights of the run's end, or those with the smallest validation error.",
+        help="Weights: those at the end of the run, or those with the smallest validation error.",
     )(command)

@@ -1,4 +1,4 @@
-"""`hyco-engine plugins`: what is installed, from where, and what is wrong with it."""
+"""`hyco-engine plugins`: the installed plugins, their distributions, and their faults."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 def disable_option(command: F) -> F:
     """Add `--disable-plugin`; the command takes `disable_plugin: tuple[str, ...]`."""
-    help = f"Do not load this entry point or distribution; repeatable. Also {DISABLE_VARIABLE}=a,b."
+    help = f"Do not load this entry point or distribution. Repeatable; {DISABLE_VARIABLE}=a,b does the same."
     return click.option("--disable-plugin", metavar="NAME", multiple=True, help=help)(command)
 
 
 def discover(disable_plugin: Sequence[str]) -> Registry:
-    """The registry for a command: `--disable-plugin` and the environment variable apply.
+    """Return the registry for a command: `--disable-plugin` and the environment variable apply.
 
     What plugins print while they load goes to stderr, since stdout may be JSON.
     """
     with redirect_stdout(sys.stderr):
         registry = Registry.discover(disabled_names(disable_plugin))
     for name in registry.unmatched:
-        click.echo(f"note: no plugin or distribution {name!r} to disable", err=True)
+        click.echo(f"note: {name!r} is not disabled, since no plugin or distribution has that name", err=True)
     return registry
 
 
 @click.group()
 def plugins() -> None:
-    """List and check the installed plugins, and begin a new one."""
+    """List and check the installed plugins, or start a new one."""
 
 
 @plugins.command("list")
 @json_option
 @disable_option
 def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
-    """List every kind with its plugin, and the plugins that are disabled or failed."""
+    """List every kind with its plugin, and the plugins that are disabled or have failed."""
     registry = discover(disable_plugin)
     kinds = {hook: list(_usable(registry, hook)) for hook in HOOKS}
     if as_json:
@@ -88,10 +88,10 @@ def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
 @disable_option
 @click.pass_context
 def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_plugin: tuple[str, ...]) -> None:
-    """Check the plugin or distribution NAME, or all: status, kinds, options and warnings.
+    """Check the plugin or distribution NAME, or all plugins: status, kinds, options and warnings.
 
-    With NAME, its kinds are also built with their default options and held against the contracts of their hooks, which
-    takes some seconds. Ends with exit code 3 if something failed.
+    With NAME, the command also builds its kinds with their default options and runs the contracts of their hooks, which
+    takes some seconds. The exit code is 3 if a check failed.
     """
     registry = discover(disable_plugin)
     chosen = [info for info in registry.plugins if name is None or info.answers_to({normalise(name)})]
@@ -115,28 +115,28 @@ def check_plugins(ctx: click.Context, name: str | None, as_json: bool, disable_p
 
 
 def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
-    """What the contracts say of the kinds that serve."""
+    """Return the findings of the contracts on the kinds that serve."""
     wanted = [(hook, r) for info in chosen if info.status == "ok" for hook, rs in info.records.items() for r in rs]
     if not wanted:
         return {}
     from hyco_engine.testing.checks import check_record
 
-    # what plugins print goes to stderr, since stdout may be JSON; what they write by a relative path, into no folder of
-    # the user's (it may still be open at the end)
+    # plugins print to stderr, since stdout may be JSON, and write files with relative paths into a temporary folder
+    # instead of the user's; such a file may still be open at the end
     with redirect_stdout(sys.stderr), TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chdir(scratch):
         return {(hook, record.kind): list(check_record(hook, record, registry)) for hook, record in wanted}
 
 
 @plugins.command("new")
 @click.argument("name")
-@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="What the plugin offers.")
-@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Of a model; default: synthetic.")
+@click.option("--hook", type=click.Choice(HOOK_NAMES), required=True, help="Kind of part that the plugin offers.")
+@click.option("--role", type=click.Choice(["physical", "synthetic"]), help="Role of a model; default: synthetic.")
 def new_plugin(name: str, hook: str, role: str | None) -> None:
-    """Write a working plugin, with tests, into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
+    """Write a working plugin with tests into the new folder NAME; its kind is NAME without 'hyco-engine-'."""
     from hyco_engine.cli.scaffold import write_plugin
 
     if role is not None and hook != "model":
-        raise SpecError(f"only a model has a role, not a {hook}", key="--role")
+        raise SpecError(f"only a model has a role, a {hook} has none: leave out --role", key="--role")
     what = hook if hook != "model" else "physics" if role == "physical" else "surrogate"
     written = write_plugin(name, what, Path(), discover(()))
     for path in written:
@@ -222,7 +222,7 @@ def _records_data(info: PluginInfo, found: Findings) -> dict[str, list[dict[str,
 def _options_data(record: Record) -> Iterator[dict[str, Any]]:
     try:
         types = get_type_hints(record.options)
-    except Exception:  # a name that only type checkers see
+    except Exception:  # an annotation may have a name that only type checkers see
         types = {}
     for field in attrs.fields(record.options):
         required = field.default is attrs.NOTHING
@@ -238,11 +238,11 @@ def _options_data(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _plain_default(default: Any) -> Any:
-    """The default as JSON holds it; text where it does not."""
+    """Return the default as JSON can hold it; as text where it cannot."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         try:
             default = default.factory()
-        except Exception:  # it takes the instance, or needs what is not here
+        except Exception:  # the factory takes the instance, or needs something that is missing here
             return "computed"
     if attrs.has(type(default)):
         default = attrs.asdict(default)

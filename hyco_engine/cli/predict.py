@@ -15,17 +15,22 @@ from hyco_engine.cli.plugins import disable_option, discover
 @click.argument("run", type=PATH, metavar="RUN | FILE")
 @click.option("--input", "source", type=PATH, required=True, help="File with the state to start from.")
 @click.option("--out", type=PATH, required=True, help="File to write the predicted states to.")
-@click.option("--steps", type=click.IntRange(min=1), required=True, help="Steps of the data's dt to predict.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Number of steps to predict; each takes the dt of the data.",
+)
 @click.option(
     "--model",
     type=click.Choice(["physical", "synthetic"]),
     default=None,
-    help="Which of the run's models; none: the surrogate, or the physics of a run that has none.",
+    help="Model of the run; default: the surrogate, or the physics if there is no surrogate.",
 )
 @click.option(
     "--which",
     type=click.Choice(["final", "best"]),
-    help="Weights of the run's end, the default, or those with the smallest validation error.",
+    help="Weights: those at the end of the run (default), or those with the smallest validation error.",
 )
 @disable_option
 @json_option
@@ -39,10 +44,10 @@ def predict(
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Roll a model of the run folder RUN out from the state in a file, or the surrogate in an exported FILE.
+    """Predict from the state in a file, with a model of the run folder RUN or the surrogate in an exported FILE.
 
-    FILE is what hyco-engine export --format safetensors wrote. States are .npy, all channels in one array, or .npz, one
-    array for each field.
+    FILE comes from hyco-engine export --format safetensors. A state is a .npy file with all channels in one array, or a
+    .npz file with an array for each field.
     """
     registry = discover(disable_plugin)
     with stdout_for_json(as_json):

@@ -1,4 +1,4 @@
-"""Progress in place, by rich: the phase with bar, rate and time left, and a line with the current values."""
+"""Progress that rich draws in place: the phase with bar, rate and time left, and a line with the current values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bars:
         self._live.stop()
 
     def phase(self, title: str, total: int | None, unit: str) -> None:
-        """A new phase; an empty title hides the bar."""
+        """Begin a phase; an empty title hides the bar."""
         self._progress.reset(self._task, total=total, completed=0, visible=bool(title), description=title)
         self._progress.update(self._task, total=total, of=f"{total or '?'} {unit}".rstrip(), unit=unit)
 
@@ -50,7 +50,7 @@ class Bars:
         self._status.plain = text
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line that stays, above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
 
 
@@ -64,7 +64,7 @@ def _rate_column() -> ProgressColumn:
             unit = str(task.fields["unit"]).removesuffix("s")
             if not speed:
                 return Text("")
-            # the rarer it is, the more readable is its inverse
+            # a rate below one in a second is easier to read as its inverse
             text = f"{1 / speed:.3g} s/{unit or 'step'}" if speed < 1 else f"{speed:.3g}/s"
             return Text(text, style="dim")
 

@@ -1,4 +1,4 @@
-"""`docs/cli.md`: every command with its arguments and options, generated from click.
+"""Generates `docs/cli.md` from click: every command with its arguments and options.
 
 python -m hyco_engine.cli.reference docs/cli.md
 """
@@ -20,21 +20,21 @@ _HEAD = f"""# The commands, option by option
 
 <!-- Generated: {COMMAND} -->
 
-What `--help` says, on one page. [Using it](using.md#commands) says what the commands are for, and what exit codes
+This page shows what `--help` prints. [Commands](commands.md) says what each command is for and what the exit codes
 mean."""
 
 
 def reference() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     top = click.Context(cli, info_name=cli.name)
     return "\n".join([_HEAD, *_section(cli, top)]) + "\n"
 
 
 def _section(command: click.Command, context: click.Context) -> Iterator[str]:
-    """A heading, the usage, the help and the options; of a group those of its commands too."""
+    """Yield a heading, the usage, the help and the options of a command, and those of a group's commands."""
     usage = " ".join(command.collect_usage_pieces(context))
     yield from ("", f"## `{context.command_path}`", "", f"    {context.command_path} {usage}")
-    # \b keeps click from wrapping a paragraph, which Markdown does by code
+    # \b keeps click from wrapping a paragraph; in Markdown a code block does that
     for paragraph in inspect.cleandoc(command.help or "").replace("\f", "").split("\n\n"):
         lines = paragraph.splitlines()
         yield ""

@@ -14,7 +14,7 @@ from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_js
 @click.option("--out", type=PATH, help="File to write; default: report.html in the run folder.")
 @json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
-    """Write what the run folder RUN holds as one HTML page, to be opened offline and sent to others."""
+    """Write the results in the run folder RUN as one HTML page, which opens without a network."""
     with stdout_for_json(as_json):
         from hyco_engine.report.page import write_report
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spec", type=PATH)
 @set_option
-@click.option("--run-dir", type=PATH, help="Put the run here instead of <runs>/<name>-<n>; must be new or empty.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --run-dir as if it had never ended.")
+@click.option("--run-dir", type=PATH, help="Folder of the run, new or empty, in place of <runs>/<name>-<n>.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir as if it had never stopped.")
 @disable_option
 @json_option
-@click.option("--quiet", "-q", is_flag=True, help="Print warnings and the last line only.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only warnings and the last line.")
 def run(
     spec: Path,
     overrides: tuple[str, ...],
@@ -34,20 +34,20 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train as SPEC says: a physical model and a surrogate, together or one alone.
+    """Train the models of SPEC: a physical model and a surrogate together, or one of them alone.
 
-    Ctrl-C, SIGTERM and SIGUSR1 end the run after its step, with a checkpoint; a second Ctrl-C ends it at once.
+    Ctrl-C, SIGTERM and SIGUSR1 end the run after the present step, with a checkpoint. A second Ctrl-C ends it at once.
     """
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
-    # a wrong spec is told before torch is imported
+    # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
     with stdout_for_json(as_json):
         result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
     if result.resumed_completed:
-        click.echo(f"the run in {result.folder} is completed: there is nothing left to do", err=True)
+        click.echo(f"the run in {result.folder} was completed before: there is nothing left to do", err=True)
     if as_json:
         print_json({"run_dir": str(result.folder), **result.summary})
 

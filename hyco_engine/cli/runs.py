@@ -1,4 +1,4 @@
-"""`hyco-engine runs`: what became of runs."""
+"""`hyco-engine runs`: the status of runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from hyco_engine.cli.options import PATH, json_option, print_json
 
 @click.group()
 def runs() -> None:
-    """Look at run folders."""
+    """List run folders."""
 
 
 @runs.command("list")
 @click.argument("folder", type=PATH, default=Path("runs"), metavar="[DIR]")
 @json_option
 def list_runs(folder: Path, as_json: bool) -> None:
-    """Show the runs in DIR (default: runs): running, completed, failed, interrupted or killed, and how to go on."""
+    """Show the status of each run in DIR (default: runs) and the command that resumes it.
+
+    A run is running, completed, failed, interrupted or killed.
+    """
     from hyco_engine.runs.listing import list_runs
 
     found = list_runs(folder)
@@ -34,7 +37,7 @@ def list_runs(folder: Path, as_json: bool) -> None:
     click.echo("\n".join(table([("RUN", "STATUS", "CYCLE", "LAST"), *map(_row, found)])))
     for run in found:
         if run["resume"] is not None:
-            click.echo(f"\ngo on with {run['run']}:\n  {run['resume']}")
+            click.echo(f"\nto resume {run['run']}:\n  {run['resume']}")
 
 
 def _row(run: dict[str, Any]) -> tuple[str, str, str, str]:

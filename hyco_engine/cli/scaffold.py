@@ -1,4 +1,4 @@
-"""A new plugin's distribution, written from templates: works as it is, and is meant to be changed."""
+"""Writes the distribution of a new plugin from templates. It works as it is, and its author changes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PREFIX = f"{ENGINE}-"
 
 @attrs.frozen(kw_only=True)
 class Kind:
-    """What can be written. `module` is the file beside `plugin.py`, and `summary` what the template's part does."""
+    """A kind of plugin that can be written. `module` is the file beside `plugin.py`; `summary` describes its part."""
 
     hook: str
     noun: str
@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = {
 def write_plugin(name: str, what: str, parent: Path, registry: Registry) -> list[Path]:
     """Write the distribution `name` into a new folder of `parent`; `what` is a key of KINDS.
 
-    Returns the files. Raises SpecError, and writes nothing, where the name cannot be used or the folder exists.
+    Return the files. Raise SpecError, and write nothing, where the name cannot be used or the folder exists.
     """
     part, kind = KINDS[what], name.removeprefix(_PREFIX)
     package = name.replace("-", "_")
@@ -83,7 +83,7 @@ def write_plugin(name: str, what: str, parent: Path, registry: Registry) -> list
         raise SpecError(f"the kind {kind!r} of {part.hook} belongs to {owner}; choose another name", key="NAME")
     folder = parent / name
     if folder.exists():
-        raise SpecError(f"{folder} exists and is left as it is; choose another name, or remove it", key="NAME")
+        raise SpecError(f"{folder} exists and is not overwritten; choose another name, or remove it", key="NAME")
     engine, following = _versions()
     values = {
         "name": name,
@@ -116,14 +116,14 @@ def _check_name(name: str, kind: str, package: str) -> None:
         )
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or find_spec(package) is not None:
         raise SpecError(
-            f"{name!r} cannot name a plugin: its package {package!r} would hide a Python module of that name that is "
-            "there already; choose another name",
+            f"{name!r} cannot name a plugin: its package {package!r} would hide an installed Python module of that "
+            f"name; choose another name",
             key="NAME",
         )
 
 
 def _versions() -> tuple[str, str]:
-    """This engine's minor version, and the next one, in which deprecated things may be gone."""
+    """Return this engine's minor version and the next one, which may drop what this one deprecates."""
     try:
         major, minor = metadata.version(ENGINE).split(".")[:2]
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
@@ -132,7 +132,7 @@ def _versions() -> tuple[str, str]:
 
 
 def _texts(what: str, package: str) -> dict[str, str]:
-    """The templates' texts, by the place of the file in the distribution."""
+    """Return the templates' texts, by the file's place in the distribution."""
     root = files("hyco_engine.cli") / "templates" / "plugin"
     places = {"README.md": "", "pyproject.toml": "", "example.toml": "", "test.py": f"tests/test_{package}.py"}
     texts = {}

@@ -10,7 +10,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 
 @click.command()
 @disable_option
-@click.option("--json", is_flag=True, expose_value=False, help="No effect: the schema is JSON.")
+@click.option("--json", is_flag=True, expose_value=False, help="No effect, because the schema is JSON.")
 def schema(disable_plugin: tuple[str, ...]) -> None:
     """Print the JSON schema of a spec, with the kinds of the installed plugins, for editors."""
     from hyco_engine.spec.schema import json_schema

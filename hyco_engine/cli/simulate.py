@@ -20,7 +20,7 @@ from hyco_engine.cli.plugins import disable_option, discover
     type=click.Choice(["scene", "well"]),
     default="scene",
     show_default=True,
-    help="PhiFlow's Scene folders, or HDF5 files in the layout of The Well.",
+    help="Format: PhiFlow's Scene folders, or HDF5 files in the layout of The Well.",
 )
 @set_option
 @disable_option
@@ -33,7 +33,7 @@ def simulate(
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write the simulations of SPEC's [data] as files, without its noise and masks."""
+    """Write the simulations of the table [data] of SPEC as files, without its noise and masks."""
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: progress in place on a terminal, plain lines elsewhere. Results go to stdout."""
+"""A run's output: progress in place on a terminal, plain lines elsewhere. Results go to stdout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ HEARTBEAT_S = 60.0
 
 
 class Terminal(Tracker):
-    """`quiet`: warnings and one last line. `results`: whether stdout is told what came out (not with --json)."""
+    """Prints a run's progress and results.
+
+    With `quiet` it prints warnings and one last line only. `results` is false with --json, and stdout then gets none.
+    """
 
     def __init__(self, *, quiet: bool = False, results: bool = True, err: TextIO | None = None) -> None:
         self._quiet = quiet
@@ -33,7 +36,7 @@ class Terminal(Tracker):
         self._bars = Bars(self._err) if live else None
         self._folder: Path | None = None
         self._cycles: int | None = None
-        # of the phase that is running, and of the run
+        # the values of the current phase, and the latest ones of the run
         self._values: dict[str, float] = {}
         self._latest: dict[str, str] = {}
         self._pending: tuple[Mapping[str, Any], float] | None = None
@@ -70,7 +73,7 @@ class Terminal(Tracker):
         player = str(record.get("phase")).removeprefix("train_")
         for name, text in _shown(self._values):
             if name.startswith("val/"):
-                # an error belongs to the model that was trained, and stays in sight while the other trains
+                # an error belongs to the model that was trained, and stays visible while the other one trains
                 name, text = f"{player}/{name}", f"{PLAYERS.get(player, player)} {text.removeprefix('val ')}"
             self._latest[name] = text
         if self._bars is not None:
@@ -85,12 +88,12 @@ class Terminal(Tracker):
             self._pending = record, record.get("seconds") or 0.0
 
     def _end_line(self) -> None:
-        """The line of a phase, once it is clear whether the trained model is measured."""
+        """Print the line of a phase, once it is clear whether the trained model is measured."""
         if self._pending is None:
             return
         (record, elapsed), self._pending = self._pending, None
         values = [text for _, text in _shown(self._values)]
-        # on a terminal only what one wants to look back at stays
+        # on a terminal only lines with results stay
         if not self._quiet and (self._bars is None or values):
             self._say("  ".join([self._title(record), seconds(elapsed), *values]))
 
@@ -107,18 +110,18 @@ class Terminal(Tracker):
         kept = self._folder is not None and (self._folder / "summary.json").exists()
         where = f" in {self._folder}" if kept else ""
         if (status := summary.get("status")) != "completed":
-            self._say(f"{status} after {total}" + (f"; what was done so far is{where}" if kept else ""))
+            self._say(f"{status} after {total}" + (f"; the results so far are{where}" if kept else ""))
             if kept and self._folder is not None and (self._folder / "checkpoints").is_dir():
                 from hyco_engine.runs.resuming import resume_command
 
-                self._say(f"go on with it: {resume_command(self._folder)}")
+                self._say(f"to resume it: {resume_command(self._folder)}")
         elif self._results:
             line = f"completed in {total}{where}"
             lines = [line] if self._quiet else [line, *summary_lines(summary, self._folder)]
             click.echo("\n".join(lines))
 
     def record(self, error: BaseException) -> Path | None:
-        """Append the traceback to the run's log. None: there is no run folder yet, or it cannot be written."""
+        """Append the traceback to the run's log and return its path; None without a run folder that can be written."""
         if self._folder is None:
             return None
         path = Path(self._folder) / "log.txt"
@@ -130,7 +133,7 @@ class Terminal(Tracker):
         return path
 
     def close(self) -> None:
-        """Leave the terminal as it was. May be called twice."""
+        """Restore the terminal. It may be called twice."""
         if self._bars is not None:
             self._bars.stop()
 
@@ -149,12 +152,12 @@ class Terminal(Tracker):
 
 
 def _measures(record: Mapping[str, Any]) -> bool:
-    """Whether a phase only measures what the phase before it trained."""
+    """Return True if a phase only measures the model that the phase before it trained."""
     return record.get("phase") == "evaluate" and record.get("cycle") is not None
 
 
 def _shown(values: Mapping[str, float]) -> list[tuple[str, str]]:
-    """(metric, text): the loss, the overall error, at most four parameters."""
+    """Return (metric, text) for the loss, the overall error and at most four parameters."""
     names = {"train/loss": "loss", "val/nrmse": "val nrmse", "val/loss": "val loss"}
     found = [(name, f"{text} {number(values[name])}") for name, text in names.items() if name in values]
     parameters = [name for name in values if name.startswith("param/")]
@@ -162,7 +165,7 @@ def _shown(values: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def unit(record: Mapping[str, Any]) -> str:
-    """What a phase counts."""
+    """Return the name of the items that a phase counts."""
     phase = str(record.get("phase"))
     return "epochs" if phase.startswith("train") else "samples" if phase.startswith("generate") else ""
 
@@ -195,7 +198,7 @@ class _ToTerminal(logging.Handler):
 
 @contextmanager
 def library_warnings(terminal: Terminal) -> Iterator[None]:
-    """Tell what libraries warn of as one line each, on the terminal and in the run's log."""
+    """Print each warning of a library as one line, on the terminal and in the run's log."""
     logger = logging.getLogger("hyco_engine")
     handler, level = _ToTerminal(terminal), logger.level
     logger.addHandler(handler)

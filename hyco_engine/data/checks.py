@@ -1,4 +1,4 @@
-"""What is refused in data before anything trains on it."""
+"""Checks that refuse faulty data before any model trains on it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ CHUNK_ELEMENTS = 2**24
 
 
 def check_shapes(trajectory: Trajectory, layout: StateLayout, index: int, kind: str) -> None:
-    """Raises PluginError if a source does not keep its contract."""
+    """Raise PluginError if the shapes or types of simulation `index` break the contract of the source `kind`.
+
+    Raises DataError if the simulation has no frames.
+    """
     shapes = (tuple(trajectory.dynamic.shape[1:]), tuple(trajectory.static.shape))
     wanted = ((layout.n_dynamic, *layout.spatial), (layout.n_all - layout.n_dynamic, *layout.spatial))
     if trajectory.dynamic.ndim < 1 or shapes != wanted:
         raise PluginError(
             f"the source {kind!r} returned simulation {index} with dynamic {list(trajectory.dynamic.shape)} and "
-            f"static {list(trajectory.static.shape)}; its layout wants [frames, {str(list(wanted[0]))[1:]} and "
+            f"static {list(trajectory.static.shape)}; its layout requires [frames, {str(list(wanted[0]))[1:]} and "
             f"{list(wanted[1])}"
         )
     for name, values in (("dynamic", trajectory.dynamic), ("static", trajectory.static)):
         if values.dtype not in (torch.float32, torch.float64):
-            raise PluginError(f"the source {kind!r} returned {name} as {values.dtype}; wanted float32 or float64")
+            raise PluginError(f"the source {kind!r} returned {name} as {values.dtype}; it must be float32 or float64")
     if len(trajectory.dynamic) == 0:
         raise DataError(f"simulation {index} has no frames", key="data")
 
 
 def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *, allow_missing: bool = False) -> None:
-    """Raises DataError for the first inf in a field of simulation `index`, and for NaN unless it means "not observed".
+    """Raise DataError if a field of simulation `index` holds inf or NaN; the message names the first such value.
 
-    Filler is not looked at.
+    With `allow_missing`, NaN means "not observed" and passes. Padding is not checked.
     """
     layout = source.layout
     mask = sample_mask(layout)
@@ -51,13 +54,15 @@ def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *
 
 
 def check_for_samples(source: TrajectorySource | SampleSource, choice: SourceChoice) -> None:
-    """Raises SpecError where the spec asks of samples what only simulations have."""
+    """Raise SpecError if the spec asks for a mask, noise or a split by time while the source yields samples."""
     if not isinstance(source, SampleSource):
         return
     if choice.observe != Observe():
-        raise SpecError("noise and masks are for simulations of fields, and this data is samples", key="data.observe")
+        raise SpecError(
+            "noise and masks apply to simulations of fields, but this data consists of samples", key="data.observe"
+        )
     if choice.split.by == "time":
-        raise SpecError("samples have no frames: their source divides them", key="data.split.by")
+        raise SpecError("samples have no frames, so no split by time: their source divides them", key="data.split.by")
 
 
 def _refusal(

@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 Values = Tensor | Mapping[str, Tensor]
 Batch = tuple[Values, Values]
-"""(inputs, targets). Steppers: states `[B, C_all, *S]`, rollouts `[B, T, C_dyn, *S]`. Predictors: tensors by name."""
+"""(inputs, targets): states `[B, C_all, *S]` and rollouts for steppers, tensors by name for predictors."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Points:
-    """What sensors saw of one simulation, wherever they were: N observations, in any order."""
+    """The observations of one simulation by sensors: N observations, in any order."""
 
     frame: Tensor
-    """`[N]`, float64: when, in frames since the first frame of the trajectory; between two frames as well."""
+    """`[N]`, float64: the time in frames since the first frame of the trajectory; it may lie between two frames."""
     time: Tensor
-    """`[N]`, float64: when, since the first frame of the whole simulation."""
+    """`[N]`, float64: the time since the first frame of the whole simulation."""
     position: Tensor
-    """`[N, n_axes]`, float64."""
+    """`[N, n_axes]`, float64: the place of the sensor."""
     value: Tensor
-    """`[N, C_dyn]`; NaN where not observed."""
+    """`[N, C_dyn]`: the observed values; NaN means "not observed"."""
     heldout: Tensor
-    """`[N]`, bool: what validates in a split by sensor."""
+    """`[N]`, bool: the observations that validate in a split by sensor."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Trajectory:
     """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout.
 
-    With `points`, frames are NaN but for the first, from which the fields are rolled out to where the sensors are.
+    With `points`, all frames but the first are NaN: rollouts start from the first frame and are read at the sensors.
     """
 
     dynamic: Tensor
@@ -49,7 +49,7 @@ class Trajectory:
 
 
 class TrajectorySource(ABC):
-    """Simulations of fields on one grid. The core windows, splits and caches them."""
+    """Simulations of fields on one grid. The core divides them into windows and splits, and caches them."""
 
     layout: StateLayout
     dt: float
@@ -57,36 +57,36 @@ class TrajectorySource(ABC):
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
-        """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
+        """The known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return {}
 
     @property
     def split(self) -> Split | None:
-        """How the data's makers divided it, which holds where the spec divides nothing; None: they did not."""
+        """The split of the data's authors, which holds if the spec gives none; None if the authors gave none."""
         return None
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes whenever what `load` returns would; cheap compared with loading."""
+        """Return a text that changes whenever the result of `load` would; it is cheap compared with loading."""
 
     @abstractmethod
     def load(self, index: int) -> Trajectory:
-        """Simulation `index`, as float64 or float32. Raises DataError naming file and key."""
+        """Return simulation `index` as float64 or float32. Raises DataError that names file and key."""
 
     def points(self, index: int) -> Points | None:
-        """What sensors saw of simulation `index`, small enough for memory; None: data on the grid alone."""
+        """Return the observations of simulation `index`, small enough for memory; None for data on the grid alone."""
         return None
 
     def frames(self, index: int) -> int | None:
-        """Frames of simulation `index`, where known without loading it; None: load it to know."""
+        """Return the number of frames of simulation `index` if it is known without loading, else None."""
         return None
 
     def glimpse(self) -> Trajectory | None:
-        """A simulation to judge the fields' sizes by before a run; None where it is not there to be read quickly."""
+        """Return a simulation from which field scales are judged before a run, or None if none can be read quickly."""
         return None
 
     def origin(self, field: str, index: int) -> str:
-        """Where a field of a simulation comes from, for messages: "waves.mat, variable 'usol'". May be empty."""
+        """Return where a field of a simulation comes from, for messages: "waves.mat, variable 'usol'". May be empty."""
         return ""
 
 
@@ -95,24 +95,24 @@ class Samples(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     @abstractmethod
     def batch(self, indices: Tensor) -> Batch:
-        """The samples at `indices` (int64, `[B]`, any order, repeats allowed), in that order."""
+        """Return the samples at `indices` (int64, `[B]`, any order, repeats allowed), in that order."""
 
     observed_share: float = 1.0
-    """The mean over all samples of the share of their targets that was observed."""
+    """The mean over all samples of the observed share of their targets."""
 
     horizon: int | None = None
-    """Steps of the rollouts that targets by name belong to; None: there are none."""
+    """The number of steps of the rollouts that targets by name belong to; None if there are no rollouts."""
 
     def inputs(self, indices: Tensor) -> Values:
-        """The inputs alone, where that is cheaper."""
+        """Return the inputs alone; override it if that is cheaper than `batch`."""
         return self.batch(indices)[0]
 
     def __getitem__(self, index: int) -> Batch:
-        """One sample, without the batch axis."""
+        """Return one sample without the batch axis."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         inputs, targets = self.batch(torch.tensor([index % len(self)]))
@@ -124,12 +124,12 @@ def _first(values: Values) -> Values:
 
 
 class SampleSource(ABC):
-    """Data that is no trajectory of fields: samples of (inputs by name, targets by name)."""
+    """Data that is not a trajectory of fields: samples of (inputs by name, targets by name)."""
 
     @abstractmethod
     def samples(self, split: Literal["train", "val", "test"]) -> Samples:
-        """The samples of one split; may be empty for val and test."""
+        """Return the samples of one split; val and test may be empty."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes whenever the samples would."""
+        """Return a text that changes whenever the samples would."""

@@ -1,8 +1,8 @@
-"""What a state tensor means: grid, fields, boundary conditions, channel order. Knows neither torch nor PhiFlow.
+"""The meaning of a state tensor: grid, fields, boundary conditions, channel order. Imports neither torch nor PhiFlow.
 
 A state is a tensor `[B, C, *S]`. Its channels are the dynamic fields, then the static ones, each in listed order and
 each with its components in order. `S` is the grid's resolution, except that staggered fields on open sides need one
-more sample along each axis; entries of `S` beyond a component's own samples are filler: zero, and never counted.
+more sample along each axis. Entries of `S` beyond a component's own samples are padding: they are zero and never count.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
 
 @attrs.frozen(kw_only=True)
 class Rule:
-    """What holds beyond one side. `value` (one number, or one per component) belongs to `constant`;
+    """The boundary condition on one side. `value` (one number, or one per component) belongs to `constant`;
 
-    `normal` and `tangential` belong to `normal-tangential`, for the components across and along the side.
+    `normal` and `tangential` belong to `normal-tangential`: they hold for the component normal to the side and for the
+    components tangential to it.
     """
 
     kind: RuleKind
@@ -33,7 +34,7 @@ class Rule:
 
     @classmethod
     def parse(cls, data: Any) -> Rule:
-        """From `"periodic"`, a number, a list of numbers, or `{normal = ..., tangential = ...}`. Raises ValueError."""
+        """Read `"periodic"`, a number, a list of numbers, or `{normal = ..., tangential = ...}`. Raises ValueError."""
         if isinstance(data, str):
             if data not in RULE_KINDS or data in ("constant", "normal-tangential"):
                 named = ", ".join(kind for kind in RULE_KINDS if kind not in ("constant", "normal-tangential"))
@@ -50,7 +51,7 @@ class Rule:
         raise ValueError(f"cannot read the boundary {data!r}")
 
     def to_data(self) -> Any:
-        """The form that `parse` reads."""
+        """Return the form that `parse` reads."""
         if self.kind == "constant":
             return list(self.value) if isinstance(self.value, tuple) else self.value
         if self.normal is not None and self.tangential is not None:
@@ -66,7 +67,7 @@ class Boundary:
 
     @classmethod
     def parse(cls, data: Any, axes: Sequence[str]) -> Boundary:
-        """From one rule for all sides, or `{x = rule, y = {lower = rule, upper = rule}}`. Raises ValueError."""
+        """Read one rule for all sides, or `{x = rule, y = {lower = rule, upper = rule}}`. Raises ValueError."""
         if isinstance(data, Boundary):
             return data
         if isinstance(data, Mapping) and set(data) != {"normal", "tangential"}:
@@ -77,7 +78,7 @@ class Boundary:
         return cls(sides={axis: (rule, rule) for axis in axes})
 
     def to_data(self) -> Any:
-        """The form that `parse` reads; JSON-able."""
+        """Return the JSON-able form that `parse` reads."""
         return {a: {"lower": lo.to_data(), "upper": up.to_data()} for a, (lo, up) in self.sides.items()}
 
     def __attrs_post_init__(self) -> None:
@@ -105,7 +106,7 @@ def _pair(data: Any) -> tuple[Rule, Rule]:
 
 @attrs.frozen(kw_only=True)
 class Grid:
-    """A uniform grid of cells; samples of centred fields lie in the cells' centres."""
+    """A uniform grid of cells; the samples of centred fields lie at the cells' centres."""
 
     axes: tuple[str, ...]
     resolution: tuple[int, ...]
@@ -123,12 +124,12 @@ class Grid:
         return tuple((u - l) / n for l, u, n in zip(self.lower, self.upper, self.resolution, strict=True))
 
     def to_data(self) -> dict[str, Any]:
-        """A JSON-able form that `from_data` reads back exactly."""
+        """Return a JSON-able form that `from_data` reads back exactly."""
         return {name: list(value) for name, value in attrs.asdict(self).items()}
 
     @classmethod
     def from_data(cls, data: Any) -> Grid:
-        """What `to_data` gave. Raises ValueError on anything else."""
+        """Read what `to_data` returned. Raises ValueError on anything else."""
         entries = {name: _list(value) for name, value in _entries(data, cls).items()}
         if not all(isinstance(n, int) for n in entries["resolution"]):
             raise ValueError(f"a resolution is a list of whole numbers, not {entries['resolution']!r}")
@@ -140,14 +141,14 @@ class Grid:
         )
 
     def centers(self, axis: str) -> list[float]:
-        """Coordinates of the cell centres along one axis."""
+        """Return the coordinates of the cell centres along one axis."""
         i = self.axes.index(axis)
         return [self.lower[i] + (k + 0.5) * self.spacing[i] for k in range(self.resolution[i])]
 
 
 @attrs.frozen(kw_only=True)
 class FieldInfo:
-    """One field. No `components`: a scalar. Staggered fields have one component per axis, named like the axes."""
+    """One field; without `components` a scalar. A staggered field has a component per axis, named like the axis."""
 
     name: str
     components: tuple[str, ...] = ()
@@ -160,7 +161,7 @@ class FieldInfo:
         return max(1, len(self.components))
 
     def to_data(self) -> dict[str, Any]:
-        """A JSON-able form that `from_data` reads back exactly."""
+        """Return a JSON-able form that `from_data` reads back exactly."""
         return {
             "name": self.name,
             "components": list(self.components),
@@ -171,7 +172,7 @@ class FieldInfo:
 
     @classmethod
     def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
-        """What `to_data` gave. Raises ValueError on anything else."""
+        """Read what `to_data` returned. Raises ValueError on anything else."""
         entries = _entries(data, cls)
         if entries["sampling"] not in ("centered", "staggered"):
             raise ValueError(f"unknown sampling {entries['sampling']!r}")
@@ -184,10 +185,10 @@ class FieldInfo:
         )
 
     def samples(self, grid: Grid, component: int) -> tuple[int, ...]:
-        """Number of samples of one component along each axis.
+        """Return the number of samples of one component along each axis.
 
-        A staggered component has, along its own axis, the faces whose values are not fixed by the boundary: PhiFlow
-        keeps the lower face of a periodic axis and drops faces on sides with a constant value.
+        Along its own axis, a staggered component has a sample on each face whose value the boundary does not fix:
+        PhiFlow keeps the lower face of a periodic axis and drops faces on sides with a constant value.
         """
         shape = list(grid.resolution)
         if self.sampling == "staggered":
@@ -198,7 +199,7 @@ class FieldInfo:
 
 
 def _outer_faces(lower: Rule, upper: Rule) -> int:
-    """Faces beyond the n - 1 inner ones, minus one, so that it adds to the number of cells."""
+    """Return by how much the number of faces that are samples exceeds the number of cells: -1, 0 or 1."""
     if lower.kind == "periodic":
         return 0
     return sum(not _fixes_face(rule) for rule in (lower, upper)) - 1
@@ -212,7 +213,7 @@ def _fixes_face(rule: Rule) -> bool:
 
 @attrs.frozen(kw_only=True)
 class StateLayout:
-    """Grid, dynamic and static fields of a state tensor."""
+    """The grid, the dynamic fields and the static fields of a state tensor."""
 
     grid: Grid
     dynamic: tuple[FieldInfo, ...]
@@ -229,7 +230,7 @@ class StateLayout:
 
     @property
     def n_axes(self) -> int:
-        """Space dimensions."""
+        """The number of space dimensions."""
         return len(self.grid.axes)
 
     @property
@@ -248,11 +249,11 @@ class StateLayout:
 
     @property
     def has_filler(self) -> bool:
-        """Whether any component has fewer samples than `S`."""
+        """Whether the tensor has padding, because a component has fewer samples than `S`."""
         return any(f.samples(self.grid, c) != self.spatial for f in self.fields for c in range(f.channels))
 
     def channels(self, name: str) -> slice:
-        """The channels of one field."""
+        """Return the channels of one field. Raises KeyError if there is no such field."""
         start = 0
         for field in self.fields:
             if field.name == name:
@@ -261,12 +262,12 @@ class StateLayout:
         raise KeyError(name)
 
     def n_samples(self, name: str) -> int:
-        """Number of values of one field in one state, filler not counted."""
+        """Return the number of values of one field in one state, without padding."""
         field = next(f for f in self.fields if f.name == name)
         return sum(math.prod(field.samples(self.grid, c)) for c in range(field.channels))
 
     def to_data(self) -> dict[str, Any]:
-        """A JSON-able form that `from_data` reads back exactly."""
+        """Return a JSON-able form that `from_data` reads back exactly."""
         return {
             "grid": self.grid.to_data(),
             "dynamic": [field.to_data() for field in self.dynamic],
@@ -275,7 +276,7 @@ class StateLayout:
 
     @classmethod
     def from_data(cls, data: Any) -> StateLayout:
-        """What `to_data` gave, as it comes out of JSON. Raises ValueError on anything else."""
+        """Read what `to_data` returned, after a passage through JSON. Raises ValueError on anything else."""
         entries = _entries(data, cls)
         grid = Grid.from_data(entries["grid"])
         dynamic, static = (
@@ -294,17 +295,17 @@ def _entries(data: Any, cls: type) -> Mapping[str, Any]:
 
 def _list(data: Any) -> list[Any]:
     if not isinstance(data, list | tuple):
-        raise ValueError(f"wanted a list, not {data!r}")
+        raise ValueError(f"expected a list, not {data!r}")
     return list(data)
 
 
 def _text(data: Any) -> str:
     if not isinstance(data, str):
-        raise ValueError(f"wanted a text, not {data!r}")
+        raise ValueError(f"expected a text, not {data!r}")
     return data
 
 
 def _number(data: Any) -> float:
     if isinstance(data, bool) or not isinstance(data, int | float):
-        raise ValueError(f"wanted a number, not {data!r}")
+        raise ValueError(f"expected a number, not {data!r}")
     return float(data)

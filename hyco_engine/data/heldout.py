@@ -1,14 +1,14 @@
-"""What models are rolled out against on held-out data, and from where.
+"""The held-out trajectories that models are rolled out against, and the frame that each rollout starts from.
 
-Two measures:
+There are two measures:
 
-* `rollout`: from the first complete frame of a held-out stretch to its end.
-* `continuation`: from the first complete training frame of the same simulation, through the training frames, which do
-  not count, into the held-out stretch. Only in a split by time.
+* `rollout` runs from the first complete frame of a held-out stretch to its end.
+* `continuation` runs from the first complete training frame of the same simulation, through the training frames, which
+  do not count, into the held-out stretch. It exists only in a split by time.
 
-A rollout that starts from a noisy frame is judged by the noise of its start: it ranks models the wrong way round
-(errors in variables). So `auto` takes the continuation where a split by time has noise in its held-out frames, or where
-a held-out stretch has no complete frame to start from; else the rollout.
+A rollout that starts from a noisy frame inherits the noise of its start, so its error can rank models in the wrong
+order (errors in variables). `auto` therefore takes the continuation if a split by time has noise in its held-out
+frames, or if a held-out stretch has no complete frame to start from; otherwise it takes the rollout.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def heldout_trajectories(
     split: Literal["val", "test"],
     choice: SourceChoice,
 ) -> tuple[Measure, tuple[Trajectory, ...]]:
-    """(the measure, for each stretch of the split what is rolled out: a complete first frame and what is to follow).
+    """Return the measure and, for each stretch of the split, a complete first frame with the frames that follow it.
 
-    NaN where nothing was observed, and on training frames that a rollout passes. Raises DataError where there is no
-    frame to start from, or nothing to reach.
+    Values are NaN where nothing was observed, and on training frames that a continuation passes through. Raises
+    DataError if a stretch has no frame to start from, or no observation to compare with.
     """
     masked = choice.observe.mask is not None or any(t.points is not None for t in trajectories)
     parts = segments[split]
@@ -58,13 +58,14 @@ def heldout_trajectories(
             dynamic = torch.cat([dynamic[:1], _hidden(dynamic[1 : part.start - own]), dynamic[part.start - own :]])
         if masked and points is None and bool(dynamic[1:].isnan().all()):
             raise DataError(
-                f"{split} observes nothing of the frames {part} of simulation {part.simulation} that a rollout could "
-                f"be held against; hide less, or set observe.mask.heldout = false",
+                f"{split} observes none of the frames {part} of simulation {part.simulation} that a rollout could "
+                f"be compared with; hide less, or set observe.mask.heldout = false",
                 key="data.observe.mask",
             )
         if points is not None and bool(points.value[points.frame > 0].isnan().all()):
             raise DataError(
-                f"{split} has no observation of a sensor in the frames {part} of simulation {part.simulation}",
+                f"{split} has no observation of a sensor in the frames {part} of simulation {part.simulation}; "
+                f"change the split",
                 key="data.split",
             )
         found.append(Trajectory(dynamic=dynamic, static=trajectory.static, points=points))
@@ -80,7 +81,7 @@ def _measure(choice: SourceChoice, starts: Sequence[int | None]) -> Measure:
 
 
 def _first(trajectory: Trajectory, part: Segment) -> int | None:
-    """The first complete frame of a stretch that something observed follows."""
+    """Return the first complete frame of a stretch if anything after it is observed, else None."""
     frames = trajectory.dynamic[part.start : part.stop]
     for frame in complete_frames(frames[:-1]).nonzero()[:, 0].tolist():
         if trajectory.points is not None or not bool(frames[frame + 1 :].isnan().all()):
@@ -90,7 +91,7 @@ def _first(trajectory: Trajectory, part: Segment) -> int | None:
 
 
 def _before(trajectory: Trajectory, earlier: Sequence[Segment], masked: bool) -> int | None:
-    """The first complete frame of what trains before a stretch."""
+    """Return the first complete training frame before a stretch, or None if there is none."""
     for part in earlier:
         complete = complete_frames(trajectory.dynamic[part.start : part.stop]) if masked else torch.ones(1)
         if bool(complete.any()):
@@ -105,13 +106,13 @@ def _hidden(frames: Tensor) -> Tensor:
 def _no_start(part: Segment, split: str, measure: Measure) -> DataError:
     if measure == "continuation":
         return DataError(
-            f"{split} continues simulation {part.simulation} into its frames {part}, and no training frame before "
+            f"{split} continues simulation {part.simulation} into its frames {part}, but no training frame before "
             f"them is observed completely; set observe.mask.first_frame = true, or train on the frames before",
             key="data.split.measure",
         )
     return DataError(
-        f"{split} cannot roll out the frames {part} of simulation {part.simulation}: none that something observed "
-        f"follows is observed completely; set observe.mask.first_frame = true for whole simulations, or "
+        f"{split} cannot roll out the frames {part} of simulation {part.simulation}: no frame is observed completely "
+        f"and followed by an observation; set observe.mask.first_frame = true for whole simulations, or "
         f"observe.mask.heldout = false",
         key="data.observe.mask",
     )

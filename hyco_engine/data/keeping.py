@@ -1,4 +1,4 @@
-"""Where prepared simulations are kept between runs: one folder a data set, shared by processes."""
+"""The cache of prepared simulations between runs: processes share one folder for each data set."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from hyco_engine.settings import check_folder_name
 log = logging.getLogger("hyco_engine")
 
 MAX_VARIANTS = 4
-"""Of one simulation as several specs want it: the ones used last are kept."""
+"""How many variants of one simulation are cached, as several specs want them; the oldest are deleted."""
 
 
-def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
-    """What `build` gives, from the cache where it is there already; without a folder as it is.
+def cached(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
+    """Return the trajectory that the cache holds for `entry`; if it holds none, build and store it.
 
-    Called under the folder's lock. Specs that want it otherwise have files of their own: none rebuilds another's.
+    Without a folder, nothing is stored. The caller holds the folder's lock. Specs that want other variants have files
+    of their own, so that no spec rebuilds the file of another. Raises DataError if the folder cannot be written.
     """
     if folder is None:
         return build()
@@ -32,26 +33,26 @@ def kept(folder: Path | None, name: str, entry: Entry, build: Callable[[], Traje
     path = folder / f"{stem}-{entry.digest}.safetensors"
     try:
         found = read_entry(path, entry)
-        with suppress(OSError):  # in a folder that may only be read
+        with suppress(OSError):  # the folder may be read-only
             os.utime(path)
         return found
     except Unusable as reason:
         if path.exists():
-            log.info("the cache entry %s is rebuilt: %s", path, reason)
+            log.info("the cache entry %s is rebuilt, because %s", path, reason)
     built = build()
     try:
         write_entry(path, entry, built)
-        _forget_old(folder, stem)
+        _delete_old_variants(folder, stem)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
         return read_entry(path, entry)
     except Unusable as reason:
-        raise DataError(f"{path} was written and cannot be read back: {reason}", key="paths.cache") from None
+        raise DataError(f"{path} was written but cannot be read back: {reason}", key="paths.cache") from None
 
 
-def _forget_old(folder: Path, stem: str) -> None:
-    """Whoever has one of them mapped keeps it."""
+def _delete_old_variants(folder: Path, stem: str) -> None:
+    """Delete the variants of a simulation beyond `MAX_VARIANTS`; a process that has mapped one keeps its data."""
     variants = sorted(folder.glob(f"{stem}*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in variants[MAX_VARIANTS:]:
         path.unlink()
@@ -59,7 +60,7 @@ def _forget_old(folder: Path, stem: str) -> None:
 
 @contextmanager
 def shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
-    """The folder of a data set's tensors, held against other processes; None without a cache."""
+    """Lock the folder of a data set's tensors against other processes and yield it; yield None without a cache."""
     if cache is None:
         yield None
         return
@@ -74,12 +75,12 @@ def shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.info("waiting for another process that prepares %s", folder)
+            log.info("waiting for another process that prepares the data in %s", folder)
             lock.acquire()
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
-        # under the lock nobody else is writing, so these were left by a process that was killed
+        # under the lock no other process writes, so a process that was killed left these files
         for rest in folder.glob("*.tmp"):
             rest.unlink(missing_ok=True)
         yield folder
@@ -89,6 +90,6 @@ def shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write to {folder}: {error.strerror or error}; free space, or set paths.cache to another folder",
+        f"cannot write to {folder}: {error.strerror or error}; free disk space, or set paths.cache to another folder",
         key="paths.cache",
     )

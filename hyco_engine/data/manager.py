@@ -17,7 +17,7 @@ from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
-from hyco_engine.data.keeping import kept, shared_folder
+from hyco_engine.data.keeping import cached, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
@@ -33,19 +33,19 @@ log = logging.getLogger("hyco_engine")
 
 
 class DataManager:
-    """The simulations of a source, each loaded and checked once and then read from the cache.
+    """The simulations of a source: each is loaded and checked once, and then read from the cache.
 
-    `cache` is the cache root (`paths.cache`): below it, `tensors/<data.name>/sim_000000-<digest>.safetensors` keeps a
-    simulation with the fields that `[data.fields]` chooses; the digest is of data, fields, dtype and number of frames,
-    so that several specs may share a name. It is memory-mapped from there, so the data may be larger than memory (a
-    single simulation may not, while it is loaded). An entry that is damaged is noticed and rebuilt. With None
-    everything is held in memory. Several processes may share a cache: one builds, the others wait for it.
+    `cache` is the cache root (`paths.cache`). Below it, `tensors/<data.name>/sim_000000-<digest>.safetensors` keeps a
+    simulation with the fields that `[data.fields]` chooses. The digest covers data, fields, dtype and number of frames,
+    so that several specs may share a name. The file is memory-mapped, so the data may be larger than memory; only a
+    single simulation must fit into memory while it is loaded. A damaged entry is noticed and rebuilt. If `cache` is
+    None, everything is held in memory. Several processes may share a cache: one builds an entry, the others wait.
 
-    `[data.observe]` acts on what was loaded, in a second entry beside it, `observed_000000-<digest>.safetensors`;
-    `seed` is that of its random numbers.
+    `[data.observe]` changes what was loaded; the result is a second entry, `observed_000000-<digest>.safetensors`.
+    `seed` seeds the random numbers of noise and masks.
 
-    What is wrong raises DataError before anything trains: unknown fields at once; a split that does not fit and windows
-    longer than the data as soon as the frames are known; values that are not finite when `prepare` meets them.
+    Mistakes raise DataError before any model trains: an unknown field at once; a split that does not fit, or a window
+    that is longer than the data, as soon as the numbers of frames are known; a value that is not finite in `prepare`.
     """
 
     def __init__(
@@ -70,13 +70,15 @@ class DataManager:
         self._cache = cache
         self._loaded: tuple[Trajectory, ...] | None = None
         known = [source.frames(i) for i in range(source.num_simulations)]
-        frames = self._known_frames = [_wanted(count, i, choice) for i, count in enumerate(known) if count is not None]
-        # a mistake in the spec is better told before the simulations run
+        frames = self._known_frames = [
+            _frames_used(count, i, choice) for i, count in enumerate(known) if count is not None
+        ]
+        # with known numbers of frames, mistakes in the split are reported before the source simulates anything
         self._planned = self._segment(frames) if len(frames) == len(known) else None
 
     @property
     def planned_windows(self) -> int | None:
-        """Training windows there will be, known without loading anything; None where that cannot be told."""
+        """The number of training windows, if it is known before the data is loaded, else None."""
         mask = self.choice.observe.mask
         if self._planned is None or self.has_points or (mask is not None and mask.value is not None):
             return None
@@ -93,9 +95,9 @@ class DataManager:
         return len(WindowDataset(parts, horizon=horizon, stride=stride, samples=own))
 
     def prepare(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Load all simulations, from the cache where that is possible; `progress(done, total)` is told of each.
+        """Load all simulations, from the cache if possible, and call `progress(done, total)` after each one.
 
-        Called once; without it, the first use of the data does it.
+        It loads once; if nobody calls it, the first use of the data does.
         """
         if self._loaded is None:
             self._loaded = self._load(self._cache, progress)
@@ -103,26 +105,26 @@ class DataManager:
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """All simulations, with the chosen fields, as they are observed."""
+        """All simulations as they are observed, with the chosen fields."""
         self.prepare()
-        assert self._loaded is not None  # by now
+        assert self._loaded is not None  # because prepare() has set it
         return self._loaded
 
     def simulations_by_split(self) -> dict[SplitName, list[int]]:
-        """Which simulations train, validate and test; in a split that is not by simulation, all train."""
+        """Return the simulations of each split; if the split is not by simulation, all of them train."""
         if self.choice.split.by != "simulation":
             return {"train": list(range(self.num_simulations)), "val": [], "test": []}
         planned = self._planned or self._segments
         return {name: [part.simulation for part in planned[name]] for name in NAMES}
 
     def clean(self, index: int) -> Trajectory:
-        """Simulation `index` with all fields of the source and the frames that are wanted, neither noisy nor masked."""
+        """Return simulation `index` without noise or mask: all fields of the source, the frames that the spec takes."""
         loaded = self.source.load(index)
-        return attrs.evolve(loaded, dynamic=loaded.dynamic[: _wanted(len(loaded.dynamic), index, self.choice)])
+        return attrs.evolve(loaded, dynamic=loaded.dynamic[: _frames_used(len(loaded.dynamic), index, self.choice)])
 
     @cached_property
     def has_points(self) -> bool:
-        """Whether sensors saw the simulations, in place of frames."""
+        """Whether sensors observed the simulations at points, instead of frames on the grid."""
         return self.source.points(0) is not None
 
     @cached_property
@@ -137,14 +139,14 @@ class DataManager:
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
-        """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
+        """The known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return self.source.truth
 
     @cached_property
     def train(self) -> WindowDataset | PointWindows:
-        """The windows of the train split that start from a complete state and have something observed to reach.
+        """The windows of the train split that start from a complete state and have an observed target.
 
-        Raises DataError where a mask leaves none.
+        Raises DataError if a mask leaves no window.
         """
         if self.has_points:
             return self._point_windows()
@@ -160,14 +162,14 @@ class DataManager:
             raise DataError(
                 f"the mask leaves nothing to train on: of {windows.skipped} windows of "
                 f"{self.choice.num_predict_steps} steps, {windows.without_start} start from a state that is not "
-                f"observed completely and {windows.skipped - windows.without_start} reach nothing that is observed; "
+                f"observed completely, and {windows.skipped - windows.without_start} have no observed target; "
                 f"{_remedy(windows)}",
                 key="data.observe.mask",
             )
         if windows.unreached:
             log.warning(
-                "%d training frames are observed and in no window of num_predict_steps = %d, so they are not used; "
-                "predict more steps",
+                "%d observed training frames lie in no window of num_predict_steps = %d, so training does not use "
+                "them; set a larger num_predict_steps",
                 windows.unreached,
                 self.choice.num_predict_steps,
             )
@@ -178,12 +180,14 @@ class DataManager:
         windows = PointWindows(self._cut("train"), horizon=steps, stride=self.choice.stride)
         if not len(windows):
             raise DataError(
-                f"no sensor saw anything to train on within num_predict_steps = {steps} frames of a complete one",
+                f"no sensor observed anything within num_predict_steps = {steps} frames after a complete training "
+                f"frame; set a larger num_predict_steps",
                 key="data.num_predict_steps",
             )
         if windows.unreached:
             log.warning(
-                "%d observations are in no window of num_predict_steps = %d, so they are not used; predict more steps",
+                "%d observations lie in no window of num_predict_steps = %d, so training does not use them; "
+                "set a larger num_predict_steps",
                 windows.unreached,
                 steps,
             )
@@ -191,11 +195,11 @@ class DataManager:
 
     @cached_property
     def measure(self) -> dict[Literal["val", "test"], Measure]:
-        """How models are measured on each held-out split; see `hyco_engine.data.heldout`."""
+        """The measure of each held-out split; see `hyco_engine.data.heldout`."""
         return {split: measure for split, (measure, _) in self._heldout.items()}
 
     def heldout(self, split: Literal["val", "test"]) -> tuple[Trajectory, ...]:
-        """What models are rolled out against, from each first frame to the end; test may be empty."""
+        """Return the trajectories that models are rolled out against, each from its first frame; test may have none."""
         return self._heldout[split][1]
 
     @cached_property
@@ -216,7 +220,7 @@ class DataManager:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Of the train split alone. Raises DataError where a value is too large for them."""
+        """Statistics of the train split alone. Raises DataError if a value is too large for them."""
         statistics = Statistics.of(self._cut("train"), self.layout)
         for field in self.layout.fields:
             own = self.layout.channels(field.name)
@@ -224,16 +228,16 @@ class DataManager:
             if not bool((scale.isfinite() & (scale.abs() < torch.finfo(self.dtype).max)).all()):
                 raise DataError(
                     f"the mean or spread of the field {field.name!r} is {float(scale.abs().max()):g}, too large for "
-                    f"{str(self.dtype).removeprefix('torch.')}; give the data in other units",
+                    f"{str(self.dtype).removeprefix('torch.')}; give the data in other units, or set run.precision",
                     key="data",
                 )
         return statistics
 
     def summary(self) -> dict[str, Any]:
-        """Sizes: `simulations`, `frames` by split, `n_windows`, `skipped_windows`, `bytes`, and more.
+        """Return sizes: `simulations`, `frames` by split, `n_windows`, `skipped_windows`, `bytes`, and more.
 
         `observed` is the share of the dynamic fields' values that is observed, and `points` the number of values that
-        sensors saw, by split.
+        sensors observed, by split.
         """
         return {
             "simulations": self.num_simulations,
@@ -275,17 +279,19 @@ class DataManager:
             fingerprint = self.source.fingerprint()
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
-                found.append(kept(folder, "sim", entry, partial(self._build, entry.index)))
+                found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
             if self._observer.acts and not self.has_points:
                 found = self._observe_all(folder, entries, found)
         if self.has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
-            found = [self._seen(index, trajectory, segments) for index, trajectory in enumerate(found)]
+            found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
         return tuple(found)
 
-    def _seen(self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]) -> Trajectory:
-        """With what sensors saw of it, of the chosen fields."""
+    def _with_points(
+        self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]
+    ) -> Trajectory:
+        """Add to a trajectory what sensors observed of its chosen fields."""
         points = self.source.points(index)
         if points is None:
             return trajectory
@@ -309,10 +315,10 @@ class DataManager:
         )
 
     def _build(self, index: int) -> Trajectory:
-        """Load, check, choose: float tensors `[T, C_dyn, *S]` and `[C_static, *S]` with zero filler."""
+        """Load and check a simulation; return its chosen fields, `[T, C_dyn, *S]` and `[C_static, *S]`, zero padded."""
         loaded = self.source.load(index)
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
-        frames = _wanted(len(loaded.dynamic), index, self.choice)
+        frames = _frames_used(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
         mask = self.choice.observe.mask
         missing = self.has_points or (mask is not None and mask.value == "nan")
@@ -335,7 +341,7 @@ class DataManager:
     def _observe_all(
         self, folder: Path | None, entries: Sequence[Entry], found: Sequence[Trajectory]
     ) -> list[Trajectory]:
-        """The simulations as they are observed, which depends on what is held out."""
+        """Return the simulations as they are observed, which depends on what is held out."""
         segments = self._segment([len(trajectory.dynamic) for trajectory in found])
         observed = []
         for entry, trajectory in zip(entries, found, strict=True):
@@ -343,29 +349,29 @@ class DataManager:
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(kept(folder, "observed", own, build))
+            observed.append(cached(folder, "observed", own, build))
         return observed
 
 
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
-    """What of simulation `index` validates or tests."""
+    """Return the segments of simulation `index` that validate or test."""
     return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
 
 
 def _remedy(windows: WindowDataset) -> str:
-    """What to do where no window is left."""
+    """Say what the user can do if no window is left."""
     if windows.without_start < windows.skipped:
-        return "set num_predict_steps so large that a window reaches the next frame that is observed"
+        return "set num_predict_steps so large that a window contains the next observed frame"
     return "set observe.mask.first_frame = true, or hide less"
 
 
-def _wanted(frames: int, index: int, choice: SourceChoice) -> int:
-    """How many frames of a simulation are used."""
+def _frames_used(frames: int, index: int, choice: SourceChoice) -> int:
+    """Return how many frames of a simulation the spec takes. Raises DataError if it has fewer."""
     if choice.num_frames is None:
         return frames
     if frames < choice.num_frames:
         raise DataError(
-            f"simulation {index} has {frames} frames, fewer than the {choice.num_frames} asked for; lower num_frames",
+            f"simulation {index} has {frames} frames, but the spec asks for {choice.num_frames}; lower num_frames",
             key="data.num_frames",
         )
     return choice.num_frames

@@ -1,4 +1,4 @@
-"""Which entries of a state are samples and which are filler."""
+"""The mask that tells samples of a state from padding."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hyco_engine.data.fields import StateLayout
 
 
 def corner(shape: Sequence[int]) -> tuple[EllipsisType | slice, ...]:
-    """Index of the first `shape` entries of the last axes of a tensor."""
+    """Return the index of the first `shape` entries along the last axes of a tensor."""
     return (..., *(slice(n) for n in shape))
 
 
 def sample_mask(layout: StateLayout) -> Tensor:
-    """bool `[C_all, *S]`: True where a component has a sample, False on filler."""
+    """Return a bool mask `[C_all, *S]`: True where a component has a sample, False on padding."""
     mask = torch.zeros(layout.n_all, *layout.spatial, dtype=torch.bool)
     channel = 0
     for field in layout.fields:

@@ -1,4 +1,4 @@
-"""Arrays from `.npy` and `.npz` files that anybody may have made: no size is believed, nothing in them is executed."""
+"""Readers for `.npy` and `.npz` files of unknown origin: no declared size is trusted, nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PIECE = 2**24
 
 
 def read_arrays(path: Path) -> Array | dict[str, Array]:
-    """The array of a `.npy` file, or those of a `.npz` by name.
+    """Return the array of a `.npy` file, or the arrays of a `.npz` file by name.
 
-    Raises OSError or ValueError, which says what is wrong but not with which file.
+    Raises OSError or ValueError; the message says what is wrong, and the caller adds the name of the file.
     """
     with path.open("rb") as file:
         if file.read(2) != b"PK":
@@ -46,13 +46,13 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
 
 
 def read_array(file: IO[bytes], file_size: int) -> Array:
-    """The array of real numbers at the beginning of `file`, which has `file_size` bytes. Raises ValueError."""
+    """Return the array of real numbers at the beginning of `file`, which has `file_size` bytes. Raises ValueError."""
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "fiub":
-        raise ValueError(f"it holds {dtype}, and only real numbers are read, never pickled objects")
+        raise ValueError(f"it holds {dtype}; only real numbers are read, never pickled objects")
     size = math.prod(shape) * dtype.itemsize
     if file.tell() + size != file_size:
-        raise ValueError(f"it declares {size} bytes of numbers, and has {file_size - file.tell()}")
+        raise ValueError(f"it declares {size} bytes of numbers, but has {file_size - file.tell()}")
     _refuse_large(size)
     values = np.empty(size, np.uint8)
     done = 0
@@ -65,7 +65,7 @@ def read_array(file: IO[bytes], file_size: int) -> Array:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, whether in Fortran's order, type) of an array in numpy's format. Raises ValueError."""
+    """Read the header of an array in numpy's format: (shape, whether in Fortran order, type). Raises ValueError."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"unknown .npy version {version}")
@@ -78,4 +78,4 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def _refuse_large(size: int) -> None:
     if size > (free := free_memory()):
-        raise ValueError(f"it takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free")
+        raise ValueError(f"it needs {size / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free")

@@ -1,7 +1,7 @@
-"""What is observed of a simulation: noise that is added, and values that are hidden, which become NaN.
+"""The observation of a simulation: noise is added, and hidden values become NaN.
 
-Only dynamic fields are touched. Noise depends on the seed and the simulation alone, and each mask too, so that neither
-the order of reading nor the number of simulations matters.
+Only dynamic fields change. The noise and the mask of a simulation depend only on the seed and its index, so that
+neither the order of reading nor the number of simulations matters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KEY = "data.observe.mask"
 
 @attrs.frozen(kw_only=True, eq=False)
 class Observer:
-    """Applies `[data.observe]` to one simulation after the other. Raises DataError for a mask that does not fit."""
+    """Applies `[data.observe]` to one simulation after another. Raises DataError if a mask does not fit the data."""
 
     observe: Observe
     layout: StateLayout
@@ -38,18 +38,18 @@ class Observer:
 
     @property
     def acts(self) -> bool:
-        """Whether anything is changed at all."""
+        """Whether the observation changes anything."""
         return self.observe.noise is not None or self.observe.mask is not None
 
     def fingerprint(self, heldout: Sequence[Segment]) -> str:
-        """Of all that changes a simulation beside its values."""
+        """Return a text of all that changes a simulation besides its values: spec, seed, mask file, held-out frames."""
         mask = self.observe.mask
         given = None if mask is None or mask.file is None else _read(mask).tobytes().hex()
         described = [attrs.asdict(cast("Any", self.observe)), self.seed, given, [[s.start, s.stop] for s in heldout]]
         return json.dumps(described, default=str)
 
     def __call__(self, trajectory: Trajectory, index: int, heldout: Sequence[Segment] = ()) -> Trajectory:
-        """Simulation `index` as it is observed; `heldout` are its frames that validate and test."""
+        """Return simulation `index` as it is observed; the frames in `heldout` validate and test."""
         dynamic, noise, mask = trajectory.dynamic, self.observe.noise, self.observe.mask
         frames = torch.zeros(len(dynamic), dtype=torch.bool)
         for segment in heldout:
@@ -67,7 +67,7 @@ class Observer:
         return Trajectory(dynamic=dynamic, static=trajectory.static)
 
     def visible(self, frames: int, index: int) -> Trajectory:
-        """A simulation of zeros as the mask shows it, for what can be told before there are any data."""
+        """Return a simulation of zeros with the mask applied, so that windows can be counted before there are data."""
         zeros = torch.zeros(1, self.layout.n_dynamic, *self.layout.spatial).expand(
             frames, *[-1] * (1 + self.layout.n_axes)
         )
@@ -75,16 +75,17 @@ class Observer:
         return attrs.evolve(self, observe=Observe(mask=self.observe.mask))(trajectory, index)
 
     def points(self, points: Points, index: int, heldout: Tensor) -> Points:
-        """What sensors saw of simulation `index`, of which `heldout [N]` validates or tests, likewise.
+        """Return the sensors' observations of simulation `index` with noise and mask; `heldout [N]` validates or tests.
 
-        Raises DataError for masks that are made for grids.
+        Raises DataError for masks that only grids can have.
         """
         mask, noise = self.observe.mask, self.observe.noise
         values = points.value
         if mask is not None:
             if attrs.evolve(cast("Any", mask), value=None) != Mask():
                 raise DataError(
-                    "sensors see what is in their table: leave rows out of it; of a mask only `value` is for them",
+                    "sensors observe what is in their table, so leave rows out of the table instead; only `value` of "
+                    "a mask applies to sensors",
                     key=KEY,
                 )
             if mask.value is not None:
@@ -113,7 +114,7 @@ class Observer:
         spread = torch.where(own, scale.reshape(-1, *(1 for _ in self.layout.spatial)), 0.0)
         frames = []
         for frame, values in enumerate(dynamic):
-            # drawn also where it is not added, so that no frame's noise depends on the split
+            # drawn even if it is not added, so that no frame's noise depends on the split
             drawn = torch.randn(values.shape, generator=generator, dtype=torch.float64)
             clean = bool(heldout[frame]) and not noise.heldout
             frames.append(values if clean else (values.double() + spread * drawn).to(values.dtype))
@@ -121,9 +122,9 @@ class Observer:
 
 
 def observed(mask: Mask, layout: StateLayout, frames: int, seed: int, index: int) -> Tensor:
-    """bool `[T, *S]`: what the mask lets through of simulation `index`, its `value` and `heldout` not regarded.
+    """Return bool `[T, *S]`: where the mask shows simulation `index`. Its `value` and `heldout` are not applied here.
 
-    A staggered value belongs to the cell above it, and those on the uppermost faces to the last cell.
+    A staggered value belongs to the cell above its face; the values on the uppermost faces belong to the last cell.
     """
     grid = layout.grid
     seen = torch.ones(frames, *grid.resolution, dtype=torch.bool)
@@ -132,7 +133,7 @@ def observed(mask: Mask, layout: StateLayout, frames: int, seed: int, index: int
     if mask.frames:
         chosen = [frame + frames if frame < 0 else frame for frame in mask.frames]
         if wrong := [given for given, frame in zip(mask.frames, chosen, strict=True) if not 0 <= frame < frames]:
-            raise DataError(f"there is no frame {wrong[0]}: simulation {index} has {frames}", key=f"{KEY}.frames")
+            raise DataError(f"simulation {index} has {frames} frames, but no frame {wrong[0]}", key=f"{KEY}.frames")
         seen[sorted(set(range(frames)) - set(chosen))] = False
     seen &= _region(mask, grid)
     if mask.points is not None:
@@ -150,12 +151,12 @@ def observed(mask: Mask, layout: StateLayout, frames: int, seed: int, index: int
 
 
 def complete_frames(dynamic: Tensor) -> Tensor:
-    """bool `[T]`: the frames without NaN, which alone a rollout can start from. Reads one frame at a time."""
+    """Return bool `[T]`: the frames without NaN, from which a rollout can start. Reads one frame at a time."""
     return torch.tensor([not bool(frame.isnan().any()) for frame in dynamic], dtype=torch.bool)
 
 
 def observed_share(values: Tensor, layout: StateLayout) -> tuple[int, int]:
-    """(values of the dynamic fields in `[T, C_dyn, *S]` that were observed, all that there are); filler is none."""
+    """Return how many values of `[T, C_dyn, *S]` were observed, and how many there are; padding does not count."""
     own = sample_mask(layout)[: layout.n_dynamic]
     count = sum(int((own & ~frame.isnan()).sum()) for frame in values)
     return count, len(values) * int(own.sum())
@@ -166,7 +167,7 @@ def _equal(values: Tensor, value: Any) -> Tensor:
 
 
 def _spread(values: Tensor, own: Tensor) -> float:
-    """Standard deviation of `[T, C, *S]` around each component's mean, what is NaN or filler left out."""
+    """Return the standard deviation of `[T, C, *S]` around each component's mean, without NaN and padding."""
     total = 0.0
     count = 0
     for component in range(values.shape[1]):
@@ -196,10 +197,10 @@ def _region(mask: Mask, grid: Grid) -> Tensor:
 
 
 def _draw(count: int, shape: Sequence[int], generator: torch.Generator, key: str) -> Tensor:
-    """bool `[*shape]` with `count` entries True."""
+    """Draw `count` entries without replacement; return bool `[*shape]`, True at the drawn entries."""
     total = int(np.prod(shape))
     if count > total:
-        raise DataError(f"{count} places cannot be drawn: there are {total}", key=key)
+        raise DataError(f"the mask asks for {count} places, but there are only {total}", key=key)
     drawn = torch.zeros(total, dtype=torch.bool)
     drawn[torch.randperm(total, generator=generator)[:count]] = True
     return drawn.reshape(*shape)
@@ -212,7 +213,7 @@ def _read(mask: Mask) -> Any:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {mask.file}: {error}", key=f"{KEY}.file") from None
     if isinstance(values, dict):
-        raise DataError(f"{mask.file} holds several arrays; a mask is one, in a .npy file", key=f"{KEY}.file")
+        raise DataError(f"{mask.file} holds several arrays; a mask is one array in a .npy file", key=f"{KEY}.file")
     return values
 
 
@@ -221,15 +222,15 @@ def _from_file(mask: Mask, frames: int, grid: Grid, index: int) -> Tensor:
     fitting = [grid.resolution, (frames, *grid.resolution)]
     if values.shape not in fitting or values.dtype.kind not in "biuf":
         raise DataError(
-            f"{mask.file} holds {values.dtype} {values.shape}; a mask of simulation {index} is {fitting[0]}, or "
-            f"{fitting[1]} with an entry for each frame",
+            f"{mask.file} holds {values.dtype} {values.shape}; a mask of simulation {index} has the shape "
+            f"{fitting[0]}, or {fitting[1]} with an entry for each frame",
             key=f"{KEY}.file",
         )
     return torch.from_numpy(np.ascontiguousarray(values != 0))
 
 
 def _to_samples(seen: Tensor, spatial: Sequence[int]) -> Tensor:
-    """`[T, *resolution]` to `[T, *S]`: the last cell stands for what lies beyond it."""
+    """Map `[T, *resolution]` to `[T, *S]`: samples beyond the last cell take its value."""
     for axis, size in enumerate(spatial, start=1):
         if seen.shape[axis] != size:
             seen = seen.index_select(axis, torch.arange(size).clamp(max=seen.shape[axis] - 1))

@@ -1,4 +1,4 @@
-"""How a component continues beyond the grid, by its boundary condition, as PhiFlow would pad it."""
+"""The continuation of a component beyond the grid by its boundary condition, as PhiFlow pads it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _SIGN: dict[RuleKind, float] = {"antisymmetric": -1.0, "antireflect": -1.0}
 
 
 def extend(x: Tensor, axis: int, lower: int, upper: int, sides: Sides) -> Tensor:
-    """`x` with `lower` and `upper` more samples along `axis`.
+    """Extend `x` by `lower` and `upper` samples along `axis`.
 
     Extensions wider than the axis repeat the rule. The value of a `constant` rule is one number.
     """
     while lower > 0 or upper > 0:
         n = x.shape[axis]
         if sides[0].kind == sides[1].kind == "periodic" and lower + upper <= n:
-            # one split has one gradient, where each slice would have one as large as the axis
+            # a split has one gradient as large as the axis, whereas each slice would have its own
             first, between, last = torch.split(x, [upper, n - lower - upper, lower], axis)
-            # put together with nothing, channels last would be lost
+            # concatenation with an empty tensor would lose the channels-last memory format
             return torch.cat([x for x in (last, first, between, last, first) if x.shape[axis]], dim=axis)
         step = min(lower, _reach(sides[0], n)), min(upper, _reach(sides[1], n))
         parts = [x]
@@ -38,7 +38,7 @@ def extend(x: Tensor, axis: int, lower: int, upper: int, sides: Sides) -> Tensor
 
 
 def _reach(rule: Rule, n: int) -> int:
-    """How many samples beyond a side the rule gives at once."""
+    """Return how many samples beyond a side one application of the rule gives."""
     return max(1, n - 1) if rule.kind in ("reflect", "antireflect") else n
 
 
@@ -46,7 +46,7 @@ def _beyond(x: Tensor, axis: int, width: int, rule: Rule, *, at_upper: bool) -> 
     n = x.shape[axis]
     match rule.kind:
         case "constant":
-            # like x also in memory, or what is put together of both would not be
+            # with the memory format of x, so that the concatenation keeps it
             return torch.full_like(x.narrow(axis, 0, width), float(rule.value))  # type: ignore[arg-type]
         case "periodic":
             return x.narrow(axis, 0 if at_upper else n - width, width)
@@ -59,7 +59,7 @@ def _beyond(x: Tensor, axis: int, width: int, rule: Rule, *, at_upper: bool) -> 
 
 
 def component_sides(field: FieldInfo, component: int, axis: str) -> Sides:
-    """The rules of one component on both sides of an axis."""
+    """Return the rules of one component on both sides of an axis."""
     return as_pair(_for_component(rule, field, component, axis) for rule in field.boundary.sides[axis])
 
 
@@ -73,6 +73,6 @@ def _for_component(rule: Rule, field: FieldInfo, component: int, axis: str) -> R
 
 
 def as_pair(rules: Iterable[Rule]) -> Sides:
-    """Two rules, lower and upper."""
+    """Return the lower and the upper rule as a pair."""
     lower, upper = rules
     return lower, upper

@@ -1,8 +1,8 @@
-"""Data of sensors: observations at points, of fields that a model rolls out on a grid.
+"""The data of sensors: observations at points, of fields that a model rolls out on a grid.
 
-A sensor sees a field between the samples of the grid and between two frames. What it would see of a rollout is linear
-in time between frames and linear along each axis between samples; beyond the outermost samples the boundary condition
-gives the next one, as it does for the physics.
+A sensor observes a field between the samples of the grid and between two frames. Its reading of a rollout is linear in
+time between frames and linear along each axis between samples; beyond the outermost samples, the boundary condition
+gives the next sample, as it does for the physics.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
 
 GRID = "grid"
-"""Name of the targets of generated samples among those of sensors: whole rollouts `[B, T, C_dyn, *S]`."""
+"""The name of the rollouts `[B, T, C_dyn, *S]` of generated samples among the targets of sensors."""
 START = "start"
-"""Name of the target of the state itself among those of sensors, `[B, 1, C_dyn, *S]`, where it is learned."""
-# Rounding of a time that falls on a frame must not ask for the frame after it.
+"""The name of a learned state `[B, 1, C_dyn, *S]` among the targets of sensors."""
+# The rounding of a time that falls on a frame must not ask for the frame after it.
 _SLACK = 1e-6
 
 
 def cut_points(points: Points, start: float, stop: float, *, after: float | None = None) -> Points:
-    """What was seen within frames `start` and `stop`, counted anew from `start`; with `after`, from that one on."""
+    """Return the observations from frame `start` (or `after`) to `stop`; their frames then count from `start`."""
     least = start if after is None else after
     keep = (points.frame >= least - _SLACK) & (points.frame <= stop + _SLACK)
     return attrs.evolve(select_points(points, keep), frame=(points.frame[keep] - start).clamp(min=0))
@@ -37,7 +37,7 @@ def cut_points(points: Points, start: float, stop: float, *, after: float | None
 def points_of(
     points: Points | None, split: str, by: str, start: float, stop: float, *, after: float | None = None
 ) -> Points | None:
-    """What belongs to a split, within its frames `start` to `stop`: by sensor, those that train or those held out."""
+    """Return the observations of a split from frame `start` to `stop`; by sensor, the split has its own sensors."""
     if points is None:
         return None
     if by == "sensor":
@@ -46,13 +46,13 @@ def points_of(
 
 
 def select_points(points: Points, keep: Tensor) -> Points:
-    """Those where `keep [N]` is True."""
+    """Return the observations for which `keep [N]` is True."""
     return Points(**{field.name: getattr(points, field.name)[keep] for field in attrs.fields(Points)})
 
 
 @attrs.frozen
 class Component:
-    """Where the samples of one channel are: sample i along an axis is at `first + i * spacing`."""
+    """The places of the samples of one channel: sample i along an axis is at `first + i * spacing`."""
 
     samples: tuple[int, ...]
     first: tuple[float, ...]
@@ -60,14 +60,17 @@ class Component:
 
 
 class Sensors:
-    """Reads rollouts at points: a linear map (but for boundary values), whose exact adjoint is its gradient."""
+    """Reads rollouts at points. The map is linear but for boundary values, and its gradient is the exact adjoint."""
 
     def __init__(self, layout: StateLayout) -> None:
         self._spacing = layout.grid.spacing
         self._components = [component_at(layout, channel) for channel in range(layout.n_dynamic)]
 
     def __call__(self, path: Tensor, frame: Tensor, position: Tensor) -> Tensor:
-        """`[B, N, C]` of `path [B, T, C, *S]`, its frames 0 to T-1, at `frame [B, N]` and `position [B, N, n_axes]`."""
+        """Return the readings `[B, N, C]` of `path [B, T, C, *S]` at `frame [B, N]` and `position [B, N, n_axes]`.
+
+        The frames of `path` count from 0 to T-1.
+        """
         frames = frame.clamp(0, path.shape[1] - 1)
         early = frames.floor().clamp(max=max(path.shape[1] - 2, 0)).long()
         late = (early + 1).clamp(max=path.shape[1] - 1)
@@ -83,14 +86,14 @@ class Sensors:
         return torch.stack(columns, dim=-1)
 
     def _around(self, values: Tensor, component: Component, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(values with one more sample on each side, flat indices `[B, N, 2^n]` of the next ones, their weights)."""
+        """Return extended values, the flat indices `[B, N, 2^n]` of the neighbouring samples, and their weights."""
         values = values[corner(component.samples)]
         places = torch.zeros(*position.shape[:2], 1, dtype=torch.int64, device=position.device)
         weights = torch.ones_like(places, dtype=position.dtype)
         for axis, (first, sides) in enumerate(zip(component.first, component.sides, strict=True)):
             values = extend(values, axis + 2, 1, 1, sides)
             n = values.shape[axis + 2]
-            # in samples, from the one that was added before the first
+            # in samples, counted from the sample that `extend` added before the first one
             where = ((position[..., axis] - first) / self._spacing[axis] + 1).clamp(0, n - 1)
             low = where.floor().clamp(max=n - 2)
             upper = where - low
@@ -101,14 +104,14 @@ class Sensors:
 
 
 def component_at(layout: StateLayout, channel: int) -> Component:
-    """Where the samples of one dynamic channel are."""
+    """Return the places of the samples of one dynamic channel."""
     owners = [(field, index) for field in layout.dynamic for index in range(field.channels)]
     field, index = owners[channel]
     first = []
     for place, axis in enumerate(layout.grid.axes):
         offset = 0.5
         if field.sampling == "staggered" and field.components[index] == axis:
-            # a face on a side with a fixed value is not among the samples
+            # a face on a side with a fixed value is not a sample
             offset = 1.0 if _fixes(field.boundary.sides[axis][0]) else 0.0
         first.append(layout.grid.lower[place] + offset * layout.grid.spacing[place])
     sides = tuple(component_sides(field, index, axis) for axis in layout.grid.axes)
@@ -120,11 +123,11 @@ def _fixes(rule: Rule) -> bool:
 
 
 class PointWindows(Samples):
-    """Samples (state `[C_all, *S]`, what sensors saw over the next `horizon` frames), by name:
+    """Samples of a state `[C_all, *S]` and what sensors observed over the next `horizon` frames.
 
-    `frame [N]` since the state, `time [N]` since the simulation's start, `position [N, n_axes]`, `value [N, C_dyn]`.
-    N is that of the fullest window; where another has fewer, `value` is NaN. A window starts from a complete frame,
-    and something was seen after it; all others are counted in `skipped`.
+    The targets are `frame [N]` since the state, `time [N]` since the start of the simulation, `position [N, n_axes]`
+    and `value [N, C_dyn]`. N is that of the fullest window; other windows are padded with observations whose `value` is
+    NaN. A window starts from a complete frame and has at least one observation after it; `skipped` counts all others.
     """
 
     horizon: int
@@ -152,13 +155,13 @@ class PointWindows(Samples):
                 tables.append(cut_points(select_points(points, chosen), start, start + horizon))
             reached, seen = reached + int(used.sum()), seen + int(known.sum())
         self.unreached = seen - reached
-        """Observations after the start that are in no window."""
+        """The number of observations after the start that are in no window."""
         self._states = torch.stack(states) if states else torch.empty(0)
         longest = max((len(table.frame) for table in tables), default=0)
         dtype = self._states.dtype
         self._columns = {
-            name: torch.stack([_padded(getattr(table, name), longest, filler, dtype) for table in tables])
-            for name, filler in (("frame", 0.0), ("time", 0.0), ("position", 0.0), ("value", math.nan))
+            name: torch.stack([_padded(getattr(table, name), longest, padding, dtype) for table in tables])
+            for name, padding in (("frame", 0.0), ("time", 0.0), ("position", 0.0), ("value", math.nan))
             if tables
         }
         if tables:
@@ -169,7 +172,7 @@ class PointWindows(Samples):
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample, state and targets."""
+        """The bytes of one sample, state and targets."""
         return sum(part[0].nbytes for part in (self._states, *self._columns.values())) if len(self) else 0
 
     def inputs(self, indices: Tensor) -> Tensor:
@@ -180,10 +183,10 @@ class PointWindows(Samples):
 
 
 class PointParts(Samples):
-    """Each window of sensors in random parts of `size` points, as samples of their own.
+    """Random parts of `size` points of each window of sensors, as samples of their own.
 
-    For a function of position and time, which needs no rollout for the points that it is asked for. The last part of a
-    window is filled up with points that were not observed. Its states and names are those of the windows.
+    A model that is a function of position and time can train on them, because it needs no rollout to a point. The last
+    part of a window is padded with points that were not observed. States and names are those of the windows.
     """
 
     def __init__(self, windows: Samples, size: int, generator: torch.Generator) -> None:
@@ -194,8 +197,8 @@ class PointParts(Samples):
         self._count = targets["frame"].shape[1]
         self._parts = -(-self._count // size)
         order = torch.randperm(self._count, generator=generator)
-        filler = order.new_full((self._parts * size - self._count,), self._count)
-        self._chosen = torch.cat([order, filler]).view(self._parts, size)
+        padding = order.new_full((self._parts * size - self._count,), self._count)
+        self._chosen = torch.cat([order, padding]).view(self._parts, size)
         self.observed_share = windows.observed_share * self._count / (self._parts * size)
 
     def __len__(self) -> int:
@@ -214,7 +217,7 @@ class PointParts(Samples):
         return states, parts
 
 
-def _padded(values: Tensor, length: int, filler: float, dtype: torch.dtype) -> Tensor:
-    out = torch.full((length, *values.shape[1:]), filler, dtype=dtype)
+def _padded(values: Tensor, length: int, padding: float, dtype: torch.dtype) -> Tensor:
+    out = torch.full((length, *values.shape[1:]), padding, dtype=dtype)
     out[: len(values)] = values.to(dtype)
     return out

@@ -1,9 +1,9 @@
-"""Fields that PhiFlow wrote, read without PhiFlow and without executing anything.
+"""A reader for fields that PhiFlow wrote, which needs no PhiFlow and executes nothing.
 
 A Scene keeps one field in one `.npz`. Two of its entries, the names of items along a dimension and the boundary, are
-pickled Python objects, which in general can run any code when they are read. What PhiFlow writes there is plain: None,
-text, numbers, tuples, lists, dicts, and numpy arrays. The unpickler here builds those itself and knows nothing else: no
-name in a pickle is ever looked up, and no object of numpy's is made from what a pickle says before it is checked.
+pickled Python objects, and a pickle can in general run any code when it is read. PhiFlow writes only plain objects:
+None, text, numbers, tuples, lists, dicts, and numpy arrays. The unpickler here builds these itself and nothing else: it
+looks up no name that a pickle mentions, and it checks what a pickle says about an array before it makes the array.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ENTRIES = (
     "data",
 )  # fmt: skip
 OPTIONAL = ("dim_item_names", "bounds_item_names")
-"""Not written by older versions."""
+"""Entries that older versions of PhiFlow do not write."""
 FIELD_TYPES = ("CenteredGrid", "StaggeredGrid")
 
 MAX_PLAIN_BYTES = 2**20
-"""All entries but the data are a few hundred bytes; more is no Scene."""
+"""The limit for an entry other than the data; in a Scene, such an entry has a few hundred bytes."""
 MAX_ITEMS = 10_000
 MAX_DEPTH = 16
 
@@ -42,9 +42,9 @@ MAX_DEPTH = 16
 class SceneField:
     """One field as PhiFlow stored it.
 
-    `dims`: (name, type such as "spatial", "channel" or "batch", names of its items or None), one for each axis of the
-    data. `data` is None where only the header was asked for. A StaggeredGrid has one more sample along each spatial
-    axis than it has cells; which of the last ones mean something depends on the boundary. `extrapolation` is PhiFlow's
+    `dims` has for each axis of the data (name, type such as "spatial", "channel" or "batch", names of its items or
+    None). `data` is None if only the header was read. A StaggeredGrid has one more sample along each spatial axis than
+    it has cells; the boundary decides which of the last samples mean something. `extrapolation` is PhiFlow's
     description of the boundary, e.g. `{"type": "periodic"}` or `{"type": "mixed_v2", "dims": {"x-": {...}, ...}}`, in
     plain Python with numpy arrays.
     """
@@ -62,34 +62,34 @@ class SceneField:
 
 
 def read_scene_npz(path: Path, *, data: bool = True) -> SceneField:
-    """The field in `path`; `data` False: all but the values, which stay on disk.
+    """Read the field in `path`; with `data=False`, read all but the values.
 
-    Raises DataError naming the file and the entry where it is missing, damaged, no Scene, larger than the free memory,
-    or pickles anything but plain containers and numpy arrays.
+    Raises DataError, which names the file and the entry, if an entry is missing, damaged, not that of a Scene, larger
+    than the free memory, or a pickle of anything but plain containers and numpy arrays.
     """
-    with _blaming(path), zipfile.ZipFile(path) as archive:
+    with _named_errors(path), zipfile.ZipFile(path) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         missing = [name for name in ENTRIES if name not in infos and name not in OPTIONAL]
         if missing:
             raise DataError(
-                f"{path} is no field that PhiFlow wrote: there is no {', '.join(missing)} in it "
+                f"{path} is not a field that PhiFlow wrote: it lacks {', '.join(missing)} "
                 f"(it has {', '.join(map(repr, sorted(infos)[:12])) or 'nothing'})"
             )
         about = {}
         for name in ENTRIES:
             if name in infos and name != "data":
-                with _blaming(path, name):
-                    about[name] = _read_about(archive, infos[name])
-        with _blaming(path, "data"):
+                with _named_errors(path, name):
+                    about[name] = _read_small_entry(archive, infos[name])
+        with _named_errors(path, "data"):
             shape, dtype, values = _read_data(archive, infos["data"], wanted=data)
-    with _blaming(path):
+    with _named_errors(path):
         return _field(about, shape, dtype, values)
 
 
 def load_plain(content: bytes) -> Any:
-    """The plain object in a pickle: None, bool, int, float, str, bytes, tuple, list, dict, numpy array or number.
+    """Read the plain object in a pickle: None, bool, int, float, str, bytes, tuple, list, dict, numpy array or number.
 
-    Raises ValueError where it holds anything else, or is larger than such a thing needs to be.
+    Raises ValueError if the pickle holds anything else, or is larger than such an object needs.
     """
     if len(content) > MAX_PLAIN_BYTES:
         raise ValueError(f"it is a pickle of {len(content)} bytes; at most {MAX_PLAIN_BYTES} are read")
@@ -100,8 +100,8 @@ def load_plain(content: bytes) -> Any:
 
 
 @attrs.define(eq=False)
-class _Made:
-    """What a pickle asks numpy for; nothing is done about it until it is complete and checked."""
+class _Call:
+    """A call of numpy that a pickle asks for. It is carried out only when it is complete and checked."""
 
     what: str
     arguments: tuple[Any, ...]
@@ -111,19 +111,19 @@ class _Made:
         self.state = state
 
 
-class _Maker:
-    """Stands for a name in a pickle. Holds nothing that a pickle could change."""
+class _Callable:
+    """A stand-in for a name in a pickle. It holds nothing that a pickle could change."""
 
     __slots__ = ("_what",)
 
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def __call__(self, *arguments: Any) -> _Made:
-        return _Made(self._what, arguments)
+    def __call__(self, *arguments: Any) -> _Call:
+        return _Call(self._what, arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it gives a state to a function")
+        raise pickle.UnpicklingError("it sets the state of a function")
 
 
 _NAMES = {
@@ -136,18 +136,18 @@ _NAMES = {
 }
 
 
-# The one written in Python: that in C sets aside as much memory as an index or a length in the pickle says.
+# The unpickler written in Python: the one in C allocates as much memory as an index or a length in the pickle says.
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         what = _NAMES.get((module, name))
         if what is None:
             raise pickle.UnpicklingError(
-                f"it names {module}.{name}, and only plain containers and numpy arrays are read"
+                f"it names {module}.{name}, but only plain containers and numpy arrays are read"
             )
-        return _Maker(what)
+        return _Callable(what)
 
     def _bytearray8(self: Any) -> None:
-        """As it is, but with a length that is believed only as far as there are bytes."""
+        """Read a bytearray as the base class does, but trust the length only as far as there are bytes."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(length)))
 
@@ -155,7 +155,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _Builder:
-    """Plain objects from what the unpickler left, in bounded number and depth."""
+    """Builds plain objects from what the unpickler returned, up to a limit of number and depth."""
 
     def __init__(self) -> None:
         self._left = MAX_ITEMS
@@ -172,27 +172,27 @@ class _Builder:
             return type(value)(self.plain(item, depth + 1) for item in value)
         if type(value) is dict:
             return {self.plain(key, depth + 1): self.plain(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, _Made):
+        if isinstance(value, _Call):
             return self._made(value, depth)
-        raise ValueError(f"it holds a {type(value).__name__}, and only plain containers and numpy arrays are read")
+        raise ValueError(f"it holds a {type(value).__name__}, but only plain containers and numpy arrays are read")
 
-    def _made(self, made: _Made, depth: int) -> Any:
+    def _made(self, made: _Call, depth: int) -> Any:
         match made:
-            case _Made("_reconstruct", (_Maker(), _, _), (_, tuple() as shape, _Made() as dtype, fortran, content)):
+            case _Call("_reconstruct", (_Callable(), _, _), (_, tuple() as shape, _Call() as dtype, fortran, content)):
                 return self._array(shape, dtype, bool(fortran), content, depth)
-            case _Made("_frombuffer", (content, _Made() as dtype, tuple() as shape, order), None):
+            case _Call("_frombuffer", (content, _Call() as dtype, tuple() as shape, order), None):
                 return self._array(shape, dtype, order == "F", content, depth)
-            case _Made("scalar", (_Made() as dtype, content), None):
+            case _Call("scalar", (_Call() as dtype, content), None):
                 return self._array((), dtype, False, content, depth)[()]
-            case _Made("encode", (str() as text, "latin1" | b"latin1"), None):
+            case _Call("encode", (str() as text, "latin1" | b"latin1"), None):
                 return text.encode("latin1")
-            case _Made("bytes", (), None):
+            case _Call("bytes", (), None):
                 return b""
-        raise ValueError(f"it asks numpy for {made.what!r} in an unknown way")
+        raise ValueError(f"it calls numpy's {made.what!r} in an unknown way")
 
-    def _array(self, shape: tuple[Any, ...], dtype: _Made, fortran: bool, content: Any, depth: int) -> Array:
+    def _array(self, shape: tuple[Any, ...], dtype: _Call, fortran: bool, content: Any, depth: int) -> Array:
         if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 32:
-            raise ValueError(f"it holds an array of the shape {shape!r:.100}")
+            raise ValueError(f"it holds an array of the impossible shape {shape!r:.100}")
         order: Any = "F" if fortran else "C"
         count = math.prod(shape)
         kind = _dtype(dtype)
@@ -210,8 +210,8 @@ class _Builder:
         return np.frombuffer(content, kind).reshape(shape, order=order).copy()
 
 
-def _dtype(made: _Made) -> np.dtype[Any]:
-    """`dtype(code, ...)` with the state `(version, byte order, ...)`: numbers, text or objects, nothing with parts."""
+def _dtype(made: _Call) -> np.dtype[Any]:
+    """Read `dtype(code, ...)` with the state `(version, byte order, ...)`: numbers, text or objects, no structures."""
     code = made.arguments[0] if made.what == "dtype" and made.arguments else None
     code = code.decode("ascii") if isinstance(code, bytes) else code
     state = made.state
@@ -221,14 +221,14 @@ def _dtype(made: _Made) -> np.dtype[Any]:
         return np.dtype(object)
     if isinstance(code, str) and code[:1] in tuple("biufU") and code[1:].isdecimal() and order in ("<", ">", "|"):
         return np.dtype(order + code)
-    raise ValueError(f"it holds an array of the type {code!r:.50}, and only numbers, text and objects are read")
+    raise ValueError(f"it holds an array of the type {code!r:.50}, but only numbers, text and objects are read")
 
 
 # --- entries --------------------------------------------------------------------------------------------------------
 
 
-def _read_about(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Any entry but the data, as plain Python or a small array."""
+def _read_small_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Read an entry other than the data, as plain Python or a small array."""
     if info.file_size > MAX_PLAIN_BYTES:
         raise ValueError(f"it has {info.file_size} bytes; at most {MAX_PLAIN_BYTES} are read")
     content = archive.read(info)
@@ -239,10 +239,10 @@ def _read_about(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
     if dtype.hasobject:
         value = load_plain(body)
         if not isinstance(value, np.ndarray) or value.shape != shape:
-            raise ValueError(f"it declares the shape {shape} and holds another")
+            raise ValueError(f"it declares the shape {shape} but holds another")
         return value[()]
     if dtype.kind not in "fiubU" or len(body) != count * dtype.itemsize:
-        raise ValueError(f"it declares {dtype} {shape} and holds {len(body)} bytes")
+        raise ValueError(f"it declares {dtype} {shape} but holds {len(body)} bytes")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
@@ -255,23 +255,23 @@ def _read_data(
             return values.shape, values.dtype, values
         shape, _, dtype = read_header(opened)
         if opened.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise ValueError(f"it declares {dtype} {shape} and has {info.file_size} bytes")
+            raise ValueError(f"it declares {dtype} {shape} but has {info.file_size} bytes")
         return shape, dtype, None
 
 
 def _field(about: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], data: Array | None) -> SceneField:
     field_type = str(np.asarray(about["field_type"])[()])
     if field_type not in FIELD_TYPES:
-        raise ValueError(f"it holds a {field_type!r:.50}; {' and '.join(FIELD_TYPES)} are read")
+        raise ValueError(f"it holds a {field_type!r:.50}; only {' and '.join(FIELD_TYPES)} are read")
     names, kinds = _texts(about["dim_names"], "dim_names"), _texts(about["dim_types"], "dim_types")
     items = about.get("dim_item_names")
     items = [None] * len(shape) if items is None else list(np.atleast_1d(np.asarray(items, dtype=object)))
     if not len(names) == len(kinds) == len(items) == len(shape):
-        raise ValueError(f"it names {len(names)} dimensions, {len(kinds)} types, and its data has {len(shape)} axes")
+        raise ValueError(f"it names {len(names)} dimensions and {len(kinds)} types, but its data has {len(shape)} axes")
     named = tuple(None if item is None else _texts(item, "dim_item_names") for item in items)
     extrapolation = about["extrapolation"]
     if not isinstance(extrapolation, dict) or not isinstance(extrapolation.get("type"), str):
-        raise ValueError("its extrapolation is no description of a boundary")
+        raise ValueError("its extrapolation does not describe a boundary")
     bounds = about.get("bounds_item_names")
     spatial = tuple(name for name, kind in zip(names, kinds, strict=True) if kind == "spatial")
     unnamed = bounds is None or np.ndim(bounds) == 0
@@ -291,20 +291,20 @@ def _field(about: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any
 def _texts(values: Any, what: str) -> tuple[str, ...]:
     texts = tuple(np.asarray(values, dtype=object).reshape(-1).tolist())
     if not all(isinstance(text, str) and text.isidentifier() for text in texts):
-        raise ValueError(f"{what} holds {texts!r:.100}, which are no names")
+        raise ValueError(f"{what} holds {texts!r:.100}, which are not names")
     return texts
 
 
 def _corner(values: Any, what: str) -> Array:
     corner = np.asarray(values)
     if corner.dtype.kind not in "fiu" or corner.ndim > 1 or not np.isfinite(corner).all():
-        raise ValueError(f"{what} is no corner of a box")
+        raise ValueError(f"{what} is not a corner of a box")
     return corner.astype(np.float64)
 
 
 @contextmanager
-def _blaming(path: Path, entry: str | None = None) -> Iterator[None]:
-    """Whatever goes wrong with a file, as a DataError that names it."""
+def _named_errors(path: Path, entry: str | None = None) -> Iterator[None]:
+    """Turn any error within into a DataError that names the file and the entry."""
     try:
         yield
     except DataError:

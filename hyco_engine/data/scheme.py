@@ -1,4 +1,4 @@
-"""The fields scheme: which of the source's fields are predicted, which are inputs only, and in which order."""
+"""The fields scheme: the fields of the source that are predicted, those that are only inputs, and their order."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from hyco_engine.hooks.checking import did_you_mean
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """The chosen layout, and where its fields are in the source's trajectories."""
+    """The chosen layout, and the layout of the source from which `apply` takes its fields."""
 
     source: StateLayout
     layout: StateLayout
 
     @classmethod
     def of(cls, source: StateLayout, scheme: FieldsScheme) -> Selection:
-        """Only listed fields are used, in listed order; an empty scheme takes all fields as the source has them.
+        """Choose the listed fields, in listed order; an empty scheme takes all fields as the source has them.
 
-        With `dynamic` left out, all that the source calls dynamic and that are not listed as static are predicted.
-        Raises DataError for unknown names, names listed twice, and a static field that is to be predicted.
+        If `dynamic` is left out, all dynamic fields of the source that are not listed as static are predicted. Raises
+        DataError for unknown names, names that are listed twice, and a static field that is listed as dynamic.
         """
         if not scheme.dynamic and not scheme.static:
             return cls(source=source, layout=source)
@@ -46,13 +46,15 @@ class Selection:
         for name in scheme.dynamic:
             if name in fixed:
                 raise DataError(
-                    f"the field {name!r} has no time axis, so it cannot be predicted; list it under static",
+                    f"the field {name!r} has no time axis, so it cannot be predicted; list it as static",
                     key="data.fields.dynamic",
                 )
         moving = [field.name for field in source.dynamic if field.name not in scheme.static]
         dynamic = scheme.dynamic or tuple(moving)
         if not dynamic:
-            raise DataError("every field is listed as static, so none is predicted", key="data.fields.static")
+            raise DataError(
+                "every field is listed as static, so none is predicted; list one as dynamic", key="data.fields.static"
+            )
         layout = StateLayout(
             grid=source.grid,
             dynamic=tuple(known[name] for name in dynamic),
@@ -61,7 +63,7 @@ class Selection:
         return cls(source=source, layout=layout)
 
     def apply(self, trajectory: Trajectory, index: int) -> Trajectory:
-        """The chosen fields of simulation `index`. Raises DataError for a static field that changes in time."""
+        """Return the chosen fields of simulation `index`. Raises DataError if a static field changes in time."""
         if self.layout == self.source:
             return trajectory
         moving = {field.name for field in self.source.dynamic}
@@ -73,13 +75,13 @@ class Selection:
                 parts.append(_frozen(trajectory.dynamic[:, channels], field.name, index))
             else:
                 parts.append(trajectory.static[channels - self.source.n_dynamic])
-        # without some staggered fields the others may need fewer samples
+        # without some staggered fields, the others may need fewer samples
         crop = corner(self.layout.spatial)
         static = torch.cat(parts) if parts else trajectory.static[:0]
         return Trajectory(dynamic=dynamic[crop], static=static[crop])
 
     def of_points(self, values: Tensor) -> Tensor:
-        """The chosen dynamic fields of `[N, C_dyn]` at points, which know no static fields."""
+        """Return the chosen dynamic fields of `[N, C_dyn]` at points; points have no static fields."""
         return values[:, self._channels(self.layout.dynamic)]
 
     def _channels(self, fields: Sequence[FieldInfo]) -> Tensor:
@@ -87,12 +89,12 @@ class Selection:
 
 
 def _frozen(values: Tensor, name: str, index: int) -> Tensor:
-    """The first frame of `[T, C, *S]`, if all others equal it."""
+    """Return the first frame of `[T, C, *S]`. Raises DataError if another frame differs from it."""
     for frame in range(1, len(values)):
         if not torch.equal(values[frame], values[0]):
             raise DataError(
                 f"the field {name!r} is listed as static, but in simulation {index} frame {frame} differs from "
-                f"frame 0; list it under dynamic",
+                f"frame 0; list it as dynamic",
                 key="data.fields.static",
             )
     return values[0]

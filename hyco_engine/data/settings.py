@@ -19,25 +19,25 @@ _RANGE = re.compile(r"\s*([+-]?\d{1,15})?\s*:\s*([+-]?\d{1,15})?\s*", re.ASCII)
 
 
 def parse_range(text: str) -> slice:
-    """`start:stop` as in Python: either may be left out or negative. Raises ValueError."""
+    """Read `start:stop` as in Python: either number may be missing or negative. Raises ValueError."""
     match = _RANGE.fullmatch(text)
     if match is None:
         raise ValueError(f"must be a range start:stop such as '0:30' or '30:', not {text[:120]!r}")
     start, stop = (None if part is None else int(part) for part in match.groups())
     # a start counted from one end and a stop from the other cannot be compared without the length
     if stop == 0 or (start is not None and stop is not None and (start < 0) == (stop < 0) and stop <= start):
-        raise ValueError(f"the range {text!r} is empty: start must be below stop, which is not in it")
+        raise ValueError(f"the range {text!r} is empty: start must be below stop, which is not part of it")
     return slice(start, stop)
 
 
 def check_range(value: str) -> None:
-    """The value is a range or empty."""
+    """Check that the value is a range or empty."""
     if value:
         parse_range(value)
 
 
 def overlaps(ranges: Mapping[str, str]) -> list[str]:
-    """The pairs of ranges that overlap whatever the length; ranges counted from the end are not compared."""
+    """Return the pairs of ranges that overlap at any length; ranges counted from the end are not compared."""
     spans = []
     for name, text in ranges.items():
         where = parse_range(text) if text else slice(-1)
@@ -53,80 +53,90 @@ def overlaps(ranges: Mapping[str, str]) -> list[str]:
 
 @options
 class FieldsScheme:
-    """Which fields are predicted and which are inputs only; their order is the channel order."""
+    """The predicted fields and the fields that are inputs only; their order is the channel order."""
 
-    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all that the source calls dynamic")
+    dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all fields that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
 
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a field is listed once, dynamic or static, not twice: {', '.join(twice)}")
+            raise ValueError(f"a field must be listed once, as dynamic or as static: {', '.join(twice)}")
 
 
 @options
 class Split:
-    """Which simulations (or frames) train, validate and test. Ranges are `start:stop`, as in Python."""
+    """The simulations (or frames) that train, validate and test. Ranges are `start:stop`, as in Python."""
 
     by: Literal["simulation", "time", "sensor"] = option(
-        "simulation", help="split whole simulations, or each in time; sensor: the source says which points validate"
+        "simulation",
+        help="simulation: split the set of simulations; time: split each simulation in time; sensor: the source "
+        "chooses the points that validate",
     )
-    train: str = option("", help='range, e.g. "0:30"; empty: what val and test leave', check=check_range)
+    train: str = option("", help='range, such as "0:30"; empty: all that val and test leave', check=check_range)
     val: str = option(
-        "", help="range; empty: the last tenth but at least one simulation, or a tenth of the frames", check=check_range
+        "", help="range; empty: the last tenth of the simulations (at least one), or of the frames", check=check_range
     )
-    test: str = option("", help="range; empty: none", check=check_range)
+    test: str = option("", help="range; empty: nothing", check=check_range)
     measure: Literal["auto", "rollout", "continuation"] = option(
         "auto",
-        help="held-out data is met by a rollout from its own first complete frame, or by continuing one from the first "
-        "complete training frame before it; auto: continuation where a split in time has noise or no complete frame",
+        help="start of the rollouts that measure held-out data; rollout: its own first complete frame; continuation: "
+        "the first complete training frame before it; auto takes continuation if a split in time has noise or no "
+        "complete frame, else rollout",
     )
 
     def __attrs_post_init__(self) -> None:
         if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"ranges must not overlap: {', '.join(pairs)}")
+            raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
         if self.by == "sensor" and (self.train or self.val or self.test):
             raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
-            raise SpecError('only what is split by = "time" can be continued from training frames', key="measure")
+            raise SpecError('only a split by = "time" has training frames to continue from', key="measure")
 
 
 @options
 class Noise:
-    """`[data.observe.noise]`: Gaussian, independent for each value of the dynamic fields."""
+    """`[data.observe.noise]`: Gaussian noise, independent for each value of the dynamic fields."""
 
     level: float = option(help="standard deviation of the noise", ge=0.0)
     relative: bool = option(
-        True, help="true: in units of each field's standard deviation in its simulation; false: in the field's own unit"
+        True,
+        help="unit of level; true: the standard deviation of the field in its simulation; false: the field's own unit",
     )
-    heldout: bool = option(True, help="false: the frames that validate and test stay free of it")
+    heldout: bool = option(True, help="false: the frames that validate and test stay free of noise")
 
 
 @options
 class Mask:
-    """`[data.observe.mask]`: what is observed. Of several keys, all must hold."""
+    """`[data.observe.mask]`: the observed values. If several keys are set, all of them must hold."""
 
-    every: int | None = option(None, help="only frames 0, k, 2k, ... of each simulation", ge=1)
+    every: int | None = option(None, help="k: only the frames 0, k, 2k, ... of each simulation are observed", ge=1)
     frames: tuple[int, ...] = option(
-        (), help="only these frames of each simulation; [0, -1]: the first and the last; empty: all"
+        (), help="only these frames of each simulation are observed; [0, -1]: the first and the last; empty: all"
     )
     region: Mapping[str, tuple[float, float]] = option(
-        attrs.Factory(dict), help="only cells whose centre lies in between, such as {x = [0.0, 0.5]}"
+        attrs.Factory(dict), help="only cells whose centre lies in this interval are observed, such as {x = [0.0, 0.5]}"
     )
-    points: int | None = option(None, help="only so many cells, drawn at random, the same in all frames", ge=1)
-    scattered: int | None = option(None, help="only so many values of each field and simulation, drawn at random", ge=1)
+    points: int | None = option(
+        None, help="only so many cells are observed, drawn at random, the same in all frames", ge=1
+    )
+    scattered: int | None = option(
+        None, help="only so many values of each field and simulation are observed, drawn at random", ge=1
+    )
     file: Path | None = option(
-        None, help="a .npy file, observed where it is not 0: an entry a cell, or a frame and a cell"
+        None,
+        help="a .npy file with an entry for each cell, or for each frame and cell; values whose entry is not 0 are "
+        "observed",
     )
     value: float | Literal["nan"] | None = option(
-        None, help='values in the data that mean "not observed"; none: there are none, and NaN is refused'
+        None, help='value in the data that means "not observed"; none: there is none, and the engine refuses NaN'
     )
-    first_frame: bool = option(False, help="true: the first frame of each simulation is complete all the same")
-    heldout: bool = option(True, help="false: the frames that validate and test are complete, but for `value`")
+    first_frame: bool = option(False, help="true: the first frame of each simulation is complete, except for `value`")
+    heldout: bool = option(True, help="false: the frames that validate and test are complete, except for `value`")
 
     def __attrs_post_init__(self) -> None:
         if self.every is not None and self.frames:
-            raise SpecError("frames are chosen twice; keep every or frames", key="frames")
+            raise SpecError("every and frames both choose frames; keep only one of them", key="frames")
         for axis, (lower, upper) in self.region.items():
             if not lower < upper:
                 raise SpecError(
@@ -136,10 +146,10 @@ class Mask:
 
 @options
 class Observe:
-    """`[data.observe]`: what observations are made of the data."""
+    """`[data.observe]`: the observations that are made of the data."""
 
-    noise: Noise | None = option(None, help="noise that is added to the data")
-    mask: Mask | None = option(None, help="what of the data is observed; none: all")
+    noise: Noise | None = option(None, help="noise that the engine adds to the data")
+    mask: Mask | None = option(None, help="observation mask; none: all values are observed")
 
 
 @options
@@ -148,18 +158,18 @@ class SourceChoice(Choice):
 
     hook = "hyco_sources"
 
-    name: str = option("data", help="the data set's name; names its cache folder", check=check_folder_name)
+    name: str = option("data", help="name of the data set and of its cache folder", check=check_folder_name)
     fields: FieldsScheme = option(attrs.Factory(FieldsScheme), help="dynamic and static fields")
-    num_frames: int | None = option(None, help="frames used of each simulation; none: all", ge=2)
-    num_predict_steps: int = option(3, help="horizon: steps that a training rollout predicts", ge=1)
-    stride: int = option(1, help="frames between the starts of neighbouring windows", ge=1)
-    split: Split = option(attrs.Factory(Split), help="train, val and test")
-    observe: Observe = option(attrs.Factory(Observe), help="noise and masks: what is observed of the data")
+    num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
+    num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
+    stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)
+    split: Split = option(attrs.Factory(Split), help="data that trains, validates and tests")
+    observe: Observe = option(attrs.Factory(Observe), help="noise and observation mask")
 
     def __attrs_post_init__(self) -> None:
         if self.num_frames is not None and self.num_predict_steps >= self.num_frames:
             raise SpecError(
-                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, and num_frames "
+                f"a window of {self.num_predict_steps} steps needs {self.num_predict_steps + 1} frames, but num_frames "
                 f"is {self.num_frames}; predict fewer steps or use more frames",
                 key="num_predict_steps",
             )
@@ -173,15 +183,15 @@ class BoundarySetting:
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
-        """From one rule for all sides or a table by axis and side. Raises ValueError."""
+        """Read one rule for all sides, or a table by axis and side. Raises ValueError."""
         if isinstance(data, BoundarySetting):
             return data
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
-            raise ValueError(f"a boundary by axis names x, y or z, not {', '.join(axes) or 'nothing'}")
+            raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
         Boundary.parse(data, axes)
         return cls(data)
 
     def to_data(self) -> Any:
-        """The form that `from_data` reads."""
+        """Return the form that `from_data` reads."""
         return self.value

@@ -1,4 +1,4 @@
-"""Which frames of which simulations train, validate and test. Knows only numbers: needs no data and no torch."""
+"""The frames of each simulation that train, validate and test. The module needs only numbers, no data and no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TENTH = 10
 
 @attrs.frozen
 class Segment:
-    """Frames `start:stop` of one simulation."""
+    """The frames `start:stop` of one simulation."""
 
     simulation: int
     start: int
@@ -31,12 +31,12 @@ class Segment:
 
 
 def resolve_split(split: Split, frames: Sequence[int]) -> dict[SplitName, tuple[Segment, ...]]:
-    """The segments of each split, given the number of frames of each simulation.
+    """Return the segments of each split, given the number of frames of each simulation.
 
-    By simulation, a segment is a whole simulation. By time, the ranges cut every simulation alike, counted from its own
-    end where they are negative, and what trains may then be two segments of a simulation, before and after what does
-    not; no window crosses from one to the other. By sensor, every simulation trains and validates, on other points of
-    it. Raises DataError with the key of the range at fault.
+    By simulation, a segment is a whole simulation. By time, the ranges cut every simulation alike; a negative number
+    counts from the end of each. The training frames may then be two segments of a simulation, before and after the
+    held-out frames, and no window crosses from one to the other. By sensor, every simulation trains and validates, on
+    different sensors. Raises DataError with the key of the wrong range.
     """
     if split.by == "sensor":
         whole = tuple(Segment(simulation, 0, count) for simulation, count in enumerate(frames))
@@ -49,7 +49,7 @@ def resolve_split(split: Split, frames: Sequence[int]) -> dict[SplitName, tuple[
         return {name: tuple(found[name]) for name in NAMES}
     if len(frames) == 1 and not (split.train and split.val):
         raise DataError(
-            "the data has 1 simulation, so none is left to validate on; split it in time: "
+            "the data has 1 simulation, so no simulation is left to validate on; split it in time: "
             'split = {by = "time"} trains on the first frames and validates on the last',
             key="data.split",
         )
@@ -60,7 +60,7 @@ def resolve_split(split: Split, frames: Sequence[int]) -> dict[SplitName, tuple[
 
 
 def _divide(split: Split, total: int, unit: str, least: int) -> dict[SplitName, tuple[Segment, ...]]:
-    """Ranges of `range(total)`, in units of simulations or frames. val takes at least `least` where it may choose."""
+    """Divide `range(total)`, in units of simulations or frames; a val range that is not given has at least `least`."""
     given = {name: _range(getattr(split, name), name, total, unit) for name in NAMES if getattr(split, name)}
     _refuse_overlaps(given, unit)
     parts: dict[SplitName, tuple[Segment, ...]] = {name: (part,) for name, part in given.items()}
@@ -69,7 +69,7 @@ def _divide(split: Split, total: int, unit: str, least: int) -> dict[SplitName, 
         free = _gaps(parts, total)
         if not free:
             raise DataError(
-                f"train and test leave no {unit} of {total} to validate on; leave some out, or set val",
+                f"train and test leave no {unit} of {total} to validate on; shorten one of them, or set val",
                 key="data.split.val",
             )
         last = free[-1]
@@ -78,7 +78,10 @@ def _divide(split: Split, total: int, unit: str, least: int) -> dict[SplitName, 
         parts["train"] = tuple(_gaps(parts, total))
         if not parts["train"]:
             taken = " and ".join(f"{name} {part[0]}" for name, part in parts.items() if part)
-            raise DataError(f"the train split is empty: {taken} take all {_count(total, unit)}", key="data.split.train")
+            raise DataError(
+                f"the train split is empty: {taken} take all {_count(total, unit)}; shorten one of them",
+                key="data.split.train",
+            )
     return parts
 
 
@@ -92,7 +95,7 @@ def _range(text: str, name: SplitName, total: int, unit: str) -> Segment:
     stop = total if where.stop is None else where.stop
     bounds = [edge + total if edge < 0 else edge for edge in (start, stop)]
     if not all(0 <= edge <= total for edge in bounds):
-        raise DataError(f"the range {text!r} reaches outside of the data, which has {_count(total, unit)}", key=key)
+        raise DataError(f"the range {text!r} reaches beyond the data, which has {_count(total, unit)}", key=key)
     if bounds[0] >= bounds[1]:
         raise DataError(f"the range {text!r} is empty: the data has {_count(total, unit)}", key=key)
     return Segment(0, *bounds)
@@ -107,13 +110,13 @@ def _refuse_overlaps(given: dict[SplitName, Segment], unit: str) -> None:
             if start < stop:
                 raise DataError(
                     f"{first} {given[first]} and {second} {given[second]} share the {unit}s {start}:{stop}; "
-                    f"what is validated or tested on must not be trained on",
+                    f"held-out data must not train",
                     key=f"data.split.{second}",
                 )
 
 
 def _gaps(parts: dict[SplitName, tuple[Segment, ...]], total: int) -> list[Segment]:
-    """What no split has taken, in order."""
+    """Return the ranges that no split has taken, in order."""
     taken = sorted((s.start, s.stop) for part in parts.values() for s in part)
     edges = [0, *(edge for pair in taken for edge in pair), total]
     return [Segment(0, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
@@ -126,12 +129,12 @@ def _count(total: int, unit: str) -> str:
 def check_lengths(
     segments: dict[SplitName, tuple[Segment, ...]], horizon: int, by: Literal["simulation", "time", "sensor"]
 ) -> None:
-    """Every split must hold what it is for: a training window, or a rollout of one step. Raises DataError."""
+    """Raise DataError unless train holds at least one window, and val and test hold rollouts of at least one step."""
     longest = max(segments["train"], key=len)
     if len(longest) <= horizon:
         remedy = f"set num_predict_steps to at most {len(longest) - 1}" if len(longest) > 1 else "train on more frames"
         raise DataError(
-            f"a window of {horizon} predicted steps needs {horizon + 1} frames, and the train split has "
+            f"a window of {horizon} predicted steps needs {horizon + 1} frames, but the train split has only "
             f"{_count(len(longest), 'frame')} in a row; {remedy}",
             key="data.num_predict_steps",
         )
@@ -140,7 +143,7 @@ def check_lengths(
             if len(segment) < 2:
                 key = f"data.split.{name}" if by == "time" else "data.num_frames"
                 raise DataError(
-                    f"{name} has {_count(len(segment), 'frame')} of simulation {segment.simulation}, and a rollout "
+                    f"{name} has {_count(len(segment), 'frame')} of simulation {segment.simulation}, but a rollout "
                     f"needs at least 2: a start and a step",
                     key=key,
                 )

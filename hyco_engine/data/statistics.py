@@ -1,4 +1,4 @@
-"""Mean, spread and largest magnitude of the train split."""
+"""The mean, the spread and the largest magnitude of the fields in the train split."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
 
 CHUNK_ELEMENTS = 2**18
-"""How many values are looked at in one go; what stays in the processor's cache is fastest."""
+"""How many values are processed at once; it is fastest if they fit into the processor's cache."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Statistics:
-    """What scales the models' inputs and outputs; float64, on the CPU, one entry a channel.
+    """Statistics that scale the models' inputs and outputs: float64 on the CPU, one entry per channel.
 
-    Means are per channel: a mean flow is a vector, and taking it off singles out no direction. Spreads are per field,
-    the same for all components of a vector: scaling the components differently would make rotated flows look different
-    to a model. A spread is 1 where nothing varies beyond rounding, so that dividing by it is always safe.
+    Means are per channel: a mean flow is a vector, and its subtraction prefers no direction. Spreads are per field, the
+    same for all components of a vector: scaling the components differently would make rotated flows look different to a
+    model. A spread is 1 if nothing varies beyond rounding, so that division by it is always safe.
     """
 
     mean: Tensor
-    """`[C_all]`."""
+    """`[C_all]`: the mean."""
     std: Tensor
-    """`[C_all]`: standard deviation around `mean`."""
+    """`[C_all]`: the standard deviation around `mean`."""
     change_std: Tensor
-    """`[C_dyn]`: root mean square of the change from one frame to the next; not around its mean, since what it scales,
-    a predicted change, has no offset. Between frames that were not observed, the change is taken to be even."""
+    """`[C_dyn]`: the root mean square of the change from one frame to the next. It is not taken around the mean change,
+    because it scales predicted changes, which have no offset. Across frames that were not observed, the change counts
+    as even."""
     largest: Tensor = attrs.field()
-    """`[C_all]`: the largest magnitude; where it is not known, four standard deviations from the mean."""
+    """`[C_all]`: the largest magnitude; if it is unknown, `|mean|` plus four standard deviations."""
 
     @largest.default
     def _usual(self) -> Tensor:
@@ -42,7 +43,7 @@ class Statistics:
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
-        """Of all values that are neither filler nor NaN; reads a bounded number of frames at a time."""
+        """Compute them from all values that are neither padding nor NaN; reads a bounded number of frames at a time."""
         mask = sample_mask(layout)
         own, fixed = mask[: layout.n_dynamic], mask[layout.n_dynamic :]
         dynamic, static, change = _Moments(own), _Moments(fixed), _Moments(own)
@@ -60,10 +61,10 @@ class Statistics:
             if trajectory.points is not None:
                 dynamic.add_points(trajectory.points.value)
         mean = torch.cat([dynamic.mean, static.mean])
-        # what rounding alone can make of a constant
+        # the spread that rounding alone can give to a constant
         least = 4 * rounding * mean.abs()
         variance = torch.cat([dynamic.variance, static.variance])
-        # where no two frames are known, a change is taken to be as large as the field
+        # where no two frames were observed, the change is taken to be as large as the field
         square = torch.where(change.count > 0, change.variance + change.mean**2, dynamic.variance)
         return cls(
             mean=mean,
@@ -73,12 +74,12 @@ class Statistics:
         )
 
     def to_data(self) -> dict[str, Any]:
-        """A JSON-able form that `from_data` reads back exactly."""
+        """Return a JSON-able form that `from_data` reads back exactly."""
         return {name: getattr(self, name).tolist() for name in _NAMES}
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
-        """What `to_data` gave; `largest` may be missing."""
+        """Read what `to_data` returned; `largest` may be missing."""
         return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
 
 
@@ -86,14 +87,14 @@ _NAMES = ("mean", "std", "change_std", "largest")
 
 
 class _Changes:
-    """Changes per frame of one trajectory, between values that were observed one after the other."""
+    """Computes the changes per frame of one trajectory, between consecutive observed values."""
 
     def __init__(self) -> None:
         self._last: Tensor | None = None
         self._age: Tensor | None = None
 
     def of(self, frames: Tensor) -> Iterator[Tensor]:
-        """`[n, C, *S]` for the next `frames [m, C, *S]`."""
+        """Yield the changes `[n, C, *S]` for the next `frames [m, C, *S]`."""
         if self._last is not None:
             frames = torch.cat([self._last[None], frames])
         if self._age is None and bool(frames.sum().isfinite()):
@@ -110,9 +111,9 @@ class _Changes:
 
 
 class _Moments:
-    """Count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks.
+    """The count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks.
 
-    Merged as in Chan, Golub & LeVeque 1979.
+    Chunks are merged as in Chan, Golub & LeVeque 1979.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -145,7 +146,7 @@ class _Moments:
         self._merge(count, mean, squares)
 
     def add_points(self, values: Tensor) -> None:
-        """`[N, C]`."""
+        """Add observations at points, `[N, C]`."""
         seen = ~values.isnan()
         count = seen.sum(0).double()
         mean = torch.where(seen, values.double(), 0.0).sum(0) / count.clamp(min=1)
@@ -166,7 +167,7 @@ class _Moments:
 
 
 def _spread(variance: Tensor, least: Tensor, fields: Sequence[FieldInfo]) -> Tensor:
-    """Root of the variance averaged over each field's components; 1 where it is not above `least`."""
+    """Return the root of the variance averaged over each field's components; 1 unless it is above `least`."""
     parts, start = [], 0
     for field in fields:
         own = slice(start, start + field.channels)

@@ -1,4 +1,4 @@
-"""One simulation in one safetensors file, with metadata that says what it is and a checksum over both."""
+"""The file of one simulation: safetensors with metadata that describe it and a checksum over both."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PIECE = 2**24
 
 
 class Unusable(Exception):
-    """Why an entry cannot serve."""
+    """The reason why a cache entry cannot be used."""
 
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """What a cached simulation is; two that are equal hold the same tensors, up to the number of frames."""
+    """The identity of a cached simulation: equal entries hold the same tensors, up to the number of frames."""
 
     layout: StateLayout
     dt: float
@@ -36,15 +36,15 @@ class Entry:
     fingerprint: str
     index: int
     num_frames: int | None
-    """Frames asked for; None: all."""
+    """The number of frames that the spec asks for; None means all."""
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that tell it from other entries of the same simulation."""
+        """Twelve hexadecimal digits that distinguish it from other entries of the same simulation."""
         return hashlib.sha256(json.dumps(self.describe(0), sort_keys=True).encode()).hexdigest()[:12]
 
     def describe(self, frames: int) -> dict[str, Any]:
-        """The entry as JSON-able metadata, without the checksum."""
+        """Return the entry as JSON-able metadata, without the checksum."""
         return {
             "format": FORMAT,
             "layout": self.layout.to_data(),
@@ -58,7 +58,7 @@ class Entry:
 
 
 def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
-    """Write beside `path` and put into place in one step. Raises OSError."""
+    """Write a temporary file and rename it to `path`, so that `path` is never half written. Raises OSError."""
     trajectory = Trajectory(dynamic=_ready(trajectory.dynamic, entry), static=_ready(trajectory.static, entry))
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     described = entry.describe(len(trajectory.dynamic))
@@ -67,7 +67,7 @@ def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
     try:
         try:
             save_file(tensors, temporary, metadata={"hyco": text})
-        except SafetensorError as error:  # how it reports a full disk
+        except SafetensorError as error:  # safetensors reports a full disk this way
             raise OSError(str(error)) from error
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -77,9 +77,9 @@ def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
 
 
 def read_entry(path: Path, entry: Entry) -> Trajectory:
-    """The memory-mapped tensors at `path`. Raises Unusable unless they are whole and those of `entry`.
+    """Return the memory-mapped tensors at `path`. Raises Unusable unless they are undamaged and those of `entry`.
 
-    Every byte is read once, for the checksum.
+    It reads every byte once, for the checksum.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -95,10 +95,10 @@ def read_entry(path: Path, entry: Entry) -> Trajectory:
         raise Unusable(f"it is damaged ({str(error) or type(error).__name__})") from error
     layout = entry.layout
     described = entry.describe(metadata.get("frames", 0))
-    # what differs is told first: a checksum that fits says nothing about another simulation's entry
+    # a mismatch is reported before damage: a correct checksum says nothing about the entry of another simulation
     for name, value in described.items():
         if metadata.get(name) != value:
-            raise Unusable(f"it is stale: another {name}")
+            raise Unusable(f"it is stale: its {name} differs")
     dynamic = (described["frames"], layout.n_dynamic, *layout.spatial)
     static = (layout.n_all - layout.n_dynamic, *layout.spatial)
     found = [(tuple(values.shape), values.dtype) for values in (trajectory.dynamic, trajectory.static)]

@@ -1,4 +1,4 @@
-"""Simulations written in the HDF5 layout of The Well: `<folder>/data/{train,valid,test}/<name>.hdf5`."""
+"""A writer for simulations in the HDF5 layout of The Well: `<folder>/data/{train,valid,test}/<name>.hdf5`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hyco_engine.data.splits import SplitName
 from hyco_engine.errors import DataError
 
 LAYOUT = "hyco_engine_layout"
-"""A root attribute beside those of The Well: the layout as JSON, with boundary values and units, which it lacks."""
+"""A root attribute besides those of The Well: the layout as JSON, with the boundary values and units that it lacks."""
 FOLDERS = {"train": "train", "val": "valid", "test": "test"}
 
 
 class WellWriter:
-    """One file for each split, with all its simulations; written simulation by simulation."""
+    """Writes one file for each split with all its simulations, one simulation after another."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class WellWriter:
         splits: Mapping[SplitName, Sequence[int]],
         parameters: Mapping[str, float],
     ) -> None:
-        """`splits`: the simulations of each. Raises DataError for fields that The Well has no place for."""
+        """`splits` lists the simulations of each split. Raises DataError for fields that The Well cannot store."""
         self._layout = layout
         self._dt = dt
         self._name = name
@@ -43,7 +43,7 @@ class WellWriter:
         self._orders = {field.name: _order(field, layout) for field in layout.fields}
 
     def write(self, index: int, trajectory: Trajectory) -> Path:
-        """The file that now holds simulation `index`."""
+        """Write simulation `index` and return the file that holds it."""
         split = next(split for split, members in self._splits.items() if index in members)
         row = self._splits[split].index(index)
         if split not in self._files:
@@ -61,7 +61,7 @@ class WellWriter:
             wanted = target.shape[1:]
             if array.size != np.prod(wanted):
                 raise DataError(
-                    f"simulation {index} has {len(trajectory.dynamic)} frames, and one file holds simulations of equal "
+                    f"simulation {index} has {len(trajectory.dynamic)} frames, but one file holds simulations of equal "
                     f"length; set num_frames",
                     key="data.num_frames",
                 )
@@ -69,7 +69,7 @@ class WellWriter:
         return Path(file.filename)
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the files."""
         for file in self._files.values():
             file.close()
 
@@ -116,21 +116,21 @@ def _order(field: FieldInfo, layout: StateLayout) -> int:
     axes = layout.grid.axes
     if field.sampling == "staggered":
         raise DataError(
-            f"{field.name!r} is staggered, and The Well keeps centred fields alone: write Scenes", key="--format"
+            f"{field.name!r} is staggered, but The Well stores only centred fields; write Scenes", key="--format"
         )
     pairs = tuple(a + b for a in axes for b in axes)
     for order, components in enumerate(((), axes, pairs)):
         if field.components == components:
             return order
     raise DataError(
-        f"The Well keeps tensors with a component for each axis, and {field.name!r} has {', '.join(field.components)}: "
-        f"write Scenes",
+        f"The Well stores tensors with a component for each axis, but {field.name!r} has "
+        f"{', '.join(field.components)}; write Scenes",
         key="--format",
     )
 
 
 def _write_boundaries(file: h5py.File, layout: StateLayout) -> None:
-    """What the sides are for the first field; The Well has one kind for all."""
+    """Write the boundary conditions of the first field; The Well has one condition for all fields."""
     conditions = file.create_group("boundary_conditions")
     for axis in layout.grid.axes:
         sides = layout.dynamic[0].boundary.sides[axis]

@@ -1,4 +1,4 @@
-"""Sliding windows over trajectories."""
+"""Sliding windows over trajectories: the training samples of data on a grid."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 from hyco_engine.data.contracts import Samples, Trajectory
 
 GATHER_BYTES = 2**28
-"""Trajectories that together are at most this large are joined in memory, so that a batch is one gather."""
+"""The size in bytes up to which trajectories are joined in memory, so that a batch is one gather."""
 
 
 def count_windows(frames: int, horizon: int, stride: int = 1) -> int:
-    """Windows in one trajectory: 50 frames and horizon 3 give 47."""
+    """Return the number of windows in one trajectory: 50 frames and horizon 3 give 47."""
     return max(0, (frames - horizon - 1) // stride + 1)
 
 
 class WindowDataset(Samples):
-    """Samples (state `[C_all, *S]`, targets `[horizon, C_dyn, *S]`): every `stride`-th frame and those that follow it.
+    """Samples of a state `[C_all, *S]` and targets `[horizon, C_dyn, *S]`: every `stride`-th frame and its successors.
 
-    Trajectories may differ in length; windows never reach from one into the next, and those too short for any give
-    none. NaN in a target means "not observed" and is passed on. A state never holds NaN: a window that would start
-    there is left out, and so is one whose targets are all NaN: both are counted in `skipped`, the former in
-    `without_start` too. `complete` promises that there is no NaN at all, which saves the look. `samples [C_dyn, *S]`
-    is False where a state has filler, which is never observed; None: nowhere.
+    Trajectories may differ in length; a window never reaches from one into the next, and a trajectory that is too short
+    has no window. NaN in a target means "not observed" and is passed on. A state never holds NaN: windows that would
+    start from such a state are left out, and so are windows whose targets are all NaN. `skipped` counts both,
+    `without_start` only the former. `complete` promises that there is no NaN at all, which saves a search for it.
+    `samples [C_dyn, *S]` is False on padding, which is never observed; None means that there is no padding.
 
-    Trajectories larger than memory stay where they are (memory-mapped tensors are read window by window).
+    Trajectories larger than memory stay where they are: memory-mapped tensors are read window by window.
     """
 
     horizon: int
@@ -50,9 +50,9 @@ class WindowDataset(Samples):
         starts = [torch.arange(count) * stride for count in counts]
         self.without_start = 0
         self.unreached = 0
-        """Frames of which something was observed and that are in no window."""
+        """The number of observed frames that are in no window."""
         self.observed_share = 1.0
-        """The mean over all windows of the share of their targets that was observed."""
+        """The mean over all windows of the observed share of their targets."""
         if not complete:
             starts = self._usable(starts, samples)
         self._frame = torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
@@ -64,7 +64,7 @@ class WindowDataset(Samples):
         self._join()
 
     def _usable(self, starts: Sequence[Tensor], samples: Tensor | None) -> list[Tensor]:
-        """The starts with a complete state and something observed to reach. Reads one frame at a time."""
+        """Return the starts with a complete state and an observed target. Reads one frame at a time."""
         kept, shares = [], []
         for trajectory, own in zip(self.trajectories, starts, strict=True):
             startable = torch.zeros(len(trajectory.dynamic), dtype=torch.bool)
@@ -90,7 +90,7 @@ class WindowDataset(Samples):
         return kept
 
     def _join(self) -> None:
-        """One tensor for all frames, where that fits."""
+        """Join all frames in one tensor if they are small enough."""
         self._frames: Tensor | None = None
         self._statics: Tensor | None = None
         size = sum(t.dynamic.nbytes + t.static.nbytes for t in self.trajectories)
@@ -107,31 +107,31 @@ class WindowDataset(Samples):
         return len(self._frame)
 
     def window(self, index: int) -> tuple[int, int]:
-        """(position of its trajectory among `trajectories`, its first frame)."""
+        """Return (position of the window's trajectory in `trajectories`, first frame)."""
         return int(self._simulation[index]), int(self._frame[index])
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample, state and targets."""
+        """The bytes of one sample, state and targets."""
         if not self.trajectories:
             return 0
         first = self.trajectories[0]
         return first.static.nbytes + (self.horizon + 1) * first.dynamic[0].nbytes
 
     def inputs(self, indices: Tensor) -> Tensor:
-        """The states alone: `[B, C_all, *S]`."""
+        """Return the states alone: `[B, C_all, *S]`."""
         return self._with_static(self._gather(indices, torch.zeros(1, dtype=torch.int64))[:, 0], indices)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """(states `[B, C_all, *S]`, targets `[B, horizon, C_dyn, *S]`), both contiguous."""
+        """Return (states `[B, C_all, *S]`, targets `[B, horizon, C_dyn, *S]`), both contiguous."""
         if self._frames is not None:
             return self.inputs(indices), self._gather(indices, self._steps)
-        # every group of windows costs a call, so both are read at once
+        # each group of windows costs a call, so one call reads states and targets
         frames = self._gather(indices, torch.arange(self.horizon + 1))
         return self._with_static(frames[:, 0], indices), frames[:, 1:].contiguous()
 
     def _gather(self, indices: Tensor, steps: Tensor) -> Tensor:
-        """`[B, len(steps), C_dyn, *S]`: the frames that many steps after the windows' starts."""
+        """Return `[B, len(steps), C_dyn, *S]`: the frames that many steps after the windows' starts."""
         if self._frames is not None:
             rows = self._row[indices, None] + steps
             found = self._frames.index_select(0, rows.reshape(-1))

@@ -1,4 +1,4 @@
-"""Hooks, records and the registry."""
+"""The hooks of plugins, the records that hook functions return, and the registry of all kinds."""
 
 from hyco_engine.hooks.checking import HOOKS
 from hyco_engine.hooks.hookspecs import hookimpl

@@ -1,4 +1,4 @@
-"""Whose code an error nobody expected came from."""
+"""The attribution of unexpected errors to the plugin whose code raised them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ENGINE = __name__.partition(".")[0]
 
 @contextmanager
 def naming_plugins(registry: Registry) -> Iterator[None]:
-    """What the code of a plugin raises becomes a PluginError with its distribution and the place.
+    """Turn an error that the code of a plugin raises into a PluginError with its distribution and the place.
 
-    The engine's own errors, and a lack of memory, pass as they are.
+    The engine's own errors and a lack of memory pass unchanged.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def naming_plugins(registry: Registry) -> Iterator[None]:
 
 
 def culprit(registry: Registry, error: BaseException) -> tuple[PluginInfo, str] | None:
-    """The plugin with the innermost code, and its file:line; None where that code is the engine's."""
+    """Return the plugin with the innermost code and its file:line, or None if the innermost code is the engine's."""
     owners = {
         str(getattr(part, "__module__", "")).partition(".")[0]: info
         for info in registry.plugins
@@ -52,7 +52,7 @@ def culprit(registry: Registry, error: BaseException) -> tuple[PluginInfo, str] 
 
 @contextmanager
 def blaming(who: str, where: str) -> Iterator[None]:
-    """Tell what a part of a plugin raises, or returns that is wrong, with its name; `where`: "epoch 3, batch 5"."""
+    """Turn an error in a plugin's part into a PluginError that names the part and `where`, e.g. "epoch 3, batch 5"."""
     try:
         yield
     except PluginError as error:
@@ -66,6 +66,6 @@ def blaming(who: str, where: str) -> Iterator[None]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Of the machine or of a device: torch is not imported here, and on the CPU it has no class of its own for it."""
+    """Return whether memory ran out. Torch is not imported here, and on the CPU it has no exception class for this."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""A plugin's module or object becomes checked records, or a `Refusal` that says what is wrong with it."""
+"""The check of a plugin's module or object, which gives records or a `Refusal` that says what is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOOK_LIST = f"hooks: {', '.join(sorted(HOOKS))}"
 
 _MARK = f"{PROJECT}_impl"
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-# a kind to which the core itself gives a meaning
+# kinds to which the core itself gives a meaning
 _RESERVED = frozenset({("hyco_caches", "auto")})
 # the spec's own keys of each table; the spec's classes lie above this room, and a test holds both against each other
 _CORE_KEYS: Mapping[str, frozenset[str]] = {
@@ -48,14 +48,14 @@ Records = Mapping[str, tuple[Record, ...]]
 
 
 class Refusal(Exception):
-    """Why a plugin cannot be used."""
+    """The reason why a plugin cannot be used."""
 
 
 @contextmanager
-def blaming(what: str, *, place: bool = False) -> Iterator[None]:
-    """Turn whatever the plugin raises, sys.exit included, into a `Refusal`; an interrupt passes.
+def as_refusal(what: str, *, place: bool = False) -> Iterator[None]:
+    """Turn whatever the plugin raises, including sys.exit, into a `Refusal`; an interrupt passes.
 
-    With `place` the message says at which line of the plugin it was raised.
+    With `place`, the message gives the line of the plugin that raised it.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def blaming(what: str, *, place: bool = False) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """The exception in one line."""
+    """Return the exception in one line."""
     import traceback
 
     return " ".join("".join(traceback.format_exception_only(error)).split())
@@ -75,7 +75,7 @@ def describe(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     import traceback
 
-    # the engine's own loader and Python's import machinery
+    # the engine's own loader and Python's import machinery are not the plugin's code
     ours = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     theirs = [f" ({file}:{line})" for file, line in frames if not file.startswith(ours)]
@@ -83,18 +83,18 @@ def _place(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, or nothing if no word is close."""
+    """Return `"; did you mean 'x'?"`, or nothing if no word is close."""
     import difflib
 
     close = difflib.get_close_matches(word, sorted(words), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@blaming("its hooks cannot be read")
+@as_refusal("its hooks cannot be read")
 def collect(target: object) -> Records:
     """Call the hook functions of a module or object and check what they return.
 
-    Raises `Refusal`; what the plugin's own code raises is its cause.
+    Raises `Refusal`; an exception of the plugin's own code becomes its cause.
     """
     if inspect.isclass(target):
         raise Refusal(f"its target is the class {target.__qualname__!r}; name a module or an instance")
@@ -119,7 +119,7 @@ def collect(target: object) -> Records:
 
 
 def _members(target: object) -> list[tuple[str, Any]]:
-    """Attributes, looked up without running properties, `__getattr__` or lazy imports."""
+    """Return attributes without running properties, `__getattr__` or lazy imports."""
     found: dict[str, Any] = {}
     for cls in reversed(type(target).__mro__):
         found |= vars(cls)
@@ -130,33 +130,33 @@ def _members(target: object) -> list[tuple[str, Any]]:
 
 def _call(name: str, function: Any, marks: Mapping[str, Any]) -> tuple[object, ...]:
     if marks.get("wrapper") or marks.get("hookwrapper"):
-        raise Refusal(f"its hook function {name!r} is a wrapper; hook functions only return records")
+        raise Refusal(f"its hook function {name!r} is a wrapper; a hook function must only return records")
     parameters = inspect.signature(function).parameters.values()
     if parameters:
         listed = ", ".join(map(str, parameters))
         raise Refusal(f"its hook function {name}({listed}) must take no argument, not even with a default")
-    # a generator runs, and fails, only while it is unrolled
-    with blaming(f"its hook function {name!r} failed", place=True):
+    # a generator runs, and fails, only while it is iterated
+    with as_refusal(f"its hook function {name!r} failed", place=True):
         result = function()
         if isinstance(result, Iterable) and not isinstance(result, str | bytes):
             return tuple(result)
-    raise Refusal(f"its hook function {name!r} returned {_a(result)}; wanted an iterable of records")
+    raise Refusal(f"its hook function {name!r} returned {_described(result)}; it must return an iterable of records")
 
 
 def check(hook: str, records: Iterable[object]) -> tuple[Record, ...]:
-    """The records of one plugin for one hook, sorted by kind.
+    """Return the records of one plugin for one hook, sorted by kind.
 
-    Raises `Refusal` with all that is wrong with them.
+    Raises `Refusal` with all faults of the records.
     """
     good: list[Record] = []
     faults: list[str] = []
     wanted = ModelRecord if hook == "hyco_models" else Record
     for record in records:
-        # a ModelRecord is a Record, but its role means nothing to another hook
+        # a ModelRecord is a Record, but its role means nothing for another hook
         if not isinstance(record, wanted) or (wanted is Record and isinstance(record, ModelRecord)):
-            faults.append(f"{hook} returned {_a(record)}; wanted a {wanted.__name__}")
+            faults.append(f"{hook} returned {_described(record)}; it must return {wanted.__name__} instances")
             continue
-        with blaming(f"a record of {hook} cannot be checked"):
+        with as_refusal(f"a record of {hook} cannot be checked"):
             faults += [f"kind {record.kind!r} of {hook}: {fault}" for fault in _faults(hook, record)]
         good.append(record)
     if faults:
@@ -171,13 +171,13 @@ def _faults(hook: str, record: Record) -> Iterator[str]:
     if not isinstance(record.kind, str) or not _KEBAB.fullmatch(record.kind):
         yield "the kind must be kebab-case, such as 'my-kind'"
     elif (hook, record.kind) in _RESERVED:
-        yield "this kind belongs to the core; choose another"
+        yield "this kind belongs to the core; choose another one"
     if not isinstance(record.summary, str) or not record.summary.strip():
         yield "the summary is empty; write one sentence"
     if isinstance(record, ModelRecord) and record.role not in ("physical", "synthetic"):
         yield f"the role is {record.role!r}; it must be 'physical' or 'synthetic'"
     elif not inspect.isclass(record.options) or not attrs.has(record.options):
-        yield f"the options are {_a(record.options)}; wanted a class made with hyco_engine.options"
+        yield f"the options are {_described(record.options)}; they must be a class made with hyco_engine.options"
     else:
         if not _is_frozen(record.options):
             name = record.options.__qualname__
@@ -185,18 +185,18 @@ def _faults(hook: str, record: Record) -> Iterator[str]:
         for name in sorted({field.name for field in attrs.fields(record.options)} & core_keys(hook, record)):
             yield f"the option {name!r} has the name of a key that belongs to the core; rename it"
     if not callable(record.factory):
-        yield f"the factory is {_a(record.factory)}; wanted a function factory(options, context)"
+        yield f"the factory is {_described(record.factory)}; it must be a function factory(options, context)"
     elif not _takes_two(record.factory):
-        yield f"the factory takes {inspect.signature(record.factory)}; wanted factory(options, context)"
+        yield f"the factory takes {inspect.signature(record.factory)}; it must take (options, context)"
 
 
 def core_keys(hook: str, record: Record) -> frozenset[str]:
-    """Keys of the record's table in a spec that are not the record's options."""
+    """Return the keys of the record's table in a spec that are not the record's options."""
     return _CORE_KEYS[record.role if isinstance(record, ModelRecord) else hook]
 
 
 def without_help(records: Records) -> Iterator[str]:
-    """A warning for each option that does not say what it is."""
+    """Yield a warning for each option without help text."""
     for hook, ours in records.items():
         for record in ours:
             for field in attrs.fields(record.options):
@@ -205,10 +205,10 @@ def without_help(records: Records) -> Iterator[str]:
 
 
 def deprecated(records: Records) -> Iterator[str]:
-    """A warning for each deprecated hook that is used, and each deprecated field that a record sets.
+    """Yield a warning for each deprecated hook that is used, and for each deprecated field that a record sets.
 
     `@hookspec(warn_on_impl=DeprecationWarning("..."))` marks a hook, `metadata={"deprecated": "..."}` a field; the text
-    says what to do instead, and with which version the old way goes.
+    says what to use instead, and in which version the old way goes.
     """
     for hook, ours in records.items():
         marks = getattr(getattr(hookspecs, hook, None), f"{PROJECT}_spec", None) or {}
@@ -243,8 +243,8 @@ def _takes_two(factory: Any) -> bool:
     return True
 
 
-def _a(thing: object) -> str:
-    """What a value is, without its repr, which would be the plugin's code."""
+def _described(thing: object) -> str:
+    """Describe a value without its repr, which would run the plugin's code."""
     if thing is None:
         return "None"
     if inspect.isclass(thing):

@@ -1,6 +1,6 @@
-"""From entry points to plugins. What is wrong with one becomes its reason and never hides another.
+"""The way from entry points to plugins. A fault of one plugin becomes its reason and never hides another plugin.
 
-pluggy's own loader is not used: it drops the second of two equal entry-point names silently, lets one broken
+pluggy's own loader is not used: it silently drops the second of two equal entry-point names, lets one broken
 import stop all others, and lets misspelt hooks pass.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal
 
 import attrs
 
-from hyco_engine.hooks.checking import Records, Refusal, blaming, collect, deprecated, describe, without_help
+from hyco_engine.hooks.checking import Records, Refusal, as_refusal, collect, deprecated, describe, without_help
 from hyco_engine.hooks.hookspecs import PROJECT
 
 ENGINE = "hyco-engine"
@@ -27,11 +27,11 @@ _HEAVY = ("torch", "phi")
 
 @attrs.frozen(kw_only=True)
 class PluginInfo:
-    """What became of one plugin.
+    """The result of loading one plugin.
 
-    `name` is the entry point's. `reason` says why a plugin is disabled or failed, and is empty otherwise.
-    `records` maps a hook to its records sorted by kind. A plugin that failed only because another one offers
-    the same kind keeps its records, and those of its kinds that are not in conflict serve.
+    `name` is the name of the entry point. `reason` says why a plugin is disabled or failed, and is empty otherwise.
+    `records` maps a hook to its records sorted by kind. A plugin that failed only because another plugin offers the
+    same kind keeps its records, and those of its kinds that are not in conflict can be used.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PluginInfo:
 
     @property
     def kinds(self) -> dict[str, tuple[str, ...]]:
-        """Kinds by hook, both sorted."""
+        """The kinds by hook, both sorted."""
         return {hook: tuple(record.kind for record in records) for hook, records in self.records.items()}
 
     def __str__(self) -> str:
@@ -57,26 +57,26 @@ class PluginInfo:
         return attrs.evolve(self, status="failed", reason=reason)
 
     def offering(self, records: Records) -> PluginInfo:
-        """With these records and what there is to say of them.
+        """Add records, and the warnings about them.
 
-        What is deprecated is a Python warning as well, since authors see those in their tests.
+        A deprecation is a Python warning as well, because authors see those in their tests.
         """
         for message in (old := tuple(deprecated(records))):
             warnings.warn(f"{self}: {message}", DeprecationWarning, stacklevel=2)
         return attrs.evolve(self, records=records, warnings=(*self.warnings, *old, *without_help(records)))
 
     def answers_to(self, names: Collection[str]) -> bool:
-        """Whether the entry point's or the distribution's name is one of `names`, which are normalised."""
+        """Return whether the name of the entry point or distribution is one of `names`, which are normalised."""
         return not {normalise(self.name), normalise(self.distribution)}.isdisjoint(names)
 
 
 def normalise(name: str) -> str:
-    """A distribution's name as in PEP 503."""
+    """Normalise a distribution's name as in PEP 503."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def load_plugins(disabled: Collection[str], entry_points: Iterable[metadata.EntryPoint] | None) -> list[PluginInfo]:
-    """One plugin for each entry point; None reads what is installed. `disabled` names are normalised."""
+    """Return one plugin for each entry point; None means the installed ones. `disabled` names are normalised."""
     plugins: list[PluginInfo] = []
     if entry_points is None:
         entry_points, unreadable = _installed()
@@ -95,7 +95,7 @@ def load_plugins(disabled: Collection[str], entry_points: Iterable[metadata.Entr
         else:
             by_name.setdefault(info.name, []).append((info, entry_point))
 
-    # sorted, since only the first plugin that imports torch can be seen doing it
+    # sorted, because only the first plugin that imports torch can be caught at it
     for name, claims in sorted(by_name.items()):
         if len(claims) == 1:
             plugins.append(_load(*claims[0]))
@@ -103,18 +103,18 @@ def load_plugins(disabled: Collection[str], entry_points: Iterable[metadata.Entr
         owners = " and ".join(sorted(f"{info.distribution} {info.version}" for info, _ in claims))
         reason = (
             f"the entry-point name {name!r} is used by {owners}, so none of them is loaded; "
-            f"disable or uninstall all but one"
+            f"disable or uninstall all but one of them"
         )
         plugins += [info.failed(reason) for info, _ in claims]
     return plugins
 
 
 def _installed() -> tuple[list[metadata.EntryPoint], list[PluginInfo]]:
-    """The group's entry points, and the distributions that seem to offer some but cannot be read."""
+    """Return the group's entry points, and the distributions that seem to offer some but cannot be read."""
     try:
         return list(metadata.entry_points(group=PROJECT)), []
     except Exception:
-        # one malformed entry_points.txt, of whatever distribution, hides all others
+        # one malformed entry_points.txt, of any distribution, hides all others
         return _installed_one_by_one()
 
 
@@ -148,7 +148,7 @@ def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, 
 
 
 def _check_version(distribution: metadata.Distribution | None) -> None:
-    with blaming(f"its requirement on {ENGINE} cannot be read"):
+    with as_refusal(f"its requirement on {ENGINE} cannot be read"):
         texts = (distribution.requires if distribution else None) or ()
         ours = [text for text in texts if normalise(re.split(r"[^\w.-]", text.strip())[0]) == ENGINE]
         if not ours:
@@ -165,7 +165,7 @@ def _check_version(distribution: metadata.Distribution | None) -> None:
         if applies and not requirement.specifier.contains(engine, prereleases=True):
             raise Refusal(
                 f"it requires {ENGINE} {requirement.specifier}, but {engine} is installed; "
-                f"install a version of one that fits the other"
+                f"install a version of one of them that fits the other"
             )
 
 
@@ -175,18 +175,18 @@ def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
     try:
         if not entry_point.pattern.match(entry_point.value):
             raise Refusal(f"its entry point {entry_point.value!r} is neither 'module' nor 'module:object'")
-        with blaming(f"importing {entry_point.value!r} failed", place=True):
+        with as_refusal(f"importing {entry_point.value!r} failed", place=True):
             target = entry_point.load()
         records = collect(target)
     except Refusal as refusal:
         return info.failed(str(refusal))
     seconds = time.perf_counter() - start
     told = [
-        f"loading it imports {name}; import it inside the factory, so that the engine starts fast"
+        f"loading it imports {name}; import {name} inside the factory, so that the engine starts fast"
         for name in _HEAVY
         if name in sys.modules and name not in before
     ]
     if seconds > SLOW_IMPORT_S:
         took = f"{seconds:.1f} s, more than {SLOW_IMPORT_S} s"
-        told.append(f"loading it took {took}; import what is slow inside the factory")
+        told.append(f"loading it took {took}; import slow modules inside the factory")
     return attrs.evolve(info, warnings=tuple(told)).offering(records)

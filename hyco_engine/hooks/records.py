@@ -1,4 +1,4 @@
-"""What hook functions return: cheap descriptions whose factories do the heavy imports."""
+"""The records that hook functions return: cheap descriptions, whose factories do the heavy imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Record:
     """One kind that a plugin offers.
 
     `kind` is kebab-case and unique per hook. `options` is a frozen attrs class, made with `hyco_engine.options` and
-    `hyco_engine.option`, that describes the spec keys beside `kind`. `factory(options, context)` builds the part:
+    `hyco_engine.option`, that describes the spec keys besides `kind`. `factory(options, context)` builds the part:
     `context` is the context of the hook, such as `hyco_engine.interfaces.SourceContext`.
     """
 
@@ -32,7 +32,7 @@ class ModelRecord(Record):
 
 
 def imported(module: str, name: str = "build") -> Callable[[Any, Any], Any]:
-    """A factory that imports `module` when it is first called, so that the record itself stays light."""
+    """Return a factory that imports `module` when it is first called, so that the record itself stays light."""
 
     def factory(options: Any, context: Any) -> Any:
         return getattr(import_module(module), name)(options, context)

@@ -1,4 +1,4 @@
-"""Which kinds there are, which plugin offers each, and what is wrong with the plugins that cannot be used."""
+"""The registry: the kinds, the plugin that offers each of them, and the faults of plugins that cannot be used."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ DISABLE_VARIABLE = "HYCO_ENGINE_DISABLE_PLUGINS"
 
 
 def disabled_names(given: Iterable[str] = (), environ: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """Plugins not to import: those `given` and the comma-separated ones of HYCO_ENGINE_DISABLE_PLUGINS."""
+    """Return the plugins not to import: those `given` and those in HYCO_ENGINE_DISABLE_PLUGINS, separated by commas."""
     names = (*given, *environ.get(DISABLE_VARIABLE, "").split(","))
     return frozenset(name.strip() for name in names if name.strip())
 
 
 class Registry:
-    """The kinds of the six hooks. An object: two registries share nothing.
+    """The kinds of the six hooks. It is no global state: two registries share nothing.
 
     `Registry()` is empty; `Registry.discover()` holds what the installed distributions offer under the
     entry-point group `hyco_engine`. A plugin that cannot be used is listed in `plugins` with the reason and
-    disturbs no other; only asking for a kind that is not there raises.
+    disturbs no other plugin; only a request for a missing kind raises.
     """
 
     def __init__(self) -> None:
@@ -68,8 +68,8 @@ class Registry:
     ) -> PluginInfo:
         """Add a module or object with `@hookimpl` functions, or one record.
 
-        `name` is what to call the plugin (None: the distribution's name). `hook` says which hook a plain
-        `Record` is for. Raises `PluginError` if anything is wrong or a kind is taken, and adds nothing then.
+        `name` is the name of the plugin in messages (default: the distribution's name). `hook` is the hook of a plain
+        `Record`. Raises `PluginError` if anything is wrong or a kind is taken, and adds nothing then.
         """
         info = PluginInfo(name=name or distribution, distribution=distribution, version=version)
         try:
@@ -83,7 +83,7 @@ class Registry:
             if kind in info.kinds.get(hook, ())
         ]
         if taken:
-            raise PluginError(f"{info}: {'; '.join(taken)}; rename the kind or leave the other plugin out")
+            raise PluginError(f"{info}: {'; '.join(taken)}; rename the kind or do not use the other plugin")
         self._adopt([info])
         return info
 
@@ -101,15 +101,15 @@ class Registry:
     @property
     def plugins(self) -> tuple[PluginInfo, ...]:
         """All plugins, usable or not, sorted by name and distribution."""
-        return tuple(self._judged(info) for info in self._loaded)
+        return tuple(self._with_conflicts(info) for info in self._loaded)
 
     @property
     def unmatched(self) -> tuple[str, ...]:
-        """Names that were to be disabled and that no plugin has."""
+        """The names that were to be disabled but that no plugin has."""
         return self._unmatched
 
     def kinds(self, hook: str, role: Role | None = None) -> tuple[str, ...]:
-        """The kinds that can be used, sorted; with `role`, only models of that role."""
+        """Return the kinds that can be used, sorted; with `role`, only models of that role."""
         _check_hook(hook)
         usable = ((key, offers[0][1]) for key, offers in self._offers.items() if len(offers) == 1)
         return tuple(
@@ -121,7 +121,7 @@ class Registry:
         )
 
     def get(self, hook: str, kind: str, role: Role | None = None) -> Record:
-        """The record of a kind.
+        """Return the record of a kind.
 
         Raises `SpecError` for a kind that is not installed or a model of the other role, and `PluginError`
         for a kind that several plugins offer.
@@ -129,13 +129,13 @@ class Registry:
         return self._find(hook, kind, role)[1]
 
     def origin(self, hook: str, kind: str) -> PluginInfo:
-        """The plugin that offers a kind; raises as `get`."""
-        return self._judged(self._find(hook, kind)[0])
+        """Return the plugin that offers a kind. Raises like `get`."""
+        return self._with_conflicts(self._find(hook, kind)[0])
 
     def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
-        """What the kind's factory makes of an instance of its option class and the context of its hook.
+        """Build a part: call the kind's factory with an instance of its option class and the context of its hook.
 
-        Raises as `get`. Errors of the engine pass; whatever else the factory raises becomes a `PluginError`.
+        Raises like `get`. The engine's own errors pass; any other error of the factory becomes a `PluginError`.
         """
         info, record = self._find(hook, kind)
         try:
@@ -157,7 +157,7 @@ class Registry:
         info, record = offers[0]
         if role is not None and isinstance(record, ModelRecord) and record.role != role:
             raise SpecError(
-                f"{kind!r} is a {record.role} model and a {role} one is wanted; {self._installed(hook, role)}"
+                f"{kind!r} is a {record.role} model, but a {role} one is needed; {self._installed(hook, role)}"
             )
         return info, record
 
@@ -170,7 +170,7 @@ class Registry:
             f"unknown {noun} {kind!r}{did_you_mean(kind, self.kinds(hook, role))}",
             self._installed(hook, role),
         ]
-        # any of these might be the one that offers it
+        # any of these plugins might offer the kind
         for info in self._loaded:
             if info.status == "failed":
                 parts.append(f"{info} failed to load: {info.reason}")
@@ -178,8 +178,8 @@ class Registry:
                 parts.append(f"{info} is disabled")
         return "; ".join(parts)
 
-    def _judged(self, info: PluginInfo) -> PluginInfo:
-        """`info` as failed if another plugin offers one of its kinds."""
+    def _with_conflicts(self, info: PluginInfo) -> PluginInfo:
+        """Return `info`, as failed if another plugin offers one of its kinds."""
         conflicts = [
             _conflict(hook, kind, [owner for owner, _ in self._offers[hook, kind]])
             for hook, kinds in info.kinds.items()
@@ -199,7 +199,7 @@ def _single(record: Record, hook: str | None) -> Records:
 def _conflict(hook: str, kind: str, owners: list[PluginInfo]) -> str:
     names = " and ".join(map(str, owners))
     return (
-        f"kind {kind!r} of {hook} is offered by {names}, so none of them serves; "
+        f"kind {kind!r} of {hook} is offered by {names}, so none of them is used; "
         f"disable all but one with --disable-plugin or {DISABLE_VARIABLE}"
     )
 

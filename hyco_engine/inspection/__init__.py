@@ -1,4 +1,4 @@
-"""What a data file or folder holds, told from headers and a few values, and the section of a spec that reads it."""
+"""A description of a data file or folder from headers and a few values, with the spec section that reads it."""
 
 from hyco_engine.inspection.describing import Found, describe
 

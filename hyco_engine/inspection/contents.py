@@ -1,4 +1,4 @@
-"""The arrays in files that anybody may have made: names, shapes and, of what fits into memory, values."""
+"""The arrays in files of unknown origin: names, shapes and, if they fit into memory, values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hyco_engine.data.npy import Array, read_array, read_header
 from hyco_engine.errors import DataError
 
 MAX_VALUES = 2**27
-"""Larger arrays are described by their header alone."""
+"""The number of values above which an array is described by its header alone."""
 NUMBERS = "fiub"
 _MATLAB = {"double": "f8", "single": "f4", "logical": "?"}
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Stored:
-    """An array of real numbers; `read` gives its values, or None where they are too many."""
+    """An array of real numbers; `read` returns its values, or None if there are too many."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class Stored:
 
 
 def arrays_in(path: Path) -> dict[str, Stored]:
-    """Of a `.npy`, `.npz`, `.mat` or HDF5 file, or a folder of `.npy` files. Raises DataError where it is damaged."""
+    """Return the arrays of a `.npy`, `.npz`, `.mat` or HDF5 file, or of a folder. Raises DataError if it is damaged."""
     try:
         if path.is_dir():
             return {name: stored for file in sorted(path.glob("*.npy")) for name, stored in _npy(file).items()}
@@ -111,7 +111,7 @@ def _hdf5(path: Path, *, reverse: bool) -> dict[str, Stored]:
 
         return read
 
-    # visits hard links alone, so no name leads out of the file
+    # visits only hard links, so that no name leads out of the file
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind in NUMBERS and not (item.is_virtual or item.external):
             shape = tuple(item.shape[::-1] if reverse else item.shape)

@@ -1,4 +1,4 @@
-"""Which kind of file or folder it is, and what of it matters."""
+"""The kind of a file or folder, and the contents that matter."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ MAX_LINES = 40
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """What something is, a line for each thing in it, and the section that would read it; `spec` empty: none can."""
+    """The nature of a file or folder, a line for each thing in it, and the section that reads it, if a source can."""
 
     what: str
     contents: tuple[str, ...] = ()
     spec: str = ""
     tried: str = ""
-    """What came of reading it with that section."""
+    """The result of reading the data with that section."""
 
 
 def describe(path: Path) -> Found:
-    """What `path` holds. Raises DataError where there is nothing, or nothing that is known here."""
+    """Describe what `path` holds. Raises DataError if it does not exist or holds nothing that is known here."""
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     found = _folder(path) if path.is_dir() else _file(path)
-    return attrs.evolve(found, tried=_tried(found.spec)) if found.spec else found
+    return attrs.evolve(found, tried=_read_with(found.spec)) if found.spec else found
 
 
-def _tried(section: str) -> str:
-    """What the source makes of the section, or what it says against it."""
+def _read_with(section: str) -> str:
+    """Say what the source reads with the section, or which error it raises."""
     from hyco_engine.data.manager import DataManager
     from hyco_engine.data.settings import SourceChoice
     from hyco_engine.hooks.registry import Registry, disabled_names
@@ -58,9 +58,9 @@ def _tried(section: str) -> str:
         manager = DataManager(source, choice, None)
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
-        return f"this does not hold yet: {'; '.join(told)}"
+        return f"this section does not work yet: {'; '.join(told)}"
     except HycoError as error:
-        return f"this does not hold yet: {error}"
+        return f"this section does not work yet: {error}"
     grid = manager.layout.grid
     sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
     cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
@@ -88,7 +88,7 @@ def _folder(path: Path) -> Found:
     if files := sorted(p for p in path.glob("*") if h5py.is_hdf5(p) and _is_well(p)):
         return _with_source("well", path, "files of The Well", (f"{len(files)} files such as {files[0].name}",))
     names = sorted(p.name for p in path.iterdir())[:12]
-    raise DataError(f"{path} is a folder without known data; it holds {', '.join(names) or 'nothing'}")
+    raise DataError(f"{path} is a folder without data of a known kind; it holds {', '.join(names) or 'nothing'}")
 
 
 def _file(path: Path) -> Found:
@@ -103,7 +103,7 @@ def _file(path: Path) -> Found:
     if path.suffix in (".npy", ".npz", ".mat"):
         return _arrays(path, f"a {path.suffix} file")
     raise DataError(
-        f"{path} is of no kind that is known here: .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
+        f"{path} is of no known kind; known are .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
         f"folders of .npy files, PhiFlow scenes, and run folders"
     )
 
@@ -133,9 +133,7 @@ def _hdf5(path: Path) -> Found:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
-    return Found(
-        what="an HDF5 file of a layout that is not known here; save its arrays as .npz to use them", contents=lines
-    )
+    return Found(what="an HDF5 file of an unknown layout; save its arrays as .npz to use them", contents=lines)
 
 
 def _is_well(path: Path) -> bool:
@@ -152,11 +150,11 @@ def _pdebench_split(path: Path, seeds: list[str]) -> list[str]:
 
 
 def _with_source(kind: str, path: Path, what: str, contents: tuple[str, ...], more: Sequence[str] = ()) -> Found:
-    """For layouts that say most themselves: the section names the file, where a source of that kind is there."""
+    """Describe a layout that says most itself: the section only names the file, if such a source is installed."""
     from hyco_engine.hooks.registry import Registry, disabled_names
 
     if kind not in Registry.discover(disabled_names()).kinds("hyco_sources"):
-        return Found(what=f"{what}; no installed source reads it, see docs/extending.md", contents=contents)
+        return Found(what=f"{what}; no installed source reads it (see docs/extending.md)", contents=contents)
     lines = ["[data]", f'kind = "{kind}"', f"path = {_toml_text(str(path))}", *more]
     return Found(what=what, contents=contents, spec="\n".join(lines))
 
@@ -195,12 +193,12 @@ def _table(path: Path) -> Found:
     axes = [axis for axis in "xyz" if axis in header]
     fields = [name for name in header if name and name not in ("t", "s", *"xyz")]
     if not (named and count and axes and "t" in header and fields):
-        return Found(what="a table; observations would have the columns t, x and at least one value", contents=contents)
-    # a vector's first frame may be one number for all of its components
+        return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
+    # the first frame of a vector may be one number for all components
     whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in fields)
     spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
     steps = 20
-    # rounded up, so that these steps reach the last reading
+    # rounded up, so that these steps reach the last observation
     dt = float(f"{1.005 * spans['t'][1] / steps:.3g}") or 1.0
     bounds = ", ".join(f"{a} = [{spans[a][0]!r}, {spans[a][1]!r}]" for a in axes)
     lines = [
@@ -209,7 +207,7 @@ def _table(path: Path) -> Found:
         f"path = {_toml_text(str(path))}",
         'split = { by = "sensor" }',
         f"dt = {dt!r}   # <- the time between two frames of the models' rollouts",
-        f"num_predict_steps = {steps}   # <- how many of them a rollout has, so that it reaches the last reading",
+        f"num_predict_steps = {steps}   # <- the steps of a rollout, chosen so that it reaches the last observation",
         f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
         f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
         'boundary = "periodic"   # <-',

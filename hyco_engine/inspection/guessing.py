@@ -1,6 +1,6 @@
-"""From arrays to the `[data]` section that would read them: which are fields, what their axes mean, where they end.
+"""The guess of a `[data]` section from arrays: which arrays are fields, what their axes mean, and where they end.
 
-What the file does not say is guessed, and each guess is marked in the section for the reader to check.
+Facts that the file does not contain are guessed, and the section marks each guess for the reader to check.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hyco_engine.inspection.contents import Stored
 TIMES = ("t", "time", "times", "tt", "tspan", "time_points", "timepoints", "t_coordinate")
 SPACE = "xyz"
 _FEW = 4
-"""Axes no longer than this may be components."""
+"""The length up to which an axis may count components."""
 
 
 @attrs.frozen(kw_only=True)
 class Vector:
-    """An evenly or unevenly spaced row of increasing numbers: times, or positions along an axis."""
+    """An increasing sequence of numbers, evenly spaced or not: times, or positions along an axis."""
 
     name: str
     values: Array
@@ -35,7 +35,7 @@ class Vector:
 
 
 def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
-    """The section for the source `arrays`; None where nothing looks like a field that changes in time."""
+    """Return the section for the source `arrays`, or None if no array looks like a field that changes in time."""
     squeeze = path.suffix == ".mat"
     vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored)) is not None}
     shapes = {n: _shape(s, squeeze) for n, s in arrays.items() if n not in vectors and len(_shape(s, squeeze)) >= 2}
@@ -97,10 +97,10 @@ def _base(name: str) -> str:
 
 
 def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, Vector]) -> tuple[str, bool]:
-    """(letters, whether the lengths of times and positions tell them)."""
+    """Return the letters of the axes, and whether the lengths of times and positions determine them."""
     known = {axis: len(vector.values) for axis, vector in positions.items()}
     known |= {"t": len(time.values)} if time else {}
-    # lengths that two axes have tell nothing
+    # a length that two axes share determines nothing
     clear = {axis: n for axis, n in known.items() if shape.count(n) == 1 and list(known.values()).count(n) == 1}
     if len(clear) == len(shape):
         return "".join(next(axis for axis, n in clear.items() if n == length) for length in shape), True
@@ -112,7 +112,7 @@ def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, V
 
 
 def _guess(shape: tuple[int, ...]) -> str:
-    """Simulations first, then time: grids are mostly square, and there are mostly fewer simulations than frames."""
+    """Guess simulations first, then time: grids are mostly square, and simulations are mostly fewer than frames."""
     rest = shape[1:]
     cells = [n for n in rest if n > _FEW]
     letters = _guess_space(rest)
@@ -122,7 +122,7 @@ def _guess(shape: tuple[int, ...]) -> str:
 
 
 def _guess_space(shape: tuple[int, ...]) -> str:
-    """Letters of the axes that are not time."""
+    """Guess the letters of the axes that are not time."""
     if len(shape) > 1 and shape[-1] <= _FEW:
         return f"{_guess_space(shape[:-1])}c"
     if len(shape) > 1 and shape[0] <= _FEW:
@@ -139,7 +139,7 @@ def _meaning(axes: str) -> str:
 
 
 def _sides(values: Array, axes: str) -> dict[str, object]:
-    """What holds at the ends of each axis of space, as the values of the first simulation look, noise and all."""
+    """Guess the boundary at the ends of each space axis from the first simulation, allowing for noise."""
     if "s" in axes:
         values, axes = np.take(values, 0, axis=axes.index("s")), axes.replace("s", "")
     found: dict[str, object] = {}
@@ -151,13 +151,13 @@ def _sides(values: Array, axes: str) -> dict[str, object]:
 
 
 def _side(u: Array, *, constant: bool) -> object:
-    """Of rows `u [rows, cells]` across the axis; `constant`: whether one value may hold at both ends."""
+    """Guess from rows `u [rows, cells]` across the axis; `constant` says whether one value may hold at both ends."""
     spread = float(u.std())
     ends = u[:, [0, -1]]
     if constant and spread > 0 and np.ptp(ends) <= 1e-6 * float(np.ptp(u)):
         return _level(float(ends.mean()), 1e-6 * spread)
     bends = np.square(np.diff(u, 2, axis=-1)).mean(0)
-    # across the seam of a periodic axis values and slopes go on as they do inside
+    # across the seam of a periodic axis, values and slopes continue as they do inside
     around = np.concatenate([u[:, -2:], u[:, :2]], axis=-1)
     jump, step = np.abs(u[:, -1] - u[:, 0]).mean(), np.abs(u[:, 1] - u[:, 0]).mean()
     seam = np.square(np.diff(around, 2, axis=-1)).mean(0)
@@ -170,23 +170,23 @@ def _side(u: Array, *, constant: bool) -> object:
 
 
 def _level(value: float, near: float) -> float:
-    """Three digits of it; what is zero within `near` is zero."""
+    """Round a value to three digits, or to zero if it is within `near` of zero."""
     return 0.0 if abs(value) <= near else float(f"{value:.9g}" if near < 1e-5 * abs(value) else f"{value:.3g}")
 
 
 def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
-    marked = "   # <- as the values at the ends look"
+    marked = "   # <- guessed from the values at the ends"
     if sides is None:
-        return 'boundary = "periodic"   # <- guessed: the file is too large to look at'
+        return 'boundary = "periodic"   # <- guessed: the file is too large to be examined'
     if len({str(rule) for rule in sides.values()}) == 1:
         return f"boundary = {json.dumps(sides[space[0]])}{marked}"
     return f"boundary = {{ {', '.join(f'{axis} = {json.dumps(sides[axis])}' for axis in space)} }}{marked}"
 
 
 def split_line(frames: int, sims: int) -> str:
-    """By simulation where there are three or more, else by time; what is too short for a test as well has none."""
+    """Split by simulation if there are three or more, else by time; data that are too short get no test split."""
     by, count = ("simulation", sims) if sims >= 3 else ("time", frames)
-    # two frames are the least that a rollout can be held against
+    # a rollout needs at least two frames
     least = 1 if by == "simulation" else 2
     second = min(max(int(0.85 * count), 1), count - least)
     first = min(max(int(0.7 * count), 1), second - least)
@@ -196,7 +196,7 @@ def split_line(frames: int, sims: int) -> str:
 
 
 def _field(name: str, k: int, fields: list[str]) -> str:
-    """A name for the field of an array, as TOML keys are written without quotes."""
+    """Return a name for the field of an array that TOML takes as a key without quotes."""
     clean = _identifier(name)
     usable = clean and not clean[0].isdigit() and [_identifier(other) for other in fields].count(clean) == 1
     return clean if usable else f"u{k or ''}"

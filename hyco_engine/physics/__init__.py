@@ -1,7 +1,7 @@
 """Physical models: declare fields and parameters, write one step in plain PhiFlow or torch.
 
-This package and the models' own files are the only places that know PhiFlow. Names are imported when first used:
-importing the package imports neither torch nor phi.
+This package and the modules of the physical models are the only places that import PhiFlow. Names are imported when
+they are first used, so that importing the package imports neither torch nor phi.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boundary conditions as PhiFlow extrapolations and back; layouts of Fields that come from outside."""
+"""Boundary conditions as PhiFlow extrapolations and back, and the layout of given Fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMED: dict[str, Extrapolation] = {
 def boundary_to_extrapolation(
     boundary: Boundary, axes: Sequence[str], components: Sequence[str] = (), *, name: str = "field"
 ) -> Extrapolation:
-    """The extrapolation of a field with these components. Raises DataError where PhiFlow has no such thing."""
+    """Return the extrapolation of a field with these components. Raises DataError if PhiFlow has no counterpart."""
     sides: dict[str, Any] = {}
     for axis in axes:
         lower, upper = (_to_extrapolation(rule, axes, components, name) for rule in boundary.sides[axis])
@@ -47,14 +47,14 @@ def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str]
     if rule.normal is not None and rule.tangential is not None:
         if tuple(components) != tuple(axes):
             raise DataError(
-                f"a normal/tangential boundary needs one component per axis ({', '.join(axes)}); {name!r} has "
+                f"a normal/tangential boundary needs one component per axis ({', '.join(axes)}), but {name!r} has "
                 f"{', '.join(components) or 'none'}",
                 key="data.boundary",
             )
         for part in (rule.normal, rule.tangential):
             if part.kind in ("periodic", "normal-tangential") or isinstance(part.value, tuple):
                 raise DataError(
-                    f"the boundary of {name!r}: {part.to_data()!r} cannot hold for one direction alone",
+                    f"the boundary of {name!r}: {part.to_data()!r} cannot hold for the normal or tangential part alone",
                     key="data.boundary",
                 )
         return extrapolation.combine_by_direction(
@@ -65,7 +65,7 @@ def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str]
 
 
 def boundary_from_extrapolation(ext: Extrapolation, axes: Sequence[str]) -> Boundary:
-    """The inverse of `boundary_to_extrapolation`. Raises DataError naming what has no counterpart."""
+    """Invert `boundary_to_extrapolation`. Raises DataError that names an extrapolation without counterpart."""
     sides = {}
     for axis in axes:
         rules = [_from_extrapolation(side_of(ext, axis + sign)) for sign in "-+"]
@@ -74,14 +74,14 @@ def boundary_from_extrapolation(ext: Extrapolation, axes: Sequence[str]) -> Boun
 
 
 def side_of(ext: Extrapolation, side: str) -> Extrapolation:
-    """What holds on one side, such as `x-` or `y+`."""
+    """Return the extrapolation on one side, such as `x-` or `y+`."""
     if not isinstance(ext, extrapolation._MixedExtrapolation):
         return ext
     known: Mapping[str, Extrapolation] = ext.ext
     for key in (side, side[:-1]):
         if key in known:
             return known[key]
-    raise DataError(f"the boundary {ext} says nothing about the side {side}")
+    raise DataError(f"the boundary {ext} has no entry for the side {side}")
 
 
 def _from_extrapolation(ext: Extrapolation) -> Rule:
@@ -110,16 +110,19 @@ def _from_extrapolation(ext: Extrapolation) -> Rule:
 def layout_from_fields(
     fields: Mapping[str, Field], dynamic: Sequence[str] | None = None, static: Sequence[str] = ()
 ) -> StateLayout:
-    """The layout of Fields that share one uniform grid. `dynamic` None: all that are not static. Raises DataError."""
+    """Return the layout of Fields on one uniform grid; without `dynamic`, all but the static ones are dynamic.
+
+    Raises DataError if a name is unknown, or if a Field lies on another grid or has an unsupported boundary.
+    """
     named = [name for name in fields if name not in static] if dynamic is None else list(dynamic)
     infos: dict[str, FieldInfo] = {}
     grid: Grid | None = None
     for name in (*named, *static):
         if name not in fields:
-            raise DataError(f"there is no field {name!r}; given are {', '.join(fields)}")
+            raise DataError(f"there is no field {name!r}; the given fields are {', '.join(fields)}")
         own, infos[name] = field_info(name, fields[name])
         if grid is not None and own != grid:
-            raise DataError(f"the field {name!r} lies on another grid than the others: {own} is not {grid}")
+            raise DataError(f"the field {name!r} lies on another grid than the fields before it: {own} is not {grid}")
         grid = own
     if grid is None:
         raise DataError("a layout needs at least one field")
@@ -129,9 +132,9 @@ def layout_from_fields(
 
 
 def field_info(name: str, field: Field) -> tuple[Grid, FieldInfo]:
-    """Grid and description of one Field."""
+    """Return the grid and the description of one Field. Raises DataError unless it lies on a uniform grid."""
     if not field.is_grid:
-        raise DataError(f"the field {name!r} is no uniform grid but {type(field.geometry).__name__}")
+        raise DataError(f"the field {name!r} does not lie on a uniform grid but on {type(field.geometry).__name__}")
     axes = tuple(field.resolution.names)
     lower, upper = field.bounds.lower, field.bounds.upper
     grid = Grid(

@@ -1,8 +1,8 @@
-"""Run a step as a captured torch graph: written once in PhiFlow or torch, run without Python's and PhiFlow's overhead.
+"""The capture of a step as a torch graph, which runs without the overhead of Python and PhiFlow.
 
-A step is `step(state [B, C_all, *S], *parameters) -> [B, C_dyn, *S]`. All that is learned is an argument: what a step
-closes over would be baked into the graph as a constant, silently. So the step is examined first, and every graph is
-checked against the step before it is used.
+A step is `step(state [B, C_all, *S], *parameters) -> [B, C_dyn, *S]`. Everything that is learned is an argument,
+because a tensor that the step closes over would silently become a constant of the graph. The step is therefore examined
+first, and every graph is checked against the step before it is used.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Compile = Literal["auto", "eager", "graph", "inductor"]
 MAX_GRAPHS = 16
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 _FUSED = 10
-"""Fused kernels contract multiply-adds, so some more of the last digits differ."""
+"""The factor by which fused kernels may differ more, because they contract multiply-adds."""
 
 
 class StepRunner:
-    """Runs one step in the way asked for: one graph per input shape, the `MAX_GRAPHS` used last.
+    """Runs one step as the spec asks, with one graph per input shape; the `MAX_GRAPHS` last used graphs are kept.
 
-    "auto" captures the first batch and decides by it, once: `planned` is how many steps of one sample the user is going
-    to make, forward and backward. What it then compiles serves all batches: smaller ones are padded, larger ones split.
-    `names` are those of the parameters, `learned` those among them that need gradients. `others()` gives parameter
-    values that differ from the present ones, for the check of a new graph. `eager` is the step as it is run where no
-    graph is (None: `step`). `tracing` is entered while a graph is captured.
+    "auto" captures the first batch and decides then, once, whether to compile: `planned` is how many steps of one
+    sample the run will make, forward and backward. Compiled graphs serve all batches: smaller ones are padded, larger
+    ones are split. `names` are the parameters, and those in `learned` need gradients. `others()` returns parameter
+    values that differ from the present ones, for the check of a new graph. `eager` is the step as it runs without a
+    graph (default: `step`). `tracing` is a context that is entered while a graph is captured.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class StepRunner:
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
         self._exported: GraphModule | None = None
         self._examined = False
-        # what graphs are made for and checked with: that of the first call, whatever came since
+        # the batch and the parameters of the first call: graphs are made for them and checked with them
         self._sample: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
         self._kind: StepExecution = "graph" if compile == "auto" else compile
         self._undecided = compile == "auto"
@@ -81,17 +81,17 @@ class StepRunner:
 
     @property
     def execution(self) -> tuple[StepExecution, str]:
-        """(how the step runs; why)."""
+        """How the step runs, and why."""
         return self._kind, self._reason
 
     def keep(self, kind: StepExecution, reason: str) -> None:
-        """Before the first call: what "auto" chose when a run began stays its choice, whatever it would choose now."""
+        """Keep what "auto" chose when the run began, whatever it would choose now. Call it before the first step."""
         if self._asked == "auto":
             self._kept = self._kind = kind
             self._reason = reason
 
     def __call__(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """One step. Raises PluginError where the step breaks its contract, RunError where an asked-for graph fails."""
+        """Run one step. Raises PluginError if the step breaks its contract, RunError if a requested graph fails."""
         if self._exported is not None and torch.compiler.is_exporting():
             result: Tensor = self._exported(state, *parameters)
             return result
@@ -122,7 +122,7 @@ class StepRunner:
         return run[1](padded, *parameters)[:size]
 
     def prepare_export(self, state: Tensor, parameters: Sequence[Tensor]) -> None:
-        """Have `torch.export` find a step for batches of any size. Raises CaptureError where there is no such graph."""
+        """Make `torch.export` use a step for batches of any size. Raises CaptureError if there is no such graph."""
 
         def graph(batch: Tensor) -> GraphModule:
             with self._tracing():
@@ -131,18 +131,18 @@ class StepRunner:
         self._exported = for_any_batch(graph, _plain(state[:1]))
 
     def _fitting(self, state: Tensor, parameters: Sequence[Tensor]) -> int:
-        """The size of batch to run: of what is compiled the smallest that is large enough, since more is dear."""
+        """Return the batch size to run: the smallest compiled size that is large enough, which costs the least."""
         size = state.shape[0]
         if self._kind != "inductor":
             return bucket(size)
         return next((there for there in self._compiled(state, parameters) if there >= size), bucket(size))
 
     def _compiled(self, state: Tensor, parameters: Sequence[Tensor]) -> list[int]:
-        """The sizes of batches that are compiled, ascending."""
+        """Return the compiled batch sizes in ascending order."""
         return sorted(key[0] for key in self._graphs if key == _key(state, key[0], parameters))
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Within jvp, vmap or grad of torch.func nothing can be captured: a graph that is there, or eagerly."""
+        """Run a step within jvp, vmap or grad of torch.func, where capture fails: by an existing graph, or eagerly."""
         size = self._fitting(state, parameters)
         key = _key(state, size, parameters)
         if key not in self._graphs:
@@ -152,9 +152,9 @@ class StepRunner:
         return result[: state.shape[0]]
 
     def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, int] | None:
-        """The graph that such a batch is run with and the size of batch that it takes; None where none can be.
+        """Return the graph that runs such a batch, and the batch size that it takes; None if the step runs eagerly.
 
-        For who wants to differentiate or to compile it otherwise.
+        Callers use it to differentiate the graph or to compile it in another way.
         """
         if not self._examined:
             self(state, parameters)
@@ -186,9 +186,9 @@ class StepRunner:
         return made
 
     def _first(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """A batch like `state`, parameter values, and others: those of the first call.
+        """Return a batch like `state`, parameter values and other values, all taken from the first call.
 
-        So whether a graph holds depends on its size alone, and a resumed run takes the very same graphs.
+        Whether a graph passes its check then depends on its size alone, and a resumed run uses the very same graphs.
         """
         if self._sample is None:
             others = [value.detach().to(state.dtype) for value in self._others()]
@@ -239,28 +239,28 @@ class StepRunner:
 
 
 def _rewritten(graph: GraphModule, changes: Sequence[Rewrite], check: Callable[[GraphModule], None]) -> GraphModule:
-    """The graph after all changes that hold."""
+    """Return the graph after all rewrites that pass the check."""
     for change in () if writes(graph) else changes:
         try:
             new = rewrite(graph, change)
             check(new)
             graph = new
         except Exception as error:
-            logger.debug("%s does not hold for this graph: %s", change.__name__, error)
+            logger.debug("the rewrite %s does not hold for this graph: %s", change.__name__, error)
     return graph
 
 
 def bucket(size: int) -> int:
-    """The batch size that a graph is captured for: `size` rounded up to three significant bits.
+    """Return the batch size that a graph is captured for: `size` rounded up to three significant bits.
 
-    It depends on nothing but `size`, so that a resumed run takes the very same graphs.
+    It depends on nothing but `size`, so that a resumed run uses the very same graphs.
     """
     unit = 1 << max(0, size.bit_length() - 3)
     return -(-size // unit) * unit
 
 
 def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule:
-    """The step as a cleaned graph for inputs like these. Raises CaptureError."""
+    """Capture the step as a simplified graph for inputs like these. Raises CaptureError."""
     try:
         with torch.no_grad():
             graph = make_fx(step)(state, *parameters)
@@ -274,22 +274,22 @@ def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphMod
 
 
 def _advice(message: str) -> str:
-    """What a step does that no graph can, and what to write instead; `message` is torch's."""
+    """Explain which part of a step no graph can hold, and what to write instead; `message` is torch's."""
     if "Sparse" in message or "sparse" in message:
         return (
-            "the step solves equations with a sparse matrix, in as many iterations as the values need: step "
+            "the step solves equations with a sparse matrix, in a number of iterations that depends on values: step "
             f"explicitly, or solve directly, as hyco_engine.physics.poisson does on regular grids ({message})"
         )
     if "_local_scalar_dense" in message or "data-dependent" in message or "aten.nonzero" in message:
         return (
-            "the step looks at values, by if, while, float() or .item(), or in an iterative solver: write where(...) "
-            f"in place of if, and loops of a fixed length ({message.split(' - ')[0].split('.  ')[0]})"
+            "the step depends on values, by if, while, float() or .item(), or in an iterative solver: write where(...) "
+            f"instead of if, and loops of fixed length ({message.split(' - ')[0].split('.  ')[0]})"
         )
     return message
 
 
 def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    # what functionalize makes of `copy_`, and has no gradient
+    # stands in for the operation that functionalize makes of `copy_`, because that one has no gradient
     return source.to(into.dtype).expand(into.shape).clone()
 
 
@@ -304,7 +304,7 @@ def _pad(state: Tensor, size: int) -> Tensor:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A copy that can take part in a gradient even where the tensor was made in inference mode."""
+    """Return a copy that can take part in a gradient even if the tensor was made in inference mode."""
     return tensor.detach().clone()
 
 

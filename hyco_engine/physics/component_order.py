@@ -1,9 +1,8 @@
-"""Components first: a stack along the last dimension becomes one along the second, and the order of dimensions is
-settled at the end.
+"""A rewrite of captured graphs that stacks vector components along the second dimension instead of the last.
 
-PhiFlow stacks the components of a vector last, so that neighbours in memory are components and not cells, which
-neither torch's kernels nor a compiler's vectors like. What is computed entry by entry does not care, so the permutation
-moves behind it; where it comes to lie on what undoes it, both vanish.
+PhiFlow stacks the components of a vector last, so that neighbours in memory are components and not cells, which is slow
+for torch's kernels and for compiled vector code. Pointwise operations do not depend on the order, so the permutation
+moves behind them; where it meets its inverse, both vanish.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from hyco_engine.physics.rewriting import arguments, aten, dim_of_joint, emit, i
 
 @attrs.frozen
 class Permuted:
-    """`permute(core, order)`."""
+    """The node `permute(core, order)`."""
 
     core: Node
     order: tuple[int, ...]
 
 
 def components_first(graph: GraphModule) -> None:
-    """Move permutations behind all that allows it, and stack components second instead of last."""
+    """Move permutations behind all operations that allow it, and stack components second instead of last."""
     known: dict[Node, Permuted] = {}
     for node in list(graph.graph.nodes):
         found = None
         if node.op == "call_function" and shape_of(node) is not None:
             found = _follow(graph, node, known)
         if found is None:
-            _settle(graph, node, known)
+            _restore_order(graph, node, known)
         elif found.order == tuple(range(len(found.order))):
             node.replace_all_uses_with(found.core)
         else:
@@ -42,20 +41,20 @@ def components_first(graph: GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _settle(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> None:
-    """Give a node that wants its arguments as they were just that."""
+def _restore_order(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> None:
+    """Restore the permutations of the arguments of a node that needs them as they were."""
     for source in node.all_input_nodes:
         if source in known:
             node.replace_input_with(
                 source, emit(graph, node, aten.permute.default, known[source].core, known[source].order)
             )
             if node.target == aten.view.default:
-                # it may lie otherwise in memory now
+                # its memory may be laid out differently now
                 node.target = aten.reshape.default
 
 
 def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> Permuted | None:
-    """What `node` is, if it is made of something permuted."""
+    """Return `node` as a permutation of another node if it is computed from permuted nodes, else None."""
     rank = len(sizes(node))
     if node.target == aten.permute.default:
         source = arguments(node)[0]
@@ -81,7 +80,7 @@ def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Permuted]) -> P
 
 
 def _follow_one(graph: GraphModule, node: Node, source: Permuted) -> Permuted | None:
-    """Operations on one tensor that name its dimensions."""
+    """Follow an operation on one tensor that names dimensions."""
     core, order, rest = source.core, source.order, arguments(node)[1:]
     rank = len(order)
     if node.target == aten.slice.Tensor:
@@ -126,7 +125,7 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permu
     inputs = node.all_input_nodes
     if any(shape_of(source) is None for source in inputs):
         return None
-    # small ones are broadcast and may be turned; a large one that is not permuted had better stay as it is
+    # small inputs are broadcast and may be permuted; a large input that is not permuted had better stay as it is
     orders = {known[source].order if source in known else None for source in inputs if sizes(source) == shape}
     if len(orders) != 1 or None in orders:
         return None
@@ -150,7 +149,7 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Permu
 
 
 def _common(known: Mapping[Node, Permuted], parts: Any) -> tuple[int, ...] | None:
-    """The order that all parts have, if it is the same."""
+    """Return the order of all parts if they have the same one."""
     orders = {known[part].order if part in known else None for part in parts}
     return orders.pop() if len(orders) == 1 else None
 
@@ -160,5 +159,5 @@ def _cores(known: Mapping[Node, Permuted], parts: Any) -> list[Node]:
 
 
 def _without(order: Sequence[int], gone: Sequence[int]) -> tuple[int, ...]:
-    """The order of what is left when dimensions of the core have gone."""
+    """Return the order of the dimensions that remain after some dimensions of the core are removed."""
     return tuple(d - sum(other < d for other in gone) for d in order if d not in gone)

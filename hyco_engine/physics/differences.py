@@ -1,6 +1,6 @@
-"""Central differences of PhiFlow tensors on uniform grids: fourth order, conservative where it matters.
+"""Central differences of PhiFlow tensors on uniform grids: fourth order, and conservative for diffusion.
 
-All work on values that `continued` has extended beyond the boundary by two cells along the axis in question.
+All functions work on values that `continued` has extended beyond the boundary by two cells along the axis in question.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from phiml.math.extrapolation import map as each_side
 from hyco_engine.physics.boundaries import side_of
 
 WIDTH = 2
-"""Cells that the stencils reach to each side."""
+"""The number of cells that the stencils reach to each side."""
 
 
 def continued(values: Any, boundary: Extrapolation, axis: str) -> Any:
-    """`values` with two more cells on both sides of an axis.
+    """Extend `values` by two cells on both sides of an axis.
 
-    PhiFlow holds a constant boundary in all cells beyond the first ghost cell too, which is a kink and costs the order;
-    the second ghost cell here continues the field oddly about the first, `2 u(wall) - u(mirrored)`. With zero gradient
-    PhiFlow repeats the last cell; two cells that mirror the last two have no slope at the wall in any order.
+    PhiFlow repeats a constant boundary value in all cells beyond the first ghost cell, which makes a kink and costs the
+    order. Here the second ghost cell continues the field as an odd function about the first, `2 u(wall) - u(mirrored)`.
+    With zero gradient, PhiFlow repeats the last cell; here two cells mirror the last two, so that the slope at the wall
+    is zero in any order.
     """
     boundary = each_side(lambda side: SYMMETRIC if side == ZERO_GRADIENT else side, boundary)
     fixed = [isinstance(side_of(boundary, axis + sign), ConstantExtrapolation) for sign in "-+"]
@@ -37,33 +38,33 @@ def continued(values: Any, boundary: Extrapolation, axis: str) -> Any:
 
 
 def neighbours(extended: Any, axis: str) -> list[Any]:
-    """The five shifted views of continued values: offsets -2 to 2."""
+    """Return the five shifted views of extended values, for offsets -2 to 2."""
     size = extended.shape.get_size(axis) - 2 * WIDTH
     return [extended[{axis: slice(i, i + size)}] for i in range(2 * WIDTH + 1)]
 
 
 def first_derivative(extended: Any, axis: str, dx: float) -> Any:
-    """d/dx, fourth order."""
+    """Return d/dx in fourth order."""
     mm, m, _, p, pp = neighbours(extended, axis)
     return (2 / 3 / dx) * (p - m) - (1 / 12 / dx) * (pp - mm)
 
 
 def second_derivative(extended: Any, axis: str, dx: float) -> Any:
-    """d²/dx², fourth order."""
+    """Return d²/dx² in fourth order."""
     mm, m, c, p, pp = neighbours(extended, axis)
     return (4 / 3 / dx**2) * (p + m) - (1 / 12 / dx**2) * (pp + mm) - (2.5 / dx**2) * c
 
 
 def diffusion(extended: Any, coefficient: Any, axis: str, dx: float) -> Any:
-    """d/dx(a du/dx) with a varying coefficient, continued as well: fourth order, conservative, five points.
+    """Return d/dx(a du/dx) for a varying, extended coefficient: fourth order, conservative, five points.
 
-    Symmetric and dissipative for a >= 0, and equal to `a * second_derivative` for constant a. Source: K. Mattsson,
+    It is symmetric and dissipative for a >= 0, and equals `a * second_derivative` for constant a. Source: K. Mattsson,
     "Summation by parts operators for finite difference approximations of second-derivatives with variable
     coefficients", J. Sci. Comput. 51 (2012), interior stencil of the fourth-order operator.
     """
     umm, um, u, up, upp = neighbours(extended, axis)
     amm, am, a, ap, app = neighbours(coefficient, axis)
-    # as differences to the centre: the five weights sum to zero, and rounding then keeps constants constant
+    # as differences from the centre, because the five weights sum to zero and rounding then keeps constants constant
     far_lower = (am / 6 - (amm + a) / 8) * (umm - u)
     near_lower = ((amm + ap) / 6 + (am + a) / 2) * (um - u)
     near_upper = ((am + app) / 6 + (a + ap) / 2) * (up - u)

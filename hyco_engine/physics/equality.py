@@ -1,4 +1,4 @@
-"""Checks that a step keeps its contract and that a captured graph is equal to it, gradients included."""
+"""Checks that a step keeps its contract and that a captured graph equals it, gradients included."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Step = Callable[..., Tensor]
 
 
 class CaptureError(Exception):
-    """A step cannot be captured, or its graph is not equal to it; the message says why."""
+    """The step cannot be captured, or its graph does not equal it; the message says why."""
 
 
 def examine(
     step: Step, state: Tensor, parameters: Sequence[Tensor], names: Sequence[str], learned: Sequence[str], *, title: str
 ) -> None:
-    """Raise PluginError where a learned parameter does not reach the result, or where something undeclared does."""
+    """Raise PluginError if the result does not depend on a learned parameter, or depends on an undeclared tensor."""
     if not learned:
         return
     with torch.enable_grad():
@@ -31,20 +31,20 @@ def examine(
         if name in learned and not any(leaf is tensor for leaf in leaves):
             raise PluginError(
                 f"{title} does not use its parameter {name!r}, which is to be learned: take it from the `parameters` "
-                f"that `step` is given, not from elsewhere, or set physical.parameters.{name}.learn = false"
+                f"that `step` gets, not from elsewhere, or set physical.parameters.{name}.learn = false"
             )
     for leaf in leaves:
         if not any(leaf is tensor for tensor in inputs):
             raise PluginError(
-                f"{title} uses a tensor of shape {tuple(leaf.shape)} that requires gradients and that nobody declared: "
-                "declare it as a parameter and take it from the `parameters` that `step` is given"
+                f"{title} uses a tensor of shape {tuple(leaf.shape)} that requires gradients and is not declared: "
+                "declare it as a parameter and take it from the `parameters` that `step` gets"
             )
 
 
 class Reference:
-    """Values and gradients of a step on an input and parameter values that it was not captured with.
+    """The values and gradients of a step at an input and parameter values other than those of the capture.
 
-    `names` of the parameters; None: a known one, without gradient.
+    `names` are the names of the parameters; a parameter whose name is None is known and has no gradient.
     """
 
     def __init__(self, step: Step, state: Tensor, parameters: Sequence[Tensor], names: Sequence[str | None]) -> None:
@@ -58,11 +58,12 @@ class Reference:
         self._output, self._gradients = self._run(step, seed=1)
 
     def check(self, run: Step, tolerance: float) -> None:
-        """Raise CaptureError where `run` differs from the step by more than `tolerance` of the largest value.
+        """Raise CaptureError if `run` differs from the step by more than `tolerance` of the largest value.
 
-        The gradient by a parameter is a sum over all entries of the result that the parameter touches, and a graph may
-        add up in another order. Rounding moves a sum of n terms of size t by about eps n t, whatever cancels; with the
-        random weights of the loss the sum itself is of the size sqrt(n) t. So it is known to eps sqrt(n) only.
+        The gradient with respect to a parameter is a sum over all entries of the result that the parameter affects, and
+        a graph may add them in another order. Rounding moves a sum of n terms of size t by about eps n t, whatever
+        cancels; with the random weights of the loss, the sum itself has the size sqrt(n) t. It is therefore known only
+        to eps sqrt(n).
         """
         output, gradients = self._run(run, seed=1)
         _compare("the result", self._output, output, tolerance)
@@ -70,9 +71,9 @@ class Reference:
             _compare(label, one, two, tolerance, partial(self._rounding, index, tolerance) if index else _none)
 
     def _rounding(self, index: int, tolerance: float) -> float:
-        """How far the gradient by a parameter may be off whose sum is in another order."""
+        """Return the tolerated error of the gradient with respect to a parameter, whose sum may be in another order."""
         if self._sizes is None:
-            # one sum may happen to be small: the sizes are those of several, of the step itself
+            # one sum may be small by chance, so the size is the largest of several random sums of the step itself
             draws = [self._gradients, *(self._run(self._step, seed)[1] for seed in (2, 3, 4))]
             self._sizes = [max(_size(gradient) for gradient in of_one) for of_one in zip(*draws, strict=True)]
         own, size = self._gradients[index], self._sizes[index]
@@ -103,12 +104,12 @@ def _size(gradient: Tensor | None) -> float:
 def _compare(
     label: str, one: Tensor | None, two: Tensor | None, tolerance: float, slack: Callable[[], float] = _none
 ) -> None:
-    """`slack` is what a difference may also be; it is only asked for where that matters."""
+    """Compare two tensors within `tolerance` or `slack()`, which is called only if it matters."""
     if (one is None) != (two is None):
-        raise CaptureError(f"{label} is lost in the captured step")
+        raise CaptureError(f"{label} is missing in the captured step")
     if one is not None and two is not None:
         size = float(one.abs().max())
-        # a step that overflows may do so in both
+        # if the step overflows, both may do so
         error = float((one - two).masked_fill(one.isnan() & two.isnan(), 0.0).abs().max())
         if not error <= tolerance * max(size, torch.finfo(one.dtype).tiny) and not error <= slack():
             raise CaptureError(f"{label} differs from that of the step as written by {error:g} at a size of {size:g}")
@@ -119,7 +120,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that a result's gradient reaches."""
+    """Return the tensors that the gradient of a result reaches."""
     found, seen, stack = [], set(), [output.grad_fn]
     while stack:
         node = stack.pop()

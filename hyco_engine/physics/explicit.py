@@ -1,4 +1,4 @@
-"""Explicit time stepping: classical Runge-Kutta, and step sizes chosen and judged by a scheme's stability limits."""
+"""Explicit time stepping: classical Runge-Kutta, with step sizes from the stability limits of a scheme."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.physics.model import Physics
 
 MAX_COURANT = 2.06
-"""Limit of sum |u| dt/dx: classical Runge-Kutta's 2.83 over the 1.372 of the fourth-order first derivative."""
+"""The limit of sum |u| dt/dx: classical Runge-Kutta's 2.83 over the 1.372 of the fourth-order first derivative."""
 MAX_DIFFUSIVE = 0.52
-"""Limit of sum D dt/dx^2: classical Runge-Kutta's 2.785 over the 16/3 of the fourth-order second derivative."""
+"""The limit of sum D dt/dx^2: classical Runge-Kutta's 2.785 over the 16/3 of the fourth-order second derivative."""
 LEARNING_ROOM = 1.5
-"""Internal steps stay stable while what limits them grows to this multiple of its start."""
+"""The multiple up to which the limiting rates may grow in training before internal steps become unstable."""
 
 State = dict[str, Any]
-"""Values of the dynamic fields by name, as phi tensors."""
+"""The values of the dynamic fields by name, as phi tensors."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,29 +30,29 @@ class Limit:
     """A dimensionless number that a scheme bounds: `rate * dt < limit`."""
 
     number: str
-    """How the number is written, such as `sum D dt/dx^2`."""
+    """The formula of the number, such as `sum D dt/dx^2`."""
     values: str
-    """What it was computed from, such as `D up to 0.2`."""
+    """The values that it was computed from, such as `D up to 0.2`."""
     rate: float
     limit: float
 
 
 def courant(layout: StateLayout, speed: float, name: str, limit: float = MAX_COURANT) -> Limit:
-    """The Courant number of a speed, summed over the axes."""
+    """Return the limit for the Courant number of a speed, summed over the axes."""
     rate = sum(speed / dx for dx in layout.grid.spacing)
     return Limit(number=f"sum {name} dt/dx", values=f"{name} up to {speed:.3g}", rate=rate, limit=limit)
 
 
 def diffusive(layout: StateLayout, diffusivity: float, name: str, limit: float = MAX_DIFFUSIVE) -> Limit:
-    """The diffusion number of a diffusivity, summed over the axes."""
+    """Return the limit for the diffusion number of a diffusivity, summed over the axes."""
     rate = sum(max(diffusivity, 0.0) / dx**2 for dx in layout.grid.spacing)
     return Limit(number=f"sum {name} dt/dx^2", values=f"{name} up to {diffusivity:.3g}", rate=rate, limit=limit)
 
 
 class ExplicitPhysics(Physics):
-    """A physics whose scheme is stable while all its numbers, each over its limit, have a sum of squares below 1.
+    """A physics that is stable while its numbers, each divided by its limit, have a sum of squares below 1.
 
-    Beside `FlowPhysics` or `TorchPhysics`, which say how the step is written.
+    It is a second base class beside `FlowPhysics` or `TorchPhysics`, which say how the step is written.
     """
 
     kind: ClassVar[str]
@@ -63,13 +63,13 @@ class ExplicitPhysics(Physics):
     def limits(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]
     ) -> Sequence[Limit]:
-        """What bounds the time step for fields of these largest magnitudes; a field not in `size` is not known."""
+        """Return the limits of the time step for fields of these largest magnitudes; `size` lacks unknown fields."""
 
     def internal_steps(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
     ) -> int:
         load = LEARNING_ROOM * _load(self.limits(layout, size, parameters))
-        # the tolerance keeps a dt that is a multiple of max_step up to rounding from one step more
+        # the tolerance prevents one step too many when dt is a multiple of max_step up to rounding
         return max(1, math.ceil(dt * max(load, 1 / self.max_step) - 1e-9))
 
     def stability(
@@ -94,12 +94,12 @@ def _load(limits: Sequence[Limit]) -> float:
 
 
 def euler(rate: Callable[[State], State], state: State, dt: float) -> State:
-    """One forward Euler step."""
+    """Return the state after one forward Euler step."""
     return _moved(state, dt, rate(state))
 
 
 def rk4(rate: Callable[[State], State], state: State, dt: float) -> State:
-    """One classical Runge-Kutta step."""
+    """Return the state after one step of the classical Runge-Kutta method."""
     k1 = rate(state)
     k2 = rate(_moved(state, dt / 2, k1))
     k3 = rate(_moved(state, dt / 2, k2))
@@ -108,7 +108,7 @@ def rk4(rate: Callable[[State], State], state: State, dt: float) -> State:
 
 
 def heun(rate: Callable[[State], State], state: State, dt: float) -> State:
-    """One step of the second-order strong-stability-preserving Runge-Kutta method."""
+    """Return the state after one step of the second-order strong-stability-preserving Runge-Kutta method."""
     k1 = rate(state)
     k2 = rate(_moved(state, dt, k1))
     return {name: v + dt / 2 * (k1[name] + k2[name]) for name, v in state.items()}
@@ -119,10 +119,10 @@ def _moved(state: State, dt: float, rates: State) -> State:
 
 
 def values_of(parameter: Any) -> Any:
-    """A parameter, number or field, as what multiplies values on the grid."""
+    """Return a parameter, a number or a Field, as a factor for values on the grid."""
     return parameter.values if isinstance(parameter, Field) else parameter
 
 
 def spacing(field: Field) -> dict[str, float]:
-    """Cell size along each axis."""
+    """Return the cell size along each axis."""
     return {axis: float(field.dx.vector[axis]) for axis in field.resolution.names}

@@ -1,4 +1,4 @@
-"""Samples as PhiFlow Fields: a view of tensor samples, and samples that somebody holds as Fields."""
+"""Samples as PhiFlow Fields: a view of tensor samples, and a data set of samples that are given as Fields."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hyco_engine.interfaces import Batch, Samples
 from hyco_engine.physics.layout import SAMPLES, Converter
 
 FieldSample = tuple[dict[str, Field], dict[str, list[Field]]]
-"""(each field at t0, the dynamic fields at t1 to T)."""
+"""(every field at t0, the dynamic fields at t1 to T)."""
 HeldSample = tuple[Mapping[str, Field], Mapping[str, Sequence[Field]]]
 
 
 class FieldView(Samples):
-    """The same data set, seen as Fields: `view[i]` is a `FieldSample` without batch dimension, made when asked for.
+    """A data set seen as Fields: `view[i]` computes a `FieldSample` without batch dimension.
 
-    It is itself a data set of tensors, so whatever trains on `samples` trains on the view.
+    It is itself a data set of tensors, so a trainer of `samples` can train on the view.
     """
 
     def __init__(self, samples: Samples, layout: StateLayout) -> None:
@@ -43,7 +43,7 @@ class FieldView(Samples):
             raise IndexError(index)
         states, rollouts = self.samples.batch(torch.tensor([index % len(self)]))
         if not isinstance(states, Tensor) or not isinstance(rollouts, Tensor):
-            raise DataError("only samples of states and rollouts can be seen as Fields")
+            raise DataError("only samples of states and rollouts can be viewed as Fields")
         first = {name: _single(field) for name, field in self._converter.fields(states).items()}
         names = [field.name for field in self.layout.dynamic]
         steps = self._converter.rollout_fields(rollouts, names)
@@ -51,10 +51,10 @@ class FieldView(Samples):
 
 
 class FieldSamples(Samples):
-    """A data set of samples that are held as Fields, each `(fields at t0 by name, lists of fields at t1 to T by name)`.
+    """A data set of samples given as Fields, each `(fields at t0 by name, lists of fields at t1 to T by name)`.
 
-    Lists must be equally long in all samples. Samples are turned into tensors when they are asked for, in `dtype`
-    (None: that of the Fields).
+    All lists must have the same length. Samples are converted into tensors of `dtype` (default: that of the Fields)
+    when they are asked for.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FieldSamples(Samples):
         layout: StateLayout,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Raises DataError where a sample lacks a field or has another number of steps than the first."""
+        """Raise DataError if a sample lacks a field or has another number of steps than the first sample."""
         self.samples = samples
         self.layout = layout
         self.dtype = dtype
@@ -72,7 +72,7 @@ class FieldSamples(Samples):
         self._all = [field.name for field in layout.fields]
         horizons = {_horizon(sample[1], self._dynamic, index) for index, sample in enumerate(samples)}
         if len(horizons) > 1:
-            raise DataError(f"all samples need the same number of steps; these have {sorted(horizons)}")
+            raise DataError(f"all samples need the same number of steps, but these have {sorted(horizons)}")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,7 +99,7 @@ def _horizon(later: Mapping[str, Sequence[Field]], names: Sequence[str], index: 
     lengths = {len(later[name]) for name in names if name in later}
     if missing or len(lengths) != 1:
         raise DataError(
-            f"sample {index} needs a list of Fields for each of {', '.join(names)}, all of one length; it has "
+            f"sample {index} needs a list of Fields for each of {', '.join(names)}, all of one length, but has "
             f"{', '.join(f'{name}: {len(fields)}' for name, fields in later.items()) or 'none'}"
         )
     return lengths.pop()

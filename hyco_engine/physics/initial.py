@@ -11,11 +11,11 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Grid, Rule
 from hyco_engine.errors import DataError
 
 _CUTOFF = 3.0
-"""Modes beyond this many standard deviations of the spectrum are left out."""
+"""The number of standard deviations of the spectrum beyond which modes are left out."""
 
 _EVEN = {"zero-gradient": -0.5, "symmetric": -0.5, "reflect": 0.0}
 _ODD = {"constant": -1.0, "antisymmetric": -0.5, "antireflect": 0.0}
-"""Where a side mirrors the field, in samples from the first one: evenly, or oddly about its value."""
+"""The place about which a side mirrors the field, in samples from the first: evenly, or oddly about its value."""
 
 
 def smooth_noise(
@@ -29,13 +29,13 @@ def smooth_noise(
     component: int | None = None,
     samples: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """`[count, *resolution]`: random fields, each different, on the CPU.
+    """Draw random fields `[count, *resolution]`, each different, on the CPU.
 
-    Sums of Fourier, sine and cosine modes that satisfy the boundary exactly, with amplitudes
-    `exp(-(wave number * scale)^2 / 2)`, wave numbers in periods per length. Each sample has unit root mean square
-    around the boundary's value, and zero mean where all sides are periodic or even. `scale` is a length; None: a
-    quarter of the domain. `component`: which of a vector's components (None: a scalar); `samples`: its samples along
-    each axis, where they are not the cells. Raises DataError for boundaries that no such field satisfies.
+    They are sums of Fourier, sine and cosine modes that satisfy the boundary exactly, with amplitudes `exp(-(wave
+    number * scale)^2 / 2)` and wave numbers in periods per length. Each sample has unit root mean square around the
+    boundary's value, and zero mean if all sides are periodic or even. `scale` is a length (default: a quarter of the
+    domain). `component` is the index of a vector component, or None for a scalar; `samples` are its samples along each
+    axis if they differ from the cells. Raises DataError for boundaries that no such field satisfies.
     """
     shape = grid.resolution if samples is None else samples
     rules = [_rules(boundary, axis, grid.axes, component) for axis in grid.axes]
@@ -51,7 +51,7 @@ def smooth_noise(
     amplitude[square == 0] = 0.0
     noise = torch.randn(count, *amplitude.shape, generator=generator, dtype=torch.float64) * amplitude
     for basis in bases:
-        # contracts the first mode axis and appends the axis in space, so that the order comes out right
+        # contracts the first mode axis and appends the axis in space, so that the axes end in their order
         noise = torch.tensordot(noise, basis, dims=([1], [0]))
     dims = tuple(range(1, noise.dim()))
     noise = noise / noise.square().mean(dim=dims, keepdim=True).sqrt()
@@ -68,7 +68,7 @@ def noise_field(
     scale: float | None = None,
     amplitude: float = 1.0,
 ) -> Tensor:
-    """`[count, channels, *spatial]`, float64: `smooth_noise` for each component of a field; filler is zero.
+    """Draw `smooth_noise` for each component of a field: float64 `[count, channels, *spatial]`, zero on padding.
 
     `amplitude` multiplies the deviation from the boundary's value.
     """
@@ -84,7 +84,7 @@ def noise_field(
 
 
 def _rules(boundary: Boundary, axis: str, axes: tuple[str, ...], component: int | None) -> tuple[Rule, Rule]:
-    """The rules that hold for one component on the two sides of an axis."""
+    """Return the rules of one component on the two sides of an axis."""
     lower, upper = boundary.sides[axis]
     return _of_component(lower, axis, axes, component), _of_component(upper, axis, axes, component)
 
@@ -98,7 +98,7 @@ def _of_component(rule: Rule, axis: str, axes: tuple[str, ...], component: int |
 
 
 def _modes(sides: tuple[Rule, Rule], size: int, periods: float) -> tuple[Tensor, Tensor]:
-    """(values `[M, size]` of the modes along one axis, their wave numbers `[M]` in periods per domain)."""
+    """Return the modes along one axis `[M, size]` and their wave numbers `[M]` in periods per domain."""
     index = torch.arange(size, dtype=torch.float64)
     limit = max(1.0, min(_CUTOFF * periods, size / 3))
     lower, upper = sides
@@ -126,7 +126,7 @@ def _mirror(rule: Rule) -> tuple[float, bool]:
 
 
 def _base(rules: list[tuple[Rule, Rule]], shape: tuple[int, ...]) -> Tensor:
-    """What the constant sides ask for: one value, or a linear profile between two sides; broadcasts to `[*shape]`."""
+    """Return what the constant sides require: one value or a linear profile, which broadcasts to `[*shape]`."""
     base = torch.zeros((1,) * len(shape), dtype=torch.float64)
     constants = {float(rule.value) for sides in rules for rule in sides if rule.kind == "constant"}  # type: ignore[arg-type]
     if len(constants) <= 1:
@@ -134,7 +134,7 @@ def _base(rules: list[tuple[Rule, Rule]], shape: tuple[int, ...]) -> Tensor:
     fixed = [axis for axis, sides in enumerate(rules) if any(rule.kind == "constant" for rule in sides)]
     if len(fixed) > 1:
         raise DataError(
-            "smooth initial states need one boundary value on all sides, or two values along a single axis; the "
+            "smooth initial states need one boundary value on all sides, or two values along a single axis, but the "
             f"boundary has {', '.join(f'{value:g}' for value in sorted(constants))}"
         )
     size = shape[fixed[0]]

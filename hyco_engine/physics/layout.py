@@ -1,7 +1,7 @@
-"""The converter: state tensors `[B, C, *S]` to PhiFlow Fields and back, exact to the last bit and differentiable.
+"""The converter from state tensors `[B, C, *S]` to PhiFlow Fields and back: exact to the last bit, differentiable.
 
-Values are copied or viewed, never computed with; `StateLayout` carries the metadata. Bounds are float64 on the Field
-side whatever the precision of the values.
+It copies or views values and never computes with them; `StateLayout` carries the metadata. The bounds of a Field are
+float64, whatever the precision of its values.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hyco_engine.errors import DataError
 from hyco_engine.physics.boundaries import boundary_to_extrapolation
 
 SAMPLES = "samples"
-"""Name of the batch dimension of all Fields made here."""
+"""The name of the batch dimension of all Fields made here."""
 
 
 class Converter:
-    """Converts states of one layout; holds what does not change from state to state."""
+    """Converts states of one layout and keeps what does not change from state to state."""
 
     def __init__(self, layout: StateLayout) -> None:
         self.layout = layout
         grid = layout.grid
-        # one geometry for each precision: it keeps what it computes when first asked, in the precision of that moment
+        # one geometry per precision, because it caches results in the precision of its first use
         self._cells = {dtype: _geometry(grid) for dtype in (torch.float32, torch.float64)}
         self._infos = {field.name: field for field in layout.fields}
         self._extrapolations = {
@@ -41,7 +41,7 @@ class Converter:
         }
 
     def names(self, channels: int) -> tuple[str, ...]:
-        """The fields that a state with this many channels holds: all, or the dynamic ones."""
+        """Return the fields of a state with this many channels: all fields, or the dynamic ones. Raises DataError."""
         layout = self.layout
         if channels == layout.n_all:
             return tuple(field.name for field in layout.fields)
@@ -53,9 +53,10 @@ class Converter:
         )
 
     def fields(self, state: Tensor, names: Sequence[str] | None = None) -> dict[str, Field]:
-        """`state [B, C, *S]` as Fields by name, with the batch dimension `samples`.
+        """Convert `state [B, C, *S]` into Fields by name, with the batch dimension `samples`.
 
-        The channels are those of `names`, in that order; None: all fields, or the dynamic ones, by number of channels.
+        The channels are those of `names`, in that order; by default, their number decides between all fields and the
+        dynamic ones. Raises DataError if the state does not fit the layout.
         """
         layout = self.layout
         if state.dim() != 2 + len(layout.grid.axes) or tuple(state.shape[2:]) != layout.spatial:
@@ -74,9 +75,9 @@ class Converter:
             return {info.name: self._field(info, part) for info, part in zip(infos, parts, strict=True)}
 
     def parameter(self, value: Tensor) -> Any:
-        """A parameter as PhiFlow takes it: a number as a 0-d phi tensor, `[*resolution]` as a centred Field.
+        """Convert a parameter: a number into a 0-d phi tensor, `[*resolution]` into a centred Field.
 
-        Beyond the grid such a Field is periodic where the first dynamic field is, else continued with zero gradient.
+        Beyond the grid, such a Field is periodic where the first dynamic field is, else continued with zero gradient.
         """
         if value.dim() == 0:
             return wrap(value)
@@ -90,11 +91,11 @@ class Converter:
     def tensor(
         self, fields: Mapping[str, Field], names: Sequence[str] | None = None, *, count: int | None = None
     ) -> Tensor:
-        """Fields by name as a state `[B, C, *S]`; filler is zero.
+        """Convert Fields by name into a state `[B, C, *S]`; padding is zero.
 
-        The channels are those of `names`, in that order; None: all of the layout's fields that are given, which must
-        be all of them or the dynamic ones. Fields without a batch dimension count for every sample; `count` is B where
-        none may have one.
+        The channels are those of `names`, in that order; by default, they are the layout's fields among those given,
+        which must be all fields or the dynamic ones. A Field without batch dimension is repeated for every sample;
+        `count` is B if no Field may have one. Raises DataError if the Fields do not fit the layout.
         """
         if names is None:
             names = [name for name in self._infos if name in fields]
@@ -105,17 +106,17 @@ class Converter:
         parts = []
         for name in names:
             if name not in fields:
-                raise DataError(f"the field {name!r} is missing; given are {', '.join(fields)}")
+                raise DataError(f"the field {name!r} is missing; the given fields are {', '.join(fields)}")
             with precision(64 if fields[name].values.dtype.bits == 64 else 32):
                 parts.append(self._channels(self._info(name), fields[name], count))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def rollout_fields(self, rollout: Tensor, names: Sequence[str] | None = None) -> list[dict[str, Field]]:
-        """`rollout [B, T, C, *S]` as one mapping of Fields a time step."""
+        """Convert `rollout [B, T, C, *S]` into one mapping of Fields per time step."""
         return [self.fields(state, names) for state in rollout.unbind(1)]
 
     def rollout_tensor(self, steps: Sequence[Mapping[str, Field]], names: Sequence[str] | None = None) -> Tensor:
-        """One mapping of Fields a time step as `[B, T, C, *S]`."""
+        """Convert one mapping of Fields per time step into `[B, T, C, *S]`."""
         return torch.stack([self.tensor(fields, names) for fields in steps], dim=1)
 
     def _info(self, name: str) -> FieldInfo:
@@ -124,7 +125,7 @@ class Converter:
         return self._infos[name]
 
     def _field(self, info: FieldInfo, values: Tensor) -> Field:
-        """`values [B, channels, *S]`."""
+        """Convert `values [B, channels, *S]` into the Field of `info`."""
         grid = self.layout.grid
         samples = batch(**{SAMPLES: values.shape[0]})
         components = []
@@ -149,10 +150,10 @@ class Converter:
         return Field(self._cells[values.dtype], data, self._extrapolations[info.name])
 
     def _channels(self, info: FieldInfo, field: Field, count: int) -> Tensor:
-        """`[count, channels, *S]`."""
+        """Convert a Field into `[count, channels, *S]`."""
         grid = self.layout.grid
         if not field.is_grid or field.is_staggered != (info.sampling == "staggered"):
-            raise DataError(f"the field {info.name!r} is declared {info.sampling}, and this one is not: {field}")
+            raise DataError(f"the field {info.name!r} is declared {info.sampling}, but this one is not: {field}")
         parts = []
         for index in range(info.channels):
             values = field.values
@@ -161,20 +162,22 @@ class Converter:
             own = info.samples(grid, index)
             sizes = tuple(values.shape.get_size(axis) if axis in values.shape else 1 for axis in grid.axes)
             if sizes != own or len(values.shape.spatial) != len(grid.axes):
-                raise DataError(f"component {index} of {info.name!r} has {sizes} samples; the layout says {own}")
+                raise DataError(
+                    f"component {index} of {info.name!r} has {sizes} samples, but the layout requires {own}"
+                )
             parts.append(self._native(info, values, count, own))
         return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0].unsqueeze(1)
 
     def _native(self, info: FieldInfo, values: Any, count: int, own: tuple[int, ...]) -> Tensor:
-        """`[count, *S]` of one component."""
+        """Convert one component into `[count, *S]`."""
         shape = values.shape
         if rest := shape.without(self.layout.grid.axes).non_batch:
-            raise DataError(f"the field {info.name!r} has the dimension {rest} that its declaration does not have")
+            raise DataError(f"the field {info.name!r} has the dimension {rest}, which its declaration lacks")
         native = values.native([*shape.batch.names, *self.layout.grid.axes])
         tensor = native if isinstance(native, Tensor) else torch.as_tensor(native)
         tensor = tensor.reshape(-1, *own).expand(count, *own)
-        filler = [pad for n, s in zip(reversed(own), reversed(self.layout.spatial), strict=True) for pad in (0, s - n)]
-        return functional.pad(tensor, filler) if any(filler) else tensor
+        padding = [pad for n, s in zip(reversed(own), reversed(self.layout.spatial), strict=True) for pad in (0, s - n)]
+        return functional.pad(tensor, padding) if any(padding) else tensor
 
 
 def _geometry(grid: Grid) -> UniformGrid:
@@ -184,12 +187,12 @@ def _geometry(grid: Grid) -> UniformGrid:
             for corner in (grid.lower, grid.upper)
         )
         cells = UniformGrid(spatial(**dict(zip(grid.axes, grid.resolution, strict=True))), Box(lower, upper))
-        cells.dx  # noqa: B018 - kept in float64
+        cells.dx  # noqa: B018 - computed here, so that it is kept in float64
     return cells
 
 
 def _precision_of(dtype: torch.dtype) -> AbstractContextManager[None]:
-    # PhiML's precision is global and decides the type of every result, even of a stack of equal types
+    # PhiML's precision is global and decides the type of every result, even that of a stack of equal types
     return cast(AbstractContextManager[None], precision(torch.finfo(dtype).bits))
 
 
@@ -199,7 +202,7 @@ def _component(info: FieldInfo, field: Field, index: int) -> Any:
         return field.values[{"~vector": name}]
     if "vector" not in field.values.shape:
         raise DataError(
-            f"the field {info.name!r} is declared with the components {', '.join(info.components)}: {field}"
+            f"the field {info.name!r} has none of its declared components {', '.join(info.components)}: {field}"
         )
     labels = field.values.shape.get_item_names("vector")
     return field.values[{"vector": name if labels else index}]
@@ -213,10 +216,10 @@ def _batch_size(name: str, field: Field) -> int:
 
 
 def to_fields(state: Tensor, layout: StateLayout, names: Sequence[str] | None = None) -> dict[str, Field]:
-    """`Converter(layout).fields(state, names)`."""
+    """Return `Converter(layout).fields(state, names)`."""
     return Converter(layout).fields(state, names)
 
 
 def to_tensor(fields: Mapping[str, Field], layout: StateLayout, names: Sequence[str] | None = None) -> Tensor:
-    """`Converter(layout).tensor(fields, names)`."""
+    """Return `Converter(layout).tensor(fields, names)`."""
     return Converter(layout).tensor(fields, names)

@@ -34,33 +34,34 @@ if TYPE_CHECKING:
 
 
 class Physics(ABC):
-    """What every physics declares, however its step is written."""
+    """The declarations of a physics, however its step is written."""
 
     parameters: Sequence[ParameterDeclaration] = ()
 
     @abstractmethod
     def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
-        """(dynamic, static) fields on a grid with these axes; their boundaries count where the data has none."""
+        """Return the (dynamic, static) fields on a grid with these axes; data without boundaries take theirs."""
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
-        """`[count, C_all, *S]`, float64: states to simulate from, each different; see `hyco_engine.physics.initial`."""
-        raise DataError(f"{type(self).__name__} declares no initial states, so it cannot make data")
+        """Return start states, float64 `[count, C_all, *S]`, each different; see `hyco_engine.physics.initial`."""
+        raise DataError(f"{type(self).__name__} declares no initial states, so it cannot simulate data")
 
     def internal_steps(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
     ) -> int:
-        """How many internal steps a step of `dt` needs to be stable; asked once, unless the user sets `physical.dt`.
+        """Return how many internal steps a step of `dt` needs to be stable. Called once, unless `physical.dt` is set.
 
-        `size`: the largest magnitude of each field in the train split, where known; `parameters`: the start values.
+        `size` holds the largest magnitude of each field in the train split, if known; `parameters` holds the start
+        values.
         """
         return 1
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
     ) -> str | None:
-        """A warning that quotes the numbers and the remedies where steps of `dt` from `state` are not stable, or None.
+        """Return a warning with the numbers and the remedies if steps of `dt` from `state` are not stable, else None.
 
-        `state`: each field `[B, components, *S]`; `parameters`: 0-d, or `[*resolution]`.
+        `state` holds each field as `[B, components, *S]`; `parameters` are 0-d or `[*resolution]`.
         """
         return None
 
@@ -70,9 +71,10 @@ class FlowPhysics(Physics):
 
     @abstractmethod
     def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> Mapping[str, Field]:
-        """The dynamic fields after `dt`.
+        """Return the dynamic fields after `dt`.
 
-        `fields`: all fields, dynamic and static. `parameters`: numbers as 0-d phi tensors, fields as centred Fields.
+        `fields` holds all fields, dynamic and static. In `parameters`, numbers are 0-d phi tensors and fields are
+        centred Fields.
         """
 
 
@@ -81,21 +83,21 @@ class TorchPhysics(Physics):
 
     @abstractmethod
     def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
-        """The dynamic fields after `dt`: each `[B, components, *S]`. Parameters are 0-d, or `[*resolution]`."""
+        """Return the dynamic fields after `dt`, each `[B, components, *S]`. Parameters are 0-d or `[*resolution]`."""
 
 
 class DeclaredModel(PhysicalModel):
-    """Everything of a physical model but how its step is called."""
+    """A physical model without the call of its step, which subclasses add."""
 
     def __init__(self, physics: Physics, context: PhysicsContext) -> None:
-        """Raises SpecError and DataError where context and declarations do not fit."""
+        """Raise SpecError or DataError if the context and the declarations do not fit together."""
         super().__init__()
         self.physics = physics
         grid = context.layout.grid if context.layout is not None else context.grid
         dynamic, static = physics.fields(grid.axes) if grid is not None else ((), ())
         self.layout = context.layout_for(dynamic, static)
         if context.dt is None:
-            raise DataError("a physical model needs the time between two frames, and this data has none")
+            raise DataError("a physical model needs the time between two frames, but this data has none")
         self.dt = context.dt
         self.learnables = Learnables(
             physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device
@@ -139,15 +141,14 @@ class DeclaredModel(PhysicalModel):
         return lambda state: self._frame(state, [value.to(state.dtype) for value in values])
 
     def graph_for(self, state: Tensor) -> tuple[GraphModule, int] | None:
-        """The graph of one internal step that such a batch is run with, and the size of batch that it takes.
-
-        None where the step runs as written. The graph takes the parameters' values in declared order.
+        """Return the graph of one internal step for such a batch and the batch size that it takes.
+        It is None if the step runs as written. The graph takes the parameters' values in declared order.
         """
         values = [value.to(state.dtype) for value in self.learnables.values().values()]
         return self._runner.graph_for(state, values)
 
     def _frame(self, state: Tensor, values: Sequence[Tensor]) -> Tensor:
-        """The dynamic fields one frame later."""
+        """Return the dynamic fields one frame later."""
         static = state[:, self.layout.n_dynamic :]
         for index in range(self.substeps):
             if index:
@@ -170,20 +171,20 @@ class DeclaredModel(PhysicalModel):
         self._runner.prepare_export(state, values)
 
     def stability(self, state: Tensor) -> str | None:
-        """A warning where steps from these states `[B, C_all, *S]` with the present parameters are not stable."""
+        """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable."""
         with torch.no_grad():
             return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
 
     @abstractmethod
     def _step(self, state: Tensor, *values: Tensor) -> Tensor:
-        """One internal step: `[B, C_all, *S] -> [B, C_dyn, *S]`; `values` are the parameters in declared order."""
+        """Make one internal step, `[B, C_all, *S] -> [B, C_dyn, *S]`; `values` are the parameters in declared order."""
 
     def _eager(self, state: Tensor, *values: Tensor) -> Tensor:
-        """`_step` as it is run where it is not captured."""
+        """Make a step as `_step` does when it is not captured."""
         return self._step(state, *values)
 
     def _tracing(self) -> AbstractContextManager[Any]:
-        """Entered while the step is captured."""
+        """Return a context that is entered while the step is captured."""
         return nullcontext()
 
     def _other_values(self) -> list[Tensor]:
@@ -231,8 +232,8 @@ class FlowModel(DeclaredModel):
                 raise PluginError(f"the step of {type(self.physics).__name__}: {error}") from error
         if new.dtype != state.dtype:
             raise PluginError(
-                f"the step of {type(self.physics).__name__} turned {state.dtype} into {new.dtype}: create constants as "
-                "Python numbers, or within the step"
+                f"the step of {type(self.physics).__name__} turned {state.dtype} into {new.dtype}: write constants as "
+                "Python numbers, or create them within the step"
             )
         return new
 
@@ -261,13 +262,13 @@ class TorchModel(DeclaredModel):
             if result[name].shape != fields[name].shape or result[name].dtype != state.dtype:
                 raise PluginError(
                     f"the step of {type(self.physics).__name__} returned {name!r} as {tuple(result[name].shape)} of "
-                    f"{result[name].dtype}; it was {tuple(fields[name].shape)} of {state.dtype}"
+                    f"{result[name].dtype}; it must be {tuple(fields[name].shape)} of {state.dtype}"
                 )
         return torch.cat([result[name] for name in names], dim=1)
 
 
 def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:
-    """The largest magnitude of each field in the train split."""
+    """Return the largest magnitude of each field in the train split, if known."""
     if context.statistics is None:
         return {}
     size = context.statistics.largest
@@ -275,23 +276,23 @@ def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:
 
 
 MAX_INTERNAL_STEPS = 1000
-"""More than this for one frame is a mistake of units far more often than a wish."""
+"""The number of internal steps per frame above which a mistake in the units is far more likely than a wish."""
 
 
 def _affordable(steps: int, sizes: Mapping[str, float], dt: float) -> int:
-    """Raises DataError for more steps than anybody wants to wait for."""
+    """Return `steps`. Raises DataError if there are more than `MAX_INTERNAL_STEPS`."""
     if steps > MAX_INTERNAL_STEPS:
         reached = ", ".join(f"{name} reaches {size:.3g}" for name, size in sizes.items()) or "large start values"
         raise DataError(
             f"a stable step needs {steps} internal steps for each frame of {dt:g} ({reached}): check units, bounds "
-            "and the time between frames, or set physical.dt to say that so many are meant",
+            "and the time between frames, or set physical.dt to confirm that many steps are intended",
             key="physical.dt",
         )
     return steps
 
 
 def divide(dt: float, inner_dt: float) -> int:
-    """How many internal steps make a frame. Raises SpecError where `inner_dt` does not divide `dt` to 1e-6."""
+    """Return how many internal steps make a frame. Raises SpecError if `inner_dt` does not divide `dt` to 1e-6."""
     count = max(1, round(dt / inner_dt))
     if abs(count * inner_dt - dt) > 1e-6 * dt:
         near = ", ".join(f"{dt / n:.9g}" for n in sorted({count, max(1, count - 1), count + 1}))

@@ -1,4 +1,4 @@
-"""Learnable parameters of a physics: declarations by its author, settings by the user, values within bounds."""
+"""The learnable parameters of a physics: the author's declarations, the user's settings, and values within bounds."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from hyco_engine.physics.transforms import Transform, choose_transform
 
 @attrs.frozen(kw_only=True)
 class ParameterDeclaration:
-    """A parameter that a physics has. The user's `[physical.parameters.<name>]` may replace all but name and unit."""
+    """A parameter of a physics. The user's `[physical.parameters.<name>]` may replace everything but name and unit."""
 
     name: str
     init: float
     unit: str = "1"
     bounds: tuple[float, float] = (-math.inf, math.inf)
-    """Open interval."""
+    """An open interval."""
     help: str = ""
     may_be_field: bool = False
-    """Whether it may be one value per grid point."""
+    """Whether it may have one value per grid point."""
     field_bounds: tuple[float, float] | None = None
-    """The bounds for a field; None: `bounds`."""
+    """The bounds of a field; None means `bounds`."""
     transform: Literal["auto", "linear", "log"] = "auto"
     gauge: Literal["none", "constant"] = "none"
-    """constant: a field that the physics knows only up to a constant, so that errors are taken less the mean."""
+    """`constant` means that the physics determines a field only up to a constant, so that errors ignore its mean."""
 
     def __attrs_post_init__(self) -> None:
         if not self.name.isidentifier() or hasattr(nn.ParameterDict(), self.name):
-            raise PluginError(f"{self.name!r} cannot name a parameter: use another Python identifier")
+            raise PluginError(f"{self.name!r} cannot name a parameter: choose another Python identifier")
         for lower, upper in (self.bounds, self.field_bounds or self.bounds):
             if not lower < upper:
                 raise PluginError(f"the bounds of {self.name!r} are empty: ({lower:g}, {upper:g})")
@@ -57,8 +57,8 @@ class _Entry:
 class Learnables(nn.Module):
     """The parameters of one physics.
 
-    Those to be learned are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), mapped to values within
-    their bounds by a smooth transform; those known are buffers (`fixed.<name>`).
+    The learned ones are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), which a smooth transform maps
+    to values within the bounds; the known ones are buffers (`fixed.<name>`).
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Learnables(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Raises SpecError with one problem per mistake in `settings`."""
+        """Raise SpecError with one problem per mistake in `settings`."""
         super().__init__()
         self.declarations = {declaration.name: declaration for declaration in declarations}
         self.raw = nn.ParameterDict()
@@ -92,27 +92,27 @@ class Learnables(nn.Module):
 
     @property
     def learned(self) -> tuple[str, ...]:
-        """Those that are learned."""
+        """The learned parameters, in declared order."""
         return tuple(name for name, entry in self._entries.items() if entry.learn)
 
     def declaration(self, name: str) -> ParameterDeclaration:
-        """What the author declared."""
+        """Return the author's declaration."""
         return self.declarations[name]
 
     def is_field(self, name: str) -> bool:
-        """Whether the parameter has one value per grid point."""
+        """Return whether the parameter has one value per grid point."""
         return self._entries[name].field
 
     def smoothness(self, name: str) -> float:
-        """What the mean of its squared gradient counts in the loss; 0: nothing."""
+        """Return the weight of the mean squared gradient of the field in the loss; 0 means none."""
         return self._entries[name].smoothness
 
     def transform(self, name: str) -> Transform:
-        """The map from raw to value."""
+        """Return the map from the unconstrained number to the value."""
         return self._entries[name].transform
 
     def values(self, raw: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Physical values by name, 0-d or `[*resolution]`, differentiable with respect to `raw` (None: their own)."""
+        """Return the values by name, 0-d or `[*resolution]`, differentiable by `raw` (default: the module's own)."""
         chosen: Mapping[str, Tensor] | nn.ParameterDict = self.raw if raw is None else raw
         return {
             name: entry.transform.to_value(chosen[name]) if entry.learn else getattr(self.fixed, name)
@@ -120,13 +120,13 @@ class Learnables(nn.Module):
         }
 
     def set_(self, name: str, value: float | Tensor) -> None:
-        """Give a parameter another value (one number fills a field). Raises SpecError outside of the bounds."""
+        """Set the value of a parameter; one number fills a field. Raises SpecError outside of the bounds."""
         entry = self._entries[name]
         target = self.raw[name] if entry.learn else getattr(self.fixed, name)
         new = torch.as_tensor(value, dtype=torch.float64, device=target.device)
         key = f"physical.parameters.{name}"
         if new.dim() and new.shape != target.shape:
-            raise SpecError(f"{name} has the shape {tuple(target.shape)}; given is {tuple(new.shape)}", key=key)
+            raise SpecError(f"{name} has the shape {tuple(target.shape)}; the value has {tuple(new.shape)}", key=key)
         _check_within(name, new, entry.transform, key=key)
         with torch.no_grad():
             target.copy_((entry.transform.to_raw(new) if entry.learn else new).expand(target.shape))
@@ -151,11 +151,11 @@ class Learnables(nn.Module):
         if setting.field and not declaration.may_be_field:
             raise SpecError(f"{name} is one number in this physics and cannot be a field", key=f"{key}.field")
         if setting.field and grid is None:
-            raise SpecError(f"{name} can be a field only where the data has a grid", key=f"{key}.field")
+            raise SpecError(f"{name} can be a field only if the data has a grid", key=f"{key}.field")
         start = _start(declaration, setting, grid if setting.field else None, key)
         lower, upper = _bounds(declaration, setting)
         if setting.transform == "log" and not math.isfinite(lower):
-            raise SpecError(f"the log scale needs a lower bound; the bounds are ({lower:g}, {upper:g})", key=key)
+            raise SpecError(f"the log scale needs a lower bound, but the bounds are ({lower:g}, {upper:g})", key=key)
         rms = float(start.square().mean().sqrt())
         kind = declaration.transform if setting.transform == "auto" else setting.transform
         transform = choose_transform(kind, lower, upper, rms, positive=bool((start > 0).all()))
@@ -182,7 +182,7 @@ def _bounds(declaration: ParameterDeclaration, setting: ParameterSetting) -> tup
 
 
 def _start(declaration: ParameterDeclaration, setting: ParameterSetting, grid: Grid | None, key: str) -> Tensor:
-    """The start value in float64: 0-d, or `[*resolution]` where `grid` is given."""
+    """Return the start value in float64: 0-d, or `[*resolution]` if `grid` is given."""
     init = declaration.init if setting.init is None else setting.init
     if isinstance(init, Profile | ArrayFile):
         if grid is None:
@@ -196,7 +196,7 @@ def _start(declaration: ParameterDeclaration, setting: ParameterSetting, grid: G
 
 
 def profile(formula: Profile, grid: Grid) -> Tensor:
-    """The formula at the cell centres: `[*resolution]`, float64."""
+    """Evaluate the formula at the cell centres: float64 `[*resolution]`."""
     value = torch.ones((), dtype=torch.float64)
     for axis, lower, upper in zip(grid.axes, grid.lower, grid.upper, strict=True):
         x = torch.tensor(grid.centers(axis), dtype=torch.float64)
@@ -214,7 +214,9 @@ def _read(source: ArrayFile, grid: Grid, key: str) -> Tensor:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise SpecError(f"{source.file} must hold one array of real numbers", key=place)
     if array.shape != grid.resolution:
-        raise SpecError(f"{source.file} has the shape {array.shape}; the grid has {grid.resolution} cells", key=place)
+        raise SpecError(
+            f"{source.file} has the shape {array.shape}, but the grid has {grid.resolution} cells", key=place
+        )
     return torch.as_tensor(array.astype(np.float64))
 
 
@@ -224,6 +226,6 @@ def _check_within(name: str, value: Tensor, transform: Transform, *, key: str) -
         given = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         raise SpecError(
             f"{name} = {given} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}): choose a "
-            "value between them or give other bounds",
+            "value between them, or set other bounds",
             key=key,
         )

@@ -1,8 +1,8 @@
-"""Periodic padding made `torch.roll`: a concatenation and its slices become shifts, which compilers fuse.
+"""A rewrite of captured graphs that replaces periodic padding by `torch.roll`, because compilers fuse shifts.
 
-PhiFlow pads a periodic field and takes a slice for each neighbour: `cat([x[-b:], x, x[:a]])[s : s + n]`. That slice is
-`roll(x, b - s)`. Operations on single entries give the same before and after padding, so slices of what was computed
-from padded tensors are shifts of what is computed from the tensors themselves.
+PhiFlow pads a periodic field and takes a slice for each neighbour: `cat([x[-b:], x, x[:a]])[s : s + n]`. That slice
+equals `roll(x, b - s)`. Pointwise operations commute with padding, so slices of what was computed from padded tensors
+are shifts of what is computed from the tensors themselves.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hyco_engine.physics.rewriting import arguments, aten, dim_of_joint, emit, i
 
 @attrs.frozen
 class Padded:
-    """`core`, continued periodically: by dimension, how many entries before and behind it."""
+    """A node that continues `core` periodically; `pads` gives for each dimension the entries before and behind it."""
 
     core: Node
     pads: Mapping[int, tuple[int, int]]
 
 
 def shift_instead_of_padding(graph: GraphModule) -> None:
-    """Replace all slices that are shifts. The padded tensors stay where something else needs them."""
+    """Replace all slices that are shifts. A padded tensor remains if another node needs it."""
     known: dict[Node, Padded] = {}
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or shape_of(node) is None:
@@ -41,7 +41,7 @@ def shift_instead_of_padding(graph: GraphModule) -> None:
 
 
 def _follow(graph: GraphModule, node: Node, known: Mapping[Node, Padded]) -> Padded | None:
-    """What `node` is, if it is made of something padded."""
+    """Return `node` as a padded node if it is computed from padded nodes, else None."""
     inputs = node.all_input_nodes
     if node.target == aten.cat.default:
         return _follow_cat(graph, node, known)
@@ -145,13 +145,13 @@ def _follow_pointwise(graph: GraphModule, node: Node, known: Mapping[Node, Padde
 
 
 def _common(parts: Sequence[Padded | None]) -> Mapping[int, tuple[int, int]] | None:
-    """The padding that all parts have, if it is the same."""
+    """Return the padding of all parts if they have the same one."""
     first = parts[0].pads if parts and parts[0] is not None else None
     return first if all(part is not None and part.pads == first for part in parts) else None
 
 
 def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
-    """(start, end) where the node is a slice of `whole` along `dim`."""
+    """Return (start, end) if the node is a slice of `whole` along `dim`."""
     if node.target != aten.slice.Tensor or arguments(node)[0] is not whole:
         return None
     along, start, end = _slice_of(node, sizes(whole))
@@ -159,9 +159,9 @@ def _window(node: Node, whole: Node, dim: int) -> tuple[int, int] | None:
 
 
 def _slice_of(node: Node, shape: tuple[int, ...]) -> tuple[int, int | None, int]:
-    """(dimension, start, end); start None where the step is not 1."""
+    """Return (dimension, start, end) of a slice; start is None if the step is not 1."""
     given = arguments(node)[1:]
-    # (dim, start, end, step), of which the last may be left out
+    # (dim, start, end, step), of which the last ones may be missing
     dim, start, end, step = given + (0, None, None, 1)[len(given) :]
     dim = positive(dim, len(shape))
     low, high, _ = slice(start, end).indices(shape[dim])

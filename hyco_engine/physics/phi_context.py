@@ -1,4 +1,4 @@
-"""What must hold around every PhiFlow call: precision, backend, device, silence."""
+"""The context of every PhiFlow call: precision, backend, device and warnings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from phiml.math import precision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# samples may be generated in a thread of their own
+# samples may be generated in a separate thread
 _ALONE = threading.RLock()
 
 
 @contextmanager
 def phi_context(state: Tensor) -> Iterator[None]:
-    """PhiFlow computes in the state's precision, and what it creates itself is torch, on the state's device.
+    """Make PhiFlow compute in the state's precision and create torch tensors on the state's device.
 
-    PhiML's precision, backend and device are global; they are put back afterwards, and one thread is in here at a time.
-    PhiFlow's own CFL warnings are silenced, since `FlowPhysics.stability` says it once and better; so are its
-    deprecations, which are its business.
+    PhiML's precision, backend and device are global; they are restored afterwards, and one thread is inside at a time.
+    PhiFlow's own CFL warnings are silenced, because `FlowPhysics.stability` warns once and with a remedy; PhiFlow's
+    deprecation warnings are silenced, because they concern only PhiFlow.
     """
     with _ALONE:
         yield from _in_context(state)
@@ -35,7 +35,7 @@ def _in_context(state: Tensor) -> Iterator[None]:
     native_sample = TORCH.grid_sample
 
     def grid_sample(grid: Tensor, coordinates: Tensor, extrapolation: str) -> Any:
-        # torch takes NaN for some valid place, and may crash the interpreter in the gradient: here NaN stays NaN
+        # torch reads NaN as some valid place, and its gradient may crash the interpreter; here NaN stays NaN
         finite = torch.where(coordinates.isfinite(), coordinates, torch.zeros_like(coordinates))
         result = native_sample(grid, finite, extrapolation)
         return result if result is NotImplemented else result + ((coordinates - finite) * 0).sum(-1, keepdim=True)
@@ -45,7 +45,7 @@ def _in_context(state: Tensor) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"phi(ml)?\.")
         warnings.filterwarnings("ignore", message="`torch.jit.*` is deprecated", category=DeprecationWarning)
         TORCH.set_default_device(_device_of(state))
-        # None: the class's own; else that of the context around this one
+        # None if the method is that of the class, else the method that the surrounding context has set
         outer = vars(TORCH).get("grid_sample")
         TORCH.grid_sample = grid_sample
         try:
@@ -59,9 +59,9 @@ def _in_context(state: Tensor) -> Iterator[None]:
 
 
 def run_in_context(step: Callable[..., Tensor], state: Tensor, *parameters: Tensor) -> Tensor:
-    """`step(state, *parameters)` so that its gradient is computed in `phi_context` too.
+    """Return `step(state, *parameters)` such that its gradient is computed in `phi_context` too.
 
-    Steps that solve equations do so again in the gradient, in whatever precision and on whatever device PhiML has then.
+    A step that solves equations solves them again in its gradient, in the precision and on the device of that moment.
     """
     return cast(Tensor, _InContext.apply(step, state, *parameters))  # type: ignore[no-untyped-call]
 
@@ -93,10 +93,11 @@ def _device_of(state: Tensor) -> object:
 
 @contextmanager
 def phi_tracing() -> Iterator[None]:
-    """How PhiML must behave while a graph is captured.
+    """Set how PhiML behaves while a graph is captured.
 
-    It asks whether a tensor's values can be read before it checks them: they cannot. And torch's own periodic padding
-    writes into a new tensor, which a graph keeps as it is; PhiML's general way, concatenation, gives the same values.
+    PhiML asks whether a tensor's values can be read before it checks them; here they cannot. Torch's own periodic
+    padding writes into a new tensor, and the graph would keep that write; PhiML's general padding, a concatenation,
+    gives the same values.
     """
     native_pad = TORCH.pad
 

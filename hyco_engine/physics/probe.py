@@ -1,4 +1,4 @@
-"""Whether the installed PhiFlow, PhiML, numpy and torch work together, found out by computing something known."""
+"""A test whether the installed PhiFlow, PhiML, numpy and torch work together, by computations with known results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CELLS = 16
 
 
 def probe() -> Iterator[tuple[str, str]]:
-    """(what was computed, what is wrong with it or "") for each thing that some pair of versions got wrong."""
+    """Yield (computation, what is wrong with it or "") for each computation that some pair of versions got wrong."""
     for scheme in (advect.semi_lagrangian, advect.mac_cormack):
         yield f"1-D {scheme.__name__}", _fault(partial(_advected, scheme))
     yield "double precision", _fault(_precision)
@@ -34,14 +34,14 @@ def _fault(check: Callable[[], str]) -> str:
 
 
 def _advected(scheme: Callable[..., CenteredGrid]) -> str:
-    """Carried along by one cell, values move by one cell, whatever the boundary."""
+    """Check that advection by one cell moves values by one cell, whatever the boundary."""
     start = torch.sin(2 * math.pi * torch.arange(_CELLS, dtype=torch.float64) / _CELLS)
     with phi_context(start):
         for rule in (extrapolation.PERIODIC, extrapolation.ZERO_GRADIENT):
             velocity = CenteredGrid(_cells(torch.ones_like(start)), rule, Box(x=1.0))
             field = CenteredGrid(_cells(start), rule, Box(x=1.0))
             moved = scheme(field, velocity, dt=1 / _CELLS).values.native("x")
-            error = float((moved - start.roll(1))[2:-2].abs().max())  # the ends depend on the boundary
+            error = float((moved - start.roll(1))[2:-2].abs().max())  # the boundary decides the ends
             if not error < 1e-6:
                 return f"off by {error:.2g}"
     return ""

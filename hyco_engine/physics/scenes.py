@@ -1,4 +1,4 @@
-"""Simulations written as PhiFlow's Scenes: `sim_000000/<field>_000000.npz`."""
+"""A writer for simulations as PhiFlow's Scenes: `sim_000000/<field>_000000.npz`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyco_engine.physics.layout import SAMPLES, Converter
 
 
 class SceneWriter:
-    """One folder a simulation. Static fields have their first frame alone."""
+    """Writes one folder per simulation. Only the first frame of static fields is written."""
 
     def __init__(self, folder: Path, layout: StateLayout, dt: float) -> None:
         self._folder = folder
@@ -24,7 +24,7 @@ class SceneWriter:
         self._converter = Converter(layout)
 
     def write(self, index: int, trajectory: Trajectory) -> Path:
-        """The folder of simulation `index`."""
+        """Write simulation `index` and return its folder."""
         folder = self._folder / f"sim_{index:06d}"
         folder.mkdir(parents=True)
         static = [field.name for field in self._layout.static]
@@ -38,7 +38,7 @@ class SceneWriter:
         return folder
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing, because every file is complete."""
 
 
 def _first(field: Field) -> Field:

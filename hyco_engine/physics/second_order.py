@@ -17,14 +17,14 @@ from hyco_engine.physics.explicit import spacing
 
 
 def neighbours(values: Any, boundary: Extrapolation, axis: str) -> tuple[Any, Any]:
-    """The values one cell below and one cell above along an axis."""
+    """Return the values one cell below and one cell above along an axis."""
     padded = math.pad(values, {axis: (1, 1)}, boundary)
     size = values.shape.get_size(axis)
     return padded[{axis: slice(0, size)}], padded[{axis: slice(2, size + 2)}]
 
 
 def laplacian(field: Field, values: Any) -> Any:
-    """The Laplacian of `values` on the grid and with the boundary of `field`."""
+    """Return the Laplacian of `values` on the grid and with the boundary of `field`."""
     parts = []
     for axis, dx in spacing(field).items():
         below, above = neighbours(values, field.boundary, axis)
@@ -33,7 +33,7 @@ def laplacian(field: Field, values: Any) -> Any:
 
 
 def diffusion(field: Field, values: Any, coefficient: Any) -> Any:
-    """`div(a grad u)`, conservative, for a number or a Field `a`, whose value on a face is the neighbours' mean."""
+    """Return `div(a grad u)`, conservative, for a number or Field `a`; on a face, `a` is the mean of its neighbours."""
     if not isinstance(coefficient, Field):
         return coefficient * laplacian(field, values)
     a = coefficient.values

@@ -16,7 +16,7 @@ from hyco_engine.errors import DataError
 
 
 class Spectrum:
-    """Transforms on one grid and what is known of its waves; made within a step, in the state's type."""
+    """Transforms on one grid and its wave numbers. A step creates it in the state's type."""
 
     def __init__(self, grid: Grid, like: Tensor) -> None:
         real = like.real.dtype if like.is_complex() else like.dtype
@@ -26,32 +26,32 @@ class Spectrum:
         lengths = [upper - lower for lower, upper in zip(grid.lower, grid.upper, strict=True)]
         waves = [2 * math.pi / length * n for n, length in zip(numbers, lengths, strict=True)]
         self.square = _sum([wave.square() for wave in waves]).to(real)
-        """|k|^2"""
-        # the derivative of the shortest wave has no place on the grid
+        """`|k|^2`."""
+        # the derivative of the shortest wave is zero at all grid points
         self.waves = [
             torch.where(2 * n.abs() == size, 0.0, wave).to(real)
             for wave, n, size in zip(waves, numbers, self.shape, strict=True)
         ]
-        """k along each axis, for derivatives."""
+        """The wave number k along each axis, for derivatives."""
         self.resolved = _product([3 * n.abs() < size for n, size in zip(numbers, self.shape, strict=True)]).to(real)
-        """1 for the lower two thirds of the waves along each axis, 0 else: products of them have no aliases there."""
+        """1 for the lower two thirds of the waves along each axis, else 0. Products of such waves have no aliases."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Values `[..., *S]` to their spectrum."""
+        """Return the spectrum of values `[..., *S]`."""
         spectrum: Tensor = torch.fft.rfftn(values, dim=self.axes)
         return spectrum
 
     def inverse(self, spectrum: Tensor) -> Tensor:
-        """A spectrum to values `[..., *S]`."""
+        """Return the values `[..., *S]` of a spectrum."""
         values: Tensor = torch.fft.irfftn(spectrum, s=self.shape, dim=self.axes)
         return values
 
     def derivative(self, spectrum: Tensor, axis: int) -> Tensor:
-        """The spectrum of the derivative along axis number `axis`."""
+        """Return the spectrum of the derivative along axis number `axis`."""
         return 1j * self.waves[axis] * spectrum
 
     def without_divergence(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """The spectra of a vector field less grad p with lap p = div: the fast Poisson solve of a periodic box."""
+        """Return the spectra of a vector field minus grad p with lap p = div: the Poisson solve of a periodic box."""
         square = _sum([wave.square() for wave in self.waves])
         pressure = _sum([k * part for k, part in zip(self.waves, vector, strict=True)]) / torch.where(
             square == 0, 1.0, square
@@ -59,7 +59,7 @@ class Spectrum:
         return [part - k * pressure for k, part in zip(self.waves, vector, strict=True)]
 
     def _numbers(self, axis: int, device: torch.device) -> Tensor:
-        """Whole wave numbers along an axis, shaped to broadcast over the spectrum."""
+        """Return the integer wave numbers along an axis, shaped to broadcast over the spectrum."""
         n = self.shape[axis]
         if axis == -1:
             numbers = torch.arange(n // 2 + 1, device=device, dtype=torch.float64)
@@ -70,14 +70,14 @@ class Spectrum:
 
 
 def require_periodic(layout: StateLayout, kind: str) -> None:
-    """Raises DataError where a dynamic field has a boundary."""
+    """Raise DataError if a dynamic field is not periodic along an axis."""
     for field in layout.dynamic:
         for axis in layout.grid.axes:
             if not field.boundary.is_periodic(axis):
                 raise DataError(
-                    f"{kind} is solved in a periodic box, and the boundary of {field.name!r} along {axis} is "
-                    f'{field.boundary.to_data()[axis]["lower"]!r}: set boundary = "periodic" where the data are, or '
-                    "use another kind",
+                    f"{kind} is solved in a periodic box, but the boundary of {field.name!r} along {axis} is "
+                    f'{field.boundary.to_data()[axis]["lower"]!r}: set boundary = "periodic" if the data are periodic, '
+                    "or choose another kind",
                     key="data.boundary",
                 )
 

@@ -1,8 +1,8 @@
-"""Smooth transforms that keep parameters within open bounds: raw (unconstrained) <-> value.
+"""Smooth transforms that keep parameters within open bounds: unconstrained number (raw) <-> value.
 
-None of them clamps: a clamp has no gradient beyond its edge, and a quasi-Newton search stalls there. `scale` is the
-size of a step: on the linear scale a step of 0.03 in raw changes the value by about 0.03 * scale, on the log scale by
-about 3 % of its distance to the lower bound.
+No transform clamps, because a clamp has no gradient beyond its edge and a quasi-Newton search stalls there. `scale` is
+the size of a step: on the linear scale, a step of 0.03 in raw changes the value by about 0.03 * scale; on the log
+scale, it changes the value by about 3 % of its distance to the lower bound.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 REACH = 2.0
-"""Of a step on a scale of logarithms."""
+"""The trust region of a step on a logarithmic scale."""
 
 
 @attrs.frozen(kw_only=True)
@@ -25,11 +25,11 @@ class Transform:
     lower: float = -math.inf
     upper: float = math.inf
     log: bool = False
-    """Steps are relative to the distance to the lower bound, which is then finite."""
+    """Whether steps are relative to the distance to the lower bound, which is then finite."""
     scale: float = 1.0
 
     def to_value(self, raw: Tensor) -> Tensor:
-        """Elementwise; its gradient is nowhere zero (until exp underflows, far beyond any useful value)."""
+        """Map raw to value, elementwise; the gradient is never zero (until exp underflows, far from useful values)."""
         if math.isfinite(self.lower) and math.isfinite(self.upper):
             return self._between(raw * self._gain)
         if self.log:
@@ -41,7 +41,7 @@ class Transform:
         return self.scale * raw
 
     def to_raw(self, value: Tensor) -> Tensor:
-        """The inverse, for values strictly within the bounds."""
+        """Invert `to_value`, for values strictly within the bounds."""
         if math.isfinite(self.lower) and math.isfinite(self.upper):
             return torch.log((value - self.lower) / (self.upper - value)) / self._gain
         if self.log:
@@ -54,9 +54,9 @@ class Transform:
 
     @property
     def reach(self) -> float:
-        """How far in raw a search may go in one step: a factor of about e^2 where the map saturates, else any length.
+        """The trust region: the longest step in raw, a factor of about e^2 where the map saturates, else infinite.
 
-        Beyond, a value is as good as on its bound, and no linearisation made here says how far is far enough.
+        Beyond it, a value is practically on its bound, and a linearisation at this point cannot say how far to go.
         """
         if math.isfinite(self.lower) and math.isfinite(self.upper):
             return REACH / self._gain
@@ -64,11 +64,11 @@ class Transform:
 
     @property
     def _gain(self) -> float:
-        """Between two bounds: makes the slope in the middle equal to `scale` (linear) or keeps it logistic (log)."""
+        """The factor that makes the slope midway between two bounds equal to `scale` (linear), or 1 (log)."""
         return 1.0 if self.log else 4.0 * self.scale / (self.upper - self.lower)
 
     def _between(self, raw: Tensor) -> Tensor:
-        # from the nearer bound: sigmoid rounds to 1, and its gradient to 0, long before it underflows at the other end
+        # computed from the nearer bound: sigmoid rounds to 1, and its gradient to 0, long before it underflows to 0
         span = self.upper - self.lower
         near_lower = self.lower + span * torch.sigmoid(torch.clamp(raw, max=0.0))
         near_upper = self.upper - span * torch.sigmoid(torch.clamp(-raw, max=0.0))
@@ -76,7 +76,7 @@ class Transform:
 
 
 def _softplus(raw: Tensor) -> Tensor:
-    # torch's own turns exactly linear at 20, where the inverse below does not
+    # torch's own softplus is exactly linear beyond 20, where the inverse below is not
     return torch.logaddexp(raw, torch.zeros_like(raw))
 
 
@@ -87,10 +87,10 @@ def _inverse_softplus(value: Tensor) -> Tensor:
 def choose_transform(
     kind: Literal["auto", "linear", "log"], lower: float, upper: float, typical: float, *, positive: bool
 ) -> Transform:
-    """The transform for these bounds.
+    """Return the transform for these bounds.
 
-    `typical` is the size of the start value; `positive`: the start lies above zero. "auto" is the log scale where the
-    lower bound is not negative and the start positive.
+    `typical` is the size of the start value; `positive` says whether the start lies above zero. "auto" is the log scale
+    if the lower bound is not negative and the start is positive.
     """
     log = kind == "log" or (kind == "auto" and lower >= 0 and positive)
     span = upper - lower

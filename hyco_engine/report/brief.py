@@ -12,12 +12,12 @@ from hyco_engine.report.verdict import verdict
 
 
 def brief_text(folder: Path, summary: Mapping[str, Any]) -> str:
-    """`RunResult(runs/small-1, completed: nu was found ...)`."""
+    """Return the result in one line, such as `RunResult(runs/small-1, completed: nu was found ...)`."""
     return f"RunResult({folder}, {summary.get('status')}: {verdict(summary)})"
 
 
 def brief_html(folder: Path, summary: Mapping[str, Any]) -> str:
-    """Verdict, parameters and errors; all text is escaped."""
+    """Return verdict, parameters and errors as HTML; all text is escaped."""
     parts = [f"<p><b>{html.escape(str(folder))}</b>, {html.escape(str(summary.get('status')))}. "]
     parts.append(f"{html.escape(verdict(summary))}</p>")
     if rows := parameter_rows(summary.get("parameters") or {}):

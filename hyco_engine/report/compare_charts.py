@@ -18,7 +18,7 @@ LINES = {"synthetic": "--", "physical": "-", "persistence": ":"}
 
 
 def parameter_charts(sides: Sequence[Side]) -> list[Draw]:
-    """For each parameter what the runs found with standard errors, beside the truth; for a field its relative error."""
+    """Return a chart a parameter: the runs' estimates, their standard errors and the truth, or a field's error."""
     names = list(dict.fromkeys(name for side in sides for name in side.parameters))
     charts = []
     for name in names[:MAX_PARAMETERS]:
@@ -55,7 +55,7 @@ def _numbers(name: str, sides: Sequence[Side]) -> Draw:
 
 def _fields(name: str, sides: Sequence[Side]) -> Draw:
     def draw(ax: Axes) -> None:
-        plain_axes(ax, f"Field {plain_text(name)}: distance from the truth, %")
+        plain_axes(ax, f"Field {plain_text(name)}: error relative to the truth, %")
         values = [side.parameters[name].get("relative_error") for side in sides]
         for k, (side, value) in enumerate(zip(sides, values, strict=True)):
             if is_number(value):
@@ -67,28 +67,28 @@ def _fields(name: str, sides: Sequence[Side]) -> Draw:
 
 
 def _rows(ax: Axes, sides: Sequence[Side]) -> None:
-    """A line for each run, the first on top."""
+    """Give the axes one row for each run, the first on top."""
     ax.set_yticks(range(len(sides)), [plain_text(_short(side.name)) for side in sides])
     ax.set_ylim(len(sides) - 0.4, -0.6)
 
 
 @attrs.frozen
 class Keyed:
-    """A chart whose legend is the page's: (classes in the style sheet, label) of each curve."""
+    """A chart whose legend the page shows: (classes in the style sheet, label) of each curve."""
 
     draw: Draw
     keys: Sequence[tuple[str, str]]
 
 
 def lead_time_chart(sides: Sequence[Side], split: str) -> Keyed | None:
-    """All models of all runs against the time since the first frame; None where nothing was rolled out."""
+    """Return the errors of all models of all runs against lead time; None where nothing was rolled out."""
     curves = [
         (side, model, found["nrmse_by_step"])
         for model in MODELS
         for side in sides
         if any(map(is_number, (found := side.metrics(split).get(model) or {}).get("nrmse_by_step") or ()))
     ]
-    # where runs share their data, "nothing changes" errs the same
+    # runs that share their data share the error of "nothing changes"
     floors = [curve for _, model, curve in curves if model == "persistence"]
     curves = [(s, m, c) for s, m, c in curves if m != "persistence"] + [
         next((s, m, c) for s, m, c in curves if m == "persistence" and c == floor)

@@ -1,4 +1,4 @@
-"""Runs side by side on one page: what each found, how each errs, what each makes of one held-out simulation."""
+"""Runs side by side on one page: parameters, errors, and rollouts of one held-out simulation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from hyco_engine.report.views import MAX_BYTES, views
 from hyco_engine.runs.files import write_atomic
 
 MAX_PICTURES = 6
-"""Rollouts beside one truth; more would be too small to see."""
+"""Largest number of rollouts beside one truth; more would be too small to see."""
 MAX_DIFFERENCES = 60
 
 
 def write_comparison(found: Mapping[str, Any], out: Path | None = None) -> Path:
-    """Write the page of what `compare_spec` or `compare_runs` found; None: `<first run>-compared.html` beside that run.
+    """Write the page for what `compare_spec` or `compare_runs` returned; return its path.
 
-    Raises DataError where a run folder is damaged.
+    `out` is by default `<first run>-compared.html` beside that run. Raise DataError where a run folder is damaged.
     """
     first = Path(found["runs"][0]["run"])
     path = out or first.with_name(f"{first.name}-compared.html")
@@ -40,7 +40,7 @@ def write_comparison(found: Mapping[str, Any], out: Path | None = None) -> Path:
 
 
 def comparison_page(found: Mapping[str, Any]) -> str:
-    """The page as text. It is made from the run folders alone, as a run's report is."""
+    """Return the page as text. Like a run's report, it is made from the run folders alone."""
     records = [RunRecord.of(Path(row["run"])) for row in found["runs"]]
     sides = sides_of([row["name"] for row in found["runs"]], records)
     split = "test" if all(side.errors("test") for side in sides) else "val"
@@ -65,7 +65,7 @@ def comparison_page(found: Mapping[str, Any]) -> str:
 
 
 def _errors(sides: Sequence[Side], split: str, *, mark: bool) -> dict[str, Any]:
-    """Of each run's models and of persistence; the smallest of a column is marked where runs are comparable."""
+    """Return the errors of each run's models and of persistence; `mark` marks the smallest one in each column."""
     found = {side.name: side.errors(split) for side in sides}
     models = [model for model in MODELS if any(model in errors for errors in found.values())]
     columns = []
@@ -84,8 +84,8 @@ def _errors(sides: Sequence[Side], split: str, *, mark: bool) -> dict[str, Any]:
         "caption": f"Errors on held-out real {'validation' if split == 'val' else split} data: {measure}",
         "columns": [NAMES.get(model, "nothing changes") for model in models],
         "rows": [_row(side, [column[k] for column in columns]) for k, side in enumerate(sides)],
-        "note": "0 is perfect; “nothing changes” keeps the first frame for ever, and every model should beat it."
-        + (" Bold: the smallest of its column." if mark else ""),
+        "note": "0 is perfect; “nothing changes” predicts the first frame for all times, and every model should beat "
+        "it." + (" The smallest error of each column is bold." if mark else ""),
     }
 
 
@@ -112,20 +112,20 @@ def _parameters(sides: Sequence[Side]) -> list[dict[str, Any]]:
             "caption": "Parameters of the physics",
             "columns": heads,
             "rows": [_row(side, [column[k] for column in columns]) for k, side in enumerate(sides)],
-            "note": "± one standard error: what noise in the data leaves open." if bars else "",
+            "note": "± is one standard error, the uncertainty from noise in the data." if bars else "",
         }
     ]
 
 
 def _compute(sides: Sequence[Side], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What each run cost: samples seen and time."""
+    """Return the cost of each run: samples seen and time."""
     players = [player for player in NAMES if any(player in row["samples"] for row in rows)]
     cells = [
         [
             *(
                 _cell(
                     str(row["samples"].get(player, ""))
-                    + (", until nothing was left to gain" if player in row["converged"] else ""),
+                    + (", until the optimizer converged" if player in row["converged"] else ""),
                     "",
                 )
                 for player in players
@@ -140,7 +140,8 @@ def _compute(sides: Sequence[Side], rows: Sequence[Mapping[str, Any]]) -> dict[s
         "caption": "Compute",
         "columns": [*(f"samples seen by the {NAMES[player]}" for player in players), "time", "device"],
         "rows": [_row(side, row) for side, row in zip(sides, cells, strict=True)],
-        "note": "A sample counts once an epoch, real or generated. Times include simulating data that was not cached.",
+        "note": "Each sample, real or generated, counts once an epoch. Times include the simulation of data that was "
+        "not cached.",
     }
 
 
@@ -160,7 +161,7 @@ def _number(value: Any) -> str:
 
 
 def _views(sides: Sequence[Side]) -> tuple[list[dict[str, Any]], list[str]]:
-    """(what the page's script draws, rollouts for which there was no place); runs with one truth share a picture."""
+    """Return (the views that the page's script draws, rollouts that are left out); runs with one truth share a view."""
     groups: list[list[Side]] = []
     for side in sides:
         if side.run.rollout is not None:
@@ -206,11 +207,11 @@ def _same_truth(one: HeldOutRollout | None, other: HeldOutRollout | None) -> boo
 
 
 def _differences(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Keys of the specs that are not the same in all runs, a table that only some have in one line."""
+    """Return the spec keys that differ between runs; a table that only some runs have takes one line."""
     rows: list[dict[str, Any]] = []
 
     def look(path: str, values: Sequence[Any]) -> None:
-        # settings of a model that a run lacks say nothing
+        # the settings of a model that a run lacks have no effect
         known = [value for value in values if value is not None] if path.startswith("training.") else values
         if all(isinstance(value, Mapping) for value in known):
             for key in dict.fromkeys(key for value in known for key in value):
@@ -223,12 +224,12 @@ def _differences(sides: Sequence[Side]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> str:
-    """A table by its kind; a dash for what is not there."""
+    """Return a value as text: a table by its kind, a missing value as a dash."""
     return str(value.get("kind", "there")) if isinstance(value, Mapping) else "–" if value is None else str(value)
 
 
 def _trained(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the settings of a model that is not there."""
+    """Return the spec without the settings of a model that it lacks."""
     training = {name: table for name, table in spec.get("training", {}).items() if name in spec}
     return {**spec, "training": training}
 

@@ -1,4 +1,4 @@
-"""What a comparison comes to, in a sentence for each model and each parameter."""
+"""The result of a comparison, in a sentence for each model and each parameter."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from hyco_engine.report.numbers import is_number, significant
 from hyco_engine.report.side import Side
 
 ALIKE = 1.02
-"""Errors within this factor are called the same."""
+"""Errors within this factor count as equal."""
 
 
 def sentences(sides: Sequence[Side], split: str) -> list[str]:
-    """Which run's surrogate, physics and parameters are best, and by how much; empty where only one has them."""
+    """Say which run's surrogate, physics and parameters are best, and by how much, where two runs or more have them."""
     told = []
     where = "validation" if split == "val" else split
     for player in ("synthetic", "physical"):
         errors = {side.name: side.errors(split)[player] for side in sides if player in side.errors(split)}
         diverged = [name for name, error in errors.items() if not is_number(error)]
-        told += _ranked(f"The {NAMES[player]} errs least on {where} data in", errors, lambda v: significant(v, 3))
+        told += _ranked(
+            f"The {NAMES[player]} has the smallest error on {where} data in", errors, lambda v: significant(v, 3)
+        )
         told += [f"The {NAMES[player]} of {name} diverges." for name in diverged]
     names = list(dict.fromkeys(name for side in sides for name in side.parameters))
     for name in names:
@@ -38,7 +40,7 @@ def _ranked(beginning: str, found: Mapping[str, object], text: Callable[[float],
         return []
     (best, first), (last, _) = values[0], values[-1]
     if last <= ALIKE * best:
-        return [f"{beginning} {first}, but all are alike ({text(best)} to {text(last)})."]
+        return [f"{beginning} {first}, but the runs hardly differ ({text(best)} to {text(last)})."]
     rest = [f"{text(value)} in {name}{_times(value, best)}" for value, name in values[1:4]]
     return [f"{beginning} {first}: {text(best)}, against {', '.join(rest)}{', ...' if len(values) > 4 else ''}."]
 

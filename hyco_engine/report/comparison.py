@@ -34,7 +34,7 @@ from hyco_engine.report.shown import Shown
 
 Name = TypeVar("Name", bound=str)
 MAX_PIXELS = 400
-"""Larger images are thinned before they are drawn, which keeps files small."""
+"""Largest number of cells along an axis of an image; larger images are thinned, which keeps files small."""
 
 
 def comparison_figure(
@@ -46,12 +46,12 @@ def comparison_figure(
     field: str | None = None,
     title: str = "",
 ) -> Path:
-    """One field of a simulation and of rollouts from its first frame, as a PNG.
+    """Draw one field of a simulation and of rollouts from its first frame as a PNG; return its path.
 
     `truth [T, C, *S]` and each of `predictions` hold the dynamic channels; NaN in the truth is "not observed". `field`
-    is a field's name or `name.component`; None: the first component of the first field. One dimension gives space-time
-    images and curves, two give snapshots, three give snapshots of the middle slice. A diverged prediction is drawn as
-    far as it is finite, and said so. Raises KeyError for an unknown field.
+    is a field's name or `name.component`; None is the first component of the first field. One dimension gives
+    space-time images and curves, two give images of single frames, three give those of the middle slice. A prediction
+    that diverges is drawn as far as it is finite, with a note. Raise KeyError for an unknown field.
     """
     shown = Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
     figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
@@ -69,7 +69,7 @@ def _colors(name: str) -> Colormap:
 
 
 def _image(ax: Axes, values: Array, extent: tuple[float, float, float, float], style: Mapping[str, Any]) -> AxesImage:
-    """`values [columns, rows]`, the first axis to the right."""
+    """Draw `values [columns, rows]`, with the first axis to the right."""
     thin = tuple(slice(None, None, -(-n // MAX_PIXELS)) for n in values.shape)
     limit = 10 * max(abs(style["vmin"]), abs(style["vmax"]))
     seen = np.where(np.isfinite(values), np.clip(values, -limit, limit), np.nan)[thin]
@@ -83,7 +83,7 @@ def _color_bar(figure: Figure, picture: AxesImage, axes: list[Axes], label: str,
 
 
 def _space_time(shown: Shown) -> Figure:
-    """Rows: values over space and time; errors, with their size over time; curves at three times."""
+    """Draw three rows: values over space and time; errors, with their size over time; curves at three times."""
     models = list(shown.predictions)
     columns = max(2, 1 + len(models))
     figure = new_figure(3.6 * columns, 8.0 if models else 5.4)
@@ -160,7 +160,7 @@ def _curves(ax: Axes, shown: Shown, frame: int, *, named: bool) -> None:
 
 
 def _snapshots(shown: Shown) -> Figure:
-    """Rows: truth, each model, each model's error; columns: times."""
+    """Draw a row for the truth, each model and each model's error, and a column for each time."""
     models = list(shown.predictions)
     frames = _frames(shown, 4)
     (left, right), (bottom, top) = shown.bounds
@@ -213,7 +213,7 @@ def _name(model: str) -> str:
 
 
 def _frames(shown: Shown, wanted: int) -> list[int]:
-    """At most `wanted` frames, from first to last; of those in which something was observed, if there are enough."""
+    """Return at most `wanted` frames from first to last, among the observed ones if there are enough."""
     seen = np.flatnonzero(np.isfinite(shown.truth).reshape(len(shown.truth), -1).any(axis=1))
     choice = seen if len(seen) >= wanted else np.arange(len(shown.truth))
     return sorted({int(choice[k]) for k in np.linspace(0, len(choice) - 1, wanted).round().astype(int)})

@@ -1,4 +1,4 @@
-"""What the figures share: colours, axes, saving. Uses matplotlib's objects only; its global state stays untouched."""
+"""Colours, axes and saving for all figures, with matplotlib's objects alone; its global state stays untouched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyco_engine.runs.files import write_atomic
 
 Array = NDArray[np.float64]
 
-# Okabe & Ito 2008: told apart by colour-blind readers too
+# Okabe & Ito 2008: colour-blind readers can tell these colours apart too
 COLORS = {"truth": "#000000", "physical": "#0072B2", "synthetic": "#D55E00", "persistence": "#777777"}
 OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NAMES = {"physical": "physics", "synthetic": "surrogate"}
@@ -25,18 +25,18 @@ WARNING = "#A00000"
 DPI = 110
 COARSER_DPI = (80, 60)
 MAX_BYTES = 150_000
-"""Pictures of noise do not compress; larger files are drawn more coarsely."""
+"""Largest size of a file. Images of noise do not compress, so a larger file is drawn again more coarsely."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure, in inches."""
+    """Return an empty white figure of that size in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def plain_axes(ax: Axes, title: str = "", *, grid: bool = True) -> Axes:
-    """Light axes with small readable text."""
+    """Give axes light lines and small readable text."""
     ax.set_title(title, fontsize=10, loc="left")
     ax.tick_params(which="both", labelsize=8, color="#888888")
     ax.xaxis.label.set_fontsize(9)
@@ -51,13 +51,13 @@ def plain_axes(ax: Axes, title: str = "", *, grid: bool = True) -> Axes:
 
 
 def heading(figure: Figure, text: str) -> None:
-    """What the whole figure shows, above it; empty: nothing."""
+    """Write a heading above the whole figure; an empty text adds none."""
     if text:
         figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 def marker_of(values: Sequence[float] | Array) -> str:
-    """Of a curve: a dot where a value between unknown ones would leave no line."""
+    """Return a curve's marker: a dot if a value between unknown ones would draw no line, else none."""
     known = np.isfinite(np.asarray(values, dtype=np.float64))
     beside = np.zeros_like(known)
     beside[1:] |= known[:-1]
@@ -66,13 +66,13 @@ def marker_of(values: Sequence[float] | Array) -> str:
 
 
 def legend(ax: Axes) -> None:
-    """The legend, where there is something to tell."""
+    """Draw the legend if the axes have labelled curves."""
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", borderpad=0.3)
 
 
 def note(ax: Axes, text: str) -> None:
-    """A warning written into the axes."""
+    """Write a warning into the axes."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.0}
     ax.text(
         0.5, 0.5, text, color=WARNING, fontsize=9, ha="center", va="center", transform=ax.transAxes, bbox=box, zorder=9
@@ -91,23 +91,23 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def color_of(name: str, names: Sequence[str]) -> str:
-    """A model's colour, the same in all figures."""
+    """Return a model's colour, the same in all figures."""
     others = [other for other in names if other not in COLORS]
     return COLORS.get(name) or OTHER_COLORS[others.index(name) % len(OTHER_COLORS)]
 
 
 def with_unit(name: str, unit: str | None) -> str:
-    """`name [unit]`, or the name alone where there is no unit."""
+    """Return `name [unit]`, or the name alone where there is no unit."""
     return plain_text(name if unit in (None, "", "1") else f"{name} [{unit}]")
 
 
 def plain_text(text: str) -> str:
-    """So that it is drawn as it is: matplotlib reads what is between dollars as a formula."""
+    """Escape dollars, between which matplotlib would read a formula."""
     return text.replace("$", r"\$")
 
 
 def middle_slice(values: Array, dims: int, axis: int = 2) -> Array:
-    """The last `dims` axes cut down to two: of three dimensions the middle of `axis`, one of 0, 1 and 2."""
+    """Return values with two spatial axes: of three dimensions the slice in the middle of `axis` (0, 1 or 2)."""
     if dims != 3:
         return values
     at = values.ndim - 3 + axis

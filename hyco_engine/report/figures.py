@@ -1,4 +1,4 @@
-"""The first figures a person wants of a run."""
+"""The figures of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How training went: losses, held-out errors and parameters over the epochs of a run."""
+"""The course of training: losses, held-out errors and parameters over the epochs of a run."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _LOSSES = (
 def history_figure(
     records: Sequence[Record], summary: Mapping[str, Any], path: Path, folder: Path | None = None, title: str = ""
 ) -> Path:
-    """Training losses, held-out errors against persistence, and parameters against truth, as a PNG.
+    """Draw training losses, held-out errors against persistence, and parameters against truth as a PNG.
 
-    `records` and `summary` are what metrics.jsonl and summary.json hold; whatever is missing in them is left out of the
-    figure. `folder` is the run's, in which the files of field parameters lie; None: the folder above `path`'s own.
+    `records` and `summary` are the contents of metrics.jsonl and summary.json; the figure leaves out what they lack.
+    `folder` is the run folder, which holds the files of field parameters; by default the folder above `path`'s own.
     """
     panels = history_panels(records, summary, path.parent.parent if folder is None else folder)
     columns = 1 if len(panels) <= 1 else 2 if len(panels) <= 4 else 3
@@ -67,7 +67,7 @@ def history_figure(
 
 
 def history_panels(records: Sequence[Record], summary: Mapping[str, Any], folder: Path) -> list[Draw]:
-    """The charts of `history_figure`, each a function that draws onto axes."""
+    """Return the charts of `history_figure`, each a function that draws onto axes."""
     timeline = _Timeline.of(records)
     panels = [*_loss_panels(timeline), *_balance_panels(timeline), *_error_panels(timeline, summary)]
     return panels + _parameter_panels(timeline, summary, folder)
@@ -79,7 +79,7 @@ class _Timeline:
 
     records: list[tuple[int, Record]]
     cycles: list[int]
-    """Where a new cycle starts, the first left out."""
+    """The epochs at which a new cycle starts, without the first cycle."""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> _Timeline:
@@ -97,7 +97,7 @@ class _Timeline:
         return cls(placed, cycles)
 
     def points(self, player: str, *keys: str) -> Points:
-        """(epoch, value) of the first key that a record has; a value that is no finite number is NaN."""
+        """Return (epoch, value) of the first key that each record has; a value that is no finite number is NaN."""
         found: Points = []
         for epoch, record in self.records:
             key = next((key for key in keys if key in record), None)
@@ -106,7 +106,7 @@ class _Timeline:
         return found
 
     def terms(self, player: str) -> list[str]:
-        """The loss terms of which weights and shares are known."""
+        """Return the loss terms with known weights and shares."""
         named = {key: None for _, record in self.records if record["phase"] == f"train_{player}" for key in record}
         terms = [key.removeprefix("weight/") for key in named if key.startswith("weight/")]
         return [term for term in terms if f"share/{term}" in named]
@@ -124,7 +124,7 @@ def _loss_panels(timeline: _Timeline) -> list[Draw]:
         def draw(ax: Axes) -> None:
             plain_axes(ax, f"Training loss: {NAMES[player]}")
             curves = [(label, timeline.points(player, *keys), line, width) for label, keys, line, width in _LOSSES]
-            # without generated samples the loss and that of the real ones are one curve
+            # without generated samples the loss of all samples and that of the real ones are one curve
             curves = [curve for curve in curves if curve[1]] if curves[2][1] else curves[:1]
             marker = "." if len(curves[0][1]) <= 20 else ""
             for label, points, line, width in curves:
@@ -141,7 +141,7 @@ def _loss_panels(timeline: _Timeline) -> list[Draw]:
 
 
 def _balance_panels(timeline: _Timeline) -> list[Draw]:
-    """Shares of the loss terms and their effective weights, for models whose loss has several terms."""
+    """Chart the shares of the loss terms and their effective weights, for models whose loss has several terms."""
 
     def panel(player: str, terms: Sequence[str]) -> Draw:
         def draw(ax: Axes) -> None:
@@ -153,7 +153,7 @@ def _balance_panels(timeline: _Timeline) -> list[Draw]:
                 share, weight = (timeline.points(player, f"{kind}/{term}") for kind in ("share", "weight"))
                 label = plain_text(term)
                 _plot(ax, _broken(share), "-", color=color, linewidth=1.4, label=label)
-                # in the unit of their terms they may be ten orders of magnitude apart
+                # relative to the first, since weights in the units of their terms may differ by ten orders of magnitude
                 first = next((value for _, value in weight if value > 0), 1.0)
                 changes = [(epoch, value / first) for epoch, value in weight]
                 _plot(weights, _broken(changes), ":", color=color, linewidth=1.4)
@@ -214,7 +214,7 @@ def _parameter_panels(timeline: _Timeline, summary: Mapping[str, Any], folder: P
 
 
 def _mean_is_rounding(entry: Mapping[str, Any]) -> bool:
-    """Of a field that is known up to a constant only: its mean stays what it was."""
+    """Return True for a field that is known up to a constant only: its mean keeps its start value."""
     final = entry.get("final")
     if not isinstance(final, Mapping) or not all(is_number(final.get(key)) for key in ("mean", "min", "max")):
         return False
@@ -250,7 +250,7 @@ def _parameter_panel(timeline: _Timeline, name: str, entry: Mapping[str, Any], p
 
 
 def _profile_panels(name: str, entry: Mapping[str, Any], profiles: Mapping[str, Array]) -> list[Draw]:
-    """The learned field itself: curves in one dimension, else an image of it and one of the truth."""
+    """Chart the learned field itself: curves in one dimension, else an image of it and one of the truth."""
     if "final" not in profiles:
         return []
     off = entry.get("relative_error")
@@ -287,7 +287,7 @@ def _profile_panels(name: str, entry: Mapping[str, Any], profiles: Mapping[str, 
 
 
 def _profile(value: Any, folder: Path) -> Array | None:
-    """The field behind a summary's `{mean, min, max, file}`; None where there is none, or none to be shown."""
+    """Load the field of a summary's `{mean, min, max, file}`; None where there is none, or none that can be shown."""
     name = value.get("file") if isinstance(value, Mapping) else None
     if not name:
         return None
@@ -303,7 +303,7 @@ def _profile(value: Any, folder: Path) -> Array | None:
 
 
 def _level(value: Any) -> float | None:
-    """The number itself, or a field's mean."""
+    """Return the number itself, or a field's mean."""
     level = value.get("mean") if isinstance(value, Mapping) else value
     return float(level) if is_number(level) else None
 
@@ -319,7 +319,7 @@ def _plot(ax: Axes, points: Points, line: str, **style: Any) -> None:
 
 
 def _broken(points: Points) -> Points:
-    """With a gap wherever the other model was trained."""
+    """Return the points with a gap wherever the other model was trained."""
     broken: Points = []
     for k, (x, y) in enumerate(points):
         if k and x > points[k - 1][0] + 1:
@@ -329,7 +329,7 @@ def _broken(points: Points) -> Points:
 
 
 def _held(points: Points) -> Points:
-    """With the value held while the other model was trained."""
+    """Return the points with the value held constant while the other model was trained."""
     held: Points = []
     for x, y in points:
         if held and x > held[-1][0] + 1:
@@ -339,7 +339,7 @@ def _held(points: Points) -> Points:
 
 
 def _log_scale(ax: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis where all values allow it."""
+    """Make the axis logarithmic if all values allow it."""
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0:
         ax.set_yscale("log")

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, TypeGuard
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number: what a JSON file has for NaN is None."""
+    """Return True for a finite number. JSON files hold None in place of NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def significant(value: Any, digits: int = 4) -> str:
-    """So many digits, `1200` rather than `1.2e+03`; a dash for what is not known."""
+    """Return a number with so many digits, `1200` rather than `1.2e+03`; a dash for an unknown one."""
     if not is_number(value):
         return "–"
     if value != 0 and (abs(value) < 1e-4 or abs(value) >= 1e6):
@@ -24,7 +24,7 @@ def significant(value: Any, digits: int = 4) -> str:
 
 
 def seconds(value: float) -> str:
-    """Seconds below a minute, else minutes or hours."""
+    """Return a time in seconds below a minute, else in minutes or hours."""
     if round(value, 1) < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -32,7 +32,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that fits, as powers of 1000."""
+    """Return a number of bytes in the unit that fits, a power of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that needs no other file and no network, made from what the run folder holds.
+"""The report of a run: one HTML file that needs no other file and no network, made from the run folder alone.
 
-Neither the data nor the models are needed, so a run folder that was sent to someone is enough. Text is escaped by the
-template (`hyco_engine.report.rendering`).
+It needs neither the data nor the models, so a copy of a run folder is enough. The template escapes all text
+(`hyco_engine.report.rendering`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REPORT = "report.html"
 
 @attrs.frozen(kw_only=True)
 class RunRecord:
-    """What a run folder says of its run; what is not there is empty."""
+    """The content of a run folder; what the folder lacks is empty."""
 
     folder: Path
     name: str
@@ -52,13 +52,13 @@ class RunRecord:
 
     @classmethod
     def of(cls, folder: Path, summary: Mapping[str, Any] | None = None) -> RunRecord:
-        """Of a run folder; `summary`: what summary.json is going to hold, of a run that is just ending.
+        """Read a run folder; `summary` is the future content of summary.json, for a run that is just ending.
 
-        Raises DataError where it is no run folder, or a file in it is damaged.
+        Raise DataError where it is no run folder, or a file in it is damaged.
         """
         spec = _text(folder / "spec.toml")
         if not spec:
-            raise DataError(f"{folder} is no run folder: there is no spec.toml in it")
+            raise DataError(f"{folder} is no run folder: it holds no spec.toml")
         if summary is None:
             summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
         return cls(
@@ -73,7 +73,7 @@ class RunRecord:
 
     @property
     def data_dt(self) -> float | None:
-        """Time between two frames of the data; the rollout that was kept may have fewer of them."""
+        """Return the time between two frames of the data; the stored rollout may hold fewer frames."""
         if self.rollout is None:
             return None
         metrics = (self.summary.get("metrics") or {}).get("persistence") or {}
@@ -83,14 +83,14 @@ class RunRecord:
 
 
 def write_report(folder: Path, out: Path | None = None, summary: Mapping[str, Any] | None = None) -> Path:
-    """Write the report of a run folder to `out`; None: to report.html in it. See `RunRecord.of` for `summary`."""
+    """Write the report of a run folder to `out`, by default report.html in it. See `RunRecord.of` for `summary`."""
     path = out or folder / REPORT
     write_atomic(path, report_page(RunRecord.of(folder, summary)))
     return path
 
 
 def report_page(run: RunRecord) -> str:
-    """The page as text."""
+    """Return the page as text."""
     summary = run.summary
     metrics = summary.get("metrics") or {}
     parameters = summary.get("parameters") or {}
@@ -124,12 +124,12 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         (
             "Training",
             history_panels(run.metrics, run.summary, run.folder),
-            "Losses of training samples, real and generated apart; errors of full rollouts on held-out real data.",
+            "Losses of real and of generated training samples, and errors of full rollouts on held-out real data.",
         ),
         (
             "Held-out data in detail",
             [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
-            "Rollouts from the first frame to the last; the spectra are those of the simulation above.",
+            "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above.",
         ),
     ]
     return [
@@ -141,14 +141,14 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _no_views(run: RunRecord) -> str:
     if not run.summary:
-        return "The run left no rollouts to show: it did not end."
+        return "The run did not end, so it has no rollouts to show."
     if "persistence" not in (run.summary.get("metrics") or {}):
         return ""
     return "The run folder holds no rollouts to show."
 
 
 def run_name(folder: Path) -> str:
-    """What the spec of a run calls it, else the folder's name."""
+    """Return a run's name in its spec, else the folder's name."""
     try:
         named = str(tomllib.loads(_text(folder / "spec.toml")).get("run", {}).get("name") or "")
     except (ValueError, AttributeError, RecursionError):

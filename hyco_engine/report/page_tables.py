@@ -1,4 +1,4 @@
-"""What a report says in tables, as text: parameters, errors, balance, cooperation, cache, phases, environment."""
+"""The tables of a report as text: parameters, errors, balance, cooperation, cache, phases, environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROWS_OF_BALANCE = 200
 
 
 def parameter_rows(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One row a parameter: `name`, `unit`, `start`, `found`, `truth`, `off`; empty where it is not known."""
+    """Return one row a parameter, `name`, `unit`, `start`, `found`, `truth`, `off`; an unknown value is empty."""
     rows = []
     for name, entry in parameters.items():
         error, off = entry.get("standard_error"), entry.get("relative_error")
@@ -33,7 +33,7 @@ def parameter_rows(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str
 
 
 def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Errors of the models by split, against those of persistence; None where nothing was measured."""
+    """Return the errors of the models by split and those of persistence; None where nothing was measured."""
     splits = [split for split in ("val", "test") if any((m or {}).get(split) for m in metrics.values())]
     if not splits:
         return None
@@ -61,8 +61,8 @@ def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         rows.append({"key": key, "name": name, "cells": list(cells.values())})
         columns = list(cells)
     note = (
-        "nrmse: root mean square error over that of the truth, of whole rollouts; 0 is perfect. A vrmse of 1 is what "
-        "the mean field would give."
+        "nrmse: root mean square error of whole rollouts over the root mean square of the truth; 0 is perfect. A "
+        "prediction that is the mean field everywhere has a vrmse of 1."
         if rollouts
         else "The sum over loss terms, in units of their scales."
     )
@@ -70,7 +70,7 @@ def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Balance of real and generated samples, the cache, cooperation, and the minima found; those that there are."""
+    """Return the tables that the run has: balance of real and generated samples, cache, cooperation, minima found."""
     tables: list[dict[str, Any]] = []
     balance = summary.get("balance") or []
     if balance:
@@ -103,7 +103,7 @@ def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def phase_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Time by phase, longest first: `name`, `time`, `percent`, `width`."""
+    """Return the time by phase, longest first: `name`, `time`, `percent`, `width`."""
     timings = summary.get("timings") or {}
     phases = {k: v for k, v in (timings.get("phases") or {}).items() if is_number(v) and v > 0}
     total = max(float(timings.get("total_s") or 0.0), sum(phases.values()), 1e-9)
@@ -121,7 +121,7 @@ def phase_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def time_text(summary: Mapping[str, Any]) -> str:
-    """The whole time, memory, and how the physics' step ran."""
+    """Describe the run's time and memory, and how the physics' step ran."""
     parts = []
     if is_number(total := (summary.get("timings") or {}).get("total_s")):
         parts.append(f"The run took {seconds(total)}")
@@ -137,7 +137,7 @@ def time_text(summary: Mapping[str, Any]) -> str:
 
 
 def environment_rows(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Versions, device, threads and seed."""
+    """Return versions, device, threads and seed."""
     rows = [] if summary.get("seed") is None else [("seed", str(summary["seed"]))]
     for group in ("device", "threads", "python", "platform", "torch"):
         content = environment.get(group)

@@ -1,4 +1,4 @@
-"""Charts of the report alone: error against lead time, and spectra of the held-out simulation."""
+"""Charts that only the report shows: error against lead time, and spectra of the held-out simulation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SPECTRA = 4
 
 
 def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]:
-    """Error against lead time, one chart for each held-out split; `dt` None: lead times are counted in steps."""
+    """Chart the error against lead time for each held-out split; without `dt` lead times are counted in steps."""
 
     def panel(split: str, curves: Mapping[str, Sequence[Any]]) -> Draw:
         def draw(ax: Axes) -> None:
@@ -51,7 +51,7 @@ def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]
 
 
 def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
-    """Energy against wave number at the last frame, of truth and models, one chart for each dynamic component."""
+    """Chart the energy against wave number at the last frame, of truth and models, for each dynamic component."""
 
     def panel(name: str, shown: Shown, frame: int, curves: Mapping[str, tuple[Array, Array]]) -> Draw:
         def draw(ax: Axes) -> None:
@@ -64,7 +64,7 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
             ax.set_xscale("log")
             ax.set_yscale("log")
             top = max(float(energy.max()) for _, energy in curves.values())
-            # below it there is rounding
+            # energies below it are rounding errors
             ax.set_ylim(max(top * 1e-12, min(float(energy.min()) for _, energy in curves.values())), top * 3)
             ax.set_xlabel("waves along the domain")
             ax.set_ylabel("energy")
@@ -88,9 +88,10 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
 
 
 def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
-    """(wave numbers, energy): |FFT|^2 / N^2 summed over shells of equal |k|, counted in waves along the shortest axis.
+    """Return (wave numbers, energy): |FFT|^2 / N^2 summed over shells of equal |k|.
 
-    The mean is left out, and so is what only part of a shell's directions could hold.
+    Wave numbers count waves along the shortest axis. The mean is left out, and so are shells that the grid resolves
+    only in some directions.
     """
     power = np.abs(np.fft.fftn(values)) ** 2 / values.size**2
     waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in values.shape), indexing="ij")
@@ -100,7 +101,7 @@ def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
 
 
 def component_names(rollout: HeldOutRollout) -> list[str]:
-    """`field`, or `field.component`, of all dynamic channels in order."""
+    """Return `field` or `field.component` for all dynamic channels in order."""
     return [
         f"{info.name}.{part}" if part else info.name
         for info in rollout.layout.dynamic

@@ -1,4 +1,4 @@
-"""Templates to pages: one file each, that loads nothing and runs no script but its own."""
+"""Rendering of templates to pages. A page is one file that loads nothing and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def render(template: str, **content: Any) -> str:
-    """A template of this folder with the common style and, for `views`, the script; all text is escaped."""
+    """Render a template of this folder with the common style and, for `views`, the script; all text is escaped."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     folder = files("hyco_engine.report") / "templates"

@@ -1,4 +1,4 @@
-"""What a run gives back to whoever called it."""
+"""The result of a run for its caller."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hyco_engine.report.brief import brief_html, brief_text
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunResult:
-    """What a run left: its folder, what summary.json holds, and the trained models, in eval mode.
+    """The result of a run: its folder, the content of summary.json, and the trained models in eval mode.
 
-    `resumed_completed`: the run that was to be resumed had come to its end, and nothing was done.
+    `resumed_completed` is true if the run to resume was completed before, so that nothing was done.
     """
 
     folder: Path
@@ -36,6 +36,6 @@ class RunResult:
 def run_result(
     folder: Path, summary: Mapping[str, Any], models: Mapping[Player, nn.Module], *, resumed_completed: bool = False
 ) -> RunResult:
-    """The result with those models that there are."""
+    """Return the result with the models that the run has."""
     ready: dict[str, Any] = {player: model.eval() for player, model in models.items()}
     return RunResult(folder=folder, summary=summary, resumed_completed=resumed_completed, **ready)

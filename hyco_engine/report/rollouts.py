@@ -1,4 +1,4 @@
-"""The held-out simulation that a run shows: the truth and what each model made of its first frame."""
+"""The held-out simulation that a run shows: the truth and each model's rollout from its first frame."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _TRUTH = "truth"
 
 @attrs.frozen(kw_only=True, eq=False)
 class HeldOutRollout:
-    """`truth [T, C_dyn, *S]` with NaN where nothing was observed, `predictions` alike by model, the first frame equal.
+    """One held-out simulation and its rollouts.
 
-    Frames are `dt` apart. `split` is the one that the simulation belongs to, "val" or "test".
+    `truth [T, C_dyn, *S]` is NaN where nothing was observed; `predictions` hold the same shape by model and share the
+    first frame. Frames are `dt` apart. `split` is the split that the simulation belongs to, "val" or "test".
     """
 
     truth: NDArray[np.float32]
@@ -39,7 +40,7 @@ class HeldOutRollout:
         return {"val": "validation"}.get(self.split, self.split)
 
     def thinned(self, max_bytes: int = MAX_BYTES) -> HeldOutRollout:
-        """With every n-th frame, so that all arrays together take no more than `max_bytes`; at least two frames."""
+        """Return every n-th frame, at least two, so that all arrays together take no more than `max_bytes`."""
         size = self.truth.nbytes * (1 + len(self.predictions))
         step = min(max(1, math.ceil(size / max_bytes)), max(1, len(self.truth) - 1))
         if step == 1:
@@ -52,7 +53,7 @@ class HeldOutRollout:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write it into a run folder, thinned; the same bytes for the same content."""
+        """Write it into a run folder, thinned; equal content gives equal bytes."""
         from safetensors.numpy import save
 
         kept = self.thinned()
@@ -60,13 +61,13 @@ class HeldOutRollout:
         arrays = {_TRUTH: kept.truth, **kept.predictions}
         contiguous = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in arrays.items()}
         path = folder / ROLLOUT
-        # one key: safetensors leaves several in random order
+        # one key, since safetensors writes several in random order
         write_atomic(path, save(contiguous, {"rollout": json.dumps(about)}))
         return path
 
     @classmethod
     def load(cls, folder: Path) -> HeldOutRollout | None:
-        """What `save` wrote; None where the run has none. Raises DataError where it is damaged."""
+        """Return what `save` wrote; None where the run has none. Raise DataError where it is damaged."""
         from safetensors import safe_open
 
         path = folder / ROLLOUT
@@ -82,7 +83,7 @@ class HeldOutRollout:
             if truth.shape[1:] != (layout.n_dynamic, *layout.spatial) or any(
                 values.shape != truth.shape for values in arrays.values()
             ):
-                raise ValueError(f"its arrays do not have the shape [T, {layout.n_dynamic}, *{list(layout.spatial)}]")
+                raise ValueError(f"its arrays must have the shape [T, {layout.n_dynamic}, *{list(layout.spatial)}]")
             return cls(truth=truth, predictions=arrays, layout=layout, dt=float(about["dt"]), split=str(about["split"]))
         except Exception as error:
             raise DataError(f"{path} is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""What is drawn at the end of a run: figures, the held-out rollout behind them, and the report."""
+"""The pictures at the end of a run: figures, the held-out rollout behind them, and the report."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[Player, nn.Module]) -> Iterator[Path]:
-    """Into a run folder: `figures/history.png`; for fields `figures/comparison.png` and the first held-out rollout
-    (`hyco_engine.report.rollouts`); last `report.html`, which shows what there is of them.
+    """Draw the figures and the report of a run folder; yield each path.
+
+    They are `figures/history.png`; for fields also `figures/comparison.png` and the first held-out rollout
+    (`hyco_engine.report.rollouts`); and last `report.html`, which shows those that exist.
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
@@ -38,7 +40,7 @@ def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[P
 
 
 def held_out_rollout(data: Data, models: Mapping[Player, nn.Module]) -> HeldOutRollout | None:
-    """The first simulation of the test split, else of val, and the models' rollouts; None where there are no fields."""
+    """Roll the models out on the first simulation of the test split, else of val; None where there are no fields."""
     split, real = ("test", data.test) if len(data.test) else ("val", data.val)
     if isinstance(real, Samples) or not len(real) or data.layout is None or data.dt is None:
         return None

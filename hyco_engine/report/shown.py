@@ -15,7 +15,7 @@ from hyco_engine.report.drawing import Array, color_of, middle_slice, with_unit
 
 @attrs.frozen(kw_only=True, eq=False)
 class Shown:
-    """What is drawn, in one or two dimensions: `truth [T, *S]`, predictions alike, what they are and where."""
+    """One field to draw, in one or two dimensions: `truth [T, *S]`, predictions of the same shape, names and axes."""
 
     truth: Array
     predictions: Mapping[str, Array]
@@ -35,14 +35,15 @@ class Shown:
         field: str | None = None,
         across: str | None = None,
     ) -> Shown:
-        """One field of `truth [T, C, *S]` and of `predictions`, alike; see `comparison_figure` for `field`.
+        """Take one field of `truth [T, C, *S]` and of `predictions`; see `comparison_figure` for `field`.
 
-        `across`: of three axes the one in whose middle the slice lies; None: the last. Raises KeyError.
+        Of three axes, `across` is the one in whose middle the slice lies, by default the last. Raise KeyError for an
+        unknown field.
         """
         name, _, part = (field or layout.dynamic[0].name).partition(".")
         info = next((info for info in layout.dynamic if info.name == name), None)
         if info is None or (part and part not in info.components):
-            raise KeyError(f"no dynamic field {field!r}")
+            raise KeyError(f"there is no dynamic field {field!r}")
         component = info.components.index(part) if part else 0
         channel = layout.channels(name).start + component
         own = tuple(map(slice, info.samples(layout.grid, component)))
@@ -84,13 +85,13 @@ class Shown:
         return color_of(model, tuple(self.predictions))
 
     def error(self, model: str) -> Array:
-        """Prediction minus truth; NaN where either is unknown, not finite, or beyond what can be squared."""
+        """Return prediction minus truth; NaN where either is unknown, not finite, or too large to be squared."""
         with np.errstate(all="ignore"):
             error = self.predictions[model] - self.truth
         return np.where(np.abs(error) < 1e100, error, np.nan)
 
     def nrmse(self, values: Array) -> Array:
-        """`[T]`: root mean square error over that of the truth, NaN where there is nothing to compare."""
+        """Return the nrmse of each frame, `[T]`; NaN where there is nothing to compare."""
         dims = tuple(range(1, values.ndim))
         with np.errstate(all="ignore"):
             squares = np.where(np.isnan(self.truth), np.nan, values**2)
@@ -100,12 +101,12 @@ class Shown:
         return ratio
 
     def diverged(self, model: str) -> int | None:
-        """The first frame that is not all finite."""
+        """Return the first frame with a value that is not finite, or None."""
         bad = ~np.isfinite(self.predictions[model]).reshape(len(self.truth), -1).all(axis=1)
         return int(bad.argmax()) if bad.any() else None
 
     def verdict(self, model: str) -> str:
-        """The error over all frames in one word or number."""
+        """Return the error over all frames as a few words."""
         frame = self.diverged(model)
         if frame is not None:
             return f"not finite from t = {self.times[frame]:.3g}"
@@ -114,7 +115,7 @@ class Shown:
         return f"nrmse {np.exp(np.log(np.maximum(by_frame, 1e-12)).mean()):.2g}" if by_frame.size else "no truth"
 
     def value_range(self) -> tuple[float, float, bool]:
-        """(low, high, signed): the truth's range, so that a diverged model does not spoil it; even if it is signed."""
+        """Return (low, high, signed), the truth's range, symmetric if signed; diverged models do not affect it."""
         seen = self.truth[np.isfinite(self.truth)]
         low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
         if low < -0.2 * high and high > -0.2 * low:
@@ -124,7 +125,7 @@ class Shown:
         return low - pad, high + pad, False
 
     def error_limit(self) -> float:
-        """One limit for all models' errors: nearly all of them lie below, but never more than the truth's spread."""
+        """Return one limit for all models' errors, below which nearly all lie, and at most the truth's spread."""
         errors = np.concatenate([np.abs(self.error(model)).ravel() for model in self.predictions] or [np.zeros(1)])
         errors = errors[np.isfinite(errors)]
         limit = float(np.quantile(errors, 0.995)) if errors.size else 0.0

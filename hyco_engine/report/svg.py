@@ -1,4 +1,4 @@
-"""Charts as SVG that takes its colours from the page, so that they suit light and dark."""
+"""Charts as SVG that takes its colours from the page, so that they suit its light and its dark form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SIZE = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"')
 
 
 def svg_chart(draw: Callable[[Axes], None], width: float = 4.4, height: float = 2.8) -> str:
-    """What `draw` draws onto axes of `width` by `height` inches, as one `<svg>` element to stand in a page.
+    """Return what `draw` draws onto axes of `width` by `height` inches as one `<svg>` element for a page.
 
-    A colour `#rrggbb` becomes the page's variable `--c-rrggbb` where it has one. The element's name for readers who do
-    not see it is the axes' title. The same bytes for the same content.
+    A colour `#rrggbb` becomes the page's variable `--c-rrggbb` where it has one. The element's accessible name is the
+    axes' title. Equal content gives equal bytes.
     """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     ax = figure.add_subplot()
@@ -27,19 +27,19 @@ def svg_chart(draw: Callable[[Axes], None], width: float = 4.4, height: float = 
     ax.set_facecolor("none")
     name = ax.get_title(loc="left") or ax.get_title()
     buffer = io.StringIO()
-    # text stays text; the salt makes names within the page's drawings unique and the same every time
+    # text stays text; the salt makes the ids within the page's drawings unique and reproducible
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name or "chart", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return themed(buffer.getvalue(), name)
 
 
 def themed(svg: str, name: str) -> str:
-    """The `<svg>` element of a file that matplotlib wrote, without size and metadata, named, in the page's colours."""
+    """Return the `<svg>` element of a matplotlib file, without size and metadata, named and in the page's colours."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = _COLOR.sub(lambda match: f"var(--c-{match[0][1:]}, {match[0]})", body)
     label = html.escape(name.replace("\\$", "$"), quote=True)
-    # names are unique within a drawing; the page holds several
+    # matplotlib's ids are unique within one drawing only, and the page holds several
     prefix = "c" + format(abs(_hash(name + body)), "x")
     body = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", body)

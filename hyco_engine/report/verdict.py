@@ -1,4 +1,4 @@
-"""What a run found, in a sentence or two that a summary can answer for."""
+"""The result of a run in a sentence or two, from its summary alone."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from hyco_engine.report.numbers import is_number, significant
 SHOWN = {"physical": "the physics", "synthetic": "the surrogate"}
 NOTHING = "“nothing changes”"
 GOOD = 0.1
-"""Of the error of persistence: what a model that has learned the dynamics stays below."""
+"""Share of persistence's error; a model that has learned the dynamics stays below it."""
 FAR = 5.0
-"""Standard errors between what was found and the truth that noise does not explain."""
+"""Number of standard errors between estimate and truth from which on noise does not explain the difference."""
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Parameters against truth or start, models against persistence; what is wrong is said first."""
+    """Compare parameters with truth or start and models with persistence; begin with what is wrong."""
     parts = [_ending(summary), _parameters(summary.get("parameters") or {}), _models(summary.get("metrics") or {})]
-    return " ".join(part for part in parts if part) or "There is nothing to tell: no model was trained and measured."
+    return " ".join(part for part in parts if part) or "This run trained and measured no model."
 
 
 def tested_split(metrics: Mapping[str, Any]) -> str:
-    """The split that results are told of: test where there is one, else val."""
+    """Return the split whose results are reported: test where it was measured, else val."""
     return "test" if any((found or {}).get("test") for found in metrics.values()) else "val"
 
 
 def against_persistence(metrics: Mapping[str, Any], model: str, split: str) -> float | None:
-    """A model's nrmse over that of "nothing changes"; None where one of them is not known."""
+    """Return a model's nrmse over that of "nothing changes"; None where one of them is not known."""
     error, floor = (((metrics.get(name) or {}).get(split) or {}).get("nrmse") for name in (model, "persistence"))
     return error / floor if is_number(error) and is_number(floor) and floor > 0 else None
 
@@ -38,14 +38,15 @@ def _ending(summary: Mapping[str, Any]) -> str:
         return ""
     cycles = summary.get("cycles") or 0
     told = f"This run {'is' if status == 'unfinished' else 'was' if status == 'interrupted' else 'has'} {status}"
-    return f"{told} after {cycles} whole {'cycle' if cycles == 1 else 'cycles'}: what follows is what it had by then."
+    whole = f"{cycles} whole {'cycle' if cycles == 1 else 'cycles'}"
+    return f"{told} after {whole}; the results are those that it had reached by then."
 
 
 def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
     learned = {name: entry for name, entry in parameters.items() if entry.get("moved")}
     if parameters and not learned:
         return (
-            f"{_listed(list(parameters))} did not move from where {'it' if len(parameters) == 1 else 'they'} started."
+            f"{_listed(list(parameters))} did not move from {'its start' if len(parameters) == 1 else 'their starts'}."
         )
     known = {name: e["relative_error"] for name, e in learned.items() if is_number(e.get("relative_error"))}
     if known:
@@ -60,7 +61,7 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def found_text(entry: Mapping[str, Any]) -> str:
-    """`0.0200 ± 0.0001 m^2/s`, or a field's mean; empty where it is not known."""
+    """Return text such as `0.0200 ± 0.0001 m^2/s`, or a field's range and mean; empty where it is not known."""
     value = entry.get("final")
     unit = entry.get("unit") or "1"
     suffix = "" if unit == "1" else f" {unit}"

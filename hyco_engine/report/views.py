@@ -1,4 +1,4 @@
-"""Fields of a rollout as bytes that a page can draw: one byte a value, and two where there are curves."""
+"""Fields of a rollout as bytes that a page can draw: one byte a value, and two for curves."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from hyco_engine.report.shown import Shown
 
 MAX_VIEWS = 9
 MAX_BYTES = 2_400_000
-"""Of all views together, before they are written as text."""
+"""Largest size of all views together, before they are encoded as text."""
 MAX_CELLS = 192
-"""Along one axis; more than a phone or a column of a page can show."""
+"""Largest number of cells along one axis, more than a phone or a column of a page can show."""
 
 
 def views(
     rollout: HeldOutRollout, styles: Mapping[str, str] | None = None, max_bytes: int = MAX_BYTES
 ) -> list[dict[str, Any]]:
-    """What the page's script draws, one entry for each component, and in 3-D for each direction of the slice.
+    """Return what the page's script draws, one entry for each component, and in 3-D for each direction of the slice.
 
-    `styles`: the classes, in the page's style sheet, of models that are not called as in `NAMES`.
+    `styles` are the classes, in the page's style sheet, of models whose names are not in `NAMES`.
 
-    `panels` hold `values [T, ny, nx]` (2-D, first row on top) or `[T, nx]` (1-D) as base64 of bytes: 0 is not known, 1
-    to 255 are `low` to `high` of their `scale`. In 1-D `curve [T, nx]` has 16 bits of the same, wider by a half.
+    `panels` hold `values [T, ny, nx]` (2-D, first row on top) or `[T, nx]` (1-D) as base64 of bytes: 0 is unknown, 1
+    to 255 are `low` to `high` of their `scale`. In 1-D `curve [T, nx]` holds the same in 16 bits over a range that is
+    wider by a half.
     """
     grid = rollout.layout.grid
     across = list(reversed(grid.axes)) if len(grid.axes) == 3 else [None]
@@ -49,7 +50,7 @@ def views(
 
 
 def _small(shown: Shown, budget: int) -> Shown:
-    """Fewer cells along long axes, then fewer frames, so that all panels fit into `budget` bytes."""
+    """Thin long axes, then frames, so that all panels fit into `budget` bytes."""
     cells = tuple(slice(None, None, math.ceil(n / MAX_CELLS)) for n in shown.truth.shape[1:])
 
     def cut(shown: Shown, parts: tuple[slice, ...], dt: float) -> Shown:
@@ -117,13 +118,13 @@ def _panel(key: str, title: str, values: Array, scale: dict[str, Any], name: str
             pad = (high - low) / 4
             panel["curve"] = _text(quantised(values, low - pad, high + pad, 65535).astype("<u2"))
     else:
-        # pictures are written from the top left, rows after columns
+        # images are stored from the top left, row by row
         panel["values"] = _text(quantised(values, low, high, 255).astype(np.uint8).transpose(0, 2, 1)[:, ::-1])
     return panel
 
 
 def quantised(values: NDArray[Any], low: float, high: float, top: int) -> NDArray[np.int64]:
-    """1 to `top` for `low` to `high`, clipped; 0 where a value is not finite."""
+    """Map `low` to `high` onto 1 to `top`, clipped; 0 where a value is not finite."""
     known = np.isfinite(values)
     clipped = np.clip(np.where(known, values, low), low, high)
     levels = 1 + np.round((clipped - low) / (high - low) * (top - 1))
@@ -131,7 +132,7 @@ def quantised(values: NDArray[Any], low: float, high: float, top: int) -> NDArra
 
 
 def _lut(name: str) -> str:
-    """256 colours, three bytes each; the first is for what is not known."""
+    """Return 256 colours, three bytes each; the first is for unknown values."""
     missing = [int(MISSING[k : k + 2], 16) for k in (1, 3, 5)]
     colors = np.round(255 * colormaps[name](np.linspace(0, 1, 255))[:, :3]).astype(np.uint8)
     return _text(np.vstack([np.array([missing], np.uint8), colors]))
@@ -146,5 +147,5 @@ def _name(model: str) -> str:
 
 
 def _plain(label: str) -> str:
-    """A label that was written for matplotlib, as text."""
+    """Return a label that was written for matplotlib as plain text."""
     return label.replace(r"\$", "$")

@@ -1,4 +1,4 @@
-"""The cache folders of a run: where they are, whose they are, how much they hold, and that nothing is left over."""
+"""The cache folders of a run: their places, their owners, their sizes, and their removal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import Player
 
 CLAIM_S = 10.0
-"""How long to wait for one's own lock, which another run's sweep may hold for a moment."""
+"""How many seconds a run waits for its own lock, which another run's sweep may hold for a moment."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CYCLE = re.compile(r"cycle_[0-9]{3,9}")
@@ -32,7 +32,7 @@ _LOCK = ".lock"
 
 @attrs.frozen(kw_only=True)
 class Usage:
-    """Bytes in files: of this data set's real tensors and evaluation, and of this run's generated samples."""
+    """Bytes in the files of this data set's real tensors and evaluation, and of this run's generated samples."""
 
     tensors: int
     generated: int
@@ -41,7 +41,7 @@ class Usage:
 
 @attrs.frozen(kw_only=True)
 class Swept:
-    """What a sweep did: folders of dead runs that it removed, and why others could not be removed."""
+    """The result of a sweep: the folders of dead runs that it removed, and why it could not remove others."""
 
     removed: tuple[Path, ...]
     failed: tuple[str, ...]
@@ -53,26 +53,26 @@ class CacheManager:
         <root>/tensors/<dset>/   <root>/evaluation/<dset>/
         <root>/generated/{synthetic,physical}_preds/cycle_000/<dset>/<run_id>/
 
-    `generated_root` takes the place of `<root>/generated`: None is the default, "" means that generated samples have no
-    folder. From its first use of generated folders until `close` a run holds the lock `owners/<run_id>.lock` beside
-    them. A run whose lock is free is dead, and `sweep` removes what it left. Names that come from disk are used only
-    if they are plain, and symbolic links below the root are never followed.
-    Raises SpecError where `run_id` or `dset` is no plain name.
+    `generated_root` replaces `<root>/generated`: None is the default, "" means that generated samples have no folder.
+    From its first use of generated folders until `close` a run holds the lock `owners/<run_id>.lock` beside them. A run
+    whose lock is free is dead, and `sweep` removes what it left. Names that come from disk are used only if they are
+    plain, and symbolic links below the root are never followed.
+    Raise SpecError where `run_id` or `dset` is no plain name.
     """
 
     def __init__(self, root: Path | None, run_id: str, dset: str, generated_root: Path | str | None = None) -> None:
         for key, name in (("run.name", run_id), ("data.name", dset)):
             if not is_plain_name(name):
                 raise SpecError(
-                    f"{name!r} cannot name a cache folder: use letters, digits, '.', '_' and '-', beginning with a "
-                    "letter or a digit, at most 128 in all",
+                    f"{name!r} cannot name a cache folder: use at most 128 letters, digits, '.', '_' and '-', "
+                    f"beginning with a letter or a digit",
                     key=key,
                 )
         self.run_id = run_id
         self.dset = dset
         self.root = None if root is None else Path(root).resolve()
         self.generated_root: Path | None = None
-        # what the user names may be a link; below it, none is followed
+        # the folder that the user names may be a link; links below it are not followed
         self._base: Path | None = None
         if generated_root is None and self.root is not None:
             self._base, self.generated_root = self.root, self.root / "generated"
@@ -84,26 +84,26 @@ class CacheManager:
 
     @property
     def has_folder(self) -> bool:
-        """Whether generated samples have a place on disk."""
+        """Return True if generated samples have a place on disk."""
         return self.generated_root is not None
 
     @property
     def tensors(self) -> Path | None:
-        """Where the real tensors of the data set are; may not exist yet."""
+        """Return the folder of the data set's real tensors, which may not exist yet."""
         return None if self.root is None else self.root / "tensors" / self.dset
 
     @property
     def evaluation(self) -> Path | None:
-        """Where evaluation of the data set is kept; may not exist yet."""
+        """Return the folder of the data set's evaluation, which may not exist yet."""
         return None if self.root is None else self.root / "evaluation" / self.dset
 
     # --- generated samples ------------------------------------------------------------------------------------
 
     @contextmanager
     def generated(self, teacher: Player, cycle: int) -> Iterator[Path | None]:
-        """An empty folder for what `teacher` generates in `cycle`, gone afterwards whatever happens; None: no root.
+        """Give an empty folder for the samples of `teacher` in `cycle`, removed at the end; None without a root.
 
-        Raises RunError where the folder cannot be made, or removed after success.
+        Raise RunError where the folder cannot be made, or removed after success.
         """
         if self.generated_root is None:
             yield None
@@ -130,13 +130,13 @@ class CacheManager:
             self._refuse_links(folder)
             if folder.exists():
                 self._remove(folder)
-            # another run may prune the parents that it emptied between two steps of making ours
+            # another run may remove the empty parents while this one makes its folder
             for _ in range(100):
                 with suppress(FileNotFoundError):
                     folder.mkdir(parents=True)
                     break
             else:
-                raise FileNotFoundError(f"{folder.parent} vanishes again and again")
+                raise FileNotFoundError(f"other runs remove {folder.parent} again and again")
         except OSError as error:
             raise RunError(_cannot("make the folder for generated samples", folder, error)) from error
 
@@ -155,22 +155,22 @@ class CacheManager:
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:
-            if folder.exists():  # a file, not the folder, vanished in between
+            if folder.exists():  # a file in it, not the folder itself, was removed in between
                 shutil.rmtree(folder)
-        except KeyboardInterrupt:  # impatience must not leave samples behind
+        except KeyboardInterrupt:  # a second Ctrl-C must not leave samples behind
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _refuse_links(self, folder: Path) -> None:
-        """Raises OSError where a part of the path below what the user named is a symbolic link."""
+        """Raise OSError if a part of the path below the folder that the user named is a symbolic link."""
         for part in (folder, *folder.parents):
             if part == self._base:
                 return
             if part.is_symlink():
-                raise OSError(f"{part} is a symbolic link, which is never followed here")
+                raise OSError(f"{part} is a symbolic link, which the engine does not follow in its cache")
 
     def _prune(self, folder: Path) -> None:
-        """Remove a folder and its parents as far as they are empty, but not what the user named."""
+        """Remove a folder and its parents as far as they are empty, up to the folder that the user named."""
         for part in (folder, *folder.parents):
             if part == self._base:
                 return
@@ -184,9 +184,9 @@ class CacheManager:
     # --- ownership --------------------------------------------------------------------------------------------
 
     def sweep(self) -> Swept:
-        """Remove what dead runs left, an earlier life of this run included; never anything of a live one.
+        """Remove the folders of dead runs, an earlier process of this run included, but never those of a live one.
 
-        Safe while other runs start, run and sweep. Raises RunError where this run's id is in use by a live run.
+        It is safe while other runs start, run and sweep. Raise RunError where a live run uses this run's id.
         """
         removed: list[Path] = []
         failed: list[str] = []
@@ -225,7 +225,7 @@ class CacheManager:
         return found
 
     def _folders(self, run_id: str | None) -> Iterator[Path]:
-        """Folders of generated samples of one run, or of all."""
+        """Yield the folders of generated samples of one run, or of all."""
         assert self.generated_root is not None
         for predictions in _folders_named(self.generated_root, _PREDICTIONS):
             for cycle in _folders_named(predictions, _CYCLE):
@@ -241,34 +241,34 @@ class CacheManager:
         while (lock := self._claim(self.run_id)) is None:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"another run with the id {self.run_id!r} is using {self.generated_root}: wait for its end, or "
+                    f"another run with the id {self.run_id!r} uses {self.generated_root}: wait for its end, or "
                     "give this run another name (run.name, --run-dir) or folder (augmentation.cache.directory)"
                 )
             time.sleep(0.02)
         self._lock = lock
 
     def _claim(self, run_id: str) -> FileLock | None:
-        """The lock of a run, or None while somebody else holds it."""
+        """Acquire the lock of a run; return None while another process holds it."""
         path = self._lock_file(run_id)
         try:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except FileNotFoundError as error:
-                # another run may prune the parents between two steps of this, but nobody prunes what the user named
+                # another run may remove the parents between two steps of this, but not the folder that the user named
                 if self._base is not None and not _can_be(self._base):
                     raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
                 raise
             self._refuse_links(path)
             seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except FileNotFoundError:  # pruned by another run just now
+        except FileNotFoundError:  # another run removed the folder just now
             return None
         except OSError as error:
             raise RunError(_cannot("use the folder for generated samples,", path.parent, error)) from error
         lock = FileLock(path, timeout=0, thread_local=False)
         try:
             lock.acquire()
-            # Holders unlink their file, so the lock may be on a file that is gone. It is not if the path leads to the
-            # same file now as before: the open descriptor keeps its number from being given to another.
+            # Holders unlink their file, so this lock may be on a removed file. It is valid if the path still leads to
+            # the file that is open: while it is open, no other file can get its inode number.
             if os.path.samestat(os.fstat(seen), os.stat(path, follow_symlinks=False)):
                 return lock
         except (Timeout, FileNotFoundError):
@@ -289,7 +289,7 @@ class CacheManager:
         return self.generated_root / _OWNERS / f"{run_id}{_LOCK}"
 
     def close(self) -> None:
-        """Give up ownership; may be called twice."""
+        """Give up ownership. It may be called twice."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             self._disown(self.run_id, lock)
@@ -305,11 +305,11 @@ class CacheManager:
     # --- sizes ------------------------------------------------------------------------------------------------
 
     def note(self, nbytes: int) -> None:
-        """Tell how much is held now, on disk or in memory; `peak_bytes` keeps the most."""
+        """Record how many bytes are held now, on disk or in memory; `peak_bytes` keeps the largest number."""
         self.peak_bytes = max(self.peak_bytes, nbytes)
 
     def usage(self) -> Usage:
-        """What is on disk now."""
+        """Return the bytes that are on disk now."""
         generated = 0
         if self.generated_root is not None:
             generated = sum(tree_bytes(folder) for folder in self._folders(self.run_id))
@@ -318,7 +318,7 @@ class CacheManager:
         return Usage(tensors=tensors, generated=generated, evaluation=evaluation)
 
     def summary(self) -> str:
-        """One line for a log."""
+        """Return one line for a log."""
         usage = self.usage()
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in attrs.asdict(usage).items())
         place = self.root or self.generated_root or "no folder"
@@ -326,7 +326,7 @@ class CacheManager:
 
 
 def _can_be(folder: Path) -> bool:
-    """Whether a folder is there or can be made."""
+    """Return True if a folder exists or can be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -335,12 +335,12 @@ def _can_be(folder: Path) -> bool:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` can name a folder and nothing else: no separator, leading dot, or control character."""
+    """Return True if `name` can name a folder and nothing else: no separator, leading dot, or control character."""
     return _NAME.fullmatch(name) is not None
 
 
 def tree_bytes(folder: Path) -> int:
-    """Bytes of the files below `folder`, links not followed; what vanishes meanwhile counts nothing."""
+    """Return the bytes of the files below `folder`, links not followed; files that vanish meanwhile count 0."""
     total = 0
     for entry in _entries(folder):
         with suppress(OSError):

@@ -3,8 +3,9 @@
     checkpoints/000012.safetensors   all tensors
     checkpoints/000012.json          the rest, size and SHA-256 of the tensors' file, and its own SHA-256
 
-Each file is replaced in one step, the JSON last: where it is, the pair is complete. The newest complete and intact one
-is found by looking; nothing points to it. What is read is bounded beforehand and executes nothing.
+Each file is replaced in one step, the JSON last, so a pair with a JSON file is complete. A reader searches the folder
+for the newest pair that is complete and intact; no pointer names it. Sizes are checked before a file is read, and
+reading executes nothing.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _MARK = "$"
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """Raised for a checkpoint that differs from what was written."""
 
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """One that was read. `notes` tell of newer ones that could not be used."""
+    """A checkpoint that was read. `notes` name newer ones that could not be used."""
 
     path: Path
     content: Mapping[str, Any]
@@ -46,14 +47,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Those of one folder, which is made when the first one is written. One process writes at a time."""
+    """The checkpoints of one folder, which is made with the first one. Only one process may write at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._intact: list[int] = []
 
     def save(self, content: Mapping[str, Any]) -> Path:
-        """Write the next one; of the older ones the newest intact one is kept. Raises RunError, leaving those."""
+        """Write the next checkpoint and keep only the newest older one that is intact. Raise RunError, keeping all."""
         number = max(self._numbers(), default=0) + 1
         tensors: dict[str, Tensor] = {}
         tree = _encoded(content, tensors, "")
@@ -69,9 +70,9 @@ class Checkpoints:
         return self._path(number, "json")
 
     def newest(self, usable: Callable[[Mapping[str, Any]], str | None] = lambda content: None) -> Checkpoint | None:
-        """The newest that is complete, intact and `usable`, which tells why one is not; None: there was none at all.
+        """Return the newest checkpoint that is complete, intact and `usable`; None if the folder has none at all.
 
-        Raises RunError where there are some, and none of them can be used.
+        `usable` returns None or the reason why a content cannot be used. Raise RunError if no checkpoint can be used.
         """
         notes: list[str] = []
         for number in sorted(self._numbers("json"), reverse=True):
@@ -84,19 +85,19 @@ class Checkpoints:
             if why is None:
                 self._intact = [number]
                 return Checkpoint(path=path, content=content, notes=tuple(notes))
-            notes.append(f"the checkpoint {path} is left out, as {why}")
+            notes.append(f"the checkpoint {path} cannot be used: {why}")
         if notes:
             told = "\n".join(notes)
-            raise RunError(f"{told}\nno other one is left in {self.folder}: start again with a new run folder")
+            raise RunError(f"{told}\n{self.folder} holds no other checkpoint: start again with a new run folder")
         return None
 
     def _read(self, number: int) -> dict[str, Any]:
         try:
             told = json.loads(_bounded(self._path(number, "json"), MAX_JSON_BYTES).decode())
             if told.pop("sha256") != _sha256(_canonical(told)):
-                raise Damaged("its checksum is another one")
+                raise Damaged("its checksum does not match its content")
             if told["format"] != FORMAT:
-                raise Damaged(f"its format is {told['format']!r}, known is {FORMAT}")
+                raise Damaged(f"its format is {told['format']!r}, and this engine reads format {FORMAT}")
             size = told["tensors"]["bytes"]
             data = _bounded(self._path(number, "safetensors"), size)
             if len(data) != size or _sha256(data) != told["tensors"]["sha256"]:
@@ -109,7 +110,7 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"{type(error).__name__}: {error}") from error
         if not isinstance(content, dict):
-            raise Damaged("it holds no table")
+            raise Damaged("its content is no table")
         return content
 
     def _path(self, number: int, suffix: str) -> Path:
@@ -125,12 +126,12 @@ class Checkpoints:
 
 
 def _bounded(path: Path, most: int) -> bytes:
-    """The file's content. Raises Damaged before a file that is too large is read."""
+    """Return the file's content. Raise Damaged, without reading, for a file that is too large."""
     if path.is_symlink() or not path.is_file():
         raise Damaged(f"there is no file {path.name}")
     size = path.stat().st_size
     if size > most or size > free_memory():
-        raise Damaged(f"{path.name} has {size} bytes: more than it can have, or than there is memory for")
+        raise Damaged(f"{path.name} has {size} bytes, more than a checkpoint can have or than the memory holds")
     return path.read_bytes()
 
 
@@ -145,7 +146,7 @@ def _canonical(value: Any) -> bytes:
 def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    # a copy of each: tied weights share memory, which safetensors refuses
+    # each tensor is copied, since safetensors refuses tied weights, which share memory
     data: bytes = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
     return data
 
@@ -155,21 +156,21 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        # a copy of each: where a tensor lies in the file says nothing of how it is aligned in memory
+        # each tensor is copied, since its place in the file does not align it in memory
         return {name: value.clone() for name, value in load(data).items()}
     except SafetensorError as error:
         raise Damaged(str(error)) from error
 
 
 def _encoded(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
-    """`value` in JSON's types; what JSON has not is marked, and its tensors go into `tensors`, named by their path."""
+    """Return `value` in JSON's types, with marks for other types; put its tensors into `tensors`, named by path."""
     match value:
         case None | bool() | int() | str():
             return value
         case float():
             return value if math.isfinite(value) else {_MARK: "float", "is": str(value)}
         case Tensor():
-            # names may have slashes of their own
+            # names may contain slashes
             name = path if path not in tensors else f"{path}#{len(tensors)}"
             tensors[name] = value
             return {_MARK: "tensor", "is": name}
@@ -183,7 +184,7 @@ def _encoded(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
             pairs = [(_encoded(k, tensors, path), _encoded(v, tensors, f"{path}/{k}")) for k, v in value.items()]
             return {_MARK: "items", "is": pairs}
         case _:
-            raise RunError(f"a checkpoint cannot hold {path}: it is a {type(value).__name__}")
+            raise RunError(f"a checkpoint cannot hold {path}, which is a {type(value).__name__}")
 
 
 def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""What a run ran on: versions of packages and plugins, Python, machine, device, threads."""
+"""The environment of a run: versions of packages and plugins, Python, machine, device, threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISTRIBUTION = "hyco-engine"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of this package and of what it depends on directly, by distribution."""
+    """Return the versions of this package and of its direct dependencies, by distribution."""
     names = {DISTRIBUTION}
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
@@ -30,7 +30,7 @@ def package_versions() -> dict[str, str]:
 
 
 def plugin_versions(registry: Registry) -> list[dict[str, Any]]:
-    """All plugins, usable or not."""
+    """Return all plugins, usable or not."""
     return [
         {"name": info.name, "distribution": info.distribution, "version": info.version, "status": info.status}
         for info in registry.plugins
@@ -38,7 +38,7 @@ def plugin_versions(registry: Registry) -> list[dict[str, Any]]:
 
 
 def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
-    """What the last digits of results may depend on."""
+    """Return everything that the last digits of results may depend on."""
     import torch
 
     return {
@@ -50,7 +50,7 @@ def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
 
 
 def describe_environment(registry: Registry, device: torch.device | None = None) -> dict[str, Any]:
-    """What environment.json holds; nothing in it names a user or a host."""
+    """Return the content of environment.json, which names no user and no host."""
     import torch
 
     device = device or torch.device("cpu")

@@ -34,11 +34,11 @@ from hyco_engine.spec.structuring import Structurer
 Format = Literal["torch-export", "safetensors", "toml"]
 _SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}
 TOLERANCE = 1e-6
-"""Largest difference between what was written and the original, relative to the largest value."""
+"""Allowed difference between the written and the original surrogate, relative to the largest value."""
 
 
 class Rollout(nn.Module):
-    """What is exported: `forward(state [B, C_all, *S]) -> [B, steps, C_dyn, *S]`, in the data's units."""
+    """The exported program: `forward(state [B, C_all, *S]) -> [B, steps, C_dyn, *S]`, in the data's units."""
 
     def __init__(self, model: nn.Module, steps: int) -> None:
         super().__init__()
@@ -58,25 +58,27 @@ def export(
     which: Which = "final",
     registry: Registry | None = None,
 ) -> dict[str, Any]:
-    """Write a run's surrogate to `out`, and beside it, as `.toml`, what it expects and what the physics identified.
+    """Write a run's surrogate to `out`, and beside it a `.toml` file that describes it and the identified parameters.
 
-    `form` None: what the name ends in, `.safetensors` or `.toml`, else "torch-export".
+    Without `form` the ending of the name decides, `.safetensors` or `.toml`, else "torch-export".
 
     "torch-export": a program with the normalisation inside, for any batch size, that `torch.export.load` runs without
-    this package; each call rolls out `steps` steps. "safetensors": the weights, and in the metadata all it takes to
-    build the surrogate again, for `load_surrogate`. "toml": the description alone, to `out`.
+    this package; each call rolls out `steps` steps. "safetensors": the weights, with metadata from which
+    `load_surrogate` builds the surrogate again. "toml": the description alone, to `out`.
 
-    What was written is read back and compared with the original. Raises RunError where they differ, and where the model
-    cannot be exported; DataError where the run lacks what is asked for.
+    The written file is read back and compared with the original. Raise RunError where they differ, and where the model
+    cannot be exported; DataError where the run lacks the model.
     """
     run = LoadedRun(run_dir, registry, device="cpu")
     form = form or _SUFFIXES.get(out.suffix, "torch-export")
     if (meant := _SUFFIXES.get(out.suffix, form)) != form:
         suffix = next(suffix for suffix, other in _SUFFIXES.items() if other == form)
-        raise DataError(f"{out} is a name for the format {meant}, and this is {form}: call it {out.stem}{suffix}")
+        raise DataError(
+            f"the name {out} is for the format {meant}, and the format is {form}: call the file {out.stem}{suffix}"
+        )
     beside = out.with_suffix(".toml")
     if not out.parent.is_dir():
-        raise DataError(f"there is no folder {out.parent} to write {out.name} to")
+        raise DataError(f"cannot write {out.name}: there is no folder {out.parent}")
     about: dict[str, Any] = {}
     difference = None
     if form != "toml":
@@ -100,25 +102,28 @@ _HEAD = """# Results of the hyco-engine run "{name}".
 
 
 def read_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> tuple[nn.Module, Weights]:
-    """The surrogate in a file that `export` wrote as "safetensors", in eval mode, and what the file says of it.
+    """Return the surrogate of a file that `export` wrote as "safetensors", in eval mode, and the file's description.
 
-    Nothing in the file is executed. Raises DataError where it is damaged or was not exported so; an exported
-    program is refused, since its reader, `torch.export.load`, unpickles what is in it.
+    Nothing in the file is executed. Raise DataError where it is damaged or has another format; an exported program is
+    refused, since its reader, `torch.export.load`, unpickles its content.
     """
     if path.suffix != ".safetensors":
         raise DataError(
-            f"{path} is neither a run folder nor a surrogate exported as .safetensors; exported programs (.pt2) are "
-            f"not read, as that can execute what is in them: run those you trust with torch, as docs/results.md shows"
+            f"{path} is neither a run folder nor a surrogate exported as .safetensors; the engine reads no exported "
+            f"program (.pt2), since reading can execute its content: run one that you trust with torch, as "
+            f"docs/results.md shows"
         )
     registry = registry or Registry.discover(disabled_names())
     weights = Weights(path)
     if weights.options is None or weights.layout is None:
-        raise DataError(f"{path} holds weights alone; export it, or name the run folder: hyco-engine export --help")
+        raise DataError(
+            f"{path} holds weights alone; export the run's surrogate, or name the run folder: hyco-engine export --help"
+        )
     model = _built(weights, registry).to(device or "cpu")
     try:
         model.load_state_dict(weights.state)
     except RuntimeError as error:
-        raise PluginError(f"the weights in {path} do not fit the model {weights.kind!r} installed: {error}") from error
+        raise PluginError(f"the weights in {path} do not fit the installed model {weights.kind!r}: {error}") from error
     return model.eval(), weights
 
 
@@ -142,16 +147,18 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
 
 def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
     if run.spec.synthetic is None:
-        raise DataError(f"the run {run.folder} has no surrogate; --format toml writes what its physics identified")
+        raise DataError(f"the run {run.folder} has no surrogate; --format toml writes the parameters of its physics")
     model, weights = run.model("synthetic", which), run.weights("synthetic", which)
     if weights.layout is None or isinstance(model, Predictor):
-        raise DataError(f"the surrogate of {run.folder} does not step states of fields forward, so it is not exported")
+        raise DataError(
+            f"the surrogate of {run.folder} does not step states of fields forward, so it cannot be exported"
+        )
     return model, weights
 
 
 def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, float]:
-    """The exported program as a file's content, and how far it is from the model."""
-    # whoever calls it may still differentiate by the state
+    """Return the exported program as a file's content, and its largest difference from the model."""
+    # callers of the program may still differentiate by the state
     whole = Rollout(model, steps).eval().requires_grad_(False)
     states = _states(weights)
     buffer = io.BytesIO()
@@ -160,7 +167,7 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
             if isinstance(part, PhysicalModel):
                 part.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
-            # of torch's own making
+            # torch itself causes these warnings
             warnings.simplefilter("ignore")
             batch = torch.export.Dim("batch", min=1)
             program = torch.export.export(whole, (states[:2],), dynamic_shapes=({0: batch},), strict=False)
@@ -176,7 +183,7 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
 
 
 def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes, float]:
-    """The same as weights with metadata."""
+    """Return the weights with metadata as a file's content, and their largest difference from the model."""
     assert weights.layout is not None
     assert weights.statistics is not None
     assert run.spec.synthetic is not None
@@ -200,7 +207,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
 
 
 def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
-    """`physical`, as the spec has it, of a surrogate that contains the physics."""
+    """Return the spec's table `physical` for a surrogate that contains the physics."""
     choice = run.spec.physical
     inside = next((part for part in model.modules() if isinstance(part, PhysicalModel)), None)
     if choice is None or inside is None:
@@ -208,13 +215,13 @@ def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
     table = plain(choice)
     for name, setting in choice.parameters.items():
         if isinstance(setting.init, ArrayFile):
-            # the weights hold what it became; where it started only has to be within its bounds
+            # the weights hold the final values; the start values only have to lie within their bounds
             table["parameters"][name]["init"] = float(inside.learnables.values()[name].mean())
     return {"physical": json.dumps(table)}
 
 
 def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> float:
-    """The largest difference over several batch sizes. Raises RunError where it is beyond the tolerance."""
+    """Return the largest difference over several batch sizes. Raise RunError where it exceeds the tolerance."""
     worst = 0.0
     with torch.no_grad():
         for batch in (states[:1], states[:3], states):
@@ -231,7 +238,7 @@ def _difference(written: nn.Module, original: nn.Module, states: Tensor) -> floa
 
 
 def _states(weights: Weights) -> Tensor:
-    """Five states that are spread as the training data was, in the precision of the weights."""
+    """Draw five states with the mean and spread of the training data, in the precision of the weights."""
     layout, statistics = weights.layout, weights.statistics
     assert layout is not None
     statistics = statistics or Statistics(
@@ -273,7 +280,7 @@ def _shape(channels: int, layout: StateLayout) -> str:
 
 
 def _identified(run: LoadedRun) -> dict[str, Any]:
-    """`physics` and `parameters` of the description; what is not known is left out."""
+    """Return `physics` and `parameters` of the description; unknown values are left out."""
     path = run.folder / SUMMARY
     summary: Mapping[str, Any] = read_summary(run.folder) if path.is_file() else {}
     parameters = summary.get("parameters") or {}

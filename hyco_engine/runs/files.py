@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old content or the new, never a part; strict JSON."""
+"""Atomic writing of files, so that a reader finds the old or the new content, never a part; strict JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyco_engine.errors import RunError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace `path` in one step, on the disk when this returns. Raises RunError, leaving nothing behind."""
+    """Replace `path` in one step; the content is on the disk on return. Raise RunError, leaving no file behind."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
@@ -39,12 +39,12 @@ _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `write_atomic` was to move this file into place."""
+    """Return True for a temporary file of `write_atomic`."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """The error of a failed write, in the user's terms."""
+    """Return the error for a failed write, in the user's terms."""
     return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")
 
 
@@ -58,9 +58,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def plain(value: Any, where: str = "value") -> Any:
-    """`value` as plain dicts, lists, numbers and text. Raises TypeError naming the key of anything else.
+    """Return `value` as plain dicts, lists, numbers and text. Raise TypeError with the key of anything else.
 
-    NaN and infinities stay; a tensor is refused, since whether to take its item or its list is the caller's to say.
+    NaN and infinities stay. A tensor is refused, since only the caller knows whether to take its item or its list.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -71,7 +71,7 @@ def plain(value: Any, where: str = "value") -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"{where}: the key {key!r} is no text")
+                raise TypeError(f"{where}: the key {key!r} must be text")
         return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
@@ -82,7 +82,7 @@ def plain(value: Any, where: str = "value") -> Any:
 
 
 def finite(value: Any) -> Any:
-    """Plain data with null in place of NaN and infinities, which JSON does not have."""
+    """Return plain data with null in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -91,5 +91,5 @@ def finite(value: Any) -> Any:
 
 
 def dump_json(value: Any, *, indent: int | None = 2) -> str:
-    """Strict JSON of plain data, NaN and infinities as null, one line if `indent` is None."""
+    """Return plain data as strict JSON, with null for NaN and infinities, on one line if `indent` is None."""
     return json.dumps(finite(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)

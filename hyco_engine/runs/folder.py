@@ -1,5 +1,4 @@
-"""The folder of one run. As a tracker it writes down what it is told; it holds
-
+"""The folder of one run, a tracker that writes files. It holds
 RUN/spec.toml environment.json log.txt metrics.jsonl summary.json weights/ figures/ checkpoints/ checksums.json
 """
 
@@ -33,7 +32,7 @@ LOGGER = "hyco_engine"
 
 
 def tidy(folder: Path) -> None:
-    """Remove files that were being written when a run was killed, and the summary and checksums of its earlier end."""
+    """Remove the temporary files of a killed run, and the summary and checksums of its earlier end."""
     for path in [*folder.iterdir(), *folder.glob("*/*")]:
         if is_temporary(path) or path in (folder / SUMMARY, folder / SEAL):
             with suppress(OSError):
@@ -41,7 +40,7 @@ def tidy(folder: Path) -> None:
 
 
 def check_run_name(name: str) -> None:
-    """Raises SpecError unless `name` can be part of a folder's name and of nothing else."""
+    """Raise SpecError unless `name` can be part of a folder's name and of nothing else."""
     try:
         check_folder_name(name)
     except ValueError as error:
@@ -49,10 +48,10 @@ def check_run_name(name: str) -> None:
 
 
 class RunFolder(Tracker):
-    """Made by `create`. Metrics and log lines reach the file at once; all other files are replaced atomically.
+    """A run folder; `create` makes one. Metrics and log lines are written at once, all other files replaced atomically.
 
-    log.txt has what the tracker is told and, from `started` to `finished`, what this thread logs under `hyco_engine` at
-    the level set there; the level is the host's and stays.
+    log.txt holds the tracker's events and, from `started` to `finished`, the lines that this thread logs under
+    `hyco_engine` at the level set there. The level belongs to the host program and is not changed.
     """
 
     def __init__(self, path: Path, *, made: bool = True) -> None:
@@ -61,7 +60,7 @@ class RunFolder(Tracker):
         self._discarded = False
         self._start = time.monotonic()
         self._metrics: IO[bytes] | None = None
-        # of what metrics.jsonl holds
+        # size, lines and hash of the content of metrics.jsonl
         self._digest = hashlib.sha256()
         self._size = self._lines = 0
         self._elapsed = 0.0
@@ -70,9 +69,9 @@ class RunFolder(Tracker):
 
     @classmethod
     def create(cls, runs: Path, name: str, run_dir: Path | None = None) -> RunFolder:
-        """`<runs>/<name>-<n>` with the next n, or `run_dir`, which is created or must be empty.
+        """Create `<runs>/<name>-<n>` with the next n, or `run_dir`, which must be new or empty.
 
-        Two processes never get the same folder. Raises SpecError.
+        Two processes never get the same folder. Raise SpecError where the folder cannot be used.
         """
         check_run_name(name)
         if run_dir is None:
@@ -82,13 +81,13 @@ class RunFolder(Tracker):
 
     @property
     def exists(self) -> bool:
-        """False once it is discarded."""
+        """Return False once the folder is discarded."""
         return not self._discarded
 
     def discard(self) -> None:
-        """Remove the folder, for a run that never began; one that the user had made is left, empty.
+        """Remove the folder of a run that never began; a folder that the user made is left, empty.
 
-        What the folder is told afterwards is written nowhere.
+        Events that come afterwards are not written.
         """
         self.close()
         self._discarded = True
@@ -104,21 +103,21 @@ class RunFolder(Tracker):
 
     @property
     def figures(self) -> Path:
-        """`figures/`, made when first asked for."""
+        """Return `figures/`, made at the first call."""
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder
 
     def write_spec(self, text: str) -> Path:
-        """spec.toml: the resolved spec."""
+        """Write spec.toml, the resolved spec."""
         return self._write("spec.toml", text)
 
     def write_environment(self, environment: Mapping[str, Any]) -> Path:
-        """environment.json: what `hyco_engine.runs.environment.describe_environment` gives."""
+        """Write environment.json, the result of `hyco_engine.runs.environment.describe_environment`."""
         return self._write("environment.json", dump_json(environment) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
-        """summary.json."""
+        """Write summary.json."""
         path = self._write(SUMMARY, dump_json(summary) + "\n")
         self._has_summary = True
         return path
@@ -126,7 +125,7 @@ class RunFolder(Tracker):
     def save_weights(
         self, name: str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
     ) -> Path:
-        """weights/<name>.safetensors. Equal weights and metadata give equal bytes."""
+        """Write weights/<name>.safetensors. Equal weights and metadata give equal bytes."""
         check_run_name(name)
         return self._write(f"weights/{name}.safetensors", weights_bytes(state_dict, metadata or {}))
 
@@ -138,13 +137,13 @@ class RunFolder(Tracker):
     # --- going on -------------------------------------------------------------------------------------------------
 
     def metrics_position(self) -> dict[str, Any]:
-        """How far metrics.jsonl has come: `bytes`, `lines` and `sha256` of what is in it, all of it on the disk."""
+        """Return `bytes`, `lines` and `sha256` of the content of metrics.jsonl, all of which is on the disk."""
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
         return {"bytes": self._size, "lines": self._lines, "sha256": self._digest.hexdigest()}
 
     def rewind(self, size: int, elapsed: float) -> None:
-        """Go on after the first `size` bytes of metrics.jsonl, `elapsed` seconds after the start; the rest is void."""
+        """Continue after the first `size` bytes of metrics.jsonl, `elapsed` seconds after the start; drop the rest."""
         tidy(self.path)
         path = self.path / METRICS
         data = path.read_bytes()[:size] if path.is_file() else b""
@@ -156,7 +155,7 @@ class RunFolder(Tracker):
     # --- log ------------------------------------------------------------------------------------------------------
 
     def log(self, level: int, message: str, error: BaseException | None = None) -> None:
-        """A line of log.txt, whatever level the logger `hyco_engine` has; with `error`, its traceback follows."""
+        """Write a line to log.txt, whatever level the logger `hyco_engine` has, followed by `error`'s traceback."""
         if self._discarded:
             return
         handler = self._log or self._open_log()
@@ -174,14 +173,14 @@ class RunFolder(Tracker):
         return handler
 
     def close(self) -> None:
-        """Close the files and let go of the logger. May be called twice; `finished` calls it."""
+        """Close the files and detach from the logger. It may be called twice; `finished` calls it."""
         if self._log is not None:
             logging.getLogger(LOGGER).removeHandler(self._log)
             with suppress(OSError):
                 self._log.close()
             self._log = None
         if self._metrics is not None:
-            # a disk that is full is told by whatever wrote to it
+            # the writer reports a full disk, so closing need not
             with suppress(OSError):
                 self._metrics.close()
             self._metrics = None
@@ -192,7 +191,7 @@ class RunFolder(Tracker):
         self._start = time.monotonic() - self._elapsed
         if self._log is None:
             self._log = self._open_log()
-            # another engine in this process has a thread and a log of its own
+            # another engine in this process runs in its own thread and has its own log
             thread = threading.get_ident()
             self._log.addFilter(lambda record: record.thread == thread)
             logging.getLogger(LOGGER).addHandler(self._log)
@@ -266,7 +265,7 @@ def _own_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         empty = next(path.iterdir(), None) is None
         if empty:
-            # whoever creates the log owns the folder
+            # the process that creates the log owns the folder
             (path / LOG).open("x").close()
             return path
     except FileExistsError:
@@ -275,20 +274,20 @@ def _own_folder(path: Path) -> Path:
     except OSError as error:
         raise SpecError(f"cannot make the run folder {path}: {error.strerror}", key="--run-dir") from error
     raise SpecError(
-        f"the run folder {path} is not empty, and results are never overwritten; go on with its run by --resume, name "
-        "a new folder, or leave out --run-dir",
+        f"the run folder {path} is not empty, and results are never overwritten; resume its run with --resume, name a "
+        "new folder, or leave out --run-dir",
         key="--run-dir",
     )
 
 
 def weights_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """safetensors of the weights: keys sorted, also those of the metadata, which safetensors leaves in random order."""
+    """Return the weights as safetensors, with sorted keys, also in the metadata, which safetensors does not sort."""
     from safetensors.torch import save
 
     for key, text in metadata.items():
         if not isinstance(text, str):
-            raise TypeError(f"weights metadata {key!r} must be text, not {type(text).__name__}")
-    # a copy of each: tied weights share memory, which safetensors refuses
+            raise TypeError(f"the weights' metadata {key!r} must be text, not {type(text).__name__}")
+    # each tensor is copied, since safetensors refuses tied weights, which share memory
     tensors = {name: state_dict[name].detach().cpu().contiguous().clone() for name in sorted(state_dict)}
     data = save(tensors)
     end = 8 + int.from_bytes(data[:8], "little")
@@ -296,16 +295,16 @@ def weights_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, str])
     if metadata:
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
     head = json.dumps(header, separators=(",", ":")).encode()
-    # the format wants the tensors 8-aligned
+    # the format requires 8-byte alignment of the tensors
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head + data[end:]
 
 
 class _LogFile(logging.FileHandler):
-    """Leaves out what cannot be written: metrics and checkpoints are what a full disk is told for."""
+    """A log file that drops lines that cannot be written; metrics and checkpoints report a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """In place of a traceback on the terminal."""
+        """Do nothing; the base class would print a traceback on the terminal."""
 
 
 class _Formatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""What became of the runs in a folder, from what they left."""
+"""The status of the runs in a folder, from their files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SHOWN = ("train/loss", "val/nrmse", "val/loss")
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """One record a run folder, by name. Raises DataError where there is no such folder.
+    """Return one record a run folder, by name. Raise DataError where there is no such folder.
 
-    `status`: "running", "completed", "failed", "interrupted", "killed" (it ended without a word), or "damaged".
-    `cycle`: the cycles begun so far, of `cycles`; `last`: the last values of a few metrics, by model and name;
-    `resume`: the command that goes on with it, or None.
+    `status` is "running", "completed", "failed", "interrupted", "killed" (it ended without a summary), or "damaged";
+    `cycle` the number of cycles begun so far, of `cycles`; `last` the last values of a few metrics, by model and name;
+    `resume` the command that resumes it, or None.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")

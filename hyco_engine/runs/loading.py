@@ -1,4 +1,4 @@
-"""Finished runs, to use again: their models, and these measured on their data."""
+"""Finished runs for further use: their models, and measurements of these on their data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Which = Literal["best", "final"]
 
 
 class LoadedRun:
-    """A run folder with its spec; models are built when asked for."""
+    """A run folder with its spec; each model is built when it is first needed."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class LoadedRun:
         device: str | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
-        """`overrides` change keys of the run's spec, such as `data.path`, as `--set` does."""
+        """Read the run's spec; `overrides` change its keys, such as `data.path`, as `--set` does."""
         self.folder = Path(run_dir)
         registry = registry or Registry.discover(disabled_names())
         if not (self.folder / "spec.toml").is_file():
-            raise DataError(f"{self.folder} is no run folder: there is no spec.toml in it")
+            raise DataError(f"{self.folder} is no run folder: it holds no spec.toml")
         verify(self.folder, self.folder / "spec.toml")
         more = [] if device is None else [f'run.device="{device}"']
         self._loaded = load_spec(self.folder / "spec.toml", registry, [*overrides, *more])
@@ -51,20 +51,20 @@ class LoadedRun:
 
     @property
     def status(self) -> str:
-        """How the run ended: "completed", "failed" or "interrupted"; "unfinished" where it left no summary."""
+        """Return how the run ended: "completed", "failed", "interrupted", or "unfinished" where it left no summary."""
         path = self.folder / SUMMARY
         return str(read_summary(self.folder).get("status")) if path.is_file() else "unfinished"
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
-        """A trained model, in eval mode. Raises DataError where the run has none, or its weights are damaged."""
+        """Return a trained model in eval mode. Raise DataError where the run lacks it, or its weights are damaged."""
         return self.model_and_weights(player, which)[0]
 
     def weights(self, player: Player, which: Which = "final") -> Weights:
-        """A model's weights file. Raises DataError where there is none, or it is damaged."""
+        """Return a model's weights file. Raise DataError where there is none, or it is damaged."""
         return Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
 
     def model_and_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
-        """`model`, and what its weights file says of it."""
+        """Return a trained model in eval mode, and its weights file."""
         choice = getattr(self.spec, player)
         if choice is None:
             raise DataError(f"the run {self.folder} has no {player} model: its spec has no [{player}]")
@@ -74,14 +74,14 @@ class LoadedRun:
             model.load_state_dict(weights.state)
         except RuntimeError as error:
             raise PluginError(
-                f"the weights of {self.folder} do not fit the {player} model {choice.kind!r} that is installed: {error}"
+                f"the weights of {self.folder} do not fit the installed {player} model {choice.kind!r}: {error}"
             ) from error
         return model.eval(), weights
 
     def evaluate(self, split: Literal["val", "test"], which: Which = "final") -> dict[str, Any]:
-        """`{player: {split: metrics}}` of all models and of persistence, measured afresh on the spec's data.
+        """Measure all models and persistence on the spec's data; return `{player: {split: metrics}}`.
 
-        Of steppers all metrics of `RolloutMetrics`. Raises DataError where the data does not fit the models.
+        A stepper has all metrics of `RolloutMetrics`. Raise DataError where the data does not fit the models.
         """
         try:
             return self._evaluate(split, which)
@@ -91,7 +91,7 @@ class LoadedRun:
     def _evaluate(self, split: Literal["val", "test"], which: Which) -> dict[str, Any]:
         cache = self.spec.paths.cache / "tensors" / self.spec.data.name
         if not cache.is_dir():
-            log.warning("there is no %s here: the data is read or simulated again", cache)
+            log.warning("the cache %s does not exist: the data is read or simulated again", cache)
         data = self.assembler.data(self.assembler.source())
         real = data.val if split == "val" else data.test
         metrics: dict[str, Any] = {}
@@ -104,7 +104,7 @@ class LoadedRun:
             objective = self.assembler.trainer(player, model, data).objective
             heldout = self.assembler.heldout(real, data, objective)
             if heldout is None:
-                raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
+                raise DataError(f"the {split} split is empty; give it under data.split", key=f"data.split.{split}")
             if isinstance(heldout, HeldOutRollouts) and not isinstance(model, Predictor):
                 metrics[player] = {split: self._all_metrics(model_rollout(model), real, data)}
             else:
@@ -127,7 +127,7 @@ class LoadedRun:
 def load_surrogate(
     run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
 ) -> nn.Module:
-    """A run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of the data's dt, scaling inside.
+    """Return a run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of dt, scaling included.
 
     `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
     """
@@ -141,7 +141,7 @@ def load_surrogate(
 def load_physics(
     run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
 ) -> nn.Module:
-    """A run's physical model with the parameters that were found."""
+    """Return a run's physical model with the identified parameters."""
     return LoadedRun(run_dir, registry, device).model("physical", which)
 
 
@@ -153,7 +153,10 @@ def evaluate(
     which: Which = "final",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `hyco-engine evaluate` prints. `overrides` may name other data: `data.path="other.npz"`."""
+    """Return the result that `hyco-engine evaluate` prints.
+
+    `overrides` may name other data: `data.path="other.npz"`.
+    """
     run = LoadedRun(run_dir, registry, overrides=overrides)
     found = {"run": str(run_dir), "split": split, "weights": which, "status": run.status}
     metrics = run.evaluate(split, which)
@@ -163,7 +166,7 @@ def evaluate(
 
 
 def _check_fit(layout: StateLayout, dt: float | None, data: Data, player: Player) -> None:
-    """Raises DataError where a model was trained on states of another form, grid or time step."""
+    """Raise DataError where a model was trained on states of another form, grid or time step."""
     assert data.layout is not None or dt is None
     there = "no fields" if data.layout is None else _described(data.layout)
     if data.layout is None or _described(layout) != there:

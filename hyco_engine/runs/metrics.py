@@ -1,6 +1,6 @@
-"""metrics.jsonl and summary.json: strict JSON, one object a line in the former.
+"""Reading and writing of metrics.jsonl and summary.json: strict JSON, in metrics.jsonl one object a line.
 
-JSON has no NaN and no infinity. In metrics.jsonl such a value is null, and the line's `nonfinite` says which it was:
+JSON has no NaN and no infinity. In metrics.jsonl such a value is null, and the line's `nonfinite` holds the value:
 `{"train/loss": null, "nonfinite": {"train/loss": "nan"}}`; `read_metrics` puts it back. In summary.json it is null.
 """
 
@@ -24,13 +24,16 @@ _FIRST = ("cycle", "phase", "epoch", "step")
 
 
 def metrics_line(record: Mapping[str, Any], time: float) -> str:
-    """One line of metrics.jsonl. `record` is flat: name -> number, text or None. Raises TypeError on anything else."""
+    """Return one line of metrics.jsonl.
+
+    `record` maps names to numbers, text or None. Raise TypeError on other types.
+    """
     values = plain(record, "metrics")
     for name, value in values.items():
         if isinstance(value, dict | list):
             raise TypeError(f"metrics.{name}: a line of metrics holds single values; use one name for each")
         if name in ("time", "nonfinite"):
-            raise TypeError(f"metrics.{name}: this name is the run folder's own")
+            raise TypeError(f"metrics.{name}: the run folder uses this name itself; use another one")
     line: dict[str, Any] = {"time": round(time, 3)}
     line |= {name: values[name] for name in _FIRST if name in values}
     line |= {name: value for name, value in values.items() if name not in _FIRST}
@@ -40,20 +43,20 @@ def metrics_line(record: Mapping[str, Any], time: float) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a crash cut short is left out.
+    """Return the lines of a run's metrics.jsonl, without a last line that a crash cut short.
 
-    Raises DataError if the file is missing or damaged.
+    Raise DataError if the file is missing or damaged.
     """
     path = folder / METRICS
-    # what follows the last newline is empty, or was cut short
+    # the text after the last newline is empty or was cut short
     lines = _read(path).split(b"\n")[:-1]
     return [_with_nonfinite(path, number, _parse(path, text, number)) for number, text in enumerate(lines, start=1)]
 
 
 def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Without the records of arms that were given up: what became of the models that the run ended with.
+    """Return the records of the candidates that the run chose, those of the models that it ended with.
 
-    Where none was chosen, as in a run that was interrupted, that is each model's first arm.
+    Where it chose none, as in a run that was interrupted, each model's first candidate counts.
     """
     kept = {player: told["kept"] for player, told in (summary.get("arms") or {}).items()}
 
@@ -69,11 +72,11 @@ def _with_nonfinite(path: Path, number: int, record: dict[str, Any]) -> dict[str
     try:
         return record | {name: float(text) for name, text in strange.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}:{number} is damaged: {strange!r} names no numbers") from error
+        raise DataError(f"{path}:{number} is damaged: its nonfinite is {strange!r}, which names no numbers") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """A run's summary.json. Raises DataError if it is missing (the run did not end) or damaged."""
+    """Return a run's summary.json. Raise DataError if it is damaged, or missing because the run did not end."""
     path = folder / SUMMARY
     return _parse(path, _read(path))
 
@@ -81,13 +84,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     verify(path.parent, path)
     try:
-        # what is parsed takes about ten times as much
+        # the parsed content takes about ten times as much memory
         if (size := path.stat().st_size) * 10 > free_memory():
-            raise DataError(f"cannot read {path}: its {size} bytes are more than there is memory for")
+            raise DataError(f"cannot read {path}: its {size} bytes need more memory than is free")
         return path.read_bytes()
     except FileNotFoundError:
         what = "is no run folder" if path.parent.is_dir() else "does not exist"
-        raise DataError(f"{path.parent} {what}: there is no {path.name} in it") from None
+        raise DataError(f"{path.parent} {what}: it holds no {path.name}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
@@ -99,5 +102,5 @@ def _parse(path: Path, text: bytes, number: int | None = None) -> dict[str, Any]
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{place} is damaged: an object is wanted")
+        raise DataError(f"{place} is damaged: it must be a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""What `evaluate` measured, as a table in long form that spreadsheets and data frames read."""
+"""The result of `evaluate` as a table in long form for spreadsheets and data frames."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS = ("model", "split", "metric", "field", "step", "time", "value")
 
 
 def write_table(result: Mapping[str, Any], path: Path) -> None:
-    """A line for each number; without `field`: over all fields, without `step`: over all lead times.
+    """Write a line for each number; an empty `field` means all fields, an empty `step` all lead times.
 
-    `time` is the lead time, `step * dt`. What is not known is empty, what diverged is `inf`.
+    `time` is the lead time, `step * dt`. An unknown value is empty; the error of a model that diverged is `inf`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -27,7 +27,7 @@ def write_table(result: Mapping[str, Any], path: Path) -> None:
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     split, dt = result["split"], result.get("dt")
     for model, found in result["metrics"].items():
         values = found[split]

@@ -35,8 +35,8 @@ def predict(
 ) -> dict[str, Any]:
     """Roll out a run's model from the state in `source` and write the predictions to `out`.
 
-    `run`: a run folder, or a file that `hyco-engine export --format safetensors` wrote. `model` None: the surrogate, or
-    the physics of a run that has none. `which` None: the weights of the run's end.
+    `run` is a run folder, or a file that `hyco-engine export --format safetensors` wrote. `model` is by default the
+    surrogate, or the physics of a run without one; `which` is by default the weights of the run's end.
 
     `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
     `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
@@ -44,7 +44,7 @@ def predict(
     if Path(run).is_file():
         if model == "physical" or which is not None:
             asked = "physics" if model == "physical" else f"{which} weights"
-            raise DataError(f"{run} is one surrogate with one set of weights; for the {asked} name the run folder")
+            raise DataError(f"{run} holds one surrogate with one set of weights; for the {asked} name the run folder")
         stepper, weights = read_exported(Path(run), registry)
         player: Player = "synthetic"
     else:
@@ -72,7 +72,7 @@ def _rolled_out(model: nn.Module, state: NDArray[Any], steps: int, weights: Weig
 
 def _read_state(path: Path, layout: StateLayout) -> NDArray[Any]:
     if path.suffix not in (".npy", ".npz"):
-        raise DataError(f"{path} is no .npy or .npz file")
+        raise DataError(f"{path} is not a .npy or .npz file")
     array = _read_arrays(path, layout)
     spatial = layout.spatial
     wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
@@ -80,9 +80,9 @@ def _read_state(path: Path, layout: StateLayout) -> NDArray[Any]:
         array = array[None]
     if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
         shape = list(array.shape)
-        raise DataError(f"the state in {path} has the shape {shape}; wanted is {wanted}, or a batch of it")
+        raise DataError(f"the state in {path} has the shape {shape}; it must be {wanted}, or a batch of that")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise DataError(f"the state in {path} holds values that are no finite numbers")
+        raise DataError(f"the state in {path} holds values that are not finite")
     return array
 
 
@@ -99,7 +99,7 @@ def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
 def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:
     names = [field.name for field in layout.fields]
     if set(arrays) != set(names):
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; the model's fields are {', '.join(names)}")
+        raise DataError(f"{path} holds {', '.join(arrays) or 'no array'}; the model's fields are {', '.join(names)}")
     axis = -layout.n_axes - 1
     parts = []
     for field in layout.fields:
@@ -119,9 +119,9 @@ def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
     elif path.suffix == ".npy":
         np.save(buffer, array, allow_pickle=False)
     else:
-        raise DataError(f"{path} is no .npy or .npz file: name one to write to")
+        raise DataError(f"cannot write {path}: give a name that ends in .npy or .npz")
     if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent} to write {path.name} to")
+        raise DataError(f"cannot write {path.name}: there is no folder {path.parent}")
     write_atomic(path, buffer.getvalue())
 
 

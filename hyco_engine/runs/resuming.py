@@ -1,4 +1,4 @@
-"""Going on with a run: what an earlier life of it left, and whether the spec still says the same."""
+"""Resuming of runs: the state that an earlier process left, and a check that the spec is still the same."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ HARMLESS = (
     "augmentation.cache.directory",
     "trackers",
 )
-"""Keys that may change when a run is resumed; the device at the price of other last digits, which is told."""
+"""Keys that may change when a run is resumed. Another device may change the last digits, and a warning says so."""
 
 
 @attrs.frozen(kw_only=True)
 class Earlier:
-    """What there is to go on from: the content of a checkpoint, and the metrics up to there.
+    """The state that a run resumes from: the content of a checkpoint, and the metrics up to there.
 
-    None and nothing where the run begins anew, in a folder that may hold what is left of it, or that is `empty`.
-    `notes` say what was found, and are no results; `warnings` are.
+    Both are None or empty where the run starts from its beginning, in a folder that holds remains of it or is `empty`.
+    `notes` say what was found and do not enter the results; `warnings` do.
     """
 
     checkpoint: Mapping[str, Any] | None = None
@@ -53,23 +53,23 @@ class Earlier:
 
     @property
     def metrics_bytes(self) -> int:
-        """How much of metrics.jsonl stays."""
+        """Return how many bytes of metrics.jsonl stay."""
         return 0 if self.checkpoint is None else int(self.checkpoint["metrics"]["bytes"])
 
 
 def resume_command(folder: Path) -> str:
-    """What continues the run of a folder."""
+    """Return the command that resumes the run of a folder."""
     return f"hyco-engine run {shlex.quote(str(folder / 'spec.toml'))} --run-dir {shlex.quote(str(folder))} --resume"
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a run may have made what is in `folder`, down to a first line of its log."""
+    """Return True if a run may have made the content of `folder`, which may be as little as a line of its log."""
     names = {entry.name for entry in folder.iterdir()}
     return "spec.toml" in names or names <= {"log.txt", LOCK}
 
 
 def completed(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that came to its end, or None; a damaged one is written anew."""
+    """Return the summary of a completed run, or None; the resumed run replaces a damaged one."""
     try:
         summary = read_summary(folder)
     except DataError:
@@ -78,30 +78,30 @@ def completed(folder: Path) -> dict[str, Any] | None:
 
 
 def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
-    """What is to be gone on from in `folder`, for a run of `spec` on what `facts` says.
+    """Return the state in `folder` from which a run of `spec` resumes, in the environment that `facts` describes.
 
-    Raises SpecError where the spec is another one, RunError where nothing that is left can be used.
+    Raise SpecError where the spec differs, RunError where no checkpoint can be used.
     """
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
     if found is None:
         if (folder / "spec.toml").is_file():
             _compare(_stored(folder), spec, None)
-        return Earlier(notes=(f"there is no checkpoint in {folder} yet: the run starts from its beginning",))
+        return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["start"] is not None)
     _compare(tomllib.loads(run["spec"]), spec, cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
-        notes=(*found.notes, f"going on from {found.path}"),
+        notes=(*found.notes, f"resuming from {found.path}"),
         warnings=tuple(_differences(run, facts, spec)),
     )
 
 
 def data_digest(data: Data, source: TrajectorySource | SampleSource) -> str:
-    """Changes with the data: with the statistics of what is trained on and with all that is held out.
+    """Return a hash of the data: of the statistics of the training data and of all held-out data.
 
-    Of data that is no field, with what its source calls its fingerprint.
+    For data without fields the fingerprint of its source replaces the statistics.
     """
     digest = hashlib.sha256(str(len(data.train)).encode())
     if data.statistics is None:
@@ -116,7 +116,7 @@ def data_digest(data: Data, source: TrajectorySource | SampleSource) -> str:
 
 
 def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
-    """Why metrics.jsonl does not begin as it did when a checkpoint was written; None: it does."""
+    """Return None if metrics.jsonl begins as it did when a checkpoint was written, else the reason for a message."""
     path, left = folder / METRICS, int(position["bytes"])
     digest = hashlib.sha256()
     if path.is_file():
@@ -124,7 +124,11 @@ def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
             while left > 0 and (part := file.read(min(left, 2**20))):
                 digest.update(part)
                 left -= len(part)
-    return None if digest.hexdigest() == position["sha256"] else f"{path} does not begin as it did then"
+    return (
+        None
+        if digest.hexdigest() == position["sha256"]
+        else f"{path} does not begin as it did when the checkpoint was written"
+    )
 
 
 def _kept(folder: Path, lines: int) -> Iterator[dict[str, Any]]:
@@ -142,7 +146,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
-    """Raises SpecError with each key that differs, but for the harmless ones. `cycles`: those begun so far."""
+    """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far."""
     before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
     problems = []
     for key in dict.fromkeys([*before, *now]):
@@ -151,15 +155,17 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:
-        problems.append(Problem(message=f"is {spec.run.cycles}, and cycle {cycles} has begun", key="run.cycles"))
+        problems.append(
+            Problem(message=f"is {spec.run.cycles}, and the run has already begun cycle {cycles}", key="run.cycles")
+        )
     if problems:
-        told = "a run is only resumed with the spec that it began with; set it back, or name a new run folder"
+        told = "a run resumes only with the spec that it began with; set the key back, or name a new run folder"
         problems[-1] = attrs.evolve(problems[-1], message=f"{problems[-1].message}; {told}")
         raise SpecError(problems)
 
 
 def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -> Iterator[str]:
-    """Why the rest of a run may not be what it would have been."""
+    """Yield the reasons why the rest of a run may differ from that of an uninterrupted one."""
     for name, what in (("threads", "threads"), ("device", "device"), ("versions", "package"), ("plugins", "plugin")):
         before, now = run[name], facts[name]
         if isinstance(now, Mapping):

@@ -1,4 +1,4 @@
-"""What summary.json says of a run: parameters, balance, sizes. Plain data only."""
+"""Parts of summary.json: parameters, balance, sizes. Plain data only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyco_engine.interfaces import PhysicalModel
 
 
 def parameter_values(model: PhysicalModel) -> dict[str, Tensor]:
-    """The physics' parameters by name, detached, on the CPU: 0-d, or `[*resolution]` for a field."""
+    """Return the physics' parameters by name, detached, on the CPU: 0-d, or `[*resolution]` for a field."""
     with torch.no_grad():
         return {name: value.detach().cpu().clone() for name, value in model.learnables.values().items()}
 
@@ -30,16 +30,16 @@ def parameters_summary(
     folder: Path,
     standard_errors: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
-    """`summary.parameters`. Fields are written to `<folder>/parameters/<name>-{initial,final,truth}.npy`."""
+    """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,truth}.npy`."""
     final = parameter_values(model)
     summary = {}
     for name, value in final.items():
         true = truth.get(name)
         declaration = model.learnables.declarations[name]
         summary[name] = {
-            "initial": _told(initial[name], folder, f"{name}-initial"),
-            "final": _told(value, folder, f"{name}-final"),
-            "truth": None if true is None else _told(true.expand_as(value), folder, f"{name}-truth"),
+            "initial": _summarised(initial[name], folder, f"{name}-initial"),
+            "final": _summarised(value, folder, f"{name}-final"),
+            "truth": None if true is None else _summarised(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
             "standard_error": (standard_errors or {}).get(name),
             "unit": declaration.unit,
@@ -49,9 +49,9 @@ def parameters_summary(
 
 
 def relative_error(value: Tensor, truth: Tensor, gauge: Literal["none", "constant"] = "none") -> float:
-    """|value - truth| / |truth|, in the L2 norm for fields; absolute where the truth is 0.
+    """Return |value - truth| / |truth|, in the L2 norm for fields, or |value - truth| where the truth is 0.
 
-    Under the gauge "constant" both are taken less their means.
+    Under the gauge "constant" the means of both are subtracted first.
     """
     value, truth = value.double(), truth.double().expand_as(value)
     if gauge == "constant":
@@ -61,8 +61,8 @@ def relative_error(value: Tensor, truth: Tensor, gauge: Literal["none", "constan
     return difference / size if size else difference
 
 
-def _told(value: Tensor, folder: Path, name: str) -> float | dict[str, Any]:
-    """A scalar as a number; a field as mean, min, max and the file (relative to the run folder) that holds it."""
+def _summarised(value: Tensor, folder: Path, name: str) -> float | dict[str, Any]:
+    """Return a scalar as a number, and a field as mean, min, max and the file, relative to the run folder."""
     if value.ndim == 0:
         return float(value)
     path = folder / "parameters" / f"{name}.npy"
@@ -77,13 +77,13 @@ def _told(value: Tensor, folder: Path, name: str) -> float | dict[str, Any]:
 
 
 def balance_summary(balance: Balance) -> dict[str, Any]:
-    """One entry of `summary.balance`."""
+    """Return one entry of `summary.balance`."""
     entry = attrs.asdict(balance, filter=attrs.filters.exclude("verdict", "candidate"))
     return entry | ({"arm": balance.candidate} if balance.candidate else {})
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # kilobytes, except on macOS
+    # ru_maxrss is in kilobytes, on macOS in bytes
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Trained weights in files that say all it takes to use them again."""
+"""Trained weights in files that describe the model, so that they can be used again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def save_model(folder: RunFolder, name: str, state: Mapping[str, Tensor], kind: str, data: Data) -> Path:
-    """`weights/<name>.safetensors`: the weights, and in its metadata kind, layout, dt and statistics of the data."""
+    """Write `weights/<name>.safetensors`: the weights, and as metadata kind, layout, dt and statistics of the data."""
     metadata = {"kind": kind}
     if data.layout is not None and data.statistics is not None:
         metadata |= {
@@ -33,7 +33,7 @@ def save_model(folder: RunFolder, name: str, state: Mapping[str, Tensor], kind: 
 
 
 class Weights:
-    """A weights file, read without executing anything. Raises DataError where it is missing or damaged."""
+    """A weights file. Reading it executes nothing. Raise DataError where it is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
         verify(path.parent.parent, path)
@@ -49,6 +49,6 @@ class Weights:
             self.dt = float(metadata["dt"]) if fields else None
             self.statistics = Statistics.from_data(json.loads(metadata["statistics"])) if fields else None
         except FileNotFoundError:
-            raise DataError(f"there are no weights {path}: the run did not end, or has no such model") from None
+            raise DataError(f"there are no weights {path}: the run did not end, or it has no such model") from None
         except Exception as error:
             raise DataError(f"the weights {path} are damaged: {error}") from error

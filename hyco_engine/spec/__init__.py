@@ -1,1 +1,1 @@
-"""The spec: attrs classes, TOML in and out, located errors, JSON schema."""
+"""The spec: attrs classes, reading and writing of TOML, located errors, JSON schema."""

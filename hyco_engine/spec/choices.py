@@ -1,7 +1,7 @@
-"""`{kind = ...}` tables: a kind picked from the registry with that record's options.
+"""Tables `{kind = ...}`: each picks a kind from the registry and gives the options of its record.
 
 Each class names its hook and adds the keys that belong to the core and fit every kind. When a table is structured, the
-core keys are taken by the class, all other keys by the record's option class.
+class takes the core keys, and the record's option class takes all other keys.
 """
 
 from __future__ import annotations
@@ -44,17 +44,22 @@ class NormalizerChoice(Choice):
 
 @options
 class CacheChoice(Choice):
-    """`[augmentation.cache]`; the kind `auto` is the core's: it picks memory, disk or on-the-fly by size."""
+    """`[augmentation.cache]`. The kind `auto` belongs to the core: it picks memory, disk or on-the-fly by size."""
 
     hook = "hyco_caches"
     default_kind = "auto"
     core_kind = "auto"
 
     memory_budget_gb: float = option(
-        2.0, help="below half of it: memory; below it: disk; else on-the-fly", unit="GB", gt=0.0, inf=True
+        2.0,
+        help="budget of auto: samples below half of it go to memory, below it to disk, and larger sets are made on "
+        "the fly",
+        unit="GB",
+        gt=0.0,
+        inf=True,
     )
     directory: str | None = option(
-        None, help='folder for generated samples; none: below paths.cache; "": no folder, disk is skipped'
+        None, help='folder for generated samples; none: a folder in paths.cache; "": no folder, so auto skips disk'
     )
 
 
@@ -65,21 +70,25 @@ class StrategyChoice(Choice):
     hook = "hyco_strategies"
     default_kind = "trust"
 
-    alpha: float = option(0.1, help="generated samples per real one", ge=0.0)
-    cache: CacheChoice = option(attrs.Factory(lambda: CacheChoice(kind="auto")), help="how generated samples are held")
+    alpha: float = option(
+        0.1, help="number of generated samples for each real one; a strategy may use it as a weight", ge=0.0
+    )
+    cache: CacheChoice = option(
+        attrs.Factory(lambda: CacheChoice(kind="auto")), help="cache backend: it holds generated samples"
+    )
 
 
 @options
 class ArmChoice(Choice):
-    """A strategy within another one, which tries several."""
+    """A candidate: a strategy within a strategy that compares several."""
 
     hook = "hyco_strategies"
 
-    alpha: float | None = option(None, help="generated samples per real one; none: as in [augmentation]", ge=0.0)
+    alpha: float | None = option(None, help="alpha of this strategy; none: that of [augmentation]", ge=0.0)
 
 
 @options
 class TrackerChoice(Choice):
-    """One table of `[trackers]`; the table's name is the kind."""
+    """A table of `[trackers]`; the name of the table is the kind."""
 
     hook = "hyco_trackers"

@@ -1,4 +1,4 @@
-"""The tables of a spec, from top to bottom."""
+"""The tables of a spec, in the order of a spec file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 def check_device(value: str) -> None:
-    """The value looks like a device; whether it is there is seen when the run starts."""
+    """Check that the value looks like a device; whether the device exists is checked when the run starts."""
     if not _DEVICE.fullmatch(value):
         raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps', not {value[:120]!r}")
 
@@ -29,16 +29,18 @@ def check_device(value: str) -> None:
 class RunSpec:
     """`[run]`."""
 
-    name: str = option("run", help="names the run folder <runs>/<name>-<n>", check=check_folder_name)
-    seed: int = option(0, help="seed of everything random", ge=0)
-    cycles: int = option(3, help="cycles of generate, train, generate, train", ge=0)
+    name: str = option("run", help="name of the run; its folder is <runs>/<name>-<n>", check=check_folder_name)
+    seed: int = option(0, help="seed of all random numbers", ge=0)
+    cycles: int = option(3, help="number of cycles; in each cycle, both models generate samples and train", ge=0)
     device: str = option(
-        "auto", help='"auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", ...', check=check_device
+        "auto",
+        help='"auto" takes the first GPU, or else the CPU; others: "cpu", "cuda", "cuda:1", ...',
+        check=check_device,
     )
-    precision: Literal["float32", "float64"] = option("float32", help="of data, models and losses")
+    precision: Literal["float32", "float64"] = option("float32", help="precision of data, models and losses")
     checkpoint_minutes: float = option(
         10.0,
-        help="a checkpoint is written at each phase's end, and within a phase after so many minutes",
+        help="the run writes a checkpoint at the end of each phase, and within a phase after so many minutes",
         unit="min",
         ge=0.0,
         inf=True,
@@ -50,8 +52,8 @@ class PathsSpec:
     """`[paths]`. Input paths are relative to the spec's file, outputs to the working directory."""
 
     data: Path = option(Path("."), help="folder that relative data paths start from")
-    cache: Path = option(Path("cache"), help="tensor and generated-sample caches", output=True)
-    runs: Path = option(Path("runs"), help="run folders: results and logs", output=True)
+    cache: Path = option(Path("cache"), help="folder of the caches of tensors and generated samples", output=True)
+    runs: Path = option(Path("runs"), help="folder of the run folders, which hold results and logs", output=True)
 
 
 @options
@@ -60,19 +62,19 @@ class TermSetting:
 
     scale: float | Literal["data"] | None = option(
         None,
-        help='size of the field that counts as 1: a number, or "data": its standard deviation in the train split; '
-        "none: the model's own declaration, or 1",
+        help='size of an error of the field that counts as 1: a number, or "data" for the standard deviation of the '
+        "field in the train split; none: as the model declares, else 1",
         gt=0.0,
     )
-    weight: float = option(1.0, help="priority among the terms", ge=0.0)
+    weight: float = option(1.0, help="priority of the term among all terms", ge=0.0)
 
 
 @options
 class LossTable:
-    """`[loss.physical]`, `[loss.synthetic]`: what one model does differently. What is left out comes from `[loss]`."""
+    """`[loss.physical]`, `[loss.synthetic]`: the loss of one model. Keys that are left out come from `[loss]`."""
 
-    normalizer: NormalizerChoice | None = option(None, help="how the terms are balanced")
-    terms: Mapping[str, TermSetting] | None = option(None, help="settings by term, that is by dynamic field")
+    normalizer: NormalizerChoice | None = option(None, help="normalizer: it balances the loss terms")
+    terms: Mapping[str, TermSetting] | None = option(None, help="settings of each loss term, such as a dynamic field")
 
 
 @options
@@ -80,11 +82,13 @@ class LossSpec:
     """`[loss]`."""
 
     normalizer: NormalizerChoice = option(
-        attrs.Factory(lambda: NormalizerChoice(kind="manual")), help="how the terms are balanced"
+        attrs.Factory(lambda: NormalizerChoice(kind="manual")), help="normalizer: it balances the loss terms"
     )
-    terms: Mapping[str, TermSetting] = option(attrs.Factory(dict), help="settings by term, that is by dynamic field")
-    physical: LossTable = option(attrs.Factory(LossTable), help="overrides for the physical model")
-    synthetic: LossTable = option(attrs.Factory(LossTable), help="overrides for the synthetic model")
+    terms: Mapping[str, TermSetting] = option(
+        attrs.Factory(dict), help="settings of each loss term, such as a dynamic field"
+    )
+    physical: LossTable = option(attrs.Factory(LossTable), help="settings that differ for the physical model")
+    synthetic: LossTable = option(attrs.Factory(LossTable), help="settings that differ for the surrogate")
 
 
 @options
@@ -92,36 +96,38 @@ class TrainingSpec:
     """`[training]`."""
 
     synthetic: TrainingSettings = option(
-        attrs.Factory(lambda: TrainingSettings(schedule="cosine")), help="of the synthetic model"
+        attrs.Factory(lambda: TrainingSettings(schedule="cosine")), help="training of the surrogate"
     )
     physical: TrainingSettings = option(
         attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)),
-        help="of the physical model",
+        help="training of the physical model",
     )
 
 
 @options
 class Spec:
-    """A whole spec. Leaving out `[physical]` or `[synthetic]` trains the other model alone."""
+    """A whole spec. If `[physical]` or `[synthetic]` is left out, the other model trains alone."""
 
     run: RunSpec = option(attrs.Factory(RunSpec), help="name, seed, cycles, device")
-    paths: PathsSpec = option(attrs.Factory(PathsSpec), help="where data comes from and results go")
+    paths: PathsSpec = option(attrs.Factory(PathsSpec), help="folders of the data and of the results")
     data: SourceChoice = option(help="the data source")
     physical: PhysicalChoice | None = option(None, help="the physical model")
-    synthetic: SyntheticChoice | None = option(None, help="the synthetic model: the surrogate")
+    synthetic: SyntheticChoice | None = option(None, help="the surrogate")
     augmentation: StrategyChoice = option(
-        attrs.Factory(lambda: StrategyChoice(kind="trust")), help="what the models generate for each other"
+        attrs.Factory(lambda: StrategyChoice(kind="trust")), help="samples that the models generate for each other"
     )
     loss: LossSpec = option(attrs.Factory(LossSpec), help="loss terms and their balance")
     training: TrainingSpec = option(attrs.Factory(TrainingSpec), help="epochs, batches, optimizers")
-    trackers: Mapping[str, TrackerChoice] = option(attrs.Factory(dict), help="who is told of the run's progress")
+    trackers: Mapping[str, TrackerChoice] = option(
+        attrs.Factory(dict), help="trackers that receive the events of the run"
+    )
 
     def __attrs_post_init__(self) -> None:
         for player in ("physical", "synthetic"):
             stages, full = getattr(self.training, player).curriculum, self.data.num_predict_steps
             if stages and stages[-1][0] >= full:
                 raise SpecError(
-                    f"the last stage trains {stages[-1][0]} steps, which is no less than data.num_predict_steps = "
-                    f"{full}, what follows it: give stages with fewer steps, or a longer horizon",
+                    f"the last stage trains {stages[-1][0]} steps, but it must train fewer than "
+                    f"data.num_predict_steps = {full}, which follows it: set fewer steps, or a longer horizon",
                     key=f"training.{player}.curriculum",
                 )

@@ -1,4 +1,4 @@
-"""The resolved spec as TOML: every key written out, so that it can be loaded again to an equal spec."""
+"""The resolved spec as TOML: every key is written, so that loading gives an equal spec."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hyco_engine.spec.places import key_text
 
 
 def dump_spec(spec: Spec) -> str:
-    """TOML text in the order of the classes; keys whose value is None are left out.
+    """Return TOML text in the order of the classes; keys whose value is None are left out.
 
-    Raises SpecError for a None that would come back as something else.
+    Raises SpecError if the default of such a key is another value, because loading would then give that default.
     """
     return str(tomli_w.dumps(plain(spec)))
 
 
 def plain(value: Any, path: tuple[str, ...] = ()) -> Any:
-    """The value in TOML's types; `path` is its place, for messages."""
+    """Convert a value into the types of TOML; `path` is its place, for messages."""
     if isinstance(value, BoundarySetting):
         return value.to_data()
     if attrs.has(type(value)):
@@ -52,7 +52,7 @@ def _table(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
             table[field.name] = plain(entry, (*path, field.name))
         elif field.default is not None:
             raise SpecError(
-                f"is none, which TOML cannot write, and leaving it out means {field.default!r}",
+                f"is none, which TOML cannot write, and without the key the default is {field.default!r}",
                 key=key_text((*path, field.name)),
             )
     if isinstance(value, Choice) and value.options is not None:

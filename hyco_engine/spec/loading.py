@@ -1,4 +1,4 @@
-"""A spec from a file or from tables: parse, override, structure, check, make paths absolute; all mistakes at once."""
+"""From a file or tables to a spec: parse, override, structure, check, make paths absolute; report all mistakes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ E = TypeVar("E", bound=HycoError)
 
 @attrs.frozen(kw_only=True)
 class LoadedSpec:
-    """A spec, where its keys stand, and what was changed on the way (`notes`, one sentence each)."""
+    """A spec, the places of its keys, and `notes`: one sentence for each change that the loader made."""
 
     spec: Spec
     places: Places
     notes: tuple[str, ...] = ()
 
     def locate(self, error: E) -> E:
-        """The same error; its problems that have a key but no file get file and line.
+        """Add file and line to the problems of an error that have a key but no file, and return the error.
 
-        Meant for errors that only later rooms can see: `raise loaded.locate(error)`.
+        It serves errors that only other packages can detect: `raise loaded.locate(error)`.
         """
         return self.places.locate(error)
 
@@ -45,9 +45,9 @@ class LoadedSpec:
 def load_spec(path: Path | str, registry: Kinds, overrides: Overrides = ()) -> LoadedSpec:
     """Read a spec file.
 
-    `overrides` are texts of TOML, `run.cycles=2`, or a mapping `{"run.cycles": 2}`. Paths that are read are made
-    absolute: those in the file start from its folder (a data source's from `paths.data`), those in `overrides` from the
-    working directory. Raises SpecError with all mistakes; PluginError if only plugins are at fault.
+    `overrides` are TOML texts such as `run.cycles=2`, or a mapping `{"run.cycles": 2}`. Input paths are made absolute:
+    those in the file start from its folder (those of a data source from `paths.data`), those in `overrides` from the
+    working directory. Raises SpecError with all mistakes, or PluginError if only plugins are at fault.
     """
     path = Path(path)
     text = _read(path)
@@ -62,9 +62,9 @@ def load_spec(path: Path | str, registry: Kinds, overrides: Overrides = ()) -> L
 def spec_from_dict(
     data: Mapping[str, Any], registry: Kinds, overrides: Overrides = (), *, folder: Path | str = "."
 ) -> LoadedSpec:
-    """A spec from the tables of a parsed TOML file; `folder` is where its relative paths start.
+    """Read a spec from the tables of a parsed TOML file; its relative paths start from `folder`.
 
-    Raises as `load_spec`.
+    Raises like `load_spec`.
     """
     return _load(data, registry, overrides, Places(), Path(folder).absolute())
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise ValueError(f"is larger than {MAX_BYTES} bytes, so it is hardly a spec")
+            raise ValueError(f"is larger than {MAX_BYTES} bytes, so it is probably not a spec")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         message = "there is no such file; `hyco-engine init` writes a spec to start from"
@@ -97,7 +97,7 @@ def _syntax_problem(error: Exception, text: str, path: Path) -> Problem:
         message = f"{message[: place.start()]} at column {place[2]}"
     elif message.endswith("(at end of document)"):
         line = text.rstrip().count("\n") + 1
-    return Problem(message=f"no valid TOML: {message[:1].lower()}{message[1:]}", file=path, line=line)
+    return Problem(message=f"is not valid TOML: {message[:1].lower()}{message[1:]}", file=path, line=line)
 
 
 def _load(data: Mapping[str, Any], registry: Kinds, overrides: Overrides, places: Places, folder: Path) -> LoadedSpec:
@@ -123,7 +123,7 @@ def _load(data: Mapping[str, Any], registry: Kinds, overrides: Overrides, places
 
 
 def _reading_order(problem: Problem) -> tuple[bool, int]:
-    """Those of the file by line, then those that stand nowhere."""
+    """Order the problems of the file by line, before those without a line."""
     return problem.line is None, problem.line or 0
 
 
@@ -142,7 +142,7 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
         if not has_keys(type(value)):
             return value
         changes = {
-            # the options stand in the table of their choice
+            # options have no key of their own: they are in the table of their choice
             field.name: walk(getattr(value, field.name), key if is_options(value, field) else _below(key, field.name))
             for field in attrs.fields(type(value))
             if field.init and not field.metadata.get("output")

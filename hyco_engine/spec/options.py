@@ -1,4 +1,4 @@
-"""How option classes are written: `@options` on the class, `option(...)` for each field. See `hyco_engine.settings`."""
+"""The form of option classes: `@options` on the class, `option(...)` for each field. See `hyco_engine.settings`."""
 
 from hyco_engine.settings import option, options
 

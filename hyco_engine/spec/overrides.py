@@ -1,4 +1,4 @@
-"""`--set a.b=0.2`: single keys given outside the spec file. Each is a line of TOML."""
+"""Overrides such as `--set a.b=0.2`: keys given outside the spec file, each as a line of TOML."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import attrs
 
 from hyco_engine.errors import Problem
 from hyco_engine.spec.places import Key, key_text
-from hyco_engine.spec.structuring import Rekinded
+from hyco_engine.spec.structuring import ChangedKind
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
-# TOML words that people know under other names
+# words for TOML values in other languages
 _WORDS = {"True": "true", "False": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
 _END = "end of the key"
 
@@ -30,12 +30,12 @@ class Override:
 
 
 def overrider(overrides: Overrides) -> Path:
-    """What stands in the place of the file in messages."""
+    """Return the name that messages use in place of the file."""
     return Path("overrides" if isinstance(overrides, Mapping) else "--set")
 
 
 def parse_overrides(overrides: Overrides) -> tuple[list[Override], list[Problem]]:
-    """Texts `key=value`, or a mapping of dotted keys to values."""
+    """Read texts `key=value`, or a mapping of dotted keys to values; also return the problems."""
     found: list[Override] = []
     problems: list[Problem] = []
     texts = (overrides,) if isinstance(overrides, str) else overrides
@@ -63,7 +63,7 @@ def _parse_line(text: str) -> Override:
         except ValueError:
             continue
         return Override(key, _parse_value(key, text[len(head) + 1 :].strip()))
-    raise ValueError(f"{heads[0].strip()!r} is no key; write a.b=value")
+    raise ValueError(f"{heads[0].strip()!r} is not a key; write a.b=value")
 
 
 def _parse_key(text: str) -> Key:
@@ -76,7 +76,7 @@ def _parse_key(text: str) -> Key:
         name, table = next(iter(table.items()))
         key.append(name)
     if table != _END or "\n" in text:
-        raise ValueError(f"{text!r} is no key; write it like a.b")
+        raise ValueError(f"{text!r} is not a key; write it like a.b")
     return tuple(key)
 
 
@@ -97,13 +97,13 @@ def _parse_value(key: Key, text: str) -> Any:
         hint = f"quote strings: {key_text(key)}='\"{text}\"'"
     else:
         hint = "arrays are [1, 2], tables {a = 1}, strings '\"text\"'"
-    raise ValueError(f"{text!r} is no TOML value; {hint}")
+    raise ValueError(f"{text!r} is not a TOML value; {hint}")
 
 
 def apply_overrides(
     data: Mapping[str, Any], overrides: Sequence[Override], place: Path
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """A copy of the tables in which the overridden keys have their new values; later ones win."""
+    """Return a copy of the tables with the overridden keys, and the problems; later overrides win."""
     merged = _copied(data)
     problems = []
     for override in overrides:
@@ -111,7 +111,7 @@ def apply_overrides(
         for depth, name in enumerate(override.key[:-1], start=1):
             inner = table.setdefault(name, {})
             if not isinstance(inner, dict):
-                message = f"{key_text(override.key[:depth])} is no table, so it has no keys to set"
+                message = f"{key_text(override.key[:depth])} is not a table, so it has no keys to set"
                 problems.append(Problem(message=message, file=place, key=key_text(override.key)))
                 break
             table = inner
@@ -119,21 +119,23 @@ def apply_overrides(
             table[override.key[-1]] = _copied(override.value)
     for override in overrides:
         if override.key[-1] == "kind" and len(override.key) > 1:
-            _mark_rekinded(merged, data, override.key[:-1], overrides)
+            _mark_changed_kind(merged, data, override.key[:-1], overrides)
     return merged, problems
 
 
-def _mark_rekinded(merged: dict[str, Any], data: Mapping[str, Any], key: Key, overrides: Sequence[Override]) -> None:
-    """Make the table at `key` a Rekinded, unless it is not from the file at all."""
+def _mark_changed_kind(
+    merged: dict[str, Any], data: Mapping[str, Any], key: Key, overrides: Sequence[Override]
+) -> None:
+    """Turn the table at `key` into a ChangedKind, unless nothing of it is from the file."""
     old, outer = _at(data, key), _at(merged, key[:-1])
     whole = any(override.key == key[: len(override.key)] for override in overrides)
     if whole or not isinstance(old, Mapping) or not isinstance(outer, dict):
         return
-    outer[key[-1]] = Rekinded(
+    outer[key[-1]] = ChangedKind(
         outer[key[-1]],
         key=key_text(key),
         old_kind=old.get("kind"),
-        set_too={override.key[len(key)] for override in overrides if override.key[: len(key)] == key},
+        also_set={override.key[len(key)] for override in overrides if override.key[: len(key)] == key},
     )
 
 

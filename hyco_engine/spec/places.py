@@ -1,4 +1,4 @@
-"""Where in a spec file a key stands. tomllib keeps no lines."""
+"""The line of each key in a spec file, because tomllib keeps no lines."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def locate_keys(text: str) -> dict[Key, int]:
-    """The line of every key and table of a valid TOML text, those inside arrays left out."""
+    """Return the line of every key and table of a valid TOML text, except those inside arrays."""
     lines: dict[Key, int] = {}
     line = 1
     state = "key"
     table: Key = ()
     key: Key | None = ()
-    parts: list[str] = []  # of the key or header that is being read
-    stack: list[tuple[str, Key | None]] = []  # open brackets of a value; what stands in an array has no key
+    parts: list[str] = []  # the key or header that is being read
+    stack: list[tuple[str, Key | None]] = []  # the open brackets of a value; entries of an array have no key
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token == "\n":
@@ -86,7 +86,7 @@ def _unquoted(token: str) -> str:
 
 
 def key_text(path: Iterable[str | int]) -> str:
-    """A key path as one writes it: `physical.parameters."my nu".bounds[0]`."""
+    """Format a key path as a user writes it: `physical.parameters."my nu".bounds[0]`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -99,7 +99,7 @@ def key_text(path: Iterable[str | int]) -> str:
 
 @attrs.frozen(kw_only=True)
 class Places:
-    """Where the keys of one spec come from: lines of `file`, or `overridden` by `overrider`."""
+    """The places of a spec's keys: lines of `file`, or `overridden` by `overrider`."""
 
     file: Path | None = None
     lines: Mapping[str, int] = attrs.Factory(dict)
@@ -107,11 +107,11 @@ class Places:
     overrider: Path = Path("--set")
 
     def is_overridden(self, key: str) -> bool:
-        """Whether the key's value was given outside the file."""
+        """Return whether the key's value was given outside the file."""
         return any(key == other or key.startswith((f"{other}.", f"{other}[")) for other in self.overridden)
 
     def located(self, problem: Problem) -> Problem:
-        """The problem with file and line of its key, or of the nearest table around it."""
+        """Return the problem with the file and line of its key, or of the nearest table around it."""
         key = problem.key
         if key is None or problem.file is not None:
             return problem
@@ -122,7 +122,7 @@ class Places:
         return attrs.evolve(problem, file=self.file, line=self.lines.get(key))
 
     def locate(self, error: E) -> E:
-        """The same error, its problems located."""
+        """Locate the problems of an error and return the error."""
         error.problems = tuple(map(self.located, error.problems))
         error.args = ("\n".join(map(str, error.problems)),)
         return error

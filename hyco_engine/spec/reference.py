@@ -1,4 +1,4 @@
-"""`docs/spec.md`: every table and key of a spec with the built-in kinds, generated from the option classes.
+"""The generator of `docs/spec.md`: every table and key of a spec with the built-in kinds, from the option classes.
 
 python -m hyco_engine.spec.reference docs/spec.md
 """
@@ -40,23 +40,23 @@ _HEAD = f"""# The spec, key by key
 
 <!-- Generated: {COMMAND} -->
 
-All tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins check` prints the
-same for the kinds that are installed, `hyco-engine schema` as a JSON schema for editors. [Using it](using.md) says what
-the keys are for.
+This page lists all tables and keys with their defaults, and all kinds that come with the engine. `hyco-engine plugins
+check` prints the same for the installed kinds, and `hyco-engine schema` prints it as a JSON schema for editors.
+[Writing a spec](writing-a-spec.md) says which page explains which table.
 
-*none* as a default means that the key is left out; TOML has no empty value. A default in italics is a table whose keys
-have defaults of their own.
+The default *none* means that the key is left out, because TOML has no empty value. A default in italics is a table
+whose keys have their own defaults.
 """
 
 
 def builtin_registry() -> Registry:
-    """What comes with the engine, whatever else is installed."""
+    """Return a registry of the kinds that come with the engine, whatever else is installed."""
     own = metadata.distribution("hyco-engine").entry_points
     return Registry.discover(entry_points=own.select(group="hyco_engine"))
 
 
 def reference(registry: Registry) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     page = _Page(registry)
     for field in option_fields(Spec):
         page.table(field.name, _own_class(field), _default(field))
@@ -71,10 +71,10 @@ class _Page:
         self._registry = registry
 
     def table(self, path: str, cls: type, base: Any, depth: int = 2) -> None:
-        """A section for a table, then those of the tables in it. `base`: an instance with the defaults, or not one."""
+        """Write a section for a table and for the tables in it; `base` holds the defaults, if it is given."""
         self._head(depth, f"`[{path}]`")
         if cls is TrackerChoice:
-            self._say("One table for each tracker; its name is the kind. Without any, none is told.")
+            self._say("Each tracker has one table, whose name is the kind. Without any table, nothing is tracked.")
         elif about := _about(cls):
             self._say(about)
         fields = option_fields(cls)
@@ -88,7 +88,7 @@ class _Page:
             self._kinds(path, cls, depth + 1)
 
     def shared(self, cls: type, title: str) -> None:
-        """A section for a table that stands in place of a number."""
+        """Write a section for a table that can replace a number."""
         self._head(2, title)
         self._say(_summary(cls))
         self._rows(option_fields(cls), None)
@@ -100,7 +100,7 @@ class _Page:
             if not has_keys(member) or member in _SHARED:
                 continue
             if issubclass(member, Choice) and value is None:
-                # such as another true physics: the same keys as where it is at home
+                # such as the physics of another true system: its keys are described where they belong
                 continue
             self.table(place, member, value if isinstance(value, member) else None, depth)
 
@@ -116,7 +116,7 @@ class _Page:
                 for field in fields:
                     self._inner(f"{path}.{field.name}", field, None, depth + 1)
             else:
-                self._say("No keys of its own.")
+                self._say("This kind has no keys of its own.")
             if cls.role == "physical":
                 self._parameters(kind)
 
@@ -132,7 +132,7 @@ class _Page:
             kinds = [*([cls.core_kind] if cls.core_kind else []), *self._registry.kinds(cls.hook, cls.role)]
             default = f"`{json.dumps(cls.default_kind)}`" if cls.default_kind else "required"
             named = ", ".join(f"`{json.dumps(kind)}`" for kind in kinds)
-            row = ["`kind`", named, default, "which one; the keys of each are below"]
+            row = ["`kind`", named, default, "the kind; the keys of each kind are below"]
             self._markdown(["key", "value", "default", "meaning"], [row, *(_row(field, base) for field in fields)])
 
     def _rows(self, fields: Fields, base: Any) -> None:
@@ -149,7 +149,7 @@ class _Page:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table whose cells are shown as they are."""
+    """Return the lines of a Markdown table that shows its cells as they are."""
     table = [head, ["---"] * len(head), *([_escaped(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(row)} |" for row in table]
 
@@ -158,7 +158,7 @@ PARAMETER_COLUMNS = ("parameter", "unit", "start", "between", "may be a field", 
 
 
 def parameter_rows(registry: Registry, kind: str) -> tuple[str, list[list[str]]] | None:
-    """The parameters of a physics with default options, `PARAMETER_COLUMNS` of each, and the axes it was built on."""
+    """Return the axes and the `PARAMETER_COLUMNS` of each parameter of a physics with default options, if it builds."""
     found = _declarations(registry, kind)
     if found is None:
         return None
@@ -177,7 +177,7 @@ def parameter_rows(registry: Registry, kind: str) -> tuple[str, list[list[str]]]
 
 
 def _escaped(cell: str) -> str:
-    """Text that Markdown shows as it is, outside of code."""
+    """Escape text that Markdown would change outside of code."""
     parts = re.split(r"(`[^`]*`)", cell.replace("|", "\\|"))
     return "".join(part if part.startswith("`") else part.replace("<", "\\<") for part in parts)
 
@@ -220,7 +220,7 @@ def _default_text(value: Any) -> str:
 
 
 def _value(field: attrs.Attribute[Any], base: Any) -> Any:
-    """The default of a key: that of the instance `base`, or that of the class."""
+    """Return the default of a key: that of the instance `base`, or else that of the class."""
     return _default(field) if base is None else getattr(base, field.name)
 
 
@@ -241,13 +241,13 @@ def _summary(cls: type) -> str:
 
 
 def _about(cls: type) -> str:
-    """The class's docstring without the name of the table, which the heading has."""
+    """Return the class's docstring without the name of the table, which the heading gives."""
     text = re.sub(r"^(`\[[^`]*`(, | and )?)+[:;.]?\s*", "", _summary(cls))
     return _sentence(text) if text else ""
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with code, and a full stop."""
+    """Add a capital, unless the text begins with code, and a full stop."""
     first = text.split(maxsplit=1)[0]
     start = text[:1].upper() if first.strip(",;:").isalpha() else text[:1]
     return f"{start}{text[1:].rstrip('.')}."
@@ -258,7 +258,7 @@ def _anchor(title: str) -> str:
 
 
 def _declarations(registry: Registry, kind: str) -> tuple[str, Sequence[ParameterDeclaration]] | None:
-    """The parameters of a physics with default options, in as few dimensions as it can."""
+    """Return the parameters of a physics with default options, in the fewest dimensions in which it builds."""
     from hyco_engine.data.fields import Grid
     from hyco_engine.interfaces import PhysicsContext
 

@@ -1,4 +1,4 @@
-"""JSON schema (draft 2020-12) of the specs that the installed plugins allow, for editors and generators."""
+"""The JSON schema (draft 2020-12) of the specs that the installed plugins allow, for editors and generators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "
 
 
 def json_schema(registry: Kinds) -> Schema:
-    """One definition for each class of keys. Kinds whose options cannot be used are left out."""
+    """Return the schema, with one definition per class of keys. Kinds whose options cannot be used are left out."""
     walk = _Walk(registry)
     root = walk.table(Spec)
     return {
@@ -63,7 +63,7 @@ class _Walk:
         return _object(_summary(TrackerChoice), kinds, [])
 
     def _kinds(self, cls: type[Choice]) -> Iterable[tuple[str, str, Fields]]:
-        """(kind, summary, keys beside kind)"""
+        """Yield (kind, summary, the keys besides kind)."""
         core = option_fields(cls)
         if cls.core_kind is not None:
             yield cls.core_kind, "chosen by the engine", core
@@ -110,7 +110,7 @@ class _Walk:
                 return {"type": "array", "items": self._type(entries[0], limits)}
             prefix = [self._type(entry, limits) for entry in entries]
             return {"type": "array", "prefixItems": prefix, "items": False, "minItems": len(prefix)}
-        # TOML has no null: None is the key left out
+        # TOML has no null: None means that the key is left out
         alternatives = [self._type(member, limits) for member in members(tp) if member is not types.NoneType]
         return alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
 

@@ -1,4 +1,4 @@
-"""From raw tables to the classes of the spec, with every mistake and not just the first."""
+"""The conversion of raw tables into the classes of the spec, which reports every mistake and not just the first."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ Fields: TypeAlias = "tuple[attrs.Attribute[Any], ...]"
 
 
 class Kinds(Protocol):
-    """What of a `hyco_engine.hooks.registry.Registry` is used here."""
+    """The part of a `hyco_engine.hooks.registry.Registry` that is used here."""
 
     def get(self, hook: str, kind: str, role: Literal["physical", "synthetic"] | None = None) -> Record:
-        """The record of a kind; raises SpecError (unknown) or PluginError (not usable)."""
+        """Return the record of a kind. Raises SpecError if it is unknown, PluginError if it cannot be used."""
 
     def kinds(self, hook: str, role: Literal["physical", "synthetic"] | None = None) -> tuple[str, ...]:
-        """The usable kinds."""
+        """Return the usable kinds."""
 
 
-class Rekinded(dict[str, Any]):
-    """A table of a spec file whose kind was changed from outside.
+class ChangedKind(dict[str, Any]):
+    """A table of a spec file whose kind an override has changed.
 
-    What the new kind does not know is dropped, unless it was `set_too` from outside.
+    Keys that the new kind does not know are dropped, unless an override set them, too (`also_set`).
     """
 
-    def __init__(self, table: Mapping[str, Any], *, key: str, old_kind: object, set_too: Collection[str]) -> None:
+    def __init__(self, table: Mapping[str, Any], *, key: str, old_kind: object, also_set: Collection[str]) -> None:
         super().__init__(table)
         self.key = key
         self.old_kind = old_kind
-        self.set_too = set_too
+        self.also_set = also_set
 
 
 class Structurer:
-    """Structures one spec. `notes` says what was dropped on the way."""
+    """Structures one spec. `notes` says which keys were dropped."""
 
     def __init__(self, registry: Kinds) -> None:
         self.notes: list[str] = []
@@ -62,12 +62,12 @@ class Structurer:
         self._converter.register_structure_hook_func(lambda tp: tp == Mapping[str, TrackerChoice], self._trackers)
 
     def structure(self, raw: object, cls: type[T]) -> T:
-        """Raises Mistakes."""
+        """Return `raw` as an instance of `cls`. Raises Mistakes."""
         result: T = self._table(raw, cls)
         return result
 
     def _table(self, raw: object, cls: Any, base: Any = None) -> Any:
-        """`cls` from its keys; those that are left out are as in `base`, or as `cls` declares."""
+        """Build `cls` from its keys; missing keys take the value of `base`, or else the default of `cls`."""
         if not isinstance(raw, Mapping):
             raise mismatch(raw, cls)
         if issubclass(cls, Choice):
@@ -79,7 +79,7 @@ class Structurer:
         return _build(cls, values, mistakes)
 
     def _choice(self, raw: Mapping[str, Any], cls: type[Choice], base: Choice | None, name: str | None = None) -> Any:
-        """A kind with its options; `name` is the kind where that is not written inside the table."""
+        """Build a kind with its options; `name` is the kind if it is not written in the table."""
         mistakes: list[Mistake] = []
         fields = option_fields(cls)
         core = [field.name for field in fields]
@@ -93,7 +93,7 @@ class Structurer:
         except Mistakes as found:
             raise Mistakes([*(found.found if name is not None else found.below("kind")), *mistakes]) from None
         known = [*core, *(field.name for field in option_keys)]
-        if isinstance(raw, Rekinded) and kind != (raw.old_kind or cls.default_kind):
+        if isinstance(raw, ChangedKind) and kind != (raw.old_kind or cls.default_kind):
             raw = self._without_leftovers(raw, known)
         mistakes += _unknown(raw, known, f"unknown key for {kind!r}")
         options = None
@@ -123,8 +123,8 @@ class Structurer:
             at_plugin = isinstance(error, PluginError)
             raise Mistakes(Mistake(problem.message + own, plugin=at_plugin) for problem in error.problems) from None
 
-    def _without_leftovers(self, raw: Rekinded, known: Collection[str]) -> dict[str, Any]:
-        dropped = sorted(key for key in raw if key not in known and key not in raw.set_too)
+    def _without_leftovers(self, raw: ChangedKind, known: Collection[str]) -> dict[str, Any]:
+        dropped = sorted(key for key in raw if key not in known and key not in raw.also_set)
         if dropped:
             self.notes.append(
                 f"{raw.key} is now {raw['kind']!r}, which has no {', '.join(dropped)}: dropped from the spec"
@@ -144,7 +144,7 @@ class Structurer:
         return dict(structure_each(((item[0], item, TrackerChoice) for item in raw.items()), tracker))
 
     def _fields(self, raw: Mapping[str, Any], fields: Fields, base: Any, mistakes: list[Mistake]) -> dict[str, Any]:
-        """The values of the fields that are right; `mistakes` takes what is wrong with the others."""
+        """Return the correct values of the fields, and add the mistakes in the others to `mistakes`."""
         values: dict[str, Any] = {}
         before = len(mistakes)
         for field in fields:
@@ -155,7 +155,7 @@ class Structurer:
                 elif default is not attrs.NOTHING:
                     values[field.name] = self._filled(default)
                 elif inspect.isclass(field.type) and issubclass(field.type, Choice):
-                    # says which kinds there are
+                    # its mistake lists the kinds that exist
                     values[field.name] = self._table({}, field.type)
                 else:
                     raise Mistakes(f"required but missing ({field.metadata.get('help', 'no help')})")
@@ -170,26 +170,26 @@ class Structurer:
             except (ValueError, TypeError) as error:
                 mistakes.append(Mistake(_text(error), (field.name,)))
             except Exception as error:
-                # a check that looks at a field that is wrong itself fails for no fault of its own
+                # a check may read another field that is wrong, and then its failure is not its fault
                 if len(mistakes) == before:
                     message = f"the plugin's check of this key failed: {type(error).__name__}: {error}"
                     mistakes.append(Mistake(message, (field.name,), plugin=True))
         return values
 
     def _value(self, raw: object, tp: Any, default: Any) -> Any:
-        """A partly written table takes the rest from the field's default, which may differ from that of its class."""
+        """Structure a value; a partial table takes the rest from the field's default, not from that of its class."""
         tables = [member for member in members(tp) if has_keys(member)]
         if isinstance(raw, Mapping) and len(tables) == 1 and isinstance(default, tables[0]):
             return self._table(raw, tables[0], default)
         return self._converter.structure(raw, tp)
 
     def _filled(self, default: Any) -> Any:
-        """A default with the options of its choices."""
+        """Return a default with the options of its choices."""
         return self._table({}, type(default), default) if has_keys(type(default)) else default
 
 
 def option_fields(cls: type) -> Fields:
-    """The spec keys of a class, types resolved. Raises PluginError for what specs do not hold."""
+    """Return the spec keys of a class with resolved types. Raises PluginError for a type that a spec cannot hold."""
     try:
         attrs.resolve_types(cls)
         fields = tuple(field for field in attrs.fields(cls) if field.init)
@@ -232,5 +232,5 @@ def _build(cls: type, values: Mapping[str, Any], mistakes: Collection[Mistake]) 
 
 
 def _text(error: Exception) -> str:
-    # attrs' own validators put the attribute and the value behind the message
+    # attrs' own validators append the attribute and the value to the message
     return str(error.args[0]) if error.args else type(error).__name__

@@ -1,6 +1,6 @@
-"""Strict structuring of single values, arrays and mappings: nothing is converted that a reader would not expect.
+"""Strict structuring of single values, arrays and mappings: no value is converted in a way that surprises a reader.
 
-cattrs dispatches on the type; by itself it would turn "false" into True, 1.9 into 1 and "abc" into ('a', 'b', 'c').
+cattrs dispatches on the type; on its own, it would turn "false" into True, 1.9 into 1 and "abc" into ('a', 'b', 'c').
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Hook = Callable[[Any, Any], Any]
 
 @attrs.frozen
 class Mistake:
-    """What is wrong at `path` below the value that was structured.
+    """A mistake at `path` below the value that was structured.
 
-    `plugin`: not the spec but a plugin is at fault.
+    `plugin` says that a plugin is at fault and not the spec.
     """
 
     message: str
@@ -36,19 +36,19 @@ class Mistake:
 
 
 class Mistakes(Exception):
-    """All that is wrong with a value."""
+    """All mistakes in a value."""
 
     def __init__(self, found: Iterable[Mistake] | str) -> None:
         self.found = (Mistake(found),) if isinstance(found, str) else tuple(found)
         super().__init__(self.found)
 
     def below(self, step: Step) -> list[Mistake]:
-        """The mistakes as seen from the table or array that holds the value under `step`."""
+        """Return the mistakes with paths that start from the table or array that holds the value under `step`."""
         return [attrs.evolve(mistake, path=(step, *mistake.path)) for mistake in self.found]
 
 
 def mismatch(value: object, tp: Any) -> Mistakes:
-    """The value is not of the type."""
+    """Return the mistake that the value does not have the type."""
     return Mistakes(f"must be {describe(tp)}, not {_shown(value)}{_hint(value, tp)}")
 
 
@@ -57,22 +57,22 @@ def _origin(tp: Any) -> Any:
 
 
 def members(tp: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; of another type the type alone."""
+    """Return the alternatives of a union, or the type itself."""
     return get_args(tp) if _origin(tp) in (Union, types.UnionType) else (tp,)
 
 
 def has_keys(tp: Any) -> bool:
-    """Whether values of the type are tables with declared keys."""
+    """Return whether values of the type are tables with declared keys."""
     return attrs.has(tp) and tp is not BoundarySetting
 
 
 def is_mapping(tp: Any) -> bool:
-    """Whether values of the type are tables with any keys."""
+    """Return whether values of the type are tables with any keys."""
     return _origin(tp) in (Mapping, dict) and get_args(tp)[0] is str
 
 
 def describe(tp: Any) -> str:
-    """What values of the type are, in the words of TOML. Raises TypeError for a type that specs do not hold."""
+    """Describe the type's values in the words of TOML. Raises TypeError for a type that a spec cannot hold."""
     if tp in _SCALARS:
         return _SCALARS[tp][0]
     if tp is BoundarySetting:
@@ -90,11 +90,11 @@ def describe(tp: Any) -> str:
         return f"an array of {len(entries)} entries ({', '.join(map(describe, entries))})"
     if len(members(tp)) > 1:
         return _or(list(dict.fromkeys(describe(member) for member in members(tp) if member is not types.NoneType)))
-    raise TypeError(f"{tp} is no type that a spec can hold")
+    raise TypeError(f"{tp} is not a type that a spec can hold")
 
 
 def strict_converter(table: Hook) -> cattrs.Converter:
-    """A converter for all types that `hyco_engine.spec.options` lists; `table` structures attrs classes."""
+    """Return a converter for all types that `hyco_engine.spec.options` lists; `table` structures attrs classes."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
 
     def structure_array(value: Any, tp: Any) -> tuple[Any, ...]:
@@ -122,7 +122,7 @@ def strict_converter(table: Hook) -> cattrs.Converter:
             return converter.structure(value, candidates[0])
         fitting = [member for member in candidates if _same_shape(value, member)]
         if fitting and not _is_scalar(value):
-            # its mistakes are told in full, which needs a decision which alternative was meant
+            # all mistakes of an array or table are reported, so the alternative that was meant must be chosen first
             return converter.structure(value, max(fitting, key=lambda tp: sum(key in value for key in _keys(tp))))
         for member in fitting:
             try:
@@ -143,7 +143,7 @@ def strict_converter(table: Hook) -> cattrs.Converter:
 
 
 def structure_each(items: Iterable[tuple[Step, Any, Any]], structure: Hook) -> list[tuple[Any, Any]]:
-    """Structure all (step, value, type), also those behind a mistake, into (step, result)."""
+    """Structure all items (step, value, type), even after a mistake, and return (step, result) for each."""
     results: list[tuple[Any, Any]] = []
     mistakes: list[Mistake] = []
     for step, value, tp in items:
@@ -163,7 +163,7 @@ def _structure_scalar(value: Any, tp: Any) -> Any:
 
 
 def _structure_literal(value: Any, tp: Any) -> Any:
-    # by type too: True == 1
+    # compares types too, because True == 1
     if not any(type(value) is type(choice) and value == choice for choice in get_args(tp)):
         raise mismatch(value, tp)
     return value
@@ -177,7 +177,7 @@ def _structure_boundary(value: Any, tp: Any) -> BoundarySetting:
 
 
 def _is_int(value: object) -> bool:
-    # a TOML integer has 64 bits
+    # TOML integers have 64 bits
     return isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
@@ -186,7 +186,7 @@ def _is_float(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    # lone surrogates cannot be written to a file
+    # surrogates without a partner cannot be written to a file
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
@@ -241,7 +241,7 @@ def _shown(value: object) -> str:
 
 
 def _hint(value: object, tp: Any) -> str:
-    """What to do about a value of the wrong type, where that is clear."""
+    """Say how to correct a value of the wrong type, if that is clear."""
     if not isinstance(value, str):
         return ""
     wanted = members(tp)

@@ -33,16 +33,16 @@ PATIENCE_S = 60.0
 
 
 class CacheContract(ABC):
-    """What holds for every cache backend, whatever it holds samples in."""
+    """The tests of every cache backend, wherever it holds samples."""
 
     tolerance: ClassVar[float] = 0.0
-    """How far samples may differ from the recipe's, relative to the largest value; 0: bit by bit. At most 1e-6."""
+    """How far samples may differ from the recipe's, relative to the largest value, at most 1e-6; 0 means bit by bit."""
     named: ClassVar[bool] = True
-    """Whether it holds samples that are tensors by name; else it refuses them with an error of the engine."""
+    """Whether it holds samples that are tensors by name; if not, it refuses them with an error of the engine."""
 
     @abstractmethod
     def make(self) -> CacheBackend:
-        """A new backend."""
+        """Return a new backend."""
 
     # --- tests --------------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class CacheContract(ABC):
                 samples.batch(torch.arange(2))
         except HycoError:
             return
-        raise AssertionError("tensors by name are declared not to be held, and are not refused with a HycoError")
+        raise AssertionError("named is False, but tensors by name are not refused with a HycoError")
 
     def test_samples_of_every_size_and_number_are_held(self) -> None:
         for count, size, batch_size in ((1, 1, 1), (4, 3, 4), (9, 257, 4), (5, 1000, 64)):
@@ -95,7 +95,7 @@ class CacheContract(ABC):
                 wanted = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
                 assert recipe.calls == wanted, f"it asked for the samples {recipe.calls}, not in order as {wanted}"
         rising = told == sorted(told) and all(0 <= made <= 10 for made in told)
-        assert rising, f"progress was told {told} of 10 samples"
+        assert rising, f"progress was called with {told} for 10 samples, not with growing numbers up to 10"
 
     def test_an_index_beyond_the_last_sample_is_an_error(self) -> None:
         with self._held(Numbered(10)) as (samples, _):
@@ -104,7 +104,7 @@ class CacheContract(ABC):
                     samples.batch(torch.tensor([0, wrong]))
                 except IndexError:
                     continue
-                raise AssertionError(f"the index {wrong} of 10 samples is no IndexError")
+                raise AssertionError(f"the index {wrong} of 10 samples must raise an IndexError")
 
     def test_closing_leaves_nothing_and_may_be_repeated(self) -> None:
         with tempfile.TemporaryDirectory() as folder, global_generators("holding samples"):
@@ -115,10 +115,10 @@ class CacheContract(ABC):
             samples.close()
             samples.close()
             left = sorted(path.name for path in Path(folder).rglob("*"))
-            assert not left, f"after close() there is {', '.join(left)} in its folder"
+            assert not left, f"after close(), its folder still contains {', '.join(left)}"
             until = time.monotonic() + 5.0
             while running := set(threading.enumerate()) - threads:
-                assert time.monotonic() < until, f"after close() the thread {running.pop().name!r} still runs"
+                assert time.monotonic() < until, f"after close(), the thread {running.pop().name!r} still runs"
                 time.sleep(0.01)
 
     def test_nbytes_is_what_is_held(self) -> None:
@@ -127,9 +127,9 @@ class CacheContract(ABC):
             samples.batch(torch.arange(4))
             on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             least = on_disk or 4 * recipe.sample_bytes
-            assert samples.nbytes >= least, f"nbytes is {samples.nbytes}, and {least} bytes are held"
+            assert samples.nbytes >= least, f"nbytes is {samples.nbytes}, but {least} bytes are held"
             most = 4 * len(recipe) * recipe.sample_bytes
-            assert samples.nbytes <= most, f"nbytes is {samples.nbytes}; all samples together have {most // 4}"
+            assert samples.nbytes <= most, f"nbytes is {samples.nbytes}, but all samples together have {most // 4}"
 
     def test_holders_side_by_side_do_not_meet(self) -> None:
         backend, recipes = self._backend(), [Numbered(COUNT, offset=1000 * k) for k in range(3)]
@@ -160,7 +160,7 @@ class CacheContract(ABC):
             for thread in threads:
                 thread.join()
         for error in sorted(wrong, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-            raise AssertionError(f"three holders at once: {type(error).__name__}: {error}") from error
+            raise AssertionError(f"with three data sets at once: {type(error).__name__}: {error}") from error
 
     def test_closing_one_leaves_the_others(self) -> None:
         backend = self._backend()
@@ -174,7 +174,7 @@ class CacheContract(ABC):
         try:
             samples = backend.hold(Numbered(COUNT), None)
         except HycoError:
-            assert backend.uses_folder, "uses_folder is False, and without a folder it refuses"
+            assert backend.uses_folder, "uses_folder is False, but hold() refuses to work without a folder"
             return
         self._check(samples, Numbered(COUNT), list(range(COUNT)))
         samples.close()
@@ -192,12 +192,12 @@ class CacheContract(ABC):
                 samples.batch(torch.arange(COUNT))
         except RunError as error:
             if "it diverged" not in str(error):
-                raise AssertionError(f"a recipe's error 'it diverged' is told as: {error}") from error
+                raise AssertionError(f"the recipe's error 'it diverged' became: {error}") from error
         else:
-            raise AssertionError("a recipe's error does not come through")
+            raise AssertionError("an error of the recipe does not reach the caller")
 
     def test_a_missing_or_truncated_file_is_noticed(self) -> None:
-        """It is an error, or does no harm: never other samples, and never the end of the process."""
+        """The result is an error or the right samples, but never other samples and never the end of the process."""
         if not hasattr(os, "fork"):
             return
 
@@ -210,8 +210,10 @@ class CacheContract(ABC):
             for what, harm in (("cut to half", _halve), ("emptied", _empty), ("deleted", delete)):
                 with _without_faulthandler(), self._held(Numbered(COUNT, size=600)) as (samples, folder):
                     harm(folder / name)
-                    found = _elsewhere(lambda: self._check(samples, Numbered(COUNT, size=600), list(range(COUNT))))
-                assert not found, f"{name} was {what} behind its back, and {found}"
+                    found = _in_another_process(
+                        lambda: self._check(samples, Numbered(COUNT, size=600), list(range(COUNT)))
+                    )
+                assert not found, f"{name} was {what} while it was in use, and {found}"
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
@@ -259,20 +261,20 @@ def _empty(path: Path) -> None:
 
 @contextmanager
 def _without_faulthandler() -> Iterator[None]:
-    """A process that is meant to end would tell of it; off before backends install handlers of their own."""
+    """Turn faulthandler off: a process that is meant to end would write about it, unless a backend handles signals."""
     on = faulthandler.is_enabled()
     faulthandler.disable()
     try:
         yield
     finally:
         if on and sys.__stderr__ is not None:
-            faulthandler.enable(sys.__stderr__)  # sys.stderr may be no file
+            faulthandler.enable(sys.__stderr__)  # sys.stderr may not be a file
 
 
-def _elsewhere(check: Callable[[], None]) -> str:
-    """What goes wrong when wrong samples may be given or the process may end, in a process of its own; "": nothing.
+def _in_another_process(check: Callable[[], None]) -> str:
+    """Run `check` in a process of its own and return what goes wrong, or "".
 
-    An error that `check` meets, other than of the check itself, is right.
+    Wrong samples and the end of the process are wrong; an error that `check` meets, other than its own, is right.
     """
     process = os.fork()
     if process == 0:
@@ -295,4 +297,4 @@ def _elsewhere(check: Callable[[], None]) -> str:
     status = os.waitstatus_to_exitcode(ended[1])
     if status < 0:
         return f"reading ends the whole process by signal {-status}; look at the file's size before you read it"
-    return "other samples are given without a word" if status else ""
+    return "reading gives other samples without an error" if status else ""

@@ -1,4 +1,4 @@
-"""An installed plugin's kinds held against the contracts, without pytest: for `hyco-engine plugins check NAME`."""
+"""Checks of an installed plugin's kinds against the contracts, without pytest: `hyco-engine plugins check NAME`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Status = Literal["passed", "failed", "not checked", "deprecated"]
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What became of one check; `message` explains a failure or a deprecation, or says why a check was not made."""
+    """The result of one check; `message` explains a failure, a deprecation, or why a check was not made."""
 
     check: str
     status: Status
@@ -70,16 +70,16 @@ class Finding:
 
 
 class _NotChecked(Exception):
-    """Why a kind cannot be held against its contract from here."""
+    """The reason why a kind cannot be checked against its contract from here."""
 
 
 def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Finding]:
-    """Hold one kind, with its default options, against what its hook asks for."""
+    """Check one kind, with its default options, against the contract of its hook."""
     deprecated: dict[str, None] = {}
     try:
         options = _default_options(record)
         check_options = partial(_check_options, record, options)
-        yield _tried("default options can be written to a spec and read back", check_options, deprecated)
+        yield _run("default options can be written to a spec and read back", check_options, deprecated)
         with _noting(deprecated):
             contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
     except _NotChecked as why:
@@ -93,23 +93,23 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         if getattr(getattr(contract, name), "declared", False):
             claims += 1
         else:
-            yield _tried(name.removeprefix("test_").replace("_", " "), getattr(contract(), name), deprecated)
+            yield _run(name.removeprefix("test_").replace("_", " "), getattr(contract(), name), deprecated)
     if claims:
-        told = f"left to the plugin's own tests, since they rest on what those declare: {claims} of the contract's"
+        told = f"left to the plugin's own tests, because they need what those declare: {claims} tests of the contract"
         yield Finding(check="what is declared", status="not checked", message=told)
     for text in deprecated:
         yield Finding(check="what it reads of its context", status="deprecated", message=text)
 
 
 def _tests(contract: type) -> list[str]:
-    """In the order in which they are written, the contract's base classes first."""
+    """Return the tests in the order in which they are written, those of the contract's base classes first."""
     found = [name for cls in reversed(contract.__mro__) for name in vars(cls) if name.startswith("test_")]
     return list(dict.fromkeys(found))
 
 
 @contextmanager
 def _noting(deprecated: dict[str, None]) -> Iterator[None]:
-    """Of all warnings keep only those of what a plugin reads of its context."""
+    """Collect the warnings of what a plugin reads of its context, and ignore all others."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ContextDeprecation)
@@ -119,7 +119,7 @@ def _noting(deprecated: dict[str, None]) -> Iterator[None]:
             deprecated.update(dict.fromkeys(f"{found.message} ({found.filename}:{found.lineno})" for found in caught))
 
 
-def _tried(check: str, call: Callable[[], object], deprecated: dict[str, None]) -> Finding:
+def _run(check: str, call: Callable[[], object], deprecated: dict[str, None]) -> Finding:
     try:
         with _noting(deprecated):
             call()
@@ -129,11 +129,11 @@ def _tried(check: str, call: Callable[[], object], deprecated: dict[str, None]) 
 
 
 def _explained(error: Exception) -> str:
-    """In words, with the plugin's own line where it is the plugin that raised."""
+    """Explain an error in words, with the plugin's own line if the plugin raised it."""
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, line = frames[-1]
     if isinstance(error, AssertionError) and str(frame.f_globals.get("__name__", "")).startswith(f"{ENGINE}."):
-        return str(error) or f"not so: {linecache.getline(frame.f_code.co_filename, line).strip()}"
+        return str(error) or f"this does not hold: {linecache.getline(frame.f_code.co_filename, line).strip()}"
     if isinstance(error, HycoError):
         return str(error)
     theirs = [
@@ -152,7 +152,7 @@ def _default_options(record: Record) -> Any:
     if required:
         names = ", ".join(map(repr, required))
         raise _NotChecked(
-            f"its options need values for {names}, which only its author knows: that is left to its own tests"
+            f"its options need values for {names}, which only its author knows; its own tests must check it"
         )
     return record.options()
 
@@ -160,7 +160,7 @@ def _default_options(record: Record) -> Any:
 def _check_options(record: Record, options: Any) -> None:
     written = plain(options)
     read: Any = Structurer(Registry()).structure(written, record.options)
-    assert read == options, f"the default options {options} are read back from a spec as {read}"
+    assert read == options, f"the default options {options}, written to a spec, are read back as {read}"
 
 
 # --- contracts --------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def _surrogate(build: Build, registry: Registry) -> type:
 
     built = _accepted(build, [context(None, layout) for layout in (*LAYOUTS, None)], nn.Module)
     if isinstance(built, Predictor):
-        raise _NotChecked("its inputs are its own: a test of its own, made of PredictorContract, knows them")
+        raise _NotChecked("its inputs are its own; a test of its own, a subclass of PredictorContract, must give them")
     return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
 
 
@@ -213,7 +213,7 @@ def _physics(build: Build, registry: Registry) -> type:
             if warning is None:
                 return contract
             told.append(warning)
-    raise _NotChecked(f"none of the checks' own grids and steps suits it: {'; '.join(dict.fromkeys(told))}")
+    raise _NotChecked(f"none of the grids and steps of the check suits it: {'; '.join(dict.fromkeys(told))}")
 
 
 def _source(build: Build, registry: Registry) -> type:
@@ -225,7 +225,7 @@ def _source(build: Build, registry: Registry) -> type:
 
 
 def _accepted(build: Build, contexts: Sequence[PartContext], *wanted: type) -> Any:
-    """What is built for the first context that is not refused. Raises AssertionError where it is none of `wanted`."""
+    """Build for the first context that is not refused. Raises AssertionError unless the result is one of `wanted`."""
     told = []
     for context in contexts:
         try:
@@ -237,4 +237,4 @@ def _accepted(build: Build, contexts: Sequence[PartContext], *wanted: type) -> A
             if error.exit_code != 2:
                 raise
             told.append(str(error))
-    raise _NotChecked(f"none of the checks' own problems suits it: {'; '.join(dict.fromkeys(told))}")
+    raise _NotChecked(f"none of the problems of the check suits it: {'; '.join(dict.fromkeys(told))}")

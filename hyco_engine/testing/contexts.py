@@ -1,4 +1,4 @@
-"""Small grids, and what factories are told of them."""
+"""Small grids and layouts, and the contexts that factories receive for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyco_engine.interfaces import BuildContext
 
 
 def tiny_grid(*resolution: int, upper: Sequence[float] | None = None) -> Grid:
-    """1 to 3 axes from 0 to 1, or to `upper`."""
+    """Return a grid with 1 to 3 axes from 0 to 1, or to `upper`."""
     n = len(resolution)
     return Grid(axes=("x", "y", "z")[:n], resolution=resolution, lower=(0.0,) * n, upper=tuple(upper or (1.0,) * n))
 
@@ -22,7 +22,7 @@ def tiny_grid(*resolution: int, upper: Sequence[float] | None = None) -> Grid:
 def tiny_layout(
     *resolution: int, boundary: Any = "periodic", vector: bool = False, static: bool = False, **more: Any
 ) -> StateLayout:
-    """A field `u`, a scalar or a `vector`, and where asked for a static scalar `k`; `more` as in `FieldInfo`."""
+    """Return a layout of a scalar or `vector` field `u` and, if `static`, a scalar `k`; `more` goes to `FieldInfo`."""
     grid = tiny_grid(*resolution)
     rule = Boundary.parse(boundary, grid.axes)
     u = FieldInfo(name="u", components=grid.axes if vector else (), boundary=rule, **more)
@@ -37,11 +37,11 @@ LAYOUTS: tuple[StateLayout, ...] = (
     tiny_layout(10, 12, boundary={"x": "periodic", "y": 0.5}, static=True),
     tiny_layout(9, 8, 10, boundary="zero-gradient"),
 )
-"""Of all kinds: 1 to 3 dimensions, odd and even, with and without walls, scalars, vectors, static fields."""
+"""Layouts of all kinds: 1 to 3 dimensions, odd and even, with and without walls, scalars, vectors, static fields."""
 
 
 def tiny_statistics(layout: StateLayout) -> Statistics:
-    """Of data whose channels all differ."""
+    """Return statistics of data in which all channels differ."""
     return Statistics(
         mean=torch.linspace(-1, 2, layout.n_all, dtype=torch.float64),
         std=torch.linspace(0.5, 3, layout.n_all, dtype=torch.float64),
@@ -50,7 +50,7 @@ def tiny_statistics(layout: StateLayout) -> Statistics:
 
 
 def tiny_context(layout: StateLayout | None = None, *, seed: int = 0, **more: Any) -> BuildContext:
-    """What any factory is told of data with this layout; `more` replaces or adds what `BuildContext` has."""
+    """Return the context of a factory for data with this layout; `more` replaces or adds fields of `BuildContext`."""
     given: dict[str, Any] = {"seed": seed, "registry": Registry()}
     if layout is not None:
         given |= {"layout": layout, "dt": 0.02, "statistics": tiny_statistics(layout)}

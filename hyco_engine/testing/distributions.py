@@ -1,4 +1,4 @@
-"""Distributions that look installed without pip: metadata and modules in a folder on `sys.path`."""
+"""Distributions that look installed, without pip: metadata and modules in a folder on `sys.path`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Site:
         entry_points: Mapping[str, str] | None = None,
         requires: Iterable[str] = (),
     ) -> None:
-        """Install one. `modules` maps names to code, `entry_points` maps names to "module" or "module:object"."""
+        """Install a distribution. `modules` maps names to code, `entry_points` names to "module" or "module:object"."""
         for name, code in (modules or {}).items():
             path = self.folder.joinpath(*name.split(".")).with_suffix(".py")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ __all__ = ["builtin_registry", "run_spec", "site"]
 
 @pytest.fixture
 def builtin_registry() -> Registry:
-    """A registry of the test's own, with the engine's kinds and nothing else that is installed: `register` yours."""
+    """Return a registry for this test with the engine's kinds and no other plugin; add yours with `register`."""
     points = entry_points(group="hyco_engine")
     return Registry.discover(
         entry_points=[point for point in points if point.dist is not None and normalise(point.dist.name) == ENGINE]
@@ -32,7 +32,7 @@ def builtin_registry() -> Registry:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """An empty `Site` for fake distributions; what they import is forgotten afterwards."""
+    """Yield an empty `Site` for fake distributions; modules imported from it are forgotten afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -45,11 +45,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def run_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
-    """`run_spec({"augmentation": {"kind": "mine"}})` runs a tiny spec with these tables, and returns its `RunResult`.
+    """Return a function: `run_spec({"augmentation": {"kind": "mine"}})` runs a tiny spec and returns its `RunResult`.
 
-    Tables without a `kind` are merged into those of `hyco_engine.testing.specs.TINY`; tables with one replace them,
-    and None takes one out. A path, or TOML text, is run as it is. All of it happens in `tmp_path`, which becomes the
-    working directory. `registry` None: the installed plugins.
+    Tables without a `kind` are merged into those of `hyco_engine.testing.specs.TINY`; tables with a `kind` replace
+    them, and None removes one. A path, or TOML text, runs as it is. The run works in `tmp_path`, which becomes the
+    working directory. `registry=None` means the installed plugins.
     """
     import hyco_engine as hyco
 

@@ -1,4 +1,4 @@
-"""A small training with three loss terms, on one rank or on several: what normalizers are tested with."""
+"""A small training with three loss terms, on one rank or several, which tests normalizers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = 16
 class Run:
     """A small network with three loss terms that is trained through a normalizer.
 
-    `units[name]` is what a term's loss is multiplied by; `fixed`: the network stays as it is, so that losses of equal
+    `units[name]` multiplies a term's loss. With `fixed`, the network does not change, so that the losses of equal
     batches are constant.
     """
 
@@ -52,15 +52,15 @@ class Run:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
 
     def context(self, **more: Any) -> StepContext:
-        """Of the coming step."""
+        """Return the context of the coming step."""
         return StepContext(step=self.step, shared_parameters=lambda: list(self.model.parameters()), **more)
 
     def terms(
         self, names: Sequence[str] = NAMES, samples: slice = slice(None), changes: Mapping[str, float] | None = None
     ) -> list[LossTerm]:
-        """The terms `names` for some samples of the step's batch.
+        """Return the terms `names` for some samples of the step's batch.
 
-        `changes[name]` is a factor of the term's losses; one that is not finite replaces the first sample's loss.
+        `changes[name]` is a factor for the term's losses; a factor that is not finite replaces the first sample's loss.
         """
         target = self.targets[0 if self.fixed else self.step % len(self.targets)]
         errors = (self.model(self.inputs[samples]) - target[samples]).square()
@@ -75,7 +75,7 @@ class Run:
         return terms
 
     def take(self, terms: Sequence[LossTerm] | None = None, context: StepContext | None = None) -> NormalizedLoss:
-        """One optimizer step."""
+        """Make one optimizer step."""
         context = context or self.context()
         loss = self.normalization(self.terms() if terms is None else terms, context)
         self.zero_grad()
@@ -84,7 +84,7 @@ class Run:
         return loss
 
     def zero_grad(self) -> None:
-        """Forget gradients."""
+        """Clear all gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         self.normalization.zero_grad()
 
@@ -96,22 +96,22 @@ class Run:
         self.step += 1
 
     def gradient(self) -> Tensor:
-        """What the last total left in the network, flat."""
+        """Return the gradient of the last total in the network, flat."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()]
         return torch.cat([part.flatten() for part in parts])
 
     def gradient_of(self, term: LossTerm) -> Tensor:
-        """Of a term's mean, flat."""
+        """Return the gradient of a term's mean, flat."""
         parts = torch.autograd.grad(term.mean(), list(self.model.parameters()), retain_graph=True)
         return torch.cat([part.flatten() for part in parts])
 
     def parameters(self) -> Tensor:
-        """Of the network, flat."""
+        """Return the parameters of the network, flat."""
         return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
 
 
 class _Sum:
-    """`reduce_sum` among threads: all wait for each other, then each adds up in the same order."""
+    """Implements `reduce_sum` among threads: all wait for each other, then each adds in the same order."""
 
     def __init__(self, ranks: int) -> None:
         self.barrier = threading.Barrier(ranks, timeout=30)
@@ -129,7 +129,7 @@ class _Sum:
 
 
 def on_ranks(ranks: Sequence[Run], names: Sequence[Sequence[str]], parts: Sequence[slice]) -> list[NormalizedLoss]:
-    """One step, each rank with its own terms and samples; gradients are summed over the ranks."""
+    """Make one step in which each rank has its own terms and samples; gradients are summed over the ranks."""
     reduction = _Sum(len(ranks))
     losses: list[Any] = [None] * len(ranks)
 
@@ -150,7 +150,7 @@ def on_ranks(ranks: Sequence[Run], names: Sequence[Sequence[str]], parts: Sequen
     for thread in threads:
         thread.join()
     errors = [loss for loss in losses if isinstance(loss, BaseException)]
-    # where one rank failed, the other only waited for it in vain
+    # if one rank failed, the others failed only because they waited for it
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
     _sum_gradients(ranks)

@@ -1,4 +1,4 @@
-"""What the contracts measure with."""
+"""Comparisons and measurements that the contracts share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def declared(test: F) -> F:
-    """Mark a test whose outcome rests on what the author's class declares, or gives, beside the plugin itself.
+    """Mark a test whose outcome depends on more than the plugin: on what the author's test class declares or gives.
 
-    `hyco-engine plugins check` leaves such tests to the plugin's own.
+    `hyco-engine plugins check` leaves such tests to the plugin's own test suite.
     """
     test.declared = True  # type: ignore[attr-defined]
     return test
 
 
 def bits(values: Tensor) -> Tensor:
-    """The bytes of a tensor: two NaN are equal, 0.0 and -0.0 are not."""
+    """Return the bytes of a tensor, so that two NaN are equal and 0.0 and -0.0 are not."""
     return values.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def equal(ours: object, theirs: object) -> bool:
-    """Whether two batches, or parts of batches, are the same bit by bit."""
+    """Return whether two batches, or parts of batches, are equal bit by bit."""
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         same = ours.dtype == theirs.dtype and ours.shape == theirs.shape
         return same and torch.equal(bits(ours), bits(theirs))
@@ -42,7 +42,7 @@ def equal(ours: object, theirs: object) -> bool:
 
 
 def difference(ours: object, theirs: object, tolerance: float) -> str:
-    """How two batches, or parts of batches, differ by more than `tolerance` of the largest entry; "" where they do not.
+    """Say how two batches, or parts of them, differ by more than `tolerance` of the largest entry; "" if they do not.
 
     NaN equals NaN.
     """
@@ -70,9 +70,9 @@ def difference(ours: object, theirs: object, tolerance: float) -> str:
 
 @contextmanager
 def global_generators(what: str, seed: int = 0) -> Iterator[None]:
-    """Within, the global generators of torch, numpy and Python are seeded; nothing may draw from them.
+    """Fail if the code within draws from the global generators of torch, numpy or Python.
 
-    Afterwards they are as they were. `what` is done, for the message.
+    They are seeded with `seed` within, and restored afterwards. `what` names the code in the message.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
@@ -95,7 +95,7 @@ def global_generators(what: str, seed: int = 0) -> Iterator[None]:
 
 
 def stirred(model: M, seed: int = 2, size: float = 0.1) -> M:
-    """The model with its parameters moved a little off their starts, where more can be seen of it than there."""
+    """Move the parameters of a model a little off their start values, where more of it shows, and return it."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -108,9 +108,9 @@ def stirred(model: M, seed: int = 2, size: float = 0.1) -> M:
 def check_slopes(
     loss: Callable[[], Tensor], points: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None], tolerance: float
 ) -> None:
-    """Hold gradients of `loss`, a function of the float64 tensors `points`, against central differences.
+    """Compare gradients of `loss`, a function of the float64 tensors `points`, with central differences.
 
-    Each along one random direction; the step is chosen so that truncation and rounding are both far below `tolerance`.
+    Each is compared along one random direction; the step makes truncation and rounding far smaller than `tolerance`.
     """
     for name, point in points.items():
         gradient = gradients[name]
@@ -131,11 +131,11 @@ def check_slopes(
 
 
 def check_state(model: nn.Module) -> None:
-    """All that a model needs can be saved: tensors are registered, real, and each is a tensor of its own."""
+    """Check that all state of a model can be saved: its tensors are registered, real, and share no memory."""
     for place, module in model.named_modules():
         for name, value in vars(module).items():
             where = f"{place}.{name}" if place else name
-            # parameters and buffers are kept elsewhere
+            # nn.Module keeps parameters and buffers elsewhere
             assert not isinstance(value, Tensor), (
                 f"the tensor {where} is neither a parameter nor a buffer, so it is neither moved nor saved with the "
                 f"model; use register_buffer"

@@ -4,8 +4,8 @@
         def make(self) -> LossNormalizer:
             return Mine()
 
-pytest collects the tests of the subclass. Each runs on three seeds. What a normalizer declares about itself is an
-attribute here.
+pytest collects the tests of the subclass. Each test runs on three seeds. The attributes here declare properties of the
+normalizer.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from hyco_engine.training.normalized import checked
 
 
 class NormalizerContract(ABC):
-    """Seven things that every normalizer keeps, and two about when its state changes."""
+    """The tests of every normalizer: seven properties, and two about when its state changes."""
 
     seeds: ClassVar[Sequence[int]] = (0, 1, 2)
     unit_tolerance: ClassVar[float] = 1e-6
-    """How far trained parameters may differ when a term's unit changes, where `unit_invariant` is declared."""
+    """How far trained parameters may differ after a change of a term's unit, if `unit_invariant` is declared."""
     nonfinite: ClassVar[Literal["raise", "skip_step", "skip_term"]] = "raise"
-    """What a NaN or infinite term does."""
+    """The reaction to a term that is NaN or infinite."""
     accepts_negative: ClassVar[bool] = False
-    """Whether a negative loss is trained on; else it is an error that names the term."""
+    """Whether a negative loss is accepted; if not, it is an error that names the term."""
     distributed: ClassVar[bool] = True
-    """Whether it gives several ranks the weights of one, by `StepContext.reduce_sum`."""
+    """Whether several ranks get the weights of one, by `StepContext.reduce_sum`."""
     fixed_point_tolerance: ClassVar[float] = 0.05
     settling_steps: ClassVar[int] = 100
-    """Steps after which the weights for constant losses have settled."""
+    """The number of steps after which the weights for constant losses have settled."""
 
     @abstractmethod
     def make(self) -> LossNormalizer:
-        """A new normalizer."""
+        """Return a new normalizer."""
 
     def size(self, spec: TermSpec, loss: float, gradient: float) -> float:
-        """What terms are measured by: for constant losses weight * size / priority is the same for all of them.
+        """Return the size of a term: for constant losses, weight * size / priority is the same for all terms.
 
         `loss` is L_k, `gradient` the norm of its gradient.
         """
@@ -81,8 +81,8 @@ class NormalizerContract(ABC):
             for unit, parameters in found.items():
                 off = float((parameters - found[1.0]).abs().max())
                 assert off <= self.unit_tolerance, (
-                    f"seed {seed}: with a term in units of 1/{unit:g} the trained parameters differ by {off:.2g}, more "
-                    f"than {self.unit_tolerance:g}; declare unit_invariant = False if this is meant"
+                    f"seed {seed}: with a term in units of 1/{unit:g}, the trained parameters differ by {off:.2g}, "
+                    f"more than {self.unit_tolerance:g}; declare unit_invariant = False if this is intended"
                 )
 
     # 3
@@ -95,7 +95,7 @@ class NormalizerContract(ABC):
             _balanced(self._ratios(run, loss), self.fixed_point_tolerance)
             total = sum(float(share) for share in loss.shares.values())
             whole = not loss.shares or math.isclose(total, 1.0, rel_tol=1e-6)
-            assert whole, f"the shares add up to {total:g}, not to 1"
+            assert whole, f"the sum of the shares is {total:g}, not 1"
 
     # 4
     @declared
@@ -134,7 +134,7 @@ class NormalizerContract(ABC):
                     loss = run.take(run.terms(changes={"wide": 0.0}))
                     assert all(math.isfinite(float(w)) for w in loss.weights.values())
                 grown = float(run.take().weights["wide"]) / weight
-                assert grown <= 100, f"after 20 batches with loss 0 a term's weight is {grown:.3g} times the usual one"
+                assert grown <= 100, f"after 20 batches with loss 0, a term's weight is {grown:.3g} times the usual one"
 
     @declared
     def test_what_is_not_finite_never_reaches_the_state(self) -> None:
@@ -217,7 +217,7 @@ class NormalizerContract(ABC):
             alone = Run(self.make(), seed)
             ranks = [Run(self.make(), seed), Run(self.make(), seed)]
             for step in range(6):
-                # every second step the second rank lacks a term
+                # in every second step, the second rank lacks a term
                 names = (NAMES, NAMES if step % 2 else NAMES[1:])
                 whole = [self._joined(alone, name, names, parts) for name in NAMES]
                 single = alone.take(whole)
@@ -281,13 +281,13 @@ class NormalizerContract(ABC):
 
     @staticmethod
     def _joined(run: Run, name: str, names: Sequence[Sequence[str]], parts: Sequence[slice]) -> LossTerm:
-        """The samples of a term that the ranks have together."""
+        """Return the samples of a term on all ranks together."""
         there = [run.terms([name], part)[0] for given, part in zip(names, parts, strict=True) if name in given]
         return LossTerm(spec=there[0].spec, per_sample=torch.cat([term.per_sample for term in there]))
 
 
 def _same(found: Tensor, wanted: Any, tolerance: float, what: str) -> None:
-    """Equal relative to the largest entry."""
+    """Check that two tensors are equal relative to the largest entry."""
     scale = float(wanted.abs().max()) if wanted.numel() else 0.0
     off = float((found.double() - wanted.double()).abs().max()) if wanted.numel() else 0.0
     assert off <= tolerance * max(scale, 1e-30), f"{what} differ by {off:.3g} where the largest is {scale:.3g}"
@@ -302,7 +302,7 @@ def _balanced(ratios: Mapping[str, float], tolerance: float) -> None:
     middle = sorted(ratios.values())[len(ratios) // 2]
     told = ", ".join(f"{name!r}: {value:.4g}" for name, value in ratios.items())
     assert all(abs(value / middle - 1) <= tolerance for value in ratios.values()), (
-        f"for constant losses weight * size / priority should be the same for all terms, and is {told}"
+        f"for constant losses, weight * size / priority should be the same for all terms, but is {told}"
     )
 
 
@@ -318,7 +318,7 @@ def _same_state(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], when:
 
 
 def _error(call: Callable[[], object], kind: type[Exception]) -> str:
-    """The text of the error that `call` raises."""
+    """Return the text of the error that `call` raises."""
     try:
         call()
     except kind as error:

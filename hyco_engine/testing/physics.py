@@ -31,30 +31,30 @@ BATCH = 3
 
 
 class PhysicsContract(ABC):
-    """What holds for every physical model."""
+    """The tests of every physical model."""
 
     grid: ClassVar[Grid] = tiny_grid(8, 6)
-    """The grid that the model is built on."""
+    """The grid on which the model is built."""
     dt: ClassVar[float] = 0.01
     boundary: ClassVar[Any] = None
-    """None: the model's own."""
+    """The boundary condition; None means the model's own."""
     fields: ClassVar[bool] = False
     """Whether parameters that may be fields are fields."""
     gradient_tolerance: ClassVar[float] = 1e-5
-    """Relative, of gradients against finite differences in float64."""
+    """The relative tolerance of gradients against finite differences in float64."""
     capture_tolerance: ClassVar[Mapping[torch.dtype, float]] = {torch.float32: 1e-6, torch.float64: 1e-12}
-    """Relative, of the captured step and its gradients against the step as written."""
+    """The relative tolerance of the captured step and its gradients against the step as written."""
 
     @abstractmethod
     def make(self, context: PhysicsContext) -> PhysicalModel:
-        """A new model on the context's grid, or on its layout where it has one."""
+        """Return a new model on the context's grid, or on its layout if it has one."""
 
     def states(self, model: PhysicalModel, count: int, seed: int = 0) -> Tensor:
-        """`[count, C_all, *S]`: states to step; the model's own initial states unless this is overridden."""
+        """Return states to step, `[count, C_all, *S]`; override it to replace the model's own initial states."""
         return model.initial_states(count, torch.Generator().manual_seed(seed))
 
     def unstable(self) -> str | None:
-        """What the model says against steps of the contract's own dt; None where it says nothing."""
+        """Return the model's warning of steps with the contract's dt, or None."""
         model = self._built()
         return model.stability(self.states(model, BATCH))
 
@@ -65,11 +65,11 @@ class PhysicsContract(ABC):
             model = self._built(dtype=dtype)
             layout, after = model.layout, model(self.states(model, BATCH).to(dtype))
             wanted = [BATCH, layout.n_dynamic, *layout.spatial]
-            assert layout.grid == self.grid, f"the model's grid is {layout.grid}, not the one it was built for"
-            assert model.dt == self.dt, f"the model's dt is {model.dt}, not the {self.dt} it was built for"
-            assert list(after.shape) == wanted, f"a step is {list(after.shape)}, wanted [B, C_dyn, *S] = {wanted}"
-            assert after.dtype == dtype, f"for states of {dtype} a step is {after.dtype}; use context.dtype"
-            assert bool(after.isfinite().all()), "a step from a state of its own is not finite"
+            assert layout.grid == self.grid, f"the model's grid is {layout.grid}, not the one of the context"
+            assert model.dt == self.dt, f"the model's dt is {model.dt}, not the {self.dt} of the context"
+            assert list(after.shape) == wanted, f"a step is {list(after.shape)}; it must be [B, C_dyn, *S] = {wanted}"
+            assert after.dtype == dtype, f"for states of {dtype}, a step is {after.dtype}; use context.dtype"
+            assert bool(after.isfinite().all()), "a step from one of its own initial states is not finite"
 
     def test_it_runs_where_the_run_does(self) -> None:
         for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
@@ -81,9 +81,9 @@ class PhysicsContract(ABC):
         model = self._built()
         read = self._built(layout=model.layout, grid=None, boundary=None)
         state = self.states(model, BATCH)
-        assert read.layout == model.layout, "for data of its own fields the model has another layout"
+        assert read.layout == model.layout, "for data of its own fields, the model has another layout"
         found = difference(read(state), model(state), 1e-9)
-        assert not found, f"for data of its own fields the model makes another step: {found}"
+        assert not found, f"for data of its own fields, the model makes another step: {found}"
 
     def test_a_samples_result_does_not_depend_on_its_batch(self) -> None:
         model = stirred(self._built())
@@ -111,29 +111,29 @@ class PhysicsContract(ABC):
         try:
             model.initial_states(1, torch.Generator())
         except DataError:
-            return  # it makes no data
+            return  # it simulates no data
         with global_generators("initial_states"):
             drawn, again, other = (model.initial_states(4, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
         wanted = [4, model.layout.n_all, *model.layout.spatial]
-        assert list(drawn.shape) == wanted, f"4 initial states are {list(drawn.shape)}, wanted {wanted}"
+        assert list(drawn.shape) == wanted, f"4 initial states are {list(drawn.shape)}; they must be {wanted}"
         assert bool(drawn.isfinite().all()), "initial states are not finite"
         assert equal(drawn, again), "two generators in one state give different initial states"
         dynamic = torch.cat([drawn, other[:1]])[:, : model.layout.n_dynamic].flatten(1)
         distinct = len({tuple(row) for row in dynamic.tolist()})
-        assert distinct == 5, f"of 5 initial states only {distinct} differ; each simulation needs one of its own"
+        assert distinct == 5, f"of 5 initial states, only {distinct} differ; each simulation needs one of its own"
 
     def test_gradients_are_those_of_finite_differences(self) -> None:
         model = stirred(self._built())
         x = self.states(model, BATCH, seed=5).requires_grad_()
         points: dict[str, Tensor] = {f"the parameter {name}": raw for name, raw in model.learnables.raw.items()}
         points["the state"] = x
-        # of the sum of squares, which unlike that of the values nothing conserves
+        # the sum of squares, because the physics may conserve the sum of the values
         found = torch.autograd.grad(model(x).square().sum(), list(points.values()), allow_unused=True)
         gradients = dict(zip(points, found, strict=True))
         check_slopes(lambda: model(x).square().sum(), points, gradients, self.gradient_tolerance)
         for name, gradient in gradients.items():
             matters = gradient is not None and bool((gradient != 0).any())
-            assert matters, f"{name} does not matter to the step"
+            assert matters, f"the step does not depend on {name}"
 
     def test_the_captured_step_is_the_step_as_written(self) -> None:
         for dtype, tolerance in self.capture_tolerance.items():
@@ -141,7 +141,7 @@ class PhysicsContract(ABC):
             state = self.states(graph, BATCH, seed=5).to(dtype)
             ours, theirs = _slopes(graph, state), _slopes(eager, state)
             found = difference(ours, theirs, tolerance)
-            assert not found, f"in {dtype} the captured step differs from the step as written: {found}"
+            assert not found, f"in {dtype}, the captured step differs from the step as written: {found}"
 
     def test_learned_parameters_keep_their_bounds(self) -> None:
         model = self._built()
@@ -161,7 +161,7 @@ class PhysicsContract(ABC):
         model, state = self._built(), None
         for name, raw in model.learnables.raw.items():
             if model.learnables.declaration(name).gauge == "constant" and not model.learnables.is_field(name):
-                continue  # a number that is known only up to a constant
+                continue  # a number that is determined only up to a constant
             state = self.states(model, BATCH) if state is None else state
             before, start = model(state).detach(), raw.detach().clone()
             with torch.no_grad():
@@ -169,9 +169,9 @@ class PhysicsContract(ABC):
             moved = model(state).detach()
             with torch.no_grad():
                 raw.copy_(start)
-            assert not equal(moved, before), f"a step after {name} was moved is the step before: it is read only once"
+            assert not equal(moved, before), f"a change of {name} does not change the step: it is read only once"
             back = difference(model(state).detach(), before, 1e-9)
-            assert not back, f"with {name} where it was, a step is not what it was: {back}"
+            assert not back, f"with {name} back at its old value, the step differs from before: {back}"
 
     def test_parameters_come_back_from_a_state_dict(self) -> None:
         model = stirred(self._built())
@@ -182,7 +182,7 @@ class PhysicsContract(ABC):
 
     def test_warnings_of_stability_are_text(self) -> None:
         told = self.unstable()
-        assert told is None, f"the contract's own step of dt = {self.dt:g} is not stable: {told}; set dt to one that is"
+        assert told is None, f"the contract's step of dt = {self.dt:g} is not stable: {told}; set dt to a stable step"
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def _values(model: PhysicalModel) -> dict[str, Tensor]:
 
 
 def _slopes(model: Any, state: Tensor) -> dict[str, Tensor]:
-    """The step, and the gradients of the sum of its squares by state and parameters."""
+    """Return the step, and the gradients of the sum of its squares with respect to state and parameters."""
     state = state.clone().requires_grad_()
     after = model(state)
     raw = dict(model.learnables.raw.items())

@@ -29,33 +29,33 @@ BATCH = 4
 
 
 class PredictorContract(ABC):
-    """What holds for every predictor, `forward(inputs) -> {name: Tensor}`."""
+    """The tests of every predictor, `forward(inputs) -> {name: Tensor}`."""
 
     gradient_tolerance: ClassVar[float] = 1e-5
-    """Relative, of gradients against finite differences in float64."""
+    """The relative tolerance of gradients against finite differences in float64."""
 
     @abstractmethod
     def make(self, context: SurrogateContext) -> Predictor:
-        """A new model; keep it small."""
+        """Return a new model; keep it small."""
 
     @abstractmethod
     def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """`count` samples (inputs, targets by name) such as the model is trained on; floating numbers in float32."""
+        """Return `count` samples (inputs, targets by name) like those of training; floating numbers are float32."""
 
     def context(self, **more: Any) -> SurrogateContext:
-        """What `make` is told. Override it for a model that needs a layout or statistics."""
+        """Return the context for `make`. Override it for a model that needs a layout or statistics."""
         return tiny_context(**more)
 
     def test_outputs_are_those_that_its_terms_declare(self) -> None:
         model, (inputs, targets) = self._built(), self._batch()
         assert all(isinstance(term, TermSpec) for term in model.terms), "terms must be TermSpecs"
         names = [term.name for term in model.terms]
-        assert names, "it declares no loss term, so there is nothing to train it by"
-        assert len(set(names)) == len(names), f"two of its terms have one name: {', '.join(names)}"
+        assert names, "it declares no loss term, so it cannot be trained"
+        assert len(set(names)) == len(names), f"two of its terms have the same name: {', '.join(names)}"
         outputs = model(inputs)
-        assert set(outputs) == set(names), f"the outputs are {sorted(outputs)}, the declared terms {sorted(names)}"
+        assert set(outputs) == set(names), f"the outputs are {sorted(outputs)}, but the terms are {sorted(names)}"
         assert isinstance(targets, dict), "batch() must return (inputs, targets by name)"
-        assert set(names) <= set(targets), f"the terms {sorted(names)} need targets; there are {sorted(targets)}"
+        assert set(names) <= set(targets), f"the terms {sorted(names)} need targets, but there are {sorted(targets)}"
         loss = PredictorObjective(model.terms)(model, (inputs, targets))
         for term in loss:
             size = list(term.per_sample.shape)
@@ -99,7 +99,7 @@ class PredictorContract(ABC):
         other = self._built(seed=9).eval()
         other.load_state_dict(load(saved))
         same = equal(dict(other(inputs)), dict(model(inputs)))
-        assert same, "with its weights loaded, another model does not predict the same"
+        assert same, "with the same weights loaded, another model does not predict the same"
 
     def _built(self, **more: Any) -> Predictor:
         context = self.context(**more).derive(SurrogateContext)
@@ -113,7 +113,7 @@ class PredictorContract(ABC):
 
 
 def _only(values: Any, index: int) -> Any:
-    """The batch of one sample."""
+    """Return a batch of one sample."""
     if isinstance(values, Tensor):
         return values[index : index + 1]
     return {name: value[index : index + 1] for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Problems whose answers are known, for tests of the engine and of plugins."""
+"""Problems with known solutions, for tests of the engine and of plugins."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hyco_engine.physics.settings import ParameterSetting
 
 
 def decay_layout(cells: int = 8) -> StateLayout:
-    """One scalar field `u` on a periodic interval."""
+    """Return the layout of one scalar field `u` on a periodic interval."""
     grid = Grid(axes=("x",), resolution=(cells,), lower=(0.0,), upper=(1.0,))
     return StateLayout(grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse("periodic", ("x",))),))
 
 
 class Decay(PhysicalModel):
-    """u_t = -k u, solved exactly: u(t + dt) = u(t) exp(-k dt). The parameter k starts at 0.5."""
+    """The equation u_t = -k u, solved exactly: u(t + dt) = u(t) exp(-k dt). The parameter k starts at 0.5."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Decay(PhysicalModel):
 
 
 class LinearSurrogate(nn.Module):
-    """u(t + dt) = w u(t) with w starting at 1, that is, at "nothing changes"."""
+    """The map u(t + dt) = w u(t), where w starts at 1, that is, at "nothing changes"."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class LinearSurrogate(nn.Module):
 def decay_trajectories(
     count: int = 2, frames: int = 10, k: float = 1.0, dt: float = 0.1, dtype: torch.dtype = torch.float32
 ) -> tuple[Trajectory, ...]:
-    """Exact solutions of `Decay` from random states, each different."""
+    """Return exact solutions of `Decay` from random states, each different."""
     states = Decay(dt=dt).initial_states(count, torch.Generator().manual_seed(0))
     times = torch.arange(frames, dtype=torch.float64) * dt
     factors = torch.exp(-k * times)[:, None, None]
@@ -70,5 +70,5 @@ def decay_trajectories(
 def decay_windows(
     count: int = 2, frames: int = 10, horizon: int = 3, dtype: torch.dtype = torch.float32
 ) -> WindowDataset:
-    """Sliding windows of `decay_trajectories`."""
+    """Return sliding windows of `decay_trajectories`."""
     return WindowDataset(decay_trajectories(count, frames, dtype=dtype), horizon=horizon)

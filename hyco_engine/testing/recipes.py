@@ -1,4 +1,4 @@
-"""A recipe whose samples say which they are."""
+"""A recipe whose samples tell their index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hyco_engine.interfaces import Batch, Recipe
 
 
 class Numbered(Recipe):
-    """Sample i is made of numbers that only i decides; `odd` sizes fill no machine word, `named` ones are dicts.
+    """A recipe whose sample i depends on i alone; an odd `size` fills no machine word, `named` samples are dicts.
 
     `calls` lists the indices of each call of `generate`.
     """

@@ -1,4 +1,4 @@
-"""The contracts of data sources, as test suites: of trajectories, and of samples.
+"""The contracts of data sources, as test suites: one for trajectories, one for samples.
 
     class TestMine(TrajectoryContract):
         def make(self, context: SourceContext) -> TrajectorySource:
@@ -31,43 +31,43 @@ SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 
 
 class _SourceContract:
-    """What holds for both."""
+    """The tests that both contracts share."""
 
     def context(self) -> SourceContext:
-        """What `make` is told."""
+        """Return the context for `make`."""
         return tiny_context()
 
     def changed(self) -> Any:
-        """The source of other data than `make` gives, such as a changed file; None: its data never changes."""
+        """Return a source of other data than `make`, such as a changed file, or None if the data never changes."""
         return None
 
     def test_the_fingerprint_is_the_datas(self) -> None:
         with global_generators("fingerprint"):
             first, again = self._made().fingerprint(), self._made().fingerprint()  # type: ignore[attr-defined]
         assert isinstance(first, str), f"the fingerprint is a {type(first).__name__}, not a text"
-        assert 0 < len(first) <= 10_000, f"the fingerprint has {len(first)} characters; wanted 1 to 10,000"
+        assert 0 < len(first) <= 10_000, f"the fingerprint has {len(first)} characters; it must have 1 to 10,000"
         assert again == first, f"two sources of the same data have the fingerprints {first!r} and {again!r}"
         other = self.changed()
         assert other is None or other.fingerprint() != first, "other data has the same fingerprint"
 
 
 class TrajectoryContract(_SourceContract, ABC):
-    """What holds for every source of trajectories."""
+    """The tests of every source of trajectories."""
 
     missing: ClassVar[bool] = False
-    """Whether NaN, "not observed", may be among the values."""
+    """Whether values may be NaN, which means "not observed"."""
 
     @abstractmethod
     def make(self, context: SourceContext) -> TrajectorySource:
-        """A new source of small data: every simulation is loaded several times."""
+        """Return a new source of small data, because every simulation is loaded several times."""
 
     def test_what_it_says_of_its_data_is_there(self) -> None:
         source = self._made()
         assert isinstance(source.layout, StateLayout), "layout must be a hyco_engine.data.fields.StateLayout"
         positive = math.isfinite(source.dt) and source.dt > 0
-        assert positive, f"dt is {source.dt!r}; wanted a positive number"
+        assert positive, f"dt is {source.dt!r}; it must be a positive number"
         assert source.num_simulations > 0, "there is no simulation"
-        assert source.split is None or isinstance(source.split, Split), "split must be a Split, or None"
+        assert source.split is None or isinstance(source.split, Split), "split must be a Split or None"
         for name, value in source.truth.items():
             right = isinstance(value, Tensor) and value.shape in ((), source.layout.grid.resolution)
             assert right, f"the truth of {name!r} must be a tensor, 0-d or of the grid's shape"
@@ -82,7 +82,7 @@ class TrajectoryContract(_SourceContract, ABC):
             points = source.points(index)
             check_values(trajectory, source, index, allow_missing=self.missing or points is not None)
             told, there = source.frames(index), len(trajectory.dynamic)
-            assert told in (None, there), f"frames({index}) is {told}, and load({index}) gives {there}"
+            assert told in (None, there), f"frames({index}) is {told}, but load({index}) gives {there} frames"
             if points is not None:
                 _check_points(points, source.layout, there)
 
@@ -100,7 +100,7 @@ class TrajectoryContract(_SourceContract, ABC):
         source = self._made()
         kept = source.load(0).dynamic.clone()
         source.load(0).dynamic.zero_()
-        assert equal(source.load(0).dynamic, kept), "load gives a tensor that whoever got it before has changed"
+        assert equal(source.load(0).dynamic, kept), "load returns a tensor that an earlier caller has changed"
 
     def test_the_engine_reads_and_keeps_it(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,7 @@ class TrajectoryContract(_SourceContract, ABC):
                 read.append(manager.train.batch(torch.arange(len(manager.train))))
             assert len(manager.train), "no window of the train split can be used"
             found = difference(tuple(read[1]), tuple(read[0]), 0.0)
-            assert not found, f"from the engine's cache the data is other data: {found}"
+            assert not found, f"the engine's cache gives other data than the source: {found}"
 
     def _made(self) -> TrajectorySource:
         with global_generators("building the source"):
@@ -124,11 +124,11 @@ class TrajectoryContract(_SourceContract, ABC):
 
 
 class SamplesContract(_SourceContract, ABC):
-    """What holds for every source of samples."""
+    """The tests of every source of samples."""
 
     @abstractmethod
     def make(self, context: SourceContext) -> SampleSource:
-        """A new source of small data."""
+        """Return a new source of small data."""
 
     def test_there_is_something_to_train_on(self) -> None:
         source = self._made()
@@ -137,7 +137,7 @@ class SamplesContract(_SourceContract, ABC):
             right = isinstance(samples, Samples)
             assert right, f"samples({split!r}) returns a {type(samples).__name__}, not Samples"
             share = samples.observed_share
-            assert 0 <= share <= 1, f"the observed share of {split!r} is {share}; wanted 0 to 1"
+            assert 0 <= share <= 1, f"the observed share of {split!r} is {share}; it must be from 0 to 1"
         assert len(source.samples("train")), "the train split is empty"
 
     def test_samples_are_the_same_in_any_batch(self) -> None:
@@ -156,7 +156,7 @@ class SamplesContract(_SourceContract, ABC):
                 for key, value in [(name, part)] if isinstance(part, Tensor) else list(part.items()):
                     assert len(value) == count, f"{key} of {split!r} has {len(value)} rows for {count} samples"
                     fits = not value.is_floating_point() or not bool(value.isinf().any())
-                    assert fits, f"{key} of {split!r} is infinite; NaN in a target says that it was not observed"
+                    assert fits, f"{key} of {split!r} is infinite; use NaN for a target that was not observed"
 
     def _made(self) -> SampleSource:
         with global_generators("building the source"):
@@ -166,7 +166,7 @@ class SamplesContract(_SourceContract, ABC):
 
 
 def _split(source: TrajectorySource) -> Split:
-    """One that leaves something to train on."""
+    """Return a split that leaves something to train on."""
     if source.points(0) is not None:
         return Split(by="sensor")
     return source.split or Split(by="simulation" if source.num_simulations > 1 else "time")
@@ -181,7 +181,7 @@ def _check_points(points: Points, layout: StateLayout, frames: int) -> None:
     wanted = {"position": (count, layout.n_axes), "value": (count, layout.n_dynamic)}
     for field in attrs.fields(Points):
         shape, right = tuple(getattr(points, field.name).shape), wanted.get(field.name, (count,))
-        assert shape == right, f"{field.name} of the points is {list(shape)}, wanted {list(right)}"
+        assert shape == right, f"{field.name} of the points is {list(shape)}; it must be {list(right)}"
     assert count, "there is no observation"
     within = bool(((points.frame >= 0) & (points.frame <= frames - 1)).all())
     assert within, f"observations lie outside of the {frames} frames"

@@ -1,4 +1,4 @@
-"""A spec whose run takes a second or two, and specs made from it."""
+"""A spec that runs within a second or two, and specs made from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TINY: Mapping[str, Any] = {
 
 
 class RunSpec(Protocol):
-    """What the fixture `run_spec` gives."""
+    """The type of the fixture `run_spec`."""
 
     def __call__(
         self, spec: Mapping[str, Any] | str | Path, *, registry: Registry | None = None, **more: Any
@@ -48,7 +48,7 @@ class RunSpec(Protocol):
 
 
 def merged(changes: Mapping[str, Any], base: Mapping[str, Any] = TINY) -> dict[str, Any]:
-    """`base` with `changes`: a table with a `kind` replaces the base's, others are merged, None takes one out."""
+    """Return `base` with `changes`: tables with a `kind` replace the base's, others are merged, None removes one."""
     made = copy.deepcopy(dict(base))
     for key, value in changes.items():
         there = made.get(key)

@@ -4,8 +4,8 @@
         def make(self) -> Strategy:
             return Mine(cycles=3)
 
-pytest collects the tests of the subclass. They ask the strategy for every cycle, alpha and pair of errors in
-`questions`, about windows of decaying fields.
+pytest collects the tests of the subclass. They call the strategy for every cycle, alpha and pair of errors in
+`questions`, with windows of decaying fields as data.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ERRORS: tuple[Mapping[Player, float], ...] = (
 
 
 class Question:
-    """What a strategy is asked before one phase; made anew, so that nothing is left of an earlier answer."""
+    """One call of `augment` before a phase; its data and models are new, so that nothing remains of an earlier call."""
 
     def __init__(self, phase: Phase, cycle: int, alpha: float, errors: Mapping[Player, float], seed: int = 0) -> None:
         self.phase = phase
@@ -47,12 +47,12 @@ class Question:
         def recipe(teacher: Player, states: object, count: int, lead: Tensor | None = None) -> RolloutRecipe:
             return RolloutRecipe(
                 self.models[teacher],
-                states,
+                states,  # type: ignore[arg-type]
                 count,
                 horizon=2,
                 layout=layout,
                 lead=lead,
-                batch_size=5,  # type: ignore[arg-type]
+                batch_size=5,
             )
 
         self.context = CycleContext(
@@ -73,7 +73,7 @@ class Question:
         return f"{taught}, with alpha {self.context.alpha:g} and errors {errors}"
 
     def ask(self, strategy: Strategy) -> Augmentation | None:
-        """What the strategy answers, once it is of the right kind."""
+        """Return the strategy's answer after a check of its type."""
         with global_generators(f"augment {self}"):
             answer = strategy.augment(self.phase, self.context)
         right = answer is None or isinstance(answer, Augmentation)
@@ -82,17 +82,17 @@ class Question:
 
 
 class StrategyContract(ABC):
-    """What holds for every strategy."""
+    """The tests of every strategy."""
 
     cycles: ClassVar[tuple[int, ...]] = (0, 1, 5)
     alphas: ClassVar[tuple[float, ...]] = (0.0, 0.04, 0.3, 1.0, 2.3)
 
     @abstractmethod
     def make(self) -> Strategy:
-        """A new strategy."""
+        """Return a new strategy."""
 
     def questions(self, strategy: Strategy, seed: int = 0) -> Iterator[Question]:
-        """All that the tests ask; nothing of a strategy with arms, which are asked in its place."""
+        """Yield all questions of the tests; there are none for a strategy with candidates, which are asked instead."""
         if strategy.arms():
             return
         for cycle, alpha, errors in product(self.cycles, self.alphas, ERRORS):
@@ -111,16 +111,16 @@ class StrategyContract(ABC):
                 right = phase.epochs is None or (type(phase.epochs) is int and phase.epochs >= 0)
                 assert right, f"a phase of cycle {cycle} has {phase.epochs!r} epochs"
             again = [list(strategy.phases(cycle)) for strategy in (one, other)]
-            assert again == [phases, phases], f"phases({cycle}) is not the same each time it is asked"
+            assert again == [phases, phases], f"phases({cycle}) differs from call to call"
 
     def test_arms_have_names_and_are_announced(self) -> None:
         strategy = self._made()
         names = [arm.name for arm in strategy.arms()]
-        assert len(names) != 1, "one arm is no choice; return none, and decide in phases and augment"
-        assert len({*names, ""}) == len(names) + 1, f"arms need names of their own: {names}"
+        assert len(names) != 1, "one arm leaves no choice; return none, and decide in phases and augment"
+        assert len({*names, ""}) == len(names) + 1, f"each arm needs a name of its own: {names}"
         for arm, alpha in product(strategy.arms(), self.alphas):
             most, own = strategy.max_generated(100, alpha), arm.max_generated(100, alpha)
-            assert own <= most, f"the arm {arm.name!r} may ask for {own} samples, and max_generated says {most}"
+            assert own <= most, f"the arm {arm.name!r} may ask for {own} samples, but max_generated allows {most}"
 
     def test_no_more_is_generated_than_is_announced(self) -> None:
         strategy = self._made()
@@ -136,7 +136,7 @@ class StrategyContract(ABC):
         strategy = self._made()
         for question in self.questions(strategy):
             answer = question.ask(strategy) or Augmentation()
-            assert answer.weight >= 0, f"{question}: the weight is {answer.weight:g}; wanted a number from 0 on"
+            assert answer.weight >= 0, f"{question}: the weight is {answer.weight:g}; it must be at least 0"
             balance = check_balance(
                 cycle=question.context.cycle,
                 phase=f"train_{question.phase.player}",
@@ -160,11 +160,11 @@ class StrategyContract(ABC):
         for question in reversed(list(self.questions(used))):
             question.ask(used)
         for question, again in zip(self.questions(used), self.questions(used), strict=True):
-            one, two = (_told(asked.ask(who)) for asked, who in ((question, used), (again, self._made())))
+            one, two = (_content(asked.ask(who)) for asked, who in ((question, used), (again, self._made())))
             same = one[0] == two[0] and equal(one[1], two[1])
             assert same, (
-                f"{question}: a strategy that was asked before answers otherwise than a new one; it holds no state, "
-                "and all that is random comes from context.generator"
+                f"{question}: a strategy that was asked before answers differently from a new one; it must have no "
+                "state, and all its random numbers must come from context.generator"
             )
 
     def test_recipes_are_pure(self) -> None:
@@ -204,7 +204,7 @@ class StrategyContract(ABC):
                 assert bool(term.per_sample.isfinite().all()), f"the term {term.spec.name!r} is not finite"
                 assert term.per_sample.requires_grad, f"no gradient reaches the model from the term {term.spec.name!r}"
                 same = equal(term.per_sample, again.per_sample)
-                assert same, f"the term {term.spec.name!r} does not follow from its generator"
+                assert same, f"the term {term.spec.name!r} is not determined by its generator"
 
     def test_records_can_be_written(self) -> None:
         strategy = self._made()
@@ -224,8 +224,8 @@ def _count(answer: Augmentation | None) -> int:
     return 0 if answer is None or answer.recipe is None else len(answer.recipe)
 
 
-def _told(answer: Augmentation | None) -> tuple[object, object]:
-    """What an answer says: plain values, and the samples."""
+def _content(answer: Augmentation | None) -> tuple[object, object]:
+    """Return the content of an answer: plain values, and the samples."""
     if answer is None:
         return None, torch.zeros(0)
     samples = answer.recipe.generate(torch.arange(_count(answer))) if answer.recipe and _count(answer) else None

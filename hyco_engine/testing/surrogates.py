@@ -4,7 +4,7 @@
         def make(self, context: SurrogateContext) -> nn.Module:
             return build(MyOptions(width=4), context)
 
-pytest collects the tests of the subclass. What the model does not do for every data is an attribute here.
+pytest collects the tests of the subclass. The attributes here declare what the model does not do for all data.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ BATCH = 3
 
 
 class SurrogateContract(ABC):
-    """What holds for every stepper, `forward(state [B, C_all, *S]) -> [B, C_dyn, *S]`."""
+    """The tests of every stepper, `forward(state [B, C_all, *S]) -> [B, C_dyn, *S]`."""
 
     layouts: ClassVar[Sequence[StateLayout] | None] = None
-    """Layouts that it serves; None: those of `LAYOUTS` in `hyco_engine.testing.contexts` that it does not refuse."""
+    """The layouts that it serves; None means those of `hyco_engine.testing.contexts.LAYOUTS` that it accepts."""
     exports: ClassVar[bool] = True
-    """Whether `torch.export` takes it, which `hyco-engine export` needs."""
+    """Whether `torch.export` accepts it, which `hyco-engine export` needs."""
     gradient_tolerance: ClassVar[float] = 1e-5
-    """Relative, of gradients against finite differences in float64."""
+    """The relative tolerance of gradients against finite differences in float64."""
 
     @abstractmethod
     def make(self, context: SurrogateContext) -> nn.Module:
-        """A new model; keep it small. What the engine does not serve it refuses with DataError or SpecError."""
+        """Return a new model; keep it small. It refuses data that it does not serve with DataError or SpecError."""
 
     def context(self, layout: StateLayout, **more: Any) -> SurrogateContext:
-        """What `make` is told. Override it for what the model needs beside layout, dt and statistics."""
+        """Return the context for `make`. Override it if the model needs more than layout, dt and statistics."""
         return tiny_context(layout, **more)
 
     def states(self, layout: StateLayout, count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-        """`[count, C_all, *S]`: states that the model can step."""
+        """Return states that the model can step, `[count, C_all, *S]`."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(count, layout.n_all, *layout.spatial, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -67,8 +67,8 @@ class SurrogateContract(ABC):
                 after = model(self.states(layout, BATCH, dtype))
                 wanted = [BATCH, layout.n_dynamic, *layout.spatial]
                 assert isinstance(after, Tensor), f"forward returns a {type(after).__name__}, not a tensor"
-                assert list(after.shape) == wanted, f"a step is {list(after.shape)}, wanted [B, C_dyn, *S] = {wanted}"
-                assert after.dtype == dtype, f"for states of {dtype} a step is {after.dtype}; use context.dtype"
+                assert list(after.shape) == wanted, f"a step is {list(after.shape)}, not [B, C_dyn, *S] = {wanted}"
+                assert after.dtype == dtype, f"for states of {dtype}, a step is {after.dtype}; use context.dtype"
                 assert bool(after.isfinite().all()), "a step from ordinary states is not finite"
                 for name, value in model.state_dict().items():
                     fits = value.dtype == dtype or not value.is_floating_point()
@@ -87,7 +87,7 @@ class SurrogateContract(ABC):
             for mode in (False, True):
                 model, x = stirred(self._built(layout)).train(mode), self.states(layout, BATCH)
                 if mode and _draws(model, x):
-                    continue  # dropout: its numbers are the batch's
+                    continue  # with dropout, the numbers depend on the batch
                 alone, how = model(x[:1]), " in training mode" if mode else ""
                 for others in (x[1:], 1e3 * x[1:]):
                     found = difference(model(torch.cat([x[:1], others]))[:1], alone, 1e-9)
@@ -133,11 +133,11 @@ class SurrogateContract(ABC):
                 saved = save({name: value.contiguous() for name, value in model.state_dict().items()})
             except RuntimeError as error:
                 raise AssertionError(f"the weights cannot be saved: {str(error).splitlines()[0]}") from error
-            # a finished run is loaded with its statistics in the weights
+            # a finished run is loaded with its statistics among the weights
             other = self._built(layout, seed=9, statistics=None)
             other.load_state_dict(load(saved))
             other.eval()
-            assert equal(other(x), model(x)), "with its weights loaded, another model does not make the same step"
+            assert equal(other(x), model(x)), "with the same weights loaded, another model does not make the same step"
 
     def test_loaded_weights_leave_the_datas_statistics_alone(self) -> None:
         for layout in self._served():
@@ -161,7 +161,7 @@ class SurrogateContract(ABC):
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _built(self, layout: StateLayout, **more: Any) -> nn.Module:
-        """As the engine builds it, which keeps what torch draws by itself out of the global generator."""
+        """Build the model as the engine does, which keeps torch's own draws out of the global generator."""
         context = self.context(layout, **({"dtype": torch.float64} | more)).derive(SurrogateContext)
         with global_generators("building the model"), own_random_numbers(context.device, context.seed, "weights"):
             model = self.make(context)
@@ -189,7 +189,7 @@ def _described(layout: StateLayout) -> str:
 
 
 def _draws(model: nn.Module, x: Tensor) -> bool:
-    """Whether a forward pass draws from torch's global generator."""
+    """Return whether a forward pass draws from torch's global generator."""
     before = torch.get_rng_state()
     with torch.no_grad():
         model(x)

@@ -4,7 +4,7 @@
         def make(self) -> Tracker:
             return Mine(file="mine.txt")
 
-pytest collects the tests of the subclass. Each tells the tracker what the engine tells it, in the engine's order.
+pytest collects the tests of the subclass. Each calls the tracker as the engine does, in the engine's order.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ ENDS: Mapping[str, Mapping[str, Any]] = {
 
 
 class TrackerContract(ABC):
-    """What holds for every tracker."""
+    """The tests of every tracker."""
 
     @abstractmethod
     def make(self) -> Tracker:
-        """A new tracker; what it writes goes to the run's folder, or to where the test put it."""
+        """Return a new tracker; it writes to the run's folder, or to where the test tells it to write."""
 
     def test_it_takes_a_whole_run_whatever_its_end(self) -> None:
         for end in ENDS:
@@ -67,7 +67,7 @@ class TrackerContract(ABC):
         with _folder() as folder:
             first = self._made()
             self._tell(first, folder, None, METRICS[:1])
-            # the process was killed; what was told after the checkpoint is told again
+            # the process was killed, and what came after the checkpoint is sent again
             earlier = {"records": [dict(METRICS[0])], "notes": ["goes on from the end of cycle 0"]}
             self._tell(self._made(), folder, "completed", METRICS[1:], earlier)
 
@@ -82,10 +82,10 @@ class TrackerContract(ABC):
             folder, tracker = parent / "run", self._made()
             folder.mkdir()
             tracker.started({"name": "tracked", "folder": folder, "spec": SPEC})
-            # the data were refused: the engine takes a new run's folder away before it says so
+            # the data were refused, and the engine removes a new run's folder before it says so
             shutil.rmtree(folder)
             tracker.finished(copy.deepcopy(ENDS["failed"]))
-            assert not folder.exists(), "finished() makes the folder of a run that was discarded anew"
+            assert not folder.exists(), "finished() makes the folder of a discarded run again"
 
     def test_one_tracker_takes_two_runs(self) -> None:
         tracker = self._made()
@@ -106,7 +106,7 @@ class TrackerContract(ABC):
                 if tracker is not None:
                     tracker.finished(copy.deepcopy(ENDS["completed"]))
             found.append(dict(model.state_dict()))
-        assert equal(*found), "with the tracker a run ends with other weights than without it"
+        assert equal(*found), "with the tracker, a run ends with other weights than without it"
 
     def _made(self) -> Tracker:
         tracker = self.make()
@@ -121,7 +121,7 @@ class TrackerContract(ABC):
         metrics: tuple[Mapping[str, Any], ...] = METRICS,
         earlier: Mapping[str, Any] | None = None,
     ) -> None:
-        """What the engine tells of a run; `end` None: it is killed."""
+        """Call the tracker as the engine does in a run; `end=None` means that the run is killed."""
         spec = None if folder is None else SPEC
         at = {"cycle": 0, "phase": "train_synthetic"}
         events: list[tuple[str, Any]] = [
@@ -144,7 +144,7 @@ class TrackerContract(ABC):
             kept = copy.deepcopy(record)
             with global_generators(f"{name}()"):
                 getattr(tracker, name)(record)
-            assert record == kept, f"{name}() changes the record that it is given, which others are given too"
+            assert record == kept, f"{name}() changes its record, which other trackers receive too"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hyco_engine.settings import option, options
 
 
 def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
-    """Pairs (steps, epochs) of positive numbers, whose steps grow."""
+    """Check that the value consists of pairs (steps, epochs) of positive numbers, with growing steps."""
     steps = [pair[0] for pair in value]
     if any(number < 1 for pair in value for number in pair) or any(a >= b for a, b in itertools.pairwise(steps)):
         given = ", ".join(f"[{a}, {b}]" for a, b in value)
@@ -20,47 +20,60 @@ def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
 class TrainingSettings:
     """`[training.physical]` and `[training.synthetic]`."""
 
-    epochs_per_cycle: int = option(10, help="epochs in each cycle", ge=0)
-    batch_size: int = option(32, help="samples per step", ge=1)
+    epochs_per_cycle: int = option(10, help="number of epochs in each cycle", ge=0)
+    batch_size: int = option(32, help="number of samples in one step of the optimizer", ge=1)
     optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
         "adam",
-        help="lbfgs, gauss-newton: an epoch is one iteration over all windows, in chunks of batch_size; auto: adam for "
-        "a network; for a physics gauss-newton up to 50 numbers to learn, lbfgs up to a million, else adam",
+        help="under lbfgs and gauss-newton, an epoch is one iteration over all windows, in chunks of batch_size; "
+        "auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, lbfgs up to a "
+        "million, else adam",
     )
     starts: int = option(
         1,
-        help="a physics under gauss-newton or lbfgs is first searched from so many starts within its bounds, and goes "
-        "on from the lowest minimum",
+        help="number of start vectors within the bounds from which gauss-newton or lbfgs first searches a physics; "
+        "training continues from the lowest minimum",
         ge=1,
     )
     curriculum: tuple[tuple[int, int], ...] = option(
         (),
-        help="pairs [steps, epochs]: the first epochs of the run train rollouts of so many steps, then longer ones; "
-        "after the last pair data.num_predict_steps. A stage of lbfgs or gauss-newton also ends when it has converged",
+        help="pairs [steps, epochs]: each stage trains rollouts of so many steps for so many epochs of the run; "
+        "after the last stage, rollouts have data.num_predict_steps steps. A stage under lbfgs or gauss-newton ends "
+        "earlier if it has converged",
         check=check_curriculum,
     )
     initial_states: Literal["observed", "learned"] = option(
         "observed",
-        help="where training rollouts start; learned: each window's start is an unknown beside the parameters, and "
-        "the observed one counts as one more frame (4D-Var; a physics under lbfgs)",
+        help="start states of training rollouts; learned: lbfgs learns each window's start state beside the "
+        "parameters of the physics, and the observed start state counts as one more frame (4D-Var)",
     )
     points_per_sample: int | None = option(
         None,
-        help="of data at points, a surrogate that is a function of position and time learns samples of so many points, "
-        "drawn at random; none: all points of a window are one sample, so with one simulation one epoch is one step",
+        help="number of points in one sample, for a surrogate that is a function of position and time and trains on "
+        "data at points; the points are drawn at random; none: all points of a window make one sample, so with one "
+        "simulation an epoch is one step",
         ge=1,
     )
     memory_gb: float = option(
-        4.0, help="gradients of rollouts that would keep more compute parts again", unit="GB", gt=0.0, inf=True
+        4.0,
+        help="memory for the gradient of a rollout; if a rollout needs more, the engine computes parts of it twice",
+        unit="GB",
+        gt=0.0,
+        inf=True,
     )
-    lr: float = option(1e-3, help="learning rate of adam, adamw and sgd; the others find their own step", gt=0.0)
-    weight_decay: float = option(0.0, help="decoupled for adamw", ge=0.0)
-    clip_grad_norm: float | None = option(None, help="largest gradient norm; none: unclipped", gt=0.0)
+    lr: float = option(
+        1e-3, help="learning rate of adam, adamw and sgd; the other optimizers find their own step length", gt=0.0
+    )
+    weight_decay: float = option(
+        0.0, help="weight decay of adam, adamw and sgd; adamw decouples it from the gradient", ge=0.0
+    )
+    clip_grad_norm: float | None = option(
+        None, help="largest norm of the gradient, which is clipped to it; none: no clipping", gt=0.0
+    )
     schedule: Literal["constant", "cosine"] = option(
-        "constant", help="learning rate over the whole run; cosine: falls to zero at its end"
+        "constant", help="course of the learning rate over the run; cosine: it falls to zero at the end"
     )
     on_divergence: Literal["stop", "rollback"] = option(
         "stop",
-        help="where a loss or gradient is not finite; rollback: back to the phase's best state so far with half the "
-        "learning rate, at most five times (adam, adamw, sgd)",
+        help="reaction to a loss or gradient that is not finite; stop: the run ends; rollback: adam, adamw and sgd "
+        "return to the best state of the phase so far and halve the learning rate, at most five times",
     )

@@ -1,9 +1,9 @@
-"""The FNO against the built-in resnet: the same simulations, the same number of samples seen, no cooperation.
+"""Compares the FNO with the built-in resnet on the same simulations and number of samples, without cooperation.
 
     python plugins/hyco-engine-fno/benchmark.py [--seeds 3]
 
-Burgers' equation as in fno.toml, with frames 0.02 and 0.1 apart, of which the latter needs a view five times as wide.
-Half an hour on two cores.
+Burgers' equation as in fno.toml, with frames 0.02 and 0.1 apart; the latter need a receptive field five times as wide.
+It takes half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 
 
 def measured(data: str, model: str, seed: int) -> tuple[float, float, float, int]:
-    """(nrmse of rollouts on unseen simulations, that of persistence, seconds of training, numbers learned)."""
+    """Return (nrmse of rollouts on held-out data, that of persistence, seconds of training, numbers learned)."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {"paths.runs": f"{folder}/runs", "paths.cache": f"{folder}/cache"}
         overrides = {**ALONE, **DATA[data], "synthetic": dict(MODELS[model]), "run.seed": seed, **paths}

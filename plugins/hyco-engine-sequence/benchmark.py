@@ -1,4 +1,4 @@
-"""Which remedy makes a starved loss term learn: the four end losses of each, beside those of no remedy.
+"""Compares the remedies for a starved loss term by the four final losses of each, beside those without a remedy.
 
     python plugins/hyco-engine-sequence/benchmark.py            # the table of docs/losses.md
     python plugins/hyco-engine-sequence/benchmark.py --json     # one JSON object, as the last line
@@ -35,14 +35,14 @@ PLAIN = {
     "loss.terms.type": {"weight": 1.0},
     "loss.terms.pointer": {"weight": 1.0},
     "loss.terms.binary": {"weight": 1.0},
-    # weight / scale = 1: the loss in bars, as it is
+    # weight / scale = 1 leaves the loss in bars
     "loss.terms.countdown": {"weight": 20.0, "scale": 20.0},
 }
 SGD = {
     "training.synthetic.optimizer": "sgd",
     "training.synthetic.lr": 0.05,
     "training.synthetic.weight_decay": 0.0,
-    # at a constant rate the end is an accident of the last oscillation
+    # at a constant rate the final loss would depend on the last oscillation
     "training.synthetic.schedule": "cosine",
 }
 
@@ -73,7 +73,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
 
 
 def registry() -> Registry:
-    """The installed plugins, with this one from the checkout where it is not installed."""
+    """Return the installed plugins, with this one from the checkout where it is not installed."""
     found = Registry.discover()
     if "multi-head-lstm" not in found.kinds("hyco_models"):
         found.register(hyco_engine_sequence, distribution="hyco-engine-sequence", version="checkout", name="sequence")
@@ -81,7 +81,7 @@ def registry() -> Registry:
 
 
 def train(remedy: str, seed: int, *, epochs: int = 20, width: int = 32) -> dict[str, Any]:
-    """One training: losses of the heads on the train split after epochs 1 and 5, and on both splits at the end."""
+    """Train once; return the heads' losses on the train split after epochs 1 and 5, and on both splits at the end."""
     overrides = {
         **REMEDIES[remedy],
         "run.seed": seed,
@@ -120,14 +120,14 @@ def train(remedy: str, seed: int, *, epochs: int = 20, width: int = 32) -> dict[
 
 
 def floors(seed: int) -> dict[str, float]:
-    """Of the train split, in bars."""
+    """Return the errors of constant predictions on the train split, in bars."""
     plugins = registry()
     assembler = Assembler(load_spec(SPEC, plugins, {"run.seed": seed}).spec, plugins)
     return constant_floors(assembler.data(assembler.source()).train)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Smallest and largest end loss over the seeds, as Markdown; pointer in thousandths."""
+    """Return the smallest and largest final loss over the seeds as Markdown, with the pointer's in thousandths."""
     lines = ["| | type | pointer (×10⁻³) | binary | countdown (bars) | starved |", "|---|---|---|---|---|---|"]
     for remedy in dict.fromkeys(result["remedy"] for result in results):
         same = [result for result in results if result["remedy"] == remedy]

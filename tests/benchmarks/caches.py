@@ -1,4 +1,4 @@
-"""How fast, and in how much memory, generated samples are held: `python tests/benchmarks/caches.py [--json] [--quick]`.
+"""Measures how generated samples are held, speed and memory: `python tests/benchmarks/caches.py [--json] [--quick]`.
 
 The loader alone, no model, in the order and by the calls that a trainer uses. All numbers are ratios within one run;
 each is the median of many short turns of the two sides, so that a busy machine disturbs both alike.
@@ -61,7 +61,7 @@ class Copied(Recipe):
 
 
 class FilePerSample(Samples):
-    """What the comparison is with: one `torch.save` file a sample, and the last ones read kept."""
+    """The baseline of the comparison: one `torch.save` file a sample, with the last ones read kept in memory."""
 
     def __init__(self, recipe: Recipe, folder: Path, keep: int) -> None:
         self.count, self.folder, self.keep = len(recipe), folder, keep
@@ -137,7 +137,7 @@ def reading(cells: tuple[int, ...], nbytes: float, epochs: int, turn: int) -> di
 
 
 def against_files(cells: tuple[int, ...], count: int, epochs: int) -> float:
-    """One file a sample over shards, both read from the operating system's cache."""
+    """Return the time of one file a sample over that of shards, both read from the operating system's cache."""
     recipe = Copied(count, cells)
     with tempfile.TemporaryDirectory() as shards, tempfile.TemporaryDirectory() as files:
         disk = Disk().hold(recipe, Path(shards))
@@ -148,7 +148,7 @@ def against_files(cells: tuple[int, ...], count: int, epochs: int) -> float:
 
 
 def on_the_fly(count: int, repeats: int) -> float:
-    """An epoch on the fly over an epoch from memory and its generation, with a small network as teacher."""
+    """Return the time of an epoch on the fly over that of generation and an epoch from memory, with a small teacher."""
     grid = Grid(axes=("x", "y"), resolution=(64, 64), lower=(0.0, 0.0), upper=(1.0, 1.0))
     field = FieldInfo(name="u", boundary=Boundary.parse("periodic", grid.axes))
     layout = StateLayout(grid=grid, dynamic=(field,))

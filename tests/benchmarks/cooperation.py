@@ -70,7 +70,7 @@ Metrics = dict[str, float]
 
 
 class PeriodicBurgers(Burgers):
-    """What makes the data: from random sums of the first twelve waves, of amplitude exp(-k^2 / 32), of rms 1."""
+    """The simulator of the data, from random sums of the first twelve waves, of amplitude exp(-k^2 / 32), of rms 1."""
 
     kind = "periodic-burgers"
 
@@ -116,7 +116,7 @@ def w1(
     horizon: int = 3,
     **data: Any,
 ) -> dict[str, Any]:
-    """A spec of Burgers in one dimension; the surrogate has 10,000 weights."""
+    """Return a spec of Burgers in one dimension; the surrogate has 10,000 weights."""
     physics = {"scheme": "semi-lagrangian", "dt": 0.1}
     return {
         "data": {
@@ -232,7 +232,7 @@ def fits(case: str, strategy: str) -> bool:
 def run(
     case: str, seed: int, strategies: Sequence[str], folder: Path, data: Path, quick: bool
 ) -> tuple[dict[str, Metrics], float]:
-    """({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
+    """Return ({strategy: metrics}, seconds) of one case; "beside <strategy>" holds the metrics of the models alone.
 
     They see as many samples as in that strategy's run; the physics stops once it has converged.
     """
@@ -285,7 +285,7 @@ def run(
 
 
 def errors(case: str, result: hyco.RunResult, seed: int) -> Metrics:
-    """Of the field of viscosity, and of rollouts of the models that there are."""
+    """Return the errors of the viscosity field, and of rollouts of the run's models."""
     found: Metrics = {}
     if result.physical is not None:
         found["D"] = float(result.summary["parameters"]["nu"]["relative_error"])

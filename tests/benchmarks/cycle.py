@@ -104,7 +104,7 @@ class Case:
 
 
 class Script:
-    """What one writes with PhiFlow alone: Fields in, the loss and its gradient by `math.gradient` out."""
+    """A script in PhiFlow alone, which takes Fields and gives the loss and its gradient by `math.gradient`."""
 
     def __init__(self) -> None:
         self._field = CenteredGrid(0.0, math.extrapolation.PERIODIC, x=CELLS, bounds=Box(x=LENGTH))
@@ -116,7 +116,7 @@ class Script:
         return self._steps(self._of(state[0, 0]), self._of(self.nu.detach()), steps)
 
     def loss_and_gradient(self, states: Tensor, targets: Tensor) -> None:
-        """Of one sample; the gradient is left in `nu.grad`."""
+        """Return the loss of one sample, and leave its gradient in `nu.grad`."""
         wanted = [self._of(target[0]) for target in targets[0]]
         _, gradient = self._gradient(self._of(self.nu.detach()).values, self._of(states[0, 0]), wanted)
         self.nu.grad = gradient.native("x")
@@ -223,7 +223,7 @@ def one_by_one_cycle(case: Case) -> dict[str, float]:
 
 
 def check_script(case: Case) -> None:
-    """The script steps and differentiates as the engine does."""
+    """Check that the script steps and differentiates as the engine does."""
     script, eager = Script(), case.physics("eager")
     states, targets = case.windows.batch(torch.arange(1))
     _torch_loss(eager)(states, targets)
@@ -279,7 +279,7 @@ def _seconds(work: Callable[[Any], object], argument: Any) -> float:
 
 
 def measure(compile: str = "inductor") -> dict[str, Any]:
-    """`cycle_speedup`, the same against the other ways, and the seconds they are made of."""
+    """Return `cycle_speedup`, the speed-ups over the other ways, and the seconds from which they follow."""
     case = Case()
     check_script(case)
     before = one_by_one_cycle(case)

@@ -92,7 +92,7 @@ class PlainStep(torch.nn.Module):
 
 
 def plain_lbfgs(model: PlainStep, data: WindowDataset, iterations: int) -> tuple[float, int]:
-    """(seconds, evaluations)."""
+    """Return (seconds, evaluations)."""
     states, targets = data.batch(torch.arange(len(data)))
     optimizer = torch.optim.LBFGS(
         model.parameters(),
@@ -258,7 +258,7 @@ class Points:
 
 
 def shock_model(cells: int, start: float) -> tuple[FlowModel, Tensor]:
-    """(model, initial state) on [-1, 1] with u = 0 at both ends."""
+    """Return (model, initial state) on [-1, 1] with u = 0 at both ends."""
     grid = Grid(axes=("x",), resolution=(cells,), lower=(-1.0,), upper=(1.0,))
     layout = StateLayout(grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse(0.0, ("x",))),))
     state = -torch.sin(math.pi * torch.tensor(grid.centers("x"), dtype=torch.float64))[None, None]
@@ -288,7 +288,7 @@ def cells_to_nodes(cells: int, nodes: Tensor) -> Tensor:
 
 
 def fit_points(problem: Points, lanes: int, iterations: int = 25) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(estimates, standard errors, interval ends `[2, S]`, information at the end) of each lane."""
+    """Return (estimates, standard errors, interval ends `[2, S]`, final information) of each batched start."""
     from scipy.special import stdtrit
 
     search = LevenbergMarquardt(lanes=lanes)

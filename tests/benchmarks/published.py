@@ -85,7 +85,7 @@ class Problem:
     parameter_error: Callable[[Mapping[str, float]], float]
 
     def measured(self, result: RunResult) -> Metrics:
-        """The errors of the models that there are."""
+        """Return the errors of the models that the run has."""
         found: Metrics = {}
         steps, count = self.truth.shape[:2]
         frame = torch.arange(1.0, steps + 1).repeat_interleave(count)
@@ -249,7 +249,7 @@ def gray_scott(folder: Path, scratch: Path, seed: int, *, noise: float = 0.0, sh
 
 
 def gray_scott_parameters(values: Mapping[str, float]) -> float:
-    """The larger relative error."""
+    """Return the larger relative error."""
     return max(abs(values[name] / true - 1) for name, true in GRAY_SCOTT_TRUTH.items())
 
 
@@ -270,7 +270,7 @@ CASES["heat_quarter_fine"] = partial(heat, "quarter", cells=34)
 
 
 def run(case: str, seed: int, folder: Path) -> dict[str, Metrics]:
-    """By strategy: the errors of one seed."""
+    """Return the errors of one seed by strategy."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         problem = CASES[case](folder, scratch, seed)
@@ -332,7 +332,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def cell(entry: Mapping[str, Any] | None) -> str:
-    """The median, and every run in brackets; nothing where nothing was measured."""
+    """Return the median, and every run in brackets, as text; empty where nothing was measured."""
     if entry is None:
         return ""
     runs = " ".join(f"{value:.2g}" for value in entry["runs"])

@@ -20,7 +20,7 @@ from hyco_engine.testing.specs import TINY, merged
 
 
 def source(**data: Any) -> Any:
-    """As a run builds it."""
+    """Build the source as a run builds it."""
     engine = hyco.Engine(merged({"data": data}))
     return Assembler(engine.spec, engine.registry).source()
 
@@ -177,8 +177,8 @@ class Dated(Noise):
 BROKEN: list[tuple[type[TrajectorySource], str, str]] = [
     (Streaming, "loading", r"load\(0\) gives other values when the simulations are loaded in another order"),
     (Global, "loading", "load draws from torch's global generator"),
-    (Lying, "simulations_are_as", r"frames\(0\) is 7, and load\(0\) gives 6"),
-    (Kept, "simulations_are_apart", "load gives a tensor that whoever got it before has changed"),
+    (Lying, "simulations_are_as", r"frames\(0\) is 7, but load\(0\) gives 6"),
+    (Kept, "simulations_are_apart", "load returns a tensor that an earlier caller has changed"),
     (Dated, "the_fingerprint", "two sources of the same data have the fingerprints 'noise 1' and 'noise 2'"),
 ]
 

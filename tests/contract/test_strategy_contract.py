@@ -110,10 +110,10 @@ class Understated(TwoArms):
 
 
 BROKEN: list[tuple[type[Strategy], str, str]] = [
-    (Moody, "phases_are", r"phases\(3\) is not the same each time it is asked"),
+    (Moody, "phases_are", r"phases\(3\) differs from call to call"),
     (Greedy, "no_more", r"with alpha 0.3 and errors .*: 14 samples, more than max_generated\(24, 0.3\) = 7"),
     (Undeclared, "what_is_made", "the plan declares"),
-    (Counting, "answers_depend", "a strategy that was asked before answers otherwise than a new one"),
+    (Counting, "answers_depend", "a strategy that was asked before answers differently from a new one"),
     (Global, "answers_depend", "draws from torch's global generator; draw from the generator that is passed instead"),
     (Drawing, "recipes_are", "an index gives another sample in another batch"),
 ]
@@ -122,7 +122,7 @@ BROKEN: list[tuple[type[Strategy], str, str]] = [
 def test_the_contract_notices_arms_that_are_not_announced() -> None:
     arms = Arm(name="a", strategy=Count()), Arm(name="b", strategy=Count(), alpha=0.5)
     contract = type("Broken", (StrategyContract,), {"make": lambda self: Understated(arms)})()
-    with pytest.raises(AssertionError, match="the arm 'a' may ask for 4 samples, and max_generated says 0"):
+    with pytest.raises(AssertionError, match="the arm 'a' may ask for 4 samples, but max_generated allows 0"):
         contract.test_arms_have_names_and_are_announced()
 
 

@@ -90,7 +90,7 @@ def _of_the_engine(hook: str, kind: str) -> bool:
 
 
 class Unkept(SurrogateContract):
-    """Of a model that the tests below give."""
+    """The contract for a model that the tests below give."""
 
     layouts = (tiny_layout(8),)
     model: type[nn.Module]
@@ -168,8 +168,8 @@ class Flat(Linear):
 
 
 BROKEN: list[tuple[type[nn.Module], str, str]] = [
-    (Flat, "a_step_has_the_shape", r"a step is \[3, 8\], wanted \[B, C_dyn, \*S\] = \[3, 1, 8\]"),
-    (Single, "a_step_has_the_shape", "for states of torch.float64 a step is torch.float32; use context.dtype"),
+    (Flat, "a_step_has_the_shape", r"a step is \[3, 8\], not \[B, C_dyn, \*S\] = \[3, 1, 8\]"),
+    (Single, "a_step_has_the_shape", "for states of torch.float64, a step is torch.float32; use context.dtype"),
     (Normed, "a_samples_result", "a sample's result depends on the others in its batch: off by"),
     (Remembering, "a_step_changes_nothing", "the same state gives another step after other states"),
     (InPlace, "a_step_changes_nothing", "a step changes the state that it is given"),

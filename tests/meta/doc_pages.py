@@ -27,12 +27,12 @@ class Block:
         return found[1] if found else None
 
     def compiled(self, page: Path) -> object:
-        """The block as code whose tracebacks show the page's own lines."""
+        """Compile the block so that tracebacks show the page's own lines."""
         return compile("\n" * (self.line - 1) + self.text, str(page), "exec")
 
 
 def blocks(page: Path) -> list[Block]:
-    """All fenced blocks of a page, in order."""
+    """Return all fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
     return [Block(m[1], m[2], text[: m.start(2)].count("\n") + 1) for m in _FENCE.finditer(text)]
 
@@ -59,7 +59,7 @@ def shell_lines(page: Path) -> Iterator[str]:
 
 
 def first_column(page: Path, heading: str) -> list[str]:
-    """The code in the first column of the first table below a heading."""
+    """Return the code in the first column of the first table below a heading."""
     section = page.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
     rows = section[section.index("\n| --- |") :].split("\n\n", 1)[0].splitlines()[2:]
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row.split("|")[1])]

@@ -1,4 +1,4 @@
-"""What the documentation shows is executed, or checked against what it speaks of."""
+"""The code in the documentation runs, and its tables match the code that they describe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from hyco_engine.spec.values import has_keys, is_mapping, members
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-README, USING, EXTENDING = ROOT / "README.md", DOCS / "using.md", DOCS / "extending.md"
+README, COMMANDS_PAGE, RUN_FOLDER = ROOT / "README.md", DOCS / "commands.md", DOCS / "run-folder.md"
+EXTENDING = DOCS / "extending.md"
 WRITTEN = [README, *sorted(DOCS.rglob("*.md"))]
 PAGES = [page for page in WRITTEN if any(block.language in ("python", "toml") for block in blocks(page))]
 HOOK_PAGES = {hook: DOCS / "hooks" / f"{hook.removeprefix('hyco_')}.md" for hook in HOOKS}
@@ -72,7 +73,7 @@ state = torch.zeros(1, 1, 16)
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory whose modules and distributions are found while the test lasts."""
+    """Give a working directory whose modules and distributions can be imported during the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
@@ -124,7 +125,7 @@ def test_blocks_of_a_page_run_in_order(
 
 
 def write(place: Path, name: str, text: str) -> None:
-    """A file of the page; folders are packages."""
+    """Write a file of the page; its folders become packages."""
     path = place / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -135,7 +136,7 @@ def write(place: Path, name: str, text: str) -> None:
 
 
 def structured(text: str, where: str) -> None:
-    """A spec, or a part of one whose required rest does not matter."""
+    """Structure a spec, or a part of one, without its other required keys."""
     tables = tomllib.loads(text)
     data = tables.setdefault("data", {})
     if data.setdefault("kind", "arrays") == "arrays":
@@ -166,7 +167,7 @@ def test_shell_lines_name_commands_options_and_files_that_exist(page: Path) -> N
 
 
 def parse(command: click.Command, arguments: list[str]) -> None:
-    """Raises click.UsageError where click would; nothing is run."""
+    """Parse a command line without running it. Raise click.UsageError where click would."""
     while isinstance(command, click.Group):
         name = arguments.pop(0)
         inner = command.get_command(click.Context(command), name)
@@ -205,7 +206,7 @@ def test_the_command_reference_is_up_to_date() -> None:
 
 @pytest.fixture
 def gallery(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The program that makes the gallery of models."""
+    """Import the program that makes the gallery of models."""
     monkeypatch.syspath_prepend(str(DOCS))
     return importlib.import_module("make_pictures")
 
@@ -294,7 +295,7 @@ def test_the_page_of_a_hook_shows_the_contracts_methods(hook: str, contract: typ
 
 
 def test_every_command_is_documented() -> None:
-    assert {name.split()[0] for name in first_column(USING, "## Commands")} == set(COMMANDS)
+    assert {name.split()[0] for name in first_column(COMMANDS_PAGE, "## The commands")} == set(COMMANDS)
 
 
 @attrs.define
@@ -318,18 +319,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_the_files_of_a_run_are_documented(finished: Finished) -> None:
-    told = {name.rstrip("/").split("/")[0] for name in first_column(USING, "## The run folder")}
+    told = {name.rstrip("/").split("/")[0] for name in first_column(RUN_FOLDER, "## Files")}
     made = {path.name for path in finished.folder.iterdir()}
     assert made <= told
     assert told - made <= {"parameters", "run.lock"}
 
 
 def test_the_keys_of_the_summary_are_documented(finished: Finished) -> None:
-    assert set(first_column(USING, "### summary.json")) == set(finished.summary)
+    assert set(first_column(RUN_FOLDER, "## summary.json")) == set(finished.summary)
 
 
 def test_the_keys_of_metrics_are_documented(finished: Finished) -> None:
-    told = set(first_column(USING, "### metrics.jsonl"))
+    told = set(first_column(RUN_FOLDER, "## metrics.jsonl"))
     general = {"u": "<field>", "nu": "<name>"}
     for record in finished.metrics:
         for key in record:

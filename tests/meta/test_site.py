@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Page(HTMLParser):
-    """What a page loads, links to and offers as anchors."""
+    """The files that a page loads, its links and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. Raises where there was a warning."""
+    """Build the site. Raise on a warning."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "trees")]
     done = subprocess.run([*command, "-c", "docs", ".", str(folder / "html")], cwd=ROOT, capture_output=True, text=True)

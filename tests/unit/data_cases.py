@@ -30,7 +30,7 @@ def layout(dynamic: str = "u", static: str = "", resolution: tuple[int, ...] = (
 
 
 def numbered(frames: int, simulation: int = 0, n_dynamic: int = 1, n_static: int = 0, cells: int = 5) -> Trajectory:
-    """Every value says where it is: simulation * 1000 + frame + channel / 10 + cell / 100; static ones are negative."""
+    """Return values that show their place, simulation * 1000 + frame + channel / 10 + cell / 100 (negative: static)."""
     place = torch.arange(n_dynamic)[:, None] / 10 + torch.arange(cells) / 100
     static = torch.arange(n_static)[:, None] / 10 + torch.arange(cells) / 100
     return Trajectory(

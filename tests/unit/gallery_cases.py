@@ -53,7 +53,7 @@ class Case:
         inner_dt: float | None = None,
         **changes: Any,
     ) -> Any:
-        """The model. `parameters` may map to start values, or to settings."""
+        """Build the model. `parameters` may map to start values, or to settings."""
         case = attrs.evolve(self, **changes)
         settings = {
             name: value if isinstance(value, ParameterSetting) else ParameterSetting(init=value)
@@ -79,7 +79,7 @@ def states(model: PhysicalModel, count: int = 2, seed: int = 0) -> Tensor:
 
 
 def run(model: PhysicalModel, state: Tensor, steps: int) -> Tensor:
-    """`[B, T + 1, C_dyn, *S]`, the start first, without gradients."""
+    """Return the rollout `[B, T + 1, C_dyn, *S]`, the start first, without gradients."""
     with torch.no_grad():
         first = state[:, None, : model.layout.n_dynamic]
         return torch.cat([first, rollout(model, state, steps)], dim=1)
@@ -94,7 +94,7 @@ def windows(model: PhysicalModel, count: int = 2, frames: int = 6, horizon: int 
 
 
 def fit(model: PhysicalModel, data: WindowDataset, iterations: int) -> dict[str, Tensor]:
-    """The parameters after L-BFGS over all windows."""
+    """Return the parameters after L-BFGS over all windows."""
     settings = TrainingSettings(epochs_per_cycle=iterations, optimizer="lbfgs", batch_size=len(data))
     trainer = Trainer(model, player="physical", layout=model.layout, settings=settings)
     trainer.train(data, iterations)
@@ -102,7 +102,7 @@ def fit(model: PhysicalModel, data: WindowDataset, iterations: int) -> dict[str,
 
 
 def slope(errors: Sequence[float], ratio: float = 2.0) -> float:
-    """The order of convergence that the last two of a series of errors show."""
+    """Return the order of convergence that the last two errors of a series show."""
     return math.log(errors[-2] / errors[-1]) / math.log(ratio)
 
 
@@ -113,7 +113,7 @@ def centers(grid: Grid) -> list[Tensor]:
 
 
 def time_order(case: Case, state: Tensor, dt: float, inner: Sequence[float], **changes: Any) -> float:
-    """The order in time: differences of the results with three internal steps that each halve the last."""
+    """Return the order in time, from the results with three internal steps, each half of the one before."""
     results = [case.model(dt=dt, inner_dt=step, compile="eager", **changes)(state).detach() for step in inner]
     errors = [float((a - b).abs().max()) for a, b in pairwise(results)]
     return slope(errors)
@@ -122,7 +122,7 @@ def time_order(case: Case, state: Tensor, dt: float, inner: Sequence[float], **c
 def space_order(
     case: Case, cells: Sequence[int], exact: Callable[[Any], tuple[Tensor, Tensor]], **changes: Any
 ) -> float:
-    """The order in space: `exact(model)` gives the state before a step and its exact dynamic fields after it."""
+    """Return the order in space; `exact(model)` gives a state and its exact dynamic fields one step later."""
     errors = []
     for n in cells:
         model = case.model(resolution=(n,) * len(case.resolution), compile="eager", **changes)

@@ -62,7 +62,7 @@ def places(table: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """The text of a spec with one to three mistakes, or none that matters."""
+    """Return the text of a spec with one to three mistakes, or with changes that are none."""
     text = draw(st.sampled_from(TEXTS))
     if draw(st.integers(0, 4)) == 0:  # in the text
         start = draw(st.integers(0, len(text)))
@@ -93,7 +93,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 def judge(text: str, folder: Path) -> None:
-    """`check` of the spec ends well or tells its mistakes, each with a place, and makes no run."""
+    """Check that `check` either succeeds or reports the spec's mistakes, each with a place, and makes no run."""
     path = folder / "spec.toml"
     path.write_text(text, encoding="utf-8")
     result = CliRunner().invoke(cli, ["check", str(path)])

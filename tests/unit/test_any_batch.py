@@ -74,12 +74,15 @@ def test_numbers_and_constants_that_follow_from_the_size_are_computed_from_it(st
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (lambda state: state + 1 if len(state) > 6 else state, "its graph is another one for batches of another size"),
-        (lambda state: state + 1.5 if len(state) > 6 else state + 2.5, "is computed with 2.5 or 1.5, as the size of"),
+        (lambda state: state + 1 if len(state) > 6 else state, "its graph differs between batch sizes"),
+        (
+            lambda state: state + 1.5 if len(state) > 6 else state + 2.5,
+            "is computed with 2.5 or 1.5, depending on the batch size",
+        ),
         (lambda state: state + torch.arange(len(state))[:, None, None] ** 2, "differs from sample to sample"),
-        (lambda state: state / torch.tensor(float(len(state))), "or with the batch's size"),
-        (lambda state: state + torch.full((len(state), 1, 1), 1 / len(state)), "or with the batch's size"),
-        (lambda state: state + (torch.arange(len(state)) + len(state))[:, None, None], "or with the batch's size"),
+        (lambda state: state / torch.tensor(float(len(state))), "or with the batch size"),
+        (lambda state: state + torch.full((len(state), 1, 1), 1 / len(state)), "or with the batch size"),
+        (lambda state: state + (torch.arange(len(state)) + len(state))[:, None, None], "or with the batch size"),
     ],
 )
 def test_what_depends_on_the_size_otherwise_is_refused(step: object, message: str) -> None:

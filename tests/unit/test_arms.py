@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hyco_engine.training.arms import arms_of
 from tiny_specs import BURGERS
 from torch import nn
 
@@ -18,7 +19,6 @@ from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.interfaces import Arm, CycleContext, Phase, Strategy
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import of_kept_arms, read_metrics
-from hyco_engine.training.arms import arms_of
 
 ALONE = {"kind": "count", "alpha": 0.0}
 TAUGHT = {"kind": "count", "alpha": 1.0}
@@ -157,14 +157,14 @@ def test_the_plan_has_the_phases_of_both() -> None:
 @pytest.mark.parametrize(
     ("choices", "key", "message"),
     [
-        ([ALONE], "augmentation.arms", "takes two strategies or more, not 1"),
+        ([ALONE], "augmentation.arms", "must list two strategies or more, not 1"),
         ([ALONE, {"kind": "trusty"}], "augmentation.arms[1].kind", "trusty"),
         ([ALONE, {"kind": "trust", "warm": 1}], "augmentation.arms[1].warm", "did you mean 'warmup'?"),
         ([ALONE, {"kind": "trust", "alpha": -1.0}], "augmentation.arms[1].alpha", "-1"),
         (
             [ALONE, {"kind": "interaction", "cooperate": 2, "teach": "synthetic"}],
             "augmentation.arms[1]",
-            "cooperate says how long the physics is taught",
+            "cooperate sets for how many cycles the physics is taught",
         ),
     ],
 )
@@ -212,7 +212,7 @@ def test_arms_of_arms_are_refused() -> None:
         hyco.Engine(arms(ALONE, inner)).plan()
     (problem,) = caught.value.problems
     assert problem.key == "augmentation.arms[1].kind"
-    assert problem.message == "'two-arms' has arms itself: name its arms here"
+    assert problem.message == "the candidate 'two-arms' has candidates itself: list its arms here instead"
 
 
 def test_a_plugin_whose_arms_have_arms_is_named() -> None:

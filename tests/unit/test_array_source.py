@@ -29,7 +29,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def opened(path, **keys):
-    """With what most tests want: one field u over (t, x), periodic, on the unit interval."""
+    """Open a file with the settings of most tests: one field u over (t, x), periodic, on the unit interval."""
     keys = {"axes": "tx", "dt": 0.1, "boundary": "periodic", "bounds": {"x": (0.0, 1.0)}, **keys}
     setting = keys.pop("boundary")
     return ArraysSource(
@@ -43,7 +43,7 @@ def saved(folder, array, name="u.npy"):
 
 
 def wave(frames=6, n=8, end=False):
-    """A decaying sine on [0, 1], `n` cells or, with `end`, `n` nodes that hold both ends."""
+    """Return a decaying sine on [0, 1], on `n` cells or, with `end`, on `n` nodes that include both ends."""
     x = np.linspace(0, 1, n) if end else (np.arange(n) + 0.5) / n
     return np.exp(-0.1 * np.arange(frames))[:, None] * np.sin(2 * np.pi * x)
 
@@ -302,11 +302,9 @@ def test_equal_ends_of_a_symmetric_field_prove_nothing(tmp_path, field):
     path = with_positions(tmp_path, values, CELLS)
     keys = {"variables": {"u": "u"}, "coordinates": {"x": "x"}}
     assert refused(lambda: opened(path, bounds={}, **keys)) == (
-        "data.points: along x the last samples equal the first, but neither they nor the positions tell whether they "
-        "are the "
-        'same point of the period; give bounds.x = [lower, upper], or set points: "nodes" if the last repeats the '
-        "first, "
-        'else "cells"'
+        "data.points: along x the last samples equal the first, but neither the values nor the positions show whether "
+        "both are the same point of the period; give bounds.x = [lower, upper], or set points: "
+        '"nodes" if the last sample repeats the first, else "cells"'
     )
     assert grid_of(opened(path, **keys)) == (9, 0, 1)
     assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0, 1)
@@ -336,9 +334,9 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
     path = saved(tmp_path, wave(n=9, end=True))
     opened(path, boundary=0).load(0)
     assert caplog.messages == [
-        f"{path}: the samples at both ends of x keep the boundary's value, as nodes on the bounds do, and are taken "
+        f"{path}: the samples at both ends of x keep the boundary's value, as nodes on the bounds do, but are taken "
         f"for "
-        'cell centres half a cell inside; say which: points = "nodes" or "cells"'
+        'cell centres half a cell inside; set points = "nodes" or "cells" to say which they are'
     ]
     caplog.clear()
     opened(path, boundary=0, points="cells").load(0)
@@ -352,24 +350,26 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
         (
             {"boundary": 1.0},
             "data.boundary: FILE, array 'u': the field 'u' of simulation 0 has nodes on the lower end of x, where the "
-            "boundary gives 1, but it is 0 in frame 0 (allowed difference: 1e-05): a grid that does not match the "
+            "boundary gives 1, but a sample is 0 in frame 0 (allowed difference: 1e-05): the grid does not match the "
             'boundary; correct boundary or bounds, or set points = "cells" if the samples lie in the middle of cells',
         ),
         (
             {"boundary": 1.0, "bounds": {}},
             "data.boundary: at the lower end of x, FILE, array 'u': the field 'u' of simulation 0 keeps the value 0, "
             "and "
-            "the boundary gives 1: a grid that does not match the boundary; correct boundary, or set "
-            'points = "cells" if the samples are no boundary values',
+            "the boundary gives 1: the grid does not match the boundary; correct boundary, or set "
+            'points = "cells" if the end samples are no boundary values',
         ),
         (
             {"bounds": {"x": (0.0, 2.0)}},
-            "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, which fits neither cells nor nodes of "
+            "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, and match neither the cells nor the "
+            "nodes of "
             "the bounds 0 to 2; correct the bounds, or leave them out",
         ),
         (
             {"points": "cells"},
-            "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, which fits neither cells nor nodes of "
+            "data.bounds.x: the positions along x run from 0 to 1, 0.125 apart, and match neither the cells nor the "
+            "nodes of "
             'the bounds 0 to 1 with points = "cells"; correct the bounds, or leave them out',
         ),
     ],
@@ -386,7 +386,7 @@ def test_nodes_of_a_period_must_repeat(tmp_path):
     assert refused(lambda: opened(path, points="nodes").load(0)) == (
         f"data.boundary: {path}, array 'u': the field 'u' of simulation 0 has nodes on both ends of the period along "
         f"x, but "
-        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): a grid that does not match the "
+        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): the grid does not match the "
         f"boundary; "
         f'correct bounds or boundary, or set points = "cells"'
     )
@@ -406,9 +406,8 @@ def test_fields_that_disagree_about_the_ends(tmp_path):
     assert refused(lambda: make("nodes")) == (
         "data.boundary: the samples along x are nodes, and at the lower end the boundary fixes some fields and not "
         "others, "
-        "so the end samples can be neither kept nor left out; give the fields boundaries of one sort, or interpolate "
-        "them "
-        "onto cells"
+        "so the end samples can be neither kept nor left out; give the fields boundaries of one sort there, or "
+        "interpolate the data onto cells"
     )
 
 
@@ -442,7 +441,7 @@ def test_times_give_the_step(tmp_path):
             [0, 1, 2, 3, 4.5, 5],
             "data.time: the times 't' must be evenly spaced; entry 4 is 4.5 where a spacing of 1 gives 4; "
             "interpolate the "
-            "data onto an even grid first",
+            "data onto an evenly spaced grid first",
         ),
         ([5, 4, 3, 2, 1, 0], "data.time: the times 't' must increase; it runs from 5 to 0"),
         ([0, 1, 2, 3, 4, np.nan], "data.time: the times 't' must hold at least two finite numbers"),
@@ -464,7 +463,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"variables": {}},
             SpecError,
-            'data.variables: which array is which field is missing: for example variables = {u = "u"} (FILE has '
+            "data.variables: the names of the arrays of the fields are missing: give for example variables = "
+            '{u = "u"} (FILE has '
             "u (6, 8), c (8,), w (5, 8))",
         ),
         (
@@ -475,7 +475,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"axes": ""},
             SpecError,
-            "data.axes: what the axes of 'u' (6, 8) mean is missing: for example axes = \"tx\", one letter each: "
+            "data.axes: the meaning of the axes of 'u' (6, 8) is missing: give for example axes = \"tx\", one letter "
+            "each: "
             "s simulation, t time, c component, x, y, z",
         ),
         (
@@ -486,12 +487,12 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"axes": "xy", "bounds": {}},
             SpecError,
-            "data.axes: no field changes in time: none that may has the time axis t (axes = 'xy')",
+            "data.axes: no dynamic field has the time axis t (axes = 'xy'); at least one must",
         ),
         (
             {"boundary": None},
             SpecError,
-            "data.boundary: what holds at the edges of the field 'u' is missing: a number where its value is fixed, "
+            "data.boundary: the boundary of the field 'u' is missing: give a number where its value is fixed, "
             '"periodic", "zero-gradient", "symmetric", ..., or a table by axis and side',
         ),
         (
@@ -507,7 +508,8 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"bounds": {}},
             DataError,
-            "data.bounds.x: where the samples along x lie is missing: give bounds.x = [lower, upper], or name the "
+            "data.bounds.x: the positions of the samples along x are missing: give bounds.x = [lower, upper], or "
+            "name the "
             "array "
             "of their positions in coordinates.x",
         ),
@@ -524,19 +526,19 @@ def test_times_that_are_no_times(tmp_path, times, message):
         (
             {"variables": {"u": "u", "c": Variable(axes="y")}},
             SpecError,
-            "data.variables.u: the field 'u' has the axes 'tx', without y, which another field has; all fields share "
-            "one "
-            "grid",
+            "data.variables.u: the field 'u' has the axes 'tx' and lacks y, which another field has; all fields must "
+            "share one grid",
         ),
         (
             {"variables": {"u": Variable(components=("a",))}},
             SpecError,
-            "data.variables.u.components: 1 components are named, and the array has no axis c for them",
+            "data.variables.u.components: the spec names 1 components, and the array has no axis c for them",
         ),
         (
             {"variables": {"u": Variable(sampling="staggered")}},
             SpecError,
-            "data.variables.u.sampling: a staggered field has one component for each axis, in the order x, along its "
+            "data.variables.u.sampling: a staggered field must have one component for each axis, in the order x, "
+            "along its "
             "axis c",
         ),
     ],
@@ -552,7 +554,7 @@ def test_a_static_field_that_changes(tmp_path):
     np.savez(tmp_path / "a.npz", u=wave(), c=wave())
     source = opened(tmp_path / "a.npz", variables={"u": "u", "c": Variable(static=True)})
     assert refused(lambda: source.load(0)) == (
-        f"data.variables.c.static: {tmp_path / 'a.npz'}, array 'c': the field 'c' of simulation 0 is said to be "
+        f"data.variables.c.static: {tmp_path / 'a.npz'}, array 'c': the field 'c' of simulation 0 is declared "
         f"static, but "
         "frame 1 differs from frame 0"
     )
@@ -564,8 +566,8 @@ def test_a_static_field_that_changes(tmp_path):
         ({"axes": "tq"}, "axes are s (simulation), t (time), c (component), x, y and z, not 'q'"),
         ({"axes": "txx"}, "each axis appears once, not as in 'txx'"),
         ({"axes": "st"}, "at least one of the axes must be x, y or z, not only 'st'"),
-        ({"time": "t", "dt": 0.1}, "time: the frames' spacing is given twice; keep dt or time"),
-        ({"dt": None}, "dt: the frames' spacing is missing; give dt, or name the array of times in time"),
+        ({"time": "t", "dt": 0.1}, "time: dt and time both give the time between two frames; keep one of them"),
+        ({"dt": None}, "dt: the time between two frames is missing; give dt, or name the array of times in time"),
         ({"coordinates": {"r": "r"}}, "axes are x, y and z, not 'r'"),
     ],
 )
@@ -594,8 +596,8 @@ def test_a_missing_file_says_what_is_there(tmp_path):
         f"folders"
     )
     assert refused(lambda: opened(tmp_path / "notes.txt")) == (
-        f"data.path: cannot read {tmp_path / 'notes.txt'}: arrays are read from .npy, .npz, .mat files, or folders "
-        f"of .npy"
+        f"data.path: cannot read {tmp_path / 'notes.txt'}: the engine reads arrays from .npy, .npz, .mat files "
+        f"and from folders of .npy"
     )
 
 
@@ -611,8 +613,8 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path, monkeypatch, name):
     if name == "a.npy":
         np.save(name, bomb, allow_pickle=True)
         assert refused(lambda: opened(tmp_path / name)) == (
-            f"data.path: cannot read {tmp_path / name}: it holds object, and only real numbers are read, never pickled "
-            "objects"
+            f"data.path: cannot read {tmp_path / name}: it holds object, and the engine reads only real numbers, never "
+            "pickled objects"
         )
     else:
         np.savez(name, u=wave(), bomb=bomb)
@@ -621,12 +623,12 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path, monkeypatch, name):
 
 
 def test_complex_numbers_are_refused(tmp_path):
-    assert "it holds complex128, and only real numbers are read" in refused(
+    assert "it holds complex128, and the engine reads only real numbers" in refused(
         lambda: opened(saved(tmp_path, wave() * 1j))
     )
     scipy.io.savemat(tmp_path / "a.mat", {"u": wave() * 1j})
     assert refused(lambda: opened(tmp_path / "a.mat").load(0)) == (
-        f"data.path: {tmp_path / 'a.mat'}, array 'u' holds complex128, and only real numbers are read"
+        f"data.path: {tmp_path / 'a.mat'}, array 'u' holds complex128, and the engine reads only real numbers"
     )
 
 
@@ -673,7 +675,7 @@ def test_an_array_larger_than_memory_is_told(tmp_path, monkeypatch):
     assert refused(lambda: opened(tmp_path / "a.npz").load(0)) == (
         f"data.path: {tmp_path / 'a.npz'}: 'u' (6, 8) takes 3.84e-07 GB, and 1e-07 GB of memory are free; save it as "
         f".npy, "
-        "which is read piece by piece"
+        "which the engine reads piece by piece"
     )
     assert opened(saved(tmp_path, wave())).load(0).dynamic.shape == (6, 1, 8)
 
@@ -746,7 +748,7 @@ def test_burgers_shock(tmp_path):
     assert [len(t.dynamic) for t in manager.heldout("test")] == [20]
     assert float(manager.truth["nu"]) == 0.01 / np.pi
     message = refused(lambda: opened(path, bounds={}, **{**options, "boundary": 1.0}))
-    assert "a grid that does not match the boundary" in message
+    assert "the grid does not match the boundary" in message
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")

@@ -73,7 +73,7 @@ def test_the_verdict_explains_double_scaling_with_the_arithmetic() -> None:
     assert balance.actual_ratio == pytest.approx(0.01)
     assert balance.verdict == (
         "train_synthetic, cycle 1: 940 real and 94 generated samples: count int(940*0.1)=94 × weight 0.1 gives 0.01 of "
-        "the real samples, the plan declares 0.1: alpha was applied twice, once as a count and once as a weight "
+        "the real samples, but the plan declares 0.1: alpha was applied twice, once as a count and once as a weight "
         "(10 % × 10 % = 1 %); use one of them: 94 samples of weight 1, or 940 samples of weight 0.1"
     )
 
@@ -91,7 +91,7 @@ def test_the_verdict_explains_double_scaling_with_the_arithmetic() -> None:
             1.0,
             0.1,
             False,
-            "112 samples × weight 1 give 0.112 of the 1000 real samples, the plan declares 0.1",
+            "112 samples × weight 1 give 0.112 of the 1000 real samples, but the plan declares 0.1",
         ),
         (1000, 88, 1.0, 0.1, False, "does not explain the difference of 0.012"),
         (10, 2, 1.0, 0.1, False, "0.2 of the 10"),

@@ -132,7 +132,7 @@ def test_semi_lagrangian_is_what_the_card_says() -> None:
 
 
 def test_one_dimension_within_two() -> None:
-    """A flow along x that does not vary in y is the one-dimensional one."""
+    """A flow along x that does not vary in y equals the one-dimensional flow."""
     one, two = burgers(16, compile="eager"), burgers(16, 2, compile="eager")
     u = one.initial_states(1, torch.Generator().manual_seed(0))
     state = torch.stack([u[:, 0, :, None].expand(1, 16, 16), torch.zeros(1, 16, 16, dtype=u.dtype)], dim=1)

@@ -65,7 +65,7 @@ def test_the_reason_is_one_sentence_with_the_numbers(count: int, folder: bool, r
 def test_a_kind_that_is_asked_for_is_kept() -> None:
     decision = choose_cache("memory", 10**9, 100, 2.0, False, ALL)
     assert decision.kind == "memory"
-    assert decision.reason == "memory is asked for; 100 samples × 1000000000 bytes = 100 GB"
+    assert decision.reason == "the spec asks for memory; 100 samples × 1000000000 bytes = 100 GB"
     assert choose_cache("their-own", 1, 1, 2.0, True, [*ALL, "their-own"]).kind == "their-own"
 
 

@@ -59,14 +59,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def files(root: Path) -> list[str]:
-    """All that is below a folder, empty folders included."""
+    """Return everything below a folder, empty folders included."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
 def leave(
     root: Path, run_id: str, *, cycle: str = "cycle_000", dset: str = "burgers", preds: str = "physical_preds"
 ) -> Path:
-    """What a dead run left."""
+    """Make the files that a dead run leaves."""
     folder = root / "generated" / preds / cycle / dset / run_id
     folder.mkdir(parents=True)
     (folder / "shard").write_bytes(bytes(10))
@@ -341,7 +341,7 @@ def test_an_id_in_use_is_refused(start: Start, tmp_path: Path, monkeypatch: pyte
 
 
 def test_many_runs_that_start_sweep_generate_and_end_at_once(tmp_path: Path) -> None:
-    """In one process: locks are per open file, so threads exclude each other as processes do."""
+    """Threads stand for processes here: locks are per open file, so threads exclude each other as processes do."""
     for k in range(5):
         leave(tmp_path, f"dead-{k}")
 

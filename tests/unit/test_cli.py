@@ -410,7 +410,7 @@ class TestRun:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == (
             "error: --run-dir: the run folder here is not empty, and results are never overwritten; "
-            "go on with its run by --resume, name a new folder, or leave out --run-dir\n"
+            "resume its run with --resume, name a new folder, or leave out --run-dir\n"
         )
 
     def test_json_is_alone_on_stdout(self, world: World) -> None:
@@ -428,7 +428,7 @@ class TestRun:
         result = world("run", "s.toml")
         assert (result.exit_code, result.stdout) == (130, "")
         assert result.stderr.splitlines()[-2:] == [
-            "interrupted after 1 min 15 s; what was done so far is in runs/quick-1",
+            "interrupted after 1 min 15 s; the results so far are in runs/quick-1",
             "error: interrupted",
         ]
 

@@ -31,7 +31,7 @@ def side(
     samples: int = 100,
     rollout: HeldOutRollout | None = None,
 ) -> Path:
-    """A finished run with those models; `nu` is off from 0.02 by what it says."""
+    """Make a finished run with those models, whose `nu` differs from 0.02 by the relative error `off`."""
     summary = summary_of(
         trained={model: {"epochs": 1, "samples": samples, "converged": False} for model in models},
     )
@@ -47,7 +47,7 @@ def side(
 
 
 def shown(page: str) -> Any:
-    """What the page's script draws."""
+    """Return the data that the page's script draws."""
     start = page.index('id="views">') + len('id="views">')
     return json.loads(page[start : page.index("</script>", start)])
 
@@ -59,8 +59,13 @@ def test_a_run_beside_its_baselines(tmp_path: Path) -> None:
         side(tmp_path / "surrogate-only", ("synthetic",), error=0.023),
     ]
     page = unescape(comparison_page(compare_runs(folders)))
-    assert "The surrogate errs least on test data in both: 0.02, against 0.023 in surrogate-only (15 % more)." in page
-    assert "The physics errs least on test data in both: 0.02, against 0.04 in physics-only (2 times)." in page
+    assert (
+        "The surrogate has the smallest error on test data in both: 0.02, against 0.023 in surrogate-only (15 % more)."
+        in page
+    )
+    assert (
+        "The physics has the smallest error on test data in both: 0.02, against 0.04 in physics-only (2 times)." in page
+    )
     assert "nu is closest to the truth in both: 1 % off, against 2 % off in physics-only (2 times)." in page
     assert page.count('<td class="best">0.02</td>') == 2
     assert "<td>0.0204 ± 0.0003, 2 % off</td>" in page
@@ -92,9 +97,9 @@ def test_runs_that_are_not_comparable(tmp_path: Path) -> None:
     folders = [side(tmp_path / "one"), side(tmp_path / "two", data="b.npz", samples=200, error=0.01, rollout=other)]
     found = compare_runs(folders)
     assert found["notes"] == [
-        "two is not comparable to one: other data (data.path)",
-        "two is not comparable to one as to its physical model: it trained on 200 samples against 100",
-        "two is not comparable to one as to its synthetic model: it trained on 200 samples against 100",
+        "two is not comparable to one: their data differ (data.path)",
+        "the physical models of two and one are not comparable: they trained on 200 and 100 samples",
+        "the synthetic models of two and one are not comparable: they trained on 200 and 100 samples",
     ]
     page = unescape(comparison_page(found))
     assert "These runs are not comparable in everything." in page
@@ -109,7 +114,7 @@ def test_the_same_truth_is_drawn_once_and_at_most_six_rollouts_of_it(tmp_path: P
     (view,) = shown(page)
     assert len([panel for panel in view["panels"] if panel["scale"] == "value"]) == 7
     assert "Not drawn, for want of room: Surrogate, 2; Surrogate, 3." in page
-    assert "The surrogate errs least on test data in 0, but all are alike (0.02 to 0.02)." in page
+    assert "The surrogate has the smallest error on test data in 0, but the runs hardly differ (0.02 to 0.02)." in page
 
 
 def test_what_diverged_is_told(tmp_path: Path) -> None:

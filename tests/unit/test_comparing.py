@@ -51,9 +51,9 @@ def test_baselines_train_on_as_many_samples_and_the_same_data(tmp_path: Path, mo
     other = hyco.run({**SPEC, "data": {**SPEC["data"], "dt": 0.02}, "run": {**SPEC["run"], "cycles": 1}})
     notes = compare_runs([Path(both["run"]), other.folder])["notes"]
     assert notes == [
-        "small-2 is not comparable to small-1: other data (data.dt)",
-        "small-2 is not comparable to small-1 as to its synthetic model: it trained on 60 samples against 120",
-        "small-2 is not comparable to small-1 as to its physical model: it trained on 30 samples against 60",
+        "small-2 is not comparable to small-1: their data differ (data.dt)",
+        "the synthetic models of small-2 and small-1 are not comparable: they trained on 60 and 120 samples",
+        "the physical models of small-2 and small-1 are not comparable: they trained on 30 and 60 samples",
     ]
     shown = CliRunner().invoke(cli, ["compare", both["run"], surrogate["run"], "--json"])
     assert json.loads(shown.stdout)["runs"][1]["name"] == "small-surrogate-only-1"
@@ -77,7 +77,7 @@ def test_the_physics_that_makes_the_data_stays_when_it_does_not_train() -> None:
 
 
 def test_only_a_spec_of_two_models_has_baselines() -> None:
-    with pytest.raises(SpecError, match=r"its models alone: it needs \[physical\] and \[synthetic\]"):
+    with pytest.raises(SpecError, match=r"its two models alone, so it needs both \[physical\] and \[synthetic\]"):
         compare_spec({name: table for name, table in SPEC.items() if name != "synthetic"})
 
 

@@ -215,7 +215,7 @@ def test_other_boundaries_are_refused_by_name(ext: object, message: str) -> None
     ("boundary", "components", "message"),
     [
         ({"normal": 0, "tangential": "zero-gradient"}, (), "needs one component per axis"),
-        ({"normal": "periodic", "tangential": 0}, ("x", "y"), "cannot hold for one direction alone"),
+        ({"normal": "periodic", "tangential": 0}, ("x", "y"), "cannot hold for the normal or tangential part alone"),
         ([1.0, 2.0, 3.0], ("x", "y"), "gives 3 values for 2 component"),
     ],
 )
@@ -243,7 +243,7 @@ def test_fields_that_do_not_fit() -> None:
         to_tensor({"u": fields["u"]}, layout, names=["u", "force"])
     with pytest.raises(DataError, match="no field 'p'"):
         to_tensor({**fields, "p": fields["u"]}, layout)
-    with pytest.raises(DataError, match=r"has \(4,\) samples; the layout says \(8,\)"):
+    with pytest.raises(DataError, match=r"has \(4,\) samples, but the layout requires \(8,\)"):
         to_tensor({"u": CenteredGrid(0, 0, x=4)}, layout, names=["u"])
     with pytest.raises(DataError, match="more than one batch dimension"):
         to_tensor({"u": expand(fields["u"], batch(runs=2))}, layout, names=["u"])
@@ -287,7 +287,7 @@ def test_samples_held_as_fields_are_a_data_set() -> None:
 def test_held_samples_must_be_of_one_length() -> None:
     layout = layout_1d()
     first = to_fields(torch.zeros(1, 1, 8), layout)
-    with pytest.raises(DataError, match=r"same number of steps; these have \[1, 2\]"):
+    with pytest.raises(DataError, match=r"same number of steps, but these have \[1, 2\]"):
         FieldSamples([(first, {"u": [first["u"]]}), (first, {"u": [first["u"]] * 2})], layout)
     with pytest.raises(DataError, match="sample 0 needs a list of Fields for each of u"):
         FieldSamples([(first, {})], layout)

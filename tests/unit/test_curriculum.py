@@ -151,7 +151,7 @@ def test_stages_are_shorter_than_the_rollouts_that_follow() -> None:
         "physical": {"kind": "burgers"},
         "training": {"physical": {"curriculum": [[2, 3], [4, 1]]}},
     }
-    told = r"the last stage trains 4 steps, which is no less than data.num_predict_steps = 4"
+    told = r"the last stage trains 4 steps, but it must train fewer than data.num_predict_steps = 4"
     with pytest.raises(SpecError, match=told) as error:
         hyco.Engine(spec)
     assert error.value.problems[0].key == "training.physical.curriculum"

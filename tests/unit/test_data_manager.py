@@ -164,13 +164,16 @@ def test_dropping_a_staggered_field_drops_the_samples_it_needed():
         ),
         (
             FieldsScheme(dynamic=("u", "c")),
-            "data.fields.dynamic: the field 'c' has no time axis, so it cannot be predicted; list it under static",
+            "data.fields.dynamic: the field 'c' has no time axis, so it cannot be predicted; list it as static",
         ),
-        (FieldsScheme(static=("u", "v")), "data.fields.static: every field is listed as static, so none is predicted"),
+        (
+            FieldsScheme(static=("u", "v")),
+            "data.fields.static: every field is listed as static, so none is predicted; list one as dynamic",
+        ),
         (
             FieldsScheme(dynamic=("v",), static=("u",)),
             "data.fields.static: the field 'u' is listed as static, but in simulation 0 frame 1 differs from frame 0; "
-            "list it under dynamic",
+            "list it as dynamic",
         ),
     ],
 )
@@ -241,7 +244,7 @@ def test_an_entry_under_another_s_name_is_rebuilt(source, tmp_path, caplog):
     prepared(source, tmp_path)
     (second := entry(tmp_path)).write_bytes(first.read_bytes())
     assert rebuilt(source, tmp_path) == [0]
-    assert f"the cache entry {second} is rebuilt: it is stale: another fingerprint" in caplog.messages
+    assert f"the cache entry {second} is rebuilt, because it is stale: its fingerprint differs" in caplog.messages
 
 
 def test_two_specs_of_one_name_take_turns_and_rebuild_nothing(source, tmp_path):
@@ -360,7 +363,7 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path)
     assert str(caught.value) == (
-        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free space, or set "
+        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free disk space, or set "
         f"paths.cache "
         f"to another folder"
     )
@@ -368,7 +371,7 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     prepared(source, target)
     (blocked := entry(target)).unlink()
     blocked.mkdir()
-    with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free space"):
+    with pytest.raises(DataError, match=r"^paths\.cache: cannot write to .*: Is a directory; free disk space"):
         prepared(source, target)
 
 
@@ -376,7 +379,7 @@ def test_a_cache_in_use_is_waited_for(source, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="hyco_engine")
     folder = tmp_path / "tensors" / "data"
     folder.mkdir(parents=True)
-    waiting = f"waiting for another process that prepares {folder}"
+    waiting = f"waiting for another process that prepares the data in {folder}"
     with ThreadPoolExecutor() as pool:
         with FileLock(folder / ".lock"):
             job = pool.submit(prepared, source, tmp_path)
@@ -451,17 +454,18 @@ def test_values_too_large_for_the_precision_are_refused(source, tmp_path):
     [
         (
             {"num_predict_steps": 6},
-            "data.num_predict_steps: a window of 6 predicted steps needs 7 frames, and the train split has 6 frames "
+            "data.num_predict_steps: a window of 6 predicted steps needs 7 frames, but the train split has only 6 "
+            "frames "
             "in a "
             "row; set num_predict_steps to at most 5",
         ),
         (
             {"num_frames": 8},
-            "data.num_frames: simulation 0 has 6 frames, fewer than the 8 asked for; lower num_frames",
+            "data.num_frames: simulation 0 has 6 frames, but the spec asks for 8; lower num_frames",
         ),
         (
             {"split": Split(val="2:4")},
-            "data.split.val: the range '2:4' reaches outside of the data, which has 3 simulations",
+            "data.split.val: the range '2:4' reaches beyond the data, which has 3 simulations",
         ),
     ],
 )
@@ -484,13 +488,13 @@ def test_frames_that_are_not_told_are_not_planned(source):
         (
             Trajectory(dynamic=torch.zeros(6, 3, 5), static=torch.zeros(1, 5)),
             PluginError,
-            "the source 'list' returned simulation 0 with dynamic [6, 3, 5] and static [1, 5]; its layout wants "
+            "the source 'list' returned simulation 0 with dynamic [6, 3, 5] and static [1, 5]; its layout requires "
             "[frames, 2, 5] and [1, 5]",
         ),
         (
             Trajectory(dynamic=torch.zeros(6, 2, 5, dtype=torch.int64), static=torch.zeros(1, 5)),
             PluginError,
-            "the source 'list' returned dynamic as torch.int64; wanted float32 or float64",
+            "the source 'list' returned dynamic as torch.int64; it must be float32 or float64",
         ),
         (
             Trajectory(dynamic=torch.zeros(0, 2, 5), static=torch.zeros(1, 5)),

@@ -71,7 +71,9 @@ def test_a_bad_pair_of_phiflow_and_phiml(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(advect, "semi_lagrangian", fails)
     found = doctor._phiflow()
     assert found.status == "problem"
-    assert found.message == ("wrong on torch: 1-D fails (RuntimeError: grid_sampler(): expected 5D input and grid)")
+    assert found.message == (
+        "PhiFlow computes wrong results on torch: 1-D fails (RuntimeError: grid_sampler(): expected 5D input and grid)"
+    )
     monkeypatch.setattr(advect, "semi_lagrangian", lambda field, velocity, dt: field)
     assert "off by 0.3" in doctor._phiflow().message
 
@@ -90,8 +92,8 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._compiler() == doctor.Finding(
         "compiler",
         "warning",
-        "no C++ compiler: physical.compile stays at 'graph'",
-        "install g++ or clang++, or name one in CXX, for physics that is several times as fast",
+        "there is no C++ compiler, so physical.compile stays at 'graph'",
+        "install g++ or clang++, or name one in CXX, to make the physics several times as fast",
     )
 
 

@@ -243,7 +243,7 @@ def test_predict_rolls_a_state_out(finished: hyco.RunResult, tmp_path: Path) -> 
 
 def test_predict_says_which_shape_it_wants(finished: hyco.RunResult, tmp_path: Path) -> None:
     np.save(tmp_path / "state.npy", np.zeros((2, 7)))
-    with pytest.raises(DataError, match=r"has the shape \[2, 7\]; wanted is \[1, 16\], or a batch of it"):
+    with pytest.raises(DataError, match=r"has the shape \[2, 7\]; it must be \[1, 16\], or a batch of that"):
         predict(finished.folder, tmp_path / "state.npy", tmp_path / "out.npy", 5)
 
 
@@ -301,7 +301,7 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
     [
         (
             DataError,
-            "'7:9' reaches outside of the data, which has 4 simulations",
+            "'7:9' reaches beyond the data, which has 4 simulations",
             "data.split.test",
             {"data": {"split": {"train": "0:2", "val": "2:3", "test": "7:9"}}},
         ),

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from gallery_cases import Case, windows
+from hyco_engine.training.full_batch import LBFGS
 from torch import Tensor, nn
 
 from hyco_engine import run
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.transforms import choose_transform
-from hyco_engine.training.full_batch import LBFGS
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer

@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """All text of the figures that are saved."""
+    """Collect all text of the figures that are saved."""
     seen: list[str] = []
     savefig = Figure.savefig
 
@@ -186,7 +186,7 @@ def a_layout(*resolution: int, boundary: Any = "periodic", **more: Any) -> State
 
 
 def waves(layout: StateLayout, frames: int = 12) -> np.ndarray[Any, Any]:
-    """`[T, C, *S]`: a moving wave."""
+    """Return a moving wave, `[T, C, *S]`."""
     grids = np.meshgrid(*(np.linspace(0, 2 * np.pi, n) for n in layout.spatial), indexing="ij")
     wave = np.stack([np.sin(sum(grids) - 0.3 * t) for t in range(frames)])
     return np.repeat(wave[:, None], layout.n_dynamic, axis=1).astype(np.float32)

@@ -46,7 +46,7 @@ def manager_of(tmp_path, data):
 
 
 def trains(tmp_path, data):
-    """One epoch of a small surrogate, straight from the file."""
+    """Train a small surrogate for one epoch, directly from the file."""
     summary = hyco.run(spec(tmp_path, data)).summary
     assert summary["status"] == "completed"
     assert np.isfinite(summary["metrics"]["synthetic"]["val"]["nrmse"])
@@ -251,7 +251,7 @@ def test_walls_are_taken_for_zero_vectors_and_told(tmp_path, caplog):
     assert boundaries["velocity"]["y"] == {"lower": 0.0, "upper": 0.0}
     assert boundaries["density"]["y"] == {"lower": "zero-gradient", "upper": "zero-gradient"}
     assert boundaries["velocity"]["x"] == {"lower": "periodic", "upper": "periodic"}
-    assert caplog.text.count("has walls and does not say what holds there") == 1
+    assert caplog.text.count("has walls and does not give the fields' boundary there") == 1
     given = manager_of(tmp_path, {"kind": "well", "path": str(base), "boundary": "symmetric"}).layout
     assert given.dynamic[0].boundary == Boundary.parse("symmetric", ("x", "y"))
 
@@ -277,13 +277,15 @@ def test_wells_that_do_not_keep_the_layout_are_refused(tmp_path):
         file["t0_fields/density"] = h5py.ExternalLink(str(path), "t0_fields/density")
 
     assert changed(other_frames) == (
-        f"{tmp_path / 'copy.hdf5'}: t1_fields/velocity has the shape (2, 4, 6, 4, 2); its attributes declare "
+        f"{tmp_path / 'copy.hdf5'}: t1_fields/velocity has the shape (2, 4, 6, 4, 2), and its attributes declare "
         "(2, 5, 6, 4, 2)"
     )
     assert "holds no t0_fields/density" in changed(far)
     assert "has a spherical grid" in changed(lambda file: file.attrs.__setitem__("grid_type", "spherical"))
     assert "has no group 'dimensions'" in changed(lambda file: file.__delitem__("dimensions"))
-    assert "does not say what holds at the ends of x" in changed(lambda file: file.__delitem__("boundary_conditions"))
+    assert "does not give the boundary at the ends of x" in changed(
+        lambda file: file.__delitem__("boundary_conditions")
+    )
     assert "there is no file or folder" in refused(tmp_path, {**data, "path": str(tmp_path / "nothing")})
 
 
@@ -405,7 +407,7 @@ def test_each_layout_of_pdebench_is_read_and_trains(tmp_path, name):
         ),
         (
             lambda f: (one_field(f), f.__delitem__("x-coordinate"), f.__setitem__("x-coordinate", np.arange(5.0))),
-            "there are (5,) positions along x for 8 cells",
+            "holds positions of the shape (5,) along x for 8 cells",
         ),
     ],
 )
@@ -533,7 +535,7 @@ def test_staggered_and_static_fields_are_written_as_scenes_and_refused_by_the_we
         ours = found[1].dynamic[:, layout.channels(name)]
         torch.testing.assert_close(ours, expected.trajectories[1].dynamic[:, expected.layout.channels(name)])
     if staggered:
-        with pytest.raises(HycoError, match="is staggered, and The Well keeps centred fields alone"):
+        with pytest.raises(HycoError, match="is staggered, but The Well stores only centred fields"):
             engine.simulate(tmp_path / "other", "well")
 
 

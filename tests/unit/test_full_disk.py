@@ -28,7 +28,7 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB of its own."""
+    """Give a file system of 4 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
@@ -77,7 +77,7 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed run gives."""
+    """Return the result of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -122,7 +122,7 @@ def test_the_run_folder_s_disk_is_full(
 def test_the_disk_is_full_before_anything_begins(disk: Path, tmp_path: Path) -> None:
     fill(disk)
     with pytest.raises(
-        HycoError, match=r"cannot write to .*tensors.*: .*No space left on device.*; free space, or set"
+        HycoError, match=r"cannot write to .*tensors.*: .*No space left on device.*; free disk space, or set"
     ):
         run(tmp_path / "run", disk / "cache")
     with pytest.raises(HycoError, match="No space left on device"):
@@ -134,7 +134,7 @@ def test_the_disk_is_full_before_anything_begins(disk: Path, tmp_path: Path) -> 
 
 def test_a_disk_that_nobody_may_write_to(disk: Path, tmp_path: Path) -> None:
     assert _mount(disk, "-o", "remount,ro") == 0
-    with pytest.raises(HycoError, match=r"cannot write to .*tensors.*: Read-only file system; free space, or set"):
+    with pytest.raises(HycoError, match=r"cannot write to .*tensors.*: Read-only file system; free disk space, or set"):
         run(tmp_path / "run", disk / "cache")
     with pytest.raises(HycoError, match="Read-only file system"):
         run(disk / "other", tmp_path / "cache")

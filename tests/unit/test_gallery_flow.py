@@ -19,7 +19,7 @@ BOX = Case(kind="navier-stokes", resolution=(16, 16), upper=(TAU, TAU), dt=0.1, 
 
 
 def taylor_green(grid: Grid, time: float, nu: float, wind: float = 0.0) -> Tensor:
-    """`[1, 2, *S]`: decaying vortices, carried along x by a uniform wind."""
+    """Return decaying vortices that a uniform wind carries along x, `[1, 2, *S]`."""
     x, y = centers(grid)
     decay = math.exp(-2 * nu * time)
     x = x - wind * time
@@ -43,7 +43,7 @@ def test_taylor_green_vortices_decay_exactly() -> None:
 
 
 def test_space_is_resolved_to_rounding_and_time_to_fourth_order() -> None:
-    """The wind makes the vortices move, which only the time steps get wrong, on any grid alike."""
+    """The wind makes the vortices move, so that the error comes from the time steps alone, on any grid."""
     errors: dict[int, list[float]] = {}
     for n in (12, 24):
         case = Case(kind="navier-stokes", resolution=(n, n), upper=(TAU, TAU), dt=0.2, parameters={"nu": 0.05})
@@ -118,12 +118,12 @@ def test_viscosity_and_force_are_found() -> None:
 def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(SpecError, match="two dimensions, and the data has 1"):
         BOX.model(resolution=(8,), upper=(1.0,))
-    with pytest.raises(DataError, match="periodic box, and the boundary of 'u' along x is 'zero-gradient'"):
+    with pytest.raises(DataError, match="periodic box, but the boundary of 'u' along x is 'zero-gradient'"):
         BOX.model(boundary="zero-gradient")
 
 
 def test_steps_within_the_limit_are_stable_and_beyond_it_are_told() -> None:
-    """A uniform wind carries noise: the sharpest case of the limit."""
+    """A uniform wind that carries noise is the case in which the limit is sharp."""
     for factor, stable in ((0.95, True), (1.2, False)):
         dt = factor * 1.35 * TAU / 16 / 3.0
         model = BOX.model(dt=dt, inner_dt=dt, parameters={"nu": 1e-9})
@@ -154,7 +154,7 @@ def test_small_waves_grow_and_decay_as_they_should(waves: int) -> None:
 
 
 def test_sivashinsky_order_in_time() -> None:
-    """On a grid whose shortest resolved wave takes several steps to decay; else the order is nearer to 3."""
+    """The shortest resolved wave takes several steps to decay on this grid; otherwise the order is nearer to 3."""
     case = Case(kind="kuramoto-sivashinsky", resolution=(24,), upper=(22.0,), dt=0.25)
     model = case.model()
     state = run(model, states(model, 1), 80)[:, -1]
@@ -175,7 +175,7 @@ def test_sivashinsky_spectral_order_in_space() -> None:
 
 
 def test_sivashinsky_moves_with_a_wind_and_keeps_its_mean() -> None:
-    """u(x, t) + c solves the equation where it is carried along by c: here once around the domain."""
+    """If u(x, t) is a solution, so is u(x - c t, t) + c; here c carries it once around the domain."""
     model = CHAOS.model(dt=2.0, inner_dt=0.01)
     state = states(model, 1)
     still = model(state).detach()

@@ -42,7 +42,7 @@ def test_a_wave_decays_as_it_should(order: int) -> None:
 @pytest.mark.parametrize("form", ["conservative", "non-conservative"])
 @pytest.mark.parametrize("order", [2, 4])
 def test_order_with_a_varying_conductivity(form: str, order: int) -> None:
-    """One tiny step against the exact rate, kappa = 1 + 0.5 cos x and u = sin x."""
+    """A tiny step is compared with the exact rate for kappa = 1 + 0.5 cos x and u = sin x."""
 
     def exact(model: Any) -> tuple[Tensor, Tensor]:
         (x,) = centers(model.layout.grid)
@@ -61,7 +61,7 @@ def test_order_with_a_varying_conductivity(form: str, order: int) -> None:
 
 @pytest.mark.parametrize("order", [2, 4])
 def test_order_between_walls_at_zero(order: int) -> None:
-    """A sine between its zeros, which lie on the first ghost samples."""
+    """The state is a sine between its zeros, which lie on the first ghost samples."""
     errors = []
     for n in (15, 31):
         dx = math.pi / (n + 1)

@@ -16,7 +16,7 @@ GRAY_SCOTT = Case(kind="gray-scott", resolution=(24, 24), upper=(38.0, 38.0), dt
 
 
 def gray_scott_reference(u: Tensor, v: Tensor, dx: float, steps: int) -> tuple[Tensor, Tensor]:
-    """The published scheme: five points, Euler, dt = 0.4."""
+    """Simulate with the published scheme: five points, Euler, dt = 0.4."""
 
     def laplacian(a: Tensor) -> Tensor:
         return sum(a.roll(s, d) for s in (1, -1) for d in (-1, -2)) - 4 * a  # type: ignore[return-value]
@@ -48,7 +48,7 @@ def test_gray_scott_order_in_time(scheme: str, order: int) -> None:
 
 @pytest.mark.parametrize("varying", [False, True])
 def test_gray_scott_order_in_space(varying: bool) -> None:
-    """u -> 1 where v = 0: 1 - u diffuses, which one small step shows against the exact rate."""
+    """Where v = 0, 1 - u diffuses and decays; a small step is compared with the exact rate."""
     case = Case(kind="gray-scott", resolution=(16,), upper=(2 * math.pi,), dt=1e-4)
 
     def exact(model: Any) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ HABITAT = Case(kind="fisher-kpp", resolution=(32,), upper=(1.0,), dt=0.1)
 
 
 def front(x: Tensor, time: float) -> Tensor:
-    """The exact front for D = r = 1, of speed 5 / sqrt(6)."""
+    """Return the exact front for D = r = 1, of speed 5 / sqrt(6)."""
     return (1 + torch.exp((x - 5 / math.sqrt(6) * time) / math.sqrt(6))) ** -2
 
 

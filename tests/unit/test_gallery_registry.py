@@ -1,4 +1,4 @@
-"""What holds for every built-in physics, whichever is added: one test each over the whole registry."""
+"""Properties of every built-in physics: each test runs over the whole registry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPECIAL = {
 
 
 def card(kind: str) -> str:
-    """The docstring of the module in which a kind's physics is written."""
+    """Return the docstring of the module that defines a kind's physics."""
     return import_module(f"hyco_engine.builtin.models.{kind.replace('-', '_')}").__doc__ or ""
 
 

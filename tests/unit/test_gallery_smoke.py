@@ -26,7 +26,7 @@ def moving(model: PhysicalModel, steps: int = 10) -> Tensor:
 
 
 def random_flow(model: PhysicalModel, seed: int = 0) -> Tensor:
-    """`[2, C, *S]`: random smoke and random faces, filler zero."""
+    """Return random smoke and random faces, `[2, C, *S]`, with zeros as padding."""
     state = torch.randn(2, 3, *model.layout.spatial, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     state[:, 1, -1, :] = 0
     state[:, 2, :, -1] = 0

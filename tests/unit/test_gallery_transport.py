@@ -100,7 +100,7 @@ POTENTIAL = ParameterSetting(init=0.0, field=True)
 
 
 def simple_wave(x: Tensor, time: float) -> Tensor:
-    """u = 1 + 0.2 sin(2 pi (x - u t)), by fixed-point iteration: exact until the shock at t = 0.8."""
+    """Solve u = 1 + 0.2 sin(2 pi (x - u t)) by fixed-point iteration; it is exact until the shock at t = 0.8."""
     u = torch.ones_like(x)
     for _ in range(200):
         u = 1 + 0.2 * torch.sin(2 * math.pi * (x - u * time))
@@ -108,7 +108,7 @@ def simple_wave(x: Tensor, time: float) -> Tensor:
 
 
 def cell_means(n: int, time: float) -> Tensor:
-    """`[1, 1, n]`: the exact cell averages, by Gauss-Legendre quadrature."""
+    """Return the exact cell averages, `[1, 1, n]`, by Gauss-Legendre quadrature."""
     nodes = torch.tensor([-math.sqrt(0.6), 0.0, math.sqrt(0.6)], dtype=torch.float64)
     weights = torch.tensor([5.0, 8.0, 5.0], dtype=torch.float64) / 18
     x = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5 + 0.5 * nodes) / n

@@ -60,7 +60,7 @@ HUGE = npy("<f8", "(1000000000, 1000000000)", bytes(64))
 
 
 def arrays(path: Path) -> Any:
-    """What the source `arrays` reads of a file."""
+    """Return what the source `arrays` reads of a file."""
     reader = open_arrays(path)
     return {name: reader.read(name) for name in reader.arrays}
 
@@ -99,7 +99,7 @@ def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_archive_that_says_less_than_it_holds() -> None:
-    """The sizes in a zip's directory are the writer's: what is unpacked ends there."""
+    """The writer of a zip chooses the sizes in its directory, and no more than these is unpacked."""
     path = archive(Path("a.npz"), u=npy("<f4", "(4,)", bytes(16)))
     content = bytearray(path.read_bytes())
     place = content.index(b"PK\x01\x02") + 24  # the uncompressed size in the central directory
@@ -132,14 +132,14 @@ def test_hostile_json(text: str) -> None:
     with pytest.raises(DataError, match=r"metrics\.jsonl:1"):
         read_metrics(Path())
     Path(SEAL).write_text(text)
-    with pytest.raises(DataError, match=r"checksums\.json is damaged|is damaged: it is not what the run left"):
+    with pytest.raises(DataError, match=r"checksums\.json is damaged|is damaged: its checksum is not the one"):
         verify(Path(), Path("summary.json"))
 
 
 def test_enormous_json(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("summary.json").write_text(json.dumps({"a": "x" * 10_000}))
     monkeypatch.setattr("hyco_engine.runs.metrics.free_memory", lambda: 50_000)
-    with pytest.raises(DataError, match=r"its 10009 bytes are more than there is memory for"):
+    with pytest.raises(DataError, match=r"its 10009 bytes need more memory than is free"):
         read_summary(Path())
 
 
@@ -195,7 +195,7 @@ def test_a_seal_follows_no_links_and_names_stay_inside() -> None:
     assert list(json.loads((run / SEAL).read_text())) == ["summary.json"]
     verify(run, run / "summary.json")
     (run / SEAL).write_text(json.dumps({"../outside": "00", "summary.json": 3}))
-    with pytest.raises(DataError, match=r"summary\.json is damaged: it is not what the run left"):
+    with pytest.raises(DataError, match=r"summary\.json is damaged: its checksum is not the one"):
         verify(run, run / "summary.json")
 
 

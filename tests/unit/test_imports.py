@@ -98,7 +98,7 @@ def test_built_ins_load_without_failure_or_warning() -> None:
 
 
 def cpu_seconds(*arguments: str) -> float:
-    """The least CPU time of five runs: unlike wall time it hardly depends on what else the machine does."""
+    """Return the least CPU time of five runs, which other load on the machine hardly changes, unlike wall time."""
     times = []
     for _ in range(5):
         before = os.times()

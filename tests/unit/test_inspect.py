@@ -1,4 +1,4 @@
-"""What `inspect` makes of files: the section it prints is one that the source reads as it says."""
+"""The sections that `inspect` prints for files: the source reads them with the announced result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 
 
 def planned(section: str) -> dict[str, Any]:
-    """What `check` says of the section, with a surrogate to make it a spec."""
+    """Return the plan that `check` makes for the section, with a surrogate that completes the spec."""
     return hyco.Engine(tomllib.loads(section) | {"synthetic": {"kind": "resnet"}}).plan()
 
 
@@ -51,7 +51,7 @@ def test_all_that_a_file_says_is_used(tmp_path: Path) -> None:
         'axes = "xt"',
         'time = "t"',
         'coordinates = { x = "x" }',
-        'boundary = "periodic"   # <- as the values at the ends look',
+        'boundary = "periodic"   # <- guessed from the values at the ends',
         "num_predict_steps = 2",
         'split = { by = "time", train = "0:14", val = "14:17", test = "17:21" }',
     ]
@@ -183,7 +183,7 @@ def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch:
     [
         ("none.npz", None, "there is no file or folder {path}"),
         ("data.npz", b"PK\x03\x04 and nothing more", "cannot read {path}: File is not a zip file"),
-        ("notes.txt", b"words", "{path} is of no kind that is known here: "),
+        ("notes.txt", b"words", "{path} is of no known kind; known are "),
         ("empty.csv", b"", "{path} is empty"),
     ],
 )

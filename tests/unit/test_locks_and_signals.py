@@ -178,6 +178,6 @@ def test_the_command_ends_after_its_step_and_says_how_to_go_on(tmp_path: Path) -
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[0] == "SIGUSR1: ending after this step; Ctrl-C (again) ends at once"
-    assert "go on with it: hyco-engine run 'my run/spec.toml' --run-dir 'my run' --resume" in err
+    assert "to resume it: hyco-engine run 'my run/spec.toml' --run-dir 'my run' --resume" in err
     assert err.splitlines()[-1] == "error: interrupted by SIGUSR1"
     assert json.loads((tmp_path / "my run" / "summary.json").read_text())["status"] == "interrupted"

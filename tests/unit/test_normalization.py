@@ -253,5 +253,5 @@ def test_state_that_does_not_come_back_is_named() -> None:
 
 def test_what_a_normalizer_says_of_foreign_state_is_told_with_its_name() -> None:
     normalization = Normalization(RunningMean(), [TermSpec(name="a")], MINE)
-    with pytest.raises(PluginError, match=r"failed in load_state_dict: ValueError: RunningMean was given the state"):
+    with pytest.raises(PluginError, match=r"failed in load_state_dict: ValueError: RunningMean cannot load the state"):
         normalization.load_state_dict({"state/other/a": torch.zeros(2)})

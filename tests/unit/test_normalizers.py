@@ -42,7 +42,7 @@ def at(step: int, **more: Any) -> StepContext:
 
 
 def feed(normalizer: Balancer, name: str, losses: Sequence[float], **spec: Any) -> NormalizedLoss:
-    """One step for each loss; the last result."""
+    """Take one step for each loss; return the last result."""
     for step, loss in enumerate(losses):
         result = normalizer([term(name, loss, **spec)], at(step))
     return result
@@ -93,7 +93,7 @@ def test_a_batch_without_anything_is_skipped_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_term_given_twice_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match="the loss term 'a' is given twice"):
+    with pytest.raises(ValueError, match="two loss terms have the name 'a'"):
         make()([term("a", 1.0), term("a", 2.0)], at(0))
 
 
@@ -299,7 +299,7 @@ def test_outside_training_a_line_search_may_try_anything() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_foreign_state_is_refused(make: type[Balancer]) -> None:
-    with pytest.raises(ValueError, match=rf"{make.__name__} was given the state 'other/a' of shape \[2\]"):
+    with pytest.raises(ValueError, match=rf"{make.__name__} cannot load the state 'other/a' of shape \[2\]"):
         make().load_state_dict({"other/a": torch.zeros(2)})
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hyco_engine.training.full_batch import LBFGS, GaussNewton
+from hyco_engine.training.multi_start import draw_starts
+from hyco_engine.training.optimizers import choose_optimizer, make_optimizer
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -21,14 +24,11 @@ from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
 from hyco_engine.spec.classes import TrainingSpec
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
-from hyco_engine.training.full_batch import LBFGS, GaussNewton
 from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
-from hyco_engine.training.multi_start import draw_starts
-from hyco_engine.training.optimizers import choose_optimizer, make_optimizer
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 

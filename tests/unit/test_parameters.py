@@ -153,7 +153,7 @@ def test_set() -> None:
     assert torch.allclose(field.values()["nu"], torch.full((4, 3), 0.7))
     with pytest.raises(SpecError, match=r"nu = -1 is outside of its open bounds \(0, inf\)"):
         learnables.set_("nu", -1.0)
-    with pytest.raises(SpecError, match=r"shape \(4, 3\); given is \(2,\)"):
+    with pytest.raises(SpecError, match=r"shape \(4, 3\); the value has \(2,\)"):
         field.set_("nu", torch.ones(2))
 
 
@@ -205,13 +205,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_field_needs_a_grid() -> None:
-    with pytest.raises(SpecError, match="only where the data has a grid"):
+    with pytest.raises(SpecError, match="only if the data has a grid"):
         Learnables([NU], {"nu": ParameterSetting(field=True)})
 
 
 def test_wrong_files(tmp_path: Path) -> None:
     wrong = {
-        "shape": (np.ones(5), "has the shape (5,); the grid has (4, 3) cells"),
+        "shape": (np.ones(5), "has the shape (5,), but the grid has (4, 3) cells"),
         "text": (np.array(["a"]), "only real numbers are read"),
         "objects": (np.array([{}], dtype=object), "cannot read"),
     }

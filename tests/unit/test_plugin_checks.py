@@ -100,7 +100,8 @@ def test_each_failure_says_what_is_wrong(site: Site) -> None:
         "passed: 9 checks",
         "FAILED: what is made is what is declared: for the synthetic model in cycle 0, with alpha 0.3 and errors "
         "physical 0.1, synthetic 0.1: train_synthetic, cycle 0: 24 real and 0 generated samples: 0 samples × weight 1 "
-        "give 0 of the 24 real samples, the plan declares 0.15, and rounding down to whole samples does not explain "
+        "give 0 of the 24 real samples, but the plan declares 0.15, and rounding down to whole samples does not "
+        "explain "
         "the difference of 0.15; correct the strategy's count, weight or expected_ratio",
     ]
 
@@ -155,7 +156,7 @@ def test_a_source_that_needs_a_file_is_left_to_its_own_tests(site: Site) -> None
     code = "from hyco_engine import DataError\n\ndef build(options, context):\n    raise DataError('name a file')\n"
     result = check(site, "source", code)
     assert result.exit_code == 0
-    assert lines(result)[1:] == ["not checked: none of the checks' own problems suits it: name a file"]
+    assert lines(result)[1:] == ["not checked: none of the problems of the check suits it: name a file"]
 
 
 def test_options_that_a_spec_cannot_hold(site: Site) -> None:

@@ -383,7 +383,7 @@ def test_noise_and_missing_values_of_sensors():
     assert float(added[1::2].abs().max()) < 1e-6
     masked = point_manager(seen(*FOUR), observe=Observe(mask=Mask(value=3.0))).trajectories[0].points.value
     assert masked.isnan().flatten().tolist() == [False, False, True, False]
-    with pytest.raises(DataError, match="sensors see what is in their table"):
+    with pytest.raises(DataError, match="sensors observe what is in their table"):
         point_manager(seen(*FOUR), observe=Observe(mask=Mask(every=2))).prepare()
 
 
@@ -407,7 +407,7 @@ def test_statistics_know_what_sensors_saw():
 
 
 def test_nothing_seen_within_the_horizon_is_an_error():
-    with pytest.raises(DataError, match="no sensor saw anything to train on within num_predict_steps = 2 frames"):
+    with pytest.raises(DataError, match="no sensor observed anything within num_predict_steps = 2 frames"):
         _ = point_manager(seen([4.0, 5.0], [0.1, 0.1], [1, 1], [False, True]), num_predict_steps=2).train
     with pytest.raises(DataError, match="val has no observation of a sensor in the frames 0:6 of simulation 0"):
         point_manager(seen([4.0], [0.1], [1])).heldout("val")
@@ -523,11 +523,11 @@ def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
         ("t,x,u\n0.1,0.5,1\n0.2,oops,1\n", {}, "line 3 does not hold 3 numbers"),
         ("t,x,u\n0.1,0.5,1\n0.2,0.5\n", {}, "line 3 does not hold 3 numbers"),
         ("t,x,u\n", {}, "holds no rows"),
-        ("0.1,0.5,1\n", {}, "does not name its 3 columns: give columns"),
-        ("0.1,0.5,1\n", {"columns": ["t", "x"]}, "has 3 columns, and 2 are named: t, x"),
-        ("t,x,u\n0.1,,1\n", {}, "row 0 has no finite time and position"),
+        ("0.1,0.5,1\n", {}, "does not name its 3 columns: name them in columns"),
+        ("0.1,0.5,1\n", {"columns": ["t", "x"]}, "has 3 columns, and the spec names 2: t, x"),
+        ("t,x,u\n0.1,,1\n", {}, "row 0 has a time or position that is not finite"),
         ("t,x,u\n-0.1,0.5,1\n", {}, "row 0 is at t = -0.1, before the first frame"),
-        ("t,x,u\n0.1,5,1\n", {}, "no sensor is inside of the domain, x in [0.03125, 0.96875]"),
+        ("t,x,u\n0.1,5,1\n", {}, "no sensor lies inside the domain, x in [0.03125, 0.96875]"),
         ("t,u\n0.1,5\n", {}, "hold no position (x, y or z)"),
         ("t,x\n0.1,0.5\n", {}, "hold no field"),
         ("x,u\n0.5,1\n", {}, "the times are missing: name a column t"),
@@ -535,7 +535,7 @@ def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
         ("t,x,u\n0.1,0.5,1\n", {"initial": None}, "rollouts need the first frame of 'u'"),
         ("t,x,u\n0.1,0.5,1\n", {"initial": {"u": 0.0, "w": 0.0}}, "there is no field 'w'"),
         ("t,x,u\n0.1,0.5,1\n", {"dt": None}, "the time between two frames of the rollouts is missing"),
-        ("t,x,u\n0.1,0.5,1\n", {"boundary": None}, "rollouts need what holds at the edges"),
+        ("t,x,u\n0.1,0.5,1\n", {"boundary": None}, "rollouts need the boundary of the fields"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_told_before_training(tmp_path, text, data, message):
@@ -555,7 +555,7 @@ def test_sensors_outside_of_the_domain_are_left_out_and_told(tmp_path, caplog):
 
     assembler = Assembler(engine.spec, engine.registry)
     assert len(assembler.source().points(0).time) == 2
-    assert "1 of 3 observations are outside of the domain and left out" in caplog.text
+    assert "1 of 3 observations lie outside the domain and are left out" in caplog.text
 
 
 # --- vector fields ---
@@ -656,27 +656,27 @@ def test_a_viscosity_is_found_from_sensors_of_a_moving_fluid(tmp_path):
         (
             "t,x,y,u.x,v",
             {},
-            "the vector 'u' has the components x, and the positions have the axes x, y: give a column for each, empty "
-            "where a component was not observed",
+            "the vector 'u' has the components x, and the positions have the axes x, y: give a column for each, with "
+            "empty entries for a component that was not observed",
             "data.columns",
         ),
         (
             "t,x,y,u,u.x",
             {},
-            "'u' is a column, and so is 'u.x': a field is one number, or one for each component",
+            "'u' is a column, and so is 'u.x': a field must be either one number or one for each component",
             "data.columns",
         ),
         ("t,x,y,u.,v", {}, "the column 'u.' names no component: write field.x", "data.columns"),
         (
             "t,x,y,u.x,u.y",
             {"initial": {"u.x": 0.0}},
-            "rollouts need the first frame of 'u.y': a number, a profile, or a file of the grid's shape (4, 3)",
+            "rollouts need the first frame of 'u.y': give a number, a profile, or a file of the grid's shape (4, 3)",
             'data.initial."u.y"',
         ),
         (
             "t,x,y,u.x,u.y",
             {"initial": {"u": 0.0, "u.z": 0.0}},
-            "there is no field 'u.z'; did you mean 'u.y'? (the columns hold u.x, u.y)",
+            "the data has no field 'u.z'; did you mean 'u.y'? (its columns hold u.x, u.y)",
             'data.initial."u.z"',
         ),
         (

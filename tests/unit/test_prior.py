@@ -180,6 +180,6 @@ def test_error_bars_are_of_the_data_alone() -> None:
 
 @pytest.mark.parametrize("setting", [{}, {"field": True, "learn": False}])
 def test_what_is_no_learned_field_cannot_be_kept_smooth(setting: Any) -> None:
-    with pytest.raises(SpecError, match="only a field that is learned can be kept smooth") as error:
+    with pytest.raises(SpecError, match="only a learned field can be kept smooth") as error:
         ParameterSetting(smoothness=0.1, **setting)
     assert error.value.problems[0].key == "smoothness"

@@ -107,5 +107,5 @@ def test_wrong_shapes_and_numbers() -> None:
     with pytest.raises(RunError, match=r"rollout of 3 steps must be \[3, 1, 8\], got \[3, 2, 8\]"):
         recipe(nn.Identity()).generate(torch.arange(3))
     for wrong in ({"count": -1}, {"horizon": 0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="wanted count >= 0"):
+        with pytest.raises(ValueError, match="count must be >= 0"):
             recipe(Teacher(), **wrong)  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             del sys.modules[name]
 
 
-UNKNOWN = "not checked: its options need values for 'path', which only its author knows: that is left to its own tests"
+UNKNOWN = "not checked: its options need values for 'path', which only its author knows; its own tests must check it"
 CACHE = "@hookimpl\ndef hyco_caches():\n    return [record('shelf')]\n"
 
 
@@ -216,7 +216,7 @@ FAILURES = {
     ),
     "wrapper": (
         "@hookimpl(wrapper=True)\ndef hyco_caches():\n    return (yield)\n",
-        "its hook function 'hyco_caches' is a wrapper; hook functions only return records",
+        "its hook function 'hyco_caches' is a wrapper; a hook function must only return records",
     ),
     "hook that raises": (
         "@hookimpl\ndef hyco_caches():\n    return [1 / 0]\n",
@@ -236,31 +236,31 @@ FAILURES = {
     ),
     "nothing returned": (
         "@hookimpl\ndef hyco_caches():\n    [record('shelf')]\n",
-        "its hook function 'hyco_caches' returned None; wanted an iterable of records",
+        "its hook function 'hyco_caches' returned None; it must return an iterable of records",
     ),
     "one record instead of a list": (
         "@hookimpl\ndef hyco_caches():\n    return record('shelf')\n",
-        "its hook function 'hyco_caches' returned an object of type 'Record'; wanted an iterable of records",
+        "its hook function 'hyco_caches' returned an object of type 'Record'; it must return an iterable of records",
     ),
     "text returned": (
         "@hookimpl\ndef hyco_caches():\n    return 'shelf'\n",
-        "its hook function 'hyco_caches' returned an object of type 'str'; wanted an iterable of records",
+        "its hook function 'hyco_caches' returned an object of type 'str'; it must return an iterable of records",
     ),
     "record of a wrong type": (
         RECORDS.format("{'kind': 'shelf'}"),
-        "hyco_caches returned an object of type 'dict'; wanted a Record",
+        "hyco_caches returned an object of type 'dict'; it must return Record instances",
     ),
     "plain record as a model": (
         MODELS.format("record('unet')"),
-        "hyco_models returned an object of type 'Record'; wanted a ModelRecord",
+        "hyco_models returned an object of type 'Record'; it must return ModelRecord instances",
     ),
     "model as a cache": (
         RECORDS.format("model('unet')"),
-        "hyco_caches returned an object of type 'ModelRecord'; wanted a Record",
+        "hyco_caches returned an object of type 'ModelRecord'; it must return Record instances",
     ),
     "class as a record": (
         RECORDS.format("Record"),
-        "hyco_caches returned the class 'Record'; wanted a Record",
+        "hyco_caches returned the class 'Record'; it must return Record instances",
     ),
     "role": (
         MODELS.format("model('unet', role='neural')"),
@@ -276,7 +276,7 @@ FAILURES = {
     ),
     "kind of the core": (
         RECORDS.format("record('auto')"),
-        "kind 'auto' of hyco_caches: this kind belongs to the core; choose another",
+        "kind 'auto' of hyco_caches: this kind belongs to the core; choose another one",
     ),
     "same kind twice": (
         RECORDS.format("record('shelf'), record('shelf')"),
@@ -288,11 +288,12 @@ FAILURES = {
     ),
     "options that are no attrs class": (
         RECORDS.format("record('shelf', options=dict)"),
-        "kind 'shelf' of hyco_caches: the options are the class 'dict'; wanted a class made with hyco_engine.options",
+        "kind 'shelf' of hyco_caches: the options are the class 'dict'; "
+        "they must be a class made with hyco_engine.options",
     ),
     "options that are missing": (
         RECORDS.format("record('shelf', options=None)"),
-        "kind 'shelf' of hyco_caches: the options are None; wanted a class made with hyco_engine.options",
+        "kind 'shelf' of hyco_caches: the options are None; they must be a class made with hyco_engine.options",
     ),
     "options that are not frozen": (
         "import attrs\n@attrs.define\nclass Loose:\n    x: int = 3\n" + RECORDS.format("record('a', options=Loose)"),
@@ -313,17 +314,17 @@ FAILURES = {
     "factory": (
         RECORDS.format("record('shelf', factory='shelf:make')"),
         "kind 'shelf' of hyco_caches: the factory is an object of type 'str'; "
-        "wanted a function factory(options, context)",
+        "it must be a function factory(options, context)",
     ),
     "factory with other arguments": (
         RECORDS.format("record('shelf', factory=lambda options: None)"),
-        "kind 'shelf' of hyco_caches: the factory takes (options); wanted factory(options, context)",
+        "kind 'shelf' of hyco_caches: the factory takes (options); it must take (options, context)",
     ),
     "all that is wrong with the records": (
         RECORDS.format("record('A', summary=''), 3"),
         "kind 'A' of hyco_caches: the kind must be kebab-case, such as 'my-kind'; "
         "kind 'A' of hyco_caches: the summary is empty; write one sentence; "
-        "hyco_caches returned an object of type 'int'; wanted a Record",
+        "hyco_caches returned an object of type 'int'; it must return Record instances",
     ),
 }
 
@@ -381,7 +382,8 @@ def test_an_interrupt_is_no_failure_of_a_plugin(site: Site) -> None:
         ('hyco-engine>=7; extra == "later"', ""),
         (
             "Hyco.Engine[all]>=0.5,<1",
-            "it requires hyco-engine <1,>=0.5, but 0.4.0 is installed; install a version of one that fits the other",
+            "it requires hyco-engine <1,>=0.5, but 0.4.0 is installed; "
+            "install a version of one of them that fits the other",
         ),
         (
             "hyco-engine (at least 7)",
@@ -405,7 +407,7 @@ def test_two_entry_points_of_one_name(site: Site) -> None:
     first, second, third = registry.plugins
     reason = (
         "the entry-point name 'shelf' is used by first 1.0 and second 2.0, so none of them is loaded; "
-        "disable or uninstall all but one"
+        "disable or uninstall all but one of them"
     )
     assert (first.status, first.distribution, first.reason) == ("failed", "first", reason)
     assert (second.status, second.distribution, second.reason) == ("failed", "second", reason)
@@ -421,7 +423,7 @@ def test_two_plugins_with_one_kind(site: Site) -> None:
     registry = Registry.discover()
     message = (
         "kind 'shelf' of hyco_caches is offered by plugin 'first' (first 1.0) and "
-        "plugin 'second' (second 2.0), so none of them serves; "
+        "plugin 'second' (second 2.0), so none of them is used; "
         "disable all but one with --disable-plugin or HYCO_ENGINE_DISABLE_PLUGINS"
     )
     assert [(info.status, info.reason) for info in registry.plugins] == [("failed", message)] * 2
@@ -484,7 +486,7 @@ def test_heavy_imports_are_a_warning(site: Site, monkeypatch: pytest.MonkeyPatch
     site.install("heavy", code="import phi\n" + CACHE)
     info = only(Registry.discover())
     assert info.status == "ok"
-    assert info.warnings == ("loading it imports phi; import it inside the factory, so that the engine starts fast",)
+    assert info.warnings == ("loading it imports phi; import phi inside the factory, so that the engine starts fast",)
 
 
 def test_slow_imports_are_a_warning(site: Site) -> None:
@@ -493,7 +495,7 @@ def test_slow_imports_are_a_warning(site: Site) -> None:
     assert info.status == "ok"
     (warning,) = info.warnings
     assert warning.startswith("loading it took ")
-    assert warning.endswith(" s, more than 0.5 s; import what is slow inside the factory")
+    assert warning.endswith(" s, more than 0.5 s; import slow modules inside the factory")
 
 
 def test_options_without_help_are_a_warning(site: Site) -> None:
@@ -512,7 +514,7 @@ def test_models_of_the_other_role(site: Site) -> None:
     assert registry.get("hyco_models", "unet", role="synthetic").kind == "unet"
     with pytest.raises(SpecError) as caught:
         registry.get("hyco_models", "unet", role="physical")
-    assert str(caught.value) == "'unet' is a synthetic model and a physical one is wanted; installed: burgers"
+    assert str(caught.value) == "'unet' is a synthetic model, but a physical one is needed; installed: burgers"
     with pytest.raises(SpecError) as caught:
         registry.get("hyco_models", "burger", role="physical")
     assert str(caught.value) == ("unknown physical model 'burger'; did you mean 'burgers'?; installed: burgers")
@@ -603,7 +605,7 @@ def test_register_modules_objects_and_records() -> None:
         (
             a_module(a_record("memory")),
             "kind 'memory' of hyco_caches is already offered by plugin 'core' (core 0.1); "
-            "rename the kind or leave the other plugin out",
+            "rename the kind or do not use the other plugin",
         ),
         (
             a_record("shelf"),
@@ -728,7 +730,7 @@ def test_plugins_list_as_json(installed: Site, monkeypatch: pytest.MonkeyPatch) 
             "version": "1.2",
         }
     ]
-    assert result.stderr == "noise\nnote: no plugin or distribution 'absent' to disable\n"
+    assert result.stderr == "noise\nnote: 'absent' is not disabled, since no plugin or distribution has that name\n"
 
 
 @pytest.mark.parametrize("name", ["worthy", "Worthy_Dist"])
@@ -819,7 +821,7 @@ def test_infos_are_frozen() -> None:
 
 
 def test_option_is_the_engines() -> None:
-    """The kit of these tests writes options as authors do."""
+    """These tests write options as plugin authors do."""
     assert option(3, help="x").metadata["help"] == "x"
 
 

@@ -141,9 +141,9 @@ def test_text_stays_text(tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
     text = " | ".join(Page(report_page(RunRecord.of(run_folder(tmp_path)))).text)
-    assert "This run is unfinished after 0 whole cycles: what follows is what it had by then." in text
+    assert "This run is unfinished after 0 whole cycles; the results are those that it had reached by then." in text
     assert "Training loss: physics" in text
-    assert "The run left no rollouts to show: it did not end." in text
+    assert "The run did not end, so it has no rollouts to show." in text
 
 
 def test_data_that_is_no_field(tmp_path: Path) -> None:
@@ -307,12 +307,12 @@ NU = summary_of()["parameters"]["nu"]
 @pytest.mark.parametrize(
     ("summary", "sentence"),
     [
-        ({}, "This run is unfinished after 0 whole cycles: what follows is what it had by then."),
-        ({"status": "completed"}, "There is nothing to tell: no model was trained and measured."),
+        ({}, "This run is unfinished after 0 whole cycles; the results are those that it had reached by then."),
+        ({"status": "completed"}, "This run trained and measured no model."),
         (
             {"status": "interrupted", "cycles": 1, "parameters": {"nu": NU | {"moved": False}}},
-            "This run was interrupted after 1 whole cycle: what follows is what it had by then. nu did not move from "
-            "where it started.",
+            "This run was interrupted after 1 whole cycle; the results are those that it had reached by then. nu did "
+            "not move from its start.",
         ),
         (
             {"status": "completed", "parameters": {"nu": NU | {"standard_error": 1e-5}}},

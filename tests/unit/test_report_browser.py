@@ -60,7 +60,7 @@ class Opened:
         self.context.close()
 
     def pixels(self) -> list[str]:
-        """What the canvases show."""
+        """Return the pixels of the canvases."""
         found: list[str] = self.page.evaluate("[...document.querySelectorAll('canvas')].map(c => c.toDataURL())")
         return found
 

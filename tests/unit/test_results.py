@@ -1,4 +1,4 @@
-"""What is done with a finished run: its report, other data, other weights, export to where this package is not."""
+"""The use of a finished run: its report, other data, other weights, export for use without this package."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_weights_that_build_themselves_again(result: hyco.RunResult, tmp_path: P
     first = out.read_bytes()
     export(result.folder, out)
     assert out.read_bytes() == first
-    with pytest.raises(DataError, match="holds weights alone; export it, or name the run folder"):
+    with pytest.raises(DataError, match="holds weights alone; export the run's surrogate, or name the run folder"):
         hyco.load_surrogate(result.folder / "weights" / "synthetic-final.safetensors")
 
 
@@ -230,7 +230,7 @@ def test_predict_takes_an_exported_file_in_place_of_the_run(result: hyco.RunResu
     np.testing.assert_array_equal(got, wanted)
 
     code, _, error = told("predict", out, *rest, tmp_path / "no.npz", "--model", "physical")
-    wrong = f"error: {out} is one surrogate with one set of weights; for the physics name the run folder\n"
+    wrong = f"error: {out} holds one surrogate with one set of weights; for the physics name the run folder\n"
     assert (code, error) == (2, wrong)
     code, _, error = told("predict", out, *rest, tmp_path / "no.npz", "--which", "best")
     assert (code, error) == (2, wrong.replace("physics", "best weights"))
@@ -253,8 +253,9 @@ def test_no_program_is_read_back(result: hyco.RunResult, tmp_path: Path) -> None
     code, _, error = told("predict", out, "--input", tmp_path / "state.npy", "--steps", 1, "--out", tmp_path / "no.npy")
     assert code == 2
     assert error == (
-        f"error: {out} is neither a run folder nor a surrogate exported as .safetensors; exported programs (.pt2) are "
-        f"not read, as that can execute what is in them: run those you trust with torch, as docs/results.md shows\n"
+        f"error: {out} is neither a run folder nor a surrogate exported as .safetensors; the engine reads no "
+        f"exported program (.pt2), since reading can execute its content: run one that you trust with torch, as "
+        f"docs/results.md shows\n"
     )
 
 
@@ -302,13 +303,14 @@ def test_what_cannot_be_exported_says_so(
     [
         (
             ["--format", "torch-export", "--out", "here.toml"],
-            "here.toml is a name for the format toml, and this is torch-export: call it here.pt2\n",
+            "the name here.toml is for the format toml, and the format is torch-export: call the file here.pt2\n",
         ),
         (
             ["--format", "toml", "--out", "here.safetensors"],
-            "here.safetensors is a name for the format safetensors, and this is toml: call it here.toml\n",
+            "the name here.safetensors is for the format safetensors, and the format is toml: call the file "
+            "here.toml\n",
         ),
-        (["--out", "no/where.pt2"], "there is no folder no to write where.pt2 to"),
+        (["--out", "no/where.pt2"], "cannot write where.pt2: there is no folder no"),
     ],
 )
 def test_places_that_cannot_be(

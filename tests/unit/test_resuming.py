@@ -64,7 +64,7 @@ def stopped(folder: Path, moment: int, **more: Any) -> Path:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """All that must be equal: weights to the bit, metrics but their times, summary but times and memory."""
+    """Return all that must be equal: weights bitwise, metrics without times, summary without times and memory."""
     summary = json.loads((folder / "summary.json").read_text())
     for name in ("timings", "peak_rss_bytes"):
         summary.pop(name)
@@ -75,7 +75,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """An undisturbed run with its tables in a CSV file, and how often it was asked whether to end."""
+    """Return an undisturbed run with its tables in a CSV file, and how often the run asked whether to stop."""
     folder, count = tmp_path_factory.mktemp("whole"), StopAt()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -111,9 +111,7 @@ def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
     assert not (folder / "checkpoints").exists()
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
-    assert (
-        f"there is no checkpoint in {folder} yet: the run starts from its beginning" in (folder / "log.txt").read_text()
-    )
+    assert f"{folder} holds no checkpoint yet: the run starts from its beginning" in (folder / "log.txt").read_text()
 
 
 def test_a_completed_run_stays_as_it_is(whole: tuple[Path, int]) -> None:
@@ -148,7 +146,8 @@ def test_a_changed_spec_is_refused_key_by_key(tmp_path: Path) -> None:
         run(folder, resume=True, changes={"training.synthetic.lr": 0.5, "run.cycles": 0, "run.name": "other"})
     told = {problem.key: problem.message for problem in caught.value.problems}
     assert told["training.synthetic.lr"] == "was 0.001 when the run began, and is 0.5 now"
-    assert told["run.cycles"].startswith("is 0, and cycle 1 has begun; a run is only resumed with the spec that it")
+    begun = "is 0, and the run has already begun cycle 1; a run resumes only with the spec that it began with"
+    assert told["run.cycles"].startswith(begun)
     assert set(told) == {"training.synthetic.lr", "run.cycles"}
 
 
@@ -183,7 +182,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_older_one_taken(
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory, whole: tuple[Path, int]) -> Path:
-    """A run that was stopped in its middle, with two checkpoints."""
+    """Return a run that was stopped in its middle, with two checkpoints."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -198,7 +197,7 @@ def test_the_run_goes_on_from_the_older_checkpoint(whole: tuple[Path, int], tmp_
     newest.write_text(newest.read_text()[:-9])
     run(folder, resume=True)
     assert results(folder) == results(whole[0])
-    assert f"the checkpoint {newest} is left out, as it is damaged" in (folder / "log.txt").read_text()
+    assert f"the checkpoint {newest} cannot be used: it is damaged" in (folder / "log.txt").read_text()
     assert not newest.exists()
 
 
@@ -217,7 +216,7 @@ def test_damaged_metrics_are_noticed(tmp_path: Path, interrupted: Path) -> None:
     shutil.copytree(interrupted, folder)
     lines = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(lines[:30] + b"9" + lines[31:])
-    with pytest.raises(RunError, match="does not begin as it did then"):
+    with pytest.raises(RunError, match="does not begin as it did when the checkpoint was written"):
         run(folder, resume=True)
 
 
@@ -258,7 +257,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
 
 @pytest.fixture
 def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every step is worth compiling, and compiling only makes a note of the batch size."""
+    """Make every step worth compiling, and let compiling only record the batch size."""
     sizes: list[int] = []
 
     def compiled(graph: Any, state: Any, parameters: Any) -> Any:

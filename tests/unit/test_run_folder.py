@@ -52,7 +52,7 @@ class TestCreate:
             RunFolder.create(tmp_path / "runs", "a", tmp_path)
         assert message(caught) == (
             f"--run-dir: the run folder {tmp_path} is not empty, and results are never overwritten; "
-            "go on with its run by --resume, name a new folder, or leave out --run-dir"
+            "resume its run with --resume, name a new folder, or leave out --run-dir"
         )
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -110,7 +110,7 @@ class TestMetrics:
         [
             ({"x": torch.ones(1)}, "metrics.x: cannot write a Tensor as JSON"),
             ({"x": [1.0]}, "metrics.x: a line of metrics holds single values"),
-            ({"time": 1.0}, "metrics.time: this name is the run folder's own"),
+            ({"time": 1.0}, "metrics.time: the run folder uses this name itself; use another one"),
             ({1: 2}, "metrics: the key 1 is no text"),
         ],
     )
@@ -161,7 +161,7 @@ class TestWeights:
             assert not file.metadata()
 
     def test_metadata_is_text(self, tmp_path: Path) -> None:
-        with pytest.raises(TypeError, match="weights metadata 'epoch' must be text, not int"):
+        with pytest.raises(TypeError, match="the weights' metadata 'epoch' must be text, not int"):
             RunFolder(tmp_path).save_weights("a", {}, {"epoch": 3})  # type: ignore[dict-item]
 
     def test_names_stay_inside(self, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ class TestCsv:
         (record,) = hyco_trackers()
         (tmp_path / "log.csv").write_text("")
         tracker = record.factory(CsvOptions(file="log.csv"), None)
-        with pytest.raises(SpecError, match=r"log\.csv is there already"):
+        with pytest.raises(SpecError, match=r"log\.csv exists already"):
             tracker.started({"folder": tmp_path})
 
     @pytest.mark.parametrize("file", ["", "..", "../a.csv", "/a.csv", "a\\b.csv", "a\nb.csv", "summary.json"])

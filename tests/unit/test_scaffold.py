@@ -93,7 +93,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shelf").mkdir()
     assert refusal("shelf", "--hook", "cache") == (
-        "NAME: shelf exists and is left as it is; choose another name, or remove it"
+        "NAME: shelf exists and is not overwritten; choose another name, or remove it"
     )
     assert list((tmp_path / "shelf").iterdir()) == []
 
@@ -116,8 +116,8 @@ ALLOWED = "use lower-case letters, digits and single dashes, with a letter first
         *[
             (
                 name,
-                f"{name!r} cannot name a plugin: its package {name.replace('-', '_')!r} would hide a Python module of "
-                "that name that is there already; choose another name",
+                f"{name!r} cannot name a plugin: its package {name.replace('-', '_')!r} would hide an installed "
+                "Python module of that name; choose another name",
             )
             for name in ("class", "json", "torch", "hyco-engine")
         ],
@@ -141,4 +141,4 @@ def test_a_kind_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_only_models_have_a_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = refusal("shelf", "--hook", "cache", "--role", "physical")
-    assert told == "--role: only a model has a role, not a cache"
+    assert told == "--role: only a model has a role, a cache has none: leave out --role"

@@ -187,9 +187,10 @@ def test_a_scale_taken_from_the_data_is_that_of_the_train_split() -> None:
 def test_check_warns_of_units_before_anything_is_simulated() -> None:
     (note,) = hyco.Engine(spec(), registry=registry()).plan()["notes"]
     assert note == (
-        "the loss terms of the physical and the synthetic model are not alike, and not all have a scale: their units "
+        "the loss terms of the physical and the synthetic model are not comparable, and not all have a scale: their "
+        "units "
         "differ ('velocity': m/s, 'pressure': Pa). Write under [loss] terms.velocity = { scale = \"data\" }, "
-        'terms.pressure = { scale = "data" }, or the sizes that count as 1; see docs/losses.md'
+        'terms.pressure = { scale = "data" }, or other sizes that should count as 1; see docs/losses.md'
     )
     assert hyco.Engine(spec(terms=SCALES), registry=registry()).plan()["notes"] == []
 
@@ -199,7 +200,8 @@ def test_a_run_warns_of_sizes() -> None:
     tables["run"]["cycles"] = 0
     (told,) = hyco.run(tables, registry=registry()).summary["warnings"]
     assert told.startswith(
-        "the loss terms of the synthetic model are not alike, and not all have a scale: 'pressure', with a standard "
+        "the loss terms of the synthetic model are not comparable, and not all have a scale: 'pressure', with a "
+        "standard "
         "deviation of "
     )
     assert "e+10 times as much as 'velocity' with" in told
@@ -260,7 +262,7 @@ def test_what_is_no_field_is_asked_for_numbers() -> None:
     terms = [term("class", kind="categorical"), term("a"), term("b", kind="laplace")]
     told = scale_warning({"synthetic": terms}, {"a": 0.03, "b": 15.2}, of_fields=False)
     assert told is not None
-    assert "Write under [loss] terms.a = { scale = 0.03 }, terms.b = { scale = 15 }, or the sizes" in told
+    assert "Write under [loss] terms.a = { scale = 0.03 }, terms.b = { scale = 15 }, or other sizes" in told
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "residual", "other", "laplace", "huber"])

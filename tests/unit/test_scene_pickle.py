@@ -207,7 +207,7 @@ def test_the_refused_name_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_scene_npz(path)
     assert str(caught.value) == (
-        f"cannot read {path}, entry 'extrapolation': it names {os.system.__module__}.system, and only plain containers "
+        f"cannot read {path}, entry 'extrapolation': it names {os.system.__module__}.system, but only plain containers "
         "and numpy arrays are read"
     )
 
@@ -233,14 +233,14 @@ def header(descr: str, shape: str, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("data", header("<f4", "(1000000000000,)", b"0" * 64), "declares 4000000000000 bytes of numbers, and has 64"),
-        ("data", object_entry(pickle.dumps([1]), "(1,)"), "holds object, and only real numbers are read"),
+        ("data", header("<f4", "(1000000000000,)", b"0" * 64), "declares 4000000000000 bytes of numbers, but has 64"),
+        ("data", object_entry(pickle.dumps([1]), "(1,)"), "holds object; only real numbers are read"),
         ("data", header("<f4", "(-1,)", b""), "'data'"),
         ("lower", header("<f8", "(1000000000000,)", b"0" * 16), "declares float64"),
         ("lower", b"0" * (2**20 + 1), "at most 1048576 are read"),
-        ("dim_names", header("<U2", "(3,)", "a\nb<i>".encode("utf-32-le")), "which are no names"),
+        ("dim_names", header("<U2", "(3,)", "a\nb<i>".encode("utf-32-le")), "which are not names"),
         ("field_type", header("<U4", "()", "Mesh".encode("utf-32-le")), "it holds a 'Mesh'"),
-        ("lower", header("<f8", "(1,)", np.array([np.nan]).tobytes()), "lower is no corner"),
+        ("lower", header("<f8", "(1,)", np.array([np.nan]).tobytes()), "lower is not a corner"),
     ],
 )
 def test_lying_and_wrong_entries(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -255,7 +255,7 @@ def test_lying_and_wrong_entries(tmp_path: Path, name: str, content: bytes, mess
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = scene(tmp_path / "f.npz", data=np.zeros((400, 400, 2), np.float32))
     monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**6)
-    with pytest.raises(DataError, match=r"entry 'data': it takes 0.00128 GB, and 0.001 GB of memory are free"):
+    with pytest.raises(DataError, match=r"entry 'data': it needs 0.00128 GB of memory, but only 0.001 GB are free"):
         read_scene_npz(path)
     assert read_scene_npz(path, data=False).shape == (400, 400, 2)
 
@@ -264,7 +264,7 @@ def test_missing_entries_and_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*none\.npz"):
         read_scene_npz(tmp_path / "none.npz")
     np.savez(tmp_path / "a.npz", u=np.zeros(3))
-    with pytest.raises(DataError, match=r"is no field that PhiFlow wrote: there is no dim_names, .*\(it has 'u'\)"):
+    with pytest.raises(DataError, match=r"is not a field that PhiFlow wrote: it lacks dim_names, .*\(it has 'u'\)"):
         read_scene_npz(tmp_path / "a.npz")
 
 

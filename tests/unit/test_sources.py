@@ -204,7 +204,7 @@ def test_another_physics_than_the_one_that_learns():
             {"physical": None},
             {},
             SpecError,
-            "data.physics: there is no [physical] whose physics could make the data; name one",
+            "data.physics: the spec has no [physical] whose physics could make the data; name a physics here",
         ),
         (
             {},
@@ -270,9 +270,13 @@ def test_simulate_options(keys, message):
         (
             {"observe": {"noise": {"level": 0.1}}},
             "data.observe",
-            "noise and masks are for simulations of fields, and this data is samples",
+            "noise and masks apply to simulations of fields, but this data consists of samples",
         ),
-        ({"split": {"by": "time"}}, "data.split.by", "samples have no frames: their source divides them"),
+        (
+            {"split": {"by": "time"}},
+            "data.split.by",
+            "samples have no frames, so no split by time: their source divides them",
+        ),
     ],
 )
 def test_samples_know_neither_noise_nor_frames(tmp_path, data, key, message):

@@ -128,7 +128,9 @@ def test_nothing_is_left_to_defaults() -> None:
 def test_a_none_that_would_be_lost_is_refused() -> None:
     spec = spec_from_dict(tomllib.loads(GOOD), REGISTRY).spec
     odd = attrs.evolve(spec, run=attrs.evolve(spec.run, seed=None))
-    with pytest.raises(SpecError, match=r"^run.seed: is none, which TOML cannot write, and leaving it out means 0$"):
+    with pytest.raises(
+        SpecError, match=r"^run.seed: is none, which TOML cannot write, and without the key the default is 0$"
+    ):
         dump_spec(odd)
 
 

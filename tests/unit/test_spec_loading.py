@@ -25,7 +25,7 @@ REGISTRY = make_registry()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory of its own, so that file names in messages are short."""
+    """Change to an empty working directory, so that file names in messages are short."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,10 +80,10 @@ def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
-        "s.toml:8: data.split: ranges must not overlap: train '0:30' and val '25:33'",
+        "s.toml:8: data.split: the ranges of a split must not overlap: train '0:30' and val '25:33'",
         "s.toml:11: physical.kind: unknown physical model 'burgesr'; did you mean 'burgers'?; installed: burgers, heat",
-        "s.toml:12: physical.parameters.nu.init: 1.5 is not between the bounds 0.1 and 1, which are never reached; "
-        "start strictly inside or widen the bounds",
+        "s.toml:12: physical.parameters.nu.init: 1.5 is not between the bounds 0.1 and 1, which are open; "
+        "start strictly between them or widen the bounds",
         "s.toml:16: synthetic.residual: must be true or false, not 'false'; remove the quotes",
         "s.toml:17: synthetic.dilations: must be an array (each entry an integer), not '124'",
         "s.toml:20: augmentation.cache.kind: unknown cache backend 'disc'; installed: memory; or 'auto'",
@@ -132,19 +132,19 @@ def _with(key: str, value: str) -> str:
             "run.name",
             '"a/b"',
             "'a/b' cannot name a folder: use 1 to 100 letters, digits, '_', '-' and '.', "
-            "starting with none of the last two",
+            "and do not start with '-' or '.'",
         ),
         ("run.device", '"gpu"', "must be 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps', not 'gpu'"),
         ("data.also", '"v.npy"', "must be an array (each entry a path (a string)), not 'v.npy'; write ['v.npy']"),
         ("data.also", '["a", "b\\u0000"]', "must be a path (a string), not 'b\\x00'"),
         ("data.split", '{by = "tiem"}', "must be 'simulation', 'time' or 'sensor', not 'tiem'; did you mean 'time'?"),
         ("data.split", '{val = "30"}', "must be a range start:stop such as '0:30' or '30:', not '30'"),
-        ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not in it"),
-        ("data.fields", '{dynamic = ["u"], static = ["u"]}', "a field is listed once, dynamic or static, not twice: u"),
+        ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not part of it"),
+        ("data.fields", '{dynamic = ["u"], static = ["u"]}', "a field must be listed once, as dynamic or as static: u"),
         (
             "data.num_predict_steps",
             "3\nnum_frames = 3",
-            "a window of 3 steps needs 4 frames, and num_frames is 3; predict fewer steps or use more frames",
+            "a window of 3 steps needs 4 frames, but num_frames is 3; predict fewer steps or use more frames",
         ),
         (
             "data.boundary",
@@ -159,7 +159,7 @@ def _with(key: str, value: str) -> str:
         (
             "physical.parameters.a",
             "{bounds = [0, 1], init = {offset = 0.5}}",
-            "1.5 is not between the bounds 0 and 1, which are never reached; start strictly inside or widen the bounds",
+            "1.5 is not between the bounds 0 and 1, which are open; start strictly between them or widen the bounds",
         ),
         ("augmentation.alpha", "-0.1", "must be >= 0, not -0.1"),
         ("loss.terms.u", "{scale = 'date'}", "must be a number or 'data', not 'date'; did you mean 'data'?"),
@@ -230,17 +230,17 @@ def test_boundaries(load: Callable[..., LoadedSpec]) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "[0.0, nan]", "[true]", "{x = -inf}"])
 def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], value: str) -> None:
-    with pytest.raises(SpecError, match=r"data\.boundary: (a boundary value must be finite|wanted a number)"):
+    with pytest.raises(SpecError, match=r"data\.boundary: (a boundary value must be finite|expected a number)"):
         load(_with("data.boundary", value))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[run\n", "s.toml:1: no valid TOML: expected ']' at the end of a table declaration at column 5"),
-        ("[run]\nname = 'a'\nname = 'b'\n", "s.toml:3: no valid TOML: cannot overwrite a value at column 11"),
-        ("[run]\nname = True\n", "s.toml:2: no valid TOML: invalid value at column 8"),
-        ('a = """\n\n', "s.toml:1: no valid TOML: unterminated string (at end of document)"),
+        ("[run\n", "s.toml:1: is not valid TOML: expected ']' at the end of a table declaration at column 5"),
+        ("[run]\nname = 'a'\nname = 'b'\n", "s.toml:3: is not valid TOML: cannot overwrite a value at column 11"),
+        ("[run]\nname = True\n", "s.toml:2: is not valid TOML: invalid value at column 8"),
+        ('a = """\n\n', "s.toml:1: is not valid TOML: unterminated string (at end of document)"),
         ("", "s.toml: data.kind: required but missing; installed: arrays"),
         ("a = " + "[" * 5000 + "]" * 5000, "s.toml: is nested too deeply"),
         ("a = " + "1" * 5000, None),
@@ -256,7 +256,7 @@ def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], val
         (GOOD.replace('kind = "burgers"', "kind = 3"), "s.toml:9: physical.kind: must be a string, not 3"),
         (
             GOOD.replace('kind = "burgers"', 'kind = "unet"'),
-            "s.toml:9: physical.kind: 'unet' is a synthetic model and a physical one is wanted; "
+            "s.toml:9: physical.kind: 'unet' is a synthetic model, but a physical one is needed; "
             "installed: burgers, heat",
         ),
         (
@@ -279,7 +279,7 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
         "none.toml": "none.toml: there is no such file; `hyco-engine init` writes a spec to start from",
         ".": ".: is a folder; name the spec file in it",
         "latin.toml": "latin.toml: is not UTF-8 text (byte 14); save it as UTF-8",
-        "large.toml": "large.toml: is larger than 1000000 bytes, so it is hardly a spec",
+        "large.toml": "large.toml: is larger than 1000000 bytes, so it is probably not a spec",
         "latin.toml/x": "latin.toml/x: Not a directory",
         "a\0b": "a\0b: embedded null byte",
     }

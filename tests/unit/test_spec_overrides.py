@@ -72,21 +72,24 @@ def test_one_text_is_one_override(load: Callable[..., LoadedSpec]) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("run.cycles=abc", "run.cycles: 'abc' is no TOML value; quote strings: run.cycles='\"abc\"'"),
+        ("run.cycles=abc", "run.cycles: 'abc' is not a TOML value; quote strings: run.cycles='\"abc\"'"),
         ("run.cycles", "run.cycles: has no value; write key=value"),
-        ("run.cycles=", "run.cycles: '' is no TOML value; TOML has no empty value: leave the key out"),
-        ("physical=None", "physical: 'None' is no TOML value; TOML has no empty value: leave the key out"),
-        ("synthetic.residual=True", "synthetic.residual: 'True' is no TOML value; did you mean true?"),
-        ("synthetic.residual=off", "synthetic.residual: 'off' is no TOML value; did you mean false?"),
-        ("data.path=/a/b.npy", "data.path: '/a/b.npy' is no TOML value; quote strings: data.path='\"/a/b.npy\"'"),
-        ("data.also=[a]", "data.also: '[a]' is no TOML value; arrays are [1, 2], tables {a = 1}, strings '\"text\"'"),
+        ("run.cycles=", "run.cycles: '' is not a TOML value; TOML has no empty value: leave the key out"),
+        ("physical=None", "physical: 'None' is not a TOML value; TOML has no empty value: leave the key out"),
+        ("synthetic.residual=True", "synthetic.residual: 'True' is not a TOML value; did you mean true?"),
+        ("synthetic.residual=off", "synthetic.residual: 'off' is not a TOML value; did you mean false?"),
+        ("data.path=/a/b.npy", "data.path: '/a/b.npy' is not a TOML value; quote strings: data.path='\"/a/b.npy\"'"),
+        (
+            "data.also=[a]",
+            "data.also: '[a]' is not a TOML value; arrays are [1, 2], tables {a = 1}, strings '\"text\"'",
+        ),
         (
             "run.cycles=1\nrun.seed=2",
-            "run.cycles: '1\\nrun.seed=2' is no TOML value; arrays are [1, 2], tables {a = 1}, strings '\"text\"'",
+            "run.cycles: '1\\nrun.seed=2' is not a TOML value; arrays are [1, 2], tables {a = 1}, strings '\"text\"'",
         ),
-        ("run cycles=1", "run cycles: 'run cycles' is no key; write a.b=value"),
-        ("=1", ": '' is no key; write a.b=value"),
-        ("[run]\ncycles=1", "[run]\ncycles: '[run]\\ncycles' is no key; write a.b=value"),
+        ("run cycles=1", "run cycles: 'run cycles' is not a key; write a.b=value"),
+        ("=1", ": '' is not a key; write a.b=value"),
+        ("[run]\ncycles=1", "[run]\ncycles: '[run]\\ncycles' is not a key; write a.b=value"),
         ("a=" + "[" * 5000, None),
         ("run.cycles=1.5", "run.cycles: must be an integer, not 1.5"),
         ("run.cycles=2020-01-01", "run.cycles: must be an integer, not the date 2020-01-01"),
@@ -95,7 +98,7 @@ def test_one_text_is_one_override(load: Callable[..., LoadedSpec]) -> None:
             "run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; "
             "did you mean 'cycles'?",
         ),
-        ("data.path.x=1", "data.path.x: data.path is no table, so it has no keys to set"),
+        ("data.path.x=1", "data.path.x: data.path is not a table, so it has no keys to set"),
         ("physical={}", "physical.kind: required but missing; installed: burgers, heat"),
         ("physical={kind='heat', implicit=1}", "physical.implicit: must be true or false, not 1"),
         ("data=1", "data: must be a table, not 1"),
@@ -114,9 +117,9 @@ def test_refused_keys_of_a_mapping(load: Callable[..., LoadedSpec]) -> None:
     with pytest.raises(SpecError) as caught:
         load({"run.cycles = 1\na": 1, "": 2, "run..x": 3})
     assert [problem.message for problem in caught.value.problems] == [
-        "'run.cycles = 1\\na' is no key; write it like a.b",
-        "'' is no key; write it like a.b",
-        "'run..x' is no key; write it like a.b",
+        "'run.cycles = 1\\na' is not a key; write it like a.b",
+        "'' is not a key; write it like a.b",
+        "'run..x' is not a key; write it like a.b",
     ]
 
 

@@ -69,7 +69,7 @@ def test_types_and_bounds() -> None:
     assert keys("TermSetting")["scale"]["anyOf"] == [{"type": "number", "exclusiveMinimum": 0.0}, {"enum": ["data"]}]
     assert variants("SourceChoice")["arrays"]["properties"]["dt"]["description"] == "time between frames [s]"
     assert keys("PathsSpec")["cache"] == {
-        "description": "tensor and generated-sample caches",
+        "description": "folder of the caches of tensors and generated samples",
         "type": "string",
         "default": "cache",
     }

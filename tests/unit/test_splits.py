@@ -95,13 +95,13 @@ def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total)
         (
             Split(),
             [50],
-            "data.split: the data has 1 simulation, so none is left to validate on; split it in time: "
+            "data.split: the data has 1 simulation, so no simulation is left to validate on; split it in time: "
             'split = {by = "time"} trains on the first frames and validates on the last',
         ),
         (
             Split(train="0:30", val="30:40"),
             [9] * 33,
-            "data.split.val: the range '30:40' reaches outside of the data, which has 33 simulations",
+            "data.split.val: the range '30:40' reaches beyond the data, which has 33 simulations",
         ),
         (
             Split(train="5:"),
@@ -111,24 +111,22 @@ def test_splits_never_overlap_and_never_leave_the_data(by, edges, chosen, total)
         (
             Split(train=":-1", val="-3:"),
             [9] * 5,
-            "data.split.val: train 0:4 and val 2:5 share the simulations 2:4; what is validated or tested on must "
-            "not be "
-            "trained on",
+            "data.split.val: train 0:4 and val 2:5 share the simulations 2:4; held-out data must not train",
         ),
         (
             Split(by="time", train=":50", test="50:"),
             [100],
-            "data.split.val: train and test leave no frame of 100 to validate on; leave some out, or set val",
+            "data.split.val: train and test leave no frame of 100 to validate on; shorten one of them, or set val",
         ),
         (
             Split(val="0:2"),
             [9, 9],
-            "data.split.train: the train split is empty: val 0:2 take all 2 simulations",
+            "data.split.train: the train split is empty: val 0:2 take all 2 simulations; shorten one of them",
         ),
         (
             Split(by="time", train="0:30", val="30:50"),
             [50, 40],
-            "data.split.val: the range '30:50' reaches outside of the data, which has 40 frames",
+            "data.split.val: the range '30:50' reaches beyond the data, which has 40 frames",
         ),
     ],
 )
@@ -144,14 +142,15 @@ def test_errors(split, frames, message):
         (
             [3, 9],
             3,
-            "data.num_predict_steps: a window of 3 predicted steps needs 4 frames, and the train split has 3 frames "
+            "data.num_predict_steps: a window of 3 predicted steps needs 4 frames, but the train split has only 3 "
+            "frames "
             "in a "
             "row; set num_predict_steps to at most 2",
         ),
         (
             [9, 1],
             3,
-            "data.num_frames: val has 1 frame of simulation 1, and a rollout needs at least 2: a start and a step",
+            "data.num_frames: val has 1 frame of simulation 1, but a rollout needs at least 2: a start and a step",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the strategies decide: counts, trust, phases, starts, ghost points."""
+"""The decisions of the strategies: counts, trust, phases, starts, ghost points."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_after_the_cycles_that_cooperate_the_physics_is_polished_on_real_data_al
     assert phases(0, teach="synthetic") == [("physical", False), ("synthetic", True)]
     other = [phases(cycle, teach="physical", cooperate=1) for cycle in range(2)]
     assert other == [[("synthetic", False), ("physical", True)], [("synthetic", False), ("physical", False)]]
-    with pytest.raises(ValueError, match="cooperate says how long the physics is taught"):
+    with pytest.raises(ValueError, match="cooperate sets for how many cycles the physics is taught"):
         Interaction(InteractionOptions(teach="synthetic", cooperate=2))
     always = Interaction(InteractionOptions())
     assert all(phase.taught for cycle in (0, 1, 100) for phase in always.phases(cycle))
@@ -414,12 +414,13 @@ def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypa
 
 NO_ROLLOUTS = (
     "this strategy generates rollouts, and the synthetic model CoordinateMLP steps no states: set augmentation.kind = "
-    '"interaction", which compares both models at points and generates nothing, or augmentation.alpha = 0, with which '
-    "each learns from real data alone"
+    '"interaction", which compares both models at points and generates no samples, or augmentation.alpha = 0, with '
+    "which "
+    "each model learns from real data alone"
 )
 NOTHING_HELD_OUT = (
-    "this strategy weighs the models by their errors on held-out data, and nothing is held out: give validation data, "
-    'or set augmentation.kind = "count", which needs none'
+    "this strategy compares the models' errors on held-out data, and no data is held out: set data.split.val, "
+    'or set augmentation.kind = "count", which needs no held-out data'
 )
 
 

@@ -29,7 +29,7 @@ KINDS = sorted(SMALL)
 
 
 def a_layout(*resolution: int, boundary: Any = "periodic", **more: Any) -> StateLayout:
-    """A velocity and a static scalar."""
+    """Return a layout of a velocity and a static scalar."""
     axes = ("x", "y", "z")[: len(resolution)]
     grid = Grid(axes=axes, resolution=resolution, lower=(0.0,) * len(axes), upper=(1.0,) * len(axes))
     rule = Boundary.parse(boundary, axes)

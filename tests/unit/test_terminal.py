@@ -1,4 +1,4 @@
-"""What a run shows on a terminal, in a file, and when it is to be quiet."""
+"""The output of a run on a terminal, in a file, and with --quiet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tty(io.StringIO):
 
 
 def tell(tracker: Terminal, folder: Path | None = None, summary: Mapping[str, Any] = DONE) -> None:
-    """A cycle of a run, event by event as the engine tells it."""
+    """Send a cycle of a run to the terminal, event by event as the engine does."""
     tracker.started({"name": "quick", "folder": folder, "spec": SPEC})
     tracker.phase_started({"cycle": None, "phase": "prepare_data", "total": None})
     tracker.phase_ended({"cycle": None, "phase": "prepare_data", "seconds": 0.25})
@@ -90,7 +90,7 @@ def test_a_run_that_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert err.getvalue().splitlines()[-1] == "failed after 3.2 s"
     (tmp_path / "summary.json").touch()
     tell(Terminal(err=err), tmp_path, DONE | {"status": "failed"})
-    assert err.getvalue().splitlines()[-1] == f"failed after 3.2 s; what was done so far is in {tmp_path}"
+    assert err.getvalue().splitlines()[-1] == f"failed after 3.2 s; the results so far are in {tmp_path}"
     assert capsys.readouterr().out == ""
 
 
@@ -148,7 +148,7 @@ class TestTerminal:
         assert "\x1b" not in capsys.readouterr().out
 
     def bar(self) -> str:
-        """What is written until the middle of a phase."""
+        """Return the output until the middle of a phase."""
         err = Tty()
         tracker = Terminal(err=err)
         tracker.started({"name": "quick", "folder": None, "spec": SPEC})

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hyco_engine.training.whole_loss import WholeLoss, to_device
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -44,7 +45,6 @@ from hyco_engine.training.hybrid import BalanceWarning, HybridTrainer, flatten
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
-from hyco_engine.training.whole_loss import WholeLoss, to_device
 
 
 def settings(**changes: Any) -> TrainingSettings:

@@ -72,7 +72,7 @@ class Copied(Recipe):
 
 
 def damages(path: Path, other: Path, chance: random.Random) -> list[tuple[str, bytes]]:
-    """(what, the content then) of one file; `other` is that of another run, where it has one."""
+    """Yield (kind of damage, damaged content) of one file; `other` is the file of another run, if it has one."""
     content = path.read_bytes()
     found = [("emptied", b"")]
     if content:
@@ -117,7 +117,7 @@ class Trials:
         return hyco.Engine(spec, registry=self.registry).run(run_dir, **more)
 
     def prepare(self) -> None:
-        """Two runs with a cache each, and what an undamaged one gives."""
+        """Make two runs with a cache each, and the result of an undamaged one."""
         for name, seed in (("one", 0), ("two", 1)):
             self.run(self.spec(name, seed), self.folder / name)
         np.save(self.folder / "state.npy", np.sin(np.arange(8.0))[None])
@@ -136,7 +136,7 @@ class Trials:
         return dict(spec)
 
     def fresh(self) -> Path:
-        """A copy of the first run at a place that is always the same, so that results that tell it are, too."""
+        """Copy the first run to a fixed place, so that results that name the place stay the same."""
         work = self.folder / "work"
         for source, place in (("one", work), ("one-cache", self.folder / "work-cache")):
             shutil.rmtree(place, ignore_errors=True)
@@ -175,7 +175,7 @@ class Trials:
         return [result.physical, result.synthetic, result.summary["metrics"], lines]
 
     def judge(self, what: str, name: str, read: Reader) -> bool:
-        """Whether a reader gave an error that is the user's to read, or what it gives without damage."""
+        """Return whether a reader gave an error for the user, or the result that it gives without damage."""
         try:
             found = fingerprint(read())
         except HycoError as error:
@@ -225,7 +225,7 @@ class Trials:
                     yield
 
     def tensor_files(self) -> Iterator[None]:
-        """The cache of real data: noticed, made again."""
+        """Check that damage in the cache of real data is noticed and the cache made again."""
         names = sorted(p.relative_to(self.folder / "one-cache") for p in (self.folder / "one-cache").rglob("sim_*"))
         for name in names:
             sound = (self.folder / "one-cache" / name).read_bytes()
@@ -268,7 +268,7 @@ class Trials:
 
 
 def measure(trials: int, seed: int = 0) -> dict[str, Any]:
-    """At least `trials` cases, unless every file has had all its damages before."""
+    """Measure at least `trials` cases, unless every file has had all its kinds of damage before."""
     logging.disable(logging.CRITICAL)
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -56,7 +56,7 @@ def run_example(path: Path, folder: Path, published: Path = PUBLISHED) -> dict[s
 
 
 def ran(command: list[str], folder: Path) -> str:
-    """What it prints on stdout. Raises RuntimeError with what it says where it fails."""
+    """Run a command; return its stdout. Raise RuntimeError with its output where it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -64,7 +64,7 @@ def ran(command: list[str], folder: Path) -> str:
 
 
 def keep(run: Path, name: str) -> Path | None:
-    """The figure of the run that docs/gallery.md shows, as docs/images/<name>.png; None where it shows none."""
+    """Copy the figure that docs/gallery.md shows to docs/images/<name>.png; return None where it shows none."""
     out = IMAGES / f"{name}.png"
     if f"(images/{out.name})" not in PAGE.read_text(encoding="utf-8"):
         return None

@@ -109,7 +109,7 @@ def start(folder: Path, run: str = "run") -> int:
 
 
 def ended(process: int, within: float) -> int | None:
-    """The exit code, negative for a signal; None: it still runs."""
+    """Return the exit code, negative for a signal, or None while the process runs."""
     deadline = time.monotonic() + within
     while True:
         found, status = os.waitpid(process, os.WNOHANG)
@@ -121,7 +121,7 @@ def ended(process: int, within: float) -> int | None:
 
 
 def results(run: Path) -> dict[str, Any]:
-    """What must be equal."""
+    """Return the results that must be equal."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("time")
@@ -157,7 +157,7 @@ class Trials:
         return folder
 
     def reference(self, cache: str, optimizer: str) -> tuple[Mapping[str, Any], float]:
-        """The undisturbed results, and how long they take."""
+        """Return the undisturbed results, and how long they take."""
         if (cache, optimizer) not in self.references:
             folder = self.prepare(f"whole-{cache}-{optimizer}", cache, optimizer, 10.0, own_cache=False)
             begin = time.monotonic()
@@ -167,7 +167,7 @@ class Trials:
         return self.references[cache, optimizer]
 
     def trial(self, number: int) -> tuple[str, list[str]]:
-        """ "survived", or what went wrong; and what was left over."""
+        """Return "survived" or what went wrong, and the files that were left over."""
         cache, optimizer = list(itertools.product(CACHES, OPTIMIZERS))[number % 9]
         expected, seconds = self.reference(cache, optimizer)
         minutes = self.random.choice([0.0, 0.002, 10.0])

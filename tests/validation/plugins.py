@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def example(name: str) -> Path:
-    """The spec beside a plugin's pyproject.toml."""
+    """Return the spec beside a plugin's pyproject.toml."""
     found = [path for path in (ROOT / "plugins" / name).glob("*.toml") if path.name != "pyproject.toml"]
     expect(len(found) == 1, f"{name} has {len(found)} examples, wanted one")
     return found[0]
@@ -78,7 +78,7 @@ def plugins() -> list[dict[str, Any]]:
 
 
 def kinds() -> dict[str, str]:
-    """The distribution of every kind that can be used."""
+    """Return the distribution of every kind that can be used."""
     return {
         f"{hook}: {kind}": plugin["distribution"]
         for plugin in plugins()
@@ -98,12 +98,12 @@ def run_example(spec: Path, scratch: Path, *changes: str) -> float:
 
 
 def hyco(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-    """What the command says: of an error, on stderr."""
+    """Run the command; return its output, of an error that on stderr."""
     return command("hyco_engine", *arguments, code=code, cwd=cwd)
 
 
 def command(module: str, *arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-    """What the module, run as a program of this environment, says. Ends the script where its exit code is another."""
+    """Run the module as a program of this environment; return its output. End the script on another exit code."""
     line = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
     expect(done.returncode == code, f"{' '.join(line)}\nended with {done.returncode}\n{done.stdout}\n{done.stderr}")

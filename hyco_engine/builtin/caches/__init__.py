@@ -26,7 +26,7 @@ class DiskOptions:
 class OnTheFlyOptions:
     """`kind = "on-the-fly"`."""
 
-    prefetch: bool = option(True, help="make the next batch in a background thread while this one trains")
+    prefetch: bool = option(True, help="true: a background thread makes the next batch while this one trains")
 
 
 def _memory(options: MemoryOptions, context: Any) -> Any:
@@ -52,7 +52,7 @@ def hyco_caches() -> Iterable[Record]:
     return (
         Record(
             kind="memory",
-            summary="all generated samples in RAM: fastest, for what fits",
+            summary="holds all generated samples in memory: the fastest way, if they fit",
             options=MemoryOptions,
             factory=_memory,
         ),
@@ -64,7 +64,7 @@ def hyco_caches() -> Iterable[Record]:
         ),
         Record(
             kind="on-the-fly",
-            summary="generated samples made again for every batch: slow, needs neither memory nor disk",
+            summary="makes generated samples again for every batch: slow, but needs neither memory nor disk",
             options=OnTheFlyOptions,
             factory=_on_the_fly,
         ),

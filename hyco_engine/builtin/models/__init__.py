@@ -11,7 +11,7 @@ from hyco_engine.hooks.records import ModelRecord, imported
 
 
 def _record(kind: str, role: Literal["physical", "synthetic"], options: type, summary: str) -> ModelRecord:
-    """The kind `some-kind`, built by `build` of the module `some_kind` beside this one."""
+    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package."""
     factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
     return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory)
 

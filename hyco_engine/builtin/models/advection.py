@@ -5,8 +5,8 @@ Fields          `rho`, a scalar, dynamic; `v`, the known velocity, static: a sca
                 both centred; v in length/time
 Parameters      `mx`, `my`, `mz` for the axes there are: the modulation m that is added to v, numbers or fields;
                 unit length/time
-Boundary        any; periodic where the data says nothing. Nothing is prescribed where the flow enters but the boundary
-                itself
+Boundary        any; periodic where the data names none. Where the flow enters, only the boundary's own value is
+                prescribed
 Solutions       rho is carried along unchanged; sheared into ever finer filaments where v turns
 Good values     length scales of rho of eight cells and more; m well below v
 
@@ -16,8 +16,9 @@ Scheme          Space: fourth-order central differences, not conservative, order
                 large as v.
                 Numerical diffusion: none from the differences; Runge-Kutta's is dx^2 C^6 / (144 dt) for waves of
                 q dx = 1 and C = |v| dt/dx. What the grid does not resolve is dispersed: such waves lag by 3 %.
-Identifiable    m only along grad rho, and only where rho has been: constant rho says nothing. Several simulations with
-                different initial states, which cross all directions everywhere, determine it.
+Identifiable    only the component of m along grad rho, and only where rho varies: a constant rho carries no information
+                on m. Several simulations from different initial states, whose gradients cover all directions
+                everywhere, determine m.
 
 References      B. Gustafsson, H.-O. Kreiss, J. Oliger, Time Dependent Problems and Difference Methods (1995), section 3
 """
@@ -96,7 +97,7 @@ class Advection(ExplicitPhysics, FlowPhysics):
     def internal_steps(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
     ) -> int:
-        # m usually starts at 0, so a multiple of its start would leave it no room
+        # m usually starts at 0, so the room for it cannot be a multiple of its start value
         known = size.get("v", abs(self.options.speed))
         room = {name: value.abs() + known / 3 for name, value in parameters.items()}
         return super().internal_steps(layout, size, room, dt)
@@ -113,7 +114,10 @@ class Advection(ExplicitPhysics, FlowPhysics):
 
 
 def ring_vortex(grid: Grid, options: AdvectionOptions) -> Tensor:
-    """`[2, *resolution]`: around the centre with the speed `s (r/R) exp((1 - (r/R)^2) / 2)`, largest at r = R."""
+    """Return the velocity of a vortex around the domain's centre, `[2, *resolution]`.
+
+    Its speed `s (r/R) exp((1 - (r/R)^2) / 2)` is largest at r = R.
+    """
     lengths = [b - a for a, b in zip(grid.lower, grid.upper, strict=True)]
     radius = options.ring_radius * min(lengths)
     offsets = [
@@ -126,7 +130,7 @@ def ring_vortex(grid: Grid, options: AdvectionOptions) -> Tensor:
 
 
 def build(options: AdvectionOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:
         raise DataError("advection needs data on a grid, and this data has none", key="physical.kind")

@@ -3,7 +3,7 @@
 Equation        u_t + (u . grad) u = div(nu grad u), in 1, 2 or 3 dimensions
 Field           `u`, a scalar in 1-D, one component per axis else; centred; unit length/time
 Parameter       `nu`, the viscosity: a number > 0, or a field; unit length^2/time
-Boundary        any; periodic where the data says nothing
+Boundary        any; periodic where the data names none
 Solutions       waves that steepen into shocks of thickness 4 nu / jump, which then merge and decay
 Good values     u about 1, nu from 0.003 (shocks) to 0.1 (smooth) of the domain's length
 
@@ -22,8 +22,8 @@ scheme = "semi-lagrangian"
     u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of
     nu lap(u) + grad(nu) . grad(u).
     Order 1. Stable at any velocity, and for sum nu dt/dx^2 < 0.5.
-    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): what is to be found
-    must be far above it (on `burgers_shock.mat` it is 24 % of nu, which is then found 61 % too low).
+    Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): a nu that is to be
+    identified must be far above it (on `burgers_shock.mat` it is 24 % of nu, and nu is then found 61 % too low).
 
 References      J. M. Burgers, Adv. Appl. Mech. 1 (1948); the split form: A. Jameson, J. Sci. Comput. 34 (2008)
 """
@@ -53,7 +53,7 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.second_order import neighbours
 
 USUAL_SPEED = 4.0
-"""Taken where nothing is known of the data: four times the default amplitude of initial states."""
+"""Speed that is assumed where nothing is known of the data: four times the default amplitude of initial states."""
 EULER_DIFFUSIVE = 0.5
 """Limit of sum nu dt/dx^2 for one Euler step with three-point differences."""
 
@@ -69,7 +69,7 @@ class Burgers(ExplicitPhysics, FlowPhysics):
             unit="length^2/time",
             bounds=(0.0, math.inf),
             may_be_field=True,
-            # open to both sides: a truth that touches 0 is out of reach on a log scale
+            # bounds open to both sides, since a log scale could not reach a true field that touches 0
             field_bounds=(-math.inf, math.inf),
             help="kinematic viscosity",
         ),
@@ -118,12 +118,12 @@ class Burgers(ExplicitPhysics, FlowPhysics):
 
 
 def build(options: BurgersOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     return FlowModel(Burgers(options), context)
 
 
 def finite_difference(u: Field, v: Any, nu: Any) -> Any:
-    """u_t for the values `v`, on the grid and with the boundary of `u`."""
+    """Return u_t for the values `v`, on the grid and with the boundary of `u`."""
     terms = []
     for axis, dx in spacing(u).items():
         extended = continued(v, u.boundary, axis)
@@ -136,7 +136,7 @@ def finite_difference(u: Field, v: Any, nu: Any) -> Any:
 
 
 def advection(v: Any, extended: Any, axis: str, dx: float) -> Any:
-    """u_j d_j u_i for one axis j and all components i; split for i = j."""
+    """Return u_j d_j u_i for one axis j and all components i, in the split form for i = j."""
     if "vector" not in v.shape:
         return split(v, extended, axis, dx)
     along = v.vector[axis]
@@ -150,13 +150,13 @@ def advection(v: Any, extended: Any, axis: str, dx: float) -> Any:
 
 
 def split(v: Any, extended: Any, axis: str, dx: float) -> Any:
-    """v dv/dx."""
+    """Return v dv/dx in the split form (v v_x + (v v)_x) / 3."""
     gradient = first_derivative(extended, axis, dx)
     return (v * gradient + first_derivative(extended * extended, axis, dx)) * (1 / 3)
 
 
 def semi_lagrangian(u: Field, nu: Any, dt: float) -> Field:
-    """Advection along characteristics, then one explicit step of nu lap(u) + grad(nu) . grad(u)."""
+    """Advect along characteristics, then take one explicit step of nu lap(u) + grad(nu) . grad(u)."""
     a = advect.semi_lagrangian(u, u, dt).values
     terms = []
     for axis, dx in spacing(u).items():

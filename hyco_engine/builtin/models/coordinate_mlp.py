@@ -2,8 +2,9 @@
 
 Function        u(x, t), position and time scaled to -1..1, output by mean and spread of the data; one output a field
 Network         `depth` layers of `width` with tanh
-Boundary        none: it knows what it has seen
-Take it         for sensors anywhere in space and time, of one simulation; it makes no steps, so it has no other start
+Boundary        none: the network knows only the observations that it was trained on
+Take it         for sensors anywhere in space and time, of one simulation; it makes no steps, so it cannot begin from
+                another initial state
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class CoordinateMLP(Predictor):
     """tanh layers from `{"position": [M, n_axes], "time": [M]}` to each dynamic field, `[M]` or `[M, components]`.
 
     Position is scaled to -1..1 over the domain, time to -1..1 over `duration`, the output by mean and spread of the
-    data. It knows one simulation: that whose initial state it has seen.
+    data. It represents one simulation, the one that it was trained on.
     """
 
     origin: Tensor
@@ -58,7 +59,7 @@ class CoordinateMLP(Predictor):
 
     def forward(self, inputs: Values) -> Mapping[str, Tensor]:
         if isinstance(inputs, Tensor):
-            raise TypeError("a coordinate-mlp is asked for positions and times, not for states")
+            raise TypeError("a coordinate-mlp takes positions and times, and was given states")
         x = torch.cat([inputs["position"], inputs["time"][:, None]], dim=1)
         x = (x - self.origin) * self.scale
         for layer in self.layers[:-1]:
@@ -70,8 +71,8 @@ class CoordinateMLP(Predictor):
 
 
 def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """Uniform weights within sqrt(6 / (n_in + n_out)) (Glorot and Bengio 2010), zero bias."""
-    # the core keeps the global generator out of what torch draws here
+    """Return a layer with uniform weights within sqrt(6 / (n_in + n_out)) (Glorot and Bengio 2010) and zero bias."""
+    # torch initialises the layer from the global generator, which the core isolates; these values replace it
     layer = nn.Linear(n_in, n_out)
     bound = math.sqrt(6 / (n_in + n_out))
     with torch.no_grad():
@@ -81,7 +82,7 @@ def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
 
 
 def build(options: CoordinateMLPOptions, context: SurrogateContext) -> CoordinateMLP:
-    """The surrogate `coordinate-mlp`."""
+    """Build the surrogate `coordinate-mlp`."""
     if context.layout is None:
         raise DataError("the surrogate 'coordinate-mlp' needs a domain: give the data a grid", key="synthetic.kind")
     return CoordinateMLP(options, context.layout, context).to(device=context.device, dtype=context.dtype)

@@ -3,10 +3,11 @@
 Step            u(t + dt) = physics(x) + s N(x), x the state in units of its mean and spread, s the spread of one step's
                 change
 Network         `depth` convolutions; by default with one tap, a source that depends on state and place at each point
-Parameters      the physics has parameters of its own in here, learned with the correction and kept with its weights
+Parameters      the surrogate holds its own copy of the physics' parameters, learned with the correction and stored with
+                its weights
 Boundary        the physics' own; features are padded by the same rule without values
-Take it         where an equation is known in part: a drag, a source, a closure is missing. On a right physics it can
-                only do harm
+Take it         where an equation is known in part: a drag, a source or a closure is missing. Where the physics is
+                right, the correction can only do harm
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 class Corrected(Correction):
     """`u(t + dt) = physics(x) + gate correction(x)`; parameters of the physics and weights are learned together.
 
-    The physics is a copy of the run's, with parameters of its own: what the correction explains need not be squeezed
-    into them. They travel with the weights. The gate is 1, and 0 where held-out data speak against the correction.
+    The physics is a copy of the run's, with parameters of its own, so that they need not account for what the
+    correction explains. They are stored with the weights. The gate is 1, or 0 where held-out data speak against the
+    correction.
     """
 
     gate: Tensor
@@ -43,7 +45,7 @@ class Corrected(Correction):
         self.register_buffer("gate", torch.ones((), dtype=correction.mean.dtype))
 
     def forward(self, state: Tensor) -> Tensor:
-        # the network gives the state with its change
+        # the network returns the state plus its change
         change = self.correction(state) - state[:, : self.correction.n_dynamic]
         advanced: Tensor = self.physics(state) + self.gate * change
         return advanced
@@ -55,7 +57,7 @@ class Corrected(Correction):
 
 
 class CorrectionBody(nn.Module):
-    """`depth` hidden convolutions; with one tap a source, a function of the state at each point alone."""
+    """`depth` hidden convolutions; with one tap they are a source that depends on the state at each point alone."""
 
     def __init__(self, options: CorrectedOptions, layout: StateLayout, n_in: int) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class CorrectionBody(nn.Module):
 
 
 def build(options: CorrectedOptions, context: SurrogateContext) -> Corrected:
-    """The surrogate `corrected`. Raises SpecError where the spec has no physics to correct."""
+    """Build the surrogate `corrected`. Raise SpecError where the spec has no physics to correct."""
     physics = context.physics()
     correction = assemble(lambda layout, n_in: CorrectionBody(options, layout, n_in), options, context, "corrected")
     return Corrected(physics, correction)

@@ -4,7 +4,7 @@ Equation        u_t = div(D grad u) + r u (1 - u),  in 1, 2 or 3 dimensions
 Field           `u`, the population over its capacity, a scalar, centred; dimensionless
 Parameters      `D`, the diffusivity: a number > 0 or a field; unit length^2/time
                 `r`, the growth rate: a number > 0 or a field; unit 1/time
-Boundary        any; mirroring ("symmetric": nothing passes) where the data says nothing
+Boundary        any; mirroring ("symmetric": nothing passes) where the data names none
 Solutions       u = 0 is unstable, u = 1 stable: patches grow and spread as fronts of speed 2 sqrt(r D) and thickness
                 8 sqrt(D / r), until u = 1 everywhere
 Good values     at least one cell across sqrt(D / r)
@@ -13,8 +13,8 @@ Scheme          Space: fourth-order central differences, conservative for a vary
                 sides (2 at other walls, and for a D that has a slope at a wall). Time: classical Runge-Kutta, order 4.
                 Stable for sum D dt/dx^2 < 0.52 and r dt < 2.78; internal steps are chosen for it.
                 Numerical diffusion: none; waves of q dx = 1 spread 1 % too slowly.
-Identifiable    r where u is neither 0 nor 1, D where u curves: frames while fronts move tell both, their speed alone
-                only the product.
+Identifiable    r where u is neither 0 nor 1, D where u curves: frames of moving fronts determine both; the speed of the
+                fronts alone determines only the product.
 
 References      R. A. Fisher, Ann. Eugenics 7 (1937); exact front: M. J. Ablowitz, A. Zeppetella, Bull. Math. Biol. 41
                 (1979)
@@ -42,7 +42,7 @@ from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 
 MAX_REACTION = 2.78
-"""Limit of r dt: Runge-Kutta's, on the real axis."""
+"""Limit of r dt, Runge-Kutta's on the real axis."""
 
 
 class FisherKpp(ExplicitPhysics, FlowPhysics):
@@ -84,7 +84,7 @@ class FisherKpp(ExplicitPhysics, FlowPhysics):
         return [diffusive(layout, float(parameters["D"].max()), "D"), reaction]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
-        """Random patches between 0 and a height of their own."""
+        """Draw random patches between 0 and a random height for each state."""
         grid = layout.grid
         scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         noise = smooth_noise(grid, layout.dynamic[0].boundary, count, generator, scale=scale)
@@ -105,5 +105,5 @@ def _spread(u: Field, values: Any, d: Any) -> Any:
 
 
 def build(options: FisherKppOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     return FlowModel(FisherKpp(options), context)

@@ -5,7 +5,7 @@ Equation        u_t = div(Du grad u) - u v^2 + f (1 - u)
 Fields          `u`, `v`, the concentrations; scalars, centred; dimensionless
 Parameters      `Du`, `Dv`, the diffusivities: numbers > 0 or fields; unit length^2/time
                 `f`, the feed rate, and `k`, the kill rate: numbers > 0 or fields; unit 1/time
-Boundary        any; periodic where the data says nothing
+Boundary        any; periodic where the data names none
 Solutions       u = 1, v = 0 is at rest; spots of v above a threshold grow, divide, or spread as rings, and fill the
                 domain with spots, stripes or waves
 Good values     Du = 0.16 to 0.2, Dv = Du / 2, f = 0.018 to 0.06, k = 0.05 to 0.065, cells of 1 to 2, frames
@@ -89,7 +89,7 @@ class GrayScott(ExplicitPhysics, FlowPhysics):
         return [diffusive(layout, float(parameters[name].max()), name, MAX_DIFFUSIVE[self.options.scheme])]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
-        """u = 1 and v = 0, and u = v = 0.5 in spots of random place and size, which may overlap."""
+        """Draw states with u = 1 and v = 0, and u = v = 0.5 in spots of random place and size, which may overlap."""
         inside = torch.zeros(count, *layout.spatial, dtype=torch.bool)
         grid = layout.grid
         lengths = torch.tensor([b - a for a, b in zip(grid.lower, grid.upper, strict=True)], dtype=torch.float64)
@@ -112,5 +112,5 @@ class GrayScott(ExplicitPhysics, FlowPhysics):
 
 
 def build(options: GrayScottOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     return FlowModel(GrayScott(options), context)

@@ -8,7 +8,7 @@ Parameters      conductivity = "free" (default): `kappa`, a number > 0 or a fiel
                 `A1`, `A2`, ... > 0 (length^2/time) and `x1`, `y1`, `x2`, ... (length), the centres, which start spread
                 over the domain; base, cap and the width w are options. Where kappa is at the cap no bump gets a
                 gradient.
-Boundary        any; 0 where the data says nothing. A value on the boundary holds in the first ghost sample, so data on
+Boundary        any; 0 where the data names none. A value on the boundary holds in the first ghost sample, so data on
                 nodes that include the ends fit exactly
 Solutions       bumps spread and decay; a wave of number q decays as exp(-kappa q^2 t)
 
@@ -19,7 +19,7 @@ Scheme          Space: central differences, order = 4 (default) or 2, conservati
                 Stable for sum kappa dt/dx^2 < 0.52 (order 4) or 0.69 (order 2); internal steps are chosen for it.
                 Numerical diffusion: a wave of q dx = 1 decays too slowly by 1 % (order 4) or 8 % (order 2), shorter
                 ones more; use the order and the grid of the data where they were made by such differences.
-Identifiable    The level of a kappa field only where u curves; with bumps, order and labels are arbitrary.
+Identifiable    the level of a kappa field only where u curves; with bumps, the order of the bumps is arbitrary.
 
 References      J. Crank, The Mathematics of Diffusion (1975); the bumps: HYCO, arXiv 2509.14123
 """
@@ -50,7 +50,7 @@ from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 
 MAX_DIFFUSIVE = {2: 0.69, 4: 0.52}
-"""Limits of sum kappa dt/dx^2: Runge-Kutta's 2.785 over 4 and 16/3."""
+"""Limits of sum kappa dt/dx^2 by order: Runge-Kutta's 2.785 over 4 and over 16/3."""
 
 
 class Heat(ExplicitPhysics, FlowPhysics):
@@ -133,7 +133,7 @@ def _bumps(options: HeatOptions, grid: Grid) -> list[ParameterDeclaration]:
             )
         )
         for j, (axis, lower, upper) in enumerate(zip(grid.axes, grid.lower, grid.upper, strict=True)):
-            # distinct starts in the inner half of the domain: bumps that start as one stay one
+            # distinct start positions in the inner half of the domain: bumps that start at one place never separate
             fraction = 0.25 + 0.5 * ((0.5 + i * _SPREAD[len(grid.axes)][j]) % 1.0)
             declarations.append(
                 ParameterDeclaration(
@@ -151,7 +151,7 @@ _SPREAD = {1: (0.6180339887,), 2: (0.7548776662, 0.5698402910), 3: (0.8191725134
 
 
 def _mirroring(u: Field) -> Extrapolation:
-    """Periodic where `u` is; zero gradient elsewhere, as a field to be learned."""
+    """Return the boundary of a learned field: periodic where `u` is, zero-gradient elsewhere."""
     return combine_sides(
         {
             axis: PERIODIC if side_of(u.boundary, f"{axis}-") == PERIODIC else ZERO_GRADIENT
@@ -161,7 +161,7 @@ def _mirroring(u: Field) -> Extrapolation:
 
 
 def build(options: HeatOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:
         raise DataError("the heat equation needs data on a grid, and this data has none", key="physical.kind")

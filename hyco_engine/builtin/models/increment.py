@@ -1,4 +1,4 @@
-"""What the grid surrogates share: scaled input, predicted change, bounded convolutions, seeded weights."""
+"""The parts that the grid surrogates share: scaled input, predicted change, padded convolutions, seeded weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SurrogateContext
 
 OUTPUT_GAIN = 1e-2
-"""Of the last layer's initial weights. The untrained surrogate is then nearly persistence, which is a better
-start than noise, and unlike with zeros the first gradient already reaches every layer."""
+"""Gain of the last layer's initial weights. It makes the untrained surrogate nearly persistence, which is a better
+start than noise; and since it is not zero, the first gradient already reaches every layer."""
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,21 +34,20 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The nonlinearity of that name."""
+    """Return the nonlinearity of that name."""
     return _ACTIVATIONS[name]
 
 
 class IncrementNet(nn.Module):
     """A surrogate step that predicts the change: `u(t + dt) = u(t) + s * body((pad(x) - mean) / std)`.
 
-    `x [B, C_all, *S]` is the state, `u` its dynamic channels, `s [C_dyn]` the spread of their one-step
-    change. The state is padded before it is scaled, so boundary values hold exactly; `body` takes
-    `[B, C_all, *(S + 2 reach)]` to `[B, C_dyn, *S]`; with `positions [P, *(S + 2 reach)]`, which are the same for all
-    states, it is given them as further channels. Filler of staggered layouts is never read, and zero in
-    the result.
+    `x [B, C_all, *S]` is the state, `u` its dynamic channels, `s [C_dyn]` the spread of their one-step change. The
+    state is padded before it is scaled, so boundary values hold exactly. `body` maps `[B, C_all, *(S + 2 reach)]` to
+    `[B, C_dyn, *S]`; `positions [P, *(S + 2 reach)]`, the same for all states, are appended to its input as further
+    channels. The padding of staggered layouts is never read, and is zero in the result.
 
-    Without `statistics` nothing is scaled (mean 0, std 1): for shells into which weights are loaded, since
-    the statistics are buffers that travel with the weights.
+    Without `statistics` nothing is scaled (mean 0, std 1). A net into which weights are loaded needs none, since the
+    statistics are buffers that are stored with the weights.
     """
 
     mean: Tensor
@@ -76,7 +75,7 @@ class IncrementNet(nn.Module):
         self.register_buffer("std", std.to(dtype, copy=True).reshape(shape))
         self.register_buffer("change_std", change.to(dtype, copy=True).reshape(shape))
         mask = sample_mask(layout)[: layout.n_dynamic]
-        # what follows from the layout need not be in weight files
+        # weight files need not hold what follows from the layout
         self.register_buffer("positions", None if positions is None else positions.to(dtype), persistent=False)
         self.register_buffer("own", None if bool(mask.all()) else mask, persistent=False)
 
@@ -89,14 +88,17 @@ class IncrementNet(nn.Module):
 
 
 def _scales(layout: StateLayout, statistics: Statistics | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, spread and spread of the one-step change."""
+    """Return mean, spread, and spread of the one-step change."""
     if statistics is None:
         return torch.zeros(layout.n_all), torch.ones(layout.n_all), torch.ones(layout.n_dynamic)
     return statistics.mean, statistics.std, statistics.change_std
 
 
 def positions(layout: StateLayout, reach: int) -> Tensor:
-    """`[P, *(S + 2 reach)]`, float64, in -1..1: where cells are; sin and cos along periodic axes, else the place."""
+    """Return where cells are, `[P, *(S + 2 reach)]`, float64, in -1..1.
+
+    A periodic axis gives two channels, sine and cosine of the position's angle; any other axis gives its position.
+    """
     sizes = [n + 2 * reach for n in layout.spatial]
     channels = []
     for k, axis in enumerate(layout.grid.axes):
@@ -109,9 +111,10 @@ def positions(layout: StateLayout, reach: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Convolution of `[B, C, *S]` in 1 to 3 dimensions that keeps the grid, or, without `padding`, is of padded input.
+    """Convolution of `[B, C, *S]` in 1 to 3 dimensions.
 
-    A grid of one dimension may also come as an image of one row.
+    With `padding` it keeps the resolution; without, its input is expected to be padded already. A grid of one
+    dimension may also come as an image of one row.
 
     Weights are unset until `initialise`: torch's own layers would draw them from the global generator.
     """
@@ -135,7 +138,7 @@ class Convolution(nn.Module):
         self.gain = math.sqrt(2.0)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights of standard deviation `gain / sqrt(fan in)` (He et al. 2015), zero bias."""
+        """Draw normal weights of standard deviation `gain / sqrt(fan in)` (He et al. 2015); set the bias to zero."""
         with torch.no_grad():
             std = self.gain / math.sqrt(self.weight[0].numel())
             self.weight.copy_(torch.empty(self.weight.shape).normal_(0.0, std, generator=generator))
@@ -154,9 +157,9 @@ def assemble(
     context: SurrogateContext,
     kind: str,
 ) -> IncrementNet:
-    """The surrogate around `make_body(layout, input channels)`: weights seeded, on its device.
+    """Build the surrogate around `make_body(layout, input channels)`, with seeded weights, on the run's device.
 
-    Raises DataError for data that is no field.
+    Raise DataError for data that has no fields on a grid.
     """
     if context.layout is None:
         raise DataError(f"the surrogate {kind!r} needs fields on a grid, and this data has none", key="synthetic.kind")

@@ -3,10 +3,10 @@
 Equation        u_t + (u^2 / 2)_x = -V_x,  in 1-D
 Field           `u`, a scalar, centred; unit length/time
 Parameter       `potential`, V(x): always a field; unit length^2/time^2
-Boundary        any; periodic where the data says nothing
+Boundary        any; periodic where the data names none
 Solutions       waves steepen into shocks, which move at the mean of the speeds beside them; V speeds u up downhill, and
-                holds standing shocks in its valleys. On the way into a shock information is lost: what has gone through
-                one says nothing of what was before
+                holds standing shocks in its valleys. Shocks destroy information: a state behind a shock does not
+                determine the state that entered it
 
 Scheme          Space: finite volumes, limited linear reconstruction in cells, Godunov's flux, so that shocks are two to
                 three cells wide, move at the right speed, and expansions are no shocks; V_x by central differences. The
@@ -16,9 +16,9 @@ Scheme          Space: finite volumes, limited linear reconstruction in cells, G
                 overshoots at shocks by a few percent. limiter = "minmod": no overshoots, order 1 at extrema.
                 Stable for |u| dt/dx < 1; internal steps are chosen for |u| dt/dx < 2/3.
                 Numerical diffusion: about |u| dx at shocks, of third order in dx elsewhere.
-Identifiable    V up to a constant, which has no effect and stays at its start: compare V less its mean. Cells that
-                shocks occupy all the time tell little. In periodic domains with an even number of cells the same holds
-                for a zigzag from cell to cell.
+Identifiable    V up to a constant, which has no effect and keeps its start value: compare V less its mean. Cells that
+                shocks occupy all the time carry little information. In periodic domains with an even number of cells,
+                a zigzag from cell to cell has no effect either.
 
 References      B. van Leer, J. Comput. Phys. 32 (1979); G. D. van Albada et al., Astron. Astrophys. 108 (1982); C.-W.
                 Shu, S. Osher, J. Comput. Phys. 77 (1988)
@@ -82,7 +82,7 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
         u, potential = fields["u"], parameters["potential"]
         (axis,) = u.resolution.names
         dx = float(u.dx.vector[axis])
-        # a mirrored potential would have no slope at a wall: there it goes on straight
+        # a mirrored potential would have no slope at a wall, so it is extrapolated linearly there
         beyond = PERIODIC if side_of(potential.boundary, f"{axis}-") == PERIODIC else ANTIREFLECT
         below, above = neighbours(potential.values, beyond, axis)
         force = (below - above) * (0.5 / dx)
@@ -106,7 +106,7 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
         return drawn + self.options.offset
 
     def _faces(self, values: Any, u: Field, axis: str, dx: float) -> tuple[Any, Any]:
-        """u just left and just right of all faces, the outer ones included."""
+        """Return u just left and just right of all faces, the outer ones included."""
         padded = pad(values, {axis: (2, 2)}, u.boundary)
         size = padded.shape.get_size(axis)
         steps = padded[{axis: slice(1, size)}] - padded[{axis: slice(0, size - 1)}]
@@ -119,25 +119,28 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
 
 
 def minmod(a: Any, b: Any) -> Any:
-    """The smaller of two slopes; 0 where they differ in sign."""
+    """Return the smaller of two slopes; 0 where they differ in sign."""
     return (sign(a) + sign(b)) * 0.5 * minimum(magnitude(a), magnitude(b))
 
 
 def van_albada(a: Any, b: Any, small: float) -> Any:
-    """A smooth mean of two slopes that leans to the smaller one; `small` keeps it a plain mean where both are small."""
+    """Return a smooth mean of two slopes that leans to the smaller one.
+
+    `small` keeps it a plain mean where both slopes are small.
+    """
     a2, b2 = a * a + small, b * b + small
     return (a * b2 + b * a2) / (a2 + b2)
 
 
 def godunov(left: Any, right: Any) -> Any:
-    """The exact flux u^2 / 2 between two states."""
+    """Return the exact flux u^2 / 2 between two states."""
     outward, inward = maximum(left, 0.0), minimum(right, 0.0)
     return maximum(outward * outward, inward * inward) * 0.5
 
 
 def build(options: InviscidBurgersOptions, context: PhysicsContext) -> FlowModel:
-    """The registered factory."""
-    # one number has no slope, so the potential is a field whether or not the user says so
+    """Build the model; the registry calls this factory."""
+    # a number has no slope, so the potential is a field even where the user does not ask for one
     setting = context.parameters.get("potential") or ParameterSetting()
     parameters = {**context.parameters, "potential": attrs.evolve(cast("Any", setting), field=True)}
     return FlowModel(InviscidBurgers(options), attrs.evolve(context, parameters=parameters))

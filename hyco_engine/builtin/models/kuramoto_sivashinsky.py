@@ -18,7 +18,8 @@ Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall fast
                 Stable for |u| dt/dx < 1.35 whatever alpha and nu are; internal steps are chosen for it.
                 Numerical diffusion: none.
                 Written in torch, whose real transforms do half the work of PhiFlow's complex ones.
-Identifiable    alpha and nu together from states with a range of waves; one wave alone tells only alpha q^2 - nu q^4.
+Identifiable    alpha and nu together from states with a range of waves; one wave alone determines only
+                alpha q^2 - nu q^4.
 
 References      Y. Kuramoto, Prog. Theor. Phys. Suppl. 64 (1978); G. I. Sivashinsky, Acta Astronaut. 4 (1977); scheme:
                 S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002), eqs. 26-29
@@ -45,7 +46,7 @@ from hyco_engine.physics.spectral import Spectrum, require_periodic
 MAX_COURANT = 1.35
 """Limit of |u| dt/dx: Runge-Kutta's 2.83 over 2 pi / 3, the shortest wave that takes part."""
 TERMS = 18
-"""Of the series of the phi functions within |z| < 1: the last is below the rounding of float64."""
+"""Number of terms in the series of the phi functions within |z| < 1: the last is below the rounding of float64."""
 
 
 class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
@@ -101,12 +102,12 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
 
 
 def phi_functions(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`phi_j(z) = (phi_{j-1}(z) - 1/(j-1)!) / z` with phi_0 = exp, for j = 1, 2, 3 and real z.
+    """Return `phi_j(z) = (phi_{j-1}(z) - 1/(j-1)!) / z` with phi_0 = exp, for j = 1, 2, 3 and real z.
 
-    By series within |z| < 1, where the formula cancels.
+    Within |z| < 1, where the formula cancels, a series replaces it.
     """
     near = z.abs() < 1
-    # each branch sees only arguments that it can take, so that no gradient is nan
+    # each branch is given only arguments within its range, so that no gradient is NaN
     small, large = torch.where(near, z, 0.0), torch.where(near, 1.0, z)
     formula = torch.exp(large)
     results = []
@@ -120,7 +121,7 @@ def phi_functions(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def build(options: KuramotoSivashinskyOptions, context: PhysicsContext) -> TorchModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:
         raise DataError("kuramoto-sivashinsky needs data on a grid, and this data has none", key="physical.kind")

@@ -78,7 +78,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
         def slope(u: Tensor) -> Tensor:
             return self._slope(spectrum, u, force)
 
-        # classical Runge-Kutta for exp(rate t) u, whose only change is what is not viscous
+        # classical Runge-Kutta for exp(rate t) u, which changes by the terms that are not viscous alone
         u = torch.stack(spectrum.without_divergence(spectrum.forward(fields["u"]).unbind(1)), dim=1)
         k1 = slope(u)
         k2 = slope(half * (u + dt / 2 * k1))
@@ -91,7 +91,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
         return [courant(layout, size.get("u", 4 * self.options.amplitude), "|u|", MAX_COURANT)]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
-        """The curl of a random smooth stream function."""
+        """Draw velocities as the curl of a random smooth stream function."""
         grid = layout.grid
         scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         stream = smooth_noise(grid, layout.dynamic[0].boundary, count, generator, scale=scale)
@@ -104,7 +104,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
         return u * (self.options.amplitude / speed)[:, None, None, None]
 
     def _slope(self, spectrum: Spectrum, u: Tensor, force: Tensor | None) -> Tensor:
-        """The spectrum of what changes u apart from viscosity and drag: `u x vorticity` and the force, projected."""
+        """Return the spectrum of u_t without viscosity and drag: `u x vorticity` and the force, projected."""
         kept = u * spectrum.resolved
         vorticity = spectrum.derivative(kept[:, 1], 0) - spectrum.derivative(kept[:, 0], 1)
         ux, uy, turn = spectrum.inverse(torch.stack([kept[:, 0], kept[:, 1], vorticity], dim=1)).unbind(1)
@@ -114,7 +114,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
         return torch.stack(spectrum.without_divergence(change.unbind(1)), dim=1)
 
     def _force(self, parameters: Mapping[str, Tensor], like: Tensor) -> Tensor | None:
-        """`[1, 2, *S]`"""
+        """Return the force, `[1, 2, *S]`."""
         if self.options.forcing == "none":
             return None
         n = self.grid.resolution[1]
@@ -131,7 +131,7 @@ _DRAG = ParameterDeclaration(name="drag", init=0.1, unit="1/time", bounds=(0.0, 
 
 
 def build(options: NavierStokesOptions, context: PhysicsContext) -> TorchModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:
         raise DataError("navier-stokes needs data on a grid, and this data has none", key="physical.kind")

@@ -13,11 +13,12 @@ class BurgersOptions:
 
     scheme: Literal["finite-difference", "semi-lagrangian"] = option(
         "finite-difference",
-        help="finite-difference: fourth order, not diffusive; semi-lagrangian: stable at any velocity, diffusive",
+        help="finite-difference: fourth order and not diffusive; semi-lagrangian: stable at any velocity, but "
+        "diffusive",
     )
-    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
     length_scale: float = option(
-        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -26,10 +27,10 @@ class GrayScottOptions:
     """`[physical] kind = "gray-scott"`."""
 
     scheme: Literal["euler", "rk4"] = option(
-        "euler", help="time stepping: euler, as most published data of this equation, or the fourth-order rk4"
+        "euler", help="time stepping; euler: as in most published data of this equation; rk4: of fourth order"
     )
-    spots: int = option(3, help="spots of v in the initial states that simulate starts from", ge=1, le=1000)
-    spot_radius: float = option(0.12, help="their mean radius, as a fraction of the domain", gt=0.0, le=0.5)
+    spots: int = option(3, help="number of spots of v in the initial states of simulated data", ge=1, le=1000)
+    spot_radius: float = option(0.12, help="mean radius of the spots, as a fraction of the domain", gt=0.0, le=0.5)
 
 
 @options
@@ -40,18 +41,21 @@ class HeatOptions:
         "conservative", help="conservative: div(kappa grad u); non-conservative: kappa lap(u)"
     )
     conductivity: Literal["free", "bumps"] = option(
-        "free", help="free: the parameter kappa, a number or a field; bumps: a sum of Gaussians with few parameters"
+        "free", help="free: kappa is a number or a field; bumps: kappa is a sum of Gaussians with few parameters"
     )
     bumps: int = option(2, help="number of Gaussians", ge=1, le=100)
-    base: float = option(0.1, help="kappa far from all bumps", unit="length^2/time", ge=0.0)
-    cap: float = option(2.5, help="largest kappa with bumps; inf: none", unit="length^2/time", gt=0.0, inf=True)
-    bump_width: float = option(1.0, help="distance at which a bump has fallen to 1/e", unit="length", gt=0.0)
-    order: Literal[2, 4] = option(
-        4, help="order of the differences in space; 2 for data made with three-point differences on the same grid"
+    base: float = option(0.1, help="kappa far from all Gaussians", unit="length^2/time", ge=0.0)
+    cap: float = option(
+        2.5, help="largest kappa of a sum of Gaussians; inf: no limit", unit="length^2/time", gt=0.0, inf=True
     )
-    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    bump_width: float = option(1.0, help="distance at which a Gaussian has fallen to 1/e", unit="length", gt=0.0)
+    order: Literal[2, 4] = option(
+        4,
+        help="order of the differences in space; choose 2 for data that three-point differences made on the same grid",
+    )
+    amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
     length_scale: float = option(
-        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -60,13 +64,17 @@ class AdvectionOptions:
     """`[physical] kind = "advection"`."""
 
     velocity: Literal["uniform", "ring-vortex"] = option(
-        "uniform", help="the static field v of simulated data: the same everywhere, or (2-D) around the domain's centre"
+        "uniform",
+        help="static field v of simulated data; uniform: the same everywhere; ring-vortex: (2-D) around the domain's "
+        "centre",
     )
-    speed: float = option(1.0, help="of v: along every axis, or the largest of the vortex", unit="length/time")
-    ring_radius: float = option(0.25, help="where the vortex is fastest, as a fraction of the domain", gt=0.0)
-    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    speed: float = option(
+        1.0, help="speed of v along every axis, or the largest speed of the vortex", unit="length/time"
+    )
+    ring_radius: float = option(0.25, help="radius at which the vortex is fastest, as a fraction of the domain", gt=0.0)
+    amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
     length_scale: float = option(
-        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -75,15 +83,17 @@ class NavierStokesOptions:
     """`[physical] kind = "navier-stokes"`."""
 
     forcing: Literal["none", "kolmogorov"] = option(
-        "none", help="kolmogorov: a force F sin(2 pi waves y / L) along x, whose amplitude F is a parameter"
+        "none", help="kolmogorov: a force F sin(2 pi waves y / L) acts along x, and its amplitude F is a parameter"
     )
-    waves: int = option(4, help="waves of the force in the domain", ge=1)
-    drag: bool = option(False, help="true: a linear drag -drag u, whose rate is a parameter")
+    waves: int = option(4, help="number of waves of the force in the domain", ge=1)
+    drag: bool = option(False, help="true: a linear drag -drag u acts, and its rate is a parameter")
     amplitude: float = option(
-        1.0, help="root mean square speed of the initial states that simulate starts from", unit="length/time", ge=0.0
+        1.0, help="root mean square speed of the initial states of simulated data", unit="length/time", ge=0.0
     )
     length_scale: float = option(
-        0.25, help="length over which their stream function varies, as a fraction of the domain", gt=0.0
+        0.25,
+        help="length over which the stream function of the initial states varies, as a fraction of the domain",
+        gt=0.0,
     )
 
 
@@ -92,10 +102,10 @@ class FisherKppOptions:
     """`[physical] kind = "fisher-kpp"`."""
 
     amplitude: float = option(
-        0.5, help="largest value of the initial states that simulate starts from, between 0 and 1", gt=0.0, le=1.0
+        0.5, help="largest value of the initial states of simulated data, between 0 and 1", gt=0.0, le=1.0
     )
     length_scale: float = option(
-        0.15, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.15, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -105,12 +115,15 @@ class InviscidBurgersOptions:
 
     limiter: Literal["van-albada", "minmod"] = option(
         "van-albada",
-        help="slopes in cells: van-albada, smooth and second order at extrema too; minmod, never overshoots",
+        help="limiter of the slopes in cells; van-albada: smooth, and of second order at extrema too; minmod: never "
+        "overshoots",
     )
-    offset: float = option(0.0, help="mean of the initial states that simulate starts from")
-    amplitude: float = option(1.0, help="root mean square of their deviation from it", ge=0.0)
+    offset: float = option(0.0, help="mean of the initial states of simulated data")
+    amplitude: float = option(
+        1.0, help="root mean square of the deviation of the initial states from their mean", ge=0.0
+    )
     length_scale: float = option(
-        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -118,9 +131,9 @@ class InviscidBurgersOptions:
 class KuramotoSivashinskyOptions:
     """`[physical] kind = "kuramoto-sivashinsky"`."""
 
-    amplitude: float = option(1.0, help="root mean square of the initial states that simulate starts from", ge=0.0)
+    amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
     length_scale: float = option(
-        0.25, help="length over which these initial states vary, as a fraction of the domain", gt=0.0
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
 
@@ -129,7 +142,7 @@ class SmokeOptions:
     """`[physical] kind = "smoke"`."""
 
     walls: Literal["no-slip", "free-slip"] = option(
-        "no-slip", help="what viscosity does at the walls: hold the flow, or let it pass along them"
+        "no-slip", help="no-slip: viscosity holds the flow at the walls; free-slip: the flow passes along them freely"
     )
-    plumes: int = option(3, help="clouds in the initial states that simulate starts from", ge=1, le=1000)
-    plume_radius: float = option(0.12, help="their mean radius, as a fraction of the box", gt=0.0)
+    plumes: int = option(3, help="number of clouds in the initial states of simulated data", ge=1, le=1000)
+    plume_radius: float = option(0.12, help="mean radius of the clouds, as a fraction of the box", gt=0.0)

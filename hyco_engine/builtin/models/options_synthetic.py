@@ -8,18 +8,23 @@ from hyco_engine.spec.options import option, options
 
 Activation = Literal["gelu", "silu", "relu", "tanh"]
 KernelSize = Literal[3, 5, 7, 9]
-POSITIONS = "true: the network is told where each cell is; for laws that differ from place to place"
+POSITIONS = "true: the network also receives the position of each cell, for laws that differ from place to place"
 
 
 @options
 class ResNetOptions:
     """`[synthetic] kind = "resnet"`."""
 
-    width: int = option(32, help="feature channels; multiples of 16 suit a CPU's vector units best", ge=1, le=1024)
-    blocks: int = option(4, help="residual blocks of two convolutions each", ge=1, le=64)
+    width: int = option(
+        32, help="number of feature channels; multiples of 16 suit a CPU's vector units best", ge=1, le=1024
+    )
+    blocks: int = option(4, help="number of residual blocks, each of two convolutions", ge=1, le=64)
     kernel_size: KernelSize = option(5, help="taps of each convolution along each axis")
     dilations: tuple[int, ...] = option(
-        (1,), help="distance between taps, block by block, repeated from the start when used up", ge=1, le=256
+        (1,),
+        help="distance between taps in each block; with more blocks than entries, the list starts again",
+        ge=1,
+        le=256,
     )
     activation: Activation = option("gelu", help="nonlinearity")
     positions: bool = option(False, help=POSITIONS)
@@ -34,9 +39,13 @@ class UNetOptions:
     """`[synthetic] kind = "unet"`."""
 
     levels: int = option(
-        2, help="halvings of the resolution; the grid needs 2^(levels + 1) cells along each axis", ge=1, le=8
+        2,
+        help="number of times that the network halves the resolution; the grid needs 2^(levels + 1) cells along each "
+        "axis",
+        ge=1,
+        le=8,
     )
-    width: int = option(16, help="feature channels at full resolution; doubled with each level", ge=1, le=512)
+    width: int = option(16, help="number of feature channels at full resolution; each level doubles it", ge=1, le=512)
     kernel_size: KernelSize = option(3, help="taps of each convolution along each axis")
     activation: Activation = option("gelu", help="nonlinearity")
     positions: bool = option(False, help=POSITIONS)
@@ -46,19 +55,21 @@ class UNetOptions:
 class CoordinateMLPOptions:
     """`[synthetic] kind = "coordinate-mlp"`."""
 
-    duration: float = option(help="time that the data spans; inputs are scaled by it", unit="time", gt=0.0)
-    width: int = option(64, help="hidden units of each layer", ge=1, le=4096)
-    depth: int = option(3, help="hidden layers", ge=1, le=32)
+    duration: float = option(help="time that the data spans; the network scales its inputs by it", unit="time", gt=0.0)
+    width: int = option(64, help="number of hidden units in each layer", ge=1, le=4096)
+    depth: int = option(3, help="number of hidden layers", ge=1, le=32)
 
 
 @options
 class CorrectedOptions:
     """`[synthetic] kind = "corrected"`."""
 
-    width: int = option(16, help="feature channels of the correction", ge=1, le=1024)
-    depth: int = option(2, help="hidden layers of the correction", ge=1, le=32)
+    width: int = option(16, help="number of feature channels of the correction", ge=1, le=1024)
+    depth: int = option(2, help="number of hidden layers of the correction", ge=1, le=32)
     kernel_size: Literal[1, 3, 5, 7, 9] = option(
-        1, help="taps of each layer along each axis; 1: a source that depends on the state at each point alone"
+        1,
+        help="taps of each layer along each axis; 1: the correction at a point depends on the state at that point "
+        "alone",
     )
     activation: Activation = option("tanh", help="nonlinearity")
-    positions: bool = option(True, help="true: the correction is told where each cell is")
+    positions: bool = option(True, help="true: the correction also receives the position of each cell")

@@ -15,11 +15,11 @@ ZERO = Rule(kind="constant", value=0.0)
 
 
 class FeaturePadding:
-    """How hidden features continue beyond the grid: one pair of rules for each axis.
+    """Padding of hidden features beyond the grid, by one pair of rules for each axis.
 
-    They follow the first dynamic field: periodic, zero-gradient, symmetric and reflect as they are; all
-    others become zeros, since features have no boundary values and no parity. Of normal-tangential the normal
-    rule counts.
+    The rules are those of the first dynamic field: periodic, zero-gradient, symmetric and reflect stay as they are;
+    all others become zeros, since features have no boundary values and no parity. A normal-tangential rule acts by its
+    normal part.
     """
 
     def __init__(self, layout: StateLayout) -> None:
@@ -27,7 +27,7 @@ class FeaturePadding:
         self.sides = [as_pair(map(_for_features, field.boundary.sides[axis])) for axis in layout.grid.axes]
 
     def __call__(self, x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
-        """`x [B, C, *S]` with (lower, upper) more samples along each spatial axis, laid out in memory as it was."""
+        """Return `x [B, C, *S]` with (lower, upper) more samples along each spatial axis, in its memory layout."""
         image = as_image(x)
         first = image.dim() - len(widths)
         for axis, (lower, upper) in enumerate(widths):
@@ -42,30 +42,34 @@ def _for_features(rule: Rule) -> Rule:
 
 
 def as_image(x: Tensor) -> Tensor:
-    """`[B, C, N]` as `[B, C, 1, N]`, an image of one row: without rows torch has no channels last. Else `x`."""
+    """Return `[B, C, N]` as `[B, C, 1, N]`, an image of one row, and any other `x` as it is.
+
+    Torch has the memory format channels-last only for images.
+    """
     return x.unsqueeze(2) if x.dim() == 3 else x
 
 
 def of_image(image: Tensor, x: Tensor) -> Tensor:
-    """What was made of `as_image(x)`, with as many axes as `x`."""
+    """Return a result computed from `as_image(x)` with as many axes as `x`."""
     return image.squeeze(2) if x.dim() == 3 else image
 
 
 def for_convolutions(x: Tensor) -> Tensor:
-    """`as_image(x)`, on the CPU with the channels of a cell side by side in memory: so torch convolves fastest.
+    """Return `as_image(x)`, on the CPU with the channels of a cell side by side in memory, the fastest for torch.
 
-    A batch of one stays as it is, for which torch takes other kernels.
+    A batch of one stays as it is, since torch uses other kernels for it.
     """
     image = as_image(x)
     if x.device.type != "cpu" or x.shape[0] == 1:
         return image
-    # a copy: of one channel torch takes either layout for the other; by hand, since vmap knows no memory formats
+    # an explicit copy, since torch does not tell the two layouts of one channel apart; by `movedim`, since vmap
+    # supports no memory formats
     return image.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 @attrs.frozen
 class _Group:
-    """Neighbouring channels that continue alike along one axis; their last `missing` samples are filler."""
+    """Neighbouring channels with the same boundary along one axis; their last `missing` samples are padding."""
 
     channels: int
     missing: int
@@ -75,7 +79,7 @@ class _Group:
 class StatePadding(nn.Module):
     """Pads a state `[B, C_all, *S]` by `width` on every side, each component by its own boundary condition.
 
-    The filler of staggered layouts is not read: what lies beyond the component's boundary takes its place.
+    The padding that staggered layouts hold is not read: values beyond the component's boundary replace it.
     """
 
     def __init__(self, layout: StateLayout, width: int) -> None:

@@ -3,10 +3,10 @@
 Step            u(t + dt) = u(t) + s N(x), x the state by its mean and spread, s the spread of one step's change
 Network         convolution, `blocks` of h + conv(act(conv(act(h)))), convolution; all at full resolution; no
                 normalisation layers, so that every sample is computed alone
-Sees            (2 blocks + 2) (kernel_size - 1) / 2 cells to each side with dilation 1; farther with `dilations`
+Sees            (2 blocks + 2) (kernel_size - 1) / 2 cells to each side with dilation 1; more with `dilations`
 Boundary        states are padded by their boundary condition, features by the same rule without values
-Equivariant     to shifts along periodic axes, unless `positions` tells it where cells are
-Take it         for one to three dimensions and steps in which nothing moves farther than it sees
+Equivariant     to shifts along periodic axes, unless `positions` makes cell positions an input
+Take it         for one to three dimensions and steps in which nothing moves farther than the network sees
 
 References      K. He et al. (2016), Identity mappings in deep residual networks; dilations: K. Stachenfeld et al.
                 (2022), Learned coarse models for efficient turbulence simulation
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
         width, kernel = options.width, options.kernel_size
         self.first = Convolution(width, width, kernel, dims, dilation=dilation, padding=padding)
         self.second = Convolution(width, width, kernel, dims, dilation=dilation, padding=padding)
-        # without normalisation layers the sum over blocks would otherwise grow with their number
+        # scaled down, since without normalisation layers the sum over blocks grows with their number
         self.second.gain = 1.0 / math.sqrt(options.blocks)
         self.act = activation(options.activation)
 
@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
 class ResNetBody(nn.Module):
     """Input convolution, `blocks` residual blocks at full resolution, output convolution.
 
-    No normalisation layers: every sample is computed alone. With growing `dilations` it is the dilated ResNet
+    It has no normalisation layers, so every sample is computed alone. With growing `dilations` it is the dilated ResNet
     of Stachenfeld et al. 2022, "Learned coarse models for efficient turbulence simulation".
     """
 
@@ -70,5 +70,5 @@ class ResNetBody(nn.Module):
 
 
 def build(options: ResNetOptions, context: SurrogateContext) -> IncrementNet:
-    """The surrogate `resnet`. Without `positions` exactly equivariant to shifts along periodic axes."""
+    """Build the surrogate `resnet`. Without `positions` it is exactly equivariant to shifts along periodic axes."""
     return assemble(lambda layout, n_in: ResNetBody(options, layout, n_in), options, context, "resnet")

@@ -9,7 +9,7 @@ Fields          `smoke`, s, the concentration, a scalar, centred; dimensionless
 Parameters      `buoyancy`, the acceleration of pure smoke, a number of either sign; unit length/time^2
                 `nu`, the viscosity, and `D`, the diffusivity of smoke: numbers > 0; unit length^2/time
 Boundary        closed: nothing passes the walls. velocity 0 (stored without the faces on the walls), smoke
-                zero-gradient or symmetric. walls = "no-slip" (default) or "free-slip" says what viscosity sees along
+                zero-gradient or symmetric. walls = "no-slip" (default) or "free-slip" sets how viscosity acts along
                 them
 Solutions       clouds rise as mushrooms with a pair of vortices, spread along the ceiling and come down along the walls
 Good values     cells of at most about 5 D / speed: with fewer, the smoke's edges ripple; speeds come to about
@@ -21,8 +21,8 @@ Scheme          Space: the marker-and-cell scheme, second-order central differen
                 rounding and the step captures.
                 Stable for sum |u| dt/dx < 2.83 and sum max(nu, D) dt/dx^2 < 0.69; internal steps are chosen for it.
                 Numerical diffusion: none; waves of q dx = 1 are carried 16 % too slowly.
-Identifiable    buoyancy at once; nu and D only where there are gradients of velocity and smoke, so from frames past the
-                start
+Identifiable    buoyancy from the first frames; nu and D only where velocity and smoke have gradients, so from later
+                frames
 
 References      F. H. Harlow, J. E. Welch, Phys. Fluids 8 (1965); Y. Morinishi et al., J. Comput. Phys. 143 (1998)
 """
@@ -47,7 +47,7 @@ from hyco_engine.physics.poisson import FastPoisson
 
 MAX_COURANT = 2.83
 MAX_DIFFUSIVE = 0.69
-"""Runge-Kutta's 2.83 and 2.785 over the 1 and 4 of the three-point differences."""
+"""Limits of advection and diffusion: Runge-Kutta's 2.83 and 2.785 over the 1 and 4 of the three-point differences."""
 
 Flow = list[Tensor]
 """The velocity's components `[B, *S]`, each on the inner faces across its own axis."""
@@ -114,7 +114,7 @@ class Smoke(ExplicitPhysics, TorchPhysics):
         ]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
-        """Round clouds of random place, size and density in the lower half of a box at rest."""
+        """Draw round clouds of random place, size and density in the lower half of a box at rest."""
         grid = layout.grid
         shortest = min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         smoke = torch.zeros(count, *grid.resolution, dtype=torch.float64)
@@ -136,13 +136,13 @@ class Smoke(ExplicitPhysics, TorchPhysics):
         return states
 
     def project(self, flow: Flow) -> Flow:
-        """The flow less the gradient of the pressure that makes it free of divergence."""
+        """Return the flow less the gradient of the pressure, free of divergence."""
         parts = [_difference(_with_walls(part, axis), axis) / self._dx(axis) for axis, part in self._components(flow)]
         pressure = self.poisson.solve(torch.stack(parts).sum(0))
         return [part - _difference(pressure, axis) / self._dx(axis) for axis, part in self._components(flow)]
 
     def _inner_faces(self, velocity: Tensor) -> Flow:
-        """Of `[B, components, *S]`, whose last sample along each component's own axis is filler."""
+        """Return the inner faces of `[B, components, *S]`, without the padding along each component's own axis."""
         return [part.narrow(axis, 0, part.shape[axis] - 1) for axis, part in self._components(velocity.unbind(1))]
 
     def _components(self, flow: Flow | tuple[Tensor, ...]) -> list[tuple[int, Tensor]]:
@@ -159,7 +159,7 @@ class Smoke(ExplicitPhysics, TorchPhysics):
         return total
 
     def _flow_rate(self, s: Tensor, u: Flow, parameters: Mapping[str, Tensor]) -> Flow:
-        """Advection in the form that keeps energy, viscosity, buoyancy; not yet free of divergence."""
+        """Return u_t without the pressure: advection in the form that keeps energy, viscosity and buoyancy."""
         nu, rates = parameters["nu"], []
         for i, part in self._components(u):
             closed = _with_walls(part, i)
@@ -176,7 +176,7 @@ class Smoke(ExplicitPhysics, TorchPhysics):
         return rates
 
     def _beyond(self, part: Tensor, axis: int) -> Tensor:
-        """With one ghost value behind both walls that the component runs along."""
+        """Return `part` with one ghost value behind both walls that the component runs along."""
         n = part.shape[axis]
         sign = -1.0 if self.options.walls == "no-slip" else 1.0
         return torch.cat([sign * part.narrow(axis, 0, 1), part, sign * part.narrow(axis, n - 1, 1)], dim=axis)
@@ -193,17 +193,17 @@ def _mean(values: Tensor, axis: int) -> Tensor:
 
 
 def _with_walls(flux: Tensor, axis: int) -> Tensor:
-    """Zero on both walls."""
+    """Return the flux with zeros added on both walls."""
     return functional.pad(flux, _padding(flux, axis, 1, 1))
 
 
 def _padding(values: Tensor, axis: int, before: int, after: int) -> list[int]:
-    """What `torch.nn.functional.pad` takes to pad along one axis, counted from the last, which is -1."""
+    """Return the list by which `torch.nn.functional.pad` pads along one axis, counted from the last, which is -1."""
     return [0] * (2 * (-1 - axis)) + [before, after]
 
 
 def build(options: SmokeOptions, context: PhysicsContext) -> TorchModel:
-    """The registered factory."""
+    """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:
         raise DataError("smoke needs data on a grid, and this data has none", key="physical.kind")

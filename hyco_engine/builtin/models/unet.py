@@ -6,8 +6,8 @@ Network         `levels` halvings of the resolution with doubled channels, as ma
 Sees            about 2^levels times as far as its kernels: the whole domain with few levels
 Boundary        states are padded by their boundary condition, features by the same rule without values; any resolution
                 of at least 2^(levels + 1) cells
-Equivariant     to shifts by 2^levels cells along periodic axes, unless `positions` tells it where cells are
-Take it         where a step carries far: pressure, fast waves, long time steps
+Equivariant     to shifts by 2^levels cells along periodic axes, unless `positions` makes cell positions an input
+Take it         where one step acts over long distances: pressure, fast waves, long time steps
 
 References      O. Ronneberger et al. (2015), U-Net: convolutional networks for biomedical image segmentation
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class DoubleConvolution(nn.Module):
-    """Twice convolution and nonlinearity."""
+    """Two convolutions, each followed by the nonlinearity."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class UNetBody(nn.Module):
 
     Halving is the mean over pairs of cells, doubling repeats cells. Where a level has an odd number of cells,
     one more is added by the boundary rule before halving and cropped after doubling, so that every resolution
-    fits; at such a level a periodic axis has a seam of half a coarse cell. No normalisation layers: every
+    fits; at such a level a periodic axis has a seam of half a coarse cell. It has no normalisation layers, so every
     sample is computed alone.
     """
 
@@ -90,19 +90,19 @@ class UNetBody(nn.Module):
 
 
 def halve(x: Tensor, dims: int) -> Tensor:
-    """Means over pairs of cells along the last `dims` axes of `[B, C, *S]`, which are even."""
+    """Return the means over pairs of cells along the last `dims` axes of `[B, C, *S]`, whose lengths are even."""
     pool = functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d
     return pool(x, [1] * (x.dim() - 2 - dims) + [2] * dims)
 
 
 def double(x: Tensor, dims: int) -> Tensor:
-    """Each cell of `[B, C, *S]` repeated once along the last `dims` axes."""
+    """Return `[B, C, *S]` with each cell repeated once along the last `dims` axes."""
     size = [*x.shape[2:-dims], *(2 * n for n in x.shape[-dims:])]
     return functional.interpolate(x, size=size, mode="nearest")
 
 
 def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The first `shape` cells of `[B, C, *S]`."""
+    """Return the first `shape` cells of `[B, C, *S]`."""
     for axis, n in enumerate(shape, start=2):
         x = x.narrow(axis, 0, n)
     return x
@@ -122,11 +122,11 @@ def _check_size(grid: Grid, levels: int) -> None:
 
 
 def build(options: UNetOptions, context: SurrogateContext) -> IncrementNet:
-    """The surrogate `unet`.
+    """Build the surrogate `unet`.
 
-    Without `positions` equivariant to shifts by multiples of `2^levels` cells along periodic axes whose resolution is
-    one.
-    Raises SpecError where the coarsest level would hold less than two cells along an axis.
+    Without `positions` it is equivariant to shifts by multiples of `2^levels` cells along periodic axes whose
+    resolution is such a multiple.
+    Raise SpecError where the coarsest level would hold less than two cells along an axis.
     """
     if context.layout is not None:
         _check_size(context.layout.grid, options.levels)

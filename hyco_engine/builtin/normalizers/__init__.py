@@ -8,7 +8,7 @@ from hyco_engine.hooks.records import Record, imported
 
 
 def _record(kind: str, options: type, summary: str) -> Record:
-    """The kind `some-kind`, built by `build` of the module `some_kind` beside this one."""
+    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package."""
     factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
     return Record(kind=kind, summary=summary, options=options, factory=factory)
 
@@ -16,22 +16,22 @@ def _record(kind: str, options: type, summary: str) -> Record:
 @hookimpl
 def hyco_normalizers() -> list[Record]:
     return [
-        _record("manual", options.ManualOptions, "weighted sum of the terms, each in units of its declared scale"),
-        _record("running-mean", options.RunningMeanOptions, "each term divided by the running mean of its loss"),
+        _record("manual", options.ManualOptions, "sums the weighted terms, each in units of its declared scale"),
+        _record("running-mean", options.RunningMeanOptions, "divides each term by the running mean of its loss"),
         _record(
             "sqrt-dim",
             options.SqrtDimOptions,
-            "running mean, with terms of many values a sample weighted up by their square root",
+            "weighs terms as running-mean does, times the square root of their number of values in a sample",
         ),
         _record(
-            "batch-stat", options.BatchStatOptions, "each term divided by a statistic of its losses over the batch"
+            "batch-stat", options.BatchStatOptions, "divides each term by a statistic of its losses over the batch"
         ),
         _record(
-            "uncertainty", options.UncertaintyOptions, "learned variance of each term (Kendall, Gal, Cipolla 2018)"
+            "uncertainty", options.UncertaintyOptions, "learns a variance for each term (Kendall, Gal, Cipolla 2018)"
         ),
         _record(
             "grad-norm",
             options.GradNormOptions,
-            "terms weighted to equal gradient norms (Wang, Teng, Perdikaris 2021)",
+            "weighs terms to equal gradient norms (Wang, Teng, Perdikaris 2021)",
         ),
     ]

@@ -1,4 +1,4 @@
-"""What all built-in normalizers share: sums over the batch, what is not finite, and when state is committed."""
+"""The base of all built-in normalizers: it sums over the batch, handles losses that are not finite, commits state."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, Ste
 
 @attrs.frozen(kw_only=True, eq=False)
 class Step:
-    """What a state follows from."""
+    """The losses from which a new state is computed."""
 
     sizes: Mapping[str, Sizes]
-    """Over all ranks and the micro-batches of this optimizer step so far; finite, and not negative where `ratio`."""
+    """Sums over all ranks and this optimizer step's micro-batches so far; finite, and not negative where `ratio`."""
     terms: Mapping[str, LossTerm]
-    """Of this rank and micro-batch."""
+    """The terms of this rank and micro-batch."""
     context: StepContext
 
 
 class Balancer(LossNormalizer):
     """total = sum_k w_k L_k (+ R), with L_k = sum_b w_b l_kb / sum_b w_b over the batch of all ranks.
 
-    A subclass says how its state follows from the losses (`advanced`) and which weight follows from that (`weight`).
-    State is one record of floats for each term, by name. It is committed with the last micro-batch of an optimizer
-    step, from the sums over all of them, and only in training. Over ranks the totals add up to what one rank would
-    have: gradients are to be summed. A term without any weight in a batch is missing from it.
+    A subclass defines how the state follows from the losses (`advanced`) and which weight follows from the state
+    (`weight`). The state is one record of floats for each term, by name. The last micro-batch of an optimizer step
+    commits it, from the sums over all micro-batches, and only in training. The ranks' totals add up to the total of a
+    single rank, so gradients must be summed over ranks. A term whose samples all have weight 0 counts as missing from
+    the batch.
     """
 
     ratio: ClassVar[bool] = True
-    """Whether weights are relative to the size of a loss, which a negative one does not have."""
+    """True if weights divide by the size of a loss, so that no loss may be negative."""
     record: ClassVar[type[Any] | None] = None
-    """An attrs class of floats: the state of one term. None: no state."""
+    """An attrs class of floats, the state of one term; None for a normalizer without state."""
 
     def __init__(self, *, nonfinite: NonFinite = "raise") -> None:
         self.nonfinite = nonfinite
@@ -49,28 +50,28 @@ class Balancer(LossNormalizer):
         self._skipping = False
 
     def add_term(self, spec: TermSpec) -> None:
-        """A term that appears later; its statistics start with its own first batch. To be called on every rank."""
+        """Add a term that appears later; its statistics start with its own first batch. Every rank must call it."""
         self.specs[spec.name] = spec
 
     @abstractmethod
     def advanced(self, state: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """What the committed `state` of the terms in `step.sizes` becomes; `state` itself is left as it is."""
+        """Return the state after the committed `state` for the terms in `step.sizes`; do not modify `state`."""
 
     @abstractmethod
     def weight(self, spec: TermSpec, state: Any | None) -> float:
-        """d total / d L_k, 1/unit, from the term's state; None where it has none yet."""
+        """Return d total / d L_k, in 1/unit, from the term's state, which is None before its first batch."""
 
     def regularizer(
         self, state: Mapping[str, Any], sizes: Mapping[str, Sizes], own: Mapping[str, Tensor]
     ) -> Tensor | None:
-        """R, with what makes parameters learn, for one batch; 0-d.
+        """Return R for one batch, 0-d, with the gradient by which the normalizer's parameters learn; None without R.
 
         `own[name]` is this rank's part of the term's weight, so that the parts of all ranks add up.
         """
         return None
 
-    def told(self, state: Mapping[str, Any]) -> dict[str, float]:
-        """What to log of the state."""
+    def logged(self, state: Mapping[str, Any]) -> dict[str, float]:
+        """Return the numbers to log, by name."""
         return {}
 
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
@@ -103,11 +104,11 @@ class Balancer(LossNormalizer):
             weights={**dict.fromkeys(given, 0.0), **weights},
             shares=_shares({name: weights[name] * size.mean for name, size in sizes.items()}),
             regularizer=None if extra is None else extra.detach(),
-            log=self.told(state),
+            log=self.logged(state),
         )
 
     def manual_weight(self, spec: TermSpec) -> float:
-        """Where nothing is known of a term's size: priority / scale."""
+        """Return priority / scale, the weight of a term whose size is not known."""
         return spec.priority / (spec.scale or 1.0)
 
     def _by_name(self, terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
@@ -115,7 +116,7 @@ class Balancer(LossNormalizer):
         for term in terms:
             name = term.spec.name
             if name in given:
-                raise ValueError(f"the loss term {name!r} is given twice: each needs a name of its own")
+                raise ValueError(f"two loss terms have the name {name!r}: give each a name of its own")
             if name not in self.specs:
                 self.add_term(term.spec)
             given[name] = term
@@ -124,7 +125,7 @@ class Balancer(LossNormalizer):
     def _stepped(
         self, sizes: Mapping[str, Sizes], terms: Mapping[str, LossTerm], context: StepContext
     ) -> Mapping[str, Any]:
-        """The state that this batch is weighted by, committed if it is the step's last."""
+        """Return the state that gives this batch's weights; commit it if the batch is the optimizer step's last."""
         if not context.training:
             return self._state
         if self.ratio:
@@ -146,13 +147,16 @@ class Balancer(LossNormalizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What `state_dict` gave, also of terms that have not appeared yet. Raises ValueError on foreign state."""
+        """Load what `state_dict` returned, also for terms yet to appear.
+
+        Raise ValueError on another normalizer's state.
+        """
         loaded = {}
         for key, value in state.items():
             label, _, name = key.partition("/")
             if self.record is None or label != self._label or value.shape != (len(attrs.fields(self.record)),):
                 what = f"{key!r} of shape {list(value.shape)}"
-                raise ValueError(f"{type(self).__name__} was given the state {what}, which is not its own")
+                raise ValueError(f"{type(self).__name__} cannot load the state {what}, which another normalizer saved")
             loaded[name] = self.record(*value.tolist())
         self._state = loaded
 
@@ -162,7 +166,7 @@ class Balancer(LossNormalizer):
 
 
 def _nothing(given: Mapping[str, LossTerm]) -> Tensor:
-    """A zero that can be differentiated and has no gradient for any model."""
+    """Return a zero that can be differentiated and has no gradient for any model."""
     like = next((term.per_sample for term in given.values()), torch.zeros(()))
     return torch.zeros((), dtype=like.dtype, device=like.device, requires_grad=True)
 
@@ -173,15 +177,15 @@ def _shares(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _nonfinite(names: Sequence[str], given: Mapping[str, LossTerm]) -> RunError:
-    told = []
+    found = []
     for name in names:
         if name in given:
             losses = weighted(given[name])[1]
-            told.append(f"{name!r} is not finite for {int((~torch.isfinite(losses)).sum())} of {len(losses)} samples")
+            found.append(f"{name!r} is not finite for {int((~torch.isfinite(losses)).sum())} of {len(losses)} samples")
         else:
-            told.append(f"{name!r} is not finite on another rank")
+            found.append(f"{name!r} is not finite on another rank")
     return RunError(
-        f"the loss of {'; that of '.join(told)}. Nothing was learned from this batch. Lower the learning rate, set "
+        f"the loss of {'; that of '.join(found)}. Nothing was learned from this batch. Lower the learning rate, set "
         'clip_grad_norm, or give the normalizer nonfinite = "skip_step" or "skip_term"'
     )
 

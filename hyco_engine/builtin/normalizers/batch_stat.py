@@ -15,7 +15,7 @@ from hyco_engine.builtin.normalizers.sqrt_dim import dimension_factor
 from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 FLOOR = 1e-3
-"""Smallest statistic that counts, as a share of the rms."""
+"""Lower limit of the statistic, as a share of the rms."""
 
 
 @attrs.frozen
@@ -30,7 +30,7 @@ class BatchStat(Balancer):
     """w_k = priority_k g_k / max(S_k, FLOOR * rms_k), S_k over the per-sample losses l_kb of this step alone.
 
     S: rms = sqrt(mean l^2), std, or mean; never centred, so weights are positive. A std of fewer than two samples is
-    replaced by the rms. g_k as in `sqrt-dim`. Frozen: the weights of the last step.
+    replaced by the rms. g_k as in `sqrt-dim`. Outside of training the weights are those of the last step.
     """
 
     unit_invariant = True
@@ -81,5 +81,5 @@ class BatchStat(Balancer):
 
 
 def build(options: BatchStatOptions, context: NormalizerContext) -> BatchStat:
-    """The normalizer `batch-stat`."""
+    """Build the normalizer `batch-stat`."""
     return BatchStat(statistic=options.statistic, power=options.power, nonfinite=options.nonfinite)

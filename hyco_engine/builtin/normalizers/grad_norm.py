@@ -1,4 +1,4 @@
-"""`grad-norm`: each term's gradient weighs the same in the shared parameters."""
+"""`grad-norm`: the weights give all terms' gradients the same norm in the shared parameters."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class GradNorm(Balancer):
 
         lambda^_k = (sum_j |G_j| / K) / max(|G_k|, floor max_j |G_j|),    G_k = grad L_k / L_k(0).
 
-    Wang, Teng, Perdikaris (SIAM J. Sci. Comput. 43, 2021), with L2 norms over the shared parameters. Gradients are of
-    losses relative to their first one: the mean over terms would otherwise follow whichever has the smallest unit, and
-    the step size with it. Costs one backward pass a term every N steps.
+    Wang, Teng, Perdikaris (SIAM J. Sci. Comput. 43, 2021), with L2 norms over the shared parameters. Each loss is
+    divided by its first value; otherwise the term with the smallest unit would determine the mean over terms, and with
+    it the step size. Every N steps it costs one backward pass a term.
     """
 
     unit_invariant = True
@@ -58,7 +58,7 @@ class GradNorm(Balancer):
         losses = {name: rate.loss or _first(sizes[name].mean) for name, rate in before.items()}
         if max(steps) % self.every == 0 or min(steps) == 0:
             norms = self._norms(step)
-            # a term without a gradient says nothing of its size
+            # a term without a gradient gives no information on its size
             relative = {name: norms[name] / loss for name, loss in losses.items() if loss > 0 and norms[name] > 0}
             largest = max(relative.values(), default=0.0)
             if 0 < largest < math.inf:
@@ -75,7 +75,7 @@ class GradNorm(Balancer):
         return spec.priority * state.rate / state.loss
 
     def _norms(self, step: Step) -> dict[str, float]:
-        """|grad L_k| of this optimizer step so far, over all ranks."""
+        """Return |grad L_k| of this optimizer step so far, over all ranks."""
         context = step.context
         shared = [parameter for parameter in context.shared_parameters() if parameter.requires_grad]
         if not shared:
@@ -94,7 +94,7 @@ def _first(loss: float) -> float:
 
 
 def _gradient(term: LossTerm | None, shared: list[Tensor]) -> Tensor:
-    """grad of sum_b w_b l_b, flat, float64; 0 where it does not depend on the parameters."""
+    """Return grad of sum_b w_b l_b, flat, float64; 0 where it does not depend on the parameters."""
     if term is None or not term.per_sample.requires_grad:
         return torch.zeros(sum(parameter.numel() for parameter in shared), device=shared[0].device, dtype=torch.float64)
     found = torch.autograd.grad(
@@ -104,5 +104,5 @@ def _gradient(term: LossTerm | None, shared: list[Tensor]) -> Tensor:
 
 
 def build(options: GradNormOptions, context: NormalizerContext) -> GradNorm:
-    """The normalizer `grad-norm`."""
+    """Build the normalizer `grad-norm`."""
     return GradNorm(every=options.every, decay=options.decay, floor=options.floor, nonfinite=options.nonfinite)

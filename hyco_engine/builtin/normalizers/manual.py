@@ -1,4 +1,4 @@
-"""`manual`: the weights are what the terms declare."""
+"""`manual`: the weights follow from the declared priorities and scales alone."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Manual(Balancer, WeightedSum):
 
 
 def build(options: ManualOptions, context: NormalizerContext) -> Manual:
-    """The normalizer `manual`."""
+    """Build the normalizer `manual`."""
     return Manual(nonfinite=options.nonfinite)

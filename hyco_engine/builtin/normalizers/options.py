@@ -1,4 +1,4 @@
-"""Spec keys of the built-in normalizers. Scales and priorities of the terms are the core's: `[loss.terms.<name>]`."""
+"""Spec keys of the built-in normalizers. The core reads the terms' scales and priorities: `[loss.terms.<name>]`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hyco_engine.spec.options import option, options
 
 NonFinite = Literal["raise", "skip_step", "skip_term"]
 
-_NONFINITE = "what a NaN or infinite term does: end the run, leave the step out, or leave the term out of the step"
-_DECAY = "share of the running mean that a step keeps, once 10 steps have been averaged"
-_POWER = "p of the factor n^p, with n the values that a sample of the term holds"
-_RENORMALISE = "divide the factors n^p by their mean, so that the size of the total does not depend on p"
+_NONFINITE = "reaction to a term that is NaN or infinite: end the run, skip the step, or skip the term in this step"
+_DECAY = "share of the old running mean that a step keeps; the first 10 steps count equally"
+_POWER = "p of the factor n^p, where n is the number of values in a sample of the term"
+_RENORMALISE = "true: divide the factors n^p by their mean, so that the size of the total does not depend on p"
 
 
 @options
@@ -43,7 +43,9 @@ class SqrtDimOptions:
 class BatchStatOptions:
     """`normalizer = {kind = "batch-stat"}`."""
 
-    statistic: Literal["rms", "std", "mean"] = option("rms", help="of the per-sample losses of one batch")
+    statistic: Literal["rms", "std", "mean"] = option(
+        "rms", help="statistic of the per-sample losses of one batch by which a term is divided"
+    )
     power: float = option(0.0, help=_POWER, ge=0.0, le=1.0)
     nonfinite: NonFinite = option("raise", help=_NONFINITE)
 
@@ -60,7 +62,11 @@ class UncertaintyOptions:
 class GradNormOptions:
     """`normalizer = {kind = "grad-norm"}`."""
 
-    every: int = option(10, help="steps between two measurements of the gradients, one backward pass a term each", ge=1)
+    every: int = option(
+        10,
+        help="steps between two measurements of the gradients; each measurement needs one backward pass for each term",
+        ge=1,
+    )
     decay: float = option(0.9, help="share of the old weights that a measurement keeps", ge=0.0, lt=1.0)
     floor: float = option(1e-3, help="smallest gradient norm that counts, as a share of the largest", gt=0.0, le=1.0)
     nonfinite: NonFinite = option("raise", help=_NONFINITE)

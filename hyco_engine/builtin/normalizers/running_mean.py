@@ -12,9 +12,9 @@ from hyco_engine.builtin.normalizers.sizes import TINY
 from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 WARM_UP = 10
-"""Steps of a term that are averaged evenly."""
+"""Number of a term's first steps that are averaged evenly."""
 FLOOR = 1e-3
-"""Smallest running mean that counts, as a share of its own peak."""
+"""Lower limit of the running mean, as a share of its own peak."""
 
 
 @attrs.frozen
@@ -26,7 +26,7 @@ class Mean:
     peak: float = 0.0
 
     def followed_by(self, loss: float, decay: float) -> Mean:
-        """Arithmetic over the first `WARM_UP` losses, exponential from then on."""
+        """Return the mean after one more loss: arithmetic over the first `WARM_UP` losses, exponential from then on."""
         count = self.count + 1.0
         gain = 1.0 / count if count <= WARM_UP else 1.0 - decay
         value = self.value + gain * (loss - self.value)
@@ -56,10 +56,10 @@ class RunningMean(Balancer):
         return spec.priority * self.factor(spec) / max(state.value, FLOOR * state.peak, TINY)
 
     def factor(self, spec: TermSpec) -> float:
-        """g_k."""
+        """Return g_k, which is 1 here and which subclasses replace."""
         return 1.0
 
 
 def build(options: RunningMeanOptions, context: NormalizerContext) -> RunningMean:
-    """The normalizer `running-mean`."""
+    """Build the normalizer `running-mean`."""
     return RunningMean(decay=options.decay, nonfinite=options.nonfinite)

@@ -1,4 +1,4 @@
-"""How large the loss terms of a batch are, over all ranks: one fused sum and one transfer to the host a batch."""
+"""The sizes of a batch's loss terms over all ranks, by one fused sum and one transfer to the host a batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from hyco_engine.interfaces import LossTerm
 
 TINY = torch.finfo(torch.float32).tiny
-"""Smallest size that anything is divided by."""
+"""Lower limit of all sizes that something is divided by."""
 
 
 @attrs.frozen
 class Sizes:
-    """Sums over the samples b of one term: weights w_b and losses l_b. Samples of weight 0 are not there."""
+    """Sums over the samples b of one term, with weights w_b and losses l_b. Samples of weight 0 are left out."""
 
     weight: float = 0.0
     """sum w"""
@@ -37,22 +37,22 @@ class Sizes:
 
     @property
     def mean(self) -> float:
-        """L = sum w l / sum w."""
+        """Return L = sum w l / sum w."""
         return self.loss / self.weight
 
     @property
     def rms(self) -> float:
-        """sqrt(sum w l^2 / sum w)."""
+        """Return sqrt(sum w l^2 / sum w)."""
         return math.sqrt(self.square / self.weight)
 
     @property
     def std(self) -> float:
-        """sqrt(sum w (l - L)^2 / sum w)."""
+        """Return sqrt(sum w (l - L)^2 / sum w)."""
         return math.sqrt(max(self.square / self.weight - self.mean**2, 0.0))
 
 
 def weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
-    """`w [B]` and `w l [B]`; a sample of weight 0 adds nothing, whatever its loss."""
+    """Return `w [B]` and `w l [B]`; a sample of weight 0 adds nothing, whatever its loss."""
     if term.sample_weight is None:
         return torch.ones_like(term.per_sample), term.per_sample
     weight = term.sample_weight
@@ -62,7 +62,7 @@ def weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
 def global_sizes(
     names: Sequence[str], terms: Mapping[str, LossTerm], reduce_sum: Callable[[Tensor], Tensor]
 ) -> dict[str, Sizes]:
-    """The sizes of the terms `names` over all ranks; a term that this rank lacks adds zeros.
+    """Return the sizes of the terms `names` over all ranks; for a term that it lacks, this rank adds zeros.
 
     All ranks must give the same names in the same order.
     """

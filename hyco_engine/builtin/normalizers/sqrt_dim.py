@@ -12,9 +12,10 @@ from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 
 def dimension_factor(spec: TermSpec, specs: Mapping[str, TermSpec], power: float, renormalise: bool = True) -> float:
-    """g_k = n_k^p / (sum_j priority_j n_j^p / sum_j priority_j) over all terms j: sum priority g = sum priority.
+    """Return g_k = n_k^p / (sum_j priority_j n_j^p / sum_j priority_j) over all terms j.
 
-    Without `renormalise` g_k = n_k^p: the total, and with it the learning rate of SGD, then grows with the sizes.
+    The factors keep the sum of the priorities: sum priority g = sum priority. Without `renormalise` g_k = n_k^p, and
+    the total, and with it SGD's effective learning rate, grows with the sizes.
     """
     own = math.pow(spec.n_elements, power)
     if not renormalise:
@@ -44,7 +45,7 @@ class SqrtDim(RunningMean):
 
 
 def build(options: SqrtDimOptions, context: NormalizerContext) -> SqrtDim:
-    """The normalizer `sqrt-dim`."""
+    """Build the normalizer `sqrt-dim`."""
     return SqrtDim(
         power=options.power, renormalise=options.renormalise, decay=options.decay, nonfinite=options.nonfinite
     )

@@ -16,12 +16,12 @@ from hyco_engine.builtin.normalizers.sizes import TINY, Sizes
 from hyco_engine.interfaces import NormalizerContext, StepContext, TermSpec
 
 RANGE = 13.8
-"""How far s may move from its start: a factor of 10^6 in the weight, either way."""
+"""Largest change of s from its start, a factor of 10^6 in the weight, either way."""
 
 
 @attrs.frozen
 class Variance:
-    """Where a term started: its first loss that was not 0."""
+    """The start of a term, its first loss that was not 0."""
 
     loss: float
 
@@ -31,13 +31,13 @@ class Uncertainty(Balancer):
     """w_k = priority_k c_k exp(-s_k) / scale_k, R = sum_k priority_k a_k s_k, with s_k = log sigma_k^2 learned.
 
     Kendall, Gal, Cipolla (CVPR 2018), eq. 7 and 10. c = a = 1/2 for gaussian, huber, residual and other terms; c = 1,
-    a = 1/2 for categorical and bernoulli ones; c = a = 1 for laplace, where s = log b. What is learned is the offset
-    d_k from the optimum for the first batch, s_k = log(c_k L_k(0) / (a_k scale_k)) + d_k, so that
+    a = 1/2 for categorical and bernoulli ones; c = a = 1 for laplace, where s = log b. The learned parameter is the
+    offset d_k from the optimum for the first batch, s_k = log(c_k L_k(0) / (a_k scale_k)) + d_k, so that
 
         w_k = priority_k a_k exp(-d_k) / L_k(0),
 
-    which no unit enters. The optimum for a constant loss is w_k = priority_k a_k / L_k: a larger loss has a lower
-    weight. The total may be negative: it is not to be monitored.
+    which makes the total independent of units. The optimum for a constant loss is w_k = priority_k a_k / L_k: a larger
+    loss has a lower weight. The total may be negative, so do not monitor it.
     """
 
     unit_invariant = True
@@ -55,7 +55,7 @@ class Uncertainty(Balancer):
         self._offset(spec.name)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """One group a term, so that the groups of terms that appear later can be added."""
+        """Return one group a term, so that the groups of terms that appear later can be added."""
         common = {"lr": self.lr, "weight_decay": 0.0}
         return [{"params": [offset], "name": name, **common} for name, offset in self._offsets.items()]
 
@@ -78,10 +78,10 @@ class Uncertainty(Balancer):
     def regularizer(
         self, state: Mapping[str, Variance], sizes: Mapping[str, Sizes], own: Mapping[str, Tensor]
     ) -> Tensor | None:
-        """R; its gradient for d is that of the whole total, priority a (1 - exp(-d) L / L(0)).
+        """Return R, whose gradient for d is that of the whole total, priority a (1 - exp(-d) L / L(0)).
 
-        The losses come from the sums over all ranks in float64: at the optimum the gradient is then exactly 0, where a
-        rounding error would be a full step to Adam.
+        The losses come from the sums over all ranks in float64, so that the gradient is exactly 0 at the optimum; Adam
+        would take a full step for a rounding error.
         """
         parts = []
         for name, share in own.items():
@@ -91,7 +91,7 @@ class Uncertainty(Balancer):
             priority, (c, a) = spec.priority, _factors(spec)
             offset: Tensor = self._offsets[name]
             relative = sizes[name].mean / start.loss
-            # below the range of s there is nothing to follow
+            # the optimum lies below the range of s, so s does not move
             if relative <= math.exp(-RANGE):
                 offset = offset.detach()
             pull = torch.exp(-offset)
@@ -99,22 +99,24 @@ class Uncertainty(Balancer):
             parts.append(share * priority * a * (relative * (pull - pull.detach()) + offset + constant))
         return torch.stack(parts).sum() if parts else None
 
-    def told(self, state: Mapping[str, Variance]) -> dict[str, float]:
-        """`log_variance/<term>`: s, of the loss in units of its scale."""
-        told = {}
+    def logged(self, state: Mapping[str, Variance]) -> dict[str, float]:
+        """Return `log_variance/<term>`, the s of the loss in units of its scale."""
+        logged = {}
         for name, start in state.items():
             if name in self.specs:
                 c, a = _factors(self.specs[name])
                 offset = float(self._offsets[name].detach())
-                told[f"log_variance/{name}"] = math.log(c * start.loss / (a * (self.specs[name].scale or 1.0))) + offset
-        return told
+                logged[f"log_variance/{name}"] = (
+                    math.log(c * start.loss / (a * (self.specs[name].scale or 1.0))) + offset
+                )
+        return logged
 
     def state_dict(self) -> dict[str, Tensor]:
         offsets = {f"offset/{name}": offset.detach().clone() for name, offset in sorted(self._offsets.items())}
         return {**super().state_dict(), **offsets}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """As `Balancer.load_state_dict`; the parameters stay the same objects."""
+        """Load state as `Balancer.load_state_dict` does; the parameters stay the same objects."""
         offsets = {key.partition("/")[2]: value for key, value in state.items() if key.startswith("offset/")}
         super().load_state_dict({key: value for key, value in state.items() if not key.startswith("offset/")})
         with torch.no_grad():
@@ -128,7 +130,7 @@ class Uncertainty(Balancer):
 
 
 def _factors(spec: TermSpec) -> tuple[float, float]:
-    """(c, a)."""
+    """Return (c, a)."""
     match spec.kind:
         case "categorical" | "bernoulli":
             return 1.0, 0.5
@@ -139,5 +141,5 @@ def _factors(spec: TermSpec) -> tuple[float, float]:
 
 
 def build(options: UncertaintyOptions, context: NormalizerContext) -> Uncertainty:
-    """The normalizer `uncertainty`."""
+    """Build the normalizer `uncertainty`."""
     return Uncertainty(lr=options.lr, nonfinite=options.nonfinite)

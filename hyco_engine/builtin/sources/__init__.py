@@ -24,37 +24,37 @@ def hyco_sources() -> list[Record]:
     return [
         Record(
             kind="simulate",
-            summary="Simulations by a registered physical model with its true parameters",
+            summary="makes simulations by a registered physical model with its true parameters",
             options=SimulateOptions,
             factory=_simulate,
         ),
         Record(
             kind="arrays",
-            summary="Fields in .npy, .npz and .mat files",
+            summary="reads fields from .npy, .npz and .mat files",
             options=ArraysOptions,
             factory=_arrays,
         ),
         Record(
             kind="points",
-            summary="Observations of sensors, at any position and time, in .csv, .npy, .npz and .mat files",
+            summary="reads observations of sensors, at any position and time, from .csv, .npy, .npz and .mat files",
             options=PointsOptions,
             factory=_points,
         ),
         Record(
             kind="scene",
-            summary="Folders that PhiFlow's Scene writes",
+            summary="reads folders that PhiFlow's Scene writes",
             options=SceneOptions,
             factory=_scene,
         ),
         Record(
             kind="well",
-            summary="HDF5 files in the layout of The Well",
+            summary="reads HDF5 files in the layout of The Well",
             options=WellOptions,
             factory=_well,
         ),
         Record(
             kind="pdebench",
-            summary="HDF5 files in the layouts of PDEBench",
+            summary="reads HDF5 files in the layouts of PDEBench",
             options=PdebenchOptions,
             factory=_pdebench,
         ),

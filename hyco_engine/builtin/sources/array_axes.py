@@ -1,4 +1,4 @@
-"""From the positions of samples to the cells of a grid. PhiFlow's grids hold cell centres; files often hold nodes.
+"""Conversion of sample positions to the cells of a grid. PhiFlow's grids hold cell centres; files often hold nodes.
 
 The rule: samples become centres of cells. Where samples lie on the ends of the domain (nodes),
 * a side with a fixed value loses its end sample, which must equal that value: the sample's place is then that of the
@@ -21,9 +21,9 @@ from hyco_engine.data.fields import FieldInfo, Rule
 from hyco_engine.errors import DataError
 
 SPACING_TOLERANCE = 1e-3
-"""How far positions may be from evenly spaced ones, in spacings."""
+"""Largest distance of positions from evenly spaced ones, in spacings."""
 END_TOLERANCE = 0.02
-"""How far samples may be from the ends of the domain, or from half a cell inside, in spacings."""
+"""Largest distance of samples from the ends of the domain, or from half a cell inside, in spacings."""
 
 Side = Literal["fixed", "periodic", "open", "mixed"]
 Points = Literal["auto", "cells", "nodes"]
@@ -31,31 +31,32 @@ Points = Literal["auto", "cells", "nodes"]
 
 @attrs.frozen(kw_only=True)
 class EndLook:
-    """Whether end samples keep the value that the boundary fixes, keep another one (`told` says which), or vary."""
+    """The values of end samples: the value that the boundary fixes, another one (see `detail`), or varying ones."""
 
     kind: Literal["fixed value", "another value", "varies"]
-    told: str = ""
+    detail: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class Evidence:
-    """What the samples at the ends of an axis look like; looked at only where positions do not decide."""
+    """Looks at the samples at the ends of an axis; used only where positions do not decide."""
 
     look: Callable[[int], EndLook]
-    """Side 0 (lower) or 1 (upper)."""
+    """Describe the end samples on side 0 (lower) or 1 (upper)."""
     repeats: Callable[[], bool | None]
-    """Whether the last samples repeat the first; None: they are equal, but so are their neighbours, as in a field that
-    is symmetric, or flat, at its ends."""
+    """Return True if the last samples repeat the first, False if not, and None if they are equal but so are their
+    neighbours, as in a field that is symmetric or flat at its ends."""
 
 
 @attrs.frozen(kw_only=True)
 class AxisPlan:
-    """What becomes of the samples along one axis. `drops` says for each side whether its end sample becomes a ghost."""
+    """The cells that the samples along one axis become."""
 
     axis: str
     drops: tuple[bool, bool] = (False, False)
+    """For each side, True if its end sample becomes a ghost cell."""
     repeats: bool = False
-    """The last sample repeats the first and is left out."""
+    """True if the last sample repeats the first and is left out."""
     resolution: int
     lower: float
     upper: float
@@ -63,16 +64,17 @@ class AxisPlan:
 
     @property
     def keep(self) -> slice:
-        """The samples that become cells."""
+        """Return the slice of the samples that become cells."""
         start = int(self.drops[0])
         return slice(start, start + self.resolution)
 
 
 @attrs.frozen(kw_only=True)
 class _Samples:
-    """`n` samples from `first`, `step` apart; `gaps`: how many steps the domain reaches beyond each end sample.
+    """`n` samples from `first`, `step` apart; the domain extends `gaps` steps beyond the end samples.
 
-    0 is a node on the boundary, 1/2 a cell's centre, 1 the node next to a boundary node that was left out.
+    A gap is 0 for a node on the boundary, 1/2 for a cell's centre, 1 for the node next to a boundary node that the file
+    leaves out.
     """
 
     n: int
@@ -82,7 +84,7 @@ class _Samples:
 
 
 def side_kinds(fields: Sequence[FieldInfo], axis: str) -> tuple[Side, Side]:
-    """What the boundaries of all fields have in common on the two sides of an axis."""
+    """Return the sort of boundary on the two sides of an axis, "mixed" where the fields differ."""
     lower, upper = ({_kind(field.boundary.sides[axis][side]) for field in fields} for side in (0, 1))
     return _only(lower), _only(upper)
 
@@ -98,7 +100,10 @@ def _kind(rule: Rule) -> Side:
 
 
 def even_spacing(values: npt.NDArray[Any], key: str, what: str) -> tuple[float, float]:
-    """(first, step) of evenly spaced increasing numbers, up to a thousandth of the step. Raises DataError."""
+    """Return (first, step) of increasing numbers.
+
+    Raise DataError if one is a thousandth of a step from even spacing.
+    """
     values = np.asarray(values)
     rounding = 8 * np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0.0
     values = values.astype(np.float64)
@@ -112,7 +117,7 @@ def even_spacing(values: npt.NDArray[Any], key: str, what: str) -> tuple[float, 
     if off[worst] > SPACING_TOLERANCE * step + rounding * np.abs(values).max():
         raise DataError(
             f"{what} must be evenly spaced; entry {worst} is {values[worst]:g} where a spacing of {step:g} gives "
-            f"{first + step * worst:g}; interpolate the data onto an even grid first",
+            f"{first + step * worst:g}; interpolate the data onto an evenly spaced grid first",
             key=key,
         )
     return first, step
@@ -128,22 +133,22 @@ def plan_axis(
     points: Points,
     evidence: Evidence,
 ) -> AxisPlan:
-    """Decide where the `n` samples along an axis lie. Raises DataError where positions, bounds and boundary disagree.
+    """Decide where the `n` samples along an axis lie. Raise DataError where positions, bounds and boundary disagree.
 
-    By positions and bounds where both are given. By positions alone (`points = "auto"`), samples are nodes where the
-    data looks so: the last repeats the first on a periodic axis, the end samples keep the value of fixed sides. By
-    bounds alone they are cells unless `points = "nodes"`.
+    Positions and bounds together decide alone. With positions but no bounds and `points = "auto"`, the samples are
+    nodes if their values show it: on a periodic axis the last repeats the first, on fixed sides the end samples keep
+    the boundary's value. With bounds but no positions, they are cells unless `points = "nodes"`.
     """
     if positions is None and bounds is None:
         raise DataError(
-            f"where the samples along {axis} lie is missing: give bounds.{axis} = [lower, upper], or name the array of "
-            f"their positions in coordinates.{axis}",
+            f"the positions of the samples along {axis} are missing: give bounds.{axis} = [lower, upper], or name "
+            f"the array of their positions in coordinates.{axis}",
             key=f"data.bounds.{axis}",
         )
     if n < 2:
-        raise DataError(f"there is only {n} sample along {axis}", key="data.axes")
+        raise DataError(f"the data has {n} sample along {axis}, and at least 2 are needed", key="data.axes")
     if positions is None:
-        assert bounds is not None  # seen above
+        assert bounds is not None  # the first test above
         samples = _by_bounds(n, bounds, points)
     else:
         first, step = even_spacing(positions, f"data.coordinates.{axis}", f"the positions along {axis}")
@@ -172,10 +177,9 @@ def _by_positions(
         repeats = evidence.repeats()
         if repeats is None:
             raise DataError(
-                f"along {axis} the last samples equal the first, but neither they nor the positions tell whether "
-                f"they are "
-                f'the same point of the period; give bounds.{axis} = [lower, upper], or set points: "nodes" if the '
-                f'last repeats the first, else "cells"',
+                f"along {axis} the last samples equal the first, but neither the values nor the positions show whether "
+                f"both are the same point of the period; give bounds.{axis} = [lower, upper], or set points: "
+                f'"nodes" if the last sample repeats the first, else "cells"',
                 key="data.points",
             )
         gaps = (0.0, 0.0) if repeats else gaps
@@ -184,8 +188,8 @@ def _by_positions(
         for side, look in looks.items():
             if look.kind == "another value":
                 raise DataError(
-                    f"at the {('lower', 'upper')[side]} end of {axis}, {look.told}: a grid that does not match the "
-                    f'boundary; correct boundary, or set points = "cells" if the samples are no boundary values',
+                    f"at the {('lower', 'upper')[side]} end of {axis}, {look.detail}: the grid does not match the "
+                    f'boundary; correct boundary, or set points = "cells" if the end samples are no boundary values',
                     key="data.boundary",
                 )
         if {look.kind for look in looks.values()} == {"fixed value"}:
@@ -206,15 +210,15 @@ def _by_both(
     found = ((first - bounds[0]) / step, (bounds[1] - last) / step)
     allowed = {"auto": (0.0, 0.5, 1.0), "cells": (0.5,), "nodes": (0.0, 1.0)}[points]
     if sides == ("periodic", "periodic") and abs(sum(found) - 1.0) <= END_TOLERANCE and points != "nodes":
-        # the samples fill the period once, wherever they begin
+        # the samples cover exactly one period, wherever they begin
         return _Samples(n=n, first=first, step=step, gaps=found)
     gaps = []
     for side, gap in enumerate(found):
         near = [value for value in allowed if abs(gap - value) <= END_TOLERANCE]
         if not near or (near[0] == 1.0 and sides[side] != "fixed"):
             raise DataError(
-                f"the positions along {axis} run from {first:g} to {last:g}, {step:g} apart, which fits neither cells "
-                f"nor nodes of the bounds {bounds[0]:g} to {bounds[1]:g}"
+                f"the positions along {axis} run from {first:g} to {last:g}, {step:g} apart, and match neither the "
+                f"cells nor the nodes of the bounds {bounds[0]:g} to {bounds[1]:g}"
                 + ("" if points == "auto" else f' with points = "{points}"')
                 + "; correct the bounds, or leave them out",
                 key=f"data.bounds.{axis}",
@@ -231,7 +235,7 @@ def _plan(axis: str, samples: _Samples, bounds: tuple[float, float] | None, side
             raise DataError(
                 f"the samples along {axis} are nodes, and at the {('lower', 'upper')[side]} end the boundary fixes "
                 f"some fields and not others, so the end samples can be neither kept nor left out; give the fields "
-                f"boundaries of one sort, or interpolate them onto cells",
+                f"boundaries of one sort there, or interpolate the data onto cells",
                 key="data.boundary",
             )
     periodic = sides == ("periodic", "periodic")
@@ -239,10 +243,13 @@ def _plan(axis: str, samples: _Samples, bounds: tuple[float, float] | None, side
     drops = (on_end[0] and sides[0] == "fixed", on_end[1] and sides[1] == "fixed")
     resolution = n - sum(drops) - int(repeats)
     if resolution < 2:
-        raise DataError(f"{n} nodes along {axis} leave {resolution} cells", key="data.axes")
+        raise DataError(
+            f"{n} nodes along {axis} leave {resolution} cell(s) without the boundary's own, and at least 2 are needed",
+            key="data.axes",
+        )
     start = first + step * drops[0]
     lower, upper = start - step / 2, start + step * (resolution - 0.5)
-    if bounds is not None:  # exact where nothing was moved
+    if bounds is not None:  # the given bounds are exact where no end was moved
         lower = bounds[0] if samples.gaps[0] == 0.5 else lower
         upper = bounds[1] if samples.gaps[1] == 0.5 else upper
     last = first + step * (n - 1)

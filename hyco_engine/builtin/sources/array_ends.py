@@ -1,4 +1,4 @@
-"""What the samples at the ends of an axis say, held against what the boundary says."""
+"""Comparison of the samples at the ends of an axis with the values of the boundary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyco_engine.data.fields import FieldInfo, Rule
 from hyco_engine.errors import DataError
 
 TOLERANCE = 1e-5
-"""How far end samples may be from a fixed value, or from what they repeat, relative to the field's largest value."""
+"""Allowed difference of end samples from a fixed or repeated value, relative to the field's largest value."""
 SIDES = ("lower", "upper")
 
 
@@ -25,27 +25,27 @@ class FieldSamples:
     values: Array
     space: str
     where: str
-    """What it is and where it comes from, to begin a message."""
+    """The name of these values and where they come from, to begin a message with."""
 
     @property
     def tolerance(self) -> float:
-        """What counts as equal; NaN is left out."""
+        """Return the largest difference that counts as equal; NaN is left out."""
         return TOLERANCE * float(np.nan_to_num(np.abs(self.values)).max())
 
     def end(self, axis: str, side: int, others: dict[str, slice], depth: int = 0) -> Array:
-        """`[T, C, ...]`: the samples at one end, NaN as 0; of the other axes only what `others` says."""
+        """Return the samples at one end, `[T, C, ...]`, cut along the other axes by `others`, with 0 for NaN."""
         own = -1 - depth if side else depth
         index: list[Any] = [slice(None), slice(None), *(own if a == axis else others[a] for a in self.space)]
         ends: Array = np.nan_to_num(self.values[tuple(index)].astype(np.float64))
         return ends
 
     def inner(self) -> dict[str, slice]:
-        """Without the end samples of each axis, for the corners, which two sides share, belong to neither."""
+        """Return slices without the end samples of each axis, since the corners, which two sides share, fit neither."""
         lengths = dict(zip(self.space, self.values.shape[2:], strict=True))
         return {axis: slice(1, -1) if n > 2 else slice(None) for axis, n in lengths.items()}
 
     def look(self, axis: str, side: int) -> EndLook:
-        """Whether the end samples keep the boundary's fixed value, or another one."""
+        """Return whether the end samples keep the boundary's fixed value, keep another one, or vary."""
         ends, fixed = self.end(axis, side, self.inner()), self._fixed(axis, side)
         least, most = (reduce(ends, axis=tuple(i for i in range(ends.ndim) if i != 1)) for reduce in (np.min, np.max))
         worst = int(np.abs(most - fixed).argmax())
@@ -53,28 +53,28 @@ class FieldSamples:
             return EndLook(kind="fixed value")
         if (most - least).max() > self.tolerance:
             return EndLook(kind="varies")
-        told = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.6g}"
-        return EndLook(kind="another value", told=told)
+        detail = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.6g}"
+        return EndLook(kind="another value", detail=detail)
 
     def repeats(self, axis: str) -> bool | None:
-        """Whether the last samples repeat the first; None where that cannot be told from a symmetric or flat field."""
+        """Return whether the last samples repeat the first; None where the field could as well be symmetric or flat."""
         if self._jump(axis, self.inner()) > self.tolerance:
             return False
         return True if self._jump(axis, self.inner(), depth=1) > self.tolerance else None
 
     def _jump(self, axis: str, others: dict[str, slice], depth: int = 0) -> float:
-        """The largest difference between the two ends, or between what lies `depth` samples inside of them."""
+        """Return the largest difference between the samples `depth` samples inside of the two ends."""
         lower, upper = (self.end(axis, side, others, depth) for side in (0, 1))
         return float(np.abs(upper - lower).max())
 
     def check(self, plans: dict[str, AxisPlan]) -> None:
-        """Raises DataError where end samples that are left out do not say what the boundary says."""
+        """Raise DataError where end samples that are left out differ from the boundary's values."""
         keep = {axis: plan.keep for axis, plan in plans.items()}
         for axis, plan in plans.items():
             if plan.repeats and (jump := self._jump(axis, keep)) > self.tolerance:
                 raise DataError(
                     f"{self.where} has nodes on both ends of the period along {axis}, but its last samples differ from "
-                    f"the first by up to {jump:.3g} (allowed: {self.tolerance:.3g}): a grid that does not match the "
+                    f"the first by up to {jump:.3g} (allowed: {self.tolerance:.3g}): the grid does not match the "
                     f'boundary; correct bounds or boundary, or set points = "cells"',
                     key="data.boundary",
                 )
@@ -89,18 +89,18 @@ class FieldSamples:
             first = np.unravel_index(int(bad.argmax()), bad.shape)
             raise DataError(
                 f"{self.where} has nodes on the {SIDES[side]} end of {axis}, where the boundary gives "
-                f"{fixed[first[1]]:.6g}, but it is {self._shown(ends[first])} in frame {first[0]} (allowed difference: "
-                f"{self.tolerance:.3g}): a grid that does not match the boundary; correct boundary or bounds, or set "
-                f'points = "cells" if the samples lie in the middle of cells',
+                f"{fixed[first[1]]:.6g}, but a sample is {self._shown(ends[first])} in frame {first[0]} (allowed "
+                f"difference: {self.tolerance:.3g}): the grid does not match the boundary; correct boundary or "
+                f'bounds, or set points = "cells" if the samples lie in the middle of cells',
                 key="data.boundary",
             )
 
     def _shown(self, value: float) -> str:
-        """A number for a message; rounding errors around zero are no news."""
+        """Return a number for a message, with rounding errors around zero shown as 0."""
         return "0" if abs(value) <= self.tolerance else f"{value:.6g}"
 
     def _fixed(self, axis: str, side: int) -> Array:
-        """`[C]`: the values that the boundary fixes on one side."""
+        """Return the values that the boundary fixes on one side, `[C]`."""
         rule = self.info.boundary.sides[axis][side]
         return np.array([_value(rule, self.info, axis, component) for component in range(self.info.channels)])
 

@@ -1,4 +1,4 @@
-"""Which array is which field, and what its axes mean."""
+"""Assignment of arrays to fields, and the meaning of their axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyco_engine.errors import DataError, SpecError
 
 @attrs.frozen(kw_only=True)
 class FieldArray:
-    """The array of one field: `shape[i]` is its length along `axes[i]`, whatever axes of length 1 its file adds."""
+    """The array of one field: `shape[i]` is its length along `axes[i]`, without axes of length 1 that a file adds."""
 
     info: FieldInfo
     name: str
@@ -24,12 +24,12 @@ class FieldArray:
     static: bool
 
     def size(self, axis: str) -> int:
-        """Its length along an axis that it has."""
+        """Return its length along one of its axes."""
         return self.shape[self.axes.index(axis)]
 
 
 def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray, ...]:
-    """The fields, those that change in time first. Raises SpecError and DataError with the key at fault."""
+    """Return the fields, dynamic ones first. Raise SpecError or DataError with the key at fault."""
     variables = _variables(options, reader)
     axes = {field: variable.axes or options.axes for field, variable in variables.items()}
     for field, letters in axes.items():
@@ -38,28 +38,28 @@ def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray
             shape = reader.find(name, f"data.variables.{field}").shape
             example = ("", "x", "tx", "txy", "stxy", "stxyc", "stxyzc")[min(len(shape), 6)]
             raise SpecError(
-                f'what the axes of {name!r} {shape} mean is missing: for example axes = "{example}", one letter each: '
-                f"s simulation, t time, c component, x, y, z",
+                f'the meaning of the axes of {name!r} {shape} is missing: give for example axes = "{example}", one '
+                f"letter each: s simulation, t time, c component, x, y, z",
                 key="data.axes",
             )
     space = "".join(axis for axis in SPACE if any(axis in letters for letters in axes.values()))
     for field, letters in axes.items():
         if lacking := [axis for axis in space if axis not in letters]:
             raise SpecError(
-                f"the field {field!r} has the axes {letters!r}, without {lacking[0]}, which another field has; all "
-                f"fields share one grid",
+                f"the field {field!r} has the axes {letters!r} and lacks {lacking[0]}, which another field has; all "
+                f"fields must share one grid",
                 key=f"data.variables.{field}",
             )
     arrays = [_array(field, variable, axes[field], space, options, reader) for field, variable in variables.items()]
     if all(array.static for array in arrays):
         raise SpecError(
-            f"no field changes in time: none that may has the time axis t (axes = {options.axes!r})", key="data.axes"
+            f"no dynamic field has the time axis t (axes = {options.axes!r}); at least one must", key="data.axes"
         )
     return tuple(sorted(arrays, key=lambda array: array.static))
 
 
 def common_length(arrays: Sequence[FieldArray], axis: str) -> int | None:
-    """The length along s or t of all fields that have it; for t, of those that change. None where no field has it."""
+    """Return the common length along s or t, for t that of the dynamic fields; None where no field has the axis."""
     lengths = {a.info.name: a.size(axis) for a in arrays if axis in a.axes and not (a.static and axis == "t")}
     _check_equal(lengths, {"s": "simulations", "t": "frames"}[axis])
     for array in arrays:
@@ -72,7 +72,7 @@ def common_length(arrays: Sequence[FieldArray], axis: str) -> int | None:
 
 
 def common_cells(arrays: Sequence[FieldArray], axis: str) -> int:
-    """The number of samples that centred fields have along a spatial axis."""
+    """Return the number of samples that centred fields have along a spatial axis."""
     lengths = {a.info.name: a.size(axis) - _extra_faces(a.info, axis) for a in arrays}
     _check_equal(lengths, f"samples along {axis}")
     return next(iter(lengths.values()))
@@ -85,7 +85,7 @@ def _check_equal(lengths: Mapping[str, int], what: str) -> None:
 
 
 def _extra_faces(info: FieldInfo, axis: str) -> int:
-    """How many samples more than cells the array of a staggered field has along an axis."""
+    """Return how many more samples than cells the array of a staggered field has along an axis."""
     if info.sampling == "centered":
         return 0
     axes, n = info.components, 4
@@ -95,7 +95,7 @@ def _extra_faces(info: FieldInfo, axis: str) -> int:
 
 
 def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variable]:
-    """Fields by name, each with the name of its array filled in."""
+    """Return the fields by name, each with the name of its array filled in."""
     if options.variables:
         given = {
             field: Variable(variable=value) if isinstance(value, str) else value
@@ -108,7 +108,7 @@ def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variabl
         return {"u": Variable(variable=next(iter(reader.arrays)))}
     example = next(iter(reader.arrays), "usol")
     raise SpecError(
-        f'which array is which field is missing: for example variables = {{u = "{example}"}} '
+        f'the names of the arrays of the fields are missing: give for example variables = {{u = "{example}"}} '
         f"({reader.path} has {reader.listing()})",
         key="data.variables",
     )
@@ -138,7 +138,7 @@ def _array(
 
 
 def squeeze(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
-    """Without as many axes of length 1, from the last, or with as many more at the end, as give `wanted` axes."""
+    """Return the shape with `wanted` axes: drop axes of length 1, from the last, or append such axes."""
     lengths = list(shape)
     for i in reversed(range(len(lengths))):
         if len(lengths) > wanted and lengths[i] == 1:
@@ -151,12 +151,13 @@ def _info(field: str, variable: Variable, count: int, space: str, options: Array
     components = variable.components
     if components and len(components) != count:
         has = f"has {count}" if count else "has no axis c for them"
-        raise SpecError(f"{len(components)} components are named, and the array {has}", key=f"{key}.components")
+        raise SpecError(f"the spec names {len(components)} components, and the array {has}", key=f"{key}.components")
     if count and not components:
         components = tuple(space) if count == len(space) else tuple(f"c{i}" for i in range(count))
     if variable.sampling == "staggered" and components != tuple(space):
         raise SpecError(
-            f"a staggered field has one component for each axis, in the order {', '.join(space)}, along its axis c",
+            f"a staggered field must have one component for each axis, in the order {', '.join(space)}, along its "
+            f"axis c",
             key=f"{key}.sampling",
         )
     boundary = _boundary(field, variable, count, space, options)
@@ -170,7 +171,7 @@ def _boundary(field: str, variable: Variable, count: int, space: str, options: A
     key = f"data.variables.{field}.boundary" if variable.boundary else "data.boundary"
     if setting is None:
         raise SpecError(
-            f"what holds at the edges of the field {field!r} is missing: a number where its value is fixed, "
+            f"the boundary of the field {field!r} is missing: give a number where its value is fixed, "
             f'"periodic", "zero-gradient", "symmetric", ..., or a table by axis and side',
             key=key,
         )

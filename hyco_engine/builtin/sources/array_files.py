@@ -1,4 +1,4 @@
-"""Reading named arrays from files that nobody here made: nothing in them is executed, no size is believed."""
+"""Reading of named arrays from files of unknown origin: no content is executed, every declared size is checked."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ class Stored:
 
 
 class ArrayReader(ABC):
-    """Named arrays. `squeezes` says that the format adds or drops axes of length 1, as MATLAB's do."""
+    """Reads named arrays. `squeezes` is true if the format adds or drops axes of length 1, as MATLAB's do."""
 
     squeezes = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.refused: dict[str, str] = {}
-        """Arrays that are there and cannot be used, with the reason."""
-        with blaming(path):
+        """Arrays in the file that cannot be used, with the reason."""
+        with reading(path):
             self.arrays: Mapping[str, Stored] = dict(self._list())
 
     @abstractmethod
     def _list(self) -> Iterable[tuple[str, Stored]]:
-        """The numeric arrays there are, from headers alone."""
+        """List the numeric arrays, from headers alone."""
 
     @abstractmethod
     def read(self, name: str, index: Index = ()) -> Array:
-        """A part of an array. Raises DataError, for example where the file is shorter than it says."""
+        """Return a part of an array. Raise DataError, for example if the file is shorter than its header declares."""
 
-    def release(self) -> None:  # noqa: B027 - not every reader holds something
-        """Forget what was read."""
+    def release(self) -> None:  # noqa: B027 - not every reader holds arrays
+        """Release the arrays that were read."""
 
     def files(self, names: Iterable[str]) -> list[Path]:
-        """The files that hold these arrays."""
+        """Return the files that hold these arrays."""
         return [self.path]
 
     def find(self, name: str, key: str) -> Stored:
-        """The array of that name. Raises DataError with what there is instead."""
+        """Return the declaration of that array. Raise DataError with the arrays that there are instead."""
         if name in self.refused:
             raise DataError(f"{self.path}: the array {name!r} cannot be used: {self.refused[name]}", key=key)
         if name not in self.arrays:
@@ -79,19 +79,19 @@ class ArrayReader(ABC):
         return self.arrays[name]
 
     def listing(self) -> str:
-        """The arrays and their shapes, for messages."""
+        """Return the arrays and their shapes, for messages."""
         shown = [f"{name} {stored.shape}" for name, stored in list(self.arrays.items())[:12]]
         return ", ".join(shown + ["..."] * (len(self.arrays) > 12)) or "no numeric array"
 
     def _whole(self, name: str) -> None:
-        """Raises DataError where a whole array does not fit into memory."""
+        """Raise DataError if the array does not fit into memory as a whole."""
         stored = self.arrays[name]
         size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
         free = free_memory()
         if size > free:
             raise DataError(
                 f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory "
-                f"are free; save it as .npy, which is read piece by piece",
+                f"are free; save it as .npy, which the engine reads piece by piece",
                 key=KEY,
             )
 
@@ -105,10 +105,10 @@ class HoldingReader(ArrayReader):
 
     @abstractmethod
     def _open(self, name: str) -> Array:
-        """An array to be indexed, memory-mapped where the format allows it."""
+        """Return an array to be indexed, memory-mapped where the format allows it."""
 
     def read(self, name: str, index: Index = ()) -> Array:
-        with blaming(self.path, name):
+        with reading(self.path, name):
             if name not in self._held:
                 self._held[name] = self._open(name)
             return np.asarray(self._held[name][index])
@@ -122,11 +122,11 @@ class NpyReader(HoldingReader):
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
         for name, file in self._paths().items():
-            with blaming(file), file.open("rb") as opened:
+            with reading(file), file.open("rb") as opened:
                 stored = _npy_header(opened, file)
                 declared = opened.tell() + int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
                 if declared > file.stat().st_size:
-                    raise ValueError(f"it ends after {file.stat().st_size} bytes of {declared}")
+                    raise ValueError(f"the file ends after {file.stat().st_size} of {declared} bytes")
             yield name, stored
 
     def _paths(self) -> dict[str, Path]:
@@ -157,7 +157,9 @@ class NpzReader(HoldingReader):
                         continue
                     size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
                     if opened.tell() + size != info.file_size:
-                        raise ValueError(f"{info.filename!r} declares {size} bytes and holds {info.file_size}")
+                        raise ValueError(
+                            f"the entry {info.filename!r} declares {size} bytes and holds {info.file_size}"
+                        )
                 yield info.filename.removesuffix(".npy"), stored
 
     def _open(self, name: str) -> Array:
@@ -193,7 +195,7 @@ class Mat73Reader(ArrayReader):
     def _list(self) -> Iterator[tuple[str, Stored]]:
         found: dict[str, Stored] = {}
 
-        # visits hard links alone, so no name leads out of the file
+        # visititems follows hard links alone, so no name leads out of the file
         def visit(name: str, item: object) -> None:
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not is_elsewhere(item):
                 found[name] = Stored(tuple(item.shape[::-1]), item.dtype)
@@ -203,13 +205,13 @@ class Mat73Reader(ArrayReader):
         return iter(found.items())
 
     def read(self, name: str, index: Index = ()) -> Array:
-        with blaming(self.path, name), h5py.File(self.path, "r") as file:
+        with reading(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
             return np.asarray(file[name][index[::-1]]).T
 
 
 def is_elsewhere(dataset: h5py.Dataset) -> bool:
-    """Whether the numbers are in another file, which the user did not name."""
+    """Return True if the numbers are in another file, which the user did not name."""
     return bool(dataset.is_virtual or dataset.external)
 
 
@@ -224,25 +226,25 @@ def _npy_header(file: IO[bytes], path: Path) -> Stored:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject or dtype.kind not in "fiub":
-        raise _NotNumeric(f"it holds {dtype}, and only real numbers are read, never pickled objects")
+        raise _NotNumeric(f"it holds {dtype}, and the engine reads only real numbers, never pickled objects")
     return Stored(tuple(shape), dtype)
 
 
 @contextmanager
-def blaming(path: Path, name: str | None = None) -> Iterator[None]:
-    """Whatever a reader raises about a file, as a DataError that names it."""
+def reading(path: Path, name: str | None = None) -> Iterator[None]:
+    """Turn whatever a reader raises about a file into a DataError that names the file."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # the readers raise many kinds on damaged files
+    except Exception as error:  # the readers raise many types on damaged files
         text = str(error) or type(error).__name__
         array = "" if name is None else f" ({name!r})"
         raise DataError(f"cannot read {path}{array}: {text.splitlines()[0]}", key=KEY) from error
 
 
 def open_arrays(path: Path) -> ArrayReader:
-    """The reader of a file or folder. Raises DataError where there is none, or none that can be read."""
+    """Return the reader of a file or folder. Raise DataError if there is none, or none that can be read."""
     path = path.absolute()
     if path.is_dir():
         if not any(path.glob("*.npy")):
@@ -258,12 +260,13 @@ def open_arrays(path: Path) -> ArrayReader:
     if path.suffix == ".mat":
         return Mat73Reader(path) if h5py.is_hdf5(path) else MatReader(path)
     raise DataError(
-        f"cannot read {path}: arrays are read from {', '.join(SUFFIXES)} files, or folders of .npy", key=KEY
+        f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES)} files and from folders of .npy",
+        key=KEY,
     )
 
 
 def _nearby(folder: Path, name: str = "") -> str:
-    """What a folder holds that could have been meant."""
+    """Return, for a message, what a folder holds that could have been meant."""
     try:
         found = [p for p in folder.iterdir() if p.suffix in SUFFIXES or (p.is_dir() and p.name[0] != ".")]
         names = [p.name for p in sorted(found, key=lambda p: (p.is_dir(), p.name))]
@@ -276,13 +279,13 @@ def _nearby(folder: Path, name: str = "") -> str:
 
 
 def content_hash(files: Iterable[Path]) -> str:
-    """Of what files hold, wherever they are and whenever they were written.
+    """Return a hash of the files' content, independent of where they are and when they were written.
 
-    Of a file of 256 MB or more: of its size, its time of change, and 64 pieces of 1 MB spread evenly over it.
+    For a file of 256 MB or more, hash its size, its time of change, and 64 pieces of 1 MB spread evenly over it.
     """
     digest = hashlib.sha256()
     for path in files:
-        with blaming(path), path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             status = path.stat()
             digest.update(f"{path.name} {status.st_size}\n".encode())
             if status.st_size < WHOLE_HASH_BYTES:

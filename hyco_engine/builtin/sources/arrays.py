@@ -26,14 +26,14 @@ from hyco_engine.interfaces import Trajectory, TrajectorySource
 log = logging.getLogger("hyco_engine")
 
 GLIMPSED = 2**25
-"""Values of a simulation that are read in well under a second."""
+"""Number of values of a simulation that can be read in well under a second."""
 
 
 class ArraysSource(TrajectorySource):
-    """Arrays whose axes are named; one simulation, or one for each entry along s.
+    """Arrays with named axes; they hold one simulation, or one for each entry along s.
 
-    Read piece by piece where the format allows it (`.npy`, `.mat` of version 7.3). What samples along an axis become is
-    decided in `array_axes` and logged.
+    They are read piece by piece where the format allows it (`.npy`, `.mat` of version 7.3). `array_axes` decides which
+    cells the samples along an axis become; the source logs it.
     """
 
     def __init__(self, options: ArraysOptions) -> None:
@@ -62,7 +62,7 @@ class ArraysSource(TrajectorySource):
         return f"{self.reader.path}, array {name!r}"
 
     def fingerprint(self) -> str:
-        """Of the files' content (see `content_hash`) and of how it is read; not of where the files are."""
+        """Return a hash of the files' content (see `content_hash`) and of how it is read, not of the files' place."""
         described = {
             "arrays": [[array.name, array.axes, array.static] for array in self.arrays],
             "keep": [[axis, plan.keep.start, plan.keep.stop] for axis, plan in self.plans.items()],
@@ -74,12 +74,12 @@ class ArraysSource(TrajectorySource):
         parts: dict[bool, list[Array]] = {False: [], True: []}
         for array in self.arrays:
             samples = self._samples(array, index)
-            if array.static:  # its end samples are just left out
+            if array.static:  # its end samples are left out without a check
                 values = _one_frame(samples)
             else:
                 samples.check(self.plans)
                 values = samples.values
-            # of staggered fields, which may be larger than the grid, nothing is left out
+            # a staggered field may have more samples than the grid has cells; none are left out
             staggered = array.info.sampling == "staggered"
             keep = [slice(None) if staggered else plan.keep for plan in self.plans.values()]
             parts[array.static].append(values[(slice(None), slice(None), *keep)])
@@ -98,7 +98,7 @@ class ArraysSource(TrajectorySource):
         return self.load(0) if values <= GLIMPSED else None
 
     def describe(self) -> str:
-        """What was made of the files, in a few lines."""
+        """Return a few lines that say how the files were read."""
         lines = [
             f"{self.reader.path}: {self.num_simulations} simulation(s) of {self.num_frames} frames, dt {self.dt:.6g}",
             *(f"{a.info.name}: array {a.name!r} {a.shape}, axes {a.axes!r}" for a in self.arrays),
@@ -118,14 +118,14 @@ class ArraysSource(TrajectorySource):
 
     def _time_step(self) -> float:
         if self.num_frames < 2:
-            raise DataError(f"there is {self.num_frames} frame along t, and at least 2 are needed", key="data.axes")
+            raise DataError(f"the data has {self.num_frames} frame along t, and at least 2 are needed", key="data.axes")
         if self.options.dt is not None:
             return self.options.dt
         times = self._numbers(self.options.time, self.num_frames, "frames", "data.time")
         return even_spacing(times, "data.time", f"the times {self.options.time!r}")[1]
 
     def _numbers(self, name: str, length: int, what: str, key: str) -> Array:
-        """An array of one number for each of `length` things, whatever axes of length 1 it has."""
+        """Return an array of `length` numbers, one for each of `what`, without its axes of length 1."""
         shape = self.reader.find(name, key).shape
         if tuple(n for n in shape if n > 1) != (length,):
             raise DataError(
@@ -148,8 +148,8 @@ class ArraysSource(TrajectorySource):
         )
         if plan.keep != slice(0, n) and any(array.info.sampling == "staggered" for array in self.arrays):
             raise DataError(
-                f"staggered fields lie on the faces of cells, and the samples along {axis} are nodes; give bounds, and "
-                f"no coordinates",
+                f"staggered fields lie on the faces of cells, and the samples along {axis} are nodes; give bounds "
+                f"instead of coordinates",
                 key=key,
             )
         return plan
@@ -172,7 +172,7 @@ class ArraysSource(TrajectorySource):
     # --- samples ---
 
     def _look(self, axis: str, side: int) -> EndLook:
-        """What the end samples of the first simulation look like: alike for all fields, or else without a meaning."""
+        """Describe the end samples of the first simulation; where its fields differ, they count as varying."""
         looks = [self._samples(array, 0).look(axis, side) for array in self._moving]
         return looks[0] if len({look.kind for look in looks}) == 1 else EndLook(kind="varies")
 
@@ -181,20 +181,20 @@ class ArraysSource(TrajectorySource):
         return False if False in found else True if True in found else None
 
     def _warn_of_nodes(self) -> None:
-        """Bounds alone do not tell nodes from cells; the values may."""
+        """Warn where end values suggest nodes while bounds alone, which do not decide, are taken to mean cells."""
         for axis in self.space:
             guessed = self.options.points == "auto" and axis not in self.options.coordinates
             fixed = side_kinds([array.info for array in self._moving], axis) == ("fixed", "fixed")
             if guessed and fixed and all(self._look(axis, side).kind == "fixed value" for side in (0, 1)):
                 log.warning(
-                    "%s: the samples at both ends of %s keep the boundary's value, as nodes on the bounds do, and are "
-                    'taken for cell centres half a cell inside; say which: points = "nodes" or "cells"',
+                    "%s: the samples at both ends of %s keep the boundary's value, as nodes on the bounds do, but are "
+                    'taken for cell centres half a cell inside; set points = "nodes" or "cells" to say which they are',
                     self.reader.path,
                     axis,
                 )
 
     def _samples(self, array: FieldArray, index: int) -> FieldSamples:
-        """One simulation of one field; float32, or float64 for everything finer."""
+        """Return one simulation of one field, in float32 or, for finer types, float64."""
         where = self.origin(array.info.name, index)
         chosen = tuple(index if axis == "s" else slice(None) for axis in array.axes)
         if self.reader.arrays[array.name].shape == array.shape:
@@ -202,7 +202,7 @@ class ArraysSource(TrajectorySource):
         else:
             values = self.reader.read(array.name).reshape(array.shape)[chosen]
         if values.dtype.kind not in "fiub":
-            raise DataError(f"{where} holds {values.dtype}, and only real numbers are read", key="data.path")
+            raise DataError(f"{where} holds {values.dtype}, and the engine reads only real numbers", key="data.path")
         axes = array.axes.replace("s", "")
         for axis in "ct":
             if axis not in axes:
@@ -218,19 +218,19 @@ class ArraysSource(TrajectorySource):
 
 
 def _one_frame(samples: FieldSamples) -> Array:
-    """The first frame, `[1, C, *samples]`. Raises DataError if another one differs."""
+    """Return the first frame, `[1, C, *samples]`. Raise DataError if another one differs."""
     values = samples.values
     for frame in range(1, len(values)):
         if not np.array_equal(values[frame], values[0], equal_nan=True):
             raise DataError(
-                f"{samples.where} is said to be static, but frame {frame} differs from frame 0",
+                f"{samples.where} is declared static, but frame {frame} differs from frame 0",
                 key=f"data.variables.{samples.info.name}.static",
             )
     return values[:1]
 
 
 def _join(parts: Sequence[Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Arrays `[T, C_i, *S_i]` side by side along C in a new one; what they do not fill is zero."""
+    """Return a new array that holds the parts `[T, C_i, *S_i]` one after another along C, padded with zeros."""
     out = np.zeros(shape, dtype)
     start = 0
     for values in parts:

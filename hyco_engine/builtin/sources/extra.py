@@ -1,4 +1,4 @@
-"""Terms of the true physics that a model does not have, for data that the model cannot explain."""
+"""Terms of the true physics that the model lacks, for simulated data that the model cannot explain."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hyco_engine.errors import SpecError
 
 
 class Extra:
-    """Half a frame of u_t = -r u + f(x), exactly: half before and half after each frame of the physics (Strang 1968),
+    """Solves u_t = -r u + f(x) exactly over half a frame.
 
-    which is of second order in the time between two frames.
+    It is applied before and after each frame of the physics (Strang 1968), of second order in the time between frames.
     """
 
     def __init__(self, terms: ExtraTerms, layout: StateLayout, dt: float) -> None:
@@ -31,12 +31,12 @@ class Extra:
         wave = torch.sin(2 * math.pi * terms.waves * (positions - lower) / (upper - lower))
         half = dt / 2
         self._decay = math.exp(-terms.drag * half)
-        # (1 - exp(-r h)) / r, also for r = 0
+        # (1 - exp(-r h)) / r, in a form that holds for r = 0 too
         grown = -math.expm1(-terms.drag * half) / terms.drag if terms.drag else half
         source = torch.zeros(layout.n_dynamic, *layout.spatial, dtype=torch.float64)
         source[0] = (terms.force * grown * wave).reshape([-1 if i == place else 1 for i in range(len(grid.axes))])
         self._source = torch.where(sample_mask(layout)[: layout.n_dynamic], source, 0.0)
 
     def __call__(self, dynamic: Tensor) -> Tensor:
-        """`[B, C_dyn, *S]` half a frame later."""
+        """Return `[B, C_dyn, *S]` half a frame later."""
         return self._decay * dynamic + self._source.to(dynamic.device, dynamic.dtype)

@@ -1,4 +1,4 @@
-"""Simulations in HDF5 files: one simulation is read at a time, nothing that lies outside of the file, nothing run."""
+"""Simulations in HDF5 files, read one at a time; links out of the file are not followed, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.sources.array_axes import even_spacing
-from hyco_engine.builtin.sources.array_files import Array, blaming, content_hash, is_elsewhere
+from hyco_engine.builtin.sources.array_files import Array, content_hash, is_elsewhere, reading
 from hyco_engine.builtin.sources.options import SPACE
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
@@ -34,7 +34,7 @@ GLIMPSED = 2**25
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """One field of a file: `read(file, index)` gives simulation `index`, `[T, C, *S]`; of a static field `T` is 1."""
+    """One field of a file: `read(file, index)` returns simulation `index`, `[T, C, *S]`, with T = 1 if it is static."""
 
     name: str
     components: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Found:
 
 @attrs.frozen(kw_only=True)
 class Opened:
-    """What one file declares."""
+    """The content that one file declares."""
 
     path: Path
     fields: tuple[Found, ...]
@@ -53,11 +53,11 @@ class Opened:
     frames: int
     simulations: int
     names: tuple[str, ...] = ()
-    """Where each simulation is in the file; empty: they have numbers alone."""
+    """The place of each simulation in the file; empty where simulations have numbers alone."""
 
 
 class Hdf5Source(TrajectorySource):
-    """Simulations of one or several files alike, in order."""
+    """The simulations of one or several files with the same fields and grid, in order."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Hdf5Source(TrajectorySource):
     ) -> None:
         self.files = []
         for path in files:
-            with blaming(path), h5py.File(path, "r") as file:
+            with reading(path), h5py.File(path, "r") as file:
                 self.files.append(self.describe(path, file))
         first = self.files[0]
         for other in self.files[1:]:
@@ -104,7 +104,7 @@ class Hdf5Source(TrajectorySource):
 
     @abstractmethod
     def describe(self, path: Path, file: h5py.File) -> Opened:
-        """What the file holds, from headers and coordinates. Raises DataError for another layout."""
+        """Return what the file holds, from headers and coordinates. Raise DataError for another layout."""
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
@@ -126,12 +126,14 @@ class Hdf5Source(TrajectorySource):
         parts: dict[bool, list[Array]] = {False: [], True: []}
         with h5py.File(opened.path, "r") as file:
             for found in opened.fields:
-                with blaming(opened.path, found.name):
+                with reading(opened.path, found.name):
                     values = found.read(file, own)
                     frames = 1 if found.static else opened.frames
                     wanted = (frames, max(1, len(found.components)), *opened.grid.resolution)
                     if values.shape != wanted:
-                        raise ValueError(f"simulation {own} has the shape {values.shape}, the file declares {wanted}")
+                        raise ValueError(
+                            f"simulation {own} has the shape {values.shape}, and the file declares {wanted}"
+                        )
                     parts[found.static].append(values if values.dtype == np.float32 else values.astype(np.float64))
         static = np.concatenate(parts[True], axis=1)[0] if parts[True] else np.zeros((0, *opened.grid.resolution))
         return Trajectory(
@@ -151,10 +153,10 @@ class Hdf5Source(TrajectorySource):
 
 
 def datasets(file: h5py.File | h5py.Group) -> dict[str, h5py.Dataset]:
-    """The numeric data sets of a file by their full name, without any that lie in another file."""
+    """Return the numeric data sets of a file by their full name, without those that lie in another file."""
     found = {}
 
-    # visits hard links alone, so no name leads out of the file
+    # visititems follows hard links alone, so no name leads out of the file
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not is_elsewhere(item):
             found[name] = item
@@ -164,13 +166,13 @@ def datasets(file: h5py.File | h5py.Group) -> dict[str, h5py.Dataset]:
 
 
 def axis_of_centres(name: str, positions: Array, path: Path) -> tuple[float, float]:
-    """(lower, upper) of the cells whose centres these are. Raises DataError where they are not evenly spaced."""
+    """Return (lower, upper) of the cells with these centres. Raise DataError where they are not evenly spaced."""
     first, step = even_spacing(np.asarray(positions).reshape(-1), KEY, f"{path}: the positions {name!r}")
     return first - step / 2, first + step * (len(positions.reshape(-1)) - 0.5)
 
 
 def grid_of(axes: str, resolution: Sequence[int], ends: Sequence[tuple[float, float]]) -> Grid:
-    """A grid from (lower, upper) of each axis."""
+    """Return the grid with (lower, upper) for each axis."""
     return Grid(
         axes=tuple(axes),
         resolution=tuple(resolution),
@@ -180,7 +182,7 @@ def grid_of(axes: str, resolution: Sequence[int], ends: Sequence[tuple[float, fl
 
 
 def parsed_boundary(setting: BoundarySetting | None, axes: Sequence[str]) -> Boundary | None:
-    """What the spec says. Raises SpecError where it does not fit the axes."""
+    """Return the spec's boundary, None without one. Raise SpecError where it does not fit the axes."""
     if setting is None:
         return None
     try:
@@ -190,12 +192,12 @@ def parsed_boundary(setting: BoundarySetting | None, axes: Sequence[str]) -> Bou
 
 
 def axes_named(n_axes: int) -> str:
-    """x, y and z as far as there are axes."""
+    """Return the names of the axes, the first of x, y and z."""
     return SPACE[:n_axes]
 
 
 def attribute(item: Any, name: str, default: Any = None) -> Any:
-    """An attribute as plain Python; text is decoded."""
+    """Return an attribute as a plain Python value, with text decoded."""
     value = item.attrs.get(name, default)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

@@ -54,35 +54,40 @@ def _check_letters(value: str) -> None:
 class ExtraTerms:
     """`[data.extra]`: terms of the true physics that the model does not have."""
 
-    drag: float = option(0.0, help="r in u_t = ... - r u, of all dynamic fields", unit="1/time", ge=0.0)
+    drag: float = option(0.0, help="rate r in u_t = ... - r u, for all dynamic fields", unit="1/time", ge=0.0)
     force: float = option(
-        0.0, help="f in u_t = ... + f sin(2 pi waves (x - lower) / L), of the first component of the first field"
+        0.0,
+        help="amplitude f in u_t = ... + f sin(2 pi waves (x - lower) / L), for the first component of the first field",
     )
-    waves: int = option(1, help="waves of the force over the domain", ge=1)
+    waves: int = option(1, help="number of waves of the force over the domain", ge=1)
     axis: Literal["x", "y", "z"] = option("x", help="axis that the force varies along")
 
 
 @options
 class SimulateOptions:
-    """Data made by a physical model with its true parameters."""
+    """Data that a physical model makes with its true parameters."""
 
-    resolution: Mapping[str, int] = option(help="cells along each axis, such as {x = 64}", check=_check_resolution)
+    resolution: Mapping[str, int] = option(
+        help="number of cells along each axis, such as {x = 64}", check=_check_resolution
+    )
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict),
-        help="ends of each axis, such as {x = [0.0, 1.0]}, which is the default",
+        help="ends of each axis, such as {x = [0.0, 1.0]}, the default",
         check=_check_bounds,
     )
     dt: float = option(help="time between two frames", gt=0.0)
-    num_simulations: int = option(8, help="simulations, each from an initial state of its own", ge=1)
-    skip_frames: int = option(0, help="frames simulated before the first one that is kept", ge=0)
+    num_simulations: int = option(8, help="number of simulations, each of which has its own initial state", ge=1)
+    skip_frames: int = option(0, help="number of frames to simulate before the first frame of the data", ge=0)
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict), help="true value of each parameter that [physical] learns"
     )
-    boundary: BoundarySetting | None = option(None, help="boundary of the fields; none: the model's own")
+    boundary: BoundarySetting | None = option(None, help="boundary condition of the fields; none: that of the model")
     physics: PhysicalChoice | None = option(
-        None, help="the true physics; none: the kind and options of [physical], without its parameter settings"
+        None, help="the true physics; none: the kind and the options of [physical], but not its parameter settings"
     )
-    extra: ExtraTerms | None = option(None, help="terms beside those of the physics; none: there are none")
+    extra: ExtraTerms | None = option(
+        None, help="terms that the true physics has beside those of the model; none: no such terms"
+    )
 
     def __attrs_post_init__(self) -> None:
         for axis in self.bounds:
@@ -92,16 +97,17 @@ class SimulateOptions:
 
 @options
 class Variable:
-    """One field in a file of arrays. What is left empty is as the source says for all."""
+    """One field in a file of arrays. Keys that are left out have the value that the source gives for all fields."""
 
     variable: str = option("", help="name of the array in the file; empty: the field's name")
-    axes: str = option("", help="meaning of its axes in order; empty: as for all", check=_check_letters)
+    axes: str = option("", help="meaning of its axes, in order; empty: as for all fields", check=_check_letters)
     components: tuple[str, ...] = option((), help="names along the axis c; empty: x, y, ... or c0, c1, ...")
-    boundary: BoundarySetting | None = option(None, help="its boundary; none: as for all")
+    boundary: BoundarySetting | None = option(None, help="its boundary condition; none: as for all fields")
     sampling: Literal["centered", "staggered"] = option(
-        "centered", help="staggered: component i on the faces across axis i, padded to one shape"
+        "centered",
+        help="staggered: component i lies on the faces across axis i, and padding gives all components one shape",
     )
-    static: bool = option(False, help="true: an input only; what has no axis t always is")
+    static: bool = option(False, help="true: the field is an input only; a field without an axis t always is")
     unit: str = option("1", help="its unit, such as m/s")
 
 
@@ -111,86 +117,94 @@ class ArraysOptions:
 
     path: Path = option(help="a .npy, .npz or .mat file, or a folder of .npy files")
     variables: Mapping[str, str | Variable] = option(
-        attrs.Factory(dict), help='array of each field, such as {u = "usol"}; a file with one array needs none: field u'
+        attrs.Factory(dict),
+        help='array of each field, such as {u = "usol"}; a file with one array needs no entry and gives the field u',
     )
     axes: str = option(
         "",
-        help='meaning of the arrays\' axes in order: s simulation, t time, c component, x, y, z; such as "stxy"',
+        help='meaning of the axes of the arrays, in order: s simulation, t time, c component, x, y, z; such as "stxy"',
         check=_check_letters,
     )
-    dt: float | None = option(None, help="time between two frames; none: from `time`", gt=0.0)
-    time: str = option("", help="array that holds the times of the frames, evenly spaced")
+    dt: float | None = option(None, help="time between two frames; none: the array `time` gives it", gt=0.0)
+    time: str = option("", help="name of the array with the evenly spaced times of the frames")
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict), help="ends of the domain along each axis, such as {x = [-1.0, 1.0]}", check=_check_bounds
     )
     coordinates: Mapping[str, str] = option(
         attrs.Factory(dict),
-        help='array of sample positions along each axis, such as {x = "x"}',
+        help='name of the array of sample positions along each axis, such as {x = "x"}',
         check=_check_axes_named,
     )
     boundary: BoundarySetting | None = option(
-        None, help='what holds at the edges: a number, "periodic", "zero-gradient", ..., or a table by axis and side'
+        None, help='boundary condition: a number, "periodic", "zero-gradient", ..., or a table by axis and side'
     )
     points: Literal["auto", "cells", "nodes"] = option(
         "auto",
-        help="samples lie in the middle of cells, or on nodes that include both ends of the domain; auto: what "
-        "positions and end values tell, and cells where there are bounds alone",
+        help="position of the samples; cells: in the middle of cells; nodes: on nodes that include both ends of the "
+        "domain; auto decides by positions and end values, and takes cells if bounds alone are given",
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+        attrs.Factory(dict),
+        help="true parameters of the physics, if you know them; the run reports errors against them",
     )
 
     def __attrs_post_init__(self) -> None:
         if self.dt is not None and self.time:
-            raise SpecError("the frames' spacing is given twice; keep dt or time", key="time")
+            raise SpecError("dt and time both give the time between two frames; keep one of them", key="time")
         if self.dt is None and not self.time:
-            raise SpecError("the frames' spacing is missing; give dt, or name the array of times in time", key="dt")
+            raise SpecError(
+                "the time between two frames is missing; give dt, or name the array of times in time", key="dt"
+            )
 
 
 def _check_columns(value: tuple[str, ...]) -> None:
     named = [name for name in value if name]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise ValueError(f"each column has a name of its own, and {', '.join(map(repr, twice))} is there twice")
+        raise ValueError(f"each column needs a name of its own, and {', '.join(map(repr, twice))} appears twice")
 
 
 @options
 class PointsOptions:
-    """What sensors saw: a table with an observation a row, at any position and time, of one or several fields."""
+    """Observations of sensors: each row of a table observes one or several fields at any position and time."""
 
     path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
-    array: str = option("", help="name of the array; empty: the only one in the file")
+    array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
         (),
-        help="what the columns are: t time, x, y, z position, s simulation; any other name is a field, or with a dot "
-        "a component of one (u.x, u.y), and an empty one is not read; none: the first line of a .csv",
+        help="names of the columns: t is the time, x, y, z the position, s the simulation; any other name is a "
+        "field, or with a dot a component of a field (u.x, u.y); a column with an empty name is not read; none: the "
+        "first line of a .csv file names them",
         check=_check_columns,
     )
-    interval: float | None = option(None, help="without a column t: time between entries of the array's axis 0", gt=0.0)
+    interval: float | None = option(
+        None, help="time between two entries along axis 0 of the array, if there is no column t", gt=0.0
+    )
     train_sensors: Path | None = option(
-        None, help='split by = "sensor": a file with the sensors that train, counted from 0; the others validate'
+        None, help='for split by = "sensor": a file with the sensors that train, counted from 0; the others validate'
     )
     heldout: float = option(
-        0.2, help="without such a file: share of the sensors that validates, drawn at random", ge=0.0, lt=1.0
+        0.2, help="share of the sensors that validate, drawn at random, if there is no such file", ge=0.0, lt=1.0
     )
     resolution: Mapping[str, int] = option(
         attrs.Factory(dict),
-        help="cells along each axis of the grid that models are rolled out on; empty: no grid, for predictors alone",
+        help="number of cells along each axis of the grid of the rollouts; empty: no grid, for predictors alone",
         check=_check_axes_named,
     )
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict),
-        help="ends of each axis, such as {x = [0.0, 1.0]}, which is the default",
+        help="ends of each axis, such as {x = [0.0, 1.0]}, the default",
         check=_check_bounds,
     )
-    boundary: BoundarySetting | None = option(None, help="what holds at the edges of the grid, as for arrays")
+    boundary: BoundarySetting | None = option(None, help="boundary condition of the grid, as for arrays")
     dt: float | None = option(None, help="time between two frames of the rollouts", gt=0.0)
     initial: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help='the first frame of each field, or of a component ("u.x"): a number, a profile, or a .npy file of the '
-        "grid's shape, of a vector with an entry for each component before it",
+        "shape of the grid; for a vector, its first axis holds the components",
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+        attrs.Factory(dict),
+        help="true parameters of the physics, if you know them; the run reports errors against them",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -203,15 +217,14 @@ class PointsOptions:
 class SceneOptions:
     """Folders that PhiFlow's `Scene` writes."""
 
-    path: Path = option(help="a folder that holds sim_000000, sim_000001, ..., or one of these")
-    dt: float | None = option(
-        None, help="time between two frames that are there; none: `dt` in description.json", gt=0.0
-    )
+    path: Path = option(help="a folder that holds sim_000000, sim_000001, ..., or one of these folders")
+    dt: float | None = option(None, help="time between two stored frames; none: `dt` in description.json", gt=0.0)
     static: tuple[str, ...] = option(
-        (), help="fields that are inputs only; their first frame counts; none: `static` in description.json"
+        (), help="fields that are inputs only, of which the first frame is used; none: `static` in description.json"
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+        attrs.Factory(dict),
+        help="true parameters of the physics, if you know them; the run reports errors against them",
     )
 
 
@@ -220,11 +233,10 @@ class WellOptions:
     """HDF5 files in the layout of The Well."""
 
     path: Path = option(help="a data set's folder (with data/train, ...), a folder of .hdf5 files, or one file")
-    boundary: BoundarySetting | None = option(
-        None, help="what holds at the edges, as for arrays; none: what the files say"
-    )
+    boundary: BoundarySetting | None = option(None, help="boundary condition, as for arrays; none: that of the files")
     truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+        attrs.Factory(dict),
+        help="true parameters of the physics, if you know them; the run reports errors against them",
     )
 
 
@@ -233,11 +245,12 @@ class PdebenchOptions:
     """An HDF5 file in one of PDEBench's layouts."""
 
     path: Path = option(help="a .hdf5 or .h5 file")
-    boundary: BoundarySetting = option(help="what holds at the edges, as for arrays; the files do not say")
+    boundary: BoundarySetting = option(help="boundary condition, as for arrays; the files do not state it")
     bounds: Mapping[str, tuple[float, float]] = option(
-        attrs.Factory(dict), help="ends of each axis; left out: from the file, else 0 and 1", check=_check_bounds
+        attrs.Factory(dict), help="ends of each axis; left out: those of the file, else 0 and 1", check=_check_bounds
     )
-    dt: float | None = option(None, help="time between two frames; none: from the file", gt=0.0)
+    dt: float | None = option(None, help="time between two frames; none: that of the file", gt=0.0)
     truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true parameters of the physics, where known, to report errors against"
+        attrs.Factory(dict),
+        help="true parameters of the physics, if you know them; the run reports errors against them",
     )

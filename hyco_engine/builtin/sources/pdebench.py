@@ -37,7 +37,7 @@ _NAMES = ("u", "v", "w")
 
 
 class PdebenchSource(Hdf5Source):
-    """Which layout a file has is seen from the names in it."""
+    """A file of PDEBench, whose layout follows from the names in it."""
 
     def __init__(self, options: PdebenchOptions) -> None:
         self.options = options
@@ -45,7 +45,7 @@ class PdebenchSource(Hdf5Source):
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
         parsed = parsed_boundary(self.options.boundary, opened.grid.axes)
-        assert parsed is not None  # it has no default
+        assert parsed is not None  # the option has no default
         return parsed
 
     def describe(self, path: Path, file: h5py.File) -> Opened:
@@ -61,20 +61,20 @@ class PdebenchSource(Hdf5Source):
         if groups := sorted({name.partition("/")[0] for name in sets if name.endswith("/data")}):
             return self._groups(path, sets, groups)
         raise DataError(
-            f"{path} has none of PDEBench's layouts: no tensor, density, velocity, or 0000/data in it (it has "
+            f"{path} has none of PDEBench's layouts: it holds no tensor, density, velocity or 0000/data (it holds "
             f"{', '.join(sorted(sets)[:12]) or 'no numeric data set'})",
             key=KEY,
         )
 
     def _arrays(self, path: Path, sets: dict[str, h5py.Dataset], fields: dict[str, tuple[str, ...]]) -> Opened:
-        """Data sets (N, T, X[, Y[, Z]]), each a field or a component of one."""
+        """Describe data sets (N, T, X[, Y[, Z]]), each a field or a component of one."""
         names = [name for parts in fields.values() for name in parts]
         shape = sets[names[0]].shape
         for name in names:
             if sets[name].shape != shape:
                 raise DataError(
-                    f"{path}: {name!r} has the shape {sets[name].shape}, and {names[0]!r} {shape}: fields of one file "
-                    f"have the same numbers of simulations, frames and cells",
+                    f"{path}: {name!r} has the shape {sets[name].shape}, and {names[0]!r} {shape}: all fields of a "
+                    f"file must have the same numbers of simulations, frames and cells",
                     key=KEY,
                 )
         if not 3 <= len(shape) <= 5:
@@ -178,7 +178,7 @@ class PdebenchSource(Hdf5Source):
                 ends.append((0.0, 1.0))
             elif positions.shape not in ((count,), (count + 1,)):
                 raise DataError(
-                    f"{path}: there are {positions.shape} positions along {axis} for {count} cells", key=KEY
+                    f"{path} holds positions of the shape {positions.shape} along {axis} for {count} cells", key=KEY
                 )
             elif positions.shape == (count + 1,):  # the edges of the cells
                 first, step = even_spacing(positions[()], KEY, f"{path}: the positions {axis!r}")
@@ -200,7 +200,7 @@ class PdebenchSource(Hdf5Source):
             return self.options.dt
         if times is None:
             raise DataError(f"{path} holds no times of its frames; give dt", key="data.dt")
-        if len(times) not in (frames, frames + 1):  # some files have the end of the last step as well
+        if len(times) not in (frames, frames + 1):  # some files hold the end of the last step as well
             raise DataError(f"{path} holds {len(times)} times for {frames} frames", key=KEY)
         if frames < 2:
             raise DataError(f"{path} has {frames} frame, and at least 2 are needed", key=KEY)

@@ -1,4 +1,4 @@
-"""Tables of what sensors saw as arrays: which column is what, which row is of which simulation and sensor."""
+"""Tables of sensor observations: the meaning of their columns, and the simulation and sensor of each row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """The rows of a file, by simulation; which sensors train and which validate."""
+    """The rows of a file by simulation, with the sensors that train and those that validate."""
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
@@ -30,13 +30,13 @@ class Table:
         names = [name for name in columns if name]
         self.axes = tuple(axis for axis in SPACE if axis in names)
         self.components = _components([name for name in names if name not in ("s", "t", *SPACE)], self.axes)
-        """Names of each field's components; of a scalar none."""
+        """Names of each field's components; a scalar has none."""
         if not self.axes or not self.components:
             raise SpecError(
-                f"columns {list(columns)} hold no {'position (x, y or z)' if not self.axes else 'field'}",
+                f"the columns {list(columns)} hold no {'position (x, y or z)' if not self.axes else 'field'}",
                 key="data.columns",
             )
-        # [..., sensors, columns]: the sensor is the place before the columns
+        # [..., sensors, columns]: the second last axis counts the sensors
         sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
         rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
         by_name = {name: rows[:, k] for k, name in enumerate(columns) if name}
@@ -68,7 +68,7 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column of each channel: the fields in order, each with its components."""
+        """Return the column of each channel: the fields in order, each with its components."""
         return tuple(
             column_of(field, component)
             for field, components in self.components.items()
@@ -78,8 +78,8 @@ class Table:
     def _times(self, shape: tuple[int, ...]) -> Array:
         if self.options.interval is None or len(shape) < 3:
             raise SpecError(
-                "the times are missing: name a column t, or give the interval between the entries of the first axis "
-                f"of an array [times, sensors, columns]; this one is {list(shape)}",
+                "the times are missing: name a column t, or give as interval the time between entries of the first "
+                f"axis of an array [times, sensors, columns]; this one is {list(shape)}",
                 key="data.columns" if self.options.interval is None else "data.interval",
             )
         return np.arange(shape[0]) * self.options.interval
@@ -88,8 +88,8 @@ class Table:
         bad = ~np.isfinite(time) | ~np.isfinite(position).all(axis=1)
         if bad.any():
             raise DataError(
-                f"{self.options.path}: row {int(bad.argmax())} has no finite time and position; only the fields may be "
-                "NaN, where they were not observed",
+                f"{self.options.path}: row {int(bad.argmax())} has a time or position that is not finite; only "
+                f"fields may be NaN, where they were not observed",
                 key="data.path",
             )
         if (time < -1e-9).any():
@@ -100,7 +100,7 @@ class Table:
             )
 
     def _held_out(self, count: int, context: SourceContext) -> Array:
-        """The sensors that validate in a split by sensor."""
+        """Return the sensors that validate in a split by sensor."""
         file = self.options.train_sensors
         if file is None:
             order = torch.randperm(count, generator=context.generator("sensors")).numpy()
@@ -109,21 +109,22 @@ class Table:
         chosen = rows.reshape(-1)
         if not ((chosen == np.round(chosen)) & (chosen >= 0) & (chosen < count)).all():
             raise DataError(
-                f"{file} must hold sensors from 0 to {count - 1}, and holds {chosen.min():g} to {chosen.max():g}",
+                f"{file} must hold sensor numbers from 0 to {count - 1}, and holds {chosen.min():g} to "
+                f"{chosen.max():g}",
                 key="data.train_sensors",
             )
         return np.setdiff1d(np.arange(count), chosen.astype(np.int64))
 
 
 def column_of(field: str, component: str) -> str:
-    """The column that holds a component of a field; "" is that of a scalar."""
+    """Return the name of the column that holds a component of a field; a scalar's component is ""."""
     return f"{field}.{component}" if component else field
 
 
 def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """By field its components: `velocity.x`, `velocity.y` are those of `velocity`, in the order of the axes.
+    """Return each field's components: `velocity.x` and `velocity.y` are those of `velocity`, in the order of the axes.
 
-    Raises SpecError where a vector of the axes lacks one, and where a name is that of a scalar and of a vector.
+    Raise SpecError where a vector of the axes lacks one, and where a name is that of a scalar and of a vector.
     """
     found: dict[str, list[str]] = {}
     for column in columns:
@@ -134,8 +135,8 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
     for name, components in found.items():
         if "" in components and len(components) > 1:
             raise SpecError(
-                f"{name!r} is a column, and so is {column_of(name, max(components))!r}: a field is one number, or one "
-                "for each component",
+                f"{name!r} is a column, and so is {column_of(name, max(components))!r}: a field must be either one "
+                f"number or one for each component",
                 key="data.columns",
             )
         if set(components) & set(SPACE):
@@ -144,7 +145,8 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
             if lacking or strange:
                 raise SpecError(
                     f"the vector {name!r} has the components {', '.join(components)}, and the positions have the axes "
-                    f"{', '.join(axes)}: give a column for each, empty where a component was not observed",
+                    f"{', '.join(axes)}: give a column for each, with empty entries for a component that was not "
+                    f"observed",
                     key="data.columns",
                 )
             components.sort()
@@ -152,7 +154,7 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 
 
 def _read(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
-    """(`[..., sensors, columns]`, the columns' names)."""
+    """Return (`[..., sensors, columns]`, the columns' names)."""
     path = options.path
     if path.suffix == ".csv":
         values, header = _read_csv(path)
@@ -162,15 +164,17 @@ def _read(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
         name = options.array or next(iter(reader.arrays))
         stored = reader.find(name, "data.array")
         if len(reader.arrays) > 1 and not options.array:
-            raise SpecError(f"{path} holds several arrays, {reader.listing()}: name one", key="data.array")
+            raise SpecError(f"{path} holds several arrays, {reader.listing()}: name one of them", key="data.array")
         if len(stored.shape) < 2:
             raise DataError(f"{path}: {name!r} {stored.shape} has no columns", key="data.path")
         values, columns = reader.read(name), options.columns
     if not columns:
-        raise SpecError(f"{path} does not name its {values.shape[-1]} columns: give columns", key="data.columns")
+        raise SpecError(
+            f"{path} does not name its {values.shape[-1]} columns: name them in columns", key="data.columns"
+        )
     if len(columns) != values.shape[-1]:
         raise SpecError(
-            f"{path} has {values.shape[-1]} columns, and {len(columns)} are named: {', '.join(columns)}",
+            f"{path} has {values.shape[-1]} columns, and the spec names {len(columns)}: {', '.join(columns)}",
             key="data.columns",
         )
     return values, tuple(columns)
@@ -182,7 +186,7 @@ def _one_array(path: Path) -> Array:
 
 
 def _read_csv(path: Path) -> tuple[Array, tuple[str, ...]]:
-    """(numbers `[rows, columns]`, the names in the first line or none). An empty entry is NaN."""
+    """Return (numbers `[rows, columns]`, the names in the first line or none). An empty entry becomes NaN."""
     try:
         with path.open(newline="") as file:
             lines = [line for line in csv.reader(file) if line]

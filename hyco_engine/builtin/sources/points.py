@@ -1,4 +1,4 @@
-"""What sensors saw: one observation a row, wherever and whenever it was made."""
+"""Observations of sensors, one a row, at any position and time."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class PointsSource(TrajectorySource):
         for name in options.initial:
             if name not in known:
                 raise SpecError(
-                    f"there is no field {name!r}{did_you_mean(name, known)} (the columns hold "
+                    f"the data has no field {name!r}{did_you_mean(name, known)} (its columns hold "
                     f"{', '.join(self.table.columns)})",
                     key=_initial_key(name),
                 )
         last = max(float(points.time.max()) for points in self.table.simulations)
-        # a time that falls on a frame but for rounding needs no frame after it
+        # a time that equals a frame's up to rounding needs no frame after it
         self.num_frames = context.num_frames or math.ceil(last / self.dt - 1e-3) + 1
         self.num_simulations = len(self.table.simulations)
         self._truth = true_values(options.truth, grid)
@@ -100,23 +100,23 @@ class PointsSource(TrajectorySource):
         return self._points[index]
 
     def _inside(self, points: Points) -> Points:
-        """Those on the grid, or as near to it as the next sample beyond a boundary with a fixed value."""
+        """Return the points on the grid or at most half a cell beyond it, where a fixed boundary value may lie."""
         grid = self.layout.grid
         keep = torch.ones(len(points.time), dtype=torch.bool)
         for place, axis in enumerate(grid.axes):
             periodic = self.layout.dynamic[0].boundary.is_periodic(axis)
-            reach = 0.0 if periodic else 0.5 * grid.spacing[place] * (1 + 1e-6)
+            margin = 0.0 if periodic else 0.5 * grid.spacing[place] * (1 + 1e-6)
             where = points.position[:, place]
-            keep &= (where >= grid.lower[place] - reach) & (where <= grid.upper[place] + reach)
+            keep &= (where >= grid.lower[place] - margin) & (where <= grid.upper[place] + margin)
         if not bool(keep.any()):
             box = ", ".join(
                 f"{a} in [{lo:g}, {up:g}]" for a, lo, up in zip(grid.axes, grid.lower, grid.upper, strict=True)
             )
-            raise DataError(f"{self.options.path}: no sensor is inside of the domain, {box}", key="data.bounds")
+            raise DataError(f"{self.options.path}: no sensor lies inside the domain, {box}", key="data.bounds")
         if not bool(keep.all()):
             outside = int((~keep).sum())
             log.warning(
-                "%s: %d of %d observations are outside of the domain and left out",
+                "%s: %d of %d observations lie outside the domain and are left out",
                 self.options.path,
                 outside,
                 len(keep),
@@ -124,7 +124,7 @@ class PointsSource(TrajectorySource):
         return select_points(points, keep)
 
     def _first(self, field: FieldInfo) -> Tensor:
-        """The first frame of one field, `[C, *S]`: as a whole, or component by component."""
+        """Return the first frame of one field, `[C, *S]`, given as a whole or component by component."""
         grid, name, given = self.layout.grid, field.name, self.options.initial
         whole = given.get(name)
         if isinstance(whole, ArrayFile):
@@ -135,8 +135,8 @@ class PointsSource(TrajectorySource):
             value = given.get(column, whole)
             if value is None:
                 raise SpecError(
-                    f"rollouts need the first frame of {column!r}: a number, a profile, or a file of the grid's shape "
-                    f"{grid.resolution}",
+                    f"rollouts need the first frame of {column!r}: give a number, a profile, or a file of the grid's "
+                    f"shape {grid.resolution}",
                     key=_initial_key(column),
                 )
             if isinstance(value, ArrayFile):
@@ -149,13 +149,13 @@ class PointsSource(TrajectorySource):
 
 
 class PointSampleSource(SampleSource):
-    """Observations for predictors alone: inputs `position [n_axes]` and `time []`; targets `[]`, of a vector `[C]`."""
+    """Observations for predictors: inputs `position [n_axes]` and `time []`; targets `[]`, or `[C]` for vectors."""
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.table = Table(options, context)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
-                raise SpecError("belongs to rollouts on a grid, and there is no resolution", key=f"data.{name}")
+                raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")
         self._dtype = context.dtype
 
     def fingerprint(self) -> str:
@@ -204,7 +204,7 @@ def _grid(options: PointsOptions) -> Grid:
 
 def _boundary(options: PointsOptions, axes: tuple[str, ...]) -> Boundary:
     if options.boundary is None:
-        raise SpecError('rollouts need what holds at the edges: a number, "periodic", ...', key="data.boundary")
+        raise SpecError('rollouts need the boundary of the fields: a number, "periodic", ...', key="data.boundary")
     try:
         return Boundary.parse(options.boundary.value, axes)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Folders that PhiFlow's `Scene` writes: `sim_000000/<field>_000000.npz`, read without executing anything."""
+"""Folders that PhiFlow's `Scene` writes: `sim_000000/<field>_000000.npz`. Reading them executes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Frames:
 
 
 class SceneSource(TrajectorySource):
-    """Simulations `sim_*` of a folder, or one of them. Fields, grid and boundaries are what the files say."""
+    """The simulations `sim_*` of a folder, or one of them. The files determine fields, grid and boundaries."""
 
     def __init__(self, options: SceneOptions) -> None:
         self.options = options
@@ -78,7 +78,7 @@ class SceneSource(TrajectorySource):
         return str(self._simulations[index])
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change: reading all files would be loading them."""
+        """Return a hash of names, sizes and times of change, since reading all files would take as long as loading."""
         digest = hashlib.sha256(json.dumps(self.layout.to_data()).encode())
         for frames in self._frames:
             for name in self._names:
@@ -107,10 +107,10 @@ class SceneSource(TrajectorySource):
     # --- files ---
 
     def _choose(self, folder: Path) -> tuple[str, ...]:
-        """The fields to read: those asked for, or all but obstacles."""
+        """Return the fields to read: those that the spec names, or all but obstacles."""
         there = sorted({match[1] for path in folder.iterdir() if (match := _FRAME.fullmatch(path.name))})
         if not there:
-            raise DataError(f"{folder} holds no field: no file such as velocity_000000.npz", key=KEY)
+            raise DataError(f"{folder} holds no field, that is no file such as velocity_000000.npz", key=KEY)
         for name in self._static:
             if name not in there:
                 raise SpecError(
@@ -119,14 +119,14 @@ class SceneSource(TrajectorySource):
                 )
         obstacles = [name for name in there if "obstacle" in name.lower() and name not in self._static]
         if obstacles or _speaks_of_obstacles(folder):
-            log.warning("%s has obstacles, which are ignored: the physics here knows none", folder)
+            log.warning("%s has obstacles, which are ignored, since no physical model supports them", folder)
         chosen = tuple(name for name in there if name not in obstacles)
         if not set(chosen) - set(self._static):
             raise DataError(f"{folder} holds no field that changes in time", key=KEY)
         return chosen
 
     def _find(self, folder: Path) -> dict[str, _Frames]:
-        """The frames of each field. Raises DataError where one is missing, or fields have different ones."""
+        """Return the frames of each field. Raise DataError where one is missing, or fields have different ones."""
         found: dict[str, dict[int, Path]] = {name: {} for name in self._names}
         for path in sorted(folder.iterdir()):
             if (match := _FRAME.fullmatch(path.name)) and match[1] in found:
@@ -180,12 +180,12 @@ class SceneSource(TrajectorySource):
             if grid is not None and own != grid:
                 raise DataError(f"{path} lies on another grid than the other fields: {own}, not {grid}", key=KEY)
             grid = own
-        assert grid is not None  # there is a field
+        assert grid is not None  # at least one field was read
         dynamic = tuple(info for name, info in infos.items() if name not in self._static)
         return StateLayout(grid=grid, dynamic=dynamic, static=tuple(infos[name] for name in self._static))
 
     def _samples(self, index: int, field: FieldInfo, frame: int) -> Tensor:
-        """`[C, *S]` of one frame of one field; what is no sample of a component is zero."""
+        """Return one frame of one field, `[C, *S]`, with zeros as padding."""
         stored, header = self._read(index, field.name, frame), self._header[field.name]
         path = list(self._frames[index][field.name].files.values())[frame]
         for what in ("field_type", "dims", "shape", "extrapolation"):
@@ -204,7 +204,7 @@ class SceneSource(TrajectorySource):
             start = [0] * len(samples)
             if field.sampling == "staggered":
                 axis = field.components[component]
-                # the file has all faces, from the lowest; one with a fixed value is not among the samples
+                # the file holds all faces, from the lowest; faces with a fixed value are no samples
                 start[grid.axes.index(axis)] = int(_fixes(field.boundary.sides[axis][0]))
             part = values[(component, *(slice(a, a + n) for a, n in zip(start, samples, strict=True)))]
             out[component][corner(samples)] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float64))
@@ -219,11 +219,11 @@ def _simulations(path: Path) -> list[Path]:
         return [p for _, p in sorted(found)]
     if _SIMULATION.fullmatch(path.name) or any(_FRAME.fullmatch(p.name) for p in path.iterdir()):
         return [path]
-    raise DataError(f"{path} is no folder of Scenes: it holds no sim_000000, nor fields", key=KEY)
+    raise DataError(f"{path} is no folder of Scenes: it holds neither sim_000000 nor fields", key=KEY)
 
 
 def _about(options: SceneOptions, folder: Path) -> tuple[tuple[str, ...], float]:
-    """(static fields, time between frames): as the spec says, else as description.json does."""
+    """Return (static fields, time between frames) from the spec, or else from description.json."""
     described = _description(folder)
     static, dt = options.static, options.dt
     given = described.get("static")
@@ -232,13 +232,13 @@ def _about(options: SceneOptions, folder: Path) -> tuple[tuple[str, ...], float]
     if dt is None:
         found = described.get("dt")
         if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
-            raise SpecError(f"{folder} does not say the time between two frames: give dt", key="data.dt")
+            raise SpecError(f"{folder} does not give the time between two frames: give dt", key="data.dt")
         dt = float(found)
     return static, dt
 
 
 def _description(folder: Path) -> Mapping[str, Any]:
-    """What is in description.json, as far as it can be read."""
+    """Return the content of description.json; nothing if it cannot be read."""
     try:
         described = json.loads((folder / "description.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -259,9 +259,13 @@ def _described(name: str, header: SceneField, path: Path) -> tuple[Grid, FieldIn
             count = header.shape[position]
             components = tuple(items) if items else axes if count == len(axes) else tuple(f"c{i}" for i in range(count))
         elif kind != "spatial":
-            raise DataError(f"{path}: the {kind} dimension {dim!r} is not read; write one simulation a folder", key=KEY)
+            raise DataError(
+                f"{path}: the source cannot read the {kind} dimension {dim!r}; write one simulation a folder", key=KEY
+            )
     if not 1 <= len(axes) <= 3 or sum(kind == "channel" for _, kind, _ in header.dims) > 1:
-        raise DataError(f"{path}: {len(axes)} axes of space and several component axes are not read", key=KEY)
+        raise DataError(
+            f"{path}: the source cannot read {len(axes)} axes of space with several component axes", key=KEY
+        )
     sizes = [n for n, (_, kind, _) in zip(header.shape, header.dims, strict=True) if kind == "spatial"]
     lower, upper = (
         dict(zip(header.bounds_item_names, np.broadcast_to(ends, len(axes)).tolist(), strict=False))
@@ -276,7 +280,9 @@ def _described(name: str, header: SceneField, path: Path) -> tuple[Grid, FieldIn
         )
         boundary = boundary_from_dict(header.extrapolation, axes)
         if staggered and components != axes:
-            raise ValueError(f"a staggered field has the components {', '.join(axes)}, not {', '.join(components)}")
+            raise ValueError(
+                f"a staggered field must have the components {', '.join(axes)}, not {', '.join(components)}"
+            )
         return grid, FieldInfo(
             name=name,
             components=components,
@@ -288,7 +294,7 @@ def _described(name: str, header: SceneField, path: Path) -> tuple[Grid, FieldIn
 
 
 def boundary_from_dict(described: Mapping[str, Any], axes: tuple[str, ...]) -> Boundary:
-    """From what PhiFlow writes, `{"type": ...}`. Raises ValueError for what has no counterpart here."""
+    """Return the boundary that PhiFlow wrote as `{"type": ...}`. Raise ValueError for one that the engine lacks."""
     if described["type"] in ("mixed", "mixed_v2"):
         sides = {}
         for axis in axes:
@@ -309,7 +315,7 @@ def _rule(described: Mapping[str, Any]) -> Rule:
     if kind == "constant":
         value = np.asarray(described["value"], dtype=np.float64)
         if value.ndim > 1:
-            raise ValueError(f"a boundary value of the shape {value.shape} is not read")
+            raise ValueError(f"the source cannot read a boundary value of the shape {value.shape}")
         return Rule(kind="constant", value=tuple(value.tolist()) if value.ndim else float(value))
     if kind == "normal-tangential":
         return Rule(
@@ -317,12 +323,12 @@ def _rule(described: Mapping[str, Any]) -> Rule:
         )
     kind = {"boundary": "zero-gradient", "zero-gradient": "zero-gradient"}.get(kind, kind)
     if kind not in RULE_KINDS:
-        raise ValueError(f"the boundary {kind!r} is not read")
+        raise ValueError(f"the source cannot read the boundary {kind!r}")
     return Rule(kind=kind)
 
 
 def _ordered(stored: SceneField) -> Any:
-    """The values `[C, *sizes]`."""
+    """Return the values, `[C, *sizes]`."""
     assert stored.data is not None
     channel = [i for i, (_, kind, _) in enumerate(stored.dims) if kind == "channel"]
     spatial = [i for i, (_, kind, _) in enumerate(stored.dims) if kind == "spatial"]

@@ -1,4 +1,4 @@
-"""Data made by a registered physical model with its true parameters."""
+"""Data that a registered physical model with its true parameters makes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SourceContext
 
 NUM_FRAMES = 50
-"""Where the spec does not say."""
+"""The number of frames where the spec gives none."""
 CHUNK_BYTES = 2**28
 CHUNK_SIMULATIONS = 32
 
 
 class SimulateSource(TrajectorySource):
-    """Simulation i starts from a state drawn with a generator of its own, so it does not depend on how many there are.
+    """Simulations from random initial states.
 
-    Several are simulated at a time, in float64 whatever the precision of the run: the truth is to be more exact than
-    the models that learn it.
+    Simulation i draws its initial state from a generator of its own, so it does not depend on the number of
+    simulations. Several are simulated at a time, in float64 whatever the precision of the run, since the truth must be
+    more exact than the models that learn it.
     """
 
     def __init__(self, options: SimulateOptions, context: SourceContext) -> None:
@@ -59,7 +60,10 @@ class SimulateSource(TrajectorySource):
         return f"the simulated data of {self.choice.kind!r}"
 
     def fingerprint(self) -> str:
-        """Of all that the numbers depend on, the physics' own code included, but not how many simulations there are."""
+        """Return a hash of all that the numbers depend on, the physics' own code included.
+
+        The number of simulations is not part of it.
+        """
         digest = hashlib.sha256()
         registry = self.context.registry
         described = {
@@ -77,7 +81,7 @@ class SimulateSource(TrajectorySource):
             digest.update(f"{name} {tuple(value.shape)}".encode() + value.double().numpy().tobytes())
         first = self.model.initial_states(1, self.context.generator("initial", 0))
         digest.update(first.detach().cpu().double().numpy().tobytes())
-        # while a physics is being written its version stays the same
+        # the code, since the version of a physics stays the same while somebody writes it
         physics = getattr(self.model, "physics", self.model)
         packages = {code.__module__.partition(".")[0] for code in (*type(self.model).__mro__, *type(physics).__mro__)}
         for package in sorted(packages - {"torch", "builtins", "abc", "typing"}):
@@ -87,7 +91,7 @@ class SimulateSource(TrajectorySource):
     def load(self, index: int) -> Trajectory:
         if index not in self._ready:
             size = self._chunk_size()
-            # by fixed chunks, so that a rebuilt simulation is the same to the last bit
+            # chunks are fixed, so that a rebuilt simulation is bitwise the same
             start = index - index % size
             self._ready = dict(self._simulate(range(start, min(start + size, self.num_simulations))))
         return self._ready.pop(index)
@@ -153,16 +157,18 @@ class SimulateSource(TrajectorySource):
 
 
 def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[PhysicalChoice, str]:
-    """The physics that makes the data with its true parameters, and the key of its internal time step."""
+    """Return the physics that makes the data, with its true parameters, and the key of its internal time step."""
     declared = {} if context.physical is None else context.physical.parameters
     if options.physics is not None:
         base, key, settings = options.physics, "data.physics.dt", dict(options.physics.parameters)
     elif context.physical is not None:
         base, key = context.physical, "physical.dt"
-        # what is declared as known needs no truth of its own
+        # a parameter with learn = false is known, so its value is the true one
         settings = {name: setting for name, setting in declared.items() if not setting.learn}
     else:
-        raise SpecError("there is no [physical] whose physics could make the data; name one", key="data.physics")
+        raise SpecError(
+            "the spec has no [physical] whose physics could make the data; name a physics here", key="data.physics"
+        )
     for name, value in options.truth.items():
         field = isinstance(value, Profile | ArrayFile)
         settings[name] = ParameterSetting(init=value, field=field)
@@ -171,7 +177,7 @@ def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[Phy
 
 
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
-    """The true model, in float64. Raises SpecError for parameters without a true value."""
+    """Build the true model, in float64. Raise SpecError for parameters without a true value."""
     axes = tuple(axis for axis in SPACE if axis in options.resolution)
     bounds = [options.bounds.get(axis, (0.0, 1.0)) for axis in axes]
     grid = Grid(
@@ -202,7 +208,7 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceCont
     except SpecError as error:
         raise SpecError(_at_own_key(problem, options) for problem in error.problems) from None
     if not isinstance(model, PhysicalModel):
-        raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
+        raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, not a PhysicalModel")
     missing = [name for name in model.learnables.names if name not in choice.parameters]
     if missing:
         declarations = model.learnables.declarations
@@ -218,10 +224,10 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceCont
 
 
 def _at_own_key(problem: Problem, options: SimulateOptions) -> Problem:
-    """A mistake in what the physics was given, under the key where this source reads it."""
+    """Return a mistake in the physics' settings under the key where this source reads them."""
     parts = (problem.key or "").split(".")
     if parts[:2] == ["physical", "parameters"] and len(parts) > 2 and parts[2] in options.truth:
-        # without `init`: a truth is the start value itself
+        # without `init`, since a truth is the start value itself
         return attrs.evolve(problem, key=".".join(["data", "truth", parts[2], *parts[4:]]))
     if parts[0] == "physical" and options.physics is not None:
         return attrs.evolve(problem, key=".".join(["data", "physics", *parts[1:]]))
@@ -229,7 +235,7 @@ def _at_own_key(problem: Problem, options: SimulateOptions) -> Problem:
 
 
 def _source(package: str) -> bytes:
-    """The text of all modules of an imported top-level package or module; empty where there is none to read."""
+    """Return the text of all modules of an imported top-level package or module; empty if it cannot be read."""
     file = getattr(sys.modules.get(package), "__file__", None)
     if file is None:
         return b""

@@ -1,4 +1,4 @@
-"""Known true values of a physics' parameters, as a spec gives them."""
+"""Known true values of a physics' parameters, from a spec."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyco_engine.physics.settings import ArrayFile, Profile
 
 
 def true_values(truth: Mapping[str, float | Profile | ArrayFile], grid: Grid) -> dict[str, Tensor]:
-    """0-d, or `[*resolution]`. Raises DataError for a file of another shape."""
+    """Return the true values, 0-d or `[*resolution]`. Raise DataError for a file of another shape."""
     return {name: _value(value, grid, f"data.truth.{name}") for name, value in truth.items()}
 
 
@@ -29,11 +29,16 @@ def _value(value: float | Profile | ArrayFile, grid: Grid, key: str) -> Tensor:
 
 
 def field_from_file(file: ArrayFile, grid: Grid, key: str, components: Sequence[str] = ()) -> Tensor:
-    """`[*resolution]`, of a vector `[C, *resolution]`; float64. Raises DataError for a file of another shape."""
+    """Return `[*resolution]`, or `[C, *resolution]` of a vector, float64.
+
+    Raise DataError for a file of another shape.
+    """
     reader = open_arrays(file.file)
     name, stored = next(iter(reader.arrays.items()))
     wanted = (*((len(components),) if components else ()), *grid.resolution)
     if stored.shape != wanted:
         of = f" for each of the components {', '.join(components)}" if components else ""
-        raise DataError(f"{file.file} has the shape {stored.shape}; the grid has {grid.resolution} cells{of}", key=key)
+        raise DataError(
+            f"{file.file} has the shape {stored.shape}, and the grid has {grid.resolution} cells{of}", key=key
+        )
     return torch.from_numpy(reader.read(name).astype(np.float64))

@@ -37,9 +37,9 @@ SUFFIXES = (".hdf5", ".h5")
 
 
 class WellSource(Hdf5Source):
-    """Tensors of order 0, 1 and 2 by name; one of order 1 has a component for each axis, of order 2 `xx`, `xy`, ...
+    """Tensors of order 0, 1 and 2 by name; order 1 has a component for each axis, order 2 has `xx`, `xy`, ...
 
-    Where the spec divides nothing, what the data set's makers put in `train`, `valid` and `test` does.
+    Where the spec gives no split, the data set's own folders `train`, `valid` and `test` split the simulations.
     """
 
     def __init__(self, options: WellOptions) -> None:
@@ -65,7 +65,7 @@ class WellSource(Hdf5Source):
     def describe(self, path: Path, file: h5py.File) -> Opened:
         grid_type = str(attribute(file, "grid_type", "cartesian"))
         if grid_type != "cartesian":
-            raise DataError(f"{path} has a {grid_type} grid; only cartesian ones are read", key=KEY)
+            raise DataError(f"{path} has a {grid_type} grid, and the source reads only cartesian ones", key=KEY)
         sets = datasets(file)
         if "dimensions" not in file:
             raise DataError(f"{path} is no file of The Well: it has no group 'dimensions'", key=KEY)
@@ -77,12 +77,12 @@ class WellSource(Hdf5Source):
                 key=KEY,
             )
         if not set(axes) <= set(SPACE):
-            raise DataError(f"{path}: axes are x, y and z, not {', '.join(axes)}", key=KEY)
+            raise DataError(f"{path}: the axes must be among x, y and z, and are {', '.join(axes)}", key=KEY)
         positions = [_line(sets[f"dimensions/{axis}"], path) for axis in axes]
         times = _line(sets["dimensions/time"], path)
         simulations = attribute(file, "n_trajectories")
         if not isinstance(simulations, int) or simulations < 1:
-            raise DataError(f"{path} has no number of trajectories (the attribute n_trajectories)", key=KEY)
+            raise DataError(f"{path} does not give its number of trajectories (the attribute n_trajectories)", key=KEY)
         fields = []
         for order in range(3):
             group = file.get(f"t{order}_fields")
@@ -114,13 +114,14 @@ class WellSource(Hdf5Source):
             kinds = self._kinds.get(axis)
             if kinds is None:
                 raise DataError(
-                    f"{opened.path} does not say what holds at the ends of {axis}; give boundary", key="data.boundary"
+                    f"{opened.path} does not give the boundary at the ends of {axis}; give boundary",
+                    key="data.boundary",
                 )
             sides[axis] = tuple(_rule(kind, found) for kind in kinds)
         if found is opened.fields[0] and any("wall" in kinds for kinds in self._kinds.values()):
             log.warning(
-                "%s has walls and does not say what holds there: vectors are taken to be 0, all else to have no "
-                "gradient; boundary says otherwise",
+                "%s has walls and does not give the fields' boundary there: the source takes vectors to be 0 and all "
+                "other fields to be zero-gradient; give boundary to change that",
                 opened.path,
             )
         return Boundary(sides=sides)  # type: ignore[arg-type]
@@ -137,7 +138,7 @@ def _rule(kind: str, found: Found) -> Rule:
 
 
 def _sides(file: h5py.File, axes: list[str], path: Path) -> dict[str, tuple[str, str]]:
-    """(lower, upper) kind by axis. A group's mask says which sides of its axes it speaks of."""
+    """Return the (lower, upper) kind of boundary by axis. A group's mask marks the sides that it describes."""
     found: dict[str, list[str]] = {}
     conditions = file.get("boundary_conditions")
     for name in [] if conditions is None else conditions:
@@ -155,7 +156,7 @@ def _sides(file: h5py.File, axes: list[str], path: Path) -> dict[str, tuple[str,
 
 
 def _own_boundaries(file: h5py.File, path: Path) -> dict[str, Boundary]:
-    """By field, where `hyco-engine simulate` wrote the file."""
+    """Return the boundaries by field if `hyco-engine simulate` wrote the file, else nothing."""
     text = attribute(file, LAYOUT)
     if text is None:
         return {}
@@ -166,11 +167,13 @@ def _own_boundaries(file: h5py.File, path: Path) -> dict[str, Boundary]:
 
 
 def _line(values: h5py.Dataset, path: Path) -> Array:
-    """Coordinates that are the same in all simulations and frames, as the file may have them for each."""
+    """Return one line of coordinates, which a file may repeat for each simulation and frame."""
     array: Array = np.asarray(values[()])
     flat = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
     if not (flat == flat[0]).all():
-        raise DataError(f"{path}: {values.name} differs between simulations or frames, and one grid is wanted", key=KEY)
+        raise DataError(
+            f"{path}: {values.name} differs between simulations or frames, and all must share one grid", key=KEY
+        )
     line: Array = flat[0]
     return line
 
@@ -185,10 +188,10 @@ def _field(
     frames: int,
     positions: list[Array],
 ) -> Found:
-    """A field as it lies in `t<order>_fields`, where an axis that it does not vary along is left out."""
+    """Return a field of `t<order>_fields`, whose data set leaves out axes along which it does not vary."""
     full = f"t{order}_fields/{name}"
     if full not in sets:
-        raise DataError(f"{path} names the field {name!r}, and holds no {full}", key=KEY)
+        raise DataError(f"{path} names the field {name!r}, but holds no {full}", key=KEY)
     values = sets[full]
     by_sample, by_time = (bool(attribute(values, f"{what}_varying", True)) for what in ("sample", "time"))
     by_axis = [bool(entry) for entry in attribute(values, "dim_varying", [True] * len(axes))]
@@ -200,7 +203,7 @@ def _field(
         *(len(axes),) * order,
     )
     if values.shape != wanted:
-        raise DataError(f"{path}: {full} has the shape {values.shape}; its attributes declare {wanted}", key=KEY)
+        raise DataError(f"{path}: {full} has the shape {values.shape}, and its attributes declare {wanted}", key=KEY)
 
     def read(file: h5py.File, index: int) -> Array:
         array = np.asarray(file[full][index] if by_sample else file[full][()])
@@ -218,7 +221,7 @@ def _field(
 
 
 def _files(path: Path) -> dict[str, list[Path]]:
-    """The files by folder; those of no folder are under ""."""
+    """Return the files by folder, those outside of the three folders under ""."""
     if path.is_file():
         return {"": [path]}
     if not path.is_dir():
@@ -226,7 +229,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
     base = path / "data" if (path / "data").is_dir() else path
     found = {name: _in(base / name) for name in FOLDERS if _in(base / name)} or {"": _in(base)}
     if not any(found.values()):
-        raise DataError(f"{path} holds no {' or '.join(SUFFIXES)} file, nor data/train", key=KEY)
+        raise DataError(f"{path} holds neither a {' or '.join(SUFFIXES)} file nor data/train", key=KEY)
     return found
 
 

@@ -12,66 +12,68 @@ from hyco_engine.spec.options import option, options
 
 def _several(arms: tuple[ArmChoice, ...]) -> None:
     if len(arms) < 2:
-        raise ValueError(f"takes two strategies or more, not {len(arms)}")
+        raise ValueError(f"must list two strategies or more, not {len(arms)}")
 
 
 @options
 class CountOptions:
-    """`alpha` is the core's."""
+    """`count` has no option of its own; the core reads `alpha`."""
 
 
 @options
 class WeightOptions:
-    """`alpha` is the core's."""
+    """`weight` has no option of its own; the core reads `alpha`."""
 
 
 @options
 class TrustOptions:
-    """`alpha` is the core's; 0.5 is a good value."""
+    """Options of `trust`; the core reads `alpha`, for which 0.5 is a good value."""
 
     warmup: int = option(
         100,
-        help="epochs of the physics on real data before the first cycle; gauss-newton and lbfgs end once they have "
-        "converged",
+        help="epochs that the physics trains on real data before the first cycle; gauss-newton and lbfgs end earlier "
+        "if they have converged",
         ge=0,
     )
     starts: Literal["mixed", "drawn", "real"] = option(
         "mixed",
-        help="where generated rollouts start: mixed, two real states shifted along periodic axes and mixed; drawn, the "
-        "physics' own initial states; both are rolled on by the teacher for 1 to 20 steps; real, as real windows do",
+        help="start states of generated rollouts; mixed: two real states, shifted along periodic axes and mixed; "
+        "drawn: the physics' own initial states; the teacher first takes 1 to 20 steps from both; real: the starts "
+        "of real windows",
     )
 
 
 @options
 class InteractionOptions:
-    """`alpha`, which is the core's, weighs the interaction against the misfit to the data."""
+    """Options of `interaction`; the core reads `alpha`, which weighs the interaction against the misfit to the data."""
 
-    points: int = option(256, help="ghost points for each sample of a batch", ge=1)
+    points: int = option(256, help="number of ghost points for each sample of a batch", ge=1)
     cooperate: int = option(
         0,
-        help="the first so many cycles teach the physics too; then real data alone polish it, and it goes on teaching; "
-        "0: all do",
+        help="number of cycles in which the surrogate also teaches the physics; afterwards the physics trains on "
+        "real data alone and still teaches; 0: all cycles",
         ge=0,
     )
     teach: Literal["both", "synthetic", "physical"] = option(
         "both",
-        help="which model learns from the other; synthetic: the physics learns from real data alone, and no surrogate "
-        "can harm it",
+        help="model that learns from the other one; synthetic: the physics learns from real data alone, so the "
+        "surrogate cannot harm it",
     )
 
     def __attrs_post_init__(self) -> None:
         if self.cooperate and self.teach == "synthetic":
             raise ValueError(
-                'cooperate says how long the physics is taught, and with teach = "synthetic" it never is: leave one out'
+                'cooperate sets for how many cycles the physics is taught, and with teach = "synthetic" it is never '
+                "taught: leave one of the two out"
             )
 
 
 @options
 class TwoArmsOptions:
-    """`alpha` is the core's, for the arms that have none of their own."""
+    """Options of `two-arms`; the core reads `alpha`, which holds for the candidates that give none of their own."""
 
     arms: tuple[ArmChoice, ...] = option(
-        help='two strategies or more, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
+        help='two or more strategies, such as [{kind = "trust"}, {kind = "interaction", cooperate = 4}]',
         check=_several,
     )
 
@@ -111,31 +113,32 @@ def hyco_strategies() -> list[Record]:
     return [
         Record(
             kind="count",
-            summary="int(n_real * alpha) generated samples, each counting as much as a real one",
+            summary="generates int(n_real * alpha) samples, each of which counts as much as a real one",
             options=CountOptions,
             factory=_count,
         ),
         Record(
             kind="weight",
-            summary="as many generated samples as real ones, each with weight alpha",
+            summary="generates as many samples as there are real ones, each with weight alpha",
             options=WeightOptions,
             factory=_weight,
         ),
         Record(
             kind="interaction",
-            summary="nothing is generated; a further loss term, alpha times the misfit of both models at ghost points",
+            summary="generates nothing; adds alpha times the misfit of both models at ghost points to the loss",
             options=InteractionOptions,
             factory=_interaction,
         ),
         Record(
             kind="trust",
-            summary="int(n_real * alpha * tau) samples, tau by how well teacher and pupil do on held-out real data",
+            summary="generates int(n_real * alpha * tau) samples; held-out errors of teacher and pupil give tau, at "
+            "most 1",
             options=TrustOptions,
             factory=_trust,
         ),
         Record(
             kind="two-arms",
-            summary="two strategies or more from the same start; of each model the best one on held-out data is kept",
+            summary="tries several strategies from the same start; held-out error chooses the best of each model",
             options=TwoArmsOptions,
             factory=_two_arms,
         ),

@@ -12,7 +12,7 @@ from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, St
 
 
 class Count(Strategy):
-    """`int(n_real * alpha)` rollouts from a random subset of the real windows' starts, drawn afresh each cycle."""
+    """Generates `int(n_real * alpha)` rollouts from a random subset of the real windows' starts, new each cycle."""
 
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
         check_steppers(models)

@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class Interaction(Strategy):
-    """Nothing is generated; each phase adds alpha * mean (u_player - stop[u_teacher])^2 over ghost points to its loss.
+    """Generates no samples; adds alpha * mean (u_player - stop[u_teacher])^2 over ghost points to each phase's loss.
 
-    Minibatch optimizers see new points in every batch and epoch; those that iterate over all samples see one set a
-    phase, since what they learn of the loss's curvature would not be that of another set.
+    Minibatch optimizers see new points in every batch and epoch. Optimizers that iterate over all samples see one set
+    of points a phase, since their estimate of the loss's curvature holds for one set only.
     """
 
     def __init__(self, options: InteractionOptions) -> None:
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """As usual; a model that only teaches comes first. After cooperating the physics is not taught any more."""
+        """Plan one phase a model; a model that only teaches comes first, and `cooperate` ends the physics' teaching."""
         cooperating = not self.options.cooperate or cycle < self.options.cooperate
         order: tuple[Player, Player] = ("synthetic", "physical")
         if self.options.teach == "synthetic":
@@ -58,7 +58,7 @@ class Interaction(Strategy):
         if context.alpha == 0:
             return None
         if context.layout is None or context.real.horizon is None:
-            raise RunError("ghost points lie in a domain, and this data has none")
+            raise RunError("the strategy interaction draws ghost points from a domain, and this data has no grid")
         ghosts = Ghosts(
             teacher=context.models[phase.teacher],
             layout=context.layout,
@@ -77,17 +77,17 @@ def _physics(context: CycleContext) -> PhysicalModel:
 
 
 def ghost_points(grid: Grid, count: int, points: int, steps: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """`frame [count, points]` uniform in 0..steps and `position [count, points, n_axes]` uniform in the domain."""
+    """Draw `frame [count, points]` uniform in 0..steps and `position [count, points, n_axes]` uniform in the domain."""
     lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
     where = torch.rand(count, points, len(grid.axes), generator=generator)
-    # rounding must not carry a point out
+    # rounding must not move a point out of the domain
     position = (lower + where * (upper - lower)).clamp(lower, upper)
     return {"frame": steps * torch.rand(count, points, generator=generator), "position": position}
 
 
 @attrs.define(kw_only=True, eq=False)
 class Ghosts:
-    """Both models at ghost points of a batch: rollouts from its states are read there, predictors are asked."""
+    """Both models at ghost points of a batch: steppers by rollouts from its states, predictors by direct evaluation."""
 
     teacher: nn.Module
     layout: StateLayout
@@ -98,12 +98,12 @@ class Ghosts:
     _taught: tuple[Tensor, Tensor] | None = None
 
     def differences(self, model: nn.Module, batch: Batch, generator: torch.Generator, *, again: bool) -> Tensor:
-        """`[B, points, C_dyn]`; with `again` those made for the batch before, where it is this one."""
+        """Return model minus teacher, `[B, points, C_dyn]`; with `again`, reuse the result for the same batch."""
         if again and self._last is not None and self._last[0] is batch:
             return self._last[1]
         states, targets = batch
         if not isinstance(states, Tensor):
-            raise TypeError("ghost points need states to start from; this data has inputs by name")
+            raise TypeError("ghost points need rollouts from states, and the samples of this data are inputs by name")
         at = ghost_points(self.layout.grid, len(states), self.points, self.steps, generator)
         at = {name: values.to(states.device, states.dtype) for name, values in at.items()}
         with torch.no_grad(), evaluating(self.teacher):
@@ -130,12 +130,12 @@ class Ghosts:
         return read.view(len(states), -1, read.shape[-1])
 
     def _path(self, model: nn.Module, states: Tensor) -> Tensor:
-        """`[B, steps + 1, C_dyn, *S]` from the states on."""
+        """Return `[B, steps + 1, C_dyn, *S]`: the states and the rollout from them."""
         return torch.cat([states[:, None, : self.layout.n_dynamic], rollout(model, states, self.steps)], dim=1)
 
     def _teacher_path(self, teacher: nn.Module, states: Tensor) -> Tensor:
-        """The same, but one for all where all states are alike."""
-        # it does not change within a phase: where all samples start alike, one rollout serves all epochs
+        """Return the teacher's path, with B = 1 where all states are equal."""
+        # the teacher does not change within a phase, so one rollout serves all epochs where all samples start alike
         first = states[:1] if bool((states == states[:1]).all()) else states
         if self._taught is None or not torch.equal(self._taught[0], first):
             self._taught = (first, self._path(teacher, first))
@@ -143,9 +143,15 @@ class Ghosts:
 
 
 def _times(targets: Tensor | Mapping[str, Tensor], frame: Tensor, dt: float) -> Tensor:
-    """Time since the simulation's start at `frame [B, N]` since each sample's; `targets` are of `PointWindows`."""
+    """Return the time since the simulation's start at `frame [B, N]`, which counts from each sample's start.
+
+    `targets` are those of `PointWindows`.
+    """
     if isinstance(targets, Tensor):
-        raise TypeError("a predictor of points meets the physics where sensors were, and this data has frames")
+        raise TypeError(
+            "a predictor can be compared with the physics at ghost points only for data of sensors, and this data has "
+            "frames"
+        )
     return targets["time"][:, :1] + dt * (frame - targets["frame"][:, :1])
 
 

@@ -1,4 +1,4 @@
-"""Where generated rollouts start."""
+"""The states from which teachers roll out generated samples."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples
 
 States = Callable[[Tensor], Tensor]
-"""`states(indices [B]) -> [B, C_all, *S]`; pure."""
-LEAD = 20
-"""Steps that a teacher rolls a mixed state on, at most: what comes of it lies on the teacher's own trajectories."""
+"""A pure function `states(indices [B]) -> [B, C_all, *S]`."""
+SPIN_UP = 20
+"""Largest number of spin-up steps from a mixed state, so that the sample starts on the teacher's own attractor."""
 
 
 def check_steppers(models: Mapping[Player, nn.Module]) -> None:
-    """Raises SpecError where a model steps no states, and so makes no rollouts."""
+    """Raise SpecError where a model is a predictor, which makes no rollouts."""
     for player, model in models.items():
         if isinstance(model, Predictor):
             raise SpecError(
                 f"this strategy generates rollouts, and the {player} model {type(model).__name__} steps no states: set "
-                'augmentation.kind = "interaction", which compares both models at points and generates nothing, or '
-                "augmentation.alpha = 0, with which each learns from real data alone",
+                'augmentation.kind = "interaction", which compares both models at points and generates no samples, or '
+                "augmentation.alpha = 0, with which each model learns from real data alone",
                 key="augmentation.kind",
             )
 
 
 def random_starts(real: Samples, count: int, generator: torch.Generator) -> States:
-    """Starts of `count` real windows, picked by a permutation; beyond one round, by another."""
+    """Return the start states of `count` real windows, picked by a permutation; each further round takes a new one."""
     rounds = -(-count // len(real))
     chosen = torch.cat([torch.randperm(len(real), generator=generator) for _ in range(rounds)])[:count]
     return lambda indices: _inputs(real, chosen[indices])
 
 
 def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torch.Generator) -> States:
-    """States that no real window starts from: two real ones, each shifted along the periodic axes, mixed.
+    """Return new states, each a mixture of two real start states that are shifted along the periodic axes.
 
-    Deviations from the pair's mean m are mixed as (w a + (1 - w) b) / sqrt(w^2 + (1 - w)^2), which leaves them as large
-    as they were; the plain mean would make calmer states than the data has. The result stays within the pair's range,
-    channel by channel. Static channels are those of the first state, where they are.
+    Deviations from the pair's mean m are mixed as (w a + (1 - w) b) / sqrt(w^2 + (1 - w)^2), which keeps their spread;
+    a weighted mean would have a smaller spread than the data. The result stays within the pair's range, channel by
+    channel. Static channels are those of the first state, not shifted.
     """
     pairs = torch.randint(len(real), (2, count), generator=generator)
     axes = periodic_axes(layout)
@@ -69,13 +69,13 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
 
 
 def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:
-    """Initial states of the physics' own, as the source `simulate` takes; `generator("starts", i)` is for index i."""
+    """Return the physics' own initial states, as the source `simulate` draws them; `generator("starts", i)` draws i."""
     assert isinstance(physics, PhysicalModel)
     return lambda indices: torch.cat([physics.initial_states(1, generator("starts", i)) for i in indices.tolist()])
 
 
 def periodic_axes(layout: StateLayout) -> list[int]:
-    """Positions of the axes along which all fields are periodic, so that a shifted state is a state."""
+    """Return the positions of the axes along which all fields are periodic, so that states may be shifted there."""
     axes = layout.grid.axes
     return [i for i, axis in enumerate(axes) if all(field.boundary.is_periodic(axis) for field in layout.dynamic)]
 
@@ -83,5 +83,5 @@ def periodic_axes(layout: StateLayout) -> list[int]:
 def _inputs(real: Samples, indices: Tensor) -> Tensor:
     inputs = real.inputs(indices)
     if not isinstance(inputs, Tensor):
-        raise TypeError("rollouts start from states; this data has inputs by name")
+        raise TypeError("rollouts start from states, and the samples of this data are inputs by name")
     return inputs

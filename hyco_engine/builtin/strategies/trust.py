@@ -1,4 +1,4 @@
-"""`trust`: a teacher teaches as far as it is at least as good as its pupil on held-out real data."""
+"""`trust`: the better a teacher is on held-out real data, compared with its pupil, the more samples it generates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from hyco_engine.augment.balance import generated_count
 from hyco_engine.builtin.strategies.starts import (
-    LEAD,
+    SPIN_UP,
     States,
     check_steppers,
     drawn_starts,
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
 
 def trust(e_teacher: float, e_pupil: float) -> float:
-    """tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges."""
+    """Return tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges."""
     if not math.isfinite(e_teacher):
         return 0.0
     return 1.0 if e_pupil >= e_teacher else (e_pupil / e_teacher) ** 2
 
 
 class Trust(Strategy):
-    """`int(n_real * alpha * tau)` rollouts, each counting as much as a real sample.
+    """Generates `int(n_real * alpha * tau)` rollouts, each with the weight of a real sample.
 
     Both errors are measured on the same held-out real data right before each phase. A teacher's samples carry its
-    squared error; with their number in proportion to tau, the error they import is at most alpha times the pupil's own
-    held-out loss. Where no sample is left the phase is that of a model trained alone, to the last bit.
+    squared error; since their number is proportional to tau, the error that they add is at most alpha times the pupil's
+    own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
-    From new starts that bound holds only as far as the teacher errs there as it does on the data. In the few parameters
-    of a physics a surrogate's errors average out; a network copies those of a wrong physics. So a physics that is worse
-    than the surrogate is not accepted as its teacher, unless it starts as the data does.
+    With new starts this bound holds only if the teacher's error there is its error on the data. A surrogate's errors
+    average out in the few parameters of a physics, whereas a network copies the errors of a wrong physics. So a physics
+    that is worse than the surrogate is not accepted as its teacher, unless its rollouts start from real windows.
     """
 
     def __init__(self, options: TrustOptions) -> None:
         self.options = options
 
     def phases(self, cycle: int) -> Sequence[Phase]:
-        """As usual, but both first learn from real data alone.
+        """Plan the usual phases, and before the first cycle's let both models learn from real data alone.
 
-        An initial guess is no teacher, and to an untrained pupil any teacher seems good.
+        A physics with guessed parameters is no teacher, and any teacher has a smaller error than an untrained pupil.
         """
         if cycle:
             return super().phases(cycle)
@@ -61,14 +61,14 @@ class Trust(Strategy):
         check_steppers(models)
         if not heldout:
             raise SpecError(
-                "this strategy weighs the models by their errors on held-out data, and nothing is held out: give "
-                'validation data, or set augmentation.kind = "count", which needs none',
+                "this strategy compares the models' errors on held-out data, and no data is held out: set "
+                'data.split.val, or set augmentation.kind = "count", which needs no held-out data',
                 key="augmentation.kind",
             )
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
         if generated_count(len(context.real), context.alpha) == 0:
-            return None  # nothing to measure for
+            return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
         tau = trust(e_teacher, e_pupil)
@@ -86,8 +86,10 @@ class Trust(Strategy):
         if self.options.starts == "drawn":
             states = drawn_starts(context.models["physical"], context.generator)
         elif context.layout is None:
-            raise RunError("new starts are states of fields, and this data has none")
+            raise RunError(
+                'the starts "mixed" are mixtures of fields on a grid, and this data has none; set starts = "real"'
+            )
         else:
             states = mixed_starts(context.real, context.layout, count, generator)
-        lead = torch.randint(1, LEAD + 1, (count,), generator=generator)
-        return context.rollout_recipe(phase.teacher, states, count, lead)
+        spin_up = torch.randint(1, SPIN_UP + 1, (count,), generator=generator)
+        return context.rollout_recipe(phase.teacher, states, count, spin_up)

@@ -1,4 +1,4 @@
-"""`two-arms`: two strategies or more from the same start; of each model the best on held-out real data is kept."""
+"""`two-arms`: two strategies or more train from the same start; held-out real data choose the best for each model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TwoArms(Strategy):
-    """Nothing but its arms: which of them is right is known only afterwards, from data that neither has seen.
+    """Holds its candidate strategies; only after training can held-out data tell which one is right.
 
     Where the misfit has several minima, cooperation from the first step and cooperation after a warm-up end in
     different ones.
@@ -33,16 +33,17 @@ class TwoArms(Strategy):
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
         if not heldout:
             raise SpecError(
-                "arms are chosen by their errors on held-out data, and nothing is held out: give validation data",
+                "the candidates of two-arms are chosen by their errors on held-out data, and no data is held out: set "
+                "data.split.val",
                 key="augmentation.kind",
             )
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        raise RuntimeError("the arms are asked, not the strategy that has them")
+        raise RuntimeError("two-arms augments nothing itself: call augment of one of its candidates")
 
 
 def build(options: TwoArmsOptions, context: StrategyContext) -> TwoArms:
-    """The registered factory."""
+    """Build the strategy; the registry calls this factory."""
     names = [choice.kind for choice in options.arms]
     if len(set(names)) < len(names):
         names = [f"{name}-{number}" for number, name in enumerate(names, start=1)]
@@ -51,7 +52,8 @@ def build(options: TwoArmsOptions, context: StrategyContext) -> TwoArms:
         strategy = context.registry.build("hyco_strategies", choice.kind, choice.options, context)
         if strategy.arms():
             raise SpecError(
-                f"{choice.kind!r} has arms itself: name its arms here", key=f"augmentation.arms[{index}].kind"
+                f"the candidate {choice.kind!r} has candidates itself: list its arms here instead",
+                key=f"augmentation.arms[{index}].kind",
             )
         arms.append(Arm(name=name, strategy=strategy, alpha=choice.alpha))
     return TwoArms(arms)

@@ -11,7 +11,7 @@ from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, St
 
 
 class Weight(Strategy):
-    """One rollout from every real window's initial state, each counting `alpha`."""
+    """Generates one rollout from every real window's start state, each with the weight `alpha`."""
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         return n_real if alpha > 0 else 0

@@ -14,10 +14,11 @@ from hyco_engine.spec.options import option, options
 class CsvOptions:
     """`[trackers.csv]`."""
 
-    file: str = option("metrics.csv", help="name of the file, which is written in the run folder")
+    file: str = option("metrics.csv", help="name of the file in the run folder")
 
     def __attrs_post_init__(self) -> None:
-        # both separators, so that a spec means the same everywhere; .csv, so that it is none of the run folder's own
+        # both separators are refused on every system, so that a spec is portable; the ending .csv keeps the tracker
+        # from replacing a file of the engine
         if not self.file.endswith(".csv") or any(c in "/\\" or not c.isprintable() for c in self.file):
             raise ValueError(f"file {self.file!r} must be the plain name of a .csv file in the run folder")
 
@@ -33,7 +34,7 @@ def hyco_trackers() -> Iterable[Record]:
     return [
         Record(
             kind="csv",
-            summary="metrics as one table in the run folder, for spreadsheets",
+            summary="writes all metrics to one table in the run folder, for spreadsheets",
             options=CsvOptions,
             factory=_csv,
         ),

@@ -1,4 +1,4 @@
-"""Metrics as one CSV table: a row for each line of metrics.jsonl, a column for each name, empty where not measured."""
+"""Metrics as one CSV table: a row for each line of metrics.jsonl, a column for each name, empty where it is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyco_engine.runs.files import write_atomic
 
 
 class CsvTracker(Tracker):
-    """Replaces the file at each phase end, as later phases bring columns of their own.
+    """Rewrites the file at each phase end, since later phases add columns.
 
     A run without a folder writes nothing and says so in the log.
     """
@@ -32,7 +32,10 @@ class CsvTracker(Tracker):
         if self._path is None:
             logging.getLogger("hyco_engine").warning("tracker csv: the run has no folder, so nothing is written")
         elif self._path.exists() and info.get("records") is None:
-            raise SpecError(f"{self._path} is there already and is not overwritten", key="trackers.csv.file")
+            raise SpecError(
+                f"the file {self._path} exists already, and the tracker does not overwrite it; give another name",
+                key="trackers.csv.file",
+            )
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         self._rows.append(dict(record))

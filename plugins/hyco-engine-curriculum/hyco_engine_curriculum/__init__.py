@@ -1,4 +1,4 @@
-"""A strategy for hyco-engine that begins gently. Imports torch only when it is built."""
+"""A strategy for hyco-engine that starts with few generated samples. It imports torch only when it is built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hyco_engine import Record, hookimpl, imported, option, options
 
 @options
 class CurriculumOptions:
-    """`[augmentation] kind = "curriculum"`; `alpha`, which is the core's, is what the schedule ends in."""
+    """`[augmentation] kind = "curriculum"`; the schedule ends at `alpha`, which the core reads."""
 
     schedule: Literal["constant", "linear", "cosine", "step"] = option(
         "linear", help="how alpha gets in force; constant: it is from the first cycle on"

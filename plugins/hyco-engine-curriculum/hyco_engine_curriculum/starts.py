@@ -1,4 +1,4 @@
-"""Starts near those of real windows."""
+"""Start states near those of real windows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def perturbed(states: States, layout: StateLayout, noise: float, generator: Callable[..., torch.Generator]) -> States:
-    """`states` with independent normal noise at each sample of the dynamic fields.
+    """Return `states` with independent normal noise at each sample of the dynamic fields.
 
-    Its standard deviation is `noise` times that of the field in that state, over space and components; a field that is
-    the same everywhere stays as it is. The noise of a sample follows from `generator("noise", index)` alone.
+    Its standard deviation is `noise` times that of the field in that state, over space and components; a constant field
+    stays as it is. The noise of a sample follows from `generator("noise", index)` alone.
     """
     own = sample_mask(layout)[: layout.n_dynamic]
     channels = [layout.channels(field.name) for field in layout.dynamic]

@@ -1,4 +1,4 @@
-"""`curriculum`: how much is generated follows a schedule; all samples weigh the same."""
+"""`curriculum`: the number of generated samples follows a schedule; all samples have the same weight."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def largest_alpha(options: CurriculumOptions, alpha: float) -> float:
-    """The largest that any cycle has: schedules are monotonic, so it is at one of their ends."""
+    """Return the largest alpha of all cycles, which is at one end of a schedule, since schedules are monotonic."""
     return alpha if options.schedule == "constant" else alpha * max(1.0, options.initial_share)
 
 
 def scheduled_alpha(options: CurriculumOptions, alpha: float, cycle: int) -> float:
-    """Alpha in `cycle`: `alpha` from cycle `ramp_cycles` on."""
+    """Return the alpha of `cycle`, which is `alpha` from cycle `ramp_cycles` on."""
     done = min(1.0, cycle / options.ramp_cycles)
     match options.schedule:
         case "constant":
@@ -67,5 +67,5 @@ class Curriculum(Strategy):
 
 
 def build(options: CurriculumOptions, context: StrategyContext) -> Curriculum:
-    """The strategy `curriculum`."""
+    """Build the strategy `curriculum`."""
     return Curriculum(options)

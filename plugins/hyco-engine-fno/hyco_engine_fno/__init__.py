@@ -1,4 +1,4 @@
-"""A Fourier neural operator for hyco-engine. Imports torch only when it is built."""
+"""A Fourier neural operator for hyco-engine. It imports torch only when it is built."""
 
 from __future__ import annotations
 

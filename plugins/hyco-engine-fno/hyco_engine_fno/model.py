@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FourierLayer(nn.Module):
-    """`K h + W h`: what is far through low frequencies, what is near point by point."""
+    """`K h + W h`: K acts over long distances through low frequencies, W point by point."""
 
     def __init__(self, width: int, modes: Sequence[int]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FourierLayer(nn.Module):
         self.pointwise = Convolution(width, width, 1, len(modes))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Both halves add up to features of the size that came in, once the nonlinearity has halved their variance."""
+        """Draw weights with which the output has the size of the input, once the nonlinearity halves the variance."""
         self.spectral.initialise(generator, gain=1.0)
         self.pointwise.gain = 1.0
         self.pointwise.initialise(generator)
@@ -40,10 +40,10 @@ class FourierLayer(nn.Module):
 
 
 class FNOBody(nn.Module):
-    """Lift each point to features, Fourier layers with a nonlinearity between them, project each point.
+    """Lifts each point to features, applies Fourier layers with a nonlinearity between them, and projects each point.
 
-    Takes `[B, n_in, *(S + 2 reach)]` and gives `[B, C_dyn, *S]`. `widths` are the samples beyond each side that an axis
-    makes use of: transforms are periodic, and these keep the two sides of an open axis apart.
+    It maps `[B, n_in, *(S + 2 reach)]` to `[B, C_dyn, *S]`. `widths` are the samples beyond each side that it uses on
+    each axis: transforms are periodic, and these samples keep the two sides of an open axis apart.
     """
 
     def __init__(self, options: FNOOptions, layout: StateLayout, n_in: int, modes: Sequence[int], reach: int) -> None:
@@ -60,7 +60,7 @@ class FNOBody(nn.Module):
         self.act = activation(options.activation)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """All weights, from `generator` alone."""
+        """Draw all weights from `generator`."""
         for part in (self.lift, *self.layers, self.project, self.exit):
             part.initialise(generator)
 
@@ -74,14 +74,14 @@ class FNOBody(nn.Module):
 
 
 def _cropped(x: Tensor, widths: Sequence[int]) -> Tensor:
-    """`x [B, C, *S]` without so many samples at both sides of each axis."""
+    """Return `x [B, C, *S]` without so many samples at both sides of each axis."""
     for axis, width in enumerate(widths, start=2):
         x = x.narrow(axis, width, x.shape[axis] - 2 * width)
     return x
 
 
 def padding_widths(layout: StateLayout, share: float) -> list[int]:
-    """For each axis the samples to add at either side: none where all dynamic fields are periodic."""
+    """Return the samples to add at either side of each axis: none where all dynamic fields are periodic."""
     return [
         0 if all(field.boundary.is_periodic(axis) for field in layout.dynamic) else math.ceil(share * n)
         for axis, n in zip(layout.grid.axes, layout.spatial, strict=True)
@@ -89,7 +89,7 @@ def padding_widths(layout: StateLayout, share: float) -> list[int]:
 
 
 def checked_modes(options: FNOOptions, layout: StateLayout) -> tuple[int, ...]:
-    """One number for each axis. Raises SpecError where there are more or fewer, or an axis cannot hold them."""
+    """Return the modes for each axis. Raise SpecError for a wrong number of them, or if an axis cannot hold them."""
     axes, modes = layout.grid.axes, options.modes
     if len(modes) not in (1, len(axes)):
         raise SpecError(
@@ -110,7 +110,10 @@ def checked_modes(options: FNOOptions, layout: StateLayout) -> tuple[int, ...]:
 
 
 def build(options: FNOOptions, context: SurrogateContext) -> IncrementNet:
-    """The surrogate `fno`. Raises DataError for data that is no field, SpecError for a grid too coarse for `modes`."""
+    """Build the surrogate `fno`.
+
+    Raise DataError for data without fields, SpecError for a grid too coarse for `modes`.
+    """
     layout = context.layout
     if layout is None:
         raise DataError("the surrogate 'fno' needs fields on a grid, and this data has none", key="synthetic.kind")

@@ -1,4 +1,4 @@
-"""Spectral convolution: a learned linear map of the lowest frequencies, which no resolution is written into."""
+"""Spectral convolution: a learned linear map of the lowest frequencies, independent of the resolution."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 class SpectralConvolution(nn.Module):
     """`[B, n_in, *S] -> [B, n_out, *S]`: out(k) = W(k) in(k) for |k_a| < modes_a along every axis a, 0 beyond.
 
-    in(k) are the coefficients of the Fourier series, so one weight fits every resolution. Only half of the frequencies
-    along the last axis are there, as the transform of a real field has them; its other axes have both signs. Weights
-    are real numbers `[K, n_in, n_out, 2]`, since casting a module to another precision would drop imaginary parts; they
-    are unset until `initialise`.
+    in(k) are the coefficients of the Fourier series, so one weight fits every resolution. Along the last axis there are
+    only the frequencies k >= 0, as in the transform of a real field; along the other axes k has both signs. Weights are
+    real numbers `[K, n_in, n_out, 2]`, since casting a module to another precision would drop imaginary parts; they are
+    unset until `initialise`.
     """
 
     def __init__(self, n_in: int, n_out: int, modes: Sequence[int]) -> None:
@@ -25,7 +25,7 @@ class SpectralConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(math.prod(self.kept), n_in, n_out, 2))
 
     def initialise(self, generator: torch.Generator, gain: float) -> None:
-        """Normal weights with which a frequency's size is `gain` times the root mean square of those that come in."""
+        """Draw normal weights that make each output frequency `gain` times the root mean square of the inputs."""
         std = gain / math.sqrt(2 * self.weight.shape[1])
         with torch.no_grad():
             self.weight.copy_(torch.empty(self.weight.shape).normal_(0.0, std, generator=generator))
@@ -33,13 +33,13 @@ class SpectralConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sizes = x.shape[2:]
         c = self._transform(x)
-        # one product of matrices for each frequency
+        # one matrix product for each frequency
         c = c.flatten(2).permute(2, 0, 1) @ torch.view_as_complex(self.weight)
         c = c.permute(1, 2, 0)
         return self._back(c.reshape(*c.shape[:2], *self.kept), sizes)
 
     def _transform(self, x: Tensor) -> Tensor:
-        """Axis by axis, dropping at once what is not kept."""
+        """Transform axis by axis, and drop the other frequencies at once."""
         last = x.dim() - 1
         c: Tensor = torch.fft.rfft(x, dim=last, norm="forward").narrow(last, 0, self.modes[-1])
         for axis in range(2, last):

@@ -1,4 +1,4 @@
-"""Runs of hyco-engine in MLflow. Imports mlflow only when it is built."""
+"""Runs of hyco-engine in MLflow. It imports mlflow only when it is built."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hyco_engine.interfaces import Tracker, TrackerContext
 from hyco_engine_mlflow.values import LONGEST, final_values, name, settings
 
-# before the import, which reads it: a run tells nobody of itself unless the user wants it to
+# set before the import, which reads it: no usage reports are sent unless the user asks for them
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 NOTE = "mlflow.json"
-"""In the run folder: which run of MLflow this is."""
+"""The file in the run folder that names the run of MLflow."""
 EVERY_SECONDS = 2.0
 MOST = 100
-"""Parameters or metrics in one request."""
+"""Largest number of parameters or metrics in one request."""
 
 POSITION = ("time", "cycle", "phase", "epoch", "step")
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 class MlflowTracker(Tracker):
-    """One run in MLflow for one run of the engine; metrics are sent every few seconds and at the end of each phase.
+    """Logs one run of the engine as one run in MLflow, every few seconds and at the end of each phase.
 
-    A run that goes on is the same run in MLflow. Nothing can be taken back there: of metrics that are told again only
-    those are sent that differ from what is there, and where two are there for one step, the later one counts.
+    A resumed run continues the same run in MLflow. MLflow cannot delete metrics: of repeated ones the tracker sends
+    only those that differ from the logged ones, and of two values for one step the later one counts.
     """
 
     def __init__(self, options: MlflowOptions) -> None:
         self.options = options
-        # now: whoever embeds the engine may change the working directory later
+        # resolved now, since a program that embeds the engine may change the working directory later
         self._uri, self._artifact_root = located(options.tracking_uri)
         self._client: MlflowClient | None = None
         self._run: str | None = None
@@ -84,7 +84,7 @@ class MlflowTracker(Tracker):
     def metrics(self, record: Mapping[str, Any]) -> None:
         phase = str(record.get("phase", ""))
         model = f"{phase.removeprefix('train_')}/" if phase.startswith("train_") else ""
-        # several arms have models of their own, which count the same steps
+        # each candidate has models of its own, which count the same steps
         model += f"{record['arm']}/" if "arm" in record else ""
         when = int(1000 * (self._begin + record["time"] if "time" in record else time.time()))
         step = int(record.get("step") or 0)
@@ -142,7 +142,7 @@ class MlflowTracker(Tracker):
         return run
 
     def _known(self) -> Run | None:
-        """The run that the one before the interruption was; None where it is not to be found."""
+        """Return the MLflow run from before the interruption; None where it cannot be found."""
         if self._folder is None:
             return None
         try:
@@ -159,7 +159,7 @@ class MlflowTracker(Tracker):
             self._open.log_batch(self._id, metrics=waiting[start : start + MOST])
 
     def _send_settings(self, spec: str, there: Mapping[str, str]) -> None:
-        """Those that are not there: a parameter cannot change. The whole spec is kept as a file."""
+        """Send the settings that MLflow lacks, since a parameter cannot change there, and the spec as a file."""
         params = [Param(key, value) for key, value in settings(spec).items() if key not in there]
         for start in range(0, len(params), MOST):
             self._open.log_batch(self._id, params=params[start : start + MOST])
@@ -171,9 +171,9 @@ class MlflowTracker(Tracker):
 
 
 def located(uri: str) -> tuple[str, str | None]:
-    """Of a file, its URI with the whole path, and where files of runs go: beside it. Of a server, both are its own.
+    """Return a file's URI with its absolute path, and the folder beside it for the runs' files; a server decides both.
 
-    MLflow keeps one connection for each URI in a process, and would go on using the file of another working directory.
+    MLflow keeps one connection a URI in a process, and would keep using the file of another working directory.
     """
     if not uri.startswith(SQLITE):
         return uri, None
@@ -182,7 +182,7 @@ def located(uri: str) -> tuple[str, str | None]:
 
 
 def _comparable(value: float) -> str:
-    """Equal for what was sent and what MLflow gives back: a database keeps infinity as the largest number."""
+    """Return text that is equal for a sent value and for what MLflow returns; databases store infinity as a number."""
     if math.isinf(value):
         value = math.copysign(1.7976931348623157e308, value)
     return repr(value)
@@ -190,7 +190,7 @@ def _comparable(value: float) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Making a database takes MLflow a hundred lines of log."""
+    """Silence MLflow, which logs a hundred lines when it makes a database."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -203,5 +203,5 @@ def _quiet() -> Iterator[None]:
 
 
 def build(options: MlflowOptions, context: TrackerContext) -> MlflowTracker:
-    """The tracker `mlflow`."""
+    """Build the tracker `mlflow`."""
     return MlflowTracker(options)

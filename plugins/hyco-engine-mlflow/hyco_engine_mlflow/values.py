@@ -1,4 +1,4 @@
-"""What MLflow takes: flat names of few characters, texts of limited length."""
+"""Conversion to what MLflow accepts: flat names with few characters, texts of limited length."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LONGEST = 500
-"""Characters of a parameter or tag that every server takes."""
+"""Number of characters of a parameter or tag that every server accepts."""
 
 _STRANGE = re.compile(r"[^\w\-. :/]")
 
 
 def name(text: str) -> str:
-    """With what MLflow does not allow in names replaced by "_"."""
+    """Return a name with "_" in place of the characters that MLflow does not allow."""
     return _STRANGE.sub("_", text)
 
 
 def settings(spec: str) -> dict[str, str]:
-    """`{"training.synthetic.lr": "0.001"}` of a resolved spec; not of the trackers, which change no result."""
+    """Return settings such as `{"training.synthetic.lr": "0.001"}` of a spec, without those of the trackers."""
     tables = {key: value for key, value in tomllib.loads(spec).items() if key != "trackers"}
     return {name(key): str(value)[:LONGEST] for key, value in _flat(tables)}
 
@@ -34,7 +34,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def final_values(summary: Mapping[str, Any]) -> dict[str, float]:
-    """`{"final/param/nu": 0.02, "final/test/physical/nrmse": 0.1}`, of what are finite numbers."""
+    """Return finite results such as `{"final/param/nu": 0.02, "final/test/physical/nrmse": 0.1}`."""
     found: dict[str, Any] = {}
     for parameter, entry in (summary.get("parameters") or {}).items():
         found |= {f"param/{parameter}": entry.get("final")}

@@ -7,7 +7,7 @@ An event starts at bar `a` (30 to 74, uniform), lasts `d` bars (6 to 18, uniform
 * channel 1, activity: 1 during the event, else 0
 * channel 2, state: -0.3 before bar a, +0.3 from then on
 
-all with independent normal noise. What is to be told of each window:
+all with independent normal noise. The targets of each window are:
 
 * type: c
 * pointer: (a, a + d) / 105
@@ -36,14 +36,14 @@ HEADS = ("type", "pointer", "binary", "countdown")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Events:
-    """`[N]` each: type 0, 1 or 2, first bar, number of bars."""
+    """The events of N windows, `[N]` each: type 0, 1 or 2, first bar, number of bars."""
 
     kind: Tensor
     first: Tensor
     duration: Tensor
 
     def targets(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """What the heads are to say."""
+        """Return the targets of the heads."""
         bars = torch.arange(STEPS)
         first, end = self.first[:, None], (self.first + self.duration)[:, None]
         return {
@@ -54,7 +54,7 @@ class Events:
         }
 
     def record(self) -> Tensor:
-        """`[N, 105, 3]` without noise, float64."""
+        """Return the windows without noise, `[N, 105, 3]`, float64."""
         bars = torch.arange(STEPS, dtype=torch.float64)
         progress = (bars - self.first[:, None]) / self.duration[:, None]
         position = (self.kind[:, None] - 1) * progress.clamp(0.0, 1.0)
@@ -64,7 +64,7 @@ class Events:
 
 
 def draw_events(count: int, generator: torch.Generator) -> Events:
-    """`count` independent events."""
+    """Draw `count` independent events."""
 
     def uniform(low: int, high: int) -> Tensor:
         return torch.randint(low, high, (count,), generator=generator)
@@ -87,7 +87,7 @@ class EventSamples(Samples):
 
 
 class EventRecords(SampleSource):
-    """The source `event-records`. Splits are independent draws; the seed decides all of them."""
+    """The source `event-records`. Splits are independent draws that follow from the seed."""
 
     def __init__(self, options: EventRecordsOptions, seed: int, dtype: torch.dtype = torch.float32) -> None:
         self._options = options
@@ -108,7 +108,7 @@ class EventRecords(SampleSource):
 
 
 def constant_floors(samples: Samples) -> dict[str, float]:
-    """Mean absolute errors, in bars, of countdowns that do not look at the window: 0, and the median of each bar."""
+    """Return the mean absolute errors, in bars, of two constant countdowns: 0, and the median of each bar."""
     targets = samples.batch(torch.arange(len(samples)))[1]
     assert isinstance(targets, dict)
     countdown = targets["countdown"]

@@ -20,7 +20,7 @@ CHANNELS = 3
 
 
 class MultiHeadLSTM(Predictor):
-    """`[B, 105, 3]` to type logits `[B, 3]`, pointer `[B, 2]`, binary logits and countdown in bars `[B, 105]` each.
+    """Maps `[B, 105, 3]` to type logits `[B, 3]`, pointer `[B, 2]`, binary logits and countdown in bars, `[B, 105]`.
 
     With h_t `[2 width]` the LSTM's output at bar t and z its last states in both directions, type and pointer are
     linear in z, binary and a per-step countdown linear in h_t. A scalar countdown is one number c, linear in z: the
@@ -32,7 +32,7 @@ class MultiHeadLSTM(Predictor):
         super().__init__()
         self._options = options
         features = 2 * options.width
-        # nothing is drawn on the meta device: torch would use the global generator
+        # on the meta device torch draws no weights, which would come from the global generator
         with torch.device("meta"):
             self.trunk = nn.LSTM(CHANNELS, options.width, batch_first=True, bidirectional=True)
             self.type_head = nn.Linear(features, 3)
@@ -43,7 +43,7 @@ class MultiHeadLSTM(Predictor):
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
-        """Uniform in +-1/sqrt(width) in the LSTM and +-1/sqrt(2 width) in the heads, which are torch's own choices."""
+        """Draw weights uniform in +-1/sqrt(width) (LSTM) and +-1/sqrt(2 width) (heads), torch's own choices."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 fan = self._options.width * (1 if name.startswith("trunk") else 2)
@@ -52,7 +52,7 @@ class MultiHeadLSTM(Predictor):
 
     @property
     def terms(self) -> Sequence[TermSpec]:
-        """A cross-entropy is one number a sample, whatever the number of classes."""
+        """Return the terms of the heads. A cross-entropy is one number a sample, whatever the number of classes."""
         scalar = self._options.countdown == "scalar"
         scale = self._options.countdown_scale
         return (
@@ -64,7 +64,10 @@ class MultiHeadLSTM(Predictor):
 
     def forward(self, inputs: Values) -> Mapping[str, Tensor]:
         if not isinstance(inputs, Tensor):
-            raise DataError("multi-head-lstm reads one tensor [B, 105, 3]; this data has inputs by name", key="data")
+            raise DataError(
+                "multi-head-lstm reads one tensor [B, 105, 3], and this data has inputs by name",
+                key="data",
+            )
         states, (last, _) = self.trunk(inputs)
         summary = torch.cat([last[0], last[1]], dim=1)
         return {
@@ -84,7 +87,7 @@ class MultiHeadLSTM(Predictor):
 
 
 def build(options: MultiHeadLSTMOptions, context: SurrogateContext) -> MultiHeadLSTM:
-    """The model `multi-head-lstm`, on the run's device. Raises DataError for data on a grid."""
+    """Build the model `multi-head-lstm` on the run's device. Raise DataError for data on a grid."""
     if context.layout is not None:
         raise DataError("multi-head-lstm reads windows of records, and this data is fields on a grid", key="data.kind")
     model = MultiHeadLSTM(options, context.generator("weights", "synthetic"))

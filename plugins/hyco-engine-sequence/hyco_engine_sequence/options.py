@@ -1,4 +1,4 @@
-"""Spec keys; imports no torch."""
+"""Spec keys. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from hyco_engine import option, options
 
 STEPS = 105
-"""Bars of a window."""
+"""Number of bars of a window."""
 REACH = 20
 """Countdowns are cut off at this many bars before and after the event."""
 

@@ -1,4 +1,4 @@
-"""Runs of hyco-engine in TensorBoard. Imports torch and tensorboard only when it is built."""
+"""Runs of hyco-engine in TensorBoard. It imports torch and tensorboard only when it is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TensorBoardOptions:
     images: bool = option(True, help="the run's figures as images")
 
     def __attrs_post_init__(self) -> None:
-        # both separators, so that a spec means the same everywhere
+        # both separators are refused on every system, so that a spec is portable
         if not self.folder.strip(".") or any(c in "/\\" or not c.isprintable() for c in self.folder):
             raise ValueError(f"folder {self.folder!r} must be the plain name of a folder in the run folder")
 

@@ -26,11 +26,11 @@ FLUSH_SECONDS = 10
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files below `<run folder>/<folder>`, one folder for each model, whose steps are counts of their own.
+    """Writes event files below `<run folder>/<folder>`, with a folder for each model, since each counts its own steps.
 
-    Where a strategy has arms, that is one for each model of each arm (`synthetic-trust`).
-    A run that goes on writes them anew from the records that still hold, since an event file cannot be shortened. A run
-    without a folder writes nothing and says so in the log.
+    Where a strategy has candidates, each model of each candidate has a folder (`synthetic-trust`). A resumed run writes
+    them anew from the records that it keeps, since an event file cannot be shortened. A run without a folder writes
+    nothing and says so in the log.
     """
 
     def __init__(self, folder: str, images: bool = True) -> None:
@@ -49,15 +49,17 @@ class TensorBoardTracker(Tracker):
         records = info.get("records")
         if self._run is None:
             self._path = None
-            logging.getLogger("hyco_engine").warning("tracker tensorboard: the run has no folder: nothing is written")
+            logging.getLogger("hyco_engine").warning(
+                "tracker tensorboard: the run has no folder, so nothing is written"
+            )
             return
         self._path = self._run / self._name
         if records is None and self._path.exists():
-            raise SpecError(f"{self._path} is there already", key="trackers.tensorboard.folder")
+            raise SpecError(f"{self._path} exists already; give another name", key="trackers.tensorboard.folder")
         for file in self._path.rglob("events.out.tfevents.*"):
             file.unlink()
         records = records or ()
-        # times of records are seconds since the run's start
+        # the times of records are seconds since the run's start
         self._begin = time.time() - (records[-1].get("time", 0.0) if records else 0.0)
         for record in records:
             self.metrics(record)
@@ -72,7 +74,7 @@ class TensorBoardTracker(Tracker):
         phase = str(record.get("phase", ""))
         model = phase.removeprefix("train_") if phase.startswith("train_") else ""
         if "arm" in record:
-            # several arms have models of their own, which count the same steps
+            # each candidate has models of its own, which count the same steps
             model = f"{model}-{re.sub(r'[^A-Za-z0-9_-]', '_', record['arm'])}"
         when = self._begin + record["time"] if "time" in record else time.time()
         for name, value in record.items():
@@ -95,7 +97,7 @@ class TensorBoardTracker(Tracker):
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         if self._path is not None and not self._path.is_dir():
-            # a run that never began leaves no folder, and closing the files would make them anew
+            # a run that never began leaves no folder, and closing the files would create it again
             self._writers.clear()
         elif self._path is not None:
             error = f"\n\n{summary['error']}" if summary.get("error") else ""
@@ -112,7 +114,7 @@ class TensorBoardTracker(Tracker):
             self._writer().flush()
 
     def _writer(self, model: str = "") -> SummaryWriter:
-        """Of a model, or of the whole run."""
+        """Return the writer of a model, or of the whole run."""
         assert self._path is not None
         if model not in self._writers:
             self._writers[model] = SummaryWriter(str(self._path / model), flush_secs=FLUSH_SECONDS)
@@ -125,7 +127,7 @@ class TensorBoardTracker(Tracker):
 
 
 def final_values(summary: Mapping[str, Any]) -> dict[str, float]:
-    """`{"param/nu": 0.02, "param/nu/relative_error": 0.01, "test/physical/nrmse": 0.1}`, of what are numbers."""
+    """Return numbers such as `{"param/nu": 0.02, "param/nu/relative_error": 0.01, "test/physical/nrmse": 0.1}`."""
     found: dict[str, Any] = {}
     for name, entry in (summary.get("parameters") or {}).items():
         found |= {f"param/{name}": entry.get("final"), f"param/{name}/relative_error": entry.get("relative_error")}
@@ -136,10 +138,10 @@ def final_values(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _preformatted(text: str) -> str:
-    """As Markdown."""
+    """Return text as preformatted Markdown."""
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
 def build(options: TensorBoardOptions, context: TrackerContext) -> TensorBoardTracker:
-    """The tracker `tensorboard`."""
+    """Build the tracker `tensorboard`."""
     return TensorBoardTracker(options.folder, options.images)

@@ -100,7 +100,7 @@ def test_a_run_without_a_folder_writes_nothing_and_says_so(caplog: pytest.LogCap
     tracker.metrics(METRICS[0])
     tracker.finished(ENDS["completed"])
     assert [record.getMessage() for record in caplog.records] == [
-        "tracker tensorboard: the run has no folder: nothing is written"
+        "tracker tensorboard: the run has no folder, so nothing is written"
     ]
     assert not list(tmp_path.iterdir())
 
@@ -110,7 +110,7 @@ def test_a_folder_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as error:
         TensorBoardTracker("events").started({"name": "tracked", "folder": tmp_path, "spec": SPEC})
     assert [(problem.key, problem.message) for problem in error.value.problems] == [
-        ("trackers.tensorboard.folder", f"{tmp_path / 'events'} is there already")
+        ("trackers.tensorboard.folder", f"{tmp_path / 'events'} exists already; give another name")
     ]
 
 
@@ -189,8 +189,8 @@ def test_a_run_that_never_began_leaves_no_folder(
 
 def test_the_hook_module_is_light() -> None:
     code = (
-        "import sys, hyco_engine_tensorboard; hyco_engine_tensorboard.hyco_trackers(); "
-        "assert not {'torch', 'phi', 'tensorboard', 'numpy'} & set(sys.modules)"
+        "import sys, hyco_engine_tensorboard; hyco_engine_tensorboard.hyco_trackers(); assert not "
+        "{'torch', 'phi', 'tensorboard', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 

@@ -1,4 +1,4 @@
-"""Generated samples of hyco-engine in a zarr store. Imports torch and zarr only when it is built."""
+"""Generated samples of hyco-engine in a zarr store. It imports torch and zarr only when it is built."""
 
 from __future__ import annotations
 

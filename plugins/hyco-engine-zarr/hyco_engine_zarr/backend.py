@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Zarr(CacheBackend):
-    """Writes samples while they are made, chunk by chunk, to a group of their own that is removed when they are closed.
+    """Writes samples chunk by chunk while they are made, to a group of their own that `close` removes.
 
-    `url` None: the group lies in the folder that `hold` is given. At most about `memory_bytes` of what was read are
-    kept.
+    Without `url` the group lies in the folder that `hold` is given. At most about `memory_bytes` of read samples are
+    kept in memory.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Zarr(CacheBackend):
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:
-        """As in `CacheBackend`. Raises RunError where there is no place to write, or writing fails."""
+        """Hold the samples as `CacheBackend` says. Raise RunError without a place to write, or where writing fails."""
         samples = ZarrSamples(self._place(folder), len(recipe), self.chunk_bytes, self.memory_bytes, self.compression)
         try:
             for start, stop, form, made in chunks(recipe):
@@ -57,7 +57,7 @@ class Zarr(CacheBackend):
 
     def _place(self, folder: Path | None) -> Place:
         if self.url is not None:
-            # runs that share a store never meet
+            # a random name, so that runs that share a store never share a group
             return place_of(f"{self.url.rstrip('/')}/hyco-samples-{uuid.uuid4().hex}.zarr")
         if folder is None:
             raise RunError(
@@ -70,8 +70,7 @@ class Zarr(CacheBackend):
 class ZarrSamples(GeneratedSamples):
     """Samples in chunks of a zarr group; half of the memory holds chunks, the rest batches read ahead.
 
-    Reading runs in a thread of its own where the order of batches is known, so that a store far away is waited for
-    while the model trains.
+    Where the order of batches is known, a thread reads ahead, so that the model trains while a remote store answers.
     """
 
     def __init__(self, place: Place, count: int, chunk_bytes: int, memory_bytes: int, compression: Compression) -> None:
@@ -93,7 +92,7 @@ class ZarrSamples(GeneratedSamples):
         return 0 if self._store is None else self._store.nbytes
 
     def write(self, start: int, form: Form, made: Flat) -> None:
-        """Store samples from index `start` on; called in index order while the data set is made."""
+        """Store samples from index `start` on. Calls come in index order while the data set is made."""
         if self._store is None:
             self._form = form
             self._store = ChunkStore(
@@ -104,7 +103,7 @@ class ZarrSamples(GeneratedSamples):
         self._store.write(start, made)
 
     def batch(self, indices: Tensor) -> Batch:
-        """As in `Samples`. Raises RunError where what was written is gone or damaged."""
+        """Return a batch as `Samples` says. Raise RunError where written samples are gone or damaged."""
         self._check_open()
         return self._form.batch(self._ahead.take(indices))
 
@@ -113,7 +112,7 @@ class ZarrSamples(GeneratedSamples):
         return self._form.values("input", self._read(indices))
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """The calls of `batch` to come: what they need is read ahead."""
+        """Read ahead for the calls of `batch` that will follow."""
         self._ahead.announce(batches)
 
     def close(self) -> None:
@@ -136,7 +135,7 @@ class ZarrSamples(GeneratedSamples):
 
 
 def build(options: ZarrOptions, context: CacheContext) -> Zarr:
-    """The cache `zarr`. Raises SpecError for a URL that fsspec cannot read with what is installed."""
+    """Build the cache `zarr`. Raise SpecError for a URL that fsspec cannot read with the installed packages."""
     if options.url:
         try:
             place_of(options.url)

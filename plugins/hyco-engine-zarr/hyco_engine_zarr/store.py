@@ -1,4 +1,4 @@
-"""Rows of tensors in a zarr group: written in order, read in any, verified whenever they are read."""
+"""Rows of tensors in a zarr group: written in order, read in any order, and verified at every reading."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Compression = Literal["none", "zstd", "lz4"]
 Flat = dict[str, Tensor]
 
 METADATA_BYTES = 2000
-"""Of the description of a group or an array, about the most."""
+"""Upper estimate of the bytes of a group's or an array's description."""
 
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """A folder of a file system, and the `url` that messages call it."""
+    """A folder of a file system, and the `url` by which messages name it."""
 
     url: str
     files: Any
@@ -45,13 +45,13 @@ class Place:
         return FsspecStore.from_url(self.url)
 
     def remove(self) -> None:
-        """With all that is in it; nothing where it is not there."""
+        """Remove the folder with its content, if it exists."""
         if self.files.exists(self.path):
             self.files.rm(self.path, recursive=True)
 
 
 def place_of(url: str) -> Place:
-    """Raises what fsspec raises where it does not know the protocol or lacks a package for it."""
+    """Return the place of a URL. Raise fsspec's error where it lacks the protocol or a package for it."""
     files, path = fsspec.core.url_to_fs(url)
     return Place(url=url, files=files, path=path)
 
@@ -59,8 +59,8 @@ def place_of(url: str) -> Place:
 class ChunkStore:
     """`count` rows of tensors like those in `like [B, ...]`, by name, in chunks of equally many rows.
 
-    Checksums are taken before writing and kept in memory, since zarr reads a chunk that is gone as zeros. Chunks that
-    were read are kept up to `memory_bytes`. May be read by several threads.
+    Checksums are taken before writing and kept in memory, since zarr reads a missing chunk as zeros. Chunks that were
+    read are kept up to `memory_bytes`. Several threads may read at the same time.
     """
 
     def __init__(
@@ -95,18 +95,18 @@ class ChunkStore:
             dtype=dtype,
             filters=None,
             compressors=None if compression == "none" else BloscCodec(cname=compression, shuffle="shuffle"),
-            # a chunk of zeros is written as well: some of them may be negative
+            # a chunk of zeros is written too, since some of them may be negative zeros
             config={"write_empty_chunks": True},
         )
 
     @property
     def nbytes(self) -> int:
-        """In the store at most, without compression: the last chunk is written in whole."""
+        """Return the largest size in the store, that without compression; the last chunk counts as full."""
         chunks = -(-self._count // self._rows)
         return chunks * self._rows * self.sample_bytes + (1 + len(self._arrays)) * METADATA_BYTES
 
     def write(self, start: int, made: Mapping[str, Tensor]) -> None:
-        """Rows from `start` on, in order; a chunk leaves memory once it is full. Raises RunError."""
+        """Write rows from `start` on, in order; a chunk leaves memory once it is full. Raise RunError on failure."""
         done, stop = start, start + len(next(iter(made.values())))
         while done < stop:
             row = done % self._rows
@@ -128,7 +128,7 @@ class ChunkStore:
             self._buffer.clear()
 
     def read(self, indices: Tensor) -> Flat:
-        """The rows at `indices [B]`, which are in range. Raises RunError where they are not what was written."""
+        """Return the rows at `indices [B]`, which are in range. Raise RunError where they are not as written."""
         shapes = {name: (len(indices), *array.shape[1:]) for name, array in self._arrays.items()}
         made = {name: torch.empty(shape, dtype=self._dtypes[name]) for name, shape in shapes.items()}
         chunk_of = indices // self._rows
@@ -141,7 +141,7 @@ class ChunkStore:
         return made
 
     def _chunks(self, wanted: Sequence[int]) -> list[tuple[int, Flat]]:
-        """From memory as far as they are there; the others are read together."""
+        """Return chunks from memory as far as it holds them; read the others together."""
         with self._lock:
             found = {chunk: self._kept[chunk] for chunk in wanted if chunk in self._kept}
             for chunk in found:
@@ -170,27 +170,27 @@ class ChunkStore:
                 if _checksum(part) != self._sums[chunk][name]:
                     raise RunError(
                         f"the generated samples in {self._place.url} are damaged: chunk {chunk} of {name!r} is not "
-                        "what was written. See that no other program writes there, then resume the run; or use another "
-                        "place (augmentation.cache.url) or cache (augmentation.cache.kind)"
+                        "what was written. Make sure that no other program writes there, then resume the run; or use "
+                        "another place (augmentation.cache.url) or cache (augmentation.cache.kind)"
                     )
                 made[chunk][name] = torch.from_numpy(part)
         return made
 
     def remove(self) -> None:
-        """The whole group. What cannot be removed is told in the log: there is no other run to blame it on."""
+        """Remove the whole group. A failure is logged and raises nothing, since the run itself is unharmed."""
         self._kept.clear()
         try:
             self._place.remove()
         except Exception as error:
             logging.getLogger("hyco_engine").warning(
-                "the generated samples in %s could not be removed, remove them by hand: %s",
+                "the generated samples in %s could not be removed; remove them by hand: %s",
                 self._place.url,
                 describe(error),
             )
 
     @contextmanager
     def _doing(self, what: Literal["read", "write"]) -> Iterator[None]:
-        """Whatever the store raises becomes a RunError."""
+        """Turn whatever the store raises into a RunError."""
         try:
             yield
         except HycoError:
@@ -199,7 +199,7 @@ class ChunkStore:
             size = self._count * self.sample_bytes
             raise RunError(
                 f"cannot {what} the generated samples in {self._place.url}: {describe(error)}; {size / 1e6:.1f} MB are "
-                "needed. See that the place is there and may be written to, use another (augmentation.cache.url), or "
+                "needed. Check that the place exists and can be written, use another (augmentation.cache.url), or "
                 "choose another cache (augmentation.cache.kind)"
             ) from error
 

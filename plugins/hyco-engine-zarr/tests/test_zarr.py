@@ -121,7 +121,7 @@ def test_what_cannot_be_removed_is_told_in_the_log(
     monkeypatch.setattr(samples._place.files, "rm", refuse)
     samples.close()
     assert [record.getMessage() for record in caplog.records] == [
-        f"the generated samples in {samples._place.url} could not be removed, remove them by hand: "
+        f"the generated samples in {samples._place.url} could not be removed; remove them by hand: "
         "PermissionError: [Errno 13] Permission denied"
     ]
 
@@ -205,8 +205,8 @@ def test_damage_is_told_with_the_place(tmp_path: Path, harm: Callable[[Path], No
         samples.batch(torch.arange(10))
     place = str(tmp_path / "samples.zarr")
     told = (
-        f"the generated samples in {place} are damaged: chunk 1 of 'target' is not what was written. See that no other "
-        "program writes there, then resume the run; or use another place (augmentation.cache.url) or cache "
+        f"the generated samples in {place} are damaged: chunk 1 of 'target' is not what was written. Make sure that no "
+        "other program writes there, then resume the run; or use another place (augmentation.cache.url) or cache "
         "(augmentation.cache.kind)"
     )
     # what zarr or the decompressor notices by itself is told in their words
@@ -223,8 +223,8 @@ def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     text = str(error.value)
     assert text.startswith(f"cannot write the generated samples in {tmp_path / 'file'}/hyco-samples-")
     assert text.endswith(
-        "Not a directory: '" + text.split("directory: '")[1].split("'")[0] + "'; 0.1 MB are needed. See that the place "
-        "is there and may be written to, use another (augmentation.cache.url), or choose another cache "
+        "Not a directory: '" + text.split("directory: '")[1].split("'")[0] + "'; 0.1 MB are needed. Check that the "
+        "place exists and can be written, use another (augmentation.cache.url), or choose another cache "
         "(augmentation.cache.kind)"
     )
 
@@ -286,7 +286,7 @@ def test_it_runs_through_the_engine_and_the_spec(run_spec: RunSpec, builtin_regi
 
 def test_the_hook_module_is_light() -> None:
     code = (
-        "import sys, hyco_engine_zarr; hyco_engine_zarr.hyco_caches(); "
-        "assert not {'torch', 'phi', 'zarr', 'fsspec', 'numpy'} & set(sys.modules)"
+        "import sys, hyco_engine_zarr; hyco_engine_zarr.hyco_caches(); assert not "
+        "{'torch', 'phi', 'zarr', 'fsspec', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
