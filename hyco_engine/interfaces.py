@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.errors import DataError, SpecError
 from hyco_engine.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class BuildContext:
         context = attrs.evolve(
             self, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters, physical=None
         )
-        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
-        if not isinstance(model, PhysicalModel):
-            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
-        return model
+        return cast(
+            "PhysicalModel",
+            self.registry.build("hyco_models", choice.kind, choice.options, context, expected=PhysicalModel),
+        )
 
     def layout_for(self, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo] = ()) -> StateLayout:
         """The layout a physical model works on, given the fields it declares.

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.interfaces import SampleSource, Trajectory, TrajectorySource
-from hyco_engine.spec.choices import Observe, SourceChoice
+from hyco_engine.errors import DataError, PluginError
+from hyco_engine.interfaces import Trajectory, TrajectorySource
 
 CHUNK_ELEMENTS = 2**24
 
@@ -48,16 +47,6 @@ def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *
             if bool(bad.any()):
                 frame = None if values is not trajectory.dynamic else start
                 raise _refusal(bad, chunk, fields, source, index, frame)
-
-
-def check_for_samples(source: TrajectorySource | SampleSource, choice: SourceChoice) -> None:
-    """Raises SpecError where the spec asks of samples what only simulations have."""
-    if not isinstance(source, SampleSource):
-        return
-    if choice.observe != Observe():
-        raise SpecError("noise and masks are for simulations of fields, and this data is samples", key="data.observe")
-    if choice.split.by == "time":
-        raise SpecError("samples have no frames: their source divides them", key="data.split.by")
 
 
 def _refusal(

@@ -132,20 +132,30 @@ class Registry:
         """The plugin that offers a kind; raises as `get`."""
         return self._judged(self._find(hook, kind)[0])
 
-    def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
-        """What the kind's factory makes of an instance of its option class and a `BuildContext`.
+    def build(
+        self, hook: str, kind: str, options: Any, context: Any, expected: type[Any] | tuple[type[Any], ...] = object
+    ) -> Any:
+        """Return what the kind's factory makes of an instance of its option class and a `BuildContext`.
 
-        Raises as `get`. Errors of the engine pass; whatever else the factory raises becomes a `PluginError`.
+        Raises as `get`, and PluginError where the factory returns something else than is `expected`. Errors of the
+        engine pass; whatever else the factory raises becomes a `PluginError`.
         """
         info, record = self._find(hook, kind)
         try:
-            return record.factory(options, context)
+            part = record.factory(options, context)
         except HycoError:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"the factory of {HOOKS[hook]} {kind!r}, from {info}, failed: {type(error).__name__}: {error}"
             ) from error
+        if not isinstance(part, expected):
+            wanted = expected if isinstance(expected, tuple) else (expected,)
+            raise PluginError(
+                f"{kind!r} of {info} returned {type(part).__name__}: "
+                f"expected {' or '.join(cls.__name__ for cls in wanted)}"
+            )
+        return part
 
     def _find(self, hook: str, kind: str, role: Role | None = None) -> tuple[PluginInfo, Record]:
         _check_hook(hook)
