@@ -44,7 +44,7 @@ PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Parts:
-    """What a run is made of, and what a plan tells of."""
+    """The parts that a run is made of and that a plan tells of."""
 
     task: Task
     device: torch.device
@@ -57,11 +57,14 @@ class Parts:
 
     @property
     def models(self) -> dict[Player, nn.Module]:
-        """The models that the spec names, with their initial weights."""
+        """The models that the spec names."""
         return {player: trainer.model for player, trainer in self.trainers.items()}
 
     def start_states(self) -> Tensor | None:
-        """A full batch of the states that the physics is trained from; None where there is no physics or no state."""
+        """Return a full batch of the states that the physics is trained from.
+
+        It is None where there is no physics, or the data has no states.
+        """
         if self.physical is None:
             return None
         states = self.task.start_states(self.trainers["physical"].settings.batch_size)
@@ -82,18 +85,18 @@ class Assembler:
         self.dtype = DTYPES[spec.run.precision]
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
-        """What the user should know of the choices made here."""
+        """Each note says what the user should know of a choice that was made here."""
 
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """The data source, not yet read."""
+        """Build the data source, which reads nothing yet."""
         choice = self.spec.data
         context = self._context(physical=self.spec.physical, num_frames=choice.num_frames)
         return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
 
     def task(self) -> Task:
-        """The task that the data gives, not yet read."""
+        """Make the task that the data source gives, whose data is not read yet."""
         spec = self.spec
         return task_for(self.source(), spec.data, spec.paths.cache, dtype=self.dtype, seed=spec.run.seed)
 
@@ -103,7 +106,8 @@ class Assembler:
         What the user should know is added to `notes`. Raises HycoError where the spec, the data and the parts do not
         fit each other.
         """
-        models = self.models(task)
+        planned = self._planned_steps(task.n_real)
+        models = {player: self.model(player, task.form, planned) for player in self.players}
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_truth(physical, self.spec.physical.kind)
@@ -122,13 +126,8 @@ class Assembler:
 
     # --- models ---
 
-    def models(self, task: Task) -> dict[Player, nn.Module]:
-        """The models that the spec names, with their initial weights."""
-        planned = self._planned_steps(task.n_real)
-        return {player: self.model(player, task.form, planned) for player in self.players}
-
     def model(self, player: Player, form: DataForm, planned_steps: int = 0) -> nn.Module:
-        """One model with its initial weights, on the run's device; `planned_steps` as in `BuildContext`."""
+        """Build one model with its initial weights on the run's device; `planned_steps` is that of `BuildContext`."""
         choice, physical = getattr(self.spec, player), self.spec.physical
         expected: type[Any] = nn.Module
         context = self._context(layout=form.layout, dt=form.dt, statistics=form.statistics)
@@ -148,14 +147,14 @@ class Assembler:
         return model.to(self.device)
 
     def _planned_steps(self, n_real: int) -> int:
-        """How many frames of one sample the physics is going to be trained through."""
+        """Return how many frames of one sample the physics is going to be trained through."""
         spec = self.spec
         if spec.physical is None:
             return 0
         training, epochs = spec.training.physical, spec.training.physical.epochs_per_cycle
         fields = any(setting.field for setting in spec.physical.parameters.values())
         if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
-            # it ends when it has converged, and compiles what it differentiates apart
+            # Gauss-Newton ends when it has converged, and compiles apart what it differentiates
             epochs = min(epochs, 5)
         samples = n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
         return int(spec.run.cycles * epochs * samples * spec.data.num_predict_steps)
@@ -163,11 +162,11 @@ class Assembler:
     # --- trainers ---
 
     def objective(self, player: Player, model: nn.Module, task: Task) -> Objective:
-        """What a model is trained on, with the terms that `[loss]` declares."""
+        """Make what a model is trained on, with the terms that `[loss]` declares."""
         return task.objective(model, task.terms(player, model, self.spec.loss))
 
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
-        """A trainer with the player's settings, loss terms and normalizer."""
+        """Build a trainer with the player's settings, loss terms and normalizer."""
         settings = self._settings(player)
         objective = self.objective(player, model, task)
         if task.is_read:
@@ -188,7 +187,7 @@ class Assembler:
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """Each phase of a cycle of one arm, and its epochs."""
+        """List the phases of a cycle of one strategy, each with its epochs."""
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
             for phase in planned_phases(strategy, self.players, cycle)
@@ -211,7 +210,7 @@ class Assembler:
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, task: Task
     ) -> tuple[LossNormalizer, str]:
-        """The player's normalizer, and what messages call it."""
+        """Build the player's normalizer; the text is what messages call it."""
         own: NormalizerChoice | None = getattr(self.spec.loss, player).normalizer
         choice = own or self.spec.loss.normalizer
         normalizer: LossNormalizer = self._build(choice, LossNormalizer, self._context(layout=task.form.layout))
@@ -231,13 +230,13 @@ class Assembler:
     # --- strategy and cache ---
 
     def strategy(self) -> Strategy | None:
-        """The augmentation strategy; None where one model trains alone."""
+        """Build the augmentation strategy; there is none where one model trains alone."""
         if len(self.players) < 2:
             return None
         return cast("Strategy", self._build(self.spec.augmentation, Strategy, self._context()))
 
     def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
-        """How generated samples are held: decided once, from sizes alone."""
+        """Decide, from sizes alone, how generated samples are held."""
         augmentation = self.spec.augmentation
         return choose_cache(
             augmentation.cache.kind,
@@ -249,7 +248,7 @@ class Assembler:
         )
 
     def cache(self, decision: CacheDecision) -> CacheBackend:
-        """The backend that was decided on."""
+        """Build the cache backend that was decided on."""
         choice = self.spec.augmentation.cache
         if choice.kind != decision.kind:
             record = self.registry.get(choice.hook, decision.kind)
@@ -258,21 +257,21 @@ class Assembler:
 
     @property
     def generated_root(self) -> Path | str | None:
-        """The folder for generated samples; None: in `paths.cache`, "": none at all."""
+        """The folder for generated samples; None stands for one in `paths.cache`, and "" for none at all."""
         directory = self.spec.augmentation.cache.directory
         return Path(directory) if directory else directory
 
     # --- trackers, and who offers what ---
 
     def trackers(self) -> list[Guarded]:
-        """The trackers of `[trackers]`."""
+        """Build the trackers of `[trackers]`."""
         return [
             Guarded(tracker=self._build(choice, Tracker, self._context()), name=self._named(choice))
             for choice in self.spec.trackers.values()
         ]
 
     def origins(self, cache: CacheDecision | None) -> dict[str, dict[str, str]]:
-        """Which kind serves as which part, and which distribution it comes from."""
+        """Tell which kind serves as which part, and which distribution it comes from."""
         spec = self.spec
         choices: dict[str, Choice | None] = {
             "data": spec.data,
@@ -295,17 +294,17 @@ class Assembler:
     # --- one part ---
 
     def _context(self, **more: Any) -> BuildContext:
-        """What every factory is told, with `more`."""
+        """Return what every factory is told, with `more`."""
         return BuildContext(
             seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more
         )
 
     def _build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: BuildContext) -> Any:
-        """The part that `choice` names. Raises PluginError where its factory returns something else."""
+        """Build the part that `choice` names. Raises PluginError where its factory returns something else."""
         return self.registry.build(choice.hook, choice.kind, choice.options, context, expected)
 
     def _named(self, choice: Choice) -> str:
-        """What messages call the part that `choice` names."""
+        """Return what messages call the part that `choice` names."""
         return f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
 
 

@@ -1,4 +1,4 @@
-"""One run, from the parts of a spec to the summary. Whatever happens, the end is told and written down."""
+"""One run, from the parts of a spec to its end. Whatever happens, the trackers are told the end, and it is saved."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ logger = logging.getLogger("hyco_engine")
 
 
 class Execution:
-    """One execution: whatever happens, the trackers are told the end and the summary is written.
+    """One execution of a run, at whose end the trackers are told and the summary is written, whatever happens.
 
-    `earlier`: what the run goes on from; None for a new one. `stop` gives the signal that asks the run to end, or None.
+    `earlier` is what the run goes on from, and None for a new one. `stop` gives the signal that asks the run to end, or
+    None.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class Execution:
 
     @staticmethod
     def _try_folder(folders: CacheManager) -> None:
-        """A folder that cannot be used is a mistake of the spec, and better told now than after the first phase."""
+        """Refuse a folder that cannot be used before the first phase, since it is a mistake of the spec."""
         try:
             with folders.generated("physical", 0):
                 pass
@@ -215,7 +216,7 @@ class Execution:
             raise SpecError(str(error), key="augmentation.cache.directory") from error
 
     def _compile(self, physical: PhysicalModel, parts: Parts) -> None:
-        """Compile the step for full batches, and look whether it is stable from where the data starts."""
+        """Compile the step for full batches, and warn where it is not stable from where the data starts."""
         states = parts.start_states()
         if states is None:
             return

@@ -1,4 +1,4 @@
-"""What a run has found so far: measured once training is over, summed up and saved whatever its end was."""
+"""What a run has found: it is measured once training is over, and summed up and saved whatever the end was."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ class Results:
     correction: dict[str, Any] | None = None
 
     def begin(self, parts: Parts) -> None:
-        """Know the parts of the run, and where the parameters of the physics start."""
+        """Take note of the parts of the run, and of where the parameters of the physics start."""
         self.parts = parts
         if parts.physical is not None:
             self.initial = parameter_values(parts.physical)
 
     @property
     def models(self) -> dict[Player, nn.Module]:
+        """The models of the run, as far as they are built."""
         return {} if self.parts is None else self.parts.models
 
     # --- measured once training is over ---
@@ -122,7 +123,7 @@ class Results:
     # --- summed up and saved, whatever the end was ---
 
     def summary(self, status: str, error: str | None) -> dict[str, Any]:
-        """What summary.json holds."""
+        """Sum up what summary.json holds."""
         history = History() if self.hybrid is None else self.hybrid.history
         # before training begins nothing has changed, and the folder may be discarded
         parts = None if self.hybrid is None else self.parts
@@ -158,7 +159,7 @@ class Results:
         return parameters_summary(parts.physical, self.initial, parts.task.truth, self.folder.path, errors)
 
     def _identification(self) -> dict[str, Any]:
-        """Error bars and minima that were found, as far as there are any."""
+        """Tell the error bars and minima that were found, as far as there are any."""
         trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
         starts = None if trainer is None else trainer.multi_start
         return {

@@ -39,8 +39,10 @@ class Task(ABC):
     and measures on. All parts of a run are built in the same way before and after `read`.
     """
 
-    form = DataForm()
-    """What models are built for. Until the data is read its statistics are those of `Statistics.unknown`."""
+    @property
+    def form(self) -> DataForm:
+        """What models are built for. Until the data is read its statistics are those of `Statistics.unknown`."""
+        return DataForm()
 
     # --- training ---
 

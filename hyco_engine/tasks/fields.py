@@ -40,7 +40,7 @@ class FieldTask(Task, ABC):
         self._is_read = False
 
     @property
-    def form(self) -> DataForm:  # type: ignore[override]  # what is constant elsewhere changes here with `read`
+    def form(self) -> DataForm:
         return DataForm(layout=self.layout, dt=self.dt, statistics=self.statistics)
 
     @property
@@ -77,7 +77,7 @@ class FieldTask(Task, ABC):
         return scale_warning(terms, self.declared_sizes if self.is_read else self._glimpsed(), of_fields=True)
 
     def _glimpsed(self) -> dict[str, float] | None:
-        """Sizes of the fields in a simulation that can be read quickly; None where there is none."""
+        """Return sizes of the fields in a simulation that can be read quickly, or None where there is none."""
         source = self.manager.source
         seen = source.glimpse()
         names = [field.name for field in self.layout.dynamic]
@@ -125,7 +125,7 @@ class FieldTask(Task, ABC):
 
     @property
     def sample_bytes(self) -> int:
-        """Of a state and its rollout: these are generated, whatever the real samples are."""
+        """Bytes of a state and its rollout, which is what models generate, whatever the real samples are."""
         return self._bytes(self.layout.n_all + self._steps * self.layout.n_dynamic)
 
     @property
@@ -149,7 +149,7 @@ class FieldTask(Task, ABC):
         return self.manager.summary()
 
     def digest(self) -> str:
-        """Of the statistics of what is trained on, and of all that is held out."""
+        """A hash of the statistics of what is trained on, and of all that is held out."""
         digest = hashlib.sha256(str(len(self.train)).encode())
         digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):

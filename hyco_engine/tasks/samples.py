@@ -45,7 +45,7 @@ class SampleTask(Task):
         return self._train
 
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Nothing is left to load: sources give samples when they are asked for them."""
+        """Do nothing: the source has given its samples already."""
 
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
         return objective_for(model, None, specs)
@@ -75,7 +75,7 @@ class SampleTask(Task):
 
     @property
     def sample_bytes(self) -> int:
-        """Of one real sample; a generated one is of the same kind."""
+        """Bytes of one real sample; a generated one is of the same kind."""
         parts: list[Tensor] = []
         for values in self.train.batch(torch.tensor([0])):
             parts += [values] if isinstance(values, Tensor) else list(values.values())
