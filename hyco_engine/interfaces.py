@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import attrs
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.contracts import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource, Values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.errors import DataError, SpecError
 from hyco_engine.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ class SurrogateContext(PartContext):
         if choice is None:
             raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
         context = self.derive(PhysicsContext, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters)
-        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
-        if not isinstance(model, PhysicalModel):
-            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
-        return model
+        return cast(
+            "PhysicalModel",
+            self.registry.build("hyco_models", choice.kind, choice.options, context, expected=PhysicalModel),
+        )
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -48,12 +48,14 @@ if TYPE_CHECKING:
     )
     from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
     from hyco_engine.runs.cache_manager import CacheManager
+    from hyco_engine.tasks.points import HeldOutPoints
     from hyco_engine.training.evaluation import HeldOutRollouts, HeldOutSamples
     from hyco_engine.training.hybrid import HybridTrainer
     from hyco_engine.training.settings import TrainingSettings
     from hyco_engine.training.trainer import Trainer
 
 _HOME = {
+    "HeldOutPoints": "tasks.points",
     "HeldOutRollouts": "training.evaluation",
     "HeldOutSamples": "training.evaluation",
     "HybridTrainer": "training.hybrid",
@@ -118,6 +120,7 @@ __all__ = [
     "FlowPhysics",
     "GradNorm",
     "Grid",
+    "HeldOutPoints",
     "HeldOutRollouts",
     "HeldOutSamples",
     "HybridTrainer",

@@ -42,6 +42,12 @@ class Statistics:
         return self.mean.abs() + 4 * self.std
 
     @classmethod
+    def unknown(cls, layout: StateLayout) -> Statistics:
+        """What stands in for statistics where no data was read: values of size 1 around 0."""
+        channels, dynamic = layout.n_all, layout.n_dynamic
+        return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+
+    @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
         """Compute them from all values that are neither padding nor NaN; reads a bounded number of frames at a time."""
         mask = sample_mask(layout)

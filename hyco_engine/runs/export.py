@@ -163,9 +163,8 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
-        for part in whole.modules():
-            if isinstance(part, PhysicalModel):
-                part.prepare_export(states)
+        for physics in _physics_in(whole):
+            physics.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # torch itself causes these warnings
             warnings.simplefilter("ignore")
@@ -191,7 +190,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     metadata = {
         "kind": weights.kind,
         "options": json.dumps(options),
-        **_physics_in(model, run),
+        **_physical_table(model, run),
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
@@ -206,17 +205,21 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     return content, _difference(again.eval(), model, _states(weights))
 
 
-def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
-    """Return the spec's table `physical` for a surrogate that contains the physics."""
-    choice = run.spec.physical
-    inside = next((part for part in model.modules() if isinstance(part, PhysicalModel)), None)
-    if choice is None or inside is None:
+def _physics_in(model: nn.Module) -> list[PhysicalModel]:
+    """The physical models that a surrogate contains."""
+    return [part for part in model.modules() if isinstance(part, PhysicalModel)]
+
+
+def _physical_table(model: nn.Module, run: LoadedRun) -> dict[str, str]:
+    """The metadata `physical` of a surrogate that contains the physics: the spec's table, with numbers for files."""
+    choice, inside = run.spec.physical, _physics_in(model)
+    if choice is None or not inside:
         return {}
     table = plain(choice)
     for name, setting in choice.parameters.items():
         if isinstance(setting.init, ArrayFile):
-            # the weights hold the final values; the start values only have to lie within their bounds
-            table["parameters"][name]["init"] = float(inside.learnables.values()[name].mean())
+            # the weights hold what it became; where it started only has to be within its bounds
+            table["parameters"][name]["init"] = float(inside[0].learnables.values()[name].mean())
     return {"physical": json.dumps(table)}
 
 

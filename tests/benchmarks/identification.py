@@ -340,12 +340,12 @@ def shock_all_points(folder: Path, horizon: int = 3) -> dict[str, Any]:
 
     engine = Engine(spec)
     assembler = Assembler(engine.spec, engine.registry)
-    data = assembler.data(assembler.source())
-    model = assembler.model("physical", data.layout, data.dt, data.statistics)
-    trainer = assembler.trainer("physical", model, data)
+    task = assembler.task()
+    task.read()
+    trainer = assembler.trainer("physical", assembler.model("physical", task.form), task)
     begun = time.perf_counter()
-    result = trainer.train(data.train, 20)
-    bars = measure(trainer, data.train)
+    result = trainer.train(task.train, 20)
+    bars = measure(trainer, task.train)
     assert bars is not None
     nu = result.metrics["param/nu"]
     low, high = bars.interval["nu"] or (math.nan, math.nan)

@@ -204,11 +204,12 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceCont
         compile=choice.compile,
     )
     try:
-        model = context.registry.build("hyco_models", choice.kind, choice.options, inner)
+        model = cast(
+            "PhysicalModel",
+            context.registry.build("hyco_models", choice.kind, choice.options, inner, expected=PhysicalModel),
+        )
     except SpecError as error:
         raise SpecError(_at_own_key(problem, options) for problem in error.problems) from None
-    if not isinstance(model, PhysicalModel):
-        raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, not a PhysicalModel")
     missing = [name for name in model.learnables.names if name not in choice.parameters]
     if missing:
         declarations = model.learnables.declarations
