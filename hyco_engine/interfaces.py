@@ -76,7 +76,7 @@ C = TypeVar("C", bound="PartContext")
 
 @attrs.frozen(kw_only=True, slots=False)
 class PartContext:
-    """What the core tells every factory. Each hook has a context of its own with what concerns its parts beside it."""
+    """The values that every factory receives. The context of each hook adds those that concern its parts."""
 
     seed: int
     registry: Registry
@@ -84,11 +84,11 @@ class PartContext:
     dtype: torch.dtype = torch.float32
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """A generator of its own for each purpose."""
+        """Return a generator; each purpose has a stream of its own."""
         return derive_generator(self.seed, *purpose)
 
     def derive(self, kind: type[C], **more: Any) -> C:
-        """The context for a part of another kind that this part builds: what both contexts have, and `more`."""
+        """Return the context for another part that this part builds: the fields that both contexts have, and `more`."""
         shared = attrs.fields_dict(kind).keys() & attrs.fields_dict(type(self)).keys()
         return kind(**({name: getattr(self, name) for name in shared} | more))
 
@@ -105,16 +105,16 @@ class PartContext:
             return object.__new__(cls)
 
         def __getattr__(self, name: str) -> Any:
-            """What does not concern this hook is as it was in 0.1: None, empty, or a method that works on such."""
+            """Return an attribute of another hook's context, as the one context of 0.1 had it: None, empty, or a method."""
             if name.startswith("_") or not (name in attrs.fields_dict(BuildContext) or hasattr(BuildContext, name)):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             what = f"a {type(self).__name__} has no {name!r}"
-            _deprecated(what, "leave it out, since it does not concern this hook", stacklevel=3)
+            _deprecated(what, "do not use it, because it does not concern this hook", stacklevel=3)
             return getattr(self.derive(BuildContext), name)
 
 
 class ContextDeprecation(DeprecationWarning):
-    """A plugin uses of its context what concerns another hook."""
+    """A plugin uses an attribute that its context no longer has."""
 
 
 def _deprecated(what: str, instead: str, stacklevel: int) -> None:
@@ -124,41 +124,41 @@ def _deprecated(what: str, instead: str, stacklevel: int) -> None:
 
 @attrs.frozen(kw_only=True, slots=False)
 class SourceContext(PartContext):
-    """What a data source is told."""
+    """The context of a data source."""
 
     physical: PhysicalChoice | None = None
     """The spec's `[physical]`, where there is one."""
     num_frames: int | None = None
-    """Frames wanted of each simulation; None means all there are."""
+    """The number of frames of each simulation; None means all."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class PhysicsContext(PartContext):
-    """What a physical model is told."""
+    """The context of a physical model."""
 
     layout: StateLayout | None = None
-    """Of the data. None while data is being made, and for data that is no field."""
+    """The layout of the data. None while data is being simulated, and for data without fields."""
     grid: Grid | None = None
-    """Only where the model is built to make data: the grid it is to declare its fields on."""
+    """The grid for the declared fields, only if the model is built to simulate data."""
     boundary: Any = None
-    """Beside `grid`: the boundary to use in place of the model's own; what `Boundary.parse` reads, or None."""
+    """The boundary that replaces the model's own on `grid`, in the form that `Boundary.parse` reads, or None."""
     dt: float | None = None
     """Time between two frames."""
     inner_dt: float | None = None
-    """The internal time step asked for, which divides `dt`."""
+    """The internal time step of the spec, which divides `dt`."""
     statistics: Statistics | None = None
     """Mean and spread of the train split."""
     parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
     """The spec's settings by parameter name."""
     compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
     planned_steps: int = 0
-    """How many frames of one sample training is going to step, which decides whether compiling pays."""
+    """The number of frames of one sample that training will step; it decides whether compiling pays."""
 
     def layout_for(self, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo] = ()) -> StateLayout:
-        """The layout the model works on, given the fields it declares.
+        """Return the layout on which the model works, given the fields that it declares.
 
-        That of the data, once it is checked to hold these fields; while data is being made, `grid` with these fields.
-        Raises DataError where data and model do not fit.
+        It is the layout of the data, after a check that it holds these fields; while data is being simulated, it is
+        `grid` with these fields. Raises DataError if data and model do not fit.
         """
         if self.layout is not None:
             _check_fields(self.layout, dynamic, static)
@@ -173,10 +173,10 @@ class PhysicsContext(PartContext):
 
 @attrs.frozen(kw_only=True, slots=False)
 class SurrogateContext(PartContext):
-    """What a surrogate is told."""
+    """The context of a surrogate."""
 
     layout: StateLayout | None = None
-    """Of the data. None for data that is no field."""
+    """The layout of the data. None for data without fields."""
     dt: float | None = None
     """Time between two frames."""
     statistics: Statistics | None = None
@@ -185,7 +185,7 @@ class SurrogateContext(PartContext):
     """The spec's `[physical]`, where there is one."""
 
     def physics(self) -> PhysicalModel:
-        """A physical model of its own as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
+        """Build a physical model as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
         choice = self.physical
         if choice is None:
             raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
@@ -198,25 +198,25 @@ class SurrogateContext(PartContext):
 
 @attrs.frozen(kw_only=True, slots=False)
 class StrategyContext(PartContext):
-    """What a strategy is told; what it decides on comes later, in a `CycleContext`."""
+    """The context of a strategy, which receives what it decides on later, in a `CycleContext`."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class NormalizerContext(PartContext):
-    """What a normalizer is told; the terms come later, by `setup`."""
+    """The context of a normalizer, which receives its terms later, in `setup`."""
 
     layout: StateLayout | None = None
-    """Of the data. None for data that is no field."""
+    """The layout of the data. None for data without fields."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class CacheContext(PartContext):
-    """What a cache backend is told; recipe and folder come later, by `hold`."""
+    """The context of a cache backend, which receives recipe and folder later, in `hold`."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class TrackerContext(PartContext):
-    """What a tracker is told; the run comes later, by `started`."""
+    """The context of a tracker, which learns about the run later, in `started`."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -229,9 +229,9 @@ class BuildContext(
     CacheContext,
     TrackerContext,
 ):
-    """The contexts of all hooks in one, which serves wherever one of them is wanted, as in tests.
+    """The contexts of all hooks in one. It can replace each of them, for example in tests.
 
-    Up to 0.1 every factory was told this; what did not concern its part was None or empty.
+    Up to 0.1 every factory received it; the fields that did not concern its part were None or empty.
     """
 
 
