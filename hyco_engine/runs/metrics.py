@@ -90,7 +90,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         what = "is no run folder" if path.parent.is_dir() else "does not exist"
-        raise DataError(f"{path.parent} {what}: it holds no {path.name}") from None
+        raise DataError(f"{path.parent} {what}: there is no {path.name} in it") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
 

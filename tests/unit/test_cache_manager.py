@@ -332,7 +332,7 @@ def test_an_id_in_use_is_refused(start: Start, tmp_path: Path, monkeypatch: pyte
     start("run-1")
     monkeypatch.setattr(cache_manager, "CLAIM_S", 0.1)
     caches = CacheManager(tmp_path, "run-1", "burgers")
-    with pytest.raises(RunError, match="another run with the id 'run-1' is using"):
+    with pytest.raises(RunError, match="another run with the id 'run-1' uses"):
         caches.sweep()
     with pytest.raises(RunError, match="another run with the id 'run-1'"), caches.generated("physical", 0):
         pass

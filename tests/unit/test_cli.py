@@ -306,8 +306,12 @@ def test_debug_shows_the_traceback(world: World) -> None:
 @pytest.mark.parametrize(
     ("args", "told", "hint"),
     [
-        (["rnu", "x"], "no command 'rnu'; did you mean 'run'?", "try: hyco-engine --help"),
-        (["frobnicate"], f"no command 'frobnicate'; there are {', '.join(COMMANDS)}", "try: hyco-engine --help"),
+        (["rnu", "x"], "there is no command 'rnu'; did you mean 'run'?", "try: hyco-engine --help"),
+        (
+            ["frobnicate"],
+            f"there is no command 'frobnicate'; the commands are {', '.join(COMMANDS)}",
+            "try: hyco-engine --help",
+        ),
         (["run"], "Missing argument 'SPEC'.", "try: hyco-engine run --help"),
         (["predict", "r", "--input", "a", "--out", "b", "--steps", "0"], None, "try: hyco-engine predict --help"),
     ],
@@ -532,7 +536,7 @@ class TestInit:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
         names = "own-data, own-physics, quickstart, sensors, surrogate"
-        assert result.stderr == f"error: TEMPLATE: no template 'quickstrat'; there are {names}\n"
+        assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_same_truth_is_drawn_once_and_at_most_six_rollouts_of_it(tmp_path: P
     page = unescape(comparison_page(compare_runs([side(tmp_path / str(k)) for k in range(4)])))
     (view,) = shown(page)
     assert len([panel for panel in view["panels"] if panel["scale"] == "value"]) == 7
-    assert "Not drawn, for want of room: Surrogate, 2; Surrogate, 3." in page
+    assert "The page leaves out, to stay small: Surrogate, 2; Surrogate, 3." in page
     assert "The surrogate has the smallest error on test data in 0, but the runs hardly differ (0.02 to 0.02)." in page
 
 
@@ -148,7 +148,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(named.stdout)["page"] == "mine.html"
     assert Path("mine.html").read_bytes() == Path("runs/a-1-compared.html").read_bytes()
     nowhere = CliRunner().invoke(cli, ["compare", *names, "--out", "no/page.html"])
-    assert (nowhere.exit_code, nowhere.stderr) == (2, "error: there is no folder no to write page.html to\n")
+    assert (nowhere.exit_code, nowhere.stderr) == (2, "error: cannot write page.html: there is no folder no\n")
 
 
 def test_the_page_is_complete_in_itself_and_the_same_each_time(tmp_path: Path) -> None:

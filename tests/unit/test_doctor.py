@@ -111,7 +111,7 @@ def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (doctor._disk("runs").status, doctor._disk("cache").status) == ("warning", "warning")
     (tmp_path / "runs").write_text("a file")
     assert doctor._disk("runs") == doctor.Finding(
-        "runs", "problem", f"{tmp_path}/runs cannot be written", "set paths.runs to a folder that can be"
+        "runs", "problem", f"{tmp_path}/runs cannot be written", "set paths.runs to a folder that can be written"
     )
 
 

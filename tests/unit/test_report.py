@@ -171,7 +171,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no run folder: there is no spec.toml in it$"):
+    with pytest.raises(DataError, match=r"is no run folder: it holds no spec\.toml$"):
         RunRecord.of(tmp_path)
 
 

@@ -111,7 +111,7 @@ class TestMetrics:
             ({"x": torch.ones(1)}, "metrics.x: cannot write a Tensor as JSON"),
             ({"x": [1.0]}, "metrics.x: a line of metrics holds single values"),
             ({"time": 1.0}, "metrics.time: the run folder uses this name itself; use another one"),
-            ({1: 2}, "metrics: the key 1 is no text"),
+            ({1: 2}, "metrics: the key 1 must be text"),
         ],
     )
     def test_refuses_early(self, tmp_path: Path, record: dict[str, object], told: str) -> None:
