@@ -112,7 +112,7 @@ class Shared(Memory):
 BROKEN: list[tuple[type[CacheBackend], str, str]] = [
     (Rounding, "samples_are_the_recipes", r"the samples \[3, 22, 0, 3, 7\] are not those of the recipe: targets: off"),
     (Mapped, "closing", r"after close\(\), its folder still contains inputs.npy, targets.npy"),
-    (Mapped, "nbytes", "nbytes is 1, and 720256 bytes are held"),
+    (Mapped, "nbytes", "nbytes is 1, but 720256 bytes are held"),
     (Shared, "closing_one", "the samples .* are not those of the recipe"),
     (Shared, "holders", "with three data sets at once: AssertionError: the samples"),
 ]

@@ -657,7 +657,7 @@ def test_writing_into_tensors_is_captured_without() -> None:
 def test_a_baked_parameter_is_noticed() -> None:
     outside = torch.tensor(0.5)
     reference = Reference(lambda x, k: x * k, torch.rand(3), [torch.tensor(0.5)], ["k"])
-    with pytest.raises(CaptureError, match="the gradient by k is lost"):
+    with pytest.raises(CaptureError, match="the gradient by k is missing"):
         reference.check(lambda x, k: x * outside, 1e-6)
     with pytest.raises(CaptureError, match="the result differs"):
         reference.check(lambda x, k: x * k * 1.1, 1e-6)

@@ -94,7 +94,7 @@ def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(Path("a.npz"), u=npy("<f4", "(4000000,)", bytes(16_000_000)))
     assert path.stat().st_size < 100_000
     monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**7)
-    with pytest.raises(ValueError, match=r"it takes 0.016 GB, and 0.01 GB of memory are free"):
+    with pytest.raises(ValueError, match=r"it needs 0.016 GB of memory, but only 0.01 GB are free"):
         read_arrays(path)
 
 
