@@ -105,7 +105,7 @@ class PartContext:
             return object.__new__(cls)
 
         def __getattr__(self, name: str) -> Any:
-            """Return an attribute of another hook's context, as the one context of 0.1 had it: None, empty, or a method."""
+            """Return an attribute of another hook's context as 0.1 had it: None, empty, or a method."""
             if name.startswith("_") or not (name in attrs.fields_dict(BuildContext) or hasattr(BuildContext, name)):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             what = f"a {type(self).__name__} has no {name!r}"

@@ -97,7 +97,7 @@ class SimulateOptions:
 
 @options
 class Variable:
-    """One field in a file of arrays. Keys that are left out have the value that the source gives for all fields."""
+    """One field in a file of arrays. A key that is left empty takes the source's value for all fields."""
 
     variable: str = option("", help="name of the array in the file; empty: the field's name")
     axes: str = option("", help="meaning of its axes, in order; empty: as for all fields", check=_check_letters)
@@ -165,7 +165,7 @@ def _check_columns(value: tuple[str, ...]) -> None:
 
 @options
 class PointsOptions:
-    """Observations of sensors: each row of a table observes one or several fields at any position and time."""
+    """Observations of sensors: a table with one observation a row, at any position and time, of one or more fields."""
 
     path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
     array: str = option("", help="name of the array; empty: the only array in the file")
