@@ -36,6 +36,7 @@ ARMS_AT_HOME = (
     "runs/summary.py",
     "runs/metrics.py",
     "comparing.py",
+    "results.py",
     "interfaces.py",
     "spec/*",
     "testing/strategies.py",
