@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from hyco_engine.hooks.hookspecs import hookimpl
     from hyco_engine.hooks.records import ModelRecord, Record, imported
     from hyco_engine.hooks.registry import Registry
+    from hyco_engine.report.result import RunResult
     from hyco_engine.runs.loading import load_physics, load_surrogate
-    from hyco_engine.runs.result import RunResult
     from hyco_engine.spec.options import option, options
     from hyco_engine.training.hybrid import HybridTrainer
     from hyco_engine.training.trainer import Trainer
 
 _HOME = {
     "Engine": "engine",
-    "RunResult": "runs.result",
+    "RunResult": "report.result",
     "run": "engine",
     "DataError": "errors",
     "HycoError": "errors",

@@ -1,307 +1,239 @@
-"""From a spec to the parts of a run: data, models, trainers, strategy, cache."""
+"""From a spec to the parts of a run: task, models, trainers, strategy, cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
-from hyco_engine.data.checks import check_for_samples
-from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.manager import DataManager
-from hyco_engine.data.statistics import Statistics
-from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.data.form import DataForm
+from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
-    Batch,
-    BuildContext,
     CacheBackend,
+    CacheContext,
     LossNormalizer,
+    NormalizerContext,
+    PartContext,
     Phase,
     PhysicalModel,
+    PhysicsContext,
     Player,
-    Samples,
     SampleSource,
+    SourceContext,
     Strategy,
-    TermSpec,
+    StrategyContext,
+    SurrogateContext,
     Tracker,
-    Trajectory,
+    TrackerContext,
     TrajectorySource,
 )
-from hyco_engine.loss_terms import declared_terms, field_sizes, sample_sizes, scale_warning
 from hyco_engine.randomness import own_random_numbers
-from hyco_engine.spec.choices import CacheChoice, Choice, NormalizerChoice, PhysicalChoice
-from hyco_engine.spec.classes import Spec, TrainingSettings
-from hyco_engine.training.candidates import candidates_of
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
+from hyco_engine.spec.classes import Spec
+from hyco_engine.tasks import Task, task_for
+from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
-from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, HeldOutSamples
-from hyco_engine.training.losses import Objective, WeightedSum, objective_for
-from hyco_engine.training.point_losses import PointObjective, check_parts
+from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
-Models = dict[Player, nn.Module]
+C = TypeVar("C", bound=PartContext)
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Data:
-    """The real data of a run. What concerns fields alone is None for data that is no field."""
+class Parts:
+    """The parts that a run is made of and that a plan tells of."""
 
-    train: Samples
-    val: Sequence[Trajectory] | Samples
-    test: Sequence[Trajectory] | Samples
-    manager: DataManager | None = None
-    layout: StateLayout | None = None
-    dt: float | None = None
-    statistics: Statistics | None = None
-    truth: Mapping[str, Tensor] = attrs.Factory(dict)
+    task: Task
+    device: torch.device
+    physical: PhysicalModel | None
+    trainers: dict[Player, Trainer]
+    strategy: Strategy | None
+    """None where one model trains alone."""
+    cache: CacheDecision | None
+    """How generated samples are held; None where none are generated."""
 
+    @property
+    def models(self) -> dict[Player, nn.Module]:
+        """The models that the spec names."""
+        return {player: trainer.model for player, trainer in self.trainers.items()}
 
-class _Nothing(Samples):
-    """Data that is not read yet."""
+    def start_states(self) -> Tensor | None:
+        """Return a full batch of the states that the physics is trained from.
 
-    def __len__(self) -> int:
-        return 0
-
-    def batch(self, indices: Tensor) -> Batch:
-        raise IndexError("this data is not read yet")
+        It is None where there is no physics, or the data has no states.
+        """
+        if self.physical is None:
+            return None
+        states = self.task.start_states(self.trainers["physical"].settings.batch_size)
+        return None if states is None else states.to(self.device)
 
 
 class Assembler:
-    """Builds the parts that a spec names, each once and in the order in which they need each other."""
+    """Builds the parts that a spec names.
+
+    `task` makes the task, whose data a run reads and a plan does not; `prepare` builds all other parts for it. The
+    single parts can be built by themselves as well.
+    """
 
     def __init__(self, spec: Spec, registry: Registry) -> None:
         self.spec = spec
         self.registry = registry
         self.device = pick_device(spec.run.device)
         self.dtype = DTYPES[spec.run.precision]
+        self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
-        """What the user should know of the choices made here."""
+        """Each note says what the user should know of a choice that was made here."""
 
-    def context(self, **more: Any) -> BuildContext:
-        """What every factory is told, with `more`."""
-        return BuildContext(
-            seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more
-        )
-
-    def build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: BuildContext) -> Any:
-        """The part that `choice` names. Raises PluginError where its factory returns something else."""
-        part = self.registry.build(choice.hook, choice.kind, choice.options, context)
-        if not isinstance(part, expected):
-            wanted = expected if isinstance(expected, tuple) else (expected,)
-            raise PluginError(
-                f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)} returned {type(part).__name__}: "
-                f"expected {' or '.join(cls.__name__ for cls in wanted)}"
-            )
-        return part
+    # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """The data source, not yet read."""
+        """Build the data source, which reads nothing yet."""
         choice = self.spec.data
-        context = self.context(physical=self.spec.physical, num_frames=choice.num_frames)
-        source = cast("TrajectorySource | SampleSource", self.build(choice, (TrajectorySource, SampleSource), context))
-        check_for_samples(source, choice)
-        return source
+        context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
+        return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
 
-    def manager(self, source: TrajectorySource) -> DataManager:
-        """The keeper of the source's simulations."""
-        return DataManager(source, self.spec.data, self.spec.paths.cache, dtype=self.dtype, seed=self.spec.run.seed)
+    def task(self) -> Task:
+        """Make the task that the data source gives, whose data is not read yet."""
+        spec = self.spec
+        return task_for(self.source(), spec.data, spec.paths.cache, dtype=self.dtype, seed=spec.run.seed)
 
-    def data(
-        self, source: TrajectorySource | SampleSource, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> Data:
-        """Read, check, split and window the data."""
-        if isinstance(source, SampleSource):
-            return self._sample_data(source)
-        manager = self.manager(source)
-        manager.prepare(progress)
-        return Data(
-            train=manager.train,
-            val=manager.heldout("val"),
-            test=manager.heldout("test"),
-            manager=manager,
-            layout=manager.layout,
-            dt=manager.dt,
-            statistics=manager.statistics,
-            truth=manager.truth,
+    def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
+        """Build all parts for a task, whether its data is read or not; `cache` is a decision that was made before.
+
+        What the user should know is added to `notes`. Raises HycoError where the spec, the data and the parts do not
+        fit each other.
+        """
+        planned = self._planned_steps(task.n_real)
+        models = {player: self.model(player, task.form, planned) for player in self.players}
+        physical = cast("PhysicalModel | None", models.get("physical"))
+        if physical is not None and self.spec.physical is not None:
+            task.check_truth(physical, self.spec.physical.kind)
+        trainers = {player: self.trainer(player, model, task) for player, model in models.items()}
+        warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
+        if warning is not None:
+            self.notes.append(warning)
+        strategy = self.strategy()
+        if strategy is not None:
+            alpha = self.spec.augmentation.alpha
+            check_strategy(strategy, models, task.n_real, alpha, heldout=task.validates)
+            cache = cache or self._decide_cache(task, strategy)
+        return Parts(
+            task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
         )
 
-    def _sample_data(self, source: SampleSource) -> Data:
-        train = source.samples("train")
-        if not len(train):
-            raise DataError("the data has no sample to train on", key="data")
-        return Data(train=train, val=source.samples("val"), test=source.samples("test"))
+    # --- models ---
 
-    def heldout(self, real: Sequence[Trajectory] | Samples, data: Data, objective: Objective) -> HeldOut | None:
-        """How models are measured on held-out real data; None where there is none."""
-        if not len(real):
-            return None
-        if isinstance(real, Samples):
-            return HeldOutSamples(real, objective, self.device)
-        assert data.layout is not None  # trajectories have one
-        return HeldOutRollouts(real, data.layout, self.device)
-
-    def models(self, data: Data) -> Models:
-        """The models that the spec names."""
-        players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
-        planned = self._planned_steps(len(data.train))
-        return {player: self.model(player, data.layout, data.dt, data.statistics, planned) for player in players}
+    def model(self, player: Player, form: DataForm, planned_steps: int = 0) -> nn.Module:
+        """Build one model with its initial weights on the run's device; `planned_steps` is that of `PhysicsContext`."""
+        choice, physical = getattr(self.spec, player), self.spec.physical
+        expected: type[Any] = nn.Module
+        context: PartContext
+        if player == "physical" and physical is not None:
+            expected = PhysicalModel
+            context = self._context(
+                PhysicsContext,
+                layout=form.layout,
+                dt=form.dt,
+                statistics=form.statistics,
+                inner_dt=physical.dt,
+                compile=physical.compile,
+                parameters=physical.parameters,
+                planned_steps=planned_steps,
+            )
+        else:
+            context = self._context(
+                SurrogateContext, layout=form.layout, dt=form.dt, statistics=form.statistics, physical=physical
+            )
+        with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
+            model: nn.Module = self._build(choice, expected, context)
+        return model.to(self.device)
 
     def _planned_steps(self, n_real: int) -> int:
-        """How many frames of one sample the physics is going to be trained through."""
+        """Return how many frames of one sample the physics is going to be trained through."""
         spec = self.spec
         if spec.physical is None:
             return 0
         training, epochs = spec.training.physical, spec.training.physical.epochs_per_cycle
         fields = any(setting.field for setting in spec.physical.parameters.values())
         if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
-            # it ends when it has converged, and compiles what it differentiates apart
+            # Gauss-Newton ends when it has converged, and compiles apart what it differentiates
             epochs = min(epochs, 5)
         samples = n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
         return int(spec.run.cycles * epochs * samples * spec.data.num_predict_steps)
 
-    def model(
-        self,
-        player: Player,
-        layout: StateLayout | None,
-        dt: float | None,
-        statistics: Statistics | None,
-        planned_steps: int = 0,
-    ) -> nn.Module:
-        """One model with its initial weights, on the run's device; `planned_steps` as in `BuildContext`."""
-        context = self.context(layout=layout, dt=dt, statistics=statistics)
-        expected: type[Any] = nn.Module
-        choice = getattr(self.spec, player)
-        if isinstance(choice, PhysicalChoice):
-            expected = PhysicalModel
-            context = attrs.evolve(
-                context,
-                inner_dt=choice.dt,
-                compile=choice.compile,
-                parameters=choice.parameters,
-                planned_steps=planned_steps,
-            )
-        else:
-            context = attrs.evolve(context, physical=self.spec.physical)
-        with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
-            model: nn.Module = self.build(choice, expected, context)
-        return model.to(self.device)
+    # --- trainers ---
 
-    def check_truth(self, physical: PhysicalModel, truth: Mapping[str, Tensor]) -> None:
-        """Raises SpecError where a true value is of no parameter that the physics has, or of another shape."""
-        values = physical.learnables.values()
-        for name, true in truth.items():
-            if name in values and true.ndim and true.shape != values[name].shape:
-                raise SpecError(
-                    f"the truth of {name!r} has the shape {list(true.shape)}, the parameter "
-                    f"{list(values[name].shape)}: compare like with like, or leave the truth out",
-                    key=f"data.truth.{name}",
-                )
-            if name not in physical.learnables.names:
-                known = ", ".join(physical.learnables.names) or "none"
-                raise SpecError(
-                    f"the physics {self.spec.physical and self.spec.physical.kind!r} has no parameter {name!r}; it has "
-                    f"{known}{did_you_mean(name, physical.learnables.names)}",
-                    key=f"data.truth.{name}",
-                )
+    def objective(self, player: Player, model: nn.Module, task: Task) -> Objective:
+        """Make what a model is trained on, with the terms that `[loss]` declares."""
+        return task.objective(model, task.terms(player, model, self.spec.loss))
 
-    def check_models(self, layout: StateLayout, dt: float, sizes: Mapping[str, float] | None = None) -> Models:
-        """The models, built for data that is not read yet: what does not fit is told.
-
-        `sizes`: the standard deviations of the dynamic fields, where they are known.
-        """
-        channels = layout.n_all
-        unit = Statistics(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(layout.n_dynamic))
-        data = Data(train=_Nothing(), val=(), test=(), layout=layout, dt=dt, statistics=unit)
-        terms: dict[Player, Sequence[TermSpec]] = {}
-        for player, model in (models := self.models(data)).items():
-            terms[player] = declared_terms(player, model, self.spec.loss, layout, unit)
-            self._normalizer(player, model, objective_for(model, layout, terms[player]), layout)
-        self._note(scale_warning(terms, sizes, of_fields=True))
-        return models
-
-    def trainers(self, models: Mapping[Player, nn.Module], data: Data) -> dict[Player, Trainer]:
-        """A trainer for each model. What the user should know is added to `notes`."""
-        trainers = {player: self.trainer(player, model, data) for player, model in models.items()}
-        terms = {player: trainer.objective.specs for player, trainer in trainers.items()}
-        if data.layout is not None and data.statistics is not None:
-            sizes = field_sizes(data.layout, data.statistics)
-        else:
-            sizes = sample_sizes(data.train, next(iter(terms.values()), ()))
-        self._note(scale_warning(terms, sizes, of_fields=data.layout is not None))
-        return trainers
-
-    @staticmethod
-    def _objective(model: nn.Module, data: Data, specs: Sequence[TermSpec]) -> Objective:
-        if data.manager is not None and data.manager.has_points:
-            return PointObjective(data.manager.layout, specs)
-        return objective_for(model, data.layout, specs)
-
-    def trainer(self, player: Player, model: nn.Module, data: Data) -> Trainer:
-        """A trainer with the player's settings, loss terms and normalizer."""
-        settings = getattr(self.spec.training, player)
-        specs = declared_terms(player, model, self.spec.loss, data.layout, data.statistics)
-        objective = self._objective(model, data, specs)
-        check_stages(player, objective, settings.curriculum, data.train)
+    def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
+        """Build a trainer with the player's settings, loss terms and normalizer."""
+        settings = self._settings(player)
+        objective = self.objective(player, model, task)
+        if task.is_read:
+            check_stages(player, objective, settings.curriculum, task.train)
         check_parts(player, objective, model, settings.points_per_sample)
-        normalizer, name = self._normalizer(player, model, objective, data.layout)
-        choice = getattr(self.spec, player)
+        normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
             model,
             player=player,
-            layout=data.layout,
+            layout=task.form.layout,
             settings=settings,
             objective=objective,
             normalizer=normalizer,
-            model_name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
+            model_name=self._named(getattr(self.spec, player)),
             normalizer_name=name,
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """Each phase of a cycle of one arm, and its epochs."""
-        players: list[Player] = [player for player in PLAYERS if getattr(self.spec, player) is not None]
+        """List the phases of a cycle of one strategy, each with its epochs."""
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-            for phase in planned_phases(strategy, players, cycle)
+            for phase in planned_phases(strategy, self.players, cycle)
         ]
 
     def _total_epochs(self, player: Player) -> int:
-        both = self.spec.physical is not None and self.spec.synthetic is not None
         return max(
             sum(
                 epochs
                 for cycle in range(self.spec.run.cycles)
-                for phase, epochs in self.planned(arm.strategy, cycle)
+                for phase, epochs in self.planned(candidate.strategy, cycle)
                 if phase.player == player
             )
-            for arm in candidates_of(self.strategy() if both else None)
+            for candidate in candidates_of(self.strategy())
         )
 
     def _settings(self, player: Player) -> TrainingSettings:
         return self.spec.training.physical if player == "physical" else self.spec.training.synthetic
 
     def _normalizer(
-        self, player: Player, model: nn.Module, objective: Objective, layout: StateLayout | None
+        self, player: Player, model: nn.Module, objective: Objective, task: Task
     ) -> tuple[LossNormalizer, str]:
-        """The player's normalizer, and what messages call it."""
+        """Build the player's normalizer; the text is what messages call it."""
         own: NormalizerChoice | None = getattr(self.spec.loss, player).normalizer
         choice = own or self.spec.loss.normalizer
-        normalizer: LossNormalizer = self.build(choice, LossNormalizer, self.context(layout=layout))
-        name = f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
-        optimizer = optimizer_name(Unknowns(model), player, getattr(self.spec.training, player), objective)
+        normalizer: LossNormalizer = self._build(
+            choice, LossNormalizer, self._context(NormalizerContext, layout=task.form.layout)
+        )
+        name = self._named(choice)
+        optimizer = optimizer_name(Unknowns(model), player, self._settings(player), objective)
         if not normalizer.learnable or optimizer not in FULL_BATCH:
             return normalizer, name
         why = f"the normalizer {name} learns its weights step by step, and {optimizer} needs an objective that stays"
@@ -313,74 +245,90 @@ class Assembler:
         self.notes.append(f"{why}: the {player} model's terms are weighted as 'manual' does, by weight and scale alone")
         return WeightedSum(), "'manual'"
 
-    def _note(self, text: str | None) -> None:
-        if text is not None:
-            self.notes.append(text)
+    # --- strategy and cache ---
 
-    def strategy(self) -> Strategy:
-        """The augmentation strategy."""
-        return cast("Strategy", self.build(self.spec.augmentation, Strategy, self.context()))
+    def strategy(self) -> Strategy | None:
+        """Build the augmentation strategy; there is none where one model trains alone."""
+        if len(self.players) < 2:
+            return None
+        return cast("Strategy", self._build(self.spec.augmentation, Strategy, self._context(StrategyContext)))
 
-    def cache_decision(self, n_real: int, sample_bytes: int, strategy: Strategy) -> CacheDecision:
-        """How generated samples are held: decided once, from sizes alone."""
+    def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
+        """Decide, from sizes alone, how generated samples are held."""
         augmentation = self.spec.augmentation
         return choose_cache(
             augmentation.cache.kind,
-            sample_bytes,
-            strategy.max_generated(n_real, augmentation.alpha),
+            task.sample_bytes,
+            strategy.max_generated(task.n_real, augmentation.alpha),
             augmentation.cache.memory_budget_gb,
             augmentation.cache.directory != "",
             self.registry.kinds("hyco_caches"),
         )
 
     def cache(self, decision: CacheDecision) -> CacheBackend:
-        """The backend that was decided on."""
+        """Build the cache backend that was decided on."""
         choice = self.spec.augmentation.cache
         if choice.kind != decision.kind:
             record = self.registry.get(choice.hook, decision.kind)
             choice = CacheChoice(kind=decision.kind, options=record.options())
-        return cast("CacheBackend", self.build(choice, CacheBackend, self.context()))
-
-    def trackers(self) -> list[Guarded]:
-        """The trackers of `[trackers]`."""
-        return [
-            Guarded(
-                tracker=self.build(choice, Tracker, self.context()),
-                name=f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}",
-            )
-            for choice in self.spec.trackers.values()
-        ]
+        return cast("CacheBackend", self._build(choice, CacheBackend, self._context(CacheContext)))
 
     @property
     def generated_root(self) -> Path | str | None:
-        """The folder for generated samples; None: in `paths.cache`, "": none at all."""
+        """The folder for generated samples; None stands for one in `paths.cache`, and "" for none at all."""
         directory = self.spec.augmentation.cache.directory
         return Path(directory) if directory else directory
 
-    def parts(self, cache: CacheDecision | None) -> dict[str, dict[str, str]]:
-        """Which kind serves as which part, and which distribution it comes from."""
+    # --- trackers, and who offers what ---
+
+    def trackers(self) -> list[Guarded]:
+        """Build the trackers of `[trackers]`."""
+        return [
+            Guarded(tracker=self._build(choice, Tracker, self._context(TrackerContext)), name=self._named(choice))
+            for choice in self.spec.trackers.values()
+        ]
+
+    def origins(self, cache: CacheDecision | None) -> dict[str, dict[str, str]]:
+        """Tell which kind serves as which part, and which distribution it comes from."""
         spec = self.spec
         choices: dict[str, Choice | None] = {
             "data": spec.data,
             "physical": spec.physical,
             "synthetic": spec.synthetic,
-            "augmentation": spec.augmentation if spec.physical and spec.synthetic else None,
+            "augmentation": spec.augmentation if len(self.players) == 2 else None,
             "cache": None if cache is None else CacheChoice(kind=cache.kind),
             "normalizer": spec.loss.normalizer,
             "normalizer.physical": spec.loss.physical.normalizer,
             "normalizer.synthetic": spec.loss.synthetic.normalizer,
             **{f"trackers.{name}": choice for name, choice in spec.trackers.items()},
         }
-        parts = {}
+        found = {}
         for name, choice in choices.items():
             if choice is not None:
                 origin = self.registry.origin(choice.hook, choice.kind)
-                parts[name] = {"kind": choice.kind, "distribution": origin.distribution, "version": origin.version}
-        return parts
+                found[name] = {"kind": choice.kind, "distribution": origin.distribution, "version": origin.version}
+        return found
+
+    # --- one part ---
+
+    def _context(self, kind: type[C], **more: Any) -> C:
+        """Return the context of one hook: what every factory receives, and `more`."""
+        return kind(seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more)
+
+    def _build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: PartContext) -> Any:
+        """Build the part that `choice` names. Raises PluginError where its factory returns something else."""
+        return self.registry.build(choice.hook, choice.kind, choice.options, context, expected)
+
+    def _named(self, choice: Choice) -> str:
+        """Return what messages call the part that `choice` names."""
+        return f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first GPU where there is one. Raises SpecError for a device that is not there."""
+    """Return the device `name`; "auto" is the first GPU where there is one.
+
+    Raises SpecError for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -391,11 +339,3 @@ def pick_device(name: str) -> torch.device:
         message = f'the device {name!r} cannot be used: {reason}; use "auto" or "cpu"'
         raise SpecError(message, key="run.device") from None
     return device
-
-
-def sample_bytes(real: Samples) -> int:
-    """Bytes of one real sample; a generated one is of the same kind."""
-    parts = []
-    for values in real.batch(torch.tensor([0])):
-        parts += [values] if isinstance(values, Tensor) else list(values.values())
-    return sum(part.nbytes for part in parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,24 +10,22 @@ from typing import Any, Literal
 
 import attrs
 
-from hyco_engine.assembly import PLAYERS, Assembler, sample_bytes
+from hyco_engine.assembly import Assembler
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
 from hyco_engine.hooks.blaming import naming_plugins
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import SampleSource, Tracker
-from hyco_engine.loss_terms import glimpsed_sizes
+from hyco_engine.interfaces import Tracker
+from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
-from hyco_engine.runs.result import RunResult, run_result
 from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.candidates import candidates_of, check_strategy
-from hyco_engine.training.memory import expected_memory
+from hyco_engine.training.candidates import candidates_of
 from hyco_engine.training.reporter import Guarded
 
 
@@ -113,7 +110,7 @@ class Engine:
             earlier = find_earlier(path, self.spec, running_on(self.registry, assembler.device))
             if summary is not None and summary["cycles"] >= self.spec.run.cycles:
                 run = LoadedRun(path, self.registry)
-                models = {player: run.model(player) for player in PLAYERS if getattr(self.spec, player) is not None}
+                models = {player: run.model(player) for player in assembler.players}
                 return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
@@ -123,60 +120,26 @@ class Engine:
             return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
-        spec = self.spec
-        source = assembler.source()
-        sizes: dict[str, Any] = {}
-        memory = None
-        if isinstance(source, SampleSource):
-            data = assembler.data(source)
-            n_real, sample_size = len(data.train), sample_bytes(data.train)
-            models, heldout = assembler.models(data), len(data.val) > 0
-            assembler.trainers(models, data)
-        else:
-            manager = assembler.manager(source)
-            planned, layout = manager.planned_windows, manager.layout
-            n_real = len(manager.train) if planned is None else planned
-            channels = layout.n_all + spec.data.num_predict_steps * layout.n_dynamic
-            sample_size = channels * math.prod(layout.spatial) * assembler.dtype.itemsize
-            glimpse = source.glimpse()
-            seen = None if glimpse is None else glimpsed_sizes(glimpse, source.layout, [f.name for f in layout.dynamic])
-            models, heldout = assembler.check_models(layout, manager.dt, seen), True
-            if spec.physical is not None:
-                settings, inner_dt = spec.training.physical, spec.physical.dt
-                memory = expected_memory(
-                    min(n_real, settings.batch_size) * sample_size // channels * layout.n_all,
-                    steps=spec.data.num_predict_steps,
-                    internal=None if inner_dt is None else max(1, round(manager.dt / inner_dt)),
-                    budget_gb=settings.memory_gb,
-                )
-            sizes = {
-                "simulations": manager.num_simulations,
-                "dt": manager.dt,
-                "fields": [field.name for field in layout.fields],
-                "resolution": list(layout.grid.resolution),
-            }
-        both = spec.physical is not None and spec.synthetic is not None
-        strategy = assembler.strategy() if both else None
-        if strategy is not None:
-            check_strategy(strategy, models, n_real, spec.augmentation.alpha, heldout=heldout)
-        decision = None if strategy is None else assembler.cache_decision(n_real, sample_size, strategy)
-        n_generated = 0 if strategy is None else strategy.max_generated(n_real, spec.augmentation.alpha)
-        candidates = candidates_of(strategy)
+        spec, alpha = self.spec, self.spec.augmentation.alpha
+        task = assembler.task()
+        parts = assembler.prepare(task)
+        candidates = candidates_of(parts.strategy)
+        physical = spec.physical
         return {
-            "n_real": n_real,
-            "n_generated": n_generated,
-            "cache": None if decision is None else attrs.asdict(decision),
-            "memory": memory,
-            "parts": assembler.parts(decision),
-            "data": sizes,
+            "n_real": task.n_real,
+            "n_generated": 0 if parts.strategy is None else parts.strategy.max_generated(task.n_real, alpha),
+            "cache": None if parts.cache is None else attrs.asdict(parts.cache),
+            "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
+            "parts": assembler.origins(parts.cache),
+            "data": task.sizes,
             "phases": [
                 {
                     "cycle": cycle,
                     "phase": f"train_{phase.player}",
                     **({"arm": candidate.name} if len(candidates) > 1 else {}),
                     "epochs": epochs,
-                    "n_real": n_real,
-                    "n_generated": candidate.max_generated(n_real, spec.augmentation.alpha) if phase.taught else 0,
+                    "n_real": task.n_real,
+                    "n_generated": candidate.max_generated(task.n_real, alpha) if phase.taught else 0,
                 }
                 for cycle in range(spec.run.cycles)
                 for candidate in candidates

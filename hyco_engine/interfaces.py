@@ -1,4 +1,4 @@
-"""The contracts between the core and what the factories of plugins return, and the context that factories receive.
+"""The contracts between the core and what the factories of plugins return, and the contexts that factories receive.
 
 A state is a tensor `[B, C_all, *S]`, a rollout `[B, T, C_dyn, *S]`; `hyco_engine.data.fields` defines the channels. NaN
 in a target means "not observed": such entries enter no loss and no metric.
@@ -6,85 +6,159 @@ in a target means "not observed": such entries enter no loss and no metric.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.data.contracts import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource, Values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.errors import DataError, SpecError
 from hyco_engine.randomness import derive_generator
 
 if TYPE_CHECKING:
     from hyco_engine.data.statistics import Statistics
     from hyco_engine.hooks.registry import Registry
     from hyco_engine.physics.parameters import Learnables
-    from hyco_engine.spec.choices import ParameterSetting, PhysicalChoice, Split
+    from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice
+
+__all__ = [
+    "Arm",
+    "Augmentation",
+    "Batch",
+    "BuildContext",
+    "CacheBackend",
+    "CacheContext",
+    "Correction",
+    "CycleContext",
+    "ExtraTerm",
+    "GeneratedSamples",
+    "LossNormalizer",
+    "LossTerm",
+    "NormalizedLoss",
+    "NormalizerContext",
+    "PartContext",
+    "Phase",
+    "PhysicalModel",
+    "PhysicsContext",
+    "Player",
+    "Points",
+    "Predictor",
+    "Recipe",
+    "SampleSource",
+    "Samples",
+    "SourceContext",
+    "StepContext",
+    "StepExecution",
+    "Strategy",
+    "StrategyContext",
+    "SurrogateContext",
+    "TermSpec",
+    "Tracker",
+    "TrackerContext",
+    "Trajectory",
+    "TrajectorySource",
+    "Values",
+]
 
 Player = Literal["physical", "synthetic"]
 StepExecution = Literal["eager", "graph", "inductor"]
 """How a physics runs its step: as written, captured as a graph, or captured and compiled."""
-Values = Tensor | Mapping[str, Tensor]
-Batch = tuple[Values, Values]
-"""(inputs, targets): states `[B, C_all, *S]` and rollouts for steppers, tensors by name for predictors."""
 
 
-@attrs.frozen(kw_only=True)
-class BuildContext:
-    """What the core tells a factory. What does not concern a kind of part is None or empty."""
+C = TypeVar("C", bound="PartContext")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PartContext:
+    """The values that every factory receives. The context of each hook adds those that concern its parts."""
 
     seed: int
     registry: Registry
     device: torch.device = attrs.Factory(lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Return a generator; each purpose has a stream of its own."""
+        return derive_generator(self.seed, *purpose)
+
+    def derive(self, kind: type[C], **more: Any) -> C:
+        """Return the context for another part that this part builds: the fields that both contexts have, and `more`."""
+        shared = attrs.fields_dict(kind).keys() & attrs.fields_dict(type(self)).keys()
+        return kind(**({name: getattr(self, name) for name in shared} | more))
+
+    if not TYPE_CHECKING:  # so that a type checker names what a context does not have
+
+        def __new__(cls, **given: Any) -> PartContext:
+            """`attrs.evolve(context, ...)` with what concerns another hook gives a `BuildContext`, as in 0.1."""
+            foreign = sorted(given.keys() - attrs.fields_dict(cls).keys())
+            if foreign and given.keys() <= attrs.fields_dict(BuildContext).keys():
+                what = f"a {cls.__name__} takes no {', '.join(foreign)}"
+                # the frame above this one is that of attrs.evolve
+                _deprecated(what, "derive the context of the other part", stacklevel=4)
+                return object.__new__(BuildContext)
+            return object.__new__(cls)
+
+        def __getattr__(self, name: str) -> Any:
+            """Return an attribute of another hook's context as 0.1 had it: None, empty, or a method."""
+            if name.startswith("_") or not (name in attrs.fields_dict(BuildContext) or hasattr(BuildContext, name)):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            what = f"a {type(self).__name__} has no {name!r}"
+            _deprecated(what, "do not use it, because it does not concern this hook", stacklevel=3)
+            return getattr(self.derive(BuildContext), name)
+
+
+class ContextDeprecation(DeprecationWarning):
+    """A plugin uses an attribute that its context no longer has."""
+
+
+def _deprecated(what: str, instead: str, stacklevel: int) -> None:
+    text = f"{what}: {instead}. Until hyco-engine 0.3 it works as it did in 0.1"
+    warnings.warn(text, ContextDeprecation, stacklevel=stacklevel)
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SourceContext(PartContext):
+    """The context of a data source."""
+
+    physical: PhysicalChoice | None = None
+    """The spec's `[physical]`, where there is one."""
+    num_frames: int | None = None
+    """The number of frames of each simulation; None means all."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PhysicsContext(PartContext):
+    """The context of a physical model."""
+
     layout: StateLayout | None = None
-    """Of the data. None for data that is no field, and while a source is being built."""
+    """The layout of the data. None while data is being simulated, and for data without fields."""
     grid: Grid | None = None
-    """Only where a physical model is built to make data: the grid it is to declare its fields on."""
+    """The grid for the declared fields, only if the model is built to simulate data."""
     boundary: Any = None
-    """Beside `grid`: the boundary to use in place of the model's own; what `Boundary.parse` reads, or None."""
+    """The boundary that replaces the model's own on `grid`, in the form that `Boundary.parse` reads, or None."""
     dt: float | None = None
     """Time between two frames."""
     inner_dt: float | None = None
-    """Physics: the internal time step asked for, which divides `dt`."""
+    """The internal time step of the spec, which divides `dt`."""
     statistics: Statistics | None = None
     """Mean and spread of the train split."""
     parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
-    """Physics: the spec's settings by parameter name."""
+    """The spec's settings by parameter name."""
     compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
     planned_steps: int = 0
-    """Physics: how many frames of one sample training is going to step, which decides whether compiling pays."""
-    physical: PhysicalChoice | None = None
-    """Sources and surrogates: the spec's `[physical]`, where there is one."""
-    num_frames: int | None = None
-    """Sources: frames wanted of each simulation; None means all there are."""
-
-    def generator(self, *purpose: str | int) -> torch.Generator:
-        """A generator of its own for each purpose."""
-        return derive_generator(self.seed, *purpose)
-
-    def physics(self) -> PhysicalModel:
-        """A physical model of its own as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
-        choice = self.physical
-        if choice is None:
-            raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
-        context = attrs.evolve(
-            self, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters, physical=None
-        )
-        model = self.registry.build("hyco_models", choice.kind, choice.options, context)
-        if not isinstance(model, PhysicalModel):
-            raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, no PhysicalModel")
-        return model
+    """The number of frames of one sample that training will step; it decides whether compiling pays."""
 
     def layout_for(self, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo] = ()) -> StateLayout:
-        """The layout a physical model works on, given the fields it declares.
+        """Return the layout on which the model works, given the fields that it declares.
 
-        That of the data, once it is checked to hold these fields; while data is being made, `grid` with these fields.
-        Raises DataError where data and model do not fit.
+        It is the layout of the data, after a check that it holds these fields; while data is being simulated, it is
+        `grid` with these fields. Raises DataError if data and model do not fit.
         """
         if self.layout is not None:
             _check_fields(self.layout, dynamic, static)
@@ -95,6 +169,70 @@ class BuildContext:
             rule = Boundary.parse(self.boundary, self.grid.axes)
             dynamic = [attrs.evolve(field, boundary=rule) for field in dynamic]
         return StateLayout(grid=self.grid, dynamic=tuple(dynamic), static=tuple(static))
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SurrogateContext(PartContext):
+    """The context of a surrogate."""
+
+    layout: StateLayout | None = None
+    """The layout of the data. None for data without fields."""
+    dt: float | None = None
+    """Time between two frames."""
+    statistics: Statistics | None = None
+    """Mean and spread of the train split."""
+    physical: PhysicalChoice | None = None
+    """The spec's `[physical]`, where there is one."""
+
+    def physics(self) -> PhysicalModel:
+        """Build a physical model as `[physical]` says, for a surrogate that contains one. Raises SpecError."""
+        choice = self.physical
+        if choice is None:
+            raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
+        context = self.derive(PhysicsContext, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters)
+        return cast(
+            "PhysicalModel",
+            self.registry.build("hyco_models", choice.kind, choice.options, context, expected=PhysicalModel),
+        )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class StrategyContext(PartContext):
+    """The context of a strategy, which receives what it decides on later, in a `CycleContext`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class NormalizerContext(PartContext):
+    """The context of a normalizer, which receives its terms later, in `setup`."""
+
+    layout: StateLayout | None = None
+    """The layout of the data. None for data without fields."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class CacheContext(PartContext):
+    """The context of a cache backend, which receives recipe and folder later, in `hold`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrackerContext(PartContext):
+    """The context of a tracker, which learns about the run later, in `started`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BuildContext(
+    SourceContext,
+    PhysicsContext,
+    SurrogateContext,
+    StrategyContext,
+    NormalizerContext,
+    CacheContext,
+    TrackerContext,
+):
+    """The contexts of all hooks in one. It can replace each of them, for example in tests.
+
+    Up to 0.1 every factory received it; the fields that did not concern its part were None or empty.
+    """
 
 
 def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Sequence[FieldInfo]) -> None:
@@ -122,124 +260,6 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
                 f"the physical model does not predict {name!r}: list it under data.fields.static, or leave it out",
                 key="data.fields",
             )
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Points:
-    """The observations of one simulation by sensors: N observations, in any order."""
-
-    frame: Tensor
-    """`[N]`, float64: the time in frames since the first frame of the trajectory; it may lie between two frames."""
-    time: Tensor
-    """`[N]`, float64: the time since the first frame of the whole simulation."""
-    position: Tensor
-    """`[N, n_axes]`, float64: the place of the sensor."""
-    value: Tensor
-    """`[N, C_dyn]`: the observed values; NaN means "not observed"."""
-    heldout: Tensor
-    """`[N]`, bool: the observations that validate in a split by sensor."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Trajectory:
-    """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout.
-
-    With `points`, all frames but the first are NaN: rollouts start from the first frame and are read at the sensors.
-    """
-
-    dynamic: Tensor
-    static: Tensor
-    points: Points | None = None
-
-
-class TrajectorySource(ABC):
-    """Simulations of fields on one grid. The core divides them into windows and splits, and caches them."""
-
-    layout: StateLayout
-    dt: float
-    num_simulations: int
-
-    @property
-    def truth(self) -> Mapping[str, Tensor]:
-        """The known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
-        return {}
-
-    @property
-    def split(self) -> Split | None:
-        """The split of the data's authors, which holds if the spec gives none; None if the authors gave none."""
-        return None
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return a text that changes whenever the result of `load` would; it is cheap compared with loading."""
-
-    @abstractmethod
-    def load(self, index: int) -> Trajectory:
-        """Return simulation `index` as float64 or float32. Raises DataError that names file and key."""
-
-    def points(self, index: int) -> Points | None:
-        """Return the observations of simulation `index`, small enough for memory; None for data on the grid alone."""
-        return None
-
-    def frames(self, index: int) -> int | None:
-        """Return the number of frames of simulation `index` if it is known without loading, else None."""
-        return None
-
-    def glimpse(self) -> Trajectory | None:
-        """Return a simulation from which field scales are judged before a run, or None if none can be read quickly."""
-        return None
-
-    def origin(self, field: str, index: int) -> str:
-        """Return where a field of a simulation comes from, for messages: "waves.mat, variable 'usol'". May be empty."""
-        return ""
-
-
-class Samples(ABC):
-    """A data set of (input, target) pairs, read in batches."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    @abstractmethod
-    def batch(self, indices: Tensor) -> Batch:
-        """Return the samples at `indices` (int64, `[B]`, any order, repeats allowed), in that order."""
-
-    observed_share: float = 1.0
-    """The mean over all samples of the observed share of their targets."""
-
-    horizon: int | None = None
-    """The number of steps of the rollouts that targets by name belong to; None if there are no rollouts."""
-
-    def inputs(self, indices: Tensor) -> Values:
-        """Return the inputs alone; override it if that is cheaper than `batch`."""
-        return self.batch(indices)[0]
-
-    def __getitem__(self, index: int) -> Batch:
-        """Return one sample without the batch axis."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        inputs, targets = self.batch(torch.tensor([index % len(self)]))
-        return _first(inputs), _first(targets)
-
-
-def _first(values: Values) -> Values:
-    return values[0] if isinstance(values, Tensor) else {name: value[0] for name, value in values.items()}
-
-
-class SampleSource(ABC):
-    """Data that is not a trajectory of fields: samples of (inputs by name, targets by name)."""
-
-    @abstractmethod
-    def samples(self, split: Literal["train", "val", "test"]) -> Samples:
-        """Return the samples of one split; val and test may be empty."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return a text that changes whenever the samples would."""
 
 
 # --- models -------------------------------------------------------------------------------------------------------

@@ -32,11 +32,9 @@ def write_simulations(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not empty; name a new folder", key="--out")
-    source = assembler.source()
-    if not isinstance(source, TrajectorySource) or source.points(0) is not None:
-        raise SpecError("simulate writes fields on a grid, and this data is observations at points", key="data.kind")
-    # this checks the split and gives the number of frames
-    manager = assembler.manager(source)
+    # the manager has checked the split, and gives the frames that are wanted
+    manager = assembler.task().simulations()
+    source = manager.source
     splits = manager.simulations_by_split()
     writer = _writer(assembler, source, out, form, splits)
     paths: list[Path] = []

@@ -39,7 +39,7 @@ class Balance:
     ok: bool
     verdict: str
     candidate: str = ""
-    """The strategy's name, where several train side by side."""
+    """The candidate's name, if the strategy has several."""
 
 
 def check_balance(

@@ -38,7 +38,7 @@ def compare(
             raise click.UsageError(
                 "--set changes a spec, and the targets are finished runs: leave it out, or give a spec"
             )
-        from hyco_engine.runs.comparing import compare_runs
+        from hyco_engine.comparing import compare_runs
 
         found = compare_runs(targets)
     elif len(targets) > 1:
@@ -63,7 +63,7 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
     load_spec(spec, registry, overrides)
     with stdout_for_json(as_json):
         from hyco_engine.cli.terminal import Terminal, library_warnings
-        from hyco_engine.runs.comparing import compare_spec
+        from hyco_engine.comparing import compare_spec
 
         terminal = Terminal(results=False)
         with library_warnings(terminal):

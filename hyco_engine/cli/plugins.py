@@ -189,8 +189,8 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         more = f" (and {len(checks) - 1} more)" if len(checks) > 1 else ""
         click.echo(f"    FAILED: {checks[0]}{more}: {message}")
     for finding in findings:
-        if finding.status == "not checked":
-            click.echo(f"    not checked: {finding.message}")
+        if finding.status in ("not checked", "deprecated"):
+            click.echo(f"    {finding.status}: {finding.message}")
 
 
 def _plugin_data(info: PluginInfo) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hyco_engine.errors import HycoError
 
 if TYPE_CHECKING:
     from hyco_engine.hooks.registry import Registry
-    from hyco_engine.runs.result import RunResult
+    from hyco_engine.report.result import RunResult
     from hyco_engine.spec.loading import LoadedSpec
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.interfaces import SampleSource, Trajectory, TrajectorySource
-from hyco_engine.spec.choices import Observe, SourceChoice
+from hyco_engine.errors import DataError, PluginError
 
 CHUNK_ELEMENTS = 2**24
 
@@ -51,18 +50,6 @@ def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *
             if bool(bad.any()):
                 frame = None if values is not trajectory.dynamic else start
                 raise _refusal(bad, chunk, fields, source, index, frame)
-
-
-def check_for_samples(source: TrajectorySource | SampleSource, choice: SourceChoice) -> None:
-    """Raise SpecError if the spec asks for a mask, noise or a split by time while the source yields samples."""
-    if not isinstance(source, SampleSource):
-        return
-    if choice.observe != Observe():
-        raise SpecError(
-            "noise and masks apply to simulations of fields, but this data consists of samples", key="data.observe"
-        )
-    if choice.split.by == "time":
-        raise SpecError("samples have no frames, so no split by time: their source divides them", key="data.split.by")
 
 
 def _refusal(

@@ -19,12 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.observation import complete_frames
 from hyco_engine.data.points import points_of
+from hyco_engine.data.settings import SourceChoice
 from hyco_engine.data.splits import Segment, SplitName
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory
-from hyco_engine.spec.choices import SourceChoice
 
 Measure = Literal["rollout", "continuation"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory
-from hyco_engine.spec.checks import check_folder_name
+from hyco_engine.settings import check_folder_name
 
 log = logging.getLogger("hyco_engine")
 

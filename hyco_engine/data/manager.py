@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.checks import check_shapes, check_values
+from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import Measure, heldout_trajectories
 from hyco_engine.data.keeping import cached, shared_folder
@@ -21,13 +22,12 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.scheme import Selection
+from hyco_engine.data.settings import SourceChoice, Split
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.spec.choices import SourceChoice, Split
 
 log = logging.getLogger("hyco_engine")
 
@@ -80,7 +80,7 @@ class DataManager:
     def planned_windows(self) -> int | None:
         """The number of training windows, if it is known before the data is loaded, else None."""
         mask = self.choice.observe.mask
-        if self._planned is None or self.has_points or (mask is not None and mask.value is not None):
+        if self._planned is None or self._has_points or (mask is not None and mask.value is not None):
             return None
         horizon, stride = self.choice.num_predict_steps, self.choice.stride
         if mask is None:
@@ -123,8 +123,8 @@ class DataManager:
         return attrs.evolve(loaded, dynamic=loaded.dynamic[: _frames_used(len(loaded.dynamic), index, self.choice)])
 
     @cached_property
-    def has_points(self) -> bool:
-        """Whether sensors observed the simulations at points, instead of frames on the grid."""
+    def _has_points(self) -> bool:
+        """Whether sensors saw the simulations, in place of frames."""
         return self.source.points(0) is not None
 
     @cached_property
@@ -148,7 +148,7 @@ class DataManager:
 
         Raises DataError if a mask leaves no window.
         """
-        if self.has_points:
+        if self._has_points:
             return self._point_windows()
         mask = self.choice.observe.mask
         windows = WindowDataset(
@@ -256,7 +256,7 @@ class DataManager:
         }
 
     def _observed(self, split: SplitName) -> float:
-        if self.choice.observe.mask is None or self.has_points:
+        if self.choice.observe.mask is None or self._has_points:
             return 1.0
         counts = [observed_share(t.dynamic, self.layout) for t in self._cut(split)]
         return sum(seen for seen, _ in counts) / max(1, sum(total for _, total in counts))
@@ -281,9 +281,9 @@ class DataManager:
             for entry in entries:
                 found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
-            if self._observer.acts and not self.has_points:
+            if self._observer.acts and not self._has_points:
                 found = self._observe_all(folder, entries, found)
-        if self.has_points:
+        if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
         return tuple(found)
@@ -321,7 +321,7 @@ class DataManager:
         frames = _frames_used(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])
         mask = self.choice.observe.mask
-        missing = self.has_points or (mask is not None and mask.value == "nan")
+        missing = self._has_points or (mask is not None and mask.value == "nan")
         check_values(loaded, self.source, index, allow_missing=missing)
         chosen = self._selection.apply(loaded, index)
         own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])

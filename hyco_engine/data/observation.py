@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Points, Trajectory
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.npy import read_arrays
+from hyco_engine.data.settings import Mask, Noise, Observe
 from hyco_engine.data.splits import Segment
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Points, Trajectory
 from hyco_engine.randomness import derive_generator
-from hyco_engine.spec.choices import Mask, Noise, Observe
 
 KEY = "data.observe.mask"
 

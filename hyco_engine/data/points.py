@@ -14,10 +14,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Points, Samples, Trajectory
 from hyco_engine.data.fields import Rule, StateLayout
 from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
-from hyco_engine.interfaces import Points, Samples, Trajectory
 
 GRID = "grid"
 """The name of the rollouts `[B, T, C_dyn, *S]` of generated samples among the targets of sensors."""

@@ -8,12 +8,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import corner
+from hyco_engine.data.settings import FieldsScheme
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import Trajectory
-from hyco_engine.spec.choices import FieldsScheme
 
 
 @attrs.frozen(kw_only=True)

@@ -7,9 +7,8 @@ from typing import Literal
 
 import attrs
 
+from hyco_engine.data.settings import Split, parse_range
 from hyco_engine.errors import DataError
-from hyco_engine.spec.checks import parse_range
-from hyco_engine.spec.choices import Split
 
 SplitName = Literal["train", "val", "test"]
 NAMES: tuple[SplitName, ...] = ("train", "val", "test")

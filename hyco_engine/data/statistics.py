@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.interfaces import Trajectory
 
 CHUNK_ELEMENTS = 2**18
 """How many values are processed at once; it is fastest if they fit into the processor's cache."""
@@ -40,6 +40,12 @@ class Statistics:
     @largest.default
     def _usual(self) -> Tensor:
         return self.mean.abs() + 4 * self.std
+
+    @classmethod
+    def unknown(cls, layout: StateLayout) -> Statistics:
+        """What stands in for statistics where no data was read: values of size 1 around 0."""
+        channels, dynamic = layout.n_all, layout.n_dynamic
+        return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.interfaces import Trajectory
 
 FORMAT = "hyco-engine-tensors-1"
 _PIECE = 2**24

@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, Rule, StateLayout
 from hyco_engine.data.splits import SplitName
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import Trajectory
 
 LAYOUT = "hyco_engine_layout"
 """A root attribute besides those of The Well: the layout as JSON, with the boundary values and units that it lacks."""

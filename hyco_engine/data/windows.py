@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyco_engine.interfaces import Samples, Trajectory
+from hyco_engine.data.contracts import Samples, Trajectory
 
 GATHER_BYTES = 2**28
 """The size in bytes up to which trajectories are joined in memory, so that a batch is one gather."""

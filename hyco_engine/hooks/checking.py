@@ -31,6 +31,18 @@ _MARK = f"{PROJECT}_impl"
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # kinds to which the core itself gives a meaning
 _RESERVED = frozenset({("hyco_caches", "auto")})
+# the spec's own keys of each table; the spec's classes lie above this room, and a test holds both against each other
+_CORE_KEYS: Mapping[str, frozenset[str]] = {
+    "physical": frozenset({"kind", "dt", "compile", "parameters"}),
+    "synthetic": frozenset({"kind"}),
+    "hyco_strategies": frozenset({"kind", "alpha", "cache"}),
+    "hyco_normalizers": frozenset({"kind"}),
+    "hyco_caches": frozenset({"kind", "memory_budget_gb", "directory"}),
+    "hyco_sources": frozenset(
+        {"kind", "name", "fields", "num_frames", "num_predict_steps", "stride", "split", "observe"}
+    ),
+    "hyco_trackers": frozenset({"kind"}),
+}
 
 Records = Mapping[str, tuple[Record, ...]]
 
@@ -180,20 +192,7 @@ def _faults(hook: str, record: Record) -> Iterator[str]:
 
 def core_keys(hook: str, record: Record) -> frozenset[str]:
     """Return the keys of the record's table in a spec that are not the record's options."""
-    # imported here, because the spec's modules import the registry
-    from hyco_engine.spec import choices
-
-    classes: dict[str, Any] = {
-        "physical": choices.PhysicalChoice,
-        "synthetic": choices.SyntheticChoice,
-        "hyco_strategies": choices.StrategyChoice,
-        "hyco_normalizers": choices.NormalizerChoice,
-        "hyco_caches": choices.CacheChoice,
-        "hyco_sources": choices.SourceChoice,
-        "hyco_trackers": choices.TrackerChoice,
-    }
-    choice = classes[record.role if isinstance(record, ModelRecord) else hook]
-    return frozenset(field.name for field in attrs.fields(choice) if field.metadata.get("core", True))
+    return _CORE_KEYS[record.role if isinstance(record, ModelRecord) else hook]
 
 
 def without_help(records: Records) -> Iterator[str]:

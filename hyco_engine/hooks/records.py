@@ -15,7 +15,7 @@ class Record:
 
     `kind` is kebab-case and unique per hook. `options` is a frozen attrs class, made with `hyco_engine.options` and
     `hyco_engine.option`, that describes the spec keys besides `kind`. `factory(options, context)` builds the part:
-    `context` is a `hyco_engine.interfaces.BuildContext`.
+    `context` is the context of the hook, such as `hyco_engine.interfaces.SourceContext`.
     """
 
     kind: str

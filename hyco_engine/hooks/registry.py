@@ -132,20 +132,30 @@ class Registry:
         """Return the plugin that offers a kind. Raises like `get`."""
         return self._with_conflicts(self._find(hook, kind)[0])
 
-    def build(self, hook: str, kind: str, options: Any, context: Any) -> Any:
-        """Build a part: call the kind's factory with an instance of its option class and a `BuildContext`.
+    def build(
+        self, hook: str, kind: str, options: Any, context: Any, expected: type[Any] | tuple[type[Any], ...] = object
+    ) -> Any:
+        """Build a part: call the kind's factory with an instance of its option class and the context of its hook.
 
-        Raises like `get`. The engine's own errors pass; any other error of the factory becomes a `PluginError`.
+        Raises like `get`, and PluginError if the part is not of an `expected` type. The engine's own errors pass; any
+        other error of the factory becomes a `PluginError`.
         """
         info, record = self._find(hook, kind)
         try:
-            return record.factory(options, context)
+            part = record.factory(options, context)
         except HycoError:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"the factory of {HOOKS[hook]} {kind!r}, from {info}, failed: {type(error).__name__}: {error}"
             ) from error
+        if not isinstance(part, expected):
+            wanted = expected if isinstance(expected, tuple) else (expected,)
+            raise PluginError(
+                f"{kind!r} of {info} returned {type(part).__name__}: "
+                f"expected {' or '.join(cls.__name__ for cls in wanted)}"
+            )
+        return part
 
     def _find(self, hook: str, kind: str, role: Role | None = None) -> tuple[PluginInfo, Record]:
         _check_hook(hook)

@@ -40,36 +40,25 @@ def describe(path: Path) -> Found:
 
 def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
-    from hyco_engine.data.manager import DataManager
+    from hyco_engine.data.settings import SourceChoice
     from hyco_engine.hooks.registry import Registry, disabled_names
-    from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
-    from hyco_engine.spec.choices import SourceChoice
+    from hyco_engine.interfaces import SourceContext
     from hyco_engine.spec.places import key_text
     from hyco_engine.spec.structuring import Structurer
     from hyco_engine.spec.values import Mistakes
+    from hyco_engine.tasks import task_for
 
     registry = Registry.discover(disabled_names())
     try:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
-        context = BuildContext(seed=0, registry=registry)
-        source: TrajectorySource | SampleSource = registry.build(choice.hook, choice.kind, choice.options, context)
-        if isinstance(source, SampleSource):
-            return f"{len(source.samples('train'))} samples to train on"
-        manager = DataManager(source, choice, None)
+        context = SourceContext(seed=0, registry=registry)
+        source = registry.build(choice.hook, choice.kind, choice.options, context)
+        return task_for(source, choice).text
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
         return f"this section does not work yet: {'; '.join(told)}"
     except HycoError as error:
         return f"this section does not work yet: {error}"
-    grid = manager.layout.grid
-    sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
-    cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
-    fields = ", ".join(field.name for field in manager.layout.fields)
-    frames = source.frames(0)
-    each = "" if frames is None else f" of {frames} frames"
-    windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"
-    simulations = f"{manager.num_simulations} simulation{'s' if manager.num_simulations > 1 else ''}"
-    return f"read as {simulations}{each}, {manager.dt:.6g} apart; {fields} on {cells}{windows}"
 
 
 def _folder(path: Path) -> Found:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.errors import DataError, PluginError, SpecError
-from hyco_engine.interfaces import BuildContext, PhysicalModel, StepExecution
+from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
 from hyco_engine.physics.capture import StepRunner
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 
@@ -89,7 +89,7 @@ class TorchPhysics(Physics):
 class DeclaredModel(PhysicalModel):
     """A physical model without the call of its step, which subclasses add."""
 
-    def __init__(self, physics: Physics, context: BuildContext) -> None:
+    def __init__(self, physics: Physics, context: PhysicsContext) -> None:
         """Raise SpecError or DataError if the context and the declarations do not fit together."""
         super().__init__()
         self.physics = physics
@@ -210,7 +210,7 @@ class FlowModel(DeclaredModel):
 
     physics: FlowPhysics
 
-    def __init__(self, physics: FlowPhysics, context: BuildContext) -> None:
+    def __init__(self, physics: FlowPhysics, context: PhysicsContext) -> None:
         from hyco_engine.physics.layout import Converter
 
         super().__init__(physics, context)
@@ -267,7 +267,7 @@ class TorchModel(DeclaredModel):
         return torch.cat([result[name] for name in names], dim=1)
 
 
-def _sizes(layout: StateLayout, context: BuildContext) -> dict[str, float]:
+def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:
     """Return the largest magnitude of each field in the train split, if known."""
     if context.statistics is None:
         return {}

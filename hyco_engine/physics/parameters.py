@@ -15,8 +15,8 @@ from hyco_engine.data.fields import Grid
 from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import PluginError, Problem, SpecError
 from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
 from hyco_engine.physics.transforms import Transform, choose_transform
-from hyco_engine.spec.choices import ArrayFile, ParameterSetting, Profile
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hyco_engine.interfaces import Player, Samples
+from hyco_engine.interfaces import Player
 from hyco_engine.report.figures import comparison_figure, history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
@@ -17,21 +17,19 @@ from hyco_engine.runs.metrics import METRICS, of_kept_arms, read_metrics
 from hyco_engine.training.evaluation import model_rollout
 
 if TYPE_CHECKING:
-    from hyco_engine.assembly import Data
+    from hyco_engine.tasks import Task
 
 
-def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[Player, nn.Module]) -> Iterator[Path]:
-    """Draw the figures and the report of a run folder; yield each path.
-
-    They are `figures/history.png`; for fields also `figures/comparison.png` and the first held-out rollout
-    (`hyco_engine.report.rollouts`); and last `report.html`, which shows those that exist.
+def draw(folder: Path, summary: Mapping[str, Any], task: Task, models: Mapping[Player, nn.Module]) -> Iterator[Path]:
+    """Into a run folder: `figures/history.png`; for fields `figures/comparison.png` and the first held-out rollout
+    (`hyco_engine.report.rollouts`); last `report.html`, which shows what there is of them.
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     records = of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else []
     name = run_name(folder)
     yield history_figure(records, summary, figures / "history.png", title=f"{name}: how training went")
-    if (rollout := held_out_rollout(data, models)) is not None:
+    if (rollout := held_out_rollout(task, models)) is not None:
         path = figures / "comparison.png"
         title = f"{name}: a held-out {rollout.split_name} simulation"
         yield comparison_figure(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, path, title=title)
@@ -39,12 +37,12 @@ def draw(folder: Path, summary: Mapping[str, Any], data: Data, models: Mapping[P
     yield write_report(folder, summary=summary)
 
 
-def held_out_rollout(data: Data, models: Mapping[Player, nn.Module]) -> HeldOutRollout | None:
-    """Roll the models out on the first simulation of the test split, else of val; None where there are no fields."""
-    split, real = ("test", data.test) if len(data.test) else ("val", data.val)
-    if isinstance(real, Samples) or not len(real) or data.layout is None or data.dt is None:
+def held_out_rollout(task: Task, models: Mapping[Player, nn.Module]) -> HeldOutRollout | None:
+    """The task's held-out example and the models' rollouts from its first frame; None where it has no fields."""
+    example = task.example()
+    if example is None:
         return None
-    truth = real[0]
+    truth = example.trajectory
     predictions = {}
     for player, model in models.items():
         start = torch.cat([truth.dynamic[0], truth.static])[None]
@@ -52,5 +50,9 @@ def held_out_rollout(data: Data, models: Mapping[Player, nn.Module]) -> HeldOutR
         rolled = model_rollout(model)(start.to(device), len(truth.dynamic) - 1)[0].cpu()
         predictions[str(player)] = torch.cat([truth.dynamic[:1], rolled]).float().numpy()
     return HeldOutRollout(
-        truth=truth.dynamic.float().numpy(), predictions=predictions, layout=data.layout, dt=data.dt, split=split
+        truth=truth.dynamic.float().numpy(),
+        predictions=predictions,
+        layout=example.layout,
+        dt=example.dt,
+        split=example.split,
     )

@@ -18,7 +18,8 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import BuildContext, PhysicalModel, Predictor
+from hyco_engine.interfaces import PhysicalModel, Predictor, SurrogateContext
+from hyco_engine.physics.settings import ArrayFile, PhysicalChoice
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
@@ -26,7 +27,7 @@ from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.choices import ArrayFile, PhysicalChoice, SyntheticChoice
+from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
 
@@ -131,7 +132,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
     structurer = Structurer(registry)
     choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
     dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
-    context = BuildContext(
+    context = SurrogateContext(
         seed=0,
         registry=registry,
         dtype=dtype,
@@ -162,9 +163,8 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
-        for part in whole.modules():
-            if isinstance(part, PhysicalModel):
-                part.prepare_export(states)
+        for physics in _physics_in(whole):
+            physics.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # torch itself causes these warnings
             warnings.simplefilter("ignore")
@@ -190,7 +190,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     metadata = {
         "kind": weights.kind,
         "options": json.dumps(options),
-        **_physics_in(model, run),
+        **_physical_table(model, run),
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
@@ -205,17 +205,21 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     return content, _difference(again.eval(), model, _states(weights))
 
 
-def _physics_in(model: nn.Module, run: LoadedRun) -> dict[str, str]:
-    """Return the spec's table `physical` for a surrogate that contains the physics."""
-    choice = run.spec.physical
-    inside = next((part for part in model.modules() if isinstance(part, PhysicalModel)), None)
-    if choice is None or inside is None:
+def _physics_in(model: nn.Module) -> list[PhysicalModel]:
+    """The physical models that a surrogate contains."""
+    return [part for part in model.modules() if isinstance(part, PhysicalModel)]
+
+
+def _physical_table(model: nn.Module, run: LoadedRun) -> dict[str, str]:
+    """The metadata `physical` of a surrogate that contains the physics: the spec's table, with numbers for files."""
+    choice, inside = run.spec.physical, _physics_in(model)
+    if choice is None or not inside:
         return {}
     table = plain(choice)
     for name, setting in choice.parameters.items():
         if isinstance(setting.init, ArrayFile):
-            # the weights hold the final values; the start values only have to lie within their bounds
-            table["parameters"][name]["init"] = float(inside.learnables.values()[name].mean())
+            # the weights hold what it became; where it started only has to be within its bounds
+            table["parameters"][name]["init"] = float(inside[0].learnables.values()[name].mean())
     return {"physical": json.dumps(table)}
 
 

@@ -24,7 +24,7 @@ from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, write_
 from hyco_engine.runs.lock import GUARD
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
 from hyco_engine.runs.seal import SEAL, seal
-from hyco_engine.spec.checks import check_folder_name
+from hyco_engine.settings import check_folder_name
 
 __all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 

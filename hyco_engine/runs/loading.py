@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from hyco_engine.assembly import Assembler, Data
-from hyco_engine.data.fields import StateLayout
+from hyco_engine.assembly import Assembler
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import Player, Predictor, Samples, Trajectory
+from hyco_engine.interfaces import Player
 from hyco_engine.runs.metrics import SUMMARY, read_summary
 from hyco_engine.runs.seal import verify
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.loading import load_spec
-from hyco_engine.training.evaluation import HeldOutRollouts, model_rollout, persistence, rollout_errors
-from hyco_engine.training.rollout_metrics import RolloutMetrics
 
 log = logging.getLogger("hyco_engine")
 
@@ -69,7 +64,7 @@ class LoadedRun:
         if choice is None:
             raise DataError(f"the run {self.folder} has no {player} model: its spec has no [{player}]")
         weights = self.weights(player, which)
-        model = self.assembler.model(player, weights.layout, weights.dt, weights.statistics)
+        model = self.assembler.model(player, weights.form)
         try:
             model.load_state_dict(weights.state)
         except RuntimeError as error:
@@ -92,36 +87,21 @@ class LoadedRun:
         cache = self.spec.paths.cache / "tensors" / self.spec.data.name
         if not cache.is_dir():
             log.warning("the cache %s does not exist: the data is read or simulated again", cache)
-        data = self.assembler.data(self.assembler.source())
-        real = data.val if split == "val" else data.test
+        assembler = self.assembler
+        task = assembler.task()
+        task.read()
         metrics: dict[str, Any] = {}
-        players: list[Player] = [p for p in ("physical", "synthetic") if getattr(self.spec, p) is not None]
         heldout = None
-        for player in players:
+        for player in assembler.players:
             model, weights = self.model_and_weights(player, which)
-            if weights.layout is not None:
-                _check_fit(weights.layout, weights.dt, data, player)
-            objective = self.assembler.trainer(player, model, data).objective
-            heldout = self.assembler.heldout(real, data, objective)
+            task.check_fit(weights.form, player)
+            heldout = task.heldout(split, assembler.objective(player, model, task), assembler.device)
             if heldout is None:
-                raise DataError(f"the {split} split is empty; give it under data.split", key=f"data.split.{split}")
-            if isinstance(heldout, HeldOutRollouts) and not isinstance(model, Predictor):
-                metrics[player] = {split: self._all_metrics(model_rollout(model), real, data)}
-            else:
-                metrics[player] = {split: heldout.measure(model)}
-        if isinstance(heldout, HeldOutRollouts) and data.layout is not None:
-            floor = partial(persistence, n_dynamic=data.layout.n_dynamic)
-            metrics["persistence"] = {split: self._all_metrics(floor, real, data)}
-        return metrics
-
-    def _all_metrics(
-        self, predict: Callable[[Tensor, int], Tensor], real: Sequence[Trajectory] | Samples, data: Data
-    ) -> dict[str, Any]:
-        assert not isinstance(real, Samples)
-        assert data.layout is not None
-        more = RolloutMetrics(data.layout, max(len(trajectory.dynamic) for trajectory in real) - 1)
-        errors = rollout_errors(predict, real, data.layout, self.assembler.device, more.add)
-        return errors | {name: value for name, value in more.results().items() if name not in errors}
+                raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
+            heldout = heldout.in_detail()
+            metrics[player] = {split: heldout.measure(model)}
+        floor = None if heldout is None else heldout.persistence()
+        return metrics if floor is None else {**metrics, "persistence": {split: floor}}
 
 
 def load_surrogate(
@@ -163,24 +143,3 @@ def evaluate(
     players: tuple[Player, ...] = ("physical", "synthetic")
     dt = next((run.weights(player, which).dt for player in players if player in metrics), None)
     return {**found, "dt": dt, "metrics": metrics}
-
-
-def _check_fit(layout: StateLayout, dt: float | None, data: Data, player: Player) -> None:
-    """Raise DataError where a model was trained on states of another form, grid or time step."""
-    assert data.layout is not None or dt is None
-    there = "no fields" if data.layout is None else _described(data.layout)
-    if data.layout is None or _described(layout) != there:
-        raise DataError(f"the {player} model steps {_described(layout)}; this data has {there}", key="data")
-    if dt is not None and data.dt is not None and not math.isclose(dt, data.dt, rel_tol=1e-6):
-        raise DataError(
-            f"the {player} model steps by {dt:g}; the frames of this data are {data.dt:g} apart", key="data"
-        )
-
-
-def _described(layout: StateLayout) -> str:
-    fields = ", ".join(f"{f.name} ({f.channels}, {f.sampling})" for f in layout.fields)
-    grid = layout.grid
-    sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
-    return (
-        f"the fields {fields} on {', '.join(f'{n} cells along {a} in [{lo:.6g}, {up:.6g}]' for a, n, lo, up in sides)}"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,7 @@ from typing import Any
 
 import attrs
 
-from hyco_engine.assembly import Data
 from hyco_engine.errors import DataError, Problem, RunError, SpecError
-from hyco_engine.interfaces import Samples, SampleSource, TrajectorySource
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.lock import GUARD, LOCK
 from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
@@ -96,23 +93,6 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
         notes=(*found.notes, f"resuming from {found.path}"),
         warnings=tuple(_differences(run, facts, spec)),
     )
-
-
-def data_digest(data: Data, source: TrajectorySource | SampleSource) -> str:
-    """Return a hash of the data: of the statistics of the training data and of all held-out data.
-
-    For data without fields the fingerprint of its source replaces the statistics.
-    """
-    digest = hashlib.sha256(str(len(data.train)).encode())
-    if data.statistics is None:
-        digest.update(source.fingerprint().encode())
-    else:
-        digest.update(json.dumps(data.statistics.to_data(), sort_keys=True).encode())
-    for part in (data.val, data.test):
-        for trajectory in () if isinstance(part, Samples) else part:
-            for tensor in (trajectory.dynamic, trajectory.static):
-                digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:

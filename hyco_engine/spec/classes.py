@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import attrs
 
+from hyco_engine.data.settings import SourceChoice
 from hyco_engine.errors import SpecError
-from hyco_engine.spec.checks import check_curriculum, check_device, check_folder_name
-from hyco_engine.spec.choices import (
-    NormalizerChoice,
-    PhysicalChoice,
-    SourceChoice,
-    StrategyChoice,
-    SyntheticChoice,
-    TrackerChoice,
-)
-from hyco_engine.spec.options import option, options
+from hyco_engine.physics.settings import PhysicalChoice
+from hyco_engine.settings import check_folder_name, option, options
+from hyco_engine.spec.choices import NormalizerChoice, StrategyChoice, SyntheticChoice, TrackerChoice
+from hyco_engine.training.settings import TrainingSettings
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+def check_device(value: str) -> None:
+    """Check that the value looks like a device; whether the device exists is checked when the run starts."""
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps', not {value[:120]!r}")
 
 
 @options
@@ -85,69 +89,6 @@ class LossSpec:
     )
     physical: LossTable = option(attrs.Factory(LossTable), help="settings that differ for the physical model")
     synthetic: LossTable = option(attrs.Factory(LossTable), help="settings that differ for the surrogate")
-
-
-@options
-class TrainingSettings:
-    """`[training.physical]` and `[training.synthetic]`."""
-
-    epochs_per_cycle: int = option(10, help="number of epochs in each cycle", ge=0)
-    batch_size: int = option(32, help="number of samples in one step of the optimizer", ge=1)
-    optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
-        "adam",
-        help="under lbfgs and gauss-newton, an epoch is one iteration over all windows, in chunks of batch_size; "
-        "auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, lbfgs up to a "
-        "million, else adam",
-    )
-    starts: int = option(
-        1,
-        help="number of start vectors within the bounds from which gauss-newton or lbfgs first searches a physics; "
-        "training continues from the lowest minimum",
-        ge=1,
-    )
-    curriculum: tuple[tuple[int, int], ...] = option(
-        (),
-        help="pairs [steps, epochs]: each stage trains rollouts of so many steps for so many epochs of the run; "
-        "after the last stage, rollouts have data.num_predict_steps steps. A stage under lbfgs or gauss-newton ends "
-        "earlier if it has converged",
-        check=check_curriculum,
-    )
-    initial_states: Literal["observed", "learned"] = option(
-        "observed",
-        help="start states of training rollouts; learned: lbfgs learns each window's start state beside the "
-        "parameters of the physics, and the observed start state counts as one more frame (4D-Var)",
-    )
-    points_per_sample: int | None = option(
-        None,
-        help="number of points in one sample, for a surrogate that is a function of position and time and trains on "
-        "data at points; the points are drawn at random; none: all points of a window make one sample, so with one "
-        "simulation an epoch is one step",
-        ge=1,
-    )
-    memory_gb: float = option(
-        4.0,
-        help="memory for the gradient of a rollout; if a rollout needs more, the engine computes parts of it twice",
-        unit="GB",
-        gt=0.0,
-        inf=True,
-    )
-    lr: float = option(
-        1e-3, help="learning rate of adam, adamw and sgd; the other optimizers find their own step length", gt=0.0
-    )
-    weight_decay: float = option(
-        0.0, help="weight decay of adam, adamw and sgd; adamw decouples it from the gradient", ge=0.0
-    )
-    clip_grad_norm: float | None = option(
-        None, help="largest norm of the gradient, which is clipped to it; none: no clipping", gt=0.0
-    )
-    schedule: Literal["constant", "cosine"] = option(
-        "constant", help="course of the learning rate over the run; cosine: it falls to zero at the end"
-    )
-    on_divergence: Literal["stop", "rollback"] = option(
-        "stop",
-        help="reaction to a loss or gradient that is not finite; stop: the run ends; rollback: adam, adamw and sgd "
-        "return to the best state of the phase so far and halve the learning rate, at most five times",
-    )
 
 
 @options

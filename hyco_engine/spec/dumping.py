@@ -9,8 +9,10 @@ from typing import Any
 import attrs
 import tomli_w
 
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
-from hyco_engine.spec.choices import BoundarySetting, Choice, TrackerChoice
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.places import key_text
 

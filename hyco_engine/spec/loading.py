@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 
 from hyco_engine.errors import HycoError, PluginError, Problem, SpecError
-from hyco_engine.spec.choices import Choice
+from hyco_engine.settings import Choice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.dumping import dump_spec
 from hyco_engine.spec.overrides import Overrides, apply_overrides, overrider, parse_overrides

@@ -19,7 +19,9 @@ import attrs
 
 from hyco_engine.errors import HycoError
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.spec.choices import ArrayFile, Choice, Profile, TrackerChoice
+from hyco_engine.physics.settings import ArrayFile, Profile
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.structuring import Fields, option_fields
 from hyco_engine.spec.values import describe, has_keys, is_mapping, members
@@ -258,13 +260,13 @@ def _anchor(title: str) -> str:
 def _declarations(registry: Registry, kind: str) -> tuple[str, Sequence[ParameterDeclaration]] | None:
     """Return the parameters of a physics with default options, in the fewest dimensions in which it builds."""
     from hyco_engine.data.fields import Grid
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import PhysicsContext
 
     record = registry.get("hyco_models", kind, "physical")
     for axes in ("x", "xy", "xyz"):
         n = len(axes)
         grid = Grid(axes=tuple(axes), resolution=(16,) * n, lower=(0.0,) * n, upper=(1.0,) * n)
-        context = BuildContext(seed=0, registry=registry, grid=grid, dt=1e-3)
+        context = PhysicsContext(seed=0, registry=registry, grid=grid, dt=1e-3)
         try:
             model = registry.build("hyco_models", kind, record.options(), context)
         except HycoError:

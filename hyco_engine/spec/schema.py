@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import PluginError
-from hyco_engine.spec.choices import BoundarySetting, Choice, TrackerChoice
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Fields, Kinds, option_fields

@@ -12,7 +12,8 @@ import attrs
 from hyco_engine.errors import HycoError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.hooks.records import Record
-from hyco_engine.spec.choices import Choice, TrackerChoice
+from hyco_engine.settings import Choice
+from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.values import (
     Mistake,
     Mistakes,

@@ -16,8 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 import cattrs
 
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.spec.choices import BoundarySetting
 
 Step = str | int
 Hook = Callable[[Any, Any], Any]

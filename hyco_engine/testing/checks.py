@@ -7,6 +7,7 @@ import linecache
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -19,13 +20,20 @@ from hyco_engine.hooks.checking import describe
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
-    BuildContext,
     CacheBackend,
+    CacheContext,
+    ContextDeprecation,
     LossNormalizer,
+    NormalizerContext,
+    PartContext,
     Predictor,
     SampleSource,
+    SourceContext,
     Strategy,
+    StrategyContext,
+    SurrogateContext,
     Tracker,
+    TrackerContext,
     TrajectorySource,
 )
 from hyco_engine.spec.dumping import plain
@@ -48,12 +56,13 @@ GRIDS = (
 )
 STEPS = (0.01, 0.1, 0.001)
 
-Status = Literal["passed", "failed", "not checked"]
+Build = Callable[[PartContext], Any]
+Status = Literal["passed", "failed", "not checked", "deprecated"]
 
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """The result of one check; `message` explains a failure, or the reason why a check was not made."""
+    """The result of one check; `message` explains a failure, a deprecation, or why a check was not made."""
 
     check: str
     status: Status
@@ -66,10 +75,13 @@ class _NotChecked(Exception):
 
 def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Finding]:
     """Check one kind, with its default options, against the contract of its hook."""
+    deprecated: dict[str, None] = {}
     try:
         options = _default_options(record)
-        yield _run("default options can be written to a spec and read back", partial(_check_options, record, options))
-        contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
+        check_options = partial(_check_options, record, options)
+        yield _run("default options can be written to a spec and read back", check_options, deprecated)
+        with _noting(deprecated):
+            contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
     except _NotChecked as why:
         yield Finding(check="the contract", status="not checked", message=str(why))
         return
@@ -81,10 +93,12 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         if getattr(getattr(contract, name), "declared", False):
             claims += 1
         else:
-            yield _run(name.removeprefix("test_").replace("_", " "), getattr(contract(), name))
+            yield _run(name.removeprefix("test_").replace("_", " "), getattr(contract(), name), deprecated)
     if claims:
         told = f"left to the plugin's own tests, because they need what those declare: {claims} tests of the contract"
         yield Finding(check="what is declared", status="not checked", message=told)
+    for text in deprecated:
+        yield Finding(check="what it reads of its context", status="deprecated", message=text)
 
 
 def _tests(contract: type) -> list[str]:
@@ -93,10 +107,21 @@ def _tests(contract: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _run(check: str, call: Callable[[], object]) -> Finding:
+@contextmanager
+def _noting(deprecated: dict[str, None]) -> Iterator[None]:
+    """Collect the warnings of what a plugin reads of its context, and ignore all others."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ContextDeprecation)
+        try:
+            yield
+        finally:
+            deprecated.update(dict.fromkeys(f"{found.message} ({found.filename}:{found.lineno})" for found in caught))
+
+
+def _run(check: str, call: Callable[[], object], deprecated: dict[str, None]) -> Finding:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _noting(deprecated):
             call()
     except Exception as error:
         return Finding(check=check, status="failed", message=_explained(error))
@@ -141,20 +166,21 @@ def _check_options(record: Record, options: Any) -> None:
 # --- contracts --------------------------------------------------------------------------------------------------------
 
 
-def _contract(hook: str, record: Record, build: Callable[[BuildContext], Any], registry: Registry) -> type:
+def _contract(hook: str, record: Record, build: Build, registry: Registry) -> type:
     if isinstance(record, ModelRecord):
         return _physics(build, registry) if record.role == "physical" else _surrogate(build, registry)
     if hook == "hyco_sources":
         return _source(build, registry)
-    bases: dict[str, tuple[type, type]] = {
-        "hyco_strategies": (StrategyContract, Strategy),
-        "hyco_normalizers": (NormalizerContract, LossNormalizer),
-        "hyco_caches": (CacheContract, CacheBackend),
-        "hyco_trackers": (TrackerContract, Tracker),
+    bases: dict[str, tuple[type, type, type[PartContext]]] = {
+        "hyco_strategies": (StrategyContract, Strategy, StrategyContext),
+        "hyco_normalizers": (NormalizerContract, LossNormalizer, NormalizerContext),
+        "hyco_caches": (CacheContract, CacheBackend, CacheContext),
+        "hyco_trackers": (TrackerContract, Tracker, TrackerContext),
     }
-    base, wanted = bases[hook]
-    _accepted(build, [tiny_context(registry=registry)], wanted)
-    return _subclass(base, make=lambda self: build(tiny_context(registry=registry)))
+    base, wanted, kind = bases[hook]
+    context = tiny_context(registry=registry).derive(kind)
+    _accepted(build, [context], wanted)
+    return _subclass(base, make=lambda self: build(context))
 
 
 def _subclass(base: type, **members: Any) -> type:
@@ -163,25 +189,24 @@ def _subclass(base: type, **members: Any) -> type:
     return made
 
 
-def _surrogate(build: Callable[[BuildContext], Any], registry: Registry) -> type:
-    def context(self: Any, layout: Any, **more: Any) -> BuildContext:
-        return tiny_context(layout, registry=registry, **more)
+def _surrogate(build: Build, registry: Registry) -> type:
+    def context(self: Any, layout: Any, **more: Any) -> SurrogateContext:
+        return tiny_context(layout, registry=registry, **more).derive(SurrogateContext)
 
-    built = _accepted(build, [tiny_context(layout, registry=registry) for layout in (*LAYOUTS, None)], nn.Module)
+    built = _accepted(build, [context(None, layout) for layout in (*LAYOUTS, None)], nn.Module)
     if isinstance(built, Predictor):
         raise _NotChecked("its inputs are its own; a test of its own, a subclass of PredictorContract, must give them")
     return _subclass(SurrogateContract, make=lambda self, context: build(context), context=context)
 
 
-def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
+def _physics(build: Build, registry: Registry) -> type:
     told = []
     for grid in GRIDS:
         for dt in STEPS:
             members = {"make": lambda self, context: build(context), "grid": grid, "dt": dt}
             contract = _subclass(PhysicsContract, **members)
             try:
-                model = contract()._built()
-                warning = model.stability(contract().states(model, 3))
+                warning = contract().unstable()
             except HycoError as error:
                 told.append(str(error))
                 break  # another step does not help
@@ -191,14 +216,15 @@ def _physics(build: Callable[[BuildContext], Any], registry: Registry) -> type:
     raise _NotChecked(f"none of the grids and steps of the check suits it: {'; '.join(dict.fromkeys(told))}")
 
 
-def _source(build: Callable[[BuildContext], Any], registry: Registry) -> type:
-    built = _accepted(build, [tiny_context(registry=registry)], TrajectorySource, SampleSource)
+def _source(build: Build, registry: Registry) -> type:
+    context = tiny_context(registry=registry).derive(SourceContext)
+    built = _accepted(build, [context], TrajectorySource, SampleSource)
     base = SamplesContract if isinstance(built, SampleSource) else TrajectoryContract
-    members = {"make": lambda self, context: build(context), "context": lambda self: tiny_context(registry=registry)}
+    members = {"make": lambda self, context: build(context), "context": lambda self: context}
     return _subclass(base, **members)
 
 
-def _accepted(build: Callable[[BuildContext], Any], contexts: Sequence[BuildContext], *wanted: type) -> Any:
+def _accepted(build: Build, contexts: Sequence[PartContext], *wanted: type) -> Any:
     """Build for the first context that is not refused. Raises AssertionError unless the result is one of `wanted`."""
     told = []
     for context in contexts:

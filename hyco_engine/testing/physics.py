@@ -3,7 +3,7 @@
     class TestMine(PhysicsContract):
         grid = tiny_grid(8, 6)
 
-        def make(self, context: BuildContext) -> PhysicalModel:
+        def make(self, context: PhysicsContext) -> PhysicalModel:
             return build(MyOptions(), context)
 
 pytest collects the tests of the subclass.
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import BuildContext, PhysicalModel
+from hyco_engine.interfaces import PhysicalModel, PhysicsContext
 from hyco_engine.physics.parameters import Learnables
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.testing.contexts import tiny_context, tiny_grid
 from hyco_engine.testing.measuring import check_slopes, difference, equal, global_generators, stirred
 
@@ -46,12 +46,17 @@ class PhysicsContract(ABC):
     """The relative tolerance of the captured step and its gradients against the step as written."""
 
     @abstractmethod
-    def make(self, context: BuildContext) -> PhysicalModel:
+    def make(self, context: PhysicsContext) -> PhysicalModel:
         """Return a new model on the context's grid, or on its layout if it has one."""
 
     def states(self, model: PhysicalModel, count: int, seed: int = 0) -> Tensor:
         """Return states to step, `[count, C_all, *S]`; override it to replace the model's own initial states."""
         return model.initial_states(count, torch.Generator().manual_seed(seed))
+
+    def unstable(self) -> str | None:
+        """Return the model's warning of steps with the contract's dt, or None."""
+        model = self._built()
+        return model.stability(self.states(model, BATCH))
 
     # --- tests --------------------------------------------------------------------------------------------------------
 
@@ -176,8 +181,7 @@ class PhysicsContract(ABC):
         assert equal(other(state), model(state)), "with its state loaded, another model makes another step"
 
     def test_warnings_of_stability_are_text(self) -> None:
-        model = self._built()
-        told = model.stability(self.states(model, BATCH))
+        told = self.unstable()
         assert told is None, f"the contract's step of dt = {self.dt:g} is not stable: {told}; set dt to a stable step"
 
     # --- helpers ------------------------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ class PhysicsContract(ABC):
     def _built(self, **more: Any) -> PhysicalModel:
         given: dict[str, Any] = {"grid": self.grid, "dt": self.dt, "boundary": self.boundary}
         given |= {"dtype": torch.float64, "compile": "eager"}
-        context = attrs.evolve(tiny_context(), **(given | more))
+        context = tiny_context().derive(PhysicsContext, **(given | more))
         with global_generators("building the model"):
             model = self.make(context)
             if self.fields:

@@ -1,7 +1,7 @@
 """The contract of predictors, models with named outputs, as a test suite.
 
     class TestMine(PredictorContract):
-        def make(self, context: BuildContext) -> Predictor:
+        def make(self, context: SurrogateContext) -> Predictor:
             return build(MyOptions(width=4), context)
 
         def batch(self, count: int, generator: torch.Generator) -> Batch:
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hyco_engine.interfaces import Batch, BuildContext, Predictor, TermSpec, Values
+from hyco_engine.interfaces import Batch, Predictor, SurrogateContext, TermSpec, Values
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.testing.contexts import tiny_context
 from hyco_engine.testing.measuring import check_slopes, check_state, difference, equal, global_generators, stirred
@@ -35,14 +35,14 @@ class PredictorContract(ABC):
     """The relative tolerance of gradients against finite differences in float64."""
 
     @abstractmethod
-    def make(self, context: BuildContext) -> Predictor:
+    def make(self, context: SurrogateContext) -> Predictor:
         """Return a new model; keep it small."""
 
     @abstractmethod
     def batch(self, count: int, generator: torch.Generator) -> Batch:
         """Return `count` samples (inputs, targets by name) like those of training; floating numbers are float32."""
 
-    def context(self, **more: Any) -> BuildContext:
+    def context(self, **more: Any) -> SurrogateContext:
         """Return the context for `make`. Override it for a model that needs a layout or statistics."""
         return tiny_context(**more)
 
@@ -102,7 +102,7 @@ class PredictorContract(ABC):
         assert same, "with the same weights loaded, another model does not predict the same"
 
     def _built(self, **more: Any) -> Predictor:
-        context = self.context(**more)
+        context = self.context(**more).derive(SurrogateContext)
         with global_generators("building the model"), own_random_numbers(context.device, context.seed, "weights"):
             model = self.make(context)
         assert isinstance(model, Predictor), f"the factory returns a {type(model).__name__}, not a Predictor"

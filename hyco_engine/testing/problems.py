@@ -12,7 +12,7 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import PhysicalModel, Trajectory
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 
 
 def decay_layout(cells: int = 8) -> StateLayout:

@@ -1,7 +1,7 @@
 """The contracts of data sources, as test suites: one for trajectories, one for samples.
 
     class TestMine(TrajectoryContract):
-        def make(self, context: BuildContext) -> TrajectorySource:
+        def make(self, context: SourceContext) -> TrajectorySource:
             return build(MyOptions(path=...), context)
 
 pytest collects the tests of the subclass.
@@ -22,8 +22,8 @@ from torch import Tensor
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.manager import DataManager
-from hyco_engine.interfaces import BuildContext, Points, Samples, SampleSource, Trajectory, TrajectorySource
-from hyco_engine.spec.choices import SourceChoice, Split
+from hyco_engine.data.settings import SourceChoice, Split
+from hyco_engine.interfaces import Points, Samples, SampleSource, SourceContext, Trajectory, TrajectorySource
 from hyco_engine.testing.contexts import tiny_context
 from hyco_engine.testing.measuring import difference, equal, global_generators
 
@@ -33,7 +33,7 @@ SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 class _SourceContract:
     """The tests that both contracts share."""
 
-    def context(self) -> BuildContext:
+    def context(self) -> SourceContext:
         """Return the context for `make`."""
         return tiny_context()
 
@@ -58,7 +58,7 @@ class TrajectoryContract(_SourceContract, ABC):
     """Whether values may be NaN, which means "not observed"."""
 
     @abstractmethod
-    def make(self, context: BuildContext) -> TrajectorySource:
+    def make(self, context: SourceContext) -> TrajectorySource:
         """Return a new source of small data, because every simulation is loaded several times."""
 
     def test_what_it_says_of_its_data_is_there(self) -> None:
@@ -117,7 +117,7 @@ class TrajectoryContract(_SourceContract, ABC):
 
     def _made(self) -> TrajectorySource:
         with global_generators("building the source"):
-            source = self.make(self.context())
+            source = self.make(self.context().derive(SourceContext))
         right = isinstance(source, TrajectorySource)
         assert right, f"the factory returns a {type(source).__name__}, not a TrajectorySource"
         return source
@@ -127,7 +127,7 @@ class SamplesContract(_SourceContract, ABC):
     """The tests of every source of samples."""
 
     @abstractmethod
-    def make(self, context: BuildContext) -> SampleSource:
+    def make(self, context: SourceContext) -> SampleSource:
         """Return a new source of small data."""
 
     def test_there_is_something_to_train_on(self) -> None:
@@ -160,7 +160,7 @@ class SamplesContract(_SourceContract, ABC):
 
     def _made(self) -> SampleSource:
         with global_generators("building the source"):
-            source = self.make(self.context())
+            source = self.make(self.context().derive(SourceContext))
         assert isinstance(source, SampleSource), f"the factory returns a {type(source).__name__}, not a SampleSource"
         return source
 

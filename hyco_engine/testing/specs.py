@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hyco_engine.hooks.registry import Registry
 
 if TYPE_CHECKING:
-    from hyco_engine.runs.result import RunResult
+    from hyco_engine.report.result import RunResult
 
 TINY: Mapping[str, Any] = {
     "run": {"name": "tiny", "cycles": 2, "device": "cpu"},

@@ -1,7 +1,7 @@
 """The contract of surrogates that step states, as a test suite.
 
     class TestMine(SurrogateContract):
-        def make(self, context: BuildContext) -> nn.Module:
+        def make(self, context: SurrogateContext) -> nn.Module:
             return build(MyOptions(width=4), context)
 
 pytest collects the tests of the subclass. The attributes here declare what the model does not do for all data.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import HycoError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import SurrogateContext
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.testing.contexts import LAYOUTS, tiny_context
 from hyco_engine.testing.measuring import (
@@ -46,10 +46,10 @@ class SurrogateContract(ABC):
     """The relative tolerance of gradients against finite differences in float64."""
 
     @abstractmethod
-    def make(self, context: BuildContext) -> nn.Module:
+    def make(self, context: SurrogateContext) -> nn.Module:
         """Return a new model; keep it small. It refuses data that it does not serve with DataError or SpecError."""
 
-    def context(self, layout: StateLayout, **more: Any) -> BuildContext:
+    def context(self, layout: StateLayout, **more: Any) -> SurrogateContext:
         """Return the context for `make`. Override it if the model needs more than layout, dt and statistics."""
         return tiny_context(layout, **more)
 
@@ -141,7 +141,7 @@ class SurrogateContract(ABC):
 
     def test_loaded_weights_leave_the_datas_statistics_alone(self) -> None:
         for layout in self._served():
-            context = self.context(layout, dtype=torch.float64)
+            context = self.context(layout, dtype=torch.float64).derive(SurrogateContext)
             assert context.statistics is not None
             before = context.statistics.to_data()
             model = self.make(context)
@@ -162,7 +162,7 @@ class SurrogateContract(ABC):
 
     def _built(self, layout: StateLayout, **more: Any) -> nn.Module:
         """Build the model as the engine does, which keeps torch's own draws out of the global generator."""
-        context = self.context(layout, **({"dtype": torch.float64} | more))
+        context = self.context(layout, **({"dtype": torch.float64} | more)).derive(SurrogateContext)
         with global_generators("building the model"), own_random_numbers(context.device, context.seed, "weights"):
             model = self.make(context)
         assert isinstance(model, nn.Module), f"the factory returns a {type(model).__name__}, not an nn.Module"

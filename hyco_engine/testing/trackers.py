@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from hyco_engine.interfaces import Tracker
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.measuring import equal, global_generators
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 SPEC = '[run]\nname = "tracked"\n\n[synthetic]\nkind = "resnet"\n'

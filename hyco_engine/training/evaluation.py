@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
-from hyco_engine.interfaces import Points, Predictor, Samples, Trajectory
+from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
+from hyco_engine.training.rollout_metrics import RolloutMetrics
 
 # A perfect step would make every geometric mean 0.
 _FLOOR = 1e-12
@@ -163,29 +164,50 @@ class HeldOut(ABC):
     def score(self, metrics: Mapping[str, Any]) -> float:
         """The one number that models are compared by; smaller is better."""
 
+    def persistence(self) -> dict[str, Any] | None:
+        """The metrics of predicting that nothing changes; None where nothing could stay as it is."""
+        return None
+
+    def in_detail(self) -> HeldOut:
+        """The same data, on which a model is measured by all metrics that there are."""
+        return self
+
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, and predictors of points where there are sensors, compared by nrmse."""
+    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`."""
 
     def __init__(
-        self, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
+        self,
+        trajectories: Sequence[Trajectory],
+        layout: StateLayout,
+        device: torch.device | str = "cpu",
+        *,
+        detailed: bool = False,
     ) -> None:
-        self._trajectories = trajectories
-        self._layout = layout
-        self._device = device
+        self.trajectories = trajectories
+        self.layout = layout
+        self.device = device
+        self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        if isinstance(model, Predictor):
-            return predictor_errors(model, self._trajectories, self._layout, self._device)
-        return rollout_errors(model_rollout(model), self._trajectories, self._layout, self._device)
+        return self._errors(model_rollout(model))
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         return float(metrics["nrmse"])
 
     def persistence(self) -> dict[str, Any]:
-        """The errors of predicting that nothing changes."""
-        n_dynamic = self._layout.n_dynamic
-        return rollout_errors(lambda s, n: persistence(s, n, n_dynamic), self._trajectories, self._layout, self._device)
+        n_dynamic = self.layout.n_dynamic
+        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic))
+
+    def in_detail(self) -> HeldOut:
+        return type(self)(self.trajectories, self.layout, self.device, detailed=True)
+
+    def _errors(self, predict: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+        if not self._detailed:
+            return rollout_errors(predict, self.trajectories, self.layout, self.device)
+        more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
+        errors = rollout_errors(predict, self.trajectories, self.layout, self.device, more.add)
+        return errors | {name: value for name, value in more.results().items() if name not in errors}
 
 
 class HeldOutSamples(HeldOut):

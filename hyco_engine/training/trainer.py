@@ -17,7 +17,6 @@ from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.randomness import derive_generator
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.curriculum import check_curriculum
 from hyco_engine.training.fit import fit
 from hyco_engine.training.initial_states import InitialStates
@@ -26,6 +25,7 @@ from hyco_engine.training.losses import Objective, WeightedSum, objective_for
 from hyco_engine.training.memory import MemoryPlan, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.problem import Problem, to_device
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress
 from hyco_engine.training.solver.choosing import solver_for
 from hyco_engine.training.solver.minima import Minima

@@ -23,9 +23,8 @@ from hyco_engine_sequence.data import HEADS, constant_floors
 
 from hyco_engine.assembly import Assembler
 from hyco_engine.hooks import Registry
-from hyco_engine.interfaces import Samples
 from hyco_engine.spec.loading import load_spec
-from hyco_engine.training.evaluation import HeldOutSamples
+from hyco_engine.training.evaluation import HeldOut, HeldOutSamples
 
 SPEC = Path(__file__).with_name("sequence.toml")
 
@@ -91,29 +90,30 @@ def train(remedy: str, seed: int, *, epochs: int = 20, width: int = 32) -> dict[
     }
     plugins = registry()
     assembler = Assembler(load_spec(SPEC, plugins, overrides).spec, plugins)
-    data = assembler.data(assembler.source())
-    assert isinstance(data.val, Samples)
-    model = assembler.models(data)["synthetic"]
-    trainer = assembler.trainer("synthetic", model, data)
+    task = assembler.task()
+    trainer = assembler.prepare(task).trainers["synthetic"]
+    heldout = task.heldout("val", trainer.objective)
+    assert heldout is not None
+    taught = HeldOutSamples(task.train, trainer.objective)
 
-    def losses(samples: Samples) -> dict[str, float]:
-        return dict(HeldOutSamples(samples, trainer.objective).measure(model)["loss_by_field"])
+    def losses(samples: HeldOut) -> dict[str, float]:
+        return dict(samples.measure(trainer.model)["loss_by_field"])
 
     warning = None
     early: dict[int, dict[str, float]] = {}
     start = time.perf_counter()
     for epoch in range(1, epochs + 1):
-        notes = trainer.train(data.train, 1).notes
+        notes = trainer.train(task.train, 1).notes
         warning = next((note for note in notes if "not being learned" in note), warning)
         if epoch in (1, 5):
-            early[epoch] = losses(data.train)
+            early[epoch] = losses(taught)
     return {
         "remedy": remedy,
         "seed": seed,
         "epoch_1": early[1],
         "epoch_5": early.get(5),
-        "train": losses(data.train),
-        "val": losses(data.val),
+        "train": losses(taught),
+        "val": losses(heldout),
         "warning": warning,
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -123,7 +123,7 @@ def floors(seed: int) -> dict[str, float]:
     """Return the errors of constant predictions on the train split, in bars."""
     plugins = registry()
     assembler = Assembler(load_spec(SPEC, plugins, {"run.seed": seed}).spec, plugins)
-    return constant_floors(assembler.data(assembler.source()).train)
+    return constant_floors(assembler.task().train)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ noise, of the true physics. Strategies see nothing of the latter. w3 is Burgers 
 20 frames, heat_quarter the published case of HYCO with sensors in a quarter of the domain (`--data`).
 
 Equal compute: each model alone trains on as many samples as in the strategy's own run, generated ones included
-(`hyco_engine.runs.comparing`), so beside `two-arms` on those of all arms; a physics stops once it has converged.
+(`hyco_engine.comparing`), so beside `two-arms` on those of all arms; a physics stops once it has converged.
 
 Metrics: `D`, relative L2 error of nu; `physical`, `synthetic`, `third` (the model `corrected`): relative L2 error of
 the test rollouts; heat: `e_s` of the physics' field, `e_p` of its parameters. The last line is one JSON object; a run
@@ -44,10 +44,10 @@ import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
 from hyco_engine.builtin.models.burgers import Burgers
 from hyco_engine.builtin.models.options_physical import BurgersOptions
+from hyco_engine.comparing import NAMES, baseline
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.interfaces import Player
 from hyco_engine.physics import FlowModel
-from hyco_engine.runs.comparing import NAMES, baseline
 from hyco_engine.runs.summary import relative_error
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.training.evaluation import model_rollout

@@ -46,10 +46,10 @@ from hyco_engine.data.statistics import Statistics
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, Samples, Tracker, Trajectory
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 SINGLE, SINGLE_BATCHES = 32, 6

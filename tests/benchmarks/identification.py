@@ -26,12 +26,12 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, Trajectory
 from hyco_engine.physics.model import FlowModel
+from hyco_engine.physics.settings import ParameterSetting, Profile
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.summary import relative_error
-from hyco_engine.spec.choices import ParameterSetting, Profile
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.error_bars import independent, measure
 from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
 
@@ -340,12 +340,12 @@ def shock_all_points(folder: Path, horizon: int = 3) -> dict[str, Any]:
 
     engine = Engine(spec)
     assembler = Assembler(engine.spec, engine.registry)
-    data = assembler.data(assembler.source())
-    model = assembler.model("physical", data.layout, data.dt, data.statistics)
-    trainer = assembler.trainer("physical", model, data)
+    task = assembler.task()
+    task.read()
+    trainer = assembler.trainer("physical", assembler.model("physical", task.form), task)
     begun = time.perf_counter()
-    result = trainer.train(data.train, 20)
-    bars = measure(trainer, data.train)
+    result = trainer.train(task.train, 20)
+    bars = measure(trainer, task.train)
     assert bars is not None
     nu = result.metrics["param/nu"]
     low, high = bars.interval["nu"] or (math.nan, math.nan)

@@ -44,7 +44,7 @@ def layout_of(cells: int, length: float, dims: int) -> StateLayout:
 
 
 def model_of(layout: StateLayout, scheme: str, compile: str) -> FlowModel:
-    from hyco_engine.spec.choices import ParameterSetting
+    from hyco_engine.physics.settings import ParameterSetting
 
     context = BuildContext(
         seed=0,

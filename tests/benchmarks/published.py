@@ -9,7 +9,7 @@ validates, with `_half_sensors` there are half as many observations. `heat_quart
 along each axis: what a finer grid gives to each of them.
 
 Cooperation is a spec run by `hyco.run` with the strategy `interaction` and a coordinate-mlp; the models alone train on
-as many samples (`hyco_engine.runs.comparing`). Metrics: `e_p`, for heat the relative L2 error of the heights plus that
+as many samples (`hyco_engine.comparing`). Metrics: `e_p`, for heat the relative L2 error of the heights plus that
 of the centres, for Gray-Scott the larger relative error of both diffusivities; `physical` and `synthetic`, the relative
 L2 errors of both models' fields over all of space and time after the start, for heat on the inner 16 x 16 of 18 x 18
 nodes (`physical` is e_s). The last line is one JSON object.
@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hyco_engine as hyco
+from hyco_engine.comparing import NAMES, baseline
 from hyco_engine.data.points import Sensors
-from hyco_engine.runs.comparing import NAMES, baseline
-from hyco_engine.runs.result import RunResult
+from hyco_engine.report.result import RunResult
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.training.evaluation import model_rollout
 

@@ -13,7 +13,7 @@ from torch import nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Batch, BuildContext, Predictor
-from hyco_engine.spec.choices import PhysicalChoice
+from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.testing.contexts import tiny_layout
 from hyco_engine.testing.predictors import PredictorContract
 from hyco_engine.testing.surrogates import SurrogateContract

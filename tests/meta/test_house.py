@@ -6,11 +6,13 @@ import ast
 import re
 from pathlib import Path
 
+import doc_pages
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hyco_engine"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PLUGINS = sorted(ROOT.glob("plugins/*/hyco_engine_*/**/*.py"))
 FORBIDDEN = re.compile(
     r"\bpickle\.loads?\b|(?<!safetensors\.)\btorch\.load\(|allow_pickle\s*=\s*True|\bshell\s*=\s*True|(?<![.\w])(?:eval|exec)\("
@@ -51,7 +53,8 @@ def test_the_gate_would_notice() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in MODULES if "builtin" not in p.relative_to(PACKAGE).parts],
+    # the façade lies above all rooms, and no room imports it
+    [p for p in MODULES if "builtin" not in p.relative_to(PACKAGE).parts and p != PACKAGE / "parts.py"],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_the_core_never_imports_builtin(path: Path) -> None:
@@ -70,6 +73,17 @@ def test_plugins_use_only_what_stays_as_it_is(path: Path) -> None:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hyco_engine":
             names = {alias.name for alias in node.names}
             assert node.module in LISTED or names <= TABLE.get(node.module, set()), (node.module, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_examples_use_only_what_stays_as_it_is(page: Path) -> None:
+    for block in doc_pages.blocks(page):
+        for node in ast.walk(ast.parse(block.text)) if block.language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hyco_engine":
+                assert node.module in LISTED or node.module.startswith("hyco_engine.testing."), (
+                    node.module,
+                    block.line,
+                )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -6,8 +6,8 @@ import attrs
 import torch
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.settings import SourceChoice
 from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.spec.choices import SourceChoice
 
 
 def grid(*resolution: int) -> Grid:

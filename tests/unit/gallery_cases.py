@@ -15,9 +15,9 @@ from hyco_engine.data.fields import Grid
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, PhysicalModel, Trajectory
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 REGISTRY = Registry.discover()

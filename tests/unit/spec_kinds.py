@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import attrs
 
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.spec.choices import BoundarySetting, NormalizerChoice
+from hyco_engine.spec.choices import NormalizerChoice
 from hyco_engine.spec.options import option, options
 
 

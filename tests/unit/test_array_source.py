@@ -21,8 +21,9 @@ from hyco_engine.builtin.sources.array_axes import Evidence, plan_axis
 from hyco_engine.builtin.sources.arrays import ArraysSource
 from hyco_engine.builtin.sources.options import ArraysOptions, Variable
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.settings import BoundarySetting, Split
 from hyco_engine.errors import DataError, HycoError, SpecError
-from hyco_engine.spec.choices import ArrayFile, BoundarySetting, Profile, Split
+from hyco_engine.physics.settings import ArrayFile, Profile
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

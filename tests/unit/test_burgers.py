@@ -18,7 +18,7 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.explicit import MAX_DIFFUSIVE
 from hyco_engine.physics.model import FlowModel
-from hyco_engine.spec.choices import ParameterSetting, Profile
+from hyco_engine.physics.settings import ParameterSetting, Profile
 
 AXES = ("x", "y", "z")
 SCHEMES = ("finite-difference", "semi-lagrangian")

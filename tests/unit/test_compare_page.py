@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from report_cases import EVIL, layout_of, metrics_of, rollout_of, run_folder, summary_of
 
 from hyco_engine.cli import cli
+from hyco_engine.comparing import compare_runs
 from hyco_engine.report.compare_page import comparison_page, write_comparison
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.runs.comparing import compare_runs
 
 DATA = '[run]\nname = "small"\nseed = 0\nprecision = "float32"\n[data]\nkind = "arrays"\npath = "{data}"\n{more}'
 

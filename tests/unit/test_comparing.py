@@ -12,8 +12,8 @@ from messages import error_naming
 
 import hyco_engine as hyco
 from hyco_engine.cli import cli
+from hyco_engine.comparing import baseline, compare_runs, compare_spec
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.runs.comparing import baseline, compare_runs, compare_spec
 
 SPEC: dict[str, Any] = {
     "run": {"name": "small", "cycles": 2, "device": "cpu"},

@@ -11,10 +11,10 @@ import hyco_engine as hyco
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Batch, Samples, TermSpec
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.minibatch import Minibatch
 from hyco_engine.training.solver.staged import Staged
 from hyco_engine.training.trainer import Trainer

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.keeping import MAX_VARIANTS
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.settings import FieldsScheme, Split
 from hyco_engine.errors import DataError, PluginError
 from hyco_engine.interfaces import Trajectory
-from hyco_engine.spec.choices import FieldsScheme, Split
 
 
 def make_source(count=3, frames=6, **keys):

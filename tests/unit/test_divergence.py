@@ -15,11 +15,11 @@ from hyco_engine.builtin.normalizers.running_mean import RunningMean
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Samples
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.training.divergence import Diverged, broken_gradient
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import RolloutObjective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.rollback import MOST_ROLLBACKS
 from hyco_engine.training.trainer import Trainer
 

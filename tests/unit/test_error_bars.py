@@ -16,12 +16,12 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, Samples, Trajectory
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout
 from hyco_engine.training.error_bars import ErrorBars, Every, find_blocks, measure
 from hyco_engine.training.error_correlation import correlation
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 CELLS = 8

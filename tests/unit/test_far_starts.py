@@ -13,10 +13,10 @@ from gallery_cases import Case, windows
 from torch import Tensor, nn
 
 from hyco_engine import run
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.transforms import choose_transform
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.trainer import Trainer
 

@@ -43,7 +43,7 @@ def spec(tmp_path, data, **tables):
 def manager_of(tmp_path, data):
     engine = hyco.Engine(spec(tmp_path, data))
     assembler = Assembler(engine.spec, engine.registry)
-    return assembler.manager(assembler.source())
+    return assembler.task().simulations()
 
 
 def trains(tmp_path, data):
@@ -446,7 +446,7 @@ def test_gaps_in_one_field_of_one_simulation_are_told_or_taken_as_such(tmp_path)
 def test_hdf5_simulations_are_read_one_at_a_time(tmp_path, monkeypatch):
     from hyco_engine.builtin.sources.options import PdebenchOptions
     from hyco_engine.builtin.sources.pdebench import PdebenchSource
-    from hyco_engine.spec.choices import BoundarySetting
+    from hyco_engine.data.settings import BoundarySetting
 
     path = tmp_path / "data.hdf5"
     with h5py.File(path, "w") as file:
@@ -497,7 +497,7 @@ def test_what_simulate_writes_is_read_back(tmp_path, form):
     engine = hyco.Engine(given)
     result = engine.simulate(tmp_path / "out", form)
     assembler = Assembler(engine.spec, engine.registry)
-    expected = assembler.manager(assembler.source())
+    expected = assembler.task().simulations()
     layout, dt, found = read_back(tmp_path, {"kind": form, "path": str(tmp_path / "out"), "name": "back"})
     assert layout.grid == expected.layout.grid
     assert [(f.name, f.components, f.boundary) for f in layout.fields] == [
@@ -527,7 +527,7 @@ def test_staggered_and_static_fields_are_written_as_scenes_and_refused_by_the_we
     given = made(tmp_path, "smoke", truth={"nu": 0.01, "D": 0.01, "buoyancy": 0.2}, dt=0.05)
     engine = hyco.Engine(given)
     assembler = Assembler(engine.spec, engine.registry)
-    expected = assembler.manager(assembler.source())
+    expected = assembler.task().simulations()
     staggered = [field.name for field in expected.layout.fields if field.sampling == "staggered"]
     engine.simulate(tmp_path / "out")
     _, _, found = read_back(tmp_path, {"kind": "scene", "path": str(tmp_path / "out"), "name": "back"})
@@ -599,4 +599,4 @@ def test_data_of_another_physics_than_the_model(tmp_path):
 def manager_of_physics(tmp_path, data):
     engine = hyco.Engine(made(tmp_path, "burgers", **data))
     assembler = Assembler(engine.spec, engine.registry)
-    return assembler.manager(assembler.source()).trajectories[0].dynamic
+    return assembler.task().simulations().trajectories[0].dynamic

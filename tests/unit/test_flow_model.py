@@ -30,8 +30,8 @@ from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import clean, count_operations
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.settings import ParameterSetting, Profile
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting, Profile
 
 KAPPA = ParameterDeclaration(name="kappa", init=0.1, bounds=(0.0, math.inf), may_be_field=True)
 GRID = Grid(axes=("x",), resolution=(16,), lower=(0.0,), upper=(16.0,))

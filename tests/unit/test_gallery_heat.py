@@ -12,8 +12,8 @@ from gallery_cases import Case, centers, fit, run, space_order, states, time_ord
 from torch import Tensor
 
 from hyco_engine.data.fields import Boundary, Grid
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
 
 FIELD = ParameterSetting(init=1.0, field=True)
 RING = Case(kind="heat", resolution=(32,), upper=(2 * math.pi,), boundary="periodic", dt=0.05)

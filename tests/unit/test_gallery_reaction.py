@@ -10,7 +10,7 @@ import torch
 from gallery_cases import Case, centers, fit, space_order, states, time_order, windows
 from torch import Tensor
 
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 
 GRAY_SCOTT = Case(kind="gray-scott", resolution=(24, 24), upper=(38.0, 38.0), dt=4.0)
 

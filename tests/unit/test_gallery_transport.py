@@ -12,7 +12,7 @@ from messages import error_naming
 from torch import Tensor
 
 from hyco_engine.errors import SpecError
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 
 LINE = Case(kind="advection", resolution=(24,), upper=(2 * math.pi,), dt=0.1)
 SQUARE = Case(kind="advection", resolution=(16, 16), dt=0.05, options={"velocity": "ring-vortex", "speed": 0.5})

@@ -32,7 +32,7 @@ def test_models_are_measured_on_held_out_simulations_alone(tmp_path: Path, monke
     summary = engine.run(tmp_path / "run").summary
     assert all(entry["n_generated"] > 0 for entry in summary["balance"])
     assembler = Assembler(engine.spec, engine.registry)
-    simulations = assembler.manager(assembler.source()).trajectories
+    simulations = assembler.task().simulations().trajectories
     whole = [trajectory.dynamic[1:] for trajectory in simulations]
     found = [next(index for index, real in enumerate(whole) if torch.equal(real, one)) for one in compared]
     # after each of two phases, and at the end both models and persistence on validation and test

@@ -302,8 +302,7 @@ def test_hostile_caches_are_made_again_and_nothing_else_is_touched(hostile: str,
     def held_out() -> torch.Tensor:
         engine = hyco.Engine(spec)
         assembler = Assembler(engine.spec, engine.registry)
-        found = assembler.data(assembler.source()).test
-        return found[0].dynamic  # type: ignore[union-attr]
+        return assembler.task().simulations().heldout("test")[0].dynamic
 
     sound = held_out()
     outside = Path("outside")

@@ -37,6 +37,7 @@ def command(*arguments: str) -> str:
     "code",
     [
         "import hyco_engine",
+        "import hyco_engine.parts",
         "import hyco_engine.hooks, hyco_engine.spec",
         "from hyco_engine.hooks import Registry; Registry.discover()",
         command("--help"),

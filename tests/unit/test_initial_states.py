@@ -13,9 +13,9 @@ from torch import Tensor
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Trajectory
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 

@@ -27,12 +27,12 @@ from hyco_engine.interfaces import (
     TermSpec,
     Trajectory,
 )
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
 from hyco_engine.training.error_bars import measure
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import WeightedSum
 from hyco_engine.training.normalized import Normalization
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 MINE = "'mine' of plugin 'x' (hyco-x 1.0)"

@@ -15,11 +15,11 @@ from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.observation import Observer, observed
+from hyco_engine.data.settings import Mask, Noise, Observe, Split
 from hyco_engine.data.splits import Segment
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import GeneratedSamples, Trajectory
-from hyco_engine.spec.choices import Mask, Noise, Observe, Split
 from hyco_engine.training.evaluation import rollout_errors
 from hyco_engine.training.losses import RolloutObjective
 

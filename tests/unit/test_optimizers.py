@@ -18,15 +18,16 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, ExtraTerm, LossTerm, Predictor, TermSpec, Trajectory
 from hyco_engine.physics.model import DeclaredModel, TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings, TrainingSpec
+from hyco_engine.spec.classes import TrainingSpec
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.choosing import choose_optimizer
 from hyco_engine.training.solver.minibatch import Minibatch
 from hyco_engine.training.solver.multi_start import draw_starts

@@ -15,8 +15,8 @@ from messages import error_naming
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration, profile
+from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
 from hyco_engine.physics.transforms import Transform, choose_transform
-from hyco_engine.spec.choices import ArrayFile, ParameterSetting, Profile
 
 INF = math.inf
 GRID = Grid(axes=("x", "y"), resolution=(4, 3), lower=(0.0, -1.0), upper=(1.0, 1.0))

@@ -182,3 +182,17 @@ def test_the_built_ins_pass(name: str) -> None:
     records: Mapping[str, Any] = json.loads(result.stdout)["plugins"][0]["records"]
     found = [entry["status"] for ours in records.values() for record in ours for entry in record["checks"]]
     assert "failed" not in found
+
+
+def test_what_a_factory_reads_of_another_hooks_context_goes_on_working_and_is_told(site: Site) -> None:
+    code = (
+        "from hyco_engine.interfaces import BuildContext, Tracker\n\n"
+        "def build(options, context: BuildContext) -> Tracker:\n"
+        "    assert context.layout is None and context.parameters == {}\n"
+        "    return Tracker()\n"
+    )
+    result = check(site, "tracker", code)
+    assert result.exit_code == 0
+    deprecated = [line for line in lines(result) if line.startswith("deprecated: a TrackerContext has no ")]
+    assert [line.split("'")[1] for line in deprecated] == ["layout", "parameters"]
+    assert all("under_test.py:" in line for line in deprecated)

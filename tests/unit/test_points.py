@@ -16,13 +16,13 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
+from hyco_engine.data.settings import Mask, Noise, Observe, Split
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
-from hyco_engine.spec.choices import Mask, Noise, Observe, Split
-from hyco_engine.spec.classes import TrainingSettings
-from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.tasks.points import HeldOutPoints
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 F64 = torch.float64
@@ -208,7 +208,7 @@ def test_a_loss_at_points_is_the_mean_over_what_was_seen(model):
 
 @pytest.mark.parametrize("model", [Growing(), Line()])
 def test_errors_at_points_are_pooled_by_lead_time(model):
-    errors = HeldOutRollouts(TWO, layout("u", "", (4,))).measure(model)
+    errors = HeldOutPoints(TWO, layout("u", "", (4,))).measure(model)
     # lead 1: errors 1 and 3 of values 2.5 and 5; lead 2: 1 of 4
     first = math.sqrt((1 + 9) / 2) / math.sqrt((2.5**2 + 25) / 2)
     assert errors["nrmse_by_step"] == pytest.approx([first, 1 / 4])
@@ -475,9 +475,9 @@ def test_an_array_of_times_sensors_and_columns_gives_the_same(tmp_path):
     source = hyco.Engine(spec)
     from hyco_engine.assembly import Assembler
 
-    manager = Assembler(source.spec, source.registry).manager(Assembler(source.spec, source.registry).source())
-    points = manager.source.points(0)
-    assert manager.source.num_frames == 7
+    found = Assembler(source.spec, source.registry).source()
+    points = found.points(0)
+    assert found.num_frames == 7
     assert points.time.tolist() == pytest.approx(t.reshape(-1).tolist())
     assert points.frame.tolist() == pytest.approx((t.reshape(-1) / 0.05).tolist())
     assert points.position[:, 0].tolist() == pytest.approx(x.reshape(-1).tolist())

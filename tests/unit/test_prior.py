@@ -16,12 +16,12 @@ from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import BuildContext, Trajectory
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.testing.problems import decay_layout
 from hyco_engine.training.error_bars import measure
 from hyco_engine.training.linearized import LaneProblem
 from hyco_engine.training.prior import Prior, slopes
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 

@@ -19,6 +19,8 @@ from hyco_engine.cli.plugins import plugins as plugins_command
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks import HOOKS, ModelRecord, Record, Registry, disabled_names, hookimpl, hookspecs
 from hyco_engine.hooks import loading as loading_module
+from hyco_engine.hooks.checking import core_keys
+from hyco_engine.spec import choices
 from hyco_engine.spec.options import option, options
 
 ENGINE_VERSION = "0.4.0"
@@ -879,3 +881,21 @@ def test_nothing_is_deprecated_without_saying_when_it_goes() -> None:
         if "deprecated" in field.metadata
     ]
     assert all("goes with hyco-engine " in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        choices.PhysicalChoice,
+        choices.SyntheticChoice,
+        choices.StrategyChoice,
+        choices.NormalizerChoice,
+        choices.CacheChoice,
+        choices.SourceChoice,
+        choices.TrackerChoice,
+    ],
+)
+def test_keys_that_no_option_may_have_are_those_of_the_specs_tables(table: type[choices.Choice]) -> None:
+    common = {"kind": "a", "summary": "a kind", "options": NoOptions, "factory": print}
+    record = ModelRecord(role=table.role, **common) if table.role else Record(**common)
+    assert core_keys(table.hook, record) == {field.name for field in attrs.fields(table)} - {"options"}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report_cases import EVIL, layout_of, rollout_of, run_folder, summary_of
 
+from hyco_engine.comparing import compare_runs
 from hyco_engine.report.compare_page import write_comparison
 from hyco_engine.report.page import write_report
-from hyco_engine.runs.comparing import compare_runs
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

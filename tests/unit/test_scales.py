@@ -15,21 +15,20 @@ import torch
 from torch import Tensor
 
 import hyco_engine as hyco
-from hyco_engine.assembly import Assembler, Data
+from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
 from hyco_engine.data.fields import Boundary, FieldInfo
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import ModelRecord, Record
-from hyco_engine.interfaces import BuildContext, LossTerm, NormalizedLoss, Player, StepContext, TermSpec, Tracker
-from hyco_engine.loss_terms import scale_warning
+from hyco_engine.interfaces import BuildContext, LossTerm, NormalizedLoss, StepContext, TermSpec, Tracker
 from hyco_engine.spec.loading import spec_from_dict
 from hyco_engine.spec.options import options
+from hyco_engine.tasks.terms import scale_warning
 from hyco_engine.testing.problems import Decay
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import WeightedSum, loss_of_size
-from hyco_engine.training.trainer import Trainer
 
 NORMALIZERS = ("manual", "running-mean", "sqrt-dim", "batch-stat", "uncertainty", "grad-norm")
 SCALES = {"velocity": {"scale": "data"}, "pressure": {"scale": "data"}}
@@ -122,18 +121,17 @@ def spec(**loss: Any) -> dict[str, Any]:
     return {**copy.deepcopy(SPEC), "loss": loss}
 
 
-def parts(
-    tables: dict[str, Any], plugins: hyco.Registry | None = None
-) -> tuple[Assembler, Data, dict[Player, Trainer]]:
+def parts(tables: dict[str, Any], plugins: hyco.Registry | None = None) -> tuple[Assembler, Parts]:
     """What a run is made of, without its folder and figures."""
     plugins = plugins or registry()
     assembler = Assembler(spec_from_dict(tables, plugins, {}).spec, plugins)
-    data = assembler.data(assembler.source())
-    return assembler, data, assembler.trainers(assembler.models(data), data)
+    task = assembler.task()
+    task.read()
+    return assembler, assembler.prepare(task)
 
 
-def rate(trainers: Mapping[Player, Trainer]) -> float:
-    physical = trainers["physical"].model
+def rate(made: Parts) -> float:
+    physical = made.physical
     assert isinstance(physical, TwoDecays)
     return float(physical.learnables.values()["k"].detach())
 
@@ -156,13 +154,12 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("kind", NORMALIZERS)
 def test_with_scales_every_normalizer_trains_fields_of_very_different_units(kind: str) -> None:
-    assembler, data, trainers = parts(spec(normalizer={"kind": kind}, terms=SCALES))
+    assembler, made = parts(spec(normalizer={"kind": kind}, terms=SCALES))
     assert assembler.notes == []
     lines = Lines()
-    strategy = assembler.strategy()
-    hybrid = HybridTrainer(**trainers, strategy=strategy, cache=Memory(), alpha=0.5, trackers=[lines])
-    hybrid.train(data.train, 2)
-    assert rate(trainers) == pytest.approx(1.0, rel=0.25)
+    hybrid = HybridTrainer(**made.trainers, strategy=made.strategy, cache=Memory(), alpha=0.5, trackers=[lines])
+    hybrid.train(made.task.train, 2)
+    assert rate(made) == pytest.approx(1.0, rel=0.25)
     for name in ("velocity", "pressure"):
         taught = [line[f"train/loss/{name}"] for line in lines.found if line["phase"] == "train_synthetic"]
         assert taught[-1] < 0.7 * taught[0]
@@ -171,11 +168,10 @@ def test_with_scales_every_normalizer_trains_fields_of_very_different_units(kind
 
 
 def test_a_scale_taken_from_the_data_is_that_of_the_train_split() -> None:
-    assembler, data, trainers = parts(spec(terms=SCALES))
-    assert data.manager is not None
-    frames = torch.cat([t.dynamic for t in data.manager.trajectories[:2]]).double()
+    assembler, made = parts(spec(terms=SCALES))
+    frames = torch.cat([t.dynamic for t in made.task.simulations().trajectories[:2]]).double()
     for player in ("physical", "synthetic"):
-        scales = {term.name: term.scale for term in trainers[player].objective.specs}
+        scales = {term.name: term.scale for term in made.trainers[player].objective.specs}
         expected = {name: float(frames[:, k].var(correction=0)) for k, name in enumerate(("velocity", "pressure"))}
         assert scales == pytest.approx(expected, rel=1e-6)
     assert assembler.notes == []
@@ -304,10 +300,10 @@ def test_for_a_shared_one_manual_stands_in_and_the_summary_says_so() -> None:
     assert hyco.Engine(tables, registry=registry()).plan()["notes"] == [told]
     tables["run"]["cycles"] = 0
     assert hyco.run(tables, registry=registry()).summary["warnings"] == [told]
-    _, data, trainers = parts(tables)
-    trainers["physical"].train(data.train, 20)
-    assert rate(trainers) == pytest.approx(1.0, rel=1e-3)
-    assert isinstance(trainers["synthetic"].normalization.normalizer, Uncertainty)
+    _, made = parts(tables)
+    made.trainers["physical"].train(made.task.train, 20)
+    assert rate(made) == pytest.approx(1.0, rel=1e-3)
+    assert isinstance(made.trainers["synthetic"].normalization.normalizer, Uncertainty)
 
 
 # --- third parties --------------------------------------------------------------------------------------------------
@@ -318,9 +314,9 @@ def test_without_the_built_in_normalizers_a_third_partys_serves() -> None:
     assert plugins.kinds("hyco_normalizers") == ("floats", "forgets", "nan", "third-party")
     found = []
     for kind, available in (("third-party", plugins), ("manual", registry())):
-        assembler, data, trainers = parts(spec(normalizer={"kind": kind}, terms=SCALES), available)
-        HybridTrainer(**trainers, strategy=assembler.strategy(), cache=Memory(), alpha=0.5).train(data.train, 1)
-        found.append(rate(trainers))
+        _, made = parts(spec(normalizer={"kind": kind}, terms=SCALES), available)
+        HybridTrainer(**made.trainers, strategy=made.strategy, cache=Memory(), alpha=0.5).train(made.task.train, 1)
+        found.append(rate(made))
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert found[0] != 0.5
 

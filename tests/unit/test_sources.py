@@ -11,12 +11,13 @@ import hyco_engine as hyco
 from hyco_engine.builtin.sources import hyco_sources
 from hyco_engine.builtin.sources.options import SimulateOptions
 from hyco_engine.builtin.sources.simulate import SimulateSource
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import DataError, HycoError, PluginError, SpecError
 from hyco_engine.hooks.records import ModelRecord
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, PhysicalModel, TrajectorySource
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
-from hyco_engine.spec.choices import BoundarySetting, ParameterSetting, PhysicalChoice, Profile
+from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice, Profile
 from hyco_engine.spec.options import option, options
 
 

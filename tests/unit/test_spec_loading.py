@@ -12,10 +12,11 @@ import attrs
 import pytest
 from spec_kinds import GOOD, make_registry
 
+from hyco_engine.data.settings import BoundarySetting, parse_range
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks.records import ModelRecord, Record
-from hyco_engine.spec.checks import parse_range
-from hyco_engine.spec.choices import ArrayFile, BoundarySetting, NormalizerChoice, Profile
+from hyco_engine.physics.settings import ArrayFile, Profile
+from hyco_engine.spec.choices import NormalizerChoice
 from hyco_engine.spec.loading import MAX_BYTES, LoadedSpec, load_spec, spec_from_dict
 from hyco_engine.spec.options import option, options
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyco_engine.data.settings import Split
 from hyco_engine.data.splits import NAMES, Segment, check_lengths, resolve_split
 from hyco_engine.errors import DataError
-from hyco_engine.spec.choices import Split
 
 
 def simulations(split, frames):

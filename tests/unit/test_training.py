@@ -37,15 +37,15 @@ from hyco_engine.interfaces import (
     Tracker,
     Trajectory,
 )
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.choices import ParameterSetting
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.training.cycle import flatten
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import PredictorObjective, RolloutObjective, WeightedSum
 from hyco_engine.training.problem import to_device
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.teaching import BalanceWarning
 from hyco_engine.training.trainer import Trainer
 

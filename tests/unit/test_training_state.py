@@ -32,11 +32,11 @@ from hyco_engine.interfaces import (
     Tracker,
 )
 from hyco_engine.runs.checkpoint import Checkpoints
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.problems import Decay, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.training.cycle import REST
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import AdvectionOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.differences import continued, first_derivative
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
@@ -129,7 +129,7 @@ def ring_vortex(grid: Grid, options: AdvectionOptions) -> Tensor:
     return torch.stack([-y * profile, x * profile])
 
 
-def build(options: AdvectionOptions, context: BuildContext) -> FlowModel:
+def build(options: AdvectionOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:

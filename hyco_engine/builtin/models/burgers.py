@@ -44,7 +44,7 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import BurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.differences import continued, diffusion, first_derivative, second_derivative
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
@@ -117,7 +117,7 @@ class Burgers(ExplicitPhysics, FlowPhysics):
         return noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
 
 
-def build(options: BurgersOptions, context: BuildContext) -> FlowModel:
+def build(options: BurgersOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     return FlowModel(Burgers(options), context)
 

@@ -23,7 +23,7 @@ from hyco_engine.interfaces import Predictor, TermSpec, Values
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import CoordinateMLPOptions
     from hyco_engine.data.fields import StateLayout
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
 
 
 class CoordinateMLP(Predictor):
@@ -38,7 +38,7 @@ class CoordinateMLP(Predictor):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, options: CoordinateMLPOptions, layout: StateLayout, context: BuildContext) -> None:
+    def __init__(self, options: CoordinateMLPOptions, layout: StateLayout, context: SurrogateContext) -> None:
         super().__init__()
         grid = layout.grid
         lower = [*grid.lower, 0.0]
@@ -81,7 +81,7 @@ def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
-def build(options: CoordinateMLPOptions, context: BuildContext) -> CoordinateMLP:
+def build(options: CoordinateMLPOptions, context: SurrogateContext) -> CoordinateMLP:
     """Build the surrogate `coordinate-mlp`."""
     if context.layout is None:
         raise DataError("the surrogate 'coordinate-mlp' needs a domain: give the data a grid", key="synthetic.kind")

@@ -25,7 +25,7 @@ from hyco_engine.interfaces import Correction
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import CorrectedOptions
-    from hyco_engine.interfaces import BuildContext, PhysicalModel
+    from hyco_engine.interfaces import PhysicalModel, SurrogateContext
 
 
 class Corrected(Correction):
@@ -80,7 +80,7 @@ class CorrectionBody(nn.Module):
         return of_image(out, x)
 
 
-def build(options: CorrectedOptions, context: BuildContext) -> Corrected:
+def build(options: CorrectedOptions, context: SurrogateContext) -> Corrected:
     """Build the surrogate `corrected`. Raise SpecError where the spec has no physics to correct."""
     physics = context.physics()
     correction = assemble(lambda layout, n_in: CorrectionBody(options, layout, n_in), options, context, "corrected")

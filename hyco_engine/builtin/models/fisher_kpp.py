@@ -34,7 +34,7 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import FisherKppOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.differences import continued, diffusion, second_derivative
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import smooth_noise
@@ -104,6 +104,6 @@ def _spread(u: Field, values: Any, d: Any) -> Any:
     return reduce(add, parts)
 
 
-def build(options: FisherKppOptions, context: BuildContext) -> FlowModel:
+def build(options: FisherKppOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     return FlowModel(FisherKpp(options), context)

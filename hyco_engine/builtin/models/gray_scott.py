@@ -35,7 +35,7 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import GrayScottOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, diffusive, euler, rk4, values_of
 from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -111,6 +111,6 @@ class GrayScott(ExplicitPhysics, FlowPhysics):
         return torch.stack([1 - v, v], dim=1)
 
 
-def build(options: GrayScottOptions, context: BuildContext) -> FlowModel:
+def build(options: GrayScottOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     return FlowModel(GrayScott(options), context)

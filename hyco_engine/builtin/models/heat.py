@@ -41,7 +41,7 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import HeatOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics import differences, second_order
 from hyco_engine.physics.boundaries import side_of
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, diffusive, rk4, spacing, values_of
@@ -160,7 +160,7 @@ def _mirroring(u: Field) -> Extrapolation:
     )
 
 
-def build(options: HeatOptions, context: BuildContext) -> FlowModel:
+def build(options: HeatOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:

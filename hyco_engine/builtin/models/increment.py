@@ -18,7 +18,7 @@ from hyco_engine.errors import DataError
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import CorrectedOptions, ResNetOptions, UNetOptions
     from hyco_engine.data.statistics import Statistics
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
 
 OUTPUT_GAIN = 1e-2
 """Gain of the last layer's initial weights. It makes the untrained surrogate nearly persistence, which is a better
@@ -154,7 +154,7 @@ class Convolution(nn.Module):
 def assemble(
     make_body: Callable[[StateLayout, int], nn.Module],
     options: ResNetOptions | UNetOptions | CorrectedOptions,
-    context: BuildContext,
+    context: SurrogateContext,
     kind: str,
 ) -> IncrementNet:
     """Build the surrogate around `make_body(layout, input channels)`, with seeded weights, on the run's device.

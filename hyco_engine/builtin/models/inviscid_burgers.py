@@ -40,14 +40,14 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import InviscidBurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.boundaries import side_of
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, heun
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.second_order import neighbours
-from hyco_engine.spec.choices import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting
 
 MAX_COURANT = 1.0
 
@@ -138,7 +138,7 @@ def godunov(left: Any, right: Any) -> Any:
     return maximum(outward * outward, inward * inward) * 0.5
 
 
-def build(options: InviscidBurgersOptions, context: BuildContext) -> FlowModel:
+def build(options: InviscidBurgersOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
     # a number has no slope, so the potential is a field even where the user does not ask for one
     setting = context.parameters.get("potential") or ParameterSetting()

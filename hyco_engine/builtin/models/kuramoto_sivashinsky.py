@@ -36,7 +36,7 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import KuramotoSivashinskyOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import TorchModel, TorchPhysics
@@ -120,7 +120,7 @@ def phi_functions(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return results[0], results[1], results[2]
 
 
-def build(options: KuramotoSivashinskyOptions, context: BuildContext) -> TorchModel:
+def build(options: KuramotoSivashinskyOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:

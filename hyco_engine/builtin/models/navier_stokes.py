@@ -36,7 +36,7 @@ from torch import Tensor
 from hyco_engine.builtin.models.options_physical import NavierStokesOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant
 from hyco_engine.physics.initial import smooth_noise
 from hyco_engine.physics.model import TorchModel, TorchPhysics
@@ -130,7 +130,7 @@ _FORCE = ParameterDeclaration(name="F", init=1.0, unit="length/time^2", help="am
 _DRAG = ParameterDeclaration(name="drag", init=0.1, unit="1/time", bounds=(0.0, math.inf), help="rate of the drag")
 
 
-def build(options: NavierStokesOptions, context: BuildContext) -> TorchModel:
+def build(options: NavierStokesOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:

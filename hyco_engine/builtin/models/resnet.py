@@ -25,7 +25,7 @@ from hyco_engine.data.fields import StateLayout
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import ResNetOptions
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
 
 
 class ResidualBlock(nn.Module):
@@ -69,6 +69,6 @@ class ResNetBody(nn.Module):
         return of_image(out, x)
 
 
-def build(options: ResNetOptions, context: BuildContext) -> IncrementNet:
+def build(options: ResNetOptions, context: SurrogateContext) -> IncrementNet:
     """Build the surrogate `resnet`. Without `positions` it is exactly equivariant to shifts along periodic axes."""
     return assemble(lambda layout, n_in: ResNetBody(options, layout, n_in), options, context, "resnet")

@@ -39,7 +39,7 @@ from torch.nn import functional
 from hyco_engine.builtin.models.options_physical import SmokeOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.interfaces import BuildContext
+from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant, diffusive
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -202,7 +202,7 @@ def _padding(values: Tensor, axis: int, before: int, after: int) -> list[int]:
     return [0] * (2 * (-1 - axis)) + [before, after]
 
 
-def build(options: SmokeOptions, context: BuildContext) -> TorchModel:
+def build(options: SmokeOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
     grid = context.layout.grid if context.layout is not None else context.grid
     if grid is None:

@@ -29,7 +29,7 @@ from hyco_engine.errors import SpecError
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import UNetOptions
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
 
 
 class DoubleConvolution(nn.Module):
@@ -121,7 +121,7 @@ def _check_size(grid: Grid, levels: int) -> None:
     )
 
 
-def build(options: UNetOptions, context: BuildContext) -> IncrementNet:
+def build(options: UNetOptions, context: SurrogateContext) -> IncrementNet:
     """Build the surrogate `unet`.
 
     Without `positions` it is equivariant to shifts by multiples of `2^levels` cells along periodic axes whose

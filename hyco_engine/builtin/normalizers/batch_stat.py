@@ -12,7 +12,7 @@ from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.builtin.normalizers.options import BatchStatOptions, NonFinite
 from hyco_engine.builtin.normalizers.sizes import TINY, Sizes
 from hyco_engine.builtin.normalizers.sqrt_dim import dimension_factor
-from hyco_engine.interfaces import BuildContext, TermSpec
+from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 FLOOR = 1e-3
 """Lower limit of the statistic, as a share of the rms."""
@@ -80,6 +80,6 @@ class BatchStat(Balancer):
             )
 
 
-def build(options: BatchStatOptions, context: BuildContext) -> BatchStat:
+def build(options: BatchStatOptions, context: NormalizerContext) -> BatchStat:
     """Build the normalizer `batch-stat`."""
     return BatchStat(statistic=options.statistic, power=options.power, nonfinite=options.nonfinite)

@@ -13,7 +13,7 @@ from torch import Tensor
 from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.builtin.normalizers.options import GradNormOptions, NonFinite
 from hyco_engine.builtin.normalizers.sizes import TINY, weighted
-from hyco_engine.interfaces import BuildContext, LossTerm, TermSpec
+from hyco_engine.interfaces import LossTerm, NormalizerContext, TermSpec
 
 
 @attrs.frozen
@@ -103,6 +103,6 @@ def _gradient(term: LossTerm | None, shared: list[Tensor]) -> Tensor:
     return torch.cat([gradient.detach().flatten().double() for gradient in found])
 
 
-def build(options: GradNormOptions, context: BuildContext) -> GradNorm:
+def build(options: GradNormOptions, context: NormalizerContext) -> GradNorm:
     """Build the normalizer `grad-norm`."""
     return GradNorm(every=options.every, decay=options.decay, floor=options.floor, nonfinite=options.nonfinite)

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.builtin.normalizers.options import ManualOptions
-from hyco_engine.interfaces import BuildContext, TermSpec
+from hyco_engine.interfaces import NormalizerContext, TermSpec
 from hyco_engine.training.losses import WeightedSum
 
 
@@ -24,6 +24,6 @@ class Manual(Balancer, WeightedSum):
         return self.manual_weight(spec)
 
 
-def build(options: ManualOptions, context: BuildContext) -> Manual:
+def build(options: ManualOptions, context: NormalizerContext) -> Manual:
     """Build the normalizer `manual`."""
     return Manual(nonfinite=options.nonfinite)

@@ -9,7 +9,7 @@ import attrs
 from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.builtin.normalizers.options import NonFinite, RunningMeanOptions
 from hyco_engine.builtin.normalizers.sizes import TINY
-from hyco_engine.interfaces import BuildContext, TermSpec
+from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 WARM_UP = 10
 """Number of a term's first steps that are averaged evenly."""
@@ -60,6 +60,6 @@ class RunningMean(Balancer):
         return 1.0
 
 
-def build(options: RunningMeanOptions, context: BuildContext) -> RunningMean:
+def build(options: RunningMeanOptions, context: NormalizerContext) -> RunningMean:
     """Build the normalizer `running-mean`."""
     return RunningMean(decay=options.decay, nonfinite=options.nonfinite)

@@ -8,7 +8,7 @@ from typing import final
 
 from hyco_engine.builtin.normalizers.options import NonFinite, SqrtDimOptions
 from hyco_engine.builtin.normalizers.running_mean import RunningMean
-from hyco_engine.interfaces import BuildContext, TermSpec
+from hyco_engine.interfaces import NormalizerContext, TermSpec
 
 
 def dimension_factor(spec: TermSpec, specs: Mapping[str, TermSpec], power: float, renormalise: bool = True) -> float:
@@ -44,7 +44,7 @@ class SqrtDim(RunningMean):
         return dimension_factor(spec, self.specs, self.power, self.renormalise)
 
 
-def build(options: SqrtDimOptions, context: BuildContext) -> SqrtDim:
+def build(options: SqrtDimOptions, context: NormalizerContext) -> SqrtDim:
     """Build the normalizer `sqrt-dim`."""
     return SqrtDim(
         power=options.power, renormalise=options.renormalise, decay=options.decay, nonfinite=options.nonfinite

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyco_engine.builtin.normalizers.base import Balancer, Step
 from hyco_engine.builtin.normalizers.options import NonFinite, UncertaintyOptions
 from hyco_engine.builtin.normalizers.sizes import TINY, Sizes
-from hyco_engine.interfaces import BuildContext, StepContext, TermSpec
+from hyco_engine.interfaces import NormalizerContext, StepContext, TermSpec
 
 RANGE = 13.8
 """Largest change of s from its start, a factor of 10^6 in the weight, either way."""
@@ -140,6 +140,6 @@ def _factors(spec: TermSpec) -> tuple[float, float]:
             return 0.5, 0.5
 
 
-def build(options: UncertaintyOptions, context: BuildContext) -> Uncertainty:
+def build(options: UncertaintyOptions, context: NormalizerContext) -> Uncertainty:
     """Build the normalizer `uncertainty`."""
     return Uncertainty(lr=options.lr, nonfinite=options.nonfinite)

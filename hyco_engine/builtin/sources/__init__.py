@@ -16,7 +16,7 @@ from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext, SampleSource, TrajectorySource
+    from hyco_engine.interfaces import SampleSource, SourceContext, TrajectorySource
 
 
 @hookimpl
@@ -61,37 +61,37 @@ def hyco_sources() -> list[Record]:
     ]
 
 
-def _simulate(options: SimulateOptions, context: BuildContext) -> TrajectorySource:
+def _simulate(options: SimulateOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.simulate import SimulateSource
 
     return SimulateSource(options, context)
 
 
-def _arrays(options: ArraysOptions, context: BuildContext) -> TrajectorySource:
+def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.arrays import ArraysSource
 
     return ArraysSource(options)
 
 
-def _points(options: PointsOptions, context: BuildContext) -> TrajectorySource | SampleSource:
+def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
 
     return PointsSource(options, context) if options.resolution else PointSampleSource(options, context)
 
 
-def _scene(options: SceneOptions, context: BuildContext) -> TrajectorySource:
+def _scene(options: SceneOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.scene import SceneSource
 
     return SceneSource(options)
 
 
-def _well(options: WellOptions, context: BuildContext) -> TrajectorySource:
+def _well(options: WellOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.well import WellSource
 
     return WellSource(options)
 
 
-def _pdebench(options: PdebenchOptions, context: BuildContext) -> TrajectorySource:
+def _pdebench(options: PdebenchOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.pdebench import PdebenchSource
 
     return PdebenchSource(options)

@@ -21,9 +21,10 @@ from hyco_engine.builtin.sources.array_files import Array, content_hash, is_else
 from hyco_engine.builtin.sources.options import SPACE
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.spec.choices import ArrayFile, BoundarySetting, Profile
+from hyco_engine.physics.settings import ArrayFile, Profile
 
 log = logging.getLogger("hyco_engine")
 

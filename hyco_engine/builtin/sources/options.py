@@ -8,8 +8,9 @@ from typing import Literal
 
 import attrs
 
+from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
-from hyco_engine.spec.choices import ArrayFile, BoundarySetting, PhysicalChoice, Profile
+from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile
 from hyco_engine.spec.options import option, options
 
 SPACE = "xyz"

@@ -18,13 +18,13 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Points
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SourceContext
 
 
 class Table:
     """The rows of a file by simulation, with the sensors that train and those that validate."""
 
-    def __init__(self, options: PointsOptions, context: BuildContext) -> None:
+    def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
         values, columns = _read(options)
         names = [name for name in columns if name]
@@ -99,7 +99,7 @@ class Table:
                 key="data.path",
             )
 
-    def _held_out(self, count: int, context: BuildContext) -> Array:
+    def _held_out(self, count: int, context: SourceContext) -> Array:
         """Return the sensors that validate in a split by sensor."""
         file = self.options.train_sensors
         if file is None:

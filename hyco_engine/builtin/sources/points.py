@@ -20,11 +20,11 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource
 from hyco_engine.physics.parameters import profile
-from hyco_engine.spec.choices import ArrayFile, Profile
+from hyco_engine.physics.settings import ArrayFile, Profile
 from hyco_engine.spec.places import key_text
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SourceContext
 
 log = logging.getLogger("hyco_engine")
 
@@ -32,7 +32,7 @@ log = logging.getLogger("hyco_engine")
 class PointsSource(TrajectorySource):
     """Observations of fields that a model rolls out on a grid of its own, from a given first frame."""
 
-    def __init__(self, options: PointsOptions, context: BuildContext) -> None:
+    def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
         self.table = Table(options, context)
         if options.dt is None:
@@ -151,7 +151,7 @@ class PointsSource(TrajectorySource):
 class PointSampleSource(SampleSource):
     """Observations for predictors: inputs `position [n_axes]` and `time []`; targets `[]`, or `[C]` for vectors."""
 
-    def __init__(self, options: PointsOptions, context: BuildContext) -> None:
+    def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.table = Table(options, context)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):

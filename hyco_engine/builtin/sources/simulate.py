@@ -17,11 +17,11 @@ from hyco_engine.builtin.sources.extra import Extra
 from hyco_engine.builtin.sources.options import SPACE, SimulateOptions
 from hyco_engine.data.fields import Boundary, Grid
 from hyco_engine.errors import DataError, PluginError, Problem, SpecError
-from hyco_engine.interfaces import PhysicalModel, Trajectory, TrajectorySource
-from hyco_engine.spec.choices import ArrayFile, ParameterSetting, PhysicalChoice, Profile
+from hyco_engine.interfaces import PhysicalModel, PhysicsContext, Trajectory, TrajectorySource
+from hyco_engine.physics.settings import ArrayFile, ParameterSetting, PhysicalChoice, Profile
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SourceContext
 
 NUM_FRAMES = 50
 """The number of frames where the spec gives none."""
@@ -37,7 +37,7 @@ class SimulateSource(TrajectorySource):
     more exact than the models that learn it.
     """
 
-    def __init__(self, options: SimulateOptions, context: BuildContext) -> None:
+    def __init__(self, options: SimulateOptions, context: SourceContext) -> None:
         self.options = options
         self.context = context
         self.num_simulations = options.num_simulations
@@ -156,7 +156,7 @@ class SimulateSource(TrajectorySource):
         )
 
 
-def _true_physics(options: SimulateOptions, context: BuildContext) -> tuple[PhysicalChoice, str]:
+def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[PhysicalChoice, str]:
     """Return the physics that makes the data, with its true parameters, and the key of its internal time step."""
     declared = {} if context.physical is None else context.physical.parameters
     if options.physics is not None:
@@ -176,7 +176,7 @@ def _true_physics(options: SimulateOptions, context: BuildContext) -> tuple[Phys
     return attrs.evolve(cast("Any", base), parameters=known), key
 
 
-def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildContext) -> PhysicalModel:
+def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
     """Build the true model, in float64. Raise SpecError for parameters without a true value."""
     axes = tuple(axis for axis in SPACE if axis in options.resolution)
     bounds = [options.bounds.get(axis, (0.0, 1.0)) for axis in axes]
@@ -193,8 +193,8 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildConte
         except ValueError as error:
             raise SpecError(str(error), key="data.boundary") from None
     context.registry.get("hyco_models", choice.kind, "physical")
-    inner = attrs.evolve(
-        context,
+    inner = context.derive(
+        PhysicsContext,
         dtype=torch.float64,
         grid=grid,
         boundary=boundary,
@@ -202,15 +202,14 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: BuildConte
         inner_dt=choice.dt,
         parameters=choice.parameters,
         compile=choice.compile,
-        physical=None,
-        num_frames=None,
     )
     try:
-        model = context.registry.build("hyco_models", choice.kind, choice.options, inner)
+        model = cast(
+            "PhysicalModel",
+            context.registry.build("hyco_models", choice.kind, choice.options, inner, expected=PhysicalModel),
+        )
     except SpecError as error:
         raise SpecError(_at_own_key(problem, options) for problem in error.problems) from None
-    if not isinstance(model, PhysicalModel):
-        raise PluginError(f"the physical model {choice.kind!r} is a {type(model).__name__}, not a PhysicalModel")
     missing = [name for name in model.learnables.names if name not in choice.parameters]
     if missing:
         declarations = model.learnables.declarations

@@ -12,7 +12,7 @@ from hyco_engine.builtin.sources.array_files import open_arrays
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError
 from hyco_engine.physics.parameters import profile
-from hyco_engine.spec.choices import ArrayFile, Profile
+from hyco_engine.physics.settings import ArrayFile, Profile
 
 
 def true_values(truth: Mapping[str, float | Profile | ArrayFile], grid: Grid) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ from hyco_engine.builtin.sources.hdf5 import (
 )
 from hyco_engine.builtin.sources.options import SPACE, WellOptions
 from hyco_engine.data.fields import Boundary, Rule, StateLayout
+from hyco_engine.data.settings import Split
 from hyco_engine.data.well_layout import LAYOUT
 from hyco_engine.errors import DataError
-from hyco_engine.spec.choices import Split
 
 FOLDERS = ("train", "valid", "test")
 SUFFIXES = (".hdf5", ".h5")

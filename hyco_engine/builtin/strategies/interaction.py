@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import torch
@@ -71,9 +71,7 @@ class Interaction(Strategy):
 
 
 def _physics(context: CycleContext) -> PhysicalModel:
-    physics = context.models["physical"]
-    assert isinstance(physics, PhysicalModel)
-    return physics
+    return cast("PhysicalModel", context.models["physical"])
 
 
 def ghost_points(grid: Grid, count: int, points: int, steps: int, generator: torch.Generator) -> dict[str, Tensor]:

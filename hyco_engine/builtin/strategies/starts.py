@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,8 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
 
 def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:
     """Return the physics' own initial states, as the source `simulate` draws them; `generator("starts", i)` draws i."""
-    assert isinstance(physics, PhysicalModel)
-    return lambda indices: torch.cat([physics.initial_states(1, generator("starts", i)) for i in indices.tolist()])
+    own = cast("PhysicalModel", physics)
+    return lambda indices: torch.cat([own.initial_states(1, generator("starts", i)) for i in indices.tolist()])
 
 
 def periodic_axes(layout: StateLayout) -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import Arm, Augmentation, BuildContext, CycleContext, Phase, Player, Strategy
+from hyco_engine.interfaces import Arm, Augmentation, CycleContext, Phase, Player, Strategy, StrategyContext
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TwoArmsOptions
@@ -42,7 +42,7 @@ class TwoArms(Strategy):
         raise RuntimeError("two-arms augments nothing itself: call augment of one of its candidates")
 
 
-def build(options: TwoArmsOptions, context: BuildContext) -> TwoArms:
+def build(options: TwoArmsOptions, context: StrategyContext) -> TwoArms:
     """Build the strategy; the registry calls this factory."""
     names = [choice.kind for choice in options.arms]
     if len(set(names)) < len(names):

@@ -6,9 +6,9 @@ from typing import Any
 
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Player
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Solver
 from hyco_engine.training.solver.full_batch import FullBatch
 from hyco_engine.training.solver.gauss_newton import GaussNewton

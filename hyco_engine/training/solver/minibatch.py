@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import Player
 from hyco_engine.randomness import own_random_numbers
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.divergence import Diverged, broken_gradient
 from hyco_engine.training.epoch_metrics import EpochMetrics, SkippedBatches
 from hyco_engine.training.problem import Problem
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress, Solver, State
 from hyco_engine.training.starved import StarvedTerms
 

@@ -10,7 +10,7 @@ import torch
 from hyco_engine.augment.balance import generated_count
 from hyco_engine.builtin.strategies.starts import random_starts
 from hyco_engine.errors import RunError
-from hyco_engine.interfaces import Augmentation, BuildContext, CycleContext, Phase, Recipe, Strategy
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Recipe, Strategy, StrategyContext
 from hyco_engine_curriculum.starts import perturbed
 
 if TYPE_CHECKING:
@@ -66,6 +66,6 @@ class Curriculum(Strategy):
         return context.rollout_recipe(phase.teacher, states, count, lead)
 
 
-def build(options: CurriculumOptions, context: BuildContext) -> Curriculum:
+def build(options: CurriculumOptions, context: StrategyContext) -> Curriculum:
     """Build the strategy `curriculum`."""
     return Curriculum(options)

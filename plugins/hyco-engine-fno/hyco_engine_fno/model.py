@@ -16,7 +16,7 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine_fno.spectral import SpectralConvolution
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
     from hyco_engine_fno import FNOOptions
 
 
@@ -109,7 +109,7 @@ def checked_modes(options: FNOOptions, layout: StateLayout) -> tuple[int, ...]:
     return modes
 
 
-def build(options: FNOOptions, context: BuildContext) -> IncrementNet:
+def build(options: FNOOptions, context: SurrogateContext) -> IncrementNet:
     """Build the surrogate `fno`.
 
     Raise DataError for data without fields, SpecError for a grid too coarse for `modes`.

@@ -21,7 +21,7 @@ from hyco_engine import Registry
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, SpecError
-from hyco_engine.interfaces import BuildContext, Trajectory
+from hyco_engine.interfaces import SurrogateContext, Trajectory
 from hyco_engine.runs.export import export
 from hyco_engine.testing.contexts import LAYOUTS, tiny_context, tiny_layout
 from hyco_engine.testing.measuring import stirred
@@ -34,12 +34,12 @@ DOUBLE = torch.float64
 
 
 class TestContract(SurrogateContract):
-    def make(self, context: BuildContext) -> nn.Module:
+    def make(self, context: SurrogateContext) -> nn.Module:
         return build(FNOOptions(modes=(3,), width=4, layers=2), context)
 
 
 class TestContractWithPositions(SurrogateContract):
-    def make(self, context: BuildContext) -> nn.Module:
+    def make(self, context: SurrogateContext) -> nn.Module:
         return build(FNOOptions(modes=(2,), width=4, layers=1, positions=True, activation="tanh"), context)
 
 

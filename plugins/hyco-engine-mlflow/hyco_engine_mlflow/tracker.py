@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyco_engine.interfaces import BuildContext, Tracker
+from hyco_engine.interfaces import Tracker, TrackerContext
 from hyco_engine_mlflow.values import LONGEST, final_values, name, settings
 
 # set before the import, which reads it: no usage reports are sent unless the user asks for them
@@ -202,6 +202,6 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def build(options: MlflowOptions, context: BuildContext) -> MlflowTracker:
+def build(options: MlflowOptions, context: TrackerContext) -> MlflowTracker:
     """Build the tracker `mlflow`."""
     return MlflowTracker(options)

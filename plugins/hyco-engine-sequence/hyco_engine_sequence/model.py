@@ -14,7 +14,7 @@ from hyco_engine.interfaces import Predictor, TermSpec, Values
 from hyco_engine_sequence.options import REACH, STEPS, MultiHeadLSTMOptions
 
 if TYPE_CHECKING:
-    from hyco_engine.interfaces import BuildContext
+    from hyco_engine.interfaces import SurrogateContext
 
 CHANNELS = 3
 
@@ -86,7 +86,7 @@ class MultiHeadLSTM(Predictor):
         return (STEPS // 2 + out - bars).clamp(-REACH, REACH)
 
 
-def build(options: MultiHeadLSTMOptions, context: BuildContext) -> MultiHeadLSTM:
+def build(options: MultiHeadLSTMOptions, context: SurrogateContext) -> MultiHeadLSTM:
     """Build the model `multi-head-lstm` on the run's device. Raise DataError for data on a grid."""
     if context.layout is not None:
         raise DataError("multi-head-lstm reads windows of records, and this data is fields on a grid", key="data.kind")

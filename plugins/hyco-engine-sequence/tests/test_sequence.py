@@ -16,8 +16,8 @@ from hyco_engine_sequence.options import REACH, STEPS, EventRecordsOptions, Mult
 import hyco_engine as hyco
 from hyco_engine.errors import DataError
 from hyco_engine.interfaces import TermSpec
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.training.losses import PredictorObjective
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 

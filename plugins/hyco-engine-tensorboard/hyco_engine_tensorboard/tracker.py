@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import BuildContext, Tracker
+from hyco_engine.interfaces import Tracker, TrackerContext
 
 if TYPE_CHECKING:
     from hyco_engine_tensorboard import TensorBoardOptions
@@ -142,6 +142,6 @@ def _preformatted(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def build(options: TensorBoardOptions, context: BuildContext) -> TensorBoardTracker:
+def build(options: TensorBoardOptions, context: TrackerContext) -> TensorBoardTracker:
     """Build the tracker `tensorboard`."""
     return TensorBoardTracker(options.folder, options.images)

@@ -13,7 +13,7 @@ from hyco_engine.builtin.caches.ahead import Ahead
 from hyco_engine.builtin.caches.values import Flat, Form, chunks
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.hooks.checking import describe
-from hyco_engine.interfaces import Batch, BuildContext, CacheBackend, GeneratedSamples, Recipe, Values
+from hyco_engine.interfaces import Batch, CacheBackend, CacheContext, GeneratedSamples, Recipe, Values
 from hyco_engine_zarr.store import ChunkStore, Compression, Place, place_of
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class ZarrSamples(GeneratedSamples):
         return self._store.read(indices)
 
 
-def build(options: ZarrOptions, context: BuildContext) -> Zarr:
+def build(options: ZarrOptions, context: CacheContext) -> Zarr:
     """Build the cache `zarr`. Raise SpecError for a URL that fsspec cannot read with the installed packages."""
     if options.url:
         try:

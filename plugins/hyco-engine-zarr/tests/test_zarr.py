@@ -24,13 +24,13 @@ from hyco_engine.builtin.strategies.count import Count
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Batch, CacheBackend, Player
 from hyco_engine.runs.cache_manager import CacheManager
-from hyco_engine.spec.classes import TrainingSettings
 from hyco_engine.testing.caches import CacheContract
 from hyco_engine.testing.contexts import tiny_context
 from hyco_engine.testing.measuring import equal
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.testing.recipes import Numbered
 from hyco_engine.testing.specs import RunSpec
+from hyco_engine.training.settings import TrainingSettings
 
 pytest_plugins = ["hyco_engine.testing.fixtures"]
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import Player, Predictor, Samples, TermSpec, Trajectory
+from hyco_engine.interfaces import Player, Samples, TermSpec, Trajectory
 from hyco_engine.spec.classes import LossSpec, TermSetting
 from hyco_engine.training.losses import loss_of_size
 
@@ -23,32 +23,23 @@ _LOOKED_AT = 1024
 
 
 def declared_terms(
-    player: Player, model: nn.Module, loss: LossSpec, layout: StateLayout | None, statistics: Statistics | None
+    own: Sequence[TermSpec], player: Player, loss: LossSpec, sizes: Mapping[str, float] | None
 ) -> list[TermSpec]:
-    """Return the terms that a model is trained on. Raise SpecError where `loss` names another one."""
-    if isinstance(model, Predictor):
-        declared = list(model.terms)
-    elif layout is not None:
-        declared = [
-            TermSpec(name=field.name, n_elements=layout.n_samples(field.name), unit=field.unit)
-            for field in layout.dynamic
-        ]
-    else:
-        raise DataError(
-            f"the {player} model steps states of fields forward, and this data has no fields", key=f"{player}.kind"
-        )
+    """Return the model's `own` terms with what `loss` declares for them; `sizes` is what `scale = "data"` means.
+
+    Raises SpecError where `loss` names another term.
+    """
     override = getattr(loss, player).terms
     settings: Mapping[str, TermSetting] = loss.terms if override is None else override
     key = "loss.terms" if override is None else f"loss.{player}.terms"
-    names = [term.name for term in declared]
+    names = [term.name for term in own]
     for name in settings:
         if name not in names:
             raise SpecError(
                 f"there is no loss term {name!r}; the terms are {', '.join(names)}{did_you_mean(name, names)}",
                 key=f"{key}.{name}",
             )
-    sizes = None if layout is None or statistics is None else field_sizes(layout, statistics)
-    return [_declared(term, settings.get(term.name, TermSetting()), sizes, f"{key}.{term.name}") for term in declared]
+    return [_declared(term, settings.get(term.name, TermSetting()), sizes, f"{key}.{term.name}") for term in own]
 
 
 def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] | None, key: str) -> TermSpec:

@@ -1,0 +1,99 @@
+"""The tables of a spec that say which physics there is and how its parameters start: `[physical]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from hyco_engine.errors import SpecError
+from hyco_engine.settings import Choice, option, options
+
+
+def check_interval(value: tuple[float, float] | None) -> None:
+    """Check that the lower bound is below the upper one."""
+    if value is not None and not value[0] < value[1]:
+        raise ValueError(f"the lower bound must be below the upper one, not {value[0]:g} and {value[1]:g}")
+
+
+@options
+class Profile:
+    """A field given by a formula: `offset + scale * prod_axes sin^2(pi * waves * (x - lower) / (upper - lower))`."""
+
+    profile: Literal["sin-squared"] = option("sin-squared", help="the formula")
+    offset: float = option(0.0, help="value that is added everywhere")
+    scale: float = option(1.0, help="amplitude")
+    waves: int = option(1, help="number of humps along each axis", ge=1)
+
+
+@options
+class ArrayFile:
+    """A field read from a `.npy` file."""
+
+    file: Path = option(help="a .npy file whose shape is the grid's resolution")
+
+
+@options
+class ParameterSetting:
+    """`[physical.parameters.<name>]`: the start and the limits of a parameter of the physics.
+
+    A key that is left out takes its value from the model's declaration.
+    """
+
+    init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile or a file")
+    bounds: tuple[float, float] | None = option(
+        None,
+        help="open interval in which a smooth transform keeps the value; inf is allowed",
+        inf=True,
+        check=check_interval,
+    )
+    learn: bool = option(True, help="false: the value is known and stays fixed")
+    field: bool = option(False, help="true: the parameter has a value at each grid point; false: it is one number")
+    transform: Literal["auto", "linear", "log"] = option(
+        "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
+    )
+    smoothness: float = option(
+        0.0,
+        help="weight of a smoothness prior on a field: it adds the mean of the squared gradient to the loss",
+        ge=0.0,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.smoothness and not (self.field and self.learn):
+            raise SpecError(
+                "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
+            )
+        if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
+            return
+        start = self.init
+        lower, upper = self.bounds
+        reached = (start.offset, start.offset + start.scale) if isinstance(start, Profile) else (start,)
+        for number in reached:
+            if not lower < number < upper:
+                raise SpecError(
+                    f"{number:g} is not between the bounds {lower:g} and {upper:g}, which are open; "
+                    f"start strictly between them or widen the bounds",
+                    key="init",
+                )
+
+
+@options
+class PhysicalChoice(Choice):
+    """`[physical]`."""
+
+    hook = "hyco_models"
+    role = "physical"
+
+    dt: float | None = option(
+        None,
+        help="internal time step, which must divide the time between two frames; none: the physics chooses it",
+        gt=0.0,
+    )
+    compile: Literal["auto", "eager", "graph", "inductor"] = option(
+        "auto",
+        help="execution of the step: eager runs it as written, graph captures it, inductor also compiles it; auto "
+        "estimates which one is fastest",
+    )
+    parameters: Mapping[str, ParameterSetting] = option(attrs.Factory(dict), help="settings of each parameter, by name")

@@ -1,0 +1,198 @@
+"""What a run has found: it is measured once training is over, and summed up and saved whatever the end was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from torch import Tensor, nn
+
+from hyco_engine.assembly import Parts
+from hyco_engine.hooks.blaming import blaming
+from hyco_engine.interfaces import Player
+from hyco_engine.runs.environment import package_versions
+from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
+from hyco_engine.runs.weights import save_model
+from hyco_engine.spec.classes import Spec
+from hyco_engine.training.acceptance import accept_correction
+from hyco_engine.training.error_bars import ErrorBars, measure
+from hyco_engine.training.history import History
+from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.reporter import Reporter
+
+PHASES = (
+    "prepare_data",
+    "compile",
+    "generate_physical",
+    "train_synthetic",
+    "generate_synthetic",
+    "train_physical",
+    "evaluate",
+    "checkpoint",
+)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Results:
+    """The results of a run, of which more is known the further it comes; None is what is not known yet."""
+
+    spec: Spec
+    folder: RunFolder
+    report: Reporter
+    draw: Callable[..., Iterable[Path]] | None = None
+    """Makes the figures and the report; None: `report.run_figures.draw`."""
+    parts: Parts | None = None
+    hybrid: HybridTrainer | None = None
+    initial: Mapping[str, Tensor] = attrs.Factory(dict)
+    """The physics' parameters before training."""
+    metrics: dict[str, Any] = attrs.Factory(dict)
+    error_bars: ErrorBars | None = None
+    correction: dict[str, Any] | None = None
+
+    def begin(self, parts: Parts) -> None:
+        """Take note of the parts of the run, and of where the parameters of the physics start."""
+        self.parts = parts
+        if parts.physical is not None:
+            self.initial = parameter_values(parts.physical)
+
+    @property
+    def models(self) -> dict[Player, nn.Module]:
+        """The models of the run, as far as they are built."""
+        return {} if self.parts is None else self.parts.models
+
+    # --- measured once training is over ---
+
+    def measure(self, between: Callable[[], None]) -> None:
+        """Judge a learned correction, then measure both models and the parameters; `between` may end the run."""
+        assert self.parts is not None
+        assert self.hybrid is not None
+        self._accept(self.hybrid)
+        self._evaluate(self.parts, self.hybrid, between)
+        self._measure_parameters(self.parts, self.hybrid)
+
+    def _accept(self, hybrid: HybridTrainer) -> None:
+        """Decide whether a learned correction of the physics pays."""
+        self.correction = found = accept_correction(hybrid)
+        if found is not None and not found["accepted"]:
+            self.report.warn(
+                f"the correction does not pay on held-out data: {found['error']:.4g} with it, "
+                f"{found['error_without']:.4g} without, and it must take a fifth. The surrogate is the physics alone"
+            )
+
+    def _evaluate(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
+        """Measure all models on held-out real data, and the floor that they must beat."""
+        objective = next(iter(hybrid.trainers.values())).objective
+        splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+        with self.report.timed("evaluate"):
+            for split in splits:
+                heldout = parts.task.heldout(split, objective, parts.device)
+                if heldout is None:
+                    continue
+                for player, trainer in hybrid.trainers.items():
+                    between()
+                    with blaming(trainer.who, f"rollouts on the {split} data"):
+                        self.metrics.setdefault(player, {})[split] = heldout.measure(trainer.model)
+                floor = heldout.persistence()
+                if floor is not None:
+                    self.metrics.setdefault("persistence", {})[split] = floor
+
+    def _measure_parameters(self, parts: Parts, hybrid: HybridTrainer) -> None:
+        """Compute error bars of what the physics has learned, from the real training data."""
+        trainer = hybrid.trainers.get("physical")
+        if trainer is None or parts.physical is None:
+            return
+        # internal steps were chosen for the start values: a search may have ended where they are too long
+        states = parts.start_states()
+        warning = None if states is None else parts.physical.stability(states)
+        if warning is not None:
+            self.report.warn(f"with the parameters that were found, {warning}")
+        try:
+            with self.report.timed("evaluate"):
+                self.error_bars = measure(trainer, parts.task.train)
+        except Exception as error:
+            # what was learned is worth keeping without them
+            self.report.warn(f"the parameters' error bars could not be computed: {error}")
+        if self.error_bars is not None:
+            for message in self.error_bars.warnings:
+                self.report.warn(message)
+            found = {f"standard_error/{name}": value for name, value in self.error_bars.standard_error.items()}
+            at = {"cycle": self.spec.run.cycles - 1, "phase": "evaluate"}
+            at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+            self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
+
+    # --- summed up and saved, whatever the end was ---
+
+    def summary(self, status: str, error: str | None) -> dict[str, Any]:
+        """Sum up what summary.json holds."""
+        history = History() if self.hybrid is None else self.hybrid.history
+        # before training begins nothing has changed, and the folder may be discarded
+        parts = None if self.hybrid is None else self.parts
+        physical = None if parts is None else parts.physical
+        cache = None if self.parts is None else self.parts.cache
+        seconds = {name: self.report.seconds.get(name, 0.0) + history.seconds.get(name, 0.0) for name in PHASES}
+        return {
+            "status": status,
+            "error": error,
+            "cycles": history.cycles,
+            "data": None if parts is None else parts.task.summary(),
+            "parameters": {} if parts is None else self._parameters(parts),
+            "metrics": self.metrics,
+            "balance": [balance_summary(balance) for balance in history.balance],
+            "cooperation": history.cooperation,
+            "arms": history.candidates,
+            "correction": self.correction,
+            "trained": history.trained,
+            "cache": None if cache is None else {**attrs.asdict(cache), "peak_bytes": history.peak_bytes},
+            "timings": {"total_s": self.report.seconds["total_s"], "phases": seconds},
+            "physics": {} if physical is None else dict(zip(("compile", "reason"), physical.execution, strict=True)),
+            "identification": self._identification(),
+            "warnings": [*self.report.warnings, *history.warnings],
+            "peak_rss_bytes": peak_rss_bytes(),
+            "seed": self.spec.run.seed,
+            "versions": package_versions(),
+        }
+
+    def _parameters(self, parts: Parts) -> dict[str, Any]:
+        if parts.physical is None:
+            return {}
+        errors = None if self.error_bars is None else self.error_bars.standard_error
+        return parameters_summary(parts.physical, self.initial, parts.task.truth, self.folder.path, errors)
+
+    def _identification(self) -> dict[str, Any]:
+        """Tell the error bars and minima that were found, as far as there are any."""
+        trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
+        starts = None if trainer is None else trainer.minima
+        return {
+            "optimizer": None if trainer is None else trainer.optimizer_name,
+            "error_bars": None if self.error_bars is None else self.error_bars.to_data(),
+            "starts": None if starts is None else starts.to_data(),
+        }
+
+    def save(self, summary: Mapping[str, Any]) -> None:
+        """Write weights, figures and the summary; the summary comes last, and says that the rest is there."""
+        if self.hybrid is not None and self.parts is not None:
+            for player, trainer in self.hybrid.trainers.items():
+                if trainer.epochs_done == 0 and summary["status"] != "completed":
+                    continue  # weights that nobody trained look like results
+                kind, last = getattr(self.spec, player).kind, trainer.model.state_dict()
+                for which, state in {"final": last, "best": self.hybrid.best[player].state or last}.items():
+                    path = save_model(self.folder, f"{player}-{which}", state, kind, self.parts.task.form)
+                    self.report.tell("artifact", path)
+            trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
+            # who interrupts a run is in a hurry
+            if trained and summary["status"] != "interrupted":
+                self._draw(summary, self.parts)
+        self.report.tell("artifact", self.folder.write_summary(summary))
+
+    def _draw(self, summary: Mapping[str, Any], parts: Parts) -> None:
+        from hyco_engine.report.run_figures import draw
+
+        try:
+            for path in (self.draw or draw)(self.folder.path, summary, parts.task, parts.models):
+                self.report.tell("artifact", path)
+        except Exception as error:
+            # a figure is not worth a run's results
+            self.report.warn(f"the figures could not be drawn: {type(error).__name__}: {error}")

@@ -1,0 +1,170 @@
+"""What tasks have in common whose models roll out fields on a grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.form import DataForm
+from hyco_engine.data.manager import DataManager
+from hyco_engine.data.statistics import Statistics
+from hyco_engine.errors import SpecError
+from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
+from hyco_engine.tasks.base import Example, Task
+from hyco_engine.tasks.terms import field_sizes, glimpsed_sizes, scale_warning
+from hyco_engine.training.memory import expected_memory
+from hyco_engine.training.settings import TrainingSettings
+
+
+class FieldTask(Task, ABC):
+    """States of fields on a grid, which models step forward from frame to frame.
+
+    `manager` keeps the simulations. Splits of simulations always leave something to validate on.
+    """
+
+    validates = True
+
+    def __init__(self, manager: DataManager) -> None:
+        self.manager = manager
+        self.layout = manager.layout
+        self.dt = manager.dt
+        self.statistics = Statistics.unknown(self.layout)
+        self._is_read = False
+
+    @property
+    def form(self) -> DataForm:
+        return DataForm(layout=self.layout, dt=self.dt, statistics=self.statistics)
+
+    @property
+    def is_read(self) -> bool:
+        return self._is_read
+
+    @property
+    def train(self) -> Samples:
+        return self.manager.train
+
+    def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        self.manager.prepare(progress)
+        # each of these checks what it makes, so that a mistake is told before anything is built
+        _ = self.manager.train, self.manager.measure
+        self.statistics = self.manager.statistics
+        self._is_read = True
+
+    def start_states(self, count: int) -> Tensor | None:
+        states = self.train.inputs(torch.arange(min(count, len(self.train))))
+        assert isinstance(states, Tensor)
+        return states
+
+    def stepper_terms(self, player: Player) -> list[TermSpec]:
+        return [
+            TermSpec(name=field.name, n_elements=self.layout.n_samples(field.name), unit=field.unit)
+            for field in self.layout.dynamic
+        ]
+
+    @property
+    def declared_sizes(self) -> Mapping[str, float]:
+        return field_sizes(self.layout, self.statistics)
+
+    def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
+        return scale_warning(terms, self.declared_sizes if self.is_read else self._glimpsed(), of_fields=True)
+
+    def _glimpsed(self) -> dict[str, float] | None:
+        """Return sizes of the fields in a simulation that can be read quickly, or None where there is none."""
+        source = self.manager.source
+        seen = source.glimpse()
+        names = [field.name for field in self.layout.dynamic]
+        return None if seen is None else glimpsed_sizes(seen, source.layout, names)
+
+    def example(self) -> Example | None:
+        splits: tuple[Literal["test", "val"], ...] = ("test", "val")
+        for split in splits:
+            if found := self.manager.heldout(split):
+                return Example(split=split, trajectory=found[0], layout=self.layout, dt=self.dt)
+        return None
+
+    @property
+    def truth(self) -> Mapping[str, Tensor]:
+        return self.manager.truth
+
+    def check_truth(self, physical: PhysicalModel, kind: str) -> None:
+        values = physical.learnables.values()
+        for name, true in self.truth.items():
+            if name in values and true.ndim and true.shape != values[name].shape:
+                raise SpecError(
+                    f"the truth of {name!r} has the shape {list(true.shape)}, the parameter "
+                    f"{list(values[name].shape)}: compare like with like, or leave the truth out",
+                    key=f"data.truth.{name}",
+                )
+            if name not in physical.learnables.names:
+                known = ", ".join(physical.learnables.names) or "none"
+                raise SpecError(
+                    f"the physics {kind!r} has no parameter {name!r}; it has "
+                    f"{known}{did_you_mean(name, physical.learnables.names)}",
+                    key=f"data.truth.{name}",
+                )
+
+    @property
+    def n_real(self) -> int:
+        planned = None if self.is_read else self.manager.planned_windows
+        return len(self.train) if planned is None else planned
+
+    @property
+    def _steps(self) -> int:
+        return self.manager.choice.num_predict_steps
+
+    def _bytes(self, channels: int) -> int:
+        return channels * math.prod(self.layout.spatial) * self.manager.dtype.itemsize
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of a state and its rollout, which is what models generate, whatever the real samples are."""
+        return self._bytes(self.layout.n_all + self._steps * self.layout.n_dynamic)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "simulations": self.manager.num_simulations,
+            "dt": self.dt,
+            "fields": [field.name for field in self.layout.fields],
+            "resolution": list(self.layout.grid.resolution),
+        }
+
+    def memory(self, settings: TrainingSettings, inner_dt: float | None) -> dict[str, Any] | None:
+        return expected_memory(
+            min(self.n_real, settings.batch_size) * self._bytes(self.layout.n_all),
+            steps=self._steps,
+            internal=None if inner_dt is None else max(1, round(self.dt / inner_dt)),
+            budget_gb=settings.memory_gb,
+        )
+
+    def summary(self) -> dict[str, Any] | None:
+        return self.manager.summary()
+
+    def digest(self) -> str:
+        """A hash of the statistics of what is trained on, and of all that is held out."""
+        digest = hashlib.sha256(str(len(self.train)).encode())
+        digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
+        for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):
+            for tensor in (trajectory.dynamic, trajectory.static):
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def text(self) -> str:
+        manager, grid = self.manager, self.layout.grid
+        sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
+        cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
+        fields = ", ".join(field.name for field in self.layout.fields)
+        frames = manager.source.frames(0)
+        each = "" if frames is None else f" of {frames} frames"
+        windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"
+        simulations = f"{manager.num_simulations} simulation{'s' if manager.num_simulations > 1 else ''}"
+        return f"read as {simulations}{each}, {self.dt:.6g} apart; {fields} on {cells}{windows}"

@@ -1,0 +1,31 @@
+"""The task of fields that are observed on their grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from hyco_engine.data.manager import DataManager
+from hyco_engine.interfaces import TermSpec
+from hyco_engine.tasks.fields import FieldTask
+from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts
+from hyco_engine.training.losses import Objective, objective_for
+
+
+class GridTask(FieldTask):
+    """Models learn to reach the frames of simulations by rollouts, and are measured by full-length ones."""
+
+    def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
+        return objective_for(model, self.layout, specs)
+
+    def heldout(
+        self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
+    ) -> HeldOut | None:
+        real = self.manager.heldout(split)
+        return HeldOutRollouts(real, self.layout, device) if real else None
+
+    def simulations(self) -> DataManager:
+        return self.manager

@@ -1,0 +1,37 @@
+"""The task of fields that are observed by sensors, wherever these are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from hyco_engine.interfaces import Predictor, TermSpec
+from hyco_engine.tasks.fields import FieldTask
+from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, predictor_errors
+from hyco_engine.training.losses import Objective
+from hyco_engine.training.point_losses import PointObjective
+
+
+class PointTask(FieldTask):
+    """Models learn what sensors saw: steppers by rollouts that are read there, predictors by being asked."""
+
+    def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
+        return PointObjective(self.layout, specs)
+
+    def heldout(
+        self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
+    ) -> HeldOut | None:
+        real = self.manager.heldout(split)
+        return HeldOutPoints(real, self.layout, device) if real else None
+
+
+class HeldOutPoints(HeldOutRollouts):
+    """Full-length rollouts of steppers, read where the sensors are, and predictors asked there, compared by nrmse."""
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        if isinstance(model, Predictor):
+            return predictor_errors(model, self.trajectories, self.layout, self.device)
+        return super().measure(model)

@@ -1,0 +1,91 @@
+"""The task of data that is no field: inputs and targets by name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyco_engine.data.settings import Observe, SourceChoice
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.interfaces import Player, Samples, SampleSource, TermSpec
+from hyco_engine.tasks.base import Task
+from hyco_engine.tasks.terms import sample_sizes, scale_warning
+from hyco_engine.training.evaluation import HeldOut, HeldOutSamples
+from hyco_engine.training.losses import Objective, objective_for
+
+
+class SampleTask(Task):
+    """Predictors learn named targets from named inputs, and are measured by their loss on held-out samples.
+
+    Raises SpecError where the spec asks of samples what only simulations have, and DataError where there are none.
+    """
+
+    def __init__(self, source: SampleSource, choice: SourceChoice) -> None:
+        if choice.observe != Observe():
+            raise SpecError(
+                "noise and masks are for simulations of fields, and this data is samples", key="data.observe"
+            )
+        if choice.split.by == "time":
+            raise SpecError("samples have no frames: their source divides them", key="data.split.by")
+        self._source = source
+        self._train = source.samples("train")
+        if not len(self._train):
+            raise DataError("the data has no sample to train on", key="data")
+        self._heldout: dict[Literal["val", "test"], Samples] = {
+            "val": source.samples("val"),
+            "test": source.samples("test"),
+        }
+
+    @property
+    def train(self) -> Samples:
+        return self._train
+
+    def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Do nothing: the source has given its samples already."""
+
+    def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
+        return objective_for(model, None, specs)
+
+    def stepper_terms(self, player: Player) -> list[TermSpec]:
+        raise DataError(
+            f"the {player} model steps states of fields forward, and this data has no fields", key=f"{player}.kind"
+        )
+
+    def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
+        sizes = sample_sizes(self.train, next(iter(terms.values()), ()))
+        return scale_warning(terms, sizes, of_fields=False)
+
+    @property
+    def validates(self) -> bool:
+        return len(self._heldout["val"]) > 0
+
+    def heldout(
+        self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
+    ) -> HeldOut | None:
+        real = self._heldout[split]
+        return HeldOutSamples(real, objective, device) if len(real) else None
+
+    @property
+    def n_real(self) -> int:
+        return len(self.train)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one real sample; a generated one is of the same kind."""
+        parts: list[Tensor] = []
+        for values in self.train.batch(torch.tensor([0])):
+            parts += [values] if isinstance(values, Tensor) else list(values.values())
+        return sum(part.nbytes for part in parts)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(str(len(self.train)).encode())
+        digest.update(self._source.fingerprint().encode())
+        return digest.hexdigest()
+
+    @property
+    def text(self) -> str:
+        return f"{len(self.train)} samples to train on"
