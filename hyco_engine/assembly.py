@@ -187,7 +187,7 @@ class Assembler:
         objective = self.objective(player, model, task)
         if task.is_read:
             check_stages(player, objective, settings.curriculum, task.train)
-        check_parts(player, objective, model, settings.points_per_sample)
+        check_parts(player, objective, settings.points_per_sample)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
             model,

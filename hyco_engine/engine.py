@@ -25,7 +25,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.training.candidates import candidates_of
+from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.reporter import Guarded
 
 
@@ -136,7 +136,7 @@ class Engine:
                 {
                     "cycle": cycle,
                     "phase": f"train_{phase.player}",
-                    **({"arm": candidate.name} if len(candidates) > 1 else {}),
+                    **label(candidate, candidates),
                     "epochs": epochs,
                     "n_real": task.n_real,
                     "n_generated": candidate.max_generated(task.n_real, alpha) if phase.taught else 0,

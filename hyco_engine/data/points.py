@@ -18,6 +18,7 @@ from hyco_engine.data.contracts import Points, Samples, Trajectory
 from hyco_engine.data.fields import Rule, StateLayout
 from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
+from hyco_engine.randomness import derive_generator
 
 GRID = "grid"
 """The name of the rollouts `[B, T, C_dyn, *S]` of generated samples among the targets of sensors."""
@@ -189,14 +190,14 @@ class PointParts(Samples):
     part of a window is padded with points that were not observed. States and names are those of the windows.
     """
 
-    def __init__(self, windows: Samples, size: int, generator: torch.Generator) -> None:
+    def __init__(self, windows: Samples, size: int, seed: int) -> None:
         self._windows = windows
         self.horizon = windows.horizon
         _, targets = windows.batch(torch.tensor([0]))
         assert not isinstance(targets, Tensor)
         self._count = targets["frame"].shape[1]
         self._parts = -(-self._count // size)
-        order = torch.randperm(self._count, generator=generator)
+        order = torch.randperm(self._count, generator=derive_generator(seed, "points"))
         padding = order.new_full((self._parts * size - self._count,), self._count)
         self._chosen = torch.cat([order, padding]).view(self._parts, size)
         self.observed_share = windows.observed_share * self._count / (self._parts * size)

@@ -18,8 +18,9 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import PhysicalModel, Predictor, SurrogateContext
+from hyco_engine.interfaces import Predictor, SurrogateContext
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice
+from hyco_engine.physics.within import physics_within
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
@@ -163,7 +164,7 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     states = _states(weights)
     buffer = io.BytesIO()
     try:
-        for physics in _physics_in(whole):
+        for physics in physics_within(whole).values():
             physics.prepare_export(states)
         with warnings.catch_warnings(), torch.no_grad():
             # torch itself causes these warnings
@@ -205,14 +206,9 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
     return content, _difference(again.eval(), model, _states(weights))
 
 
-def _physics_in(model: nn.Module) -> list[PhysicalModel]:
-    """The physical models that a surrogate contains."""
-    return [part for part in model.modules() if isinstance(part, PhysicalModel)]
-
-
 def _physical_table(model: nn.Module, run: LoadedRun) -> dict[str, str]:
     """The metadata `physical` of a surrogate that contains the physics: the spec's table, with numbers for files."""
-    choice, inside = run.spec.physical, _physics_in(model)
+    choice, inside = run.spec.physical, list(physics_within(model).values())
     if choice is None or not inside:
         return {}
     table = plain(choice)

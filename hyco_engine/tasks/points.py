@@ -12,14 +12,15 @@ from hyco_engine.interfaces import Predictor, TermSpec
 from hyco_engine.tasks.fields import FieldTask
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, predictor_errors
 from hyco_engine.training.losses import Objective
-from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.point_losses import PointObjective, PointPredictorObjective
 
 
 class PointTask(FieldTask):
     """Models learn what sensors saw: steppers by rollouts that are read there, predictors by being asked."""
 
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
-        return PointObjective(self.layout, specs)
+        kind = PointPredictorObjective if isinstance(model, Predictor) else PointObjective
+        return kind(self.layout, specs)
 
     def heldout(
         self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"

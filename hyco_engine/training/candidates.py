@@ -36,6 +36,11 @@ def candidates_of(strategy: Strategy | None) -> tuple[Arm, ...]:
     return arms or (Arm(name="", strategy=strategy),)
 
 
+def label(candidate: Arm, candidates: Sequence[Arm]) -> dict[str, str]:
+    """Return what tells a candidate's records apart from those of the others; nothing where there is no other."""
+    return {"arm": candidate.name} if len(candidates) > 1 else {}
+
+
 def check_strategy(
     strategy: Strategy, models: Mapping[Player, nn.Module], n_real: int, alpha: float, *, heldout: bool
 ) -> None:
@@ -55,7 +60,7 @@ class Candidates:
     `best` are the best weights of the candidate whose turn it is; after `choose` those of what was chosen.
     """
 
-    arms: Sequence[Arm]
+    candidates: Sequence[Arm]
     alpha: float
     trainers: Mapping[Player, Trainer]
     best: dict[Player, Best]
@@ -66,41 +71,51 @@ class Candidates:
     _fresh: dict[Player, Normalization] = attrs.Factory(dict)
     """Normalizers as they were before training: one knows the loss terms of its own candidate alone."""
 
-    def __attrs_post_init__(self) -> None:
-        if len(self.arms) > 1:
-            self._fresh = {player: copy.deepcopy(trainer.normalization) for player, trainer in self.trainers.items()}
+    @classmethod
+    def of(
+        cls, strategy: Strategy | None, alpha: float, trainers: Mapping[Player, Trainer], best: dict[Player, Best]
+    ) -> Candidates:
+        """Return the candidates of a strategy, for trainers that have not begun."""
+        found = candidates_of(strategy)
+        several = len(found) > 1
+        fresh = {player: copy.deepcopy(trainer.normalization) for player, trainer in trainers.items() if several}
+        return cls(candidates=found, alpha=alpha, trainers=trainers, best=best, fresh=fresh)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a choice to be made."""
+        return len(self.candidates) > 1
 
     @property
     def turn(self) -> Turn:
         """Whose turn it is."""
         active = self._active or 0
-        arm = self.arms[active]
-        several = len(self.arms) > 1
+        arm = self.candidates[active]
         return Turn(
             strategy=arm.strategy,
             alpha=self.alpha if arm.alpha is None else arm.alpha,
-            name=arm.name if several else "",
-            label={"arm": arm.name} if several else {},
+            name=arm.name if self.several else "",
+            label=label(arm, self.candidates),
             first=active == 0,
         )
 
     def begin(self) -> None:
         """Before training goes on: every candidate begins from the trainers' state, or takes up its own again."""
-        if len(self.arms) < 2:
+        if not self.several:
             return
         if not self._states:
-            self._states = [self._state() for _ in self.arms]
+            self._states = [self._state() for _ in self.candidates]
         if self._active is None:
             self._active = 0
             self._load(self._states[0])
 
     def next(self) -> bool:
         """Give the turn to the next candidate; True where all have had theirs."""
-        if len(self.arms) < 2:
+        if not self.several:
             return True
         assert self._active is not None  # training has begun
         self._states[self._active] = self._state()
-        self._active = (self._active + 1) % len(self.arms)
+        self._active = (self._active + 1) % len(self.candidates)
         self._load(self._states[self._active])
         return self._active == 0
 
@@ -109,7 +124,7 @@ class Candidates:
 
         `{player: {"kept": name, "errors": {name: error}}}`; empty where there is nothing to choose from.
         """
-        if len(self.arms) < 2 or self._active is None:
+        if not self.several or self._active is None:
             return {}
         self._states[self._active] = self._state()
         self._active = None
@@ -121,13 +136,13 @@ class Candidates:
             self._load_trainer(player, self._states[chosen])
             lowest = best_of([state["best"][player]["error"] for state in self._states])
             self.best[player] = Best(**copy.deepcopy(self._states[lowest or 0]["best"][player]))
-            names = [arm.name for arm in self.arms]
+            names = [arm.name for arm in self.candidates]
             told[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
         return told
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return what the trainers do not hold, not copied."""
-        return None if len(self.arms) < 2 else {"active": self._active, "states": self._states}
+        return None if not self.several else {"active": self._active, "states": self._states}
 
     def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
         """Go on from what `state_dict` gave."""

@@ -14,15 +14,6 @@ from hyco_engine.training.losses import Objective
 _AT_ONCE = 64
 
 
-def check_curriculum(player: Player, objective: Objective, stages: Sequence[tuple[int, int]]) -> None:
-    """Raise SpecError where there is a curriculum, and no rollouts that it could shorten."""
-    if stages and not objective.rolls_out:
-        raise SpecError(
-            f"a curriculum shortens rollouts, and the {player} model is not trained on such: leave it out",
-            key=f"training.{player}.curriculum",
-        )
-
-
 def check_stages(player: Player, objective: Objective, stages: Sequence[tuple[int, int]], data: Samples) -> None:
     """Raise SpecError where the first stage is so short that nothing is observed within it."""
     if not stages or not objective.rolls_out:

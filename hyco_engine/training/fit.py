@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Solver, State
-from hyco_engine.training.state import PhaseState, TrainingState, copied
+from hyco_engine.training.state import PhaseState, TrainingState
 
 
 def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator[Progress]:
@@ -18,7 +19,7 @@ def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator
     if state.phase is None:
         begun: State = solver.init(problem, state.solver)
         state.solver = begun
-        state.phase = PhaseState(start=copied(problem.model.state_dict()), first=begun.epochs == 0)
+        state.phase = PhaseState(start=copy.deepcopy(problem.model.state_dict()), first=begun.epochs == 0)
     phase, inner = state.phase, state.solver
     assert inner is not None  # a phase has begun
     while phase.epochs < problem.epochs and not phase.converged:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import CacheBackend, Player, Samples, Strategy, Tracker
-from hyco_engine.training.candidates import Candidates, candidates_of
+from hyco_engine.training.candidates import Candidates
 from hyco_engine.training.cycle import REST, Cycle, CycleState, Event, measured
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
-from hyco_engine.training.reporter import Guarded, Reporter, naming_memory
+from hyco_engine.training.reporter import Guarded, Reporter
 from hyco_engine.training.teaching import Folders, Teaching
 from hyco_engine.training.trainer import Trainer
 
@@ -55,10 +55,8 @@ class HybridTrainer:
         self.trainers: dict[Player, Trainer] = {player: t for player, t in trainers.items() if t is not None}
         self.heldout = heldout
         self.state = CycleState(history=History(), best={player: Best() for player in self.trainers})
-        self._candidates = Candidates(
-            arms=candidates_of(strategy), alpha=alpha, trainers=self.trainers, best=self.state.best
-        )
-        if heldout is None and len(self._candidates.arms) > 1:
+        self._candidates = Candidates.of(strategy, alpha, self.trainers, self.state.best)
+        if heldout is None and self._candidates.several:
             raise RunError("arms are chosen by their errors on held-out data: give validation data (data.split.val)")
         self._teaching = Teaching(
             trainers=self.trainers, cache=cache, seed=seed, folders=folders, strict=strict, errors=self._errors
@@ -101,10 +99,7 @@ class HybridTrainer:
 
     def tell(self, event: Event) -> None:
         """Tell all trackers of an event."""
-        if event.kind == REST:
-            return
-        about = event.record if isinstance(event.record, Mapping) else {}
-        with naming_memory(about.get("phase", event.kind), about.get("cycle")):
+        if event.kind != REST:
             Reporter(trackers=self._trackers, warnings=self.history.warnings).tell(event.kind, event.record)
 
     def keep(self, player: Player, error: float, weights: Mapping[str, Tensor]) -> None:

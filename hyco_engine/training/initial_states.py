@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import START
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch
@@ -29,12 +28,11 @@ class InitialStates(nn.Module):
         self.shift = nn.Parameter(shift)
 
     @classmethod
-    def of(cls, data: AugmentedDataset, layout: StateLayout | None, device: torch.device) -> InitialStates:
-        """None of them moved yet."""
+    def of(cls, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> InitialStates:
+        """Return start states of the real samples of `data`, none of which has moved yet."""
         states = data.real.inputs(torch.tensor([0]))
-        assert isinstance(states, Tensor)
-        assert layout is not None  # a physics has one
-        return cls(states.new_zeros(data.n_real, layout.n_dynamic, *states.shape[2:]).to(device))
+        assert isinstance(states, Tensor)  # rollouts begin from states
+        return cls(states.new_zeros(data.n_real, n_dynamic, *states.shape[2:]).to(device))
 
     def check(self, data: AugmentedDataset) -> None:
         """Raise RunError where these are start states of other samples than those of `data`."""

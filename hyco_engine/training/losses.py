@@ -44,6 +44,9 @@ class Objective(ABC):
     rolls_out: bool = False
     """Whether the model is rolled out from a state, so that the loss has a horizon."""
 
+    takes_parts: bool = False
+    """Whether a sample of sensors may be learned in parts, `points_per_sample` observations at a time."""
+
     horizon: int | None = None
     """Steps of the rollouts that count; None takes as many as the targets have."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from hyco_engine.errors import HycoError, PluginError, RunError
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, StepContext, TermSpec
+from hyco_engine.training.losses import WeightedSum
 
 
 class WrongResult(PluginError, TypeError):
@@ -26,7 +27,8 @@ class Normalization:
     raises becomes a PluginError, but for the engine's own errors.
     """
 
-    def __init__(self, normalizer: LossNormalizer, specs: Sequence[TermSpec], name: str | None = None) -> None:
+    def __init__(self, normalizer: LossNormalizer | None, specs: Sequence[TermSpec], name: str | None = None) -> None:
+        normalizer = normalizer or WeightedSum()
         self.normalizer = normalizer
         self.name = name or type(normalizer).__name__
         self._optimizer: torch.optim.Adam | None = None

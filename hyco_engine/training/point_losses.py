@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError, SpecError
-from hyco_engine.interfaces import Batch, LossTerm, Player, Points, Predictor
+from hyco_engine.interfaces import Batch, LossTerm, Player, Points
 from hyco_engine.rollout import rollout
 from hyco_engine.training.losses import Objective, RolloutObjective
 
@@ -20,9 +20,9 @@ from hyco_engine.training.losses import Objective, RolloutObjective
 _Part = tuple[Tensor, Tensor]
 
 
-def check_parts(player: Player, objective: Objective, model: nn.Module, points: int | None) -> None:
+def check_parts(player: Player, objective: Objective, points: int | None) -> None:
     """Raises SpecError where `points_per_sample` would say nothing."""
-    if points is not None and not (isinstance(objective, PointObjective) and isinstance(model, Predictor)):
+    if points is not None and not objective.takes_parts:
         raise SpecError(
             "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out",
             key=f"training.{player}.points_per_sample",
@@ -31,12 +31,11 @@ def check_parts(player: Player, objective: Objective, model: nn.Module, points: 
 
 @attrs.frozen(eq=False)
 class PointObjective(RolloutObjective):
-    """Squared errors at the points of `PointWindows`, one term for each dynamic field.
+    """Squared errors of a stepper at the points of `PointWindows`, one term for each dynamic field.
 
-    A stepper is rolled out from the state and read where the sensors are. A predictor is a function of position and
-    time: it is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]` or `[M, components]`.
-    Generated rollouts beside the sensors' samples are compared with a stepper's, point by point of the grid. Beyond
-    the `horizon` nothing counts as observed, so that a sample has the share of all its values that lie before it.
+    The stepper is rolled out from the state and read where the sensors are. Generated rollouts beside the sensors'
+    samples are compared point by point of the grid. Nothing beyond the `horizon` counts as observed, so that a sample
+    has the share of all its values that lie before it.
     """
 
     _sensors: Sensors = attrs.field(init=False)
@@ -91,10 +90,6 @@ class PointObjective(RolloutObjective):
 
     def _compared(self, model: nn.Module, batch: Batch) -> list[_Part]:
         states, points, grid = self._split(batch)
-        if isinstance(model, Predictor):
-            if points is None or grid is not None:
-                raise TypeError("a predictor of points learns from sensors, and these are rollouts on a grid")
-            return [_part(predicted_at(model, points, self.layout), points["value"], self._seen(points))]
         steps = self.steps(batch)
         assert steps is not None
         path = rollout(model, states, steps, checkpoint_every=self.checkpoint_every)
@@ -142,6 +137,22 @@ class PointObjective(RolloutObjective):
         if self.horizon is None or self.horizon >= grid.shape[1]:
             return grid
         return torch.cat([grid[:, : self.horizon], torch.full_like(grid[:, self.horizon :], math.nan)], dim=1)
+
+
+@attrs.frozen(eq=False)
+class PointPredictorObjective(PointObjective):
+    """Squared errors of a predictor, a function of position and time, at the points of `PointWindows`.
+
+    It is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]` or `[M, components]`.
+    """
+
+    takes_parts = True
+
+    def _compared(self, model: nn.Module, batch: Batch) -> list[_Part]:
+        _, points, grid = self._split(batch)
+        if points is None or grid is not None:
+            raise TypeError("a predictor of points learns from sensors, and these are rollouts on a grid")
+        return [_part(predicted_at(model, points, self.layout), points["value"], self._seen(points))]
 
 
 def predicted_at(model: nn.Module, points: Mapping[str, Tensor], layout: StateLayout) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.physics.within import physics_within
 
 
 @attrs.frozen(kw_only=True)
@@ -43,8 +44,8 @@ class Prior:
                 physics=physics,
                 smoothness=physics.learnables.smoothness(name),
             )
-            for prefix, physics in model.named_modules()
-            if isinstance(physics, PhysicalModel) and hasattr(physics, "learnables")
+            for prefix, physics in physics_within(model).items()
+            if hasattr(physics, "learnables")
             for name in physics.learnables.learned
             if physics.learnables.smoothness(name)
         ]

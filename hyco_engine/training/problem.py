@@ -28,6 +28,7 @@ from hyco_engine.training.divergence import Diverged, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.memory import MemoryPlan, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.prior import Prior
 from hyco_engine.training.unknowns import Unknowns
@@ -153,6 +154,12 @@ class Problem:
             problem._chunks = self._chunks
             self._shorter = (horizon, problem)
         return self._shorter[1]
+
+    def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
+        """Return how rollouts fit into memory; None where nothing is rolled out. The log says what it costs."""
+        indices = torch.arange(min(len(self.data), self.batch_size))
+        batch = to_device(self.data.batch(indices), self.device)
+        return plan_rollouts(self.model, self.objective, batch, budget_gb * 2**30, self.player)
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Return the generator of one purpose in one epoch of this model."""

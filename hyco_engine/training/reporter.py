@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,10 +54,12 @@ class Reporter:
     warnings: list[str] = attrs.Factory(list)
 
     def tell(self, event: str, record: Any) -> None:
-        """Call the method `event` of every tracker."""
+        """Call the method `event` of every tracker. Raises RunError with the record's phase where memory ends."""
+        about = record if isinstance(record, Mapping) else {}
         for tracker in self.trackers:
             if not isinstance(tracker, Guarded):
-                getattr(tracker, event)(record)
+                with naming_memory(about.get("phase", event), about.get("cycle")):
+                    getattr(tracker, event)(record)
             elif (trouble := tracker.tell(event, record)) is not None:
                 self.warn(trouble)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
+from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.memory import MemoryPlan
-from hyco_engine.training.solver.base import State
+from hyco_engine.training.solver.base import Solver, State
+from hyco_engine.training.unknowns import Unknowns
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -53,7 +55,23 @@ class TrainingState:
             "phase": None if self.phase is None else attrs.asdict(self.phase, recurse=False),
         }
 
+    @classmethod
+    def load(
+        cls, saved: Mapping[str, Any], solver: Solver[Any], unknowns: Unknowns, device: torch.device
+    ) -> TrainingState:
+        """Return the state of which `saved` is the state dict; `solver` is the one that it was made with."""
+        shift, memory, phase = saved["initial"], saved["memory"], saved["phase"]
+        initial = None if shift is None else InitialStates(shift.to(device))
+        parameters = [*unknowns.parameters, *([] if initial is None else initial.parameters())]
+        return cls(
+            solver=None if saved["solver"] is None else solver.load(saved["solver"], parameters),
+            initial=initial,
+            memory=None if memory is None else MemoryPlan(**memory),
+            moved=saved["moved"],
+            phase=None if phase is None else PhaseState(**phase),
+        )
 
-def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a copy of a state dict."""
-    return copy.deepcopy(dict(weights))
+    def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
+        """Have the start states of the real samples be learned. Raises RunError where others are learned already."""
+        self.initial = self.initial or InitialStates.of(data, n_dynamic, device)
+        self.initial.check(data)

@@ -16,20 +16,16 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
-from hyco_engine.randomness import derive_generator
-from hyco_engine.training.curriculum import check_curriculum
 from hyco_engine.training.fit import fit
-from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.linearized import Linearizer
-from hyco_engine.training.losses import Objective, WeightedSum, objective_for
-from hyco_engine.training.memory import MemoryPlan, plan_rollouts
+from hyco_engine.training.losses import Objective, objective_for
 from hyco_engine.training.normalized import Normalization
-from hyco_engine.training.problem import Problem, to_device
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress
 from hyco_engine.training.solver.choosing import solver_for
 from hyco_engine.training.solver.minima import Minima
-from hyco_engine.training.state import PhaseState, TrainingState, copied
+from hyco_engine.training.state import TrainingState
 from hyco_engine.training.unknowns import Unknowns
 
 Observe = Callable[[Mapping[str, Any]], None]
@@ -77,12 +73,11 @@ class Trainer:
         self.layout = layout
         self.settings = settings or TrainingSettings()
         self.objective = objective or objective_for(model, layout)
-        self.normalization = Normalization(normalizer or WeightedSum(), self.objective.specs, normalizer_name)
+        self.normalization = Normalization(normalizer, self.objective.specs, normalizer_name)
         self.model_name = model_name or type(model).__name__
         self.seed = seed
         self.unknowns = Unknowns(model)
         self.linearizer = Linearizer(model)
-        check_curriculum(player, self.objective, self.settings.curriculum)
         self.solver = solver_for(self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs)
         self.state = TrainingState()
 
@@ -202,12 +197,10 @@ class Trainer:
         """Return the problem of a phase that begins, or that goes on."""
         dataset, state = self._samples(data), self.state
         if state.memory is None and self.solver.name != "gauss-newton":
-            batch = dataset.batch(torch.arange(min(len(dataset), self.settings.batch_size)))
-            batch, budget = to_device(batch, self.device), self.settings.memory_gb * 2**30
-            state.memory = plan_rollouts(self.model, self.objective, batch, budget, self.player)
+            state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
         if self.settings.initial_states == "learned":
-            state.initial = state.initial or InitialStates.of(dataset, self.layout, self.device)
-            state.initial.check(dataset)
+            assert self.layout is not None  # what is rolled out has one
+            state.learn_starts(dataset, self.layout.n_dynamic, self.device)
         return self._problem(dataset, terms, epochs=epochs)
 
     def _samples(self, data: Samples) -> AugmentedDataset:
@@ -221,7 +214,7 @@ class Trainer:
                 "generated samples are rollouts on a grid: choose a strategy that does not teach it"
             )
         # the same parts in every phase, and when one is gone on with
-        return AugmentedDataset(PointParts(dataset.real, size, derive_generator(self.seed, "points")))
+        return AugmentedDataset(PointParts(dataset.real, size, self.seed))
 
     def _problem(self, data: AugmentedDataset, terms: Sequence[ExtraTerm], **more: Any) -> Problem:
         state = self.state
@@ -248,7 +241,7 @@ class Trainer:
         if self.state.phase is None:
             yield
             return
-        now = copied(self.model.state_dict())
+        now = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self.state.phase.start)
         try:
             yield
@@ -284,18 +277,9 @@ class Trainer:
         Raises RunError where the state is of other parts, PluginError where the normalizer does not take its own back.
         """
         saved = copy.deepcopy(dict(saved))
-        shift, solver, memory, phase = (saved[name] for name in ("initial", "solver", "memory", "phase"))
-        initial = None if shift is None else InitialStates(shift.to(self.device))
-        parameters = [*self.unknowns.parameters, *([] if initial is None else initial.parameters())]
         try:
             self.model.load_state_dict(saved["model"])
-            self.state = TrainingState(
-                solver=None if solver is None else self.solver.load(solver, parameters),
-                initial=initial,
-                memory=None if memory is None else MemoryPlan(**memory),
-                moved=saved["moved"],
-                phase=None if phase is None else PhaseState(**phase),
-            )
+            self.state = TrainingState.load(saved, self.solver, self.unknowns, self.device)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the state does not fit the {self.player} model {self.model_name}: {error}") from error
         self.normalization.load_state_dict(saved["normalization"])

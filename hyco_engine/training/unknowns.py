@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.physics.transforms import Transform
 
 
 class Unknowns:
@@ -77,3 +78,33 @@ class Unknowns:
         return [
             name.removeprefix("learnables.raw.") for name, now in self.named.items() if torch.equal(before[name], now)
         ]
+
+
+def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) -> Tensor:
+    """`[count, P]` unconstrained starts: the model's own, then others, spread evenly over the range of each parameter.
+
+    Between two bounds all of the range (its logarithm where steps are relative), else a factor of up to e^2 or twice
+    the start's size to both sides. A field is moved as a whole.
+    """
+    columns = []
+    for name in model.learnables.learned:
+        own = model.learnables.raw[name].detach().double().cpu().flatten()
+        # one draw from each of the equal parts of the range, in random order: a Latin hypercube
+        parts = torch.randperm(count, generator=generator)
+        places = (parts + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+        moved = own + _moves(model.learnables.transform(name), own, places)[:, None]
+        moved[0] = own
+        columns.append(moved)
+    return torch.cat(columns, dim=1)
+
+
+def _moves(transform: Transform, own: Tensor, places: Tensor) -> Tensor:
+    centre = own.mean()
+    lower, upper = transform.lower, transform.upper
+    if not math.isfinite(upper - lower):
+        return 4 * places - 2
+    if transform.log and lower > 0:
+        value = lower * (upper / lower) ** (0.02 + 0.96 * places)
+    else:
+        value = lower + (upper - lower) * (0.02 + 0.96 * places)
+    return transform.to_raw(value) - centre

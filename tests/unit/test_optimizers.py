@@ -30,8 +30,8 @@ from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.choosing import choose_optimizer
 from hyco_engine.training.solver.minibatch import Minibatch
-from hyco_engine.training.solver.multi_start import draw_starts
 from hyco_engine.training.trainer import Trainer
+from hyco_engine.training.unknowns import draw_starts
 
 
 class Residuals:

@@ -87,4 +87,11 @@ def solver_for(
     else:
         batches = Minibatch(name=name, player=player, settings=settings, total_epochs=total_epochs)
         solver = Rollback(batches) if settings.on_divergence == "rollback" else batches
-    return Staged(solver, settings.curriculum) if settings.curriculum else solver
+    if not settings.curriculum:
+        return solver
+    if not objective.rolls_out:
+        raise SpecError(
+            f"a curriculum shortens rollouts, and the {player} model is not trained on such: leave it out",
+            key=f"training.{player}.curriculum",
+        )
+    return Staged(solver, settings.curriculum)

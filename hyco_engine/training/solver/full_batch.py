@@ -17,7 +17,7 @@ from torch import Tensor
 from hyco_engine.hooks.blaming import blaming
 from hyco_engine.interfaces import Player
 from hyco_engine.training.divergence import Diverged
-from hyco_engine.training.problem import Metrics, Problem
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Solver, State
 
 
@@ -26,7 +26,7 @@ class Iteration:
     """The loss where an iteration ended, and whether there is anything left to gain."""
 
     loss: float
-    metrics: Metrics
+    metrics: dict[str, float]
     converged: bool = False
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.interfaces import Player
-from hyco_engine.training.problem import Metrics, Problem
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration, stacked
 
 FIRST_STEP = 0.03
@@ -23,7 +23,7 @@ LOOKED_UP = 64
 FLAT = 5
 """Iterations in a row that gain no more than rounding, after which L-BFGS has converged."""
 
-Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], Metrics]]
+Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], dict[str, float]]]
 """(point, loss, gradients, what computes the metrics)."""
 
 
