@@ -124,7 +124,8 @@ class Candidates:
 
         `{player: {"kept": name, "errors": {name: error}}}`; empty where there is nothing to choose from.
         """
-        if not self.several or self._active is None:
+        # without a cycle there is nothing to choose from
+        if not self.several or self._active is None or not self._states:
             return {}
         self._states[self._active] = self._state()
         self._active = None

@@ -143,7 +143,7 @@ class Problem:
     @property
     def steps(self) -> int | None:
         """How many steps the loss rolls the model out; None where it is not made of rollouts."""
-        return self.objective.steps(self.data.batch(torch.tensor([0])))
+        return self.objective.steps(self._started(self._chunks.gather(torch.tensor([0]))).batch)
 
     def at_horizon(self, horizon: int | None) -> Problem:
         """Return the same problem with rollouts of so many steps; None keeps the targets' full length."""
@@ -241,17 +241,16 @@ class Problem:
         """Give all samples, with the start states that were learned for them."""
         # within a transform of torch.func, where the totals may first be asked for, no data can be read
         self._observed()
-        yield from self._started()
+        yield from map(self._started, self._chunks)
 
     def left_finite(self) -> str:
         """Say from which samples on a rollout stops being finite, as ", since ..."; empty where none does."""
         found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
         return next((f", since {left}" for left in found if left), "")
 
-    def _started(self) -> Iterator[Chunk]:
-        for chunk in self._chunks:
-            own = chunk.batch if self.initial is None else self.initial(chunk.batch, chunk.indices)
-            yield attrs.evolve(chunk, batch=own)
+    def _started(self, chunk: Chunk) -> Chunk:
+        """Return the chunk from where its samples are learned to start."""
+        return chunk if self.initial is None else attrs.evolve(chunk, batch=self.initial(chunk.batch, chunk.indices))
 
     def gradient(self) -> tuple[float, Callable[[], Metrics]]:
         """Return the loss here and what computes its metrics; add its gradient to the parameters' `grad`."""
@@ -333,7 +332,7 @@ class Problem:
         """Return by term of the objective the weights of all samples, each times the observed share of its values."""
         if self._totals is None:
             totals: dict[str, float] = {}
-            for chunk in self._started():
+            for chunk in map(self._started, self._chunks):
                 for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._totals = totals
