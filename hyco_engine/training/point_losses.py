@@ -148,6 +148,9 @@ class PointPredictorObjective(PointObjective):
 
     takes_parts = True
 
+    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
+        return None
+
     def _compared(self, model: nn.Module, batch: Batch) -> list[_Part]:
         _, points, grid = self._split(batch)
         if points is None or grid is not None:

@@ -20,6 +20,7 @@ from hyco_engine.data.settings import Mask, Noise, Observe, Split
 from hyco_engine.errors import DataError, HycoError, RunError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
 from hyco_engine.tasks.points import HeldOutPoints
+from hyco_engine.training.divergence import Diverged
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective, PointPredictorObjective
 from hyco_engine.training.settings import TrainingSettings
@@ -284,6 +285,23 @@ def test_generated_rollouts_are_never_dropped_beside_parts_of_samples():
     with error_naming(RunError, "the synthetic model", "points_per_sample = 1", "3 generated samples"):
         trainer.train(data, 1)
     assert trainer.epochs_done == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_predictor_that_diverges_is_told_as_one_that_does(optimizer):
+    class Lost(Line):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor(math.nan))
+
+        def forward(self, inputs):
+            return {"u": self.slope * inputs["time"]}
+
+    own = layout("u", "", (4,))
+    settings, objective = TrainingSettings(optimizer=optimizer), PointPredictorObjective(own)
+    trainer = Trainer(Lost(), player="synthetic", layout=own, objective=objective, settings=settings)
+    with error_naming(Diverged, "synthetic", "epoch 1"):
+        trainer.train(PointWindows(TWO, horizon=3), 1)
 
 
 def test_generated_rollouts_train_beside_sensors_in_the_ratio_of_the_balance():
