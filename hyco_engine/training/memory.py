@@ -47,7 +47,9 @@ def plan_rollouts(
     The log says what it costs before anything runs.
     """
     states, steps = batch[0], objective.steps(batch)
-    if not objective.rolls_out or not isinstance(states, Tensor) or steps is None:
+    # a predictor of points needs no rollout, though its loss has a horizon
+    rolled_out = objective.rolls_out and not objective.takes_parts
+    if not rolled_out or not isinstance(states, Tensor) or steps is None:
         return None
     plan = plan_memory(model, states, steps, budget_bytes, int(getattr(model, "substeps", 1)))
     if plan.message:
