@@ -39,11 +39,6 @@ class State(ABC):
         """Optimizer steps done so far, in all phases."""
 
     @property
-    @abstractmethod
-    def notes(self) -> list[str]:
-        """What the user should know of the present phase."""
-
-    @property
     def rollbacks(self) -> int:
         """How often training went back to a good state, in all phases."""
         return 0
@@ -74,10 +69,6 @@ class Wrapped(State, Generic[S]):
     @property
     def steps(self) -> int:
         return self.inner.steps
-
-    @property
-    def notes(self) -> list[str]:
-        return self.inner.notes
 
     @property
     def rollbacks(self) -> int:
@@ -123,7 +114,7 @@ class Solver(ABC, Generic[S]):
 
     def report(self, state: S, *, first: bool) -> list[str]:
         """Return what the user should know of the phase that ends; the first one tells what holds for all phases."""
-        return list(state.notes)
+        return []
 
 
 W = TypeVar("W", bound=Wrapped[Any])

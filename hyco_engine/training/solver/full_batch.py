@@ -41,7 +41,7 @@ class Ends:
 
 @attrs.define(kw_only=True, eq=False)
 class FullBatchState(State):
-    """`nonfinite` and `uphill` count the steps of the present phase that were taken back.
+    """`nonfinite` counts the steps of the present phase that were taken back because the loss was not finite there.
 
     `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` says whether
     the curvature was learned from real samples alone.
@@ -50,14 +50,12 @@ class FullBatchState(State):
     epochs: int = 0
     steps: int = 0
     nonfinite: int = 0
-    uphill: int = 0
     real_only: bool = True
     weights: dict[str, float] | None = None
-    notes: list[str] = attrs.Factory(list)
 
     def counts(self) -> dict[str, object]:
         """Return all but the curvature, as plain values."""
-        names = ("epochs", "steps", "nonfinite", "uphill", "real_only", "weights", "notes")
+        names = ("epochs", "steps", "nonfinite", "real_only", "weights")
         return {name: getattr(self, name) for name in names}
 
 
@@ -75,8 +73,7 @@ class FullBatch(Solver[F], Generic[F]):
         if not (real_only and state.real_only):
             self.forget(state)
         state.real_only = real_only
-        state.nonfinite = state.uphill = 0
-        state.weights, state.notes = None, []
+        state.nonfinite, state.weights = 0, None
         return state
 
     def step(self, problem: Problem, state: F) -> Progress:
@@ -106,9 +103,9 @@ class FullBatch(Solver[F], Generic[F]):
 
     def report(self, state: F, *, first: bool) -> list[str]:
         if not state.nonfinite:
-            return list(state.notes)
+            return []
         took = f"{self.name} took back {state.nonfinite} steps of the {self.player} model"
-        return [*state.notes, f"{took} to where its loss is not finite"]
+        return [f"{took} to where its loss is not finite"]
 
     @abstractmethod
     def fresh(self, problem: Problem) -> F:

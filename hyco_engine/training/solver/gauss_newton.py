@@ -53,7 +53,6 @@ class GaussNewton(FullBatch[GaussNewtonState]):
     def iterate(self, problem: Problem, state: GaussNewtonState) -> Iteration:
         step = state.damped.iterate(LaneProblem(problem, self.linearizer), problem.unknowns.point()[None])
         state.nonfinite += int(step.nonfinite)
-        state.uphill += int(step.uphill)
         if bool(step.moved):
             problem.unknowns.move_to(step.points[0])
         loss, metrics = problem.value()

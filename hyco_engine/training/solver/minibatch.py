@@ -52,7 +52,10 @@ class Epoch:
 
 @attrs.define(kw_only=True, eq=False)
 class MinibatchState(State):
-    """The optimizer's moments and the epoch under way; `rate` scales the learning rate."""
+    """The optimizer's moments and the epoch under way.
+
+    `rate` scales the learning rate, and `notes` tell what the user should know of the present phase.
+    """
 
     optimizer: torch.optim.Optimizer
     epochs: int = 0

@@ -72,7 +72,7 @@ class Rollback(Wrapper[RollbackState]):
         state.count += 1
         state.inner.steps = state.first_step
         state.inner.rate *= 0.5
-        state.notes.append(
+        state.inner.notes.append(
             f"{error.what}. It went back to the phase's best state so far, and goes on with {state.inner.rate:g} "
             f"of the learning rate (rollback {state.count} of at most {MOST_ROLLBACKS})"
         )
