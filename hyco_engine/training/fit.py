@@ -19,7 +19,11 @@ def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator
     if state.phase is None:
         begun: State = solver.init(problem, state.solver)
         state.solver = begun
-        state.phase = PhaseState(start=copy.deepcopy(problem.model.state_dict()), first=begun.epochs == 0)
+        state.phase = PhaseState(
+            start=copy.deepcopy(problem.model.state_dict()),
+            before=problem.unknowns.copies(),
+            first=begun.epochs == 0,
+        )
     phase, inner = state.phase, state.solver
     assert inner is not None  # a phase has begun
     while phase.epochs < problem.epochs and not phase.converged:

@@ -20,15 +20,28 @@ from hyco_engine.training.unknowns import Unknowns
 class PhaseState:
     """A phase under way.
 
-    `start` is the state dict of the model when the phase began, and `first` whether that was its first phase. `epochs`
-    counts those that are done; `record` holds the last one's metrics.
+    `start` is the state dict of the model when the phase began, and `before` are copies of what the model learns.
+    `first` says whether it is the model's first phase. `epochs` counts those that are done; `record` holds the last
+    one's metrics.
     """
 
     start: Mapping[str, Tensor]
+    before: Mapping[str, Tensor]
     first: bool
     epochs: int = 0
     record: dict[str, Any] = attrs.Factory(dict)
     converged: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all but `before`, which `start` gives again."""
+        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if name != "before"}
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any], unknowns: Unknowns) -> PhaseState:
+        """Return the phase of which `saved` is the state dict."""
+        with unknowns.with_weights(saved["start"]):
+            before = unknowns.copies()
+        return cls(**saved, before=before)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -52,7 +65,7 @@ class TrainingState:
             "initial": None if self.initial is None else self.initial.shift.detach(),
             "memory": None if self.memory is None else attrs.asdict(self.memory),
             "moved": self.moved,
-            "phase": None if self.phase is None else attrs.asdict(self.phase, recurse=False),
+            "phase": None if self.phase is None else self.phase.state_dict(),
         }
 
     @classmethod
@@ -68,15 +81,10 @@ class TrainingState:
             initial=initial,
             memory=None if memory is None else MemoryPlan(**memory),
             moved=saved["moved"],
-            phase=None if phase is None else PhaseState(**{**phase, "start": _moved(phase["start"], device)}),
+            phase=None if phase is None else PhaseState.load(phase, unknowns),
         )
 
     def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
         """Have the start states of the real samples be learned. Raises RunError where others are learned already."""
         self.initial = self.initial or InitialStates.of(data, n_dynamic, device)
         self.initial.check(data)
-
-
-def _moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return tensors that were read from a file on the device of the model, with which they are compared."""
-    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -172,12 +172,11 @@ class Trainer:
         phase, solver = self.state.phase, self.state.solver
         if phase is None or solver is None:
             return TrainingResult(metrics={}, moved=False)
-        still = self.unknowns.unmoved(phase.start)
+        still = self.unknowns.unmoved(phase.before)
         moved = len(still) < len(self.unknowns.named)
-        notes = []
+        notes = self.solver.report(solver, first=phase.first)
         if phase.first and self.state.memory is not None and self.state.memory.message:
             notes.append(f"the {self.player} model: {self.state.memory.message}")
-        notes += self.solver.report(solver, first=phase.first)
         if phase.first and still and moved and self.unknowns.physics is not None:
             notes.append(
                 f"{', '.join(still)} did not move in {num_epochs} epochs of {self.solver.name}: it was right from the "
@@ -235,18 +234,10 @@ class Trainer:
             **{"batch_size": self.settings.batch_size, **more},
         )
 
-    @contextmanager
-    def at_phase_start(self) -> Iterator[None]:
+    def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within, the weights with which the phase under way began."""
-        if self.state.phase is None:
-            yield
-            return
-        now = copy.deepcopy(self.model.state_dict())
-        self.model.load_state_dict(self.state.phase.start)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(now)
+        phase = self.state.phase
+        return nullcontext() if phase is None else self.unknowns.with_weights(phase.start)
 
     def whole_loss(
         self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, chunk: int | None = None

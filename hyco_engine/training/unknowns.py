@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +75,22 @@ class Unknowns:
         with torch.no_grad():
             return {name: float(value.mean()) for name, value in self.physics.learnables.values(raw).items()}
 
+    def copies(self) -> dict[str, Tensor]:
+        """Return copies of all that the model learns, by name."""
+        return {name: parameter.detach().clone() for name, parameter in self.named.items()}
+
+    @contextmanager
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the model, within, the weights of a state dict."""
+        now = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(now)
+
     def unmoved(self, before: Mapping[str, Tensor]) -> list[str]:
-        """Return the learned parameters that are as they were in the state dict `before`, named as the spec does."""
+        """Return the learned parameters that are as they were in the `copies` `before`, named as the spec does."""
         return [
             name.removeprefix("learnables.raw.") for name, now in self.named.items() if torch.equal(before[name], now)
         ]
