@@ -180,11 +180,11 @@ class Teaching:
         alpha: float,
         history: History,
         latest: Mapping[Player, float],
-    ) -> list[str]:
-        """Record how many real and generated samples a phase trains on; return what the user should know of it.
+    ) -> Iterator[str]:
+        """Record how many real and generated samples a phase trains on; give what the user should know of it.
 
         `latest` are both models' errors on held-out data when they were measured last.
-        Raises RunError where the balance is not the declared one.
+        Raises RunError at last where the balance is not the declared one.
         """
         phase = place.phase
         alone = phase.teacher not in self.trainers
@@ -203,22 +203,21 @@ class Teaching:
             direction = f"{phase.teacher}->{phase.player}"
             entry = {"cycle": place.cycle, **place.label, "direction": direction, "n_generated": data.n_generated}
             history.cooperation.append(entry | dict(augmentation.record))
-        notes = []
         # a strategy that records has decided on it; an untaught phase is meant to be one
         if not alone and phase.taught and data.n_generated == 0 and not recorded:
             few = int(data.n_real * alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {alpha:g}" if few else "as its strategy decided"
-            notes.append(
+            yield (
                 f"{place.at}: nothing is generated for the {phase.player} model ({why}), so it trains on "
                 "real data alone"
             )
         if augmentation is not None and not recorded:
-            notes += self._worse_teacher(place, balance, history, latest)
+            yield from self._worse_teacher(place, balance, history, latest)
         if not balance.ok:
             if self.strict:
                 raise RunError(balance.verdict)
-            warnings.warn(balance.verdict, BalanceWarning, stacklevel=2)
-        return notes
+            # where `HybridTrainer.train` was called
+            warnings.warn(balance.verdict, BalanceWarning, stacklevel=6)
 
     @staticmethod
     def _worse_teacher(place: Place, balance: Balance, history: History, latest: Mapping[Player, float]) -> list[str]:
