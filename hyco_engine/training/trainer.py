@@ -209,8 +209,8 @@ class Trainer:
             return dataset
         if dataset.n_generated:
             raise RunError(
-                f"the {self.player} model learns what sensors observed in parts (points_per_sample = {size}), but the "
-                f"{dataset.n_generated} generated samples are rollouts on a grid: choose a strategy that does not teach it"
+                f"the {self.player} model learns what sensors observed in parts (points_per_sample = {size}), but "
+                f"{dataset.n_generated} generated samples are rollouts on a grid: use a strategy that never teaches it"
             )
         # the same parts in every phase, and when one is gone on with
         return AugmentedDataset(PointParts(dataset.real, size, self.seed))
