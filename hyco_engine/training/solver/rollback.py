@@ -60,6 +60,7 @@ class Rollback(Wrapper[RollbackState]):
             loss = progress.metrics.get("train/loss")
             if loss is not None and (state.lowest is None or loss <= state.lowest):
                 state.good, state.lowest = state.start, loss
+            state.start = None
         return progress
 
     def _go_back(self, problem: Problem, state: RollbackState, error: Diverged) -> None:
