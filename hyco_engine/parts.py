@@ -49,13 +49,16 @@ if TYPE_CHECKING:
     from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
     from hyco_engine.runs.cache_manager import CacheManager
     from hyco_engine.tasks.points import HeldOutPoints
+    from hyco_engine.training.cycle import REST, Event
     from hyco_engine.training.evaluation import HeldOutRollouts, HeldOutSamples
     from hyco_engine.training.hybrid import HybridTrainer
     from hyco_engine.training.settings import TrainingSettings
     from hyco_engine.training.trainer import Trainer
 
 _HOME = {
+    "Event": "training.cycle",
     "HeldOutPoints": "tasks.points",
+    "REST": "training.cycle",
     "HeldOutRollouts": "training.evaluation",
     "HeldOutSamples": "training.evaluation",
     "HybridTrainer": "training.hybrid",
@@ -105,6 +108,7 @@ _HOME = {
 }
 
 __all__ = [
+    "REST",
     "ArrayFile",
     "AugmentedDataset",
     "BatchStat",
@@ -113,6 +117,7 @@ __all__ = [
     "Converter",
     "Count",
     "Disk",
+    "Event",
     "FieldInfo",
     "FieldSamples",
     "FieldView",
