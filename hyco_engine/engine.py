@@ -13,7 +13,7 @@ import attrs
 from hyco_engine.assembly import Assembler
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
-from hyco_engine.hooks.blaming import naming_plugins
+from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Tracker
 from hyco_engine.report.result import RunResult, run_result

@@ -15,7 +15,7 @@ import attrs
 from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
-from hyco_engine.hooks.blaming import naming_plugins
+from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.interfaces import PhysicalModel, Samples, StepExecution, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results

@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Parts
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
@@ -93,7 +93,7 @@ class Results:
                     continue
                 for player, trainer in hybrid.trainers.items():
                     between()
-                    with blaming(trainer.who, f"rollouts on the {split} data"):
+                    with attributed(trainer.who, f"rollouts on the {split} data"):
                         self.metrics.setdefault(player, {})[split] = heldout.measure(trainer.model)
                 floor = heldout.persistence()
                 if floor is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
@@ -192,7 +192,7 @@ class Cycle:
 
 def measured(heldout: HeldOut, trainer: Trainer) -> dict[str, Any]:
     """Return the metrics of a trainer's model on held-out real data."""
-    with blaming(trainer.who, "rollouts on held-out data"):
+    with attributed(trainer.who, "rollouts on held-out data"):
         return heldout.measure(trainer.model)
 
 

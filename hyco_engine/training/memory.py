@@ -34,8 +34,8 @@ class MemoryPlan:
         if self.every is None:
             return None
         return (
-            f"a gradient through {self.steps} steps would keep {_told(self.plain_bytes)}; with a checkpoint every "
-            f"{self.every} step(s) it keeps about {_told(self.peak_bytes)}, for one more forward run"
+            f"a gradient through {self.steps} steps would keep {_size_text(self.plain_bytes)}; with a checkpoint every "
+            f"{self.every} step(s) it keeps about {_size_text(self.peak_bytes)}, for one more forward run"
         )
 
 
@@ -111,5 +111,5 @@ def tape_bytes(model: nn.Module, state: Tensor) -> int:
     return sum(seen.values())
 
 
-def _told(size: float) -> str:
+def _size_text(size: float) -> str:
     return f"{size / 2**30:.2g} GB" if size >= 2**29 else f"{size / 2**20:.2g} MB"

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.errors import HycoError, RunError
-from hyco_engine.hooks.blaming import out_of_memory
+from hyco_engine.hooks.attribution import out_of_memory
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Tracker
 from hyco_engine.resources import limit_text

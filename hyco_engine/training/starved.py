@@ -39,7 +39,7 @@ class StarvedTerms:
         if not still or changes[fastest] <= MOVING:
             return None
         self._judged = True
-        return self._told(still, fastest, losses, player)
+        return self._warning(still, fastest, losses, player)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen so far, as plain values."""
@@ -52,7 +52,7 @@ class StarvedTerms:
         vars(watch).update(saved)
         return watch
 
-    def _told(self, still: list[str], fastest: str, losses: Mapping[str, float], player: str) -> str:
+    def _warning(self, still: list[str], fastest: str, losses: Mapping[str, float], player: str) -> str:
         def change(name: str) -> str:
             first, now = self._first[name], losses[name]
             return f"{name!r} by {100 * (now / first - 1):+.2g} % ({first:.4g} -> {now:.4g})"
