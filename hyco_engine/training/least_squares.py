@@ -112,7 +112,7 @@ class LevenbergMarquardt:
         return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
 
     def _solve(self, hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-        """Return the step `[S, P]`. Where a number would leave the trust region, its edge holds it, and the rest follows."""
+        """Return the step `[S, P]`, solved anew for the other numbers where some would leave the trust region."""
         scale = unit_scale(hessian)
         scaled = hessian / (scale[:, :, None] * scale[:, None, :])
         damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))

@@ -131,7 +131,7 @@ class LBFGS(FullBatch[LBFGSState]):
                 known = self._evaluate(problem, state)
                 if math.isfinite(known[1]):
                     value, slopes, sign = known[1], known[2], 1.0
-            # a point beyond the trust region gets the mirrored start's values, so the line search goes half way back
+            # a point beyond the trust region gets the start's loss and reversed gradient: the search goes half way back
             for parameter, slope in zip(parameters, slopes, strict=True):
                 parameter.grad = slope * (sign * scale)
             return torch.tensor(value * scale, dtype=torch.float64)
