@@ -81,7 +81,7 @@ class HybridTrainer:
         return self.history
 
     def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
-        """Run `cycles` cycles event by event. At each event of the kind `REST`, training can continue from `state_dict`.
+        """Run `cycles` cycles event by event; training can continue from `state_dict` at each event of the kind `REST`.
 
         `during` receives the progress while samples are made, and may raise to end it. If you stop before the end,
         close the iterator: that frees the generated samples.

@@ -67,7 +67,7 @@ class Objective(ABC):
         """Return, by term, the weight `[B]` of each sample: its own weight times the observed share of its values."""
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return residuals `[B, N]` by term, with sums of squares of `per_sample` times the sample's observed share.
+        """Return residuals `[B, N]` by term: a row's sum of squares is `per_sample` times the sample's observed share.
 
         Only objectives whose terms are all `squared` have residuals.
         """

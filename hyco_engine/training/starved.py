@@ -23,9 +23,10 @@ class StarvedTerms:
         self._judged = False
 
     def epoch(self, losses: Mapping[str, float], player: str = "") -> str | None:
-        """One epoch's mean loss of each term, unweighted, in its own unit. Returns a warning, once, or None.
+        """Take note of the terms' mean losses in one epoch, unweighted, in their own units.
 
-        A term that appears later is judged when it has had its own five epochs; `player` names the model in the text.
+        Returns a warning, once, or None. A term that appears later is judged after its own five epochs; `player` names
+        the model in the text.
         """
         for name, loss in losses.items():
             self._first.setdefault(name, loss)
@@ -42,12 +43,12 @@ class StarvedTerms:
         return self._warning(still, fastest, losses, player)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was seen so far, as plain values."""
+        """Return the losses so far, as plain values."""
         return dict(vars(self))
 
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> StarvedTerms:
-        """Return the watch of which `saved` is the state dict."""
+        """Return the object of which `saved` is the state dict."""
         watch = cls()
         vars(watch).update(saved)
         return watch
