@@ -46,7 +46,7 @@ def writes(graph: GraphModule) -> bool:
 
 
 def clean(graph: GraphModule) -> GraphModule:
-    """Returns the cleaned graph, and spoils the given one. A graph that writes into tensors is returned as it is."""
+    """Return the cleaned graph, and spoils the given one. A graph that writes into tensors is returned as it is."""
     if writes(graph):
         return graph
     _drop_identities(graph)
@@ -58,19 +58,19 @@ def clean(graph: GraphModule) -> GraphModule:
 
 
 def rewrite(graph: GraphModule, change: Rewrite) -> GraphModule:
-    """Returns a cleaned copy with the change made."""
+    """Return a cleaned copy with the change made."""
     graph = deepcopy(graph)
     change(graph)
     return clean(graph)
 
 
 def count_operations(graph: GraphModule) -> int:
-    """Counts the operations that the graph runs."""
+    """Count the operations that the graph runs."""
     return sum(node.op == "call_function" for node in graph.graph.nodes)
 
 
 def _drop_identities(graph: GraphModule) -> None:
-    """Drops views that show their argument as it is."""
+    """Drop views that show their argument as it is."""
     for node in list(graph.graph.nodes):
         if node.target == torch.ops.aten.alias.default:
             same = True
@@ -84,7 +84,7 @@ def _drop_identities(graph: GraphModule) -> None:
 
 
 def _fold_constants(graph: GraphModule) -> None:
-    """Computes once what depends on no input."""
+    """Compute once what depends on no input."""
     known: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
@@ -105,13 +105,13 @@ def _fold_constants(graph: GraphModule) -> None:
 
 
 def _ordered(value: Tensor) -> Tensor:
-    """Lays a permuted constant out anew, since what is computed with it would take over its order in memory."""
+    """Lay a permuted constant out anew, since what is computed with it would take over its order in memory."""
     expanded = any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
     return value if expanded else value.contiguous()
 
 
 def _merge_equal(graph: GraphModule) -> None:
-    """Computes once what is computed twice. Arguments are compared as text, in which -0.0 is not 0.0, nor 1.0 is 1."""
+    """Compute once what is computed twice. Arguments are compared as text, in which -0.0 is not 0.0, nor 1.0 is 1."""
     seen: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":

@@ -24,7 +24,7 @@ PATIENCE_S = 0.5
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Locks a file that its holder removes; returns None while somebody else holds it. Raises OSError."""
+    """Lock a file that its holder removes; returns None while somebody else holds it. Raises OSError."""
     seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
@@ -42,7 +42,7 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 def unlock(lock: FileLock) -> None:
-    """Removes the file and frees the lock."""
+    """Remove the file and frees the lock."""
     with suppress(PermissionError):  # Windows removes no open file; there `release` does it
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release(force=True)
@@ -72,7 +72,7 @@ class RunLock:
         self._lock: FileLock | None = None
 
     def acquire(self) -> str | None:
-        """Returns a note where a process that is gone had held it. Raises RunError while another one holds it."""
+        """Return a note where a process that is gone had held it. Raises RunError while another one holds it."""
         deadline = time.monotonic() + PATIENCE_S
         try:
             while (lock := try_lock(self.path.with_name(GUARD))) is None:
@@ -100,7 +100,7 @@ class RunLock:
         return RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
 
     def release(self) -> None:
-        """Removes the note and frees the lock. A second call does nothing."""
+        """Remove the note and frees the lock. A second call does nothing."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             self.path.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def is_held(path: Path) -> bool:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Returns the process that a note names, or None where there is no note, or none that can be read."""
+    """Return the process that a note names, or None where there is no note, or none that can be read."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(4096))

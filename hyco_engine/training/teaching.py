@@ -222,7 +222,7 @@ class Teaching:
 
     @staticmethod
     def _worse_teacher(place: Place, balance: Balance, history: History, latest: Mapping[Player, float]) -> list[str]:
-        """Return a warning, once, of a teacher whose error is larger than its pupil's.
+        """Return a warning, once, of a teacher whose samples add more error than its pupil has.
 
         A strategy that records its decisions has measured this itself.
         """

@@ -52,7 +52,7 @@ class Unknowns:
         return {name: part.view(p.shape) for (name, p), part in zip(self.named.items(), parts, strict=True)}
 
     def trust_region(self) -> Tensor:
-        """Return the trust region `[P]`, the largest move of each number in a step: `Transform.reach`, else infinity."""
+        """Return the trust region `[P]`: each number's largest move in a step, `Transform.reach` or else infinity."""
         known = {}
         if self.physics is not None:
             learnables = self.physics.learnables
@@ -81,7 +81,7 @@ class Unknowns:
 
 
 def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) -> Tensor:
-    """Return unconstrained starts `[count, P]`: the model's own, then others, spread evenly over each parameter's range.
+    """Return unconstrained starts `[count, P]`: the model's own, then others, evenly over each parameter's range.
 
     The range lies between two bounds (by its logarithm where steps are relative); without two bounds it is a factor of
     up to e^2, or twice the start's size, to both sides. A field moves as a whole.

@@ -63,7 +63,7 @@ class OnTheFlySamples(GeneratedSamples):
         return self.batch(indices)[0]
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """Announces the calls of `batch` to come, which are then made ahead, small ones together."""
+        """Announce the calls of `batch` to come, which are then made ahead, small ones together."""
         self._ahead.announce(batches)
 
     def close(self) -> None:

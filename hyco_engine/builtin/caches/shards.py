@@ -50,7 +50,7 @@ class ShardLayout:
 
     @classmethod
     def plan(cls, made: Mapping[str, Tensor], count: int, shard_bytes: int) -> ShardLayout:
-        """Returns the layout for `count` samples like those in `made [B, ...]`, in files of about `shard_bytes`."""
+        """Return the layout for `count` samples like those in `made [B, ...]`, in files of about `shard_bytes`."""
         columns: list[Column] = []
         offset = 0
         for name, values in made.items():
@@ -63,7 +63,7 @@ class ShardLayout:
         return cls(columns=tuple(columns), stride=offset, rows=rows, shards=-(-count // rows))
 
     def pack(self, made: Mapping[str, Tensor]) -> Tensor:
-        """Returns the rows `[B, stride / 8]` of samples `made [B, ...]`, as int64; padding is zero."""
+        """Return the rows `[B, stride / 8]` of samples `made [B, ...]`, as int64; padding is zero."""
         count = len(next(iter(made.values())))
         rows = torch.zeros(count, self.stride // WORD, dtype=torch.int64)
         there = rows.view(torch.uint8)
