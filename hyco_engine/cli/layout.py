@@ -1,4 +1,4 @@
-"""Lays out plans, metrics and summaries as lines for people."""
+"""The layout of plans, metrics and summaries as lines of text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PLAYERS = {"synthetic": "surrogate", "physical": "physics", "persistence": "pers
 
 
 def number(value: Any) -> str:
-    """Write a number with four digits, and a dash for what is not known."""
+    """Write a number with four digits, and an unknown value as a dash."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out left-aligned columns, as wide as they must be whatever shows them: a terminal, a pipe or a file."""
+    """Lay out left-aligned columns, which have the same width in a terminal, a pipe or a file."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -107,7 +107,7 @@ def _titled(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def metrics_lines(metrics: Mapping[str, Any], split: str) -> list[str]:
-    """Return one row a model: nrmse, vrmse, nrmse of each field and of the last step. Below are all other metrics."""
+    """Return a row for each model: nrmse, vrmse, nrmse of each field and of the last step; then all other metrics."""
     found = {name: m for name in PLAYERS if (m := _of_split(metrics, name, split))}
     if not found:
         return [f"there is nothing to measure in the {split} split"]
@@ -145,7 +145,8 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """Return five lines: what came out, how good it is, how long it took, where it is, what to do next."""
+    """Return five lines: learned parameters, errors, time, results, and next steps."""
+
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
     told = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [

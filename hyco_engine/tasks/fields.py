@@ -100,7 +100,7 @@ class FieldTask(Task, ABC):
             if name in values and true.ndim and true.shape != values[name].shape:
                 raise SpecError(
                     f"the truth of {name!r} has the shape {list(true.shape)}, the parameter "
-                    f"{list(values[name].shape)}: compare like with like, or leave the truth out",
+                    f"{list(values[name].shape)}: give both the same shape, or leave the truth out",
                     key=f"data.truth.{name}",
                 )
             if name not in physical.learnables.names:

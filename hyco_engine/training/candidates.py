@@ -31,7 +31,7 @@ def candidates_of(strategy: Strategy | None) -> tuple[Arm, ...]:
     for arm in arms:
         if arm.strategy is not None and arm.strategy.arms():
             raise PluginError(
-                f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, and nobody asks those"
+                f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, which the engine never asks"
             )
     return arms or (Arm(name="", strategy=strategy),)
 

@@ -24,7 +24,7 @@ def check_parts(player: Player, objective: Objective, points: int | None) -> Non
     """Raise SpecError if `points_per_sample` would have no effect."""
     if points is not None and not objective.takes_parts:
         raise SpecError(
-            "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out",
+            "only a surrogate that is a function of position and time can learn observations in parts: leave it out",
             key=f"training.{player}.points_per_sample",
         )
 

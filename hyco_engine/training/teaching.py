@@ -181,9 +181,9 @@ class Teaching:
         history: History,
         latest: Mapping[Player, float],
     ) -> list[str]:
-        """Record how many real and generated samples a phase trains on; return what the user should know of it.
+        """Record a phase's numbers of real and generated samples, and return messages to the user about them.
 
-        `latest` are both models' errors on held-out data when they were measured last.
+        `latest` are both models' latest errors on held-out data.
         Raises RunError where the balance is not the declared one.
         """
         phase = place.phase
@@ -204,7 +204,7 @@ class Teaching:
             entry = {"cycle": place.cycle, **place.label, "direction": direction, "n_generated": data.n_generated}
             history.cooperation.append(entry | dict(augmentation.record))
         notes = []
-        # a strategy that records has decided on it; an untaught phase is meant to be one
+        # no message where the strategy recorded its decision, or planned a phase without a teacher
         if not alone and phase.taught and data.n_generated == 0 and not recorded:
             few = int(data.n_real * alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {alpha:g}" if few else "as its strategy decided"

@@ -211,7 +211,7 @@ class Trainer:
             return dataset
         if dataset.n_generated:
             raise RunError(
-                f"the {self.player} model learns what sensors saw in parts of {size} points, and {dataset.n_generated} "
+                f"the {self.player} model learns observations in parts of {size} points, and {dataset.n_generated} "
                 "generated samples are rollouts on a grid: choose a strategy that does not teach it"
             )
         # the parts are the same in every phase, and after a resume

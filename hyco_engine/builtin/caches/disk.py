@@ -173,7 +173,7 @@ class DiskSamples(GeneratedSamples):
         return {column.name: column.values(words) for column, words in zip(columns, made, strict=True)}
 
     def _rows(self, indices: Integers) -> Integers:
-        """Return the rows of samples, in the buffer, after a look at their checksums."""
+        """Return the rows of samples, in the buffer, after a check of their checksums."""
         rows = self._buffer[: len(indices)]
         if rows.size:
             into, stride = rows.data.cast("B"), self._layout.stride
@@ -215,7 +215,7 @@ def _write_all(file: FileIO, left: memoryview) -> None:
 
 
 def _read_into(file: FileIO, left: memoryview, offset: int) -> bool:
-    """Fill `left` from the file; returns False where the file ends before that."""
+    """Fill `left` from the file; return False if the file is too short."""
     while left:
         if hasattr(os, "preadv"):
             count = os.preadv(file.fileno(), [left], offset)
@@ -229,7 +229,7 @@ def _read_into(file: FileIO, left: memoryview, offset: int) -> bool:
 
 
 def _refuse_full(folder: Path, needed: int) -> None:
-    """Raise RunError where the folder has too little space, before an hour of generating is lost to it."""
+    """Raise RunError if the folder has too little space, before an hour of generating is lost."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:

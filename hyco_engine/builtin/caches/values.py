@@ -1,4 +1,4 @@
-"""Turns batches into tensors by flat name, and back: inputs and targets may be one tensor or tensors by name."""
+"""Conversion of batches, whose inputs and targets may be one tensor or tensors by name, into flat names and back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def chunks(recipe: Recipe) -> Iterator[tuple[int, int, Form, Flat]]:
     """Yield all samples of a recipe in index order: (start, stop, form, tensors `[stop - start, ...]` by flat name).
 
     Every cache that stores samples takes them from here, so that all caches make them in the same batches. Raises
-    PluginError where the batches of a recipe are not alike.
+    PluginError if the batches of a recipe differ in names, shapes or types.
     """
     form, like = Form(None, None), dict[str, tuple[torch.Size, torch.dtype]]()
     for start in range(0, len(recipe), recipe.batch_size):
