@@ -72,7 +72,7 @@ class Execution:
         return None if self.earlier is None else self.earlier.checkpoint
 
     def execute(self) -> RunResult:
-        status, told = "failed", None
+        status, message = "failed", None
         try:
             if self.earlier is not None:
                 self.folder.rewind(self.earlier.metrics_bytes, 0.0 if self._kept is None else self._kept["elapsed"])
@@ -94,7 +94,7 @@ class Execution:
             status = "interrupted"
             raise
         except BaseException as error:
-            told = str(error) or type(error).__name__
+            message = str(error) or type(error).__name__
             new = self.results.hybrid is None and (self.earlier is None or self.earlier.empty)
             if new and isinstance(error, HycoError) and error.exit_code == 2:
                 # nothing has started, so a mistake in the spec or the data leaves no run behind
@@ -102,7 +102,7 @@ class Execution:
             raise
         finally:
             self._report.seconds["total_s"] = time.perf_counter() - self._start
-            summary = self.results.summary(status, told)
+            summary = self.results.summary(status, message)
             try:
                 if self.folder.path.exists():
                     self.results.save(summary)

@@ -124,7 +124,7 @@ class Results:
             at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
             self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
-    # --- summed up and saved, whatever the end was ---
+    # --- summed up and saved at any end ---
 
     def summary(self, status: str, error: str | None) -> dict[str, Any]:
         """Return the content of summary.json."""

@@ -146,11 +146,10 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
     """Return five lines: learned parameters, errors, time, results, and next steps."""
-
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
-    told = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
+    values = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
-        ("learned", told + ("; ± is statistical only" if "±" in told else "")),
+        ("learned", values + ("; ± is statistical only" if "±" in values else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),
     ]

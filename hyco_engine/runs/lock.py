@@ -17,10 +17,10 @@ from hyco_engine.errors import RunError
 from hyco_engine.runs.files import write_atomic
 
 LOCK, GUARD = "run.lock", ".run.lock"
-"""The note, and the file that is locked. They are two, since on Windows nobody else may read a locked file."""
+"""The note, and the file that is locked. They are two, since no other process can read a locked file on Windows."""
 
 PATIENCE_S = 0.5
-"""How long to try: `is_held` holds the lock for a moment."""
+"""Seconds to try for, since `is_held` holds the lock for a moment."""
 
 
 def try_lock(path: Path) -> FileLock | None:

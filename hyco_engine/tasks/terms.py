@@ -56,7 +56,6 @@ def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] |
 
 def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
     """Return the standard deviation of each dynamic field, for a vector the root mean square over its components."""
-
     return {
         field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
         for field in layout.dynamic

@@ -27,7 +27,7 @@ def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
     bare, error = hybrid.best["physical"], hybrid.best["synthetic"].error
     without, state = bare.error, bare.state
     if state is None:
-        # nobody measures a physics without anything to learn while other models train
+        # the cycle does not measure a physics without anything to learn
         without = heldout.score(heldout.measure(physical.model))
         state = copy.deepcopy(physical.model.state_dict())
     accepted = error < ENOUGH * without

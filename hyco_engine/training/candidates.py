@@ -128,7 +128,7 @@ class Candidates:
             return {}
         self._states[self._active] = self._state()
         self._active = None
-        told: dict[str, Any] = {}
+        choices: dict[str, Any] = {}
         for player in self.trainers:
             errors = [state["best"][player]["latest"] for state in self._states]
             if (chosen := best_of(errors)) is None:
@@ -137,8 +137,8 @@ class Candidates:
             lowest = best_of([state["best"][player]["error"] for state in self._states])
             self.best[player] = Best(**copy.deepcopy(self._states[lowest or 0]["best"][player]))
             names = [arm.name for arm in self.candidates]
-            told[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
-        return told
+            choices[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
+        return choices
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state that the trainers do not hold, not copied."""

@@ -79,7 +79,7 @@ class Blocks:
     multiplicity: float = 1.0
     said: str = "samples"
     places: tuple[tuple[int, int], ...] = ()
-    """(simulation, frame) at which each sample starts; empty if samples are no windows."""
+    """The start (simulation, frame) of each sample; empty if samples are no windows."""
 
 
 def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
@@ -276,17 +276,17 @@ def _bars(
     smallest, largest = float(eigenvalues[0].clamp(min=0)), float(eigenvalues[-1])
     condition = math.sqrt(largest / smallest) if smallest > 0 else math.inf
     mute = [name for k, name in enumerate(names) if not known[k]]
-    told = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
+    notes = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
     relative = vectors[:, 0] / scale * slopes / values.abs().clamp(min=1e-300)
     if bool(known.all()) and condition > torch.finfo(whole.unknowns.dtype).eps ** -0.5:
-        told.append(
+        notes.append(
             f"the parameters cannot be told apart: {_direction(names, relative)} together changes the predictions by "
             f"no more than rounding (condition number {condition:.2g}). Fix one of them (learn = false), or add data"
         )
     elif bool(known.all()):
         unsure = [f"{n} (± {errors[n]:.2g})" for k, n in enumerate(names) if float(raw_errors[k]) > 1]
         if unsure:
-            told.append(
+            notes.append(
                 f"hardly determined by the data: {', '.join(unsure)}; the least certain direction is "
                 f"{_direction(names, relative)} together"
             )
@@ -298,7 +298,7 @@ def _bars(
         covariance=covariance,
         condition=condition,
         assumption=assumption,
-        warnings=tuple(told),
+        warnings=tuple(notes),
     )
 
 

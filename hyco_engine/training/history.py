@@ -21,9 +21,9 @@ class History:
     warnings: list[str] = attrs.Factory(list)
     seconds: dict[str, float] = attrs.Factory(dict)
     trained: dict[str, dict[str, int]] = attrs.Factory(dict)
-    """By player: `epochs`; `samples`, real and generated ones, each counted once an epoch; true if it `converged`."""
+    """The `epochs` of each player; its `samples`, real and generated, each counted once an epoch; and `converged`."""
     candidates: dict[str, dict[str, Any]] = attrs.Factory(dict)
-    """By player, if several strategies train side by side: the name of the one `kept`, and the `errors` of all."""
+    """The strategy `kept` for each player, and the `errors` of all, if several strategies train side by side."""
     cycles: int = 0
     peak_bytes: int = 0
 

@@ -312,7 +312,6 @@ class WeightedSum(LossNormalizer):
 
 def objective_for(model: nn.Module, layout: StateLayout | None, specs: Sequence[TermSpec] | None = None) -> Objective:
     """Return the objective for the kind of model, predictor or stepper."""
-
     if isinstance(model, Predictor):
         return PredictorObjective(specs or model.terms)
     if layout is None:

@@ -90,10 +90,10 @@ def expected_memory(size: int, *, steps: int, internal: int | None, budget_gb: f
 
     `internal` is the number of internal steps in a frame; None if it is not known before the data.
     """
-    told = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
-    told += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
-    told += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
-    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": told}
+    reason = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
+    reason += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
+    reason += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
+    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": reason}
 
 
 def tape_bytes(model: nn.Module, state: Tensor) -> int:

@@ -32,13 +32,13 @@ class Normalization:
         self.normalizer = normalizer
         self.name = name or type(normalizer).__name__
         self._optimizer: torch.optim.Adam | None = None
-        with self._blamed("setup"):
+        with self._attributed("setup"):
             normalizer.setup(specs)
         self._follow_new_parameters()
 
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
         """Return the total of one batch's terms."""
-        with self._blamed("__call__"):
+        with self._attributed("__call__"):
             result = self.normalizer(terms, context)
         # a new term may bring parameters
         self._follow_new_parameters()
@@ -53,7 +53,7 @@ class Normalization:
         """Step the normalizer's own optimizer, after the model's optimizer step."""
         if self._optimizer is not None:
             self._optimizer.step()
-        with self._blamed("post_step"):
+        with self._attributed("post_step"):
             self.normalizer.post_step(context)
 
     def frozen_weights(
@@ -76,7 +76,7 @@ class Normalization:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all state, with that of the normalizer's optimizer, as tensors by name."""
-        with self._blamed("state_dict"):
+        with self._attributed("state_dict"):
             state = {f"state/{name}": value for name, value in self.normalizer.state_dict().items()}
         if self._optimizer is not None:
             for name, parameter in self._named_parameters():
@@ -87,7 +87,7 @@ class Normalization:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned. Raises PluginError if the normalizer does not take its state back."""
         own = {key.removeprefix("state/"): value for key, value in state.items() if key.startswith("state/")}
-        with self._blamed("load_state_dict"):
+        with self._attributed("load_state_dict"):
             self.normalizer.load_state_dict({name: value.clone() for name, value in own.items()})
             found = self.normalizer.state_dict()
         wrong = [n for n in sorted({*own, *found}) if n not in own or n not in found or not _equal(own[n], found[n])]
@@ -115,7 +115,7 @@ class Normalization:
                 yield from ((f"{group.get('name', k)}/{i}", p) for i, p in enumerate(group["params"]))
 
     def _follow_new_parameters(self) -> None:
-        with self._blamed("param_groups"):
+        with self._attributed("param_groups"):
             groups = self.normalizer.param_groups()
         known = {id(parameter) for _, parameter in self._named_parameters()}
         for group in groups:
@@ -128,7 +128,7 @@ class Normalization:
                 self._optimizer.add_param_group({**group, "params": fresh})
 
     @contextmanager
-    def _blamed(self, method: str) -> Iterator[None]:
+    def _attributed(self, method: str) -> Iterator[None]:
         try:
             yield
         except (HycoError, MemoryError, torch.OutOfMemoryError):
@@ -184,9 +184,9 @@ def checked(result: object, terms: Sequence[LossTerm], normalizer: str) -> Norma
         )
     values = {name: float(result.weights[name]) for name in names}
     if bad := {name: value for name, value in values.items() if not math.isfinite(value)}:
-        told = ", ".join(f"{name!r}: {value}" for name, value in bad.items())
+        listed = ", ".join(f"{name!r}: {value}" for name, value in bad.items())
         raise WrongResult(
-            f"the normalizer {normalizer} returned weights that are not finite ({told}): a weight must stay finite "
+            f"the normalizer {normalizer} returned weights that are not finite ({listed}): a weight must stay finite "
             "when a loss is 0 or very large"
         )
     return result

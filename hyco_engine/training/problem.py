@@ -356,7 +356,6 @@ def _move(values: Values, device: torch.device) -> Values:
 def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         # the copy from pinned memory runs while the next batch is gathered; torch keeps the memory until its end
-
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 

@@ -199,7 +199,6 @@ def _bands(shape: tuple[int, ...]) -> dict[str, Tensor]:
 
     |k| counts waves along the domain; the mean counts as long, and all waves beyond Nyquist count as short.
     """
-
     waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape), indexing="ij")
     size = torch.stack(waves).square().sum(0).sqrt()
     highest = max(2.0, min(shape) / 2)

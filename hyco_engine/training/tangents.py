@@ -116,7 +116,6 @@ class TangentRollout:
             graph = _captured(torch.func.vmap(step), now, *given)
         elif count <= UNROLLED:
             # one tensor for each tangent: the graph would copy views of one tensor in place to lie as the state does
-
             rates = [tuple(value.clone() for value in given) for _ in range(count)]
             graph = _captured(torch.func.vmap(unrolled), now, [now.clone() for _ in range(count)], given, rates)
         else:

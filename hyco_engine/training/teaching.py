@@ -230,8 +230,8 @@ class Teaching:
         teacher, pupil = latest[phase.teacher], latest[phase.player]
         imported = balance.actual_ratio * teacher**2
         about = f"the {phase.player} model learns from"
-        told = any(about in note and place.candidate in note for note in history.warnings)
-        if not (pupil**2 < imported < math.inf) or told:
+        warned = any(about in note and place.candidate in note for note in history.warnings)
+        if not (pupil**2 < imported < math.inf) or warned:
             return []
         return [
             f"{place.at}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error "

@@ -86,7 +86,6 @@ def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) ->
     The range lies between two bounds (by its logarithm where steps are relative); without two bounds it is a factor of
     up to e^2, or twice the start's size, to both sides. A field moves as a whole.
     """
-
     columns = []
     for name in model.learnables.learned:
         own = model.learnables.raw[name].detach().double().cpu().flatten()

@@ -26,7 +26,7 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 Integers = npt.NDArray[np.int64]
 
 GROUP_BYTES = 4_000_000
-"""Where the order of batches is known, about this much is read ahead at once."""
+"""If the order of batches is known, the thread reads about this much ahead at once."""
 
 BUFFER_BYTES = 1_000_000
 """Rows pass through one buffer of about this size on their way to a batch; a processor's cache holds it."""
@@ -69,7 +69,7 @@ class DiskSamples(GeneratedSamples):
     """Samples in files `shard_00000.safetensors` and so on, which hold an equal number of samples each.
 
     Files are read by copies rather than mapped: a mapped file that shrinks ends the process by a signal, and the
-    process may belong to somebody else's program. A thread reads what was announced while the model trains.
+    process may belong to somebody else's program. A thread reads announced batches while the model trains.
 
     Memory keeps a checksum of each sample, taken before the sample is written, and every sample that is read is held
     against it. The files stay open, so that a file that is removed or replaced remains readable.

@@ -75,8 +75,8 @@ class GaussNewton(FullBatch[GaussNewtonState]):
         return Ends(points=points, losses=values, converged=done)
 
     def report(self, state: GaussNewtonState, *, first: bool) -> list[str]:
-        told = super().report(state, first=first)
+        notes = super().report(state, first=first)
         if not first or self.linearizer.way != "differences":
-            return told
+            return notes
         why = f"since forward mode fails: {self.linearizer.reason}"
-        return [f"the {self.player} model's derivatives are finite differences, {why}", *told]
+        return [f"the {self.player} model's derivatives are finite differences, {why}", *notes]

@@ -24,7 +24,7 @@ FLAT = 5
 """L-BFGS has converged after so many iterations in a row that gain no more than rounding."""
 
 Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], dict[str, float]]]
-"""(point, loss, gradients, function that computes the metrics)."""
+"""A tuple (point, loss, gradients, function that computes the metrics)."""
 
 
 @attrs.define(kw_only=True, eq=False)

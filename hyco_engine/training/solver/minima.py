@@ -34,10 +34,10 @@ class Minima:
         parts = []
         if len(self.minima) > 1:
             best, *others = self.minima
-            told = "; ".join(f"{_text(m.values)} with loss {m.loss:.3g} ({m.starts} starts)" for m in others[:4])
+            rest = "; ".join(f"{_text(m.values)} with loss {m.loss:.3g} ({m.starts} starts)" for m in others[:4])
             parts.append(
                 f"{len(self.minima)} minima were found from {self.starts} starts. The lowest is {_text(best.values)} "
-                f"with loss {best.loss:.3g} ({best.starts} starts); others: {told}"
+                f"with loss {best.loss:.3g} ({best.starts} starts); others: {rest}"
             )
         if self.lost:
             parts.append(f"{self.lost} of {self.starts} starts were lost: the loss is not finite there")

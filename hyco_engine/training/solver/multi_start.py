@@ -63,9 +63,9 @@ class MultiStart(Wrapper[MultiStartState]):
         return _gather(problem.unknowns, self.solver.search(problem, starts, problem.epochs))
 
     def report(self, state: MultiStartState, *, first: bool) -> list[str]:
-        told = super().report(state, first=first)
+        notes = super().report(state, first=first)
         message = None if state.found is None or not first else state.found.message
-        return told if message is None else [message, *told]
+        return notes if message is None else [message, *notes]
 
 
 def _gather(unknowns: Unknowns, ends: Ends) -> Minima:
