@@ -32,7 +32,7 @@ def broken_losses(terms: Sequence[LossTerm]) -> str | None:
 
 
 def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
-    """Return a text on the first parameter with a gradient that is not finite; None if those of `trained` are finite."""
+    """Name the first parameter with a gradient that is not finite; None if the gradients of `trained` are finite."""
     # one norm needs one answer from the device; it can also overflow
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     if norm.isfinite():
