@@ -49,7 +49,7 @@ def read_array(file: IO[bytes], file_size: int) -> Array:
     """Return the array of real numbers at the beginning of `file`, which has `file_size` bytes. Raises ValueError."""
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "fiub":
-        raise ValueError(f"it holds {dtype}, and only real numbers are read, never pickled objects")
+        raise ValueError(f"it holds {dtype}, and the engine reads only real numbers, never pickled objects")
     size = math.prod(shape) * dtype.itemsize
     if file.tell() + size != file_size:
         raise ValueError(f"it declares {size} bytes of numbers, but has {file_size - file.tell()}")

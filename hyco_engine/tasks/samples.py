@@ -27,10 +27,12 @@ class SampleTask(Task):
     def __init__(self, source: SampleSource, choice: SourceChoice) -> None:
         if choice.observe != Observe():
             raise SpecError(
-                "noise and masks are for simulations of fields, and this data is samples", key="data.observe"
+                "noise and masks apply to simulations of fields, but this data consists of samples", key="data.observe"
             )
         if choice.split.by == "time":
-            raise SpecError("samples have no frames: their source divides them", key="data.split.by")
+            raise SpecError(
+                "samples have no frames, so no split by time: their source divides them", key="data.split.by"
+            )
         self._source = source
         self._train = source.samples("train")
         if not len(self._train):

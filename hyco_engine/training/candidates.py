@@ -124,7 +124,8 @@ class Candidates:
 
         Returns `{player: {"kept": name, "errors": {name: error}}}`, which is empty if there is no choice.
         """
-        if not self.several or self._active is None:
+        # without a cycle there is nothing to choose from
+        if not self.several or self._active is None or not self._states:
             return {}
         self._states[self._active] = self._state()
         self._active = None

@@ -143,7 +143,7 @@ class Problem:
     @property
     def steps(self) -> int | None:
         """The number of steps in the rollouts of the loss; None if the loss does not consist of rollouts."""
-        return self.objective.steps(self.data.batch(torch.tensor([0])))
+        return self.objective.steps(self._started(self._chunks.gather(torch.tensor([0]))).batch)
 
     def at_horizon(self, horizon: int | None) -> Problem:
         """Return the same problem with rollouts of `horizon` steps; None stands for the targets' full length."""
@@ -242,17 +242,16 @@ class Problem:
         """Yield all samples, with the start states that were learned for them."""
         # a transform of torch.func may be the first to need the totals, but no data can be read within it
         self._observed()
-        yield from self._started()
+        yield from map(self._started, self._chunks)
 
     def left_finite(self) -> str:
         """Describe the first rollout that does not stay finite, as ", since ..."; empty if all stay finite."""
         found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
         return next((f", since {left}" for left in found if left), "")
 
-    def _started(self) -> Iterator[Chunk]:
-        for chunk in self._chunks:
-            own = chunk.batch if self.initial is None else self.initial(chunk.batch, chunk.indices)
-            yield attrs.evolve(chunk, batch=own)
+    def _started(self, chunk: Chunk) -> Chunk:
+        """Return the chunk with the learned start states of its samples."""
+        return chunk if self.initial is None else attrs.evolve(chunk, batch=self.initial(chunk.batch, chunk.indices))
 
     def gradient(self) -> tuple[float, Callable[[], Metrics]]:
         """Return the loss here and a function for its metrics; add its gradient to the parameters' `grad`."""
@@ -334,7 +333,7 @@ class Problem:
         """Return for each term of the objective the sum of all sample weights, each times its observed share."""
         if self._totals is None:
             totals: dict[str, float] = {}
-            for chunk in self._started():
+            for chunk in map(self._started, self._chunks):
                 for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._totals = totals

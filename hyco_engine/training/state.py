@@ -68,10 +68,15 @@ class TrainingState:
             initial=initial,
             memory=None if memory is None else MemoryPlan(**memory),
             moved=saved["moved"],
-            phase=None if phase is None else PhaseState(**phase),
+            phase=None if phase is None else PhaseState(**{**phase, "start": _moved(phase["start"], device)}),
         )
 
     def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
         """Begin to learn the start states of the real samples. Raises RunError if others are learned already."""
         self.initial = self.initial or InitialStates.of(data, n_dynamic, device)
         self.initial.check(data)
+
+
+def _moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return tensors that were read from a file on the device of the model, with which they are compared."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -180,11 +180,11 @@ class Teaching:
         alpha: float,
         history: History,
         latest: Mapping[Player, float],
-    ) -> list[str]:
-        """Record a phase's numbers of real and generated samples, and return messages to the user about them.
+    ) -> Iterator[str]:
+        """Record a phase's numbers of real and generated samples, and yield messages to the user about them.
 
-        `latest` are both models' latest errors on held-out data.
-        Raises RunError where the balance is not the declared one.
+        `latest` are both models' latest errors on held-out data. Raises RunError at the end if the balance is not the
+        declared one.
         """
         phase = place.phase
         alone = phase.teacher not in self.trainers
@@ -203,22 +203,21 @@ class Teaching:
             direction = f"{phase.teacher}->{phase.player}"
             entry = {"cycle": place.cycle, **place.label, "direction": direction, "n_generated": data.n_generated}
             history.cooperation.append(entry | dict(augmentation.record))
-        notes = []
         # no message where the strategy recorded its decision, or planned a phase without a teacher
         if not alone and phase.taught and data.n_generated == 0 and not recorded:
             few = int(data.n_real * alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {alpha:g}" if few else "as its strategy decided"
-            notes.append(
+            yield (
                 f"{place.at}: nothing is generated for the {phase.player} model ({why}), so it trains on "
                 "real data alone"
             )
         if augmentation is not None and not recorded:
-            notes += self._worse_teacher(place, balance, history, latest)
+            yield from self._worse_teacher(place, balance, history, latest)
         if not balance.ok:
             if self.strict:
                 raise RunError(balance.verdict)
-            warnings.warn(balance.verdict, BalanceWarning, stacklevel=2)
-        return notes
+            # where `HybridTrainer.train` was called
+            warnings.warn(balance.verdict, BalanceWarning, stacklevel=6)
 
     @staticmethod
     def _worse_teacher(place: Place, balance: Balance, history: History, latest: Mapping[Player, float]) -> list[str]:

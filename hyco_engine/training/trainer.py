@@ -211,8 +211,8 @@ class Trainer:
             return dataset
         if dataset.n_generated:
             raise RunError(
-                f"the {self.player} model learns observations in parts of {size} points, and {dataset.n_generated} "
-                "generated samples are rollouts on a grid: choose a strategy that does not teach it"
+                f"the {self.player} model learns what sensors observed in parts (points_per_sample = {size}), but "
+                f"{dataset.n_generated} generated samples are rollouts on a grid: use a strategy that never teaches it"
             )
         # the parts are the same in every phase, and after a resume
         return AugmentedDataset(PointParts(dataset.real, size, self.seed))

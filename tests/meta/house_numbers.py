@@ -2,8 +2,8 @@
 
 python tests/meta/house_numbers.py [--json]
 
-names_in_a_cycle         names that one cycle of training uses: what the modules of cycle, trainers and the solvers' contract
-                         import from the rest of the project
+names_in_a_cycle         names that one cycle of training uses: what the modules of cycle, trainers and the contract of
+                         solvers import from the rest of the project
 package_cycles           rooms (packages below `hyco_engine`, modules at its top) that import one another in a circle
 foreign_private_accesses places where an object uses the private names of another module's object
 isinstance_outside_tasks places that ask which kind of model, source, data set or objective they have

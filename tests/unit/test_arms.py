@@ -141,6 +141,11 @@ def test_more_cycles_go_on_with_both_arms(tmp_path: Path) -> None:
     assert longer.summary["arms"] == whole.summary["arms"]
 
 
+def test_without_a_cycle_there_is_nothing_to_choose_from(tmp_path: Path) -> None:
+    nothing = run(tmp_path / "run", StopAt(), cycles=0)
+    assert (nothing.summary["status"], nothing.summary["arms"]) == ("completed", {})
+
+
 def test_the_plan_has_the_phases_of_both() -> None:
     trust = {"kind": "trust", "alpha": 1.0, "warmup": 3}
     plan = hyco.Engine(arms(ALONE, trust, run={"name": "tiny", "cycles": 1})).plan()

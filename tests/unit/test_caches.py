@@ -367,7 +367,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         write(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(disk, "_write_all", full)
         with error_naming(RunError, tmp_path, "No space left on device", "0.8 MB"):
             held(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -216,7 +216,7 @@ def test_other_boundaries_are_refused_by_name(ext: object, named: str) -> None:
     ("boundary", "components", "named"),
     [
         ({"normal": 0, "tangential": "zero-gradient"}, (), ["component"]),
-        ({"normal": "periodic", "tangential": 0}, ("x", "y"), ["direction"]),
+        ({"normal": "periodic", "tangential": 0}, ("x", "y"), ["'periodic'", "normal or tangential part"]),
         ([1.0, 2.0, 3.0], ("x", "y"), [3, 2]),
     ],
 )

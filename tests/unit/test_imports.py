@@ -78,7 +78,8 @@ def test_light_start_with_ten_plugins(arguments: tuple[str, ...], tmp_path: Path
         code = PLUGIN.format(hook=hooks[number % len(hooks)], number=number)
         name = f"plugin_{number}"
         site.install(f"plugin-{number}", modules={name: code}, entry_points={name: name})
-    assert heavy_imports(command(*arguments), tmp_path, site.folder) == []
+    # rich lays out the tables of what is listed
+    assert set(heavy_imports(command(*arguments), tmp_path, site.folder)) <= {"rich"}
     listing, env = command("plugins", "list"), os.environ | {"PYTHONPATH": str(site.folder)}
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, env=env)
     assert all(f"kind-{number}" in done.stdout for number in range(10))

@@ -101,6 +101,12 @@ def test_phases_go_on_from_the_states_learned_before_and_others_are_refused() ->
         whole.train(decay_windows(2, 11, 10, dtype=torch.float64), 1)
 
 
+def test_the_horizon_does_not_count_the_start() -> None:
+    trainer, seen = trainer_of(curriculum=((1, 1),)), []
+    trainer.train(noisy(0, 0.1), 3, observe=lambda record: seen.append(record["train/horizon"]))
+    assert seen == [1, 10, 10]
+
+
 def test_without_noise_nothing_is_to_be_corrected() -> None:
     trainer = trainer_of()
     trainer.train(noisy(0, 0.0), 300)

@@ -93,7 +93,7 @@ def test_a_batch_without_anything_is_skipped_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_term_given_twice_is_refused(make: type[Balancer]) -> None:
-    with error_naming(ValueError, "'a'", "twice"):
+    with error_naming(ValueError, "'a'", "two loss terms"):
         make()([term("a", 1.0), term("a", 2.0)], at(0))
 
 

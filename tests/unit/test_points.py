@@ -17,11 +17,11 @@ from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
 from hyco_engine.data.settings import Mask, Noise, Observe, Split
-from hyco_engine.errors import DataError, HycoError
+from hyco_engine.errors import DataError, HycoError, RunError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
 from hyco_engine.tasks.points import HeldOutPoints
 from hyco_engine.training.initial_states import InitialStates
-from hyco_engine.training.point_losses import PointObjective
+from hyco_engine.training.point_losses import PointObjective, PointPredictorObjective
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
@@ -193,7 +193,8 @@ TWO = [
 def test_a_loss_at_points_is_the_mean_over_what_was_seen(model):
     windows = PointWindows(TWO, horizon=3)
     batch = windows.batch(torch.arange(2))
-    objective = PointObjective(layout("u", "", (4,)))
+    kind = PointPredictorObjective if isinstance(model, Line) else PointObjective
+    objective = kind(layout("u", "", (4,)))
     (term,) = objective(model, batch)
     assert term.per_sample.tolist() == pytest.approx([1.0, 9.0])
     assert term.sample_weight.tolist() == [1.0, 0.5]
@@ -239,7 +240,7 @@ def test_parts_of_windows_hold_every_point_once_and_have_the_loss_of_the_windows
     rows = zip(targets["frame"][known].tolist(), targets["value"][known][:, 0].tolist(), strict=True)
     assert sorted(rows) == [(0.5, 1), (0.5, 2.5), (1.0, 2), (1.0, 5), (1.5, 3), (2.0, 4), (2.0, 4.0), (2.5, 5)]
     assert float(known.double().mean()) == pytest.approx(parts.observed_share)
-    objective = PointObjective(layout("u", "", (4,)))
+    objective = PointPredictorObjective(layout("u", "", (4,)))
     whole, apart = (objective(Line(), s.batch(torch.arange(len(s))))[0].mean() for s in (windows, parts))
     assert float(apart) == pytest.approx(float(whole))
     assert torch.equal(states[0], windows.batch(torch.tensor([0]))[0][0])
@@ -259,11 +260,30 @@ def test_a_predictor_takes_as_many_steps_as_there_are_parts():
 
     def steps(model, **asked):
         settings = TrainingSettings(batch_size=1, **asked)
-        trainer = Trainer(model, player="synthetic", layout=own, objective=PointObjective(own), settings=settings)
+        trainer = Trainer(
+            model, player="synthetic", layout=own, objective=PointPredictorObjective(own), settings=settings
+        )
         return trainer.train(windows, 2).metrics["step"]
 
     assert steps(Learned()) == 4
     assert steps(Learned(), points_per_sample=1) == 8
+
+
+def test_generated_rollouts_are_never_dropped_beside_parts_of_samples():
+    """A strategy that asks nothing beforehand may teach a predictor of points: none may vanish."""
+    own = layout("u", "", (4,))
+
+    class Learned(Line):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor(1.0))
+
+    data = AugmentedDataset(PointWindows(TWO, horizon=3), Rolled())
+    settings = TrainingSettings(batch_size=1, points_per_sample=1)
+    trainer = Trainer(Learned(), player="synthetic", objective=PointPredictorObjective(own), settings=settings)
+    with error_naming(RunError, "the synthetic model", "points_per_sample = 1", "3 generated samples"):
+        trainer.train(data, 1)
+    assert trainer.epochs_done == 0
 
 
 def test_generated_rollouts_train_beside_sensors_in_the_ratio_of_the_balance():
@@ -296,8 +316,8 @@ def test_a_shorter_horizon_sees_less_and_computes_no_more():
     batch = PointWindows(both, horizon=4).batch(torch.arange(2))
     hidden = {**batch[1], "value": batch[1]["value"].clone()}
     hidden["value"][batch[1]["frame"] > 2] = math.nan
-    short, plain = PointObjective(layout("u", "", (4,))), PointObjective(layout("u", "", (4,)))
-    short.horizon = 2
+    plain = PointObjective(layout("u", "", (4,)))
+    short = plain.at_horizon(2)
     (term,), (expected,) = short(Counting(), batch), plain(Growing(), (batch[0], hidden))
     assert len(steps) == short.steps(batch) == 2
     assert torch.equal(term.per_sample, expected.per_sample)
@@ -534,7 +554,7 @@ def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
         ("x,u\n0.5,1\n", {}, "the times are missing: name a column t"),
         ("t,x,y,u\n0.1,0.5,0.5,1\n", {}, "the positions have the columns x, y, the grid the axes x"),
         ("t,x,u\n0.1,0.5,1\n", {"initial": None}, "rollouts need the first frame of 'u'"),
-        ("t,x,u\n0.1,0.5,1\n", {"initial": {"u": 0.0, "w": 0.0}}, "there is no field 'w'"),
+        ("t,x,u\n0.1,0.5,1\n", {"initial": {"u": 0.0, "w": 0.0}}, "the data has no field 'w' (its columns hold u)"),
         ("t,x,u\n0.1,0.5,1\n", {"dt": None}, "the time between two frames of the rollouts is missing"),
         ("t,x,u\n0.1,0.5,1\n", {"boundary": None}, "rollouts need the boundary of the fields"),
     ],

@@ -391,7 +391,10 @@ def test_parts_are_built_alike_before_and_after_reading(tmp_path: Path, monkeypa
         if reads:
             task.read()
         parts = assembler.prepare(task)
-        trainers = {player: (t.optimizer_name, t.total_epochs, t.settings) for player, t in parts.trainers.items()}
+        trainers = {
+            player: (t.solver.name, getattr(t.solver, "total_epochs", None), t.settings)
+            for player, t in parts.trainers.items()
+        }
         terms = {player: trainer.objective.specs for player, trainer in parts.trainers.items()}
         weights = {name: value for name, value in parts.models["synthetic"].named_parameters()}
         found.append((trainers, terms, parts.cache, assembler.notes, weights))

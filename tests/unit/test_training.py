@@ -395,8 +395,24 @@ def test_double_scaling_is_an_error_in_a_run_and_a_warning_in_a_library_call() -
     windows = decay_windows(count=10, frames=20)
     with error_naming(RunError, "alpha", "twice"):
         hybrid(strategy=Twice(), alpha=0.1, strict=True).train(windows, 1)
-    with pytest.warns(BalanceWarning, match="alpha was applied twice"):
+    with pytest.warns(BalanceWarning, match="alpha was applied twice") as caught:
         hybrid(strategy=Twice(), alpha=0.1).train(windows, 1)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_what_explains_a_wrong_balance_is_told_before_it_ends_training() -> None:
+    class Forgetful(Strategy):
+        """Declares as many generated samples as real ones, and asks for none."""
+
+        def augment(self, phase: Phase, context: Any) -> Augmentation | None:
+            return Augmentation(recipe=None, weight=1.0, expected_ratio=1.0)
+
+    trainer = hybrid(strategy=Forgetful(), strict=True)
+    with error_naming(RunError, "train_synthetic", "0 generated samples"):
+        trainer.train(decay_windows(), 1)
+    assert [note.partition(" (")[0] for note in trainer.history.warnings] == [
+        "cycle 0: nothing is generated for the synthetic model"
+    ]
 
 
 class Greedy(Strategy):

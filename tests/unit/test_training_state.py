@@ -37,7 +37,10 @@ from hyco_engine.training.cycle import REST
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.solver.lbfgs import LBFGSState
+from hyco_engine.training.state import TrainingState
 from hyco_engine.training.trainer import Trainer
+from hyco_engine.training.unknowns import Unknowns
 
 
 def train(trained: HybridTrainer, cycles: int, store: Checkpoints | None = None, moment: int | None = None) -> int:
@@ -212,6 +215,30 @@ def test_state_of_other_parts_is_refused(tmp_path: Path) -> None:
     other.trainers["synthetic"].model.weight = nn.Parameter(torch.ones(3))
     with pytest.raises(RunError, match="the state does not fit the synthetic model Noisy"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_what_a_checkpoint_holds_goes_to_the_device_of_the_model(optimizer: str, tmp_path: Path) -> None:
+    """A checkpoint's tensors are read on the CPU; the device without memory stands for a GPU."""
+    store, there = Checkpoints(tmp_path), torch.device("meta")
+    trained = hybrid(Seen(), optimizer=optimizer)
+    # in the physics' phase, which follows that of the surrogate
+    train(trained, 1, store, 9)
+    found = store.newest()
+    assert found is not None
+    saved = found.content["training"]["trainers"]["physical"]
+    assert saved["phase"] is not None
+    trainer = hybrid(Seen(), optimizer=optimizer).trainers["physical"]
+    state = TrainingState.load(saved, trainer.solver, Unknowns(trainer.model.to(there)), there)
+    assert state.phase is not None
+    tensors = list(state.phase.start.values())
+    if optimizer == "lbfgs":
+        assert isinstance(state.solver, LBFGSState)
+        (pairs,) = state.solver.optimizer.state.values()
+        values = [one for value in pairs.values() for one in (value if isinstance(value, list) else [value])]
+        tensors += [value for value in values if isinstance(value, Tensor)]
+        assert len(tensors) > 2
+    assert {tensor.device for tensor in tensors} == {there}
 
 
 def test_which_graphs_hold_depends_on_the_first_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:

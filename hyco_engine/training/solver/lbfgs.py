@@ -227,13 +227,13 @@ def _load_pairs(optimizer: torch.optim.LBFGS, first: nn.Parameter, saved: Mappin
     for name, value in saved.items():
         head, _, index = name.partition(".")
         if index:
-            lists.setdefault(head, {})[int(index)] = value.clone()
+            lists.setdefault(head, {})[int(index)] = value.to(first.device, copy=True)
         elif head in ("func_evals", "n_iter"):
             own[head] = int(value)
         elif head in ("prev_loss", "t"):
             own[head] = float(value)
         else:
-            own[head] = value.clone()
+            own[head] = value.to(first.device, copy=True)
     for head, entries in lists.items():
         length = HISTORY if head == "al" else len(entries)
         own[head] = [entries.get(k) for k in range(length)]
