@@ -115,7 +115,7 @@ class PointObjective(RolloutObjective):
         return parts
 
     def _seen(self, points: Mapping[str, Tensor]) -> Tensor:
-        """Return the observed values `[B, N, C_dyn]`, with those of the start if it is a target."""
+        """Return a mask `[B, N, C_dyn]` of the observed values, with those of the start if it is a target."""
         seen = ~points["value"].isnan()
         return torch.cat([seen, _rows(self._observed(points[START]))], dim=1) if START in points else seen
 
