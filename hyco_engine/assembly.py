@@ -1,4 +1,4 @@
-"""From a spec to the parts of a run: task, models, trainers, strategy, cache."""
+"""The assembly of a run's parts from a spec: task, models, trainers, strategy, cache."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ C = TypeVar("C", bound=PartContext)
 
 @attrs.frozen(kw_only=True, eq=False)
 class Parts:
-    """The parts that a run is made of and that a plan tells of."""
+    """The parts of a run, which a plan describes."""
 
     task: Task
     device: torch.device
     physical: PhysicalModel | None
     trainers: dict[Player, Trainer]
     strategy: Strategy | None
-    """None where one model trains alone."""
+    """The strategy; None if one model trains alone."""
     cache: CacheDecision | None
-    """How generated samples are held; None where none are generated."""
+    """The decision how to hold generated samples; None if none are generated."""
 
     @property
     def models(self) -> dict[Player, nn.Module]:
@@ -72,10 +72,7 @@ class Parts:
         return {player: trainer.model for player, trainer in self.trainers.items()}
 
     def start_states(self) -> Tensor | None:
-        """Return a full batch of the states that the physics is trained from.
-
-        It is None where there is no physics, or the data has no states.
-        """
+        """Return a full batch of start states for the physics; None without a physics, or if the data has no states."""
         if self.physical is None:
             return None
         states = self.task.start_states(self.trainers["physical"].settings.batch_size)
@@ -96,26 +93,26 @@ class Assembler:
         self.dtype = DTYPES[spec.run.precision]
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
-        """Each note says what the user should know of a choice that was made here."""
+        """Messages to the user about choices that the assembler made."""
 
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """Build the data source, which reads nothing yet."""
+        """Build the data source without reading anything."""
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
         return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
 
     def task(self) -> Task:
-        """Make the task that the data source gives, whose data is not read yet."""
+        """Make the task of the data source without reading its data."""
         spec = self.spec
         return task_for(self.source(), spec.data, spec.paths.cache, dtype=self.dtype, seed=spec.run.seed)
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
-        """Build all parts for a task, whether its data is read or not; `cache` is a decision that was made before.
+        """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
 
-        What the user should know is added to `notes`. Raises HycoError where the spec, the data and the parts do not
-        fit each other.
+        Adds messages to the user to `notes`. Raises HycoError if the spec, the data and the parts do not fit each
+        other.
         """
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
@@ -170,7 +167,7 @@ class Assembler:
         training, epochs = spec.training.physical, spec.training.physical.epochs_per_cycle
         fields = any(setting.field for setting in spec.physical.parameters.values())
         if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
-            # Gauss-Newton ends when it has converged, and compiles apart what it differentiates
+            # Gauss-Newton ends when it has converged, and compiles its derivatives separately
             epochs = min(epochs, 5)
         samples = n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
         return int(spec.run.cycles * epochs * samples * spec.data.num_predict_steps)
@@ -178,7 +175,7 @@ class Assembler:
     # --- trainers ---
 
     def objective(self, player: Player, model: nn.Module, task: Task) -> Objective:
-        """Make what a model is trained on, with the terms that `[loss]` declares."""
+        """Make the objective of a model, with the terms that `[loss]` declares."""
         return task.objective(model, task.terms(player, model, self.spec.loss))
 
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
@@ -226,7 +223,7 @@ class Assembler:
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, task: Task
     ) -> tuple[LossNormalizer, str]:
-        """Build the player's normalizer; the text is what messages call it."""
+        """Build the player's normalizer, and return it with its name in messages."""
         own: NormalizerChoice | None = getattr(self.spec.loss, player).normalizer
         choice = own or self.spec.loss.normalizer
         normalizer: LossNormalizer = self._build(
@@ -248,13 +245,13 @@ class Assembler:
     # --- strategy and cache ---
 
     def strategy(self) -> Strategy | None:
-        """Build the augmentation strategy; there is none where one model trains alone."""
+        """Build the augmentation strategy; None if one model trains alone."""
         if len(self.players) < 2:
             return None
         return cast("Strategy", self._build(self.spec.augmentation, Strategy, self._context(StrategyContext)))
 
     def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
-        """Decide, from sizes alone, how generated samples are held."""
+        """Decide from sizes alone how the run holds generated samples."""
         augmentation = self.spec.augmentation
         return choose_cache(
             augmentation.cache.kind,
@@ -266,7 +263,7 @@ class Assembler:
         )
 
     def cache(self, decision: CacheDecision) -> CacheBackend:
-        """Build the cache backend that was decided on."""
+        """Build the cache backend of a decision."""
         choice = self.spec.augmentation.cache
         if choice.kind != decision.kind:
             record = self.registry.get(choice.hook, decision.kind)
@@ -275,7 +272,7 @@ class Assembler:
 
     @property
     def generated_root(self) -> Path | str | None:
-        """The folder for generated samples; None stands for one in `paths.cache`, and "" for none at all."""
+        """Return the folder for generated samples; None stands for one in `paths.cache`, and "" for none at all."""
         directory = self.spec.augmentation.cache.directory
         return Path(directory) if directory else directory
 
@@ -289,7 +286,7 @@ class Assembler:
         ]
 
     def origins(self, cache: CacheDecision | None) -> dict[str, dict[str, str]]:
-        """Tell which kind serves as which part, and which distribution it comes from."""
+        """Return the kind of each part, and the distribution from which it comes."""
         spec = self.spec
         choices: dict[str, Choice | None] = {
             "data": spec.data,
@@ -316,18 +313,18 @@ class Assembler:
         return kind(seed=self.spec.run.seed, registry=self.registry, device=self.device, dtype=self.dtype, **more)
 
     def _build(self, choice: Choice, expected: type[Any] | tuple[type[Any], ...], context: PartContext) -> Any:
-        """Build the part that `choice` names. Raises PluginError where its factory returns something else."""
+        """Build the part that `choice` names. Raises PluginError if its factory returns an object of another type."""
         return self.registry.build(choice.hook, choice.kind, choice.options, context, expected)
 
     def _named(self, choice: Choice) -> str:
-        """Return what messages call the part that `choice` names."""
+        """Return the name in messages of the part that `choice` names."""
         return f"{choice.kind!r} of {self.registry.origin(choice.hook, choice.kind)}"
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device `name`; "auto" is the first GPU where there is one.
+    """Return the device `name`; "auto" is the first GPU, or the CPU if there is none.
 
-    Raises SpecError for a device that is not there.
+    Raises SpecError for a device that does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

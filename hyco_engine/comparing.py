@@ -1,4 +1,4 @@
-"""Runs side by side: a spec and its baselines at equal compute, or runs that are finished."""
+"""Comparisons of runs: a spec with its baselines at equal compute, or finished runs."""
 
 from __future__ import annotations
 

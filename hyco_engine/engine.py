@@ -1,4 +1,4 @@
-"""The way in: an engine plans and runs one spec."""
+"""The engine, which plans and runs one spec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 from hyco_engine.assembly import Assembler
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
-from hyco_engine.hooks.blaming import naming_plugins
+from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Tracker
 from hyco_engine.report.result import RunResult, run_result
@@ -32,9 +32,10 @@ from hyco_engine.training.reporter import Guarded
 class Engine:
     """Runs one spec, given as a file, as a dictionary of its tables, as a `Spec`, or loaded with its overrides.
 
-    Holds no global state: several engines, each with its own registry and callbacks, live in one process. `registry`
-    None: the installed plugins, less those that `disabled` names. `draw` makes the figures and the report at the end of
-    a run; None: `hyco_engine.report.run_figures.draw`. Raises SpecError with all mistakes at once.
+    An engine has no global state: several engines, each with its own registry and callbacks, can live in one process.
+    Without `registry` it uses the installed plugins, except those that `disabled` names. `draw` makes the figures and
+    the report at the end of a run; None stands for `hyco_engine.report.run_figures.draw`. Raises SpecError with all
+    mistakes at once.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Engine:
         self._draw = draw
 
     def plan(self) -> dict[str, Any]:
-        """What a run would do, from sizes alone: nothing is simulated or trained."""
+        """Return what a run would do, from sizes alone, without simulations and training."""
         with self._located():
             return self._plan(Assembler(self.spec, self.registry))
 
@@ -67,12 +68,12 @@ class Engine:
     ) -> RunResult:
         """Run the spec in a new folder, or in `run_dir`, which must be new or empty.
 
-        `resume`: go on with the run in `run_dir`, to the last bit as if it had never ended; where there is nothing to
-        go on from, from its beginning, and where it is completed, nothing is done. `stop` is asked after every step;
-        once it names a reason the run writes a checkpoint and ends with a KeyboardInterrupt.
+        With `resume`, the run in `run_dir` continues, to the last bit as if it had never ended. Without a checkpoint it
+        starts from its beginning, and a completed run stays as it is. The engine calls `stop` after every step; once
+        `stop` returns a reason, the run writes a checkpoint and ends with a KeyboardInterrupt.
 
-        Raises HycoError. Once training has begun, the folder's summary.json says what happened, also after a
-        KeyboardInterrupt; a mistake that is found before leaves no new folder behind.
+        Raises HycoError. Once training has begun, the folder's summary.json says what happened, even after a
+        KeyboardInterrupt; a mistake that is found earlier leaves no new folder behind.
         """
         own = None if run_dir is None else Path(run_dir)
         if resume and own is None:
@@ -94,7 +95,7 @@ class Engine:
     def simulate(self, out: Path | str, form: Literal["scene", "well"] = "scene") -> dict[str, Any]:
         """Write the simulations of `[data]` to a new folder: PhiFlow's Scenes, or files in the layout of The Well.
 
-        Noise and masks are not in them. Returns `format`, `folder`, `simulations`, `dt`, `fields`, `files`.
+        The files contain neither noise nor masks. Returns `format`, `folder`, `simulations`, `dt`, `fields`, `files`.
         """
         with self._located():
             return write_simulations(Assembler(self.spec, self.registry), Path(out), form)
@@ -150,7 +151,7 @@ class Engine:
 
     @contextmanager
     def _located(self) -> Iterator[None]:
-        """Errors that name a key get the file and line where the spec sets it."""
+        """Add to errors that name a key the file and line where the spec sets it."""
         try:
             with naming_plugins(self.registry):
                 yield
@@ -167,7 +168,7 @@ def run(
     registry: Registry | None = None,
     callbacks: Sequence[Tracker] = (),
 ) -> RunResult:
-    """The command `hyco-engine run` as a function: `run("spec.toml", overrides={"run.cycles": 2})`."""
+    """Run a spec as the command `hyco-engine run` does: `run("spec.toml", overrides={"run.cycles": 2})`."""
     return Engine(spec, registry=registry, callbacks=callbacks, overrides=overrides).run(run_dir, resume=resume)
 
 

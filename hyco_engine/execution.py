@@ -1,4 +1,4 @@
-"""One run, from the parts of a spec to its end. Whatever happens, the trackers are told the end, and it is saved."""
+"""One run, from the parts of a spec to its end, which is saved and told to the trackers even after an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import attrs
 from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
-from hyco_engine.hooks.blaming import naming_plugins
+from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.interfaces import PhysicalModel, Samples, StepExecution, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
@@ -34,10 +34,10 @@ logger = logging.getLogger("hyco_engine")
 
 
 class Execution:
-    """One execution of a run, at whose end the trackers are told and the summary is written, whatever happens.
+    """One execution of a run. At its end, even after an error, it tells the trackers and writes the summary.
 
-    `earlier` is what the run goes on from, and None for a new one. `stop` gives the signal that asks the run to end, or
-    None.
+    `earlier` is the run from which this one continues, and None for a new one. `stop` returns the signal that asks the
+    run to end, or None.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Execution:
 
     @property
     def _kept(self) -> Mapping[str, Any] | None:
-        """The content of the checkpoint that the run goes on from."""
+        """The content of the checkpoint from which the run continues."""
         return None if self.earlier is None else self.earlier.checkpoint
 
     def execute(self) -> RunResult:
-        status, told = "failed", None
+        status, message = "failed", None
         try:
             if self.earlier is not None:
                 self.folder.rewind(self.earlier.metrics_bytes, 0.0 if self._kept is None else self._kept["elapsed"])
@@ -94,15 +94,15 @@ class Execution:
             status = "interrupted"
             raise
         except BaseException as error:
-            told = str(error) or type(error).__name__
+            message = str(error) or type(error).__name__
             new = self.results.hybrid is None and (self.earlier is None or self.earlier.empty)
             if new and isinstance(error, HycoError) and error.exit_code == 2:
-                # nothing was started: a mistake in the spec or the data leaves no run behind
+                # nothing has started, so a mistake in the spec or the data leaves no run behind
                 self.folder.discard()
             raise
         finally:
             self._report.seconds["total_s"] = time.perf_counter() - self._start
-            summary = self.results.summary(status, told)
+            summary = self.results.summary(status, message)
             try:
                 if self.folder.path.exists():
                     self.results.save(summary)
@@ -118,9 +118,7 @@ class Execution:
             task.read(self._progress)
             self._digest = task.digest()
         if self._kept is not None and self._kept["data"] != self._digest:
-            raise RunError(
-                "the data is not what it was when the run began: bring it back, or start again with a new run folder"
-            )
+            raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
         self.results.begin(parts)
@@ -171,7 +169,7 @@ class Execution:
             logger.info("caches: %s", folders.summary())
 
     def _cycles(self, hybrid: HybridTrainer, real: Samples) -> None:
-        """Train: tell the trackers of every event, write checkpoints, and end where that is asked for."""
+        """Train, tell the trackers of every event, write checkpoints, and end on request."""
 
         def during(event: Event) -> None:
             hybrid.tell(event)
@@ -224,7 +222,7 @@ class Execution:
 
     @staticmethod
     def _try_folder(folders: CacheManager) -> None:
-        """Refuse a folder that cannot be used before the first phase, since it is a mistake of the spec."""
+        """Refuse an unusable folder before the first phase, since it is a mistake of the spec."""
         try:
             with folders.generated("physical", 0):
                 pass
@@ -232,7 +230,7 @@ class Execution:
             raise SpecError(str(error), key="augmentation.cache.directory") from error
 
     def _compile(self, physical: PhysicalModel, parts: Parts) -> None:
-        """Compile the step for full batches, and warn where it is not stable from where the data starts."""
+        """Compile the step for full batches, and warn if it is not stable from the start states of the data."""
         states = parts.start_states()
         if states is None:
             return

@@ -1,4 +1,4 @@
-"""What a run has found: it is measured once training is over, and summed up and saved whatever the end was."""
+"""The results of a run, measured after training, and summed up and saved even after an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Parts
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
@@ -37,13 +37,13 @@ PHASES = (
 
 @attrs.define(kw_only=True, eq=False)
 class Results:
-    """The results of a run, of which more is known the further it comes; None is what is not known yet."""
+    """The results of a run, which grow as it proceeds; None stands for a result that is not known yet."""
 
     spec: Spec
     folder: RunFolder
     report: Reporter
     draw: Callable[..., Iterable[Path]] | None = None
-    """Makes the figures and the report; None: `report.run_figures.draw`."""
+    """The function that makes the figures and the report; None stands for `report.run_figures.draw`."""
     parts: Parts | None = None
     hybrid: HybridTrainer | None = None
     initial: Mapping[str, Tensor] = attrs.Factory(dict)
@@ -53,14 +53,14 @@ class Results:
     correction: dict[str, Any] | None = None
 
     def begin(self, parts: Parts) -> None:
-        """Take note of the parts of the run, and of where the parameters of the physics start."""
+        """Take note of the parts of the run, and of the initial parameters of the physics."""
         self.parts = parts
         if parts.physical is not None:
             self.initial = parameter_values(parts.physical)
 
     @property
     def models(self) -> dict[Player, nn.Module]:
-        """The models of the run, as far as they are built."""
+        """The models of the run that are built already."""
         return {} if self.parts is None else self.parts.models
 
     # --- measured once training is over ---
@@ -74,16 +74,17 @@ class Results:
         self._measure_parameters(self.parts, self.hybrid)
 
     def _accept(self, hybrid: HybridTrainer) -> None:
-        """Decide whether a learned correction of the physics pays."""
+        """Decide whether to keep a learned correction of the physics."""
         self.correction = found = accept_correction(hybrid)
         if found is not None and not found["accepted"]:
             self.report.warn(
                 f"the correction does not pay on held-out data: {found['error']:.4g} with it, "
-                f"{found['error_without']:.4g} without, and it must take a fifth. The surrogate is the physics alone"
+                f"{found['error_without']:.4g} without, and it must be a fifth lower. "
+                "The surrogate is the physics alone"
             )
 
     def _evaluate(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
-        """Measure all models on held-out real data, and the floor that they must beat."""
+        """Measure all models on held-out real data, and the persistence that they must beat."""
         objective = next(iter(hybrid.trainers.values())).objective
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         with self.report.timed("evaluate"):
@@ -93,18 +94,18 @@ class Results:
                     continue
                 for player, trainer in hybrid.trainers.items():
                     between()
-                    with blaming(trainer.who, f"rollouts on the {split} data"):
+                    with attributed(trainer.who, f"rollouts on the {split} data"):
                         self.metrics.setdefault(player, {})[split] = heldout.measure(trainer.model)
                 floor = heldout.persistence()
                 if floor is not None:
                     self.metrics.setdefault("persistence", {})[split] = floor
 
     def _measure_parameters(self, parts: Parts, hybrid: HybridTrainer) -> None:
-        """Compute error bars of what the physics has learned, from the real training data."""
+        """Compute error bars of the physics' learned parameters, from the real training data."""
         trainer = hybrid.trainers.get("physical")
         if trainer is None or parts.physical is None:
             return
-        # internal steps were chosen for the start values: a search may have ended where they are too long
+        # internal steps were chosen for the initial parameters, and may be too long for the learned ones
         states = parts.start_states()
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:
@@ -113,7 +114,7 @@ class Results:
             with self.report.timed("evaluate"):
                 self.error_bars = measure(trainer, parts.task.train)
         except Exception as error:
-            # what was learned is worth keeping without them
+            # the learned parameters are worth keeping without error bars
             self.report.warn(f"the parameters' error bars could not be computed: {error}")
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
@@ -123,10 +124,10 @@ class Results:
             at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
             self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
-    # --- summed up and saved, whatever the end was ---
+    # --- summed up and saved at any end ---
 
     def summary(self, status: str, error: str | None) -> dict[str, Any]:
-        """Sum up what summary.json holds."""
+        """Return the content of summary.json."""
         history = History() if self.hybrid is None else self.hybrid.history
         # before training begins nothing has changed, and the folder may be discarded
         parts = None if self.hybrid is None else self.parts
@@ -162,7 +163,7 @@ class Results:
         return parameters_summary(parts.physical, self.initial, parts.task.truth, self.folder.path, errors)
 
     def _identification(self) -> dict[str, Any]:
-        """Tell the error bars and minima that were found, as far as there are any."""
+        """Return the error bars and minima, as far as there are any."""
         trainer = None if self.hybrid is None else self.hybrid.trainers.get("physical")
         starts = None if trainer is None else trainer.minima
         return {
@@ -176,13 +177,13 @@ class Results:
         if self.hybrid is not None and self.parts is not None:
             for player, trainer in self.hybrid.trainers.items():
                 if trainer.epochs_done == 0 and summary["status"] != "completed":
-                    continue  # weights that nobody trained look like results
+                    continue  # untrained weights would look like results
                 kind, last = getattr(self.spec, player).kind, trainer.model.state_dict()
                 for which, state in {"final": last, "best": self.hybrid.best[player].state or last}.items():
                     path = save_model(self.folder, f"{player}-{which}", state, kind, self.parts.task.form)
                     self.report.tell("artifact", path)
             trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
-            # who interrupts a run is in a hurry
+            # a user who interrupts a run does not want to wait for figures
             if trained and summary["status"] != "interrupted":
                 self._draw(summary, self.parts)
         self.report.tell("artifact", self.folder.write_summary(summary))
@@ -194,5 +195,5 @@ class Results:
             for path in (self.draw or draw)(self.folder.path, summary, parts.task, parts.models):
                 self.report.tell("artifact", path)
         except Exception as error:
-            # a figure is not worth a run's results
+            # a failed figure must not cost the run's results
             self.report.warn(f"the figures could not be drawn: {type(error).__name__}: {error}")

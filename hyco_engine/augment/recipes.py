@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Batch, Recipe
 from hyco_engine.rollout import evaluating, rollout
 
@@ -74,7 +74,7 @@ class RolloutRecipe(Recipe):
         lead = torch.zeros_like(indices) if self.lead is None else self.lead[indices]
         steps = int(lead.max()) + self.horizon
         place = f"generating for {self.where}" if self.where else "generating"
-        with blaming(self.who, place), torch.no_grad(), evaluating(self.teacher):
+        with attributed(self.who, place), torch.no_grad(), evaluating(self.teacher):
             path = rollout(self.teacher, starts, steps)
         self._check(path, indices, (steps, self.layout.n_dynamic, *self.layout.spatial), f"a rollout of {steps} steps")
         if self.lead is not None:

@@ -1,4 +1,4 @@
-"""Lays out plans, metrics and summaries as lines for people."""
+"""The layout of plans, metrics and summaries as lines of text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PLAYERS = {"synthetic": "surrogate", "physical": "physics", "persistence": "pers
 
 
 def number(value: Any) -> str:
-    """Writes a number with four digits, and a dash for what is not known."""
+    """Write a number with four digits, and an unknown value as a dash."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lays out left-aligned columns, as wide as they must be whatever shows them: a terminal, a pipe or a file."""
+    """Lay out left-aligned columns, which have the same width in a terminal, a pipe or a file."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -42,7 +42,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
-    """Returns the lines that `check` prints."""
+    """Return the lines that `check` prints."""
     sections: list[tuple[str, list[str]]] = []
     if parts := plan.get("parts"):
         rows = [(n, p.get("kind", "-"), f"{p.get('distribution')} {p.get('version')}") for n, p in parts.items()]
@@ -65,7 +65,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _phase_lines(phases: Sequence[Any]) -> list[str]:
-    """Returns a line for each phase; cycles that do the same share their lines."""
+    """Return a line for each phase; cycles that do the same share their lines."""
     cycles: dict[Any, list[str]] = {}
     for phase in phases:
         if isinstance(phase, Mapping):
@@ -107,7 +107,7 @@ def _titled(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def metrics_lines(metrics: Mapping[str, Any], split: str) -> list[str]:
-    """Returns one row a model: nrmse, vrmse, nrmse of each field and of the last step. Below are all other metrics."""
+    """Return a row for each model: nrmse, vrmse, nrmse of each field and of the last step; then all other metrics."""
     found = {name: m for name in PLAYERS if (m := _of_split(metrics, name, split))}
     if not found:
         return [f"there is nothing to measure in the {split} split"]
@@ -120,7 +120,7 @@ def metrics_lines(metrics: Mapping[str, Any], split: str) -> list[str]:
 
 
 def _detail_lines(found: Mapping[str, Mapping[str, Any]], field: str) -> list[str]:
-    """Returns all metrics of one field: each metric has a row, each model a column."""
+    """Return all metrics of one field: each metric has a row, each model a column."""
     by_model = {name: m["by_field"][field] for name, m in found.items() if field in (m.get("by_field") or {})}
     names = next(iter(by_model.values()))
     rows = [[name, *(number(values.get(name)) for values in by_model.values())] for name in names]
@@ -145,11 +145,11 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """Returns five lines: what came out, how good it is, how long it took, where it is, what to do next."""
+    """Return five lines: learned parameters, errors, time, results, and next steps."""
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
-    told = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
+    values = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
-        ("learned", told + ("; ± is statistical only" if "±" in told else "")),
+        ("learned", values + ("; ± is statistical only" if "±" in values else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),
     ]
@@ -162,7 +162,7 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
 
 
 def parameter_text(name: str, parameter: Mapping[str, Any]) -> str:
-    """Describes a parameter, as in `nu 0.05 -> 0.0101 ± 0.0002 (truth 0.01, 1.2 % off)`."""
+    """Describe a parameter, as in `nu 0.05 -> 0.0101 ± 0.0002 (truth 0.01, 1.2 % off)`."""
     unit = parameter.get("unit") or "1"
     text = f"{name} {_value(parameter.get('initial'))} -> {_value(parameter.get('final'))}"
     if (standard_error := parameter.get("standard_error")) is not None:

@@ -1,7 +1,7 @@
-"""Cleans a captured graph, and makes it one that runs fast.
+"""The cleaning of captured graphs, and rewrites that make them fast.
 
-`clean` folds constants, merges equal operations and drops what does nothing: values stay bitwise equal. The rewrites
-say the same in operations that suit torch and its compiler better; whoever applies one checks what comes out.
+`clean` folds constants, merges equal operations and drops operations without effect; values stay bitwise equal. The
+rewrites compute the same with operations that suit torch and its compiler better; their callers check the result.
 
 Two passes of torch would do part of this, but not bitwise or not as fast. `torch.fx.passes`' CSEPass takes equal
 arguments for the same ones, and so merges x * 0.0 with x * -0.0, and x + 1 with x + 1.0. `torch.fx.experimental`'s
@@ -41,12 +41,12 @@ _RESHAPES = (
 
 
 def writes(graph: GraphModule) -> bool:
-    """Whether the graph writes into tensors; order and identity matter then."""
+    """Return whether the graph writes into tensors; order and identity matter then."""
     return any(is_operation(node) and node.target._schema.is_mutable for node in graph.graph.nodes)
 
 
 def clean(graph: GraphModule) -> GraphModule:
-    """Returns the cleaned graph, and spoils the given one. A graph that writes into tensors is returned as it is."""
+    """Return the cleaned graph, and spoil the given one. A graph that writes into tensors is returned unchanged."""
     if writes(graph):
         return graph
     _drop_identities(graph)
@@ -58,19 +58,19 @@ def clean(graph: GraphModule) -> GraphModule:
 
 
 def rewrite(graph: GraphModule, change: Rewrite) -> GraphModule:
-    """Returns a cleaned copy with the change made."""
+    """Return a cleaned copy with the change made."""
     graph = deepcopy(graph)
     change(graph)
     return clean(graph)
 
 
 def count_operations(graph: GraphModule) -> int:
-    """Counts the operations that the graph runs."""
+    """Count the operations that the graph runs."""
     return sum(node.op == "call_function" for node in graph.graph.nodes)
 
 
 def _drop_identities(graph: GraphModule) -> None:
-    """Drops views that show their argument as it is."""
+    """Drop views that do not change their argument."""
     for node in list(graph.graph.nodes):
         if node.target == torch.ops.aten.alias.default:
             same = True
@@ -84,7 +84,7 @@ def _drop_identities(graph: GraphModule) -> None:
 
 
 def _fold_constants(graph: GraphModule) -> None:
-    """Computes once what depends on no input."""
+    """Replace operations that depend on no input by constants."""
     known: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
@@ -105,13 +105,13 @@ def _fold_constants(graph: GraphModule) -> None:
 
 
 def _ordered(value: Tensor) -> Tensor:
-    """Lays a permuted constant out anew, since what is computed with it would take over its order in memory."""
+    """Return a permuted constant in contiguous order, since results of operations on it would inherit its order."""
     expanded = any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
     return value if expanded else value.contiguous()
 
 
 def _merge_equal(graph: GraphModule) -> None:
-    """Computes once what is computed twice. Arguments are compared as text, in which -0.0 is not 0.0, nor 1.0 is 1."""
+    """Merge equal operations. Arguments are compared as text, in which -0.0 differs from 0.0, and 1.0 from 1."""
     seen: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":

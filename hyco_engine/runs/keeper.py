@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and when a run ends because it was asked to."""
+"""The decisions when a run writes a checkpoint, and when it ends on request."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that ended because it was asked to. All that was done is kept."""
+    """Raised when a run ends on request, after its progress has been saved."""
 
 
 class Keeper:
     """Calls `write` at each phase's end, every `minutes` within a phase, and before the run ends on request.
 
-    `stop` gives the name of the signal that asks the run to end, or None.
+    `stop` returns the name of the signal that asks the run to end, or None.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class Keeper:
         self._last = time.monotonic()
 
     def between(self) -> None:
-        """End the run where that is asked for; called where nothing would be lost that is not written yet."""
+        """End the run on request; callers have no unsaved progress."""
         _end(self._stop())
 
     def at_rest(self, state: Callable[[], dict[str, Any]], *, phase_ended: bool) -> None:
-        """Write a checkpoint where one is due, then end the run where that is asked for."""
+        """Write a checkpoint if one is due, then end the run on request."""
         signal = self._stop()
         if phase_ended or signal is not None or time.monotonic() - self._last >= self._seconds:
             self._write(state())

@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock of the operating system, which dies with its process, and a note of who holds it."""
+"""One writer for each run folder: a lock of the operating system, which ends with its process, and a holder's note."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hyco_engine.errors import RunError
 from hyco_engine.runs.files import write_atomic
 
 LOCK, GUARD = "run.lock", ".run.lock"
-"""The note, and the file that is locked. They are two, since on Windows nobody else may read a locked file."""
+"""The note, and the file that is locked. They are two, since no other process can read a locked file on Windows."""
 
 PATIENCE_S = 0.5
-"""How long to try: `is_held` holds the lock for a moment."""
+"""Seconds to try for, since `is_held` holds the lock for a moment."""
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Locks a file that its holder removes; returns None while somebody else holds it. Raises OSError."""
+    """Lock a file that its holder removes; return None while another process holds it. Raises OSError."""
     seen = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
@@ -42,7 +42,7 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 def unlock(lock: FileLock) -> None:
-    """Removes the file and frees the lock."""
+    """Remove the file and free the lock."""
     with suppress(PermissionError):  # Windows removes no open file; there `release` does it
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release(force=True)
@@ -57,7 +57,7 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs, on this machine."""
+        """True if the process runs on this machine."""
         try:
             return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
         except psutil.Error:
@@ -72,7 +72,7 @@ class RunLock:
         self._lock: FileLock | None = None
 
     def acquire(self) -> str | None:
-        """Returns a note where a process that is gone had held it. Raises RunError while another one holds it."""
+        """Take the lock; return a message if its last holder died. Raises RunError while another process holds it."""
         deadline = time.monotonic() + PATIENCE_S
         try:
             while (lock := try_lock(self.path.with_name(GUARD))) is None:
@@ -83,7 +83,7 @@ class RunLock:
             raise RunError(f"cannot lock {self.path}: {error.strerror or error}") from error
         left = read_holder(self.path)
         if left is not None and left.alive and left.pid != os.getpid():
-            # this file system grants locks to everybody
+            # this file system grants the lock to every process
             lock.release(force=True)
             raise self._busy(left)
         self._lock = lock
@@ -100,7 +100,7 @@ class RunLock:
         return RunError(f"{who} is writing to {self.path.parent}: wait for its end, or name another run folder")
 
     def release(self) -> None:
-        """Removes the note and frees the lock. A second call does nothing."""
+        """Remove the note and free the lock. A second call does nothing."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             self.path.unlink(missing_ok=True)
@@ -116,7 +116,7 @@ class RunLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock that the note `path` is about, on this machine or, by the lock, on another."""
+    """Return whether a process, on this machine or another, holds the lock to which the note `path` belongs."""
     guard = path.with_name(GUARD)
     if guard.exists():
         try:
@@ -124,14 +124,14 @@ def is_held(path: Path) -> bool:
                 pass
         except Timeout:
             return True
-        except OSError:  # the folder cannot be written: the note alone counts
+        except OSError:  # without write access to the folder, the note alone decides
             pass
     holder = read_holder(path)
     return holder is not None and holder.alive
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Returns the process that a note names, or None where there is no note, or none that can be read."""
+    """Return the process that a note names, or None if there is no readable note."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(4096))

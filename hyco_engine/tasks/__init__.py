@@ -1,7 +1,7 @@
-"""Tasks: what there is to learn, one class for each kind of data.
+"""Tasks, with one class for each kind of data.
 
-A task owns all that depends on the kind of data: the samples that models train on, the objective that they are trained
-by, the measure on held-out data, and the sizes that a plan tells. Nobody else has to ask which kind of data it is.
+A task owns all that depends on the kind of data: the samples on which models train, their objective, the measure on
+held-out data, and the sizes in a plan. No other code needs to know the kind of data.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def task_for(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Task:
-    """The task that a source gives; `choice`, `cache`, `dtype` and `seed` are as in `DataManager`.
+    """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
 
-    No simulation is loaded. Raises SpecError and DataError where the source does not fit what `choice` asks for.
+    This loads no simulation. Raises SpecError and DataError if the source does not fit `choice`.
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)

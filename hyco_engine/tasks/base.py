@@ -1,4 +1,4 @@
-"""What every task gives, whatever its data is."""
+"""The contract of a task, for every kind of data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hyco_engine.training.settings import TrainingSettings
 
 @attrs.frozen(kw_only=True, eq=False)
 class Example:
-    """A held-out simulation to show."""
+    """A held-out simulation for figures."""
 
     split: Literal["val", "test"]
     trajectory: Trajectory
@@ -34,80 +34,80 @@ class Example:
 
 
 class Task(ABC):
-    """The data of a spec, and all that depends on the kind of data it is.
+    """The data of a spec, and all that depends on its kind.
 
-    A task is made without loading a simulation, so that a plan can be told from sizes; `read` loads what a run trains
-    and measures on. All parts of a run are built in the same way before and after `read`.
+    A task is made without loading a simulation, so that a plan needs only sizes; `read` loads the data on which a run
+    trains and measures. All parts of a run are built in the same way before and after `read`.
     """
 
     @property
     def form(self) -> DataForm:
-        """What models are built for. Until the data is read its statistics are those of `Statistics.unknown`."""
+        """The form of the data, for building models. Before `read`, its statistics are `Statistics.unknown`."""
         return DataForm()
 
     # --- training ---
 
     @abstractmethod
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Load and check all data; `progress(done, total)` is told of each simulation. Raises DataError."""
+        """Load and check all data, with a call of `progress(done, total)` for each simulation. Raises DataError."""
 
     @property
     def is_read(self) -> bool:
-        """Whether training data can be looked at without loading anything."""
+        """True if training data is available without loading anything."""
         return True
 
     @property
     @abstractmethod
     def train(self) -> Samples:
-        """The real samples that models train on."""
+        """The real samples on which models train."""
 
     @abstractmethod
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
-        """What `model` is trained on: the loss terms `specs` of its predictions for a batch of `train`."""
+        """Return the objective of `model`, with the loss terms `specs` of its predictions for a batch of `train`."""
 
     def start_states(self, count: int) -> Tensor | None:
-        """Up to `count` states `[B, C_all, *S]` that training rollouts start from; None where there are no states."""
+        """Return up to `count` start states `[B, C_all, *S]` of training rollouts; None if the data has no states."""
         return None
 
     # --- loss terms ---
 
     @abstractmethod
     def stepper_terms(self, player: Player) -> list[TermSpec]:
-        """The loss terms of a model that steps states. Raises DataError where there are no states."""
+        """Return the loss terms of a stepper. Raises DataError if the data has no states."""
 
     @property
     def declared_sizes(self) -> Mapping[str, float] | None:
-        """What `scale = "data"` means, by term; None where it means nothing."""
+        """The meaning of `scale = "data"` by term; None if it has no meaning for the data."""
         return None
 
     def terms(self, player: Player, model: nn.Module, loss: LossSpec) -> list[TermSpec]:
-        """The loss terms of a model with what `[loss]` declares for them. Raises SpecError for a term it lacks."""
+        """Return a model's loss terms with the declarations of `[loss]`. Raises SpecError for a term that it lacks."""
         own = list(model.terms) if isinstance(model, Predictor) else self.stepper_terms(player)
         return declared_terms(own, player, loss, self.declared_sizes)
 
     @abstractmethod
     def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
-        """What the user should declare where the loss terms of a model are of unlike sizes; None where all is well."""
+        """Return a warning with the scales to declare if a model's loss terms differ much in size, else None."""
 
     # --- held-out data ---
 
     @property
     @abstractmethod
     def validates(self) -> bool:
-        """Whether there is validation data."""
+        """True if there is validation data."""
 
     @abstractmethod
     def heldout(
         self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
     ) -> HeldOut | None:
-        """How models are measured on a held-out split; None where the split is empty."""
+        """Return the measure of models on a held-out split; None if the split is empty."""
 
     def example(self) -> Example | None:
-        """The first simulation of the test split, else of val; None where the data has no simulations."""
+        """Return the first simulation of the test split, else of val; None if the data has no simulations."""
         return None
 
     def check_fit(self, trained: DataForm, player: Player) -> None:
-        """Raise DataError where a model that was trained on states of the form `trained` cannot step this data."""
+        """Raise DataError if a model that trained on states of the form `trained` cannot step this data."""
         if trained.layout is None:
             return
         if trained.text != self.form.text:
@@ -126,7 +126,7 @@ class Task(ABC):
         return {}
 
     def check_truth(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know no truth
-        """Raise SpecError where a true value is of no parameter of the physics `kind`, or of another shape."""
+        """Raise SpecError if the physics `kind` has no parameter for a true value, or one of another shape."""
 
     # --- sizes ---
 
@@ -138,30 +138,30 @@ class Task(ABC):
     @property
     @abstractmethod
     def sample_bytes(self) -> int:
-        """Bytes of one generated sample, input and target."""
+        """The bytes of one generated sample, input and target."""
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """What `hyco-engine check` tells of the data."""
+        """The sizes of the data for `hyco-engine check`."""
         return {}
 
     def memory(self, settings: TrainingSettings, inner_dt: float | None) -> dict[str, Any] | None:
-        """What the gradient of a physics keeps at most, for `hyco-engine check`; None where nothing is rolled out."""
+        """Return the most memory of a physics' gradient, for `hyco-engine check`; None if there are no rollouts."""
         return None
 
     def summary(self) -> dict[str, Any] | None:
-        """What the results say of the data that was read; None: nothing."""
+        """Return a summary of the data for the results, or None."""
         return None
 
     @abstractmethod
     def digest(self) -> str:
-        """A text that changes with the data, so that a run is never resumed on other data."""
+        """Return a text that changes with the data, so that a run is never resumed on other data."""
 
     @property
     @abstractmethod
     def text(self) -> str:
-        """One sentence that says what the data is."""
+        """A description of the data in one sentence."""
 
     def simulations(self) -> DataManager:
-        """The simulations, to write them as files. Raises SpecError where the data is no simulations."""
+        """Return the simulations, to write them as files. Raises SpecError if the data has no simulations."""
         raise SpecError("observations at points are no simulations", key="data.kind")

@@ -1,4 +1,4 @@
-"""What tasks have in common whose models roll out fields on a grid."""
+"""The base of tasks whose models roll out fields on a grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hyco_engine.training.settings import TrainingSettings
 class FieldTask(Task, ABC):
     """States of fields on a grid, which models step forward from frame to frame.
 
-    `manager` keeps the simulations. Splits of simulations always leave something to validate on.
+    `manager` keeps the simulations. Splits of simulations always leave validation data.
     """
 
     validates = True
@@ -53,7 +53,7 @@ class FieldTask(Task, ABC):
 
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         self.manager.prepare(progress)
-        # each of these checks what it makes, so that a mistake is told before anything is built
+        # each of these checks its result, so that a mistake shows before anything is built
         _ = self.manager.train, self.manager.measure
         self.statistics = self.manager.statistics
         self._is_read = True
@@ -77,7 +77,7 @@ class FieldTask(Task, ABC):
         return scale_warning(terms, self.declared_sizes if self.is_read else self._glimpsed(), of_fields=True)
 
     def _glimpsed(self) -> dict[str, float] | None:
-        """Return sizes of the fields in a simulation that can be read quickly, or None where there is none."""
+        """Return sizes of the fields in a simulation that can be read quickly, or None if there is none."""
         source = self.manager.source
         seen = source.glimpse()
         names = [field.name for field in self.layout.dynamic]
@@ -100,7 +100,7 @@ class FieldTask(Task, ABC):
             if name in values and true.ndim and true.shape != values[name].shape:
                 raise SpecError(
                     f"the truth of {name!r} has the shape {list(true.shape)}, the parameter "
-                    f"{list(values[name].shape)}: compare like with like, or leave the truth out",
+                    f"{list(values[name].shape)}: give both the same shape, or leave the truth out",
                     key=f"data.truth.{name}",
                 )
             if name not in physical.learnables.names:
@@ -125,7 +125,7 @@ class FieldTask(Task, ABC):
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of a state and its rollout, which is what models generate, whatever the real samples are."""
+        """The bytes of a state and its rollout, the sample that models generate for any real samples."""
         return self._bytes(self.layout.n_all + self._steps * self.layout.n_dynamic)
 
     @property
@@ -149,7 +149,7 @@ class FieldTask(Task, ABC):
         return self.manager.summary()
 
     def digest(self) -> str:
-        """A hash of the statistics of what is trained on, and of all that is held out."""
+        """Return a hash of the statistics of the training data, and of all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
         digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):

@@ -16,7 +16,7 @@ from hyco_engine.training.losses import Objective, objective_for
 
 
 class GridTask(FieldTask):
-    """Models learn to reach the frames of simulations by rollouts, and are measured by full-length ones."""
+    """The task to predict the frames of simulations by rollouts; full-length rollouts measure the models."""
 
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
         return objective_for(model, self.layout, specs)

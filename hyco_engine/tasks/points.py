@@ -1,4 +1,4 @@
-"""The task of fields that are observed by sensors, wherever these are."""
+"""The task of fields that sensors observe at any points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyco_engine.training.point_losses import PointObjective, PointPredictorObje
 
 
 class PointTask(FieldTask):
-    """Models learn what sensors saw: steppers by rollouts that are read there, predictors by being asked."""
+    """The task to predict the observations of sensors, by rollouts of steppers or by predictors, at their points."""
 
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
         kind = PointPredictorObjective if isinstance(model, Predictor) else PointObjective
@@ -30,7 +30,7 @@ class PointTask(FieldTask):
 
 
 class HeldOutPoints(HeldOutRollouts):
-    """Full-length rollouts of steppers, read where the sensors are, and predictors asked there, compared by nrmse."""
+    """Full-length rollouts of steppers, and predictors, compared by nrmse at the points of the sensors."""
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         if isinstance(model, Predictor):

@@ -1,4 +1,4 @@
-"""The task of data that is no field: inputs and targets by name."""
+"""The task of data without fields, which has inputs and targets by name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hyco_engine.training.losses import Objective, objective_for
 
 
 class SampleTask(Task):
-    """Predictors learn named targets from named inputs, and are measured by their loss on held-out samples.
+    """The task to predict named targets from named inputs; the loss on held-out samples measures the predictors.
 
-    Raises SpecError where the spec asks of samples what only simulations have, and DataError where there are none.
+    Raises SpecError if the spec has settings that only simulations allow, and DataError if there are no samples.
     """
 
     def __init__(self, source: SampleSource, choice: SourceChoice) -> None:
@@ -77,7 +77,7 @@ class SampleTask(Task):
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one real sample; a generated one is of the same kind."""
+        """The bytes of one real sample; a generated one is of the same kind."""
         parts: list[Tensor] = []
         for values in self.train.batch(torch.tensor([0])):
             parts += [values] if isinstance(values, Tensor) else list(values.values())

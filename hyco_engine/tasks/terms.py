@@ -18,16 +18,16 @@ from hyco_engine.spec.classes import LossSpec, TermSetting
 from hyco_engine.training.losses import loss_of_size
 
 UNLIKE = 100.0
-"""Ratio of two losses from which on the warning asks for scales, that of errors that differ tenfold."""
+"""The warning asks for scales from this ratio of two losses on, which errors that differ tenfold have."""
 _LOOKED_AT = 1024
 
 
 def declared_terms(
     own: Sequence[TermSpec], player: Player, loss: LossSpec, sizes: Mapping[str, float] | None
 ) -> list[TermSpec]:
-    """Return the model's `own` terms with what `loss` declares for them; `sizes` is what `scale = "data"` means.
+    """Return the model's `own` terms with the declarations of `loss`; `sizes` are the scales for `scale = "data"`.
 
-    Raises SpecError where `loss` names another term.
+    Raises SpecError if `loss` names another term.
     """
     override = getattr(loss, player).terms
     settings: Mapping[str, TermSetting] = loss.terms if override is None else override
@@ -55,7 +55,7 @@ def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] |
 
 
 def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
-    """Return the standard deviation of each dynamic field; of a vector the root mean square over its components."""
+    """Return the standard deviation of each dynamic field, for a vector the root mean square over its components."""
     return {
         field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
         for field in layout.dynamic

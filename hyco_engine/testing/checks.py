@@ -15,7 +15,7 @@ import attrs
 from torch import nn
 
 from hyco_engine.errors import HycoError
-from hyco_engine.hooks.blaming import ENGINE
+from hyco_engine.hooks.attribution import ENGINE
 from hyco_engine.hooks.checking import describe
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import Registry

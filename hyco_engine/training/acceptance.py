@@ -1,4 +1,4 @@
-"""Whether a learned correction of a physics is kept: held-out data alone decides."""
+"""The decision on held-out data alone whether a run keeps a learned correction of its physics."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from hyco_engine.interfaces import Correction
 from hyco_engine.training.hybrid import HybridTrainer
 
 ENOUGH = 0.8
-"""What a physics lacks is most of its error: a correction took 96 to 99 % of it. One that had only learned the noise of
-simulations whose later frames are held out took a tenth, and erred on others."""
+"""A correction is accepted if its error is below this fraction of the physics' error. Corrections of what a physics
+lacks took 96 to 99 % of the error; one that had learned only the noise of simulations whose later frames are held out
+took a tenth, and erred on other simulations."""
 
 
 def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
-    """Return `accepted`, `error` and `error_without`, of the best weights of the surrogate and of the run's physics.
+    """Return `accepted`, `error` and `error_without`, for the best weights of the surrogate and of the run's physics.
 
-    Where the correction does not take a fifth of the error, the surrogate becomes that physics alone, in its best and
-    last weights. Returns None where the surrogate is no correction, or nothing was held out.
+    If the correction does not reduce the error by a fifth, the surrogate becomes that physics alone, in its best and
+    last weights. Returns None if the surrogate is no correction, or nothing was held out.
     """
     synthetic, physical = (hybrid.trainers.get(player) for player in ("synthetic", "physical"))
     heldout = hybrid.heldout
@@ -26,7 +27,7 @@ def accept_correction(hybrid: HybridTrainer) -> dict[str, Any] | None:
     bare, error = hybrid.best["physical"], hybrid.best["synthetic"].error
     without, state = bare.error, bare.state
     if state is None:
-        # a physics that has nothing to learn is not measured while others train
+        # the cycle does not measure a physics without anything to learn
         without = heldout.score(heldout.measure(physical.model))
         state = copy.deepcopy(physical.model.state_dict())
     accepted = error < ENOUGH * without

@@ -1,7 +1,7 @@
-"""Strategies that train side by side: a list of whole states, of which the best is chosen at the end.
+"""Candidates: strategies that train side by side, of which held-out data chooses the best at the end.
 
 The spec and the results call them arms. All candidates begin from the same start and take turns, a cycle each. The
-trainers hold the state of the candidate whose turn it is; the others wait as values.
+trainers hold the state of the candidate whose turn it is; the states of the others wait in a list.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from hyco_engine.training.trainer import Trainer
 
 
 def candidates_of(strategy: Strategy | None) -> tuple[Arm, ...]:
-    """Return the candidates of a strategy; a strategy without any is its own and only candidate, without a name.
+    """Return the candidates of a strategy; a strategy without any is the only candidate itself, and has no name.
 
-    Raises PluginError where a candidate has candidates itself.
+    Raises PluginError if a candidate has candidates itself.
     """
     arms = () if strategy is None else tuple(strategy.arms())
     for arm in arms:
         if arm.strategy is not None and arm.strategy.arms():
             raise PluginError(
-                f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, and nobody asks those"
+                f"the arm {arm.name!r} of {type(strategy).__name__} has arms itself, which the engine never asks"
             )
     return arms or (Arm(name="", strategy=strategy),)
 
 
 def label(candidate: Arm, candidates: Sequence[Arm]) -> dict[str, str]:
-    """Return what tells a candidate's records apart from those of the others; nothing where there is no other."""
+    """Return the label of a candidate's records, which is empty if there is no other candidate."""
     return {"arm": candidate.name} if len(candidates) > 1 else {}
 
 
 def check_strategy(
     strategy: Strategy, models: Mapping[Player, nn.Module], n_real: int, alpha: float, *, heldout: bool
 ) -> None:
-    """Ask a strategy, and each candidate that may generate, whether it can work with these models."""
+    """Have a strategy, and each candidate that may generate, check that it can work with these models."""
     arms = candidates_of(strategy)
     if len(arms) > 1:
         strategy.check(models, heldout=heldout)
@@ -55,9 +55,9 @@ def check_strategy(
 
 @attrs.define(kw_only=True, eq=False)
 class Candidates:
-    """The candidates' states, and whose turn it is. With a single candidate nothing is ever copied.
+    """The candidates' states and their turns. A single candidate is never copied.
 
-    `best` are the best weights of the candidate whose turn it is; after `choose` those of what was chosen.
+    `best` are the best weights of the candidate whose turn it is; after `choose` those of the chosen ones.
     """
 
     candidates: Sequence[Arm]
@@ -65,11 +65,11 @@ class Candidates:
     trainers: Mapping[Player, Trainer]
     best: dict[Player, Best]
     _active: int | None = 0
-    """None: the best were chosen, and the trainers hold them."""
+    """The index of the candidate whose turn it is; None after the choice, when the trainers hold the chosen models."""
     _states: list[dict[str, Any]] = attrs.Factory(list)
     """The whole state of each candidate when its last turn ended; empty before the first turn."""
     _fresh: dict[Player, Normalization] = attrs.Factory(dict)
-    """Normalizers as they were before training: one knows the loss terms of its own candidate alone."""
+    """The normalizers before training, since each candidate's normalizer knows its own loss terms alone."""
 
     @classmethod
     def of(
@@ -83,12 +83,12 @@ class Candidates:
 
     @property
     def several(self) -> bool:
-        """Whether there is a choice to be made."""
+        """True if there is more than one candidate."""
         return len(self.candidates) > 1
 
     @property
     def turn(self) -> Turn:
-        """Whose turn it is."""
+        """The turn of the present candidate."""
         active = self._active or 0
         arm = self.candidates[active]
         return Turn(
@@ -100,7 +100,7 @@ class Candidates:
         )
 
     def begin(self) -> None:
-        """Before training goes on: every candidate begins from the trainers' state, or takes up its own again."""
+        """Prepare for training: every candidate begins from the trainers' state, or continues from its own."""
         if not self.several:
             return
         if not self._states:
@@ -110,7 +110,7 @@ class Candidates:
             self._load(self._states[0])
 
     def next(self) -> bool:
-        """Give the turn to the next candidate; True where all have had theirs."""
+        """Give the turn to the next candidate; return True if all have had theirs."""
         if not self.several:
             return True
         assert self._active is not None  # training has begun
@@ -120,16 +120,16 @@ class Candidates:
         return self._active == 0
 
     def choose(self) -> dict[str, Any]:
-        """Give each trainer the state with its smallest error on held-out data, and say whose that is.
+        """Give each trainer the state with its smallest error on held-out data.
 
-        `{player: {"kept": name, "errors": {name: error}}}`; empty where there is nothing to choose from.
+        Returns `{player: {"kept": name, "errors": {name: error}}}`, which is empty if there is no choice.
         """
         # without a cycle there is nothing to choose from
         if not self.several or self._active is None or not self._states:
             return {}
         self._states[self._active] = self._state()
         self._active = None
-        told: dict[str, Any] = {}
+        choices: dict[str, Any] = {}
         for player in self.trainers:
             errors = [state["best"][player]["latest"] for state in self._states]
             if (chosen := best_of(errors)) is None:
@@ -138,15 +138,15 @@ class Candidates:
             lowest = best_of([state["best"][player]["error"] for state in self._states])
             self.best[player] = Best(**copy.deepcopy(self._states[lowest or 0]["best"][player]))
             names = [arm.name for arm in self.candidates]
-            told[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
-        return told
+            choices[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
+        return choices
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what the trainers do not hold, not copied."""
+        """Return the state that the trainers do not hold, not copied."""
         return None if not self.several else {"active": self._active, "states": self._states}
 
     def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from what `state_dict` returned."""
         if saved is not None:
             self._active, self._states = saved["active"], copy.deepcopy(saved["states"])
 
@@ -169,6 +169,6 @@ class Candidates:
 
 
 def best_of(errors: Sequence[float]) -> int | None:
-    """Return the place of the smallest finite error; None where no error is finite."""
+    """Return the index of the smallest finite error; None if no error is finite."""
     finite = [k for k, error in enumerate(errors) if math.isfinite(error)]
     return min(finite, key=lambda k: errors[k], default=None)

@@ -1,4 +1,4 @@
-"""What the spec may ask of a horizon curriculum; `solver.staged` trains it."""
+"""The check of a horizon curriculum; `solver.staged` trains it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Player, Samples
 from hyco_engine.training.losses import Objective
 
-# Windows that are looked at in one go.
+# Number of windows that are checked together.
 _AT_ONCE = 64
 
 
 def check_stages(player: Player, objective: Objective, stages: Sequence[tuple[int, int]], data: Samples) -> None:
-    """Raise SpecError where the first stage is so short that nothing is observed within it."""
+    """Raise SpecError if the first stage is so short that the data has no observation within it."""
     if not stages or not objective.rolls_out:
         return
     steps = stages[0][0]

@@ -1,4 +1,4 @@
-"""The cycle: each model generates samples for the other, and both are trained in turn."""
+"""The cycle: both models train in turn, each on samples that the other one generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
@@ -23,10 +23,10 @@ REST = "rest"
 
 @attrs.frozen
 class Event:
-    """Something that happened: `kind` is the tracker's method that is told `record`.
+    """Something that happened: `kind` names the tracker's method that receives `record`.
 
-    At an event of the kind `REST`, after each step of a model and at each phase's end, training can go on from the
-    state as it is; its record is whether a `phase_ended`.
+    An event of the kind `REST` follows each step of a model and the end of each phase. Training can continue from the
+    state at that moment; the record is true if a phase has ended.
     """
 
     kind: str
@@ -35,10 +35,10 @@ class Event:
 
 @attrs.define(kw_only=True, eq=False)
 class CycleState:
-    """Where cooperative training is, beside the states of the trainers.
+    """The state of cooperative training, beside the states of the trainers.
 
-    `next` is the phase of the present cycle that comes next, or that is under way. Within a phase, `marks` say how
-    long the history's lists were when it began.
+    `next` is the index, in the present cycle, of the next phase or of the one under way. Within a phase, `marks` are
+    the lengths of the history's lists when it began.
     """
 
     history: History
@@ -49,9 +49,9 @@ class CycleState:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Turn:
-    """Whose cycle it is: a strategy, with the number `alpha` of generated samples per real one.
+    """One cycle of one strategy, with the number `alpha` of generated samples per real one.
 
-    `name` and `label` tell it apart where several strategies train side by side; `first` is the first of them.
+    `name` and `label` identify the strategy if several train side by side; `first` is true for the first of them.
     """
 
     strategy: Strategy | None
@@ -61,19 +61,19 @@ class Turn:
     first: bool
 
     def at(self, cycle: int) -> str:
-        """Return what messages say of when something happened."""
+        """Return the words with which messages name this turn of a cycle."""
         return ", ".join([f"cycle {cycle}", *(f"{kind} {name}" for kind, name in self.label.items())])
 
 
 def planned_phases(strategy: Strategy | None, players: Collection[Player], cycle: int) -> list[Phase]:
-    """Return the phases of a strategy's cycle in which one of `players` trains; without a strategy each trains once."""
+    """Return the phases of a strategy's cycle that train one of `players`; without a strategy each trains once."""
     phases = [Phase(player=player) for player in players] if strategy is None else strategy.phases(cycle)
     return [phase for phase in phases if phase.player in players]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Cycle:
-    """The parts of a cycle. `during` is told what happens while a cache makes samples, which may raise to end it."""
+    """The parts of a cycle. `during` receives events while a cache makes samples, and may raise to end the cycle."""
 
     trainers: Mapping[Player, Trainer]
     teaching: Teaching
@@ -106,12 +106,12 @@ class Cycle:
         state.next = 0
 
     def _phase(self, state: CycleState, turn: Turn, place: Place, real: Samples) -> Iterator[Event]:
-        """Generate, check the balance, train, measure."""
+        """Generate samples, check the balance, train, and measure."""
         phase, history, trainer = place.phase, state.history, self.trainers[place.phase.player]
         if state.marks is None:
             state.marks = history.marks()
         else:
-            # a phase that is gone on with generates the same samples again, and tells it again
+            # a resumed phase generates the same samples again, and records that again
             history.rewind(state.marks)
         with ExitStack() as stack:
             with trainer.at_phase_start():
@@ -139,7 +139,7 @@ class Cycle:
     def _data(
         self, state: CycleState, place: Place, real: Samples, augmentation: Augmentation | None, stack: ExitStack
     ) -> Generator[Event, None, AugmentedDataset]:
-        """Give the real samples, with what is generated until `stack` is left."""
+        """Return the real samples with the generated ones, which exist until `stack` closes."""
         if augmentation is None or augmentation.recipe is None:
             return AugmentedDataset(real, weight=1.0 if augmentation is None else augmentation.weight)
         name = f"generate_{place.phase.teacher}"
@@ -192,7 +192,7 @@ class Cycle:
 
 def measured(heldout: HeldOut, trainer: Trainer) -> dict[str, Any]:
     """Return the metrics of a trainer's model on held-out real data."""
-    with blaming(trainer.who, "rollouts on held-out data"):
+    with attributed(trainer.who, "rollouts on held-out data"):
         return heldout.measure(trainer.model)
 
 
@@ -202,7 +202,7 @@ def _warning(state: CycleState, message: str) -> Event:
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`{"nrmse": 1, "nrmse_by_field": {"u": 1}}` -> `{"nrmse": 1, "nrmse/u": 1}`; lists are left out."""
+    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):

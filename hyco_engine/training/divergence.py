@@ -1,4 +1,4 @@
-"""What goes wrong in a training step, told with its place and the name of what it went wrong in."""
+"""Errors of a training step, with its place and the name of the part that diverged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyco_engine.interfaces import LossTerm
 
 
 class Diverged(RunError):
-    """A loss, a gradient or a rollout is not finite: `what` happened, and by `advice` what the user can do."""
+    """Raised for a loss, gradient or rollout that is not finite: `what` happened, with `advice` to the user."""
 
     def __init__(self, what: str, *, advice: str = "") -> None:
         super().__init__(f"{what}. {advice}" if advice else what)
@@ -20,20 +20,20 @@ class Diverged(RunError):
 
 
 def broken_losses(terms: Sequence[LossTerm]) -> str | None:
-    """Which terms are not finite, and for how many samples; None: all are finite."""
-    told = []
+    """Return the terms that are not finite, with their numbers of samples; None if all are finite."""
+    broken = []
     for term in terms:
         bad = ~torch.isfinite(term.per_sample.detach())
         if term.sample_weight is not None:
             bad = bad & (term.sample_weight > 0)
         if bad.any():
-            told.append(f"the loss of {term.spec.name!r} is not finite for {int(bad.sum())} of {len(bad)} samples")
-    return "; ".join(told) or None
+            broken.append(f"the loss of {term.spec.name!r} is not finite for {int(bad.sum())} of {len(bad)} samples")
+    return "; ".join(broken) or None
 
 
 def broken_gradient(model: nn.Module, trained: Sequence[Tensor]) -> str | None:
-    """The first parameter whose gradient is not finite, if one of those that are `trained` has such a gradient."""
-    # one answer from the device for all of them; a norm can also overflow
+    """Name the first parameter with a gradient that is not finite; None if the gradients of `trained` are finite."""
+    # one norm needs one answer from the device; it can also overflow
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     if norm.isfinite():
         return None

@@ -1,4 +1,4 @@
-"""What an epoch's losses were, in all and in parts."""
+"""The losses of an epoch, in total and in parts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Number = float | Tensor
 class EpochMetrics:
     """Running means over an epoch.
 
-    Losses are in declared units, priority / scale times the term, whatever a normalizer makes of them: so they can be
-    compared between normalizers, and from epoch to epoch. What the normalizer made is told by its weights and shares.
-    A term counts nothing in a batch in which its loss is not finite; `nonfinite` counts those batches.
+    Losses are in declared units, priority / scale times the term, so that they are comparable between normalizers and
+    from epoch to epoch. The weights and shares show the work of the normalizer. A batch in which a term's loss is not
+    finite does not count for that term; `nonfinite` counts those batches.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class EpochMetrics:
         self.skipped = 0
 
     def add(self, terms: Sequence[LossTerm], generated: Tensor, loss: NormalizedLoss) -> None:
-        """One batch: its terms, `[B]` which samples are generated, and what the normalizer made of them."""
+        """Add one batch: its terms, bool `generated [B]`, and the result of the normalizer."""
         finite: dict[str, Tensor] = {}
         for term in terms:
             name = term.spec.name
             self._factors[name] = term.spec.priority / (term.spec.scale or 1.0)
             weight, values = _weighted(term)
-            # on the device: asking for each number would wait for it
+            # the sums stay on the device, since reading each number would wait for it
             finite[name] = torch.isfinite(values.sum())
             for part, chosen in (("loss", None), ("loss_real", ~generated), ("loss_generated", generated)):
                 value, count = (values, weight) if chosen is None else (values[chosen], weight[chosen])
@@ -54,7 +54,7 @@ class EpochMetrics:
                 self._made[f"{kind}{name}"] = (total + known * there, batches + there)
 
     def skip(self, terms: Sequence[LossTerm]) -> None:
-        """One batch from which nothing was learned."""
+        """Count one batch that the normalizer left out."""
         self.skipped += 1
         self._count({term.spec.name: torch.isfinite(_weighted(term)[1].sum()) for term in terms})
 
@@ -65,20 +65,20 @@ class EpochMetrics:
 
     @property
     def nonfinite(self) -> dict[str, int]:
-        """In how many batches a term's loss was not finite, of the terms that had such ones."""
+        """Return the number of batches with a loss that was not finite, for each term that had one."""
         counts = {name: int(count) for name, count in self._nonfinite.items()}
         return {name: count for name, count in counts.items() if count}
 
     def losses(self) -> dict[str, float]:
-        """The mean of each term, unweighted, in its own unit."""
+        """Return the mean of each term, unweighted, in its own unit."""
         return {name: mean for (part, name), mean in self._means().items() if part == "loss"}
 
     def metrics(self) -> dict[str, float]:
-        """`train/loss`, `train/loss_real`, `train/loss_generated`: sums over terms.
+        """Return `train/loss`, `train/loss_real` and `train/loss_generated`, which are sums over terms.
 
-        Where there are several terms also `train/loss/<term>` and so on, `weight/<term>`, `share/<term>`, and what the
-        normalizer logs. Where batches were left out, `train/skipped` counts them, and `nonfinite/<term>` those where
-        the term was not finite.
+        Several terms add `train/loss/<term>` and so on, `weight/<term>`, `share/<term>`, and what the normalizer logs.
+        `train/skipped` counts batches that the normalizer left out, and `nonfinite/<term>` those in which the term was
+        not finite.
         """
         means = {key: self._factors[key[1]] * mean for key, mean in self._means().items()}
         metrics: dict[str, float] = {}
@@ -92,7 +92,7 @@ class EpochMetrics:
         return metrics | {f"nonfinite/{name}": count for name, count in self.nonfinite.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums so far, as tensors and plain values."""
+        """Return the present sums, as tensors and plain values."""
         return copy.deepcopy(vars(self))
 
     @classmethod
@@ -107,7 +107,7 @@ class EpochMetrics:
 
 
 def _weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
-    """`w [B]` and `w l [B]`; a sample of weight 0 adds nothing, whatever its loss."""
+    """Return `w [B]` and `w l [B]`; a sample of weight 0 adds nothing, whatever its loss."""
     values = term.per_sample.detach()
     if term.sample_weight is None:
         return torch.ones_like(values), values
@@ -117,7 +117,7 @@ def _weighted(term: LossTerm) -> tuple[Tensor, Tensor]:
 
 @attrs.define
 class SkippedBatches:
-    """Batches of a phase that a normalizer left out, or whose terms it left out."""
+    """The batches of a phase that a normalizer left out, in whole or in part."""
 
     batches: int = 0
     skipped: int = 0
@@ -133,7 +133,7 @@ class SkippedBatches:
             self.nonfinite[name] = self.nonfinite.get(name, 0) + count
 
     def note(self, player: Player) -> str | None:
-        """What to tell of them; None where there were none."""
+        """Return a message to the user; None if there were no such batches."""
         if not self.skipped and not self.nonfinite:
             return None
         where = ", ".join(f"{name!r} in {count}" for name, count in self.nonfinite.items())

@@ -1,4 +1,4 @@
-"""How well the data determine the learned parameters: standard errors, correlations, directions nobody can tell.
+"""Error bars of the learned parameters: standard errors, correlations, directions that the data do not determine.
 
 With residuals r, Jacobian J and H = J^T J at the estimate, two covariances of the parameters:
 
@@ -6,12 +6,11 @@ With residuals r, Jacobian J and H = J^T J at the estimate, two covariances of t
     by blocks     H^-1 (sum_b G_b G_b^T) H^-1 K / (K - 1),  G_b = sum of J_i^T r_i over the windows i of block b
 
 In the first, v values err as one. v = 1 for independent noise and rollouts from a known initial state. Overlapping
-windows use each frame m times; and what remains of a fit to clean data is discretisation error, which is smooth: v is m
-times the volume over which the residuals are seen to be correlated. Windows also start from observed, hence noisy,
-states, and noise may differ from place to place, so with windows the second is asked too: K blocks are simulations, or
-stretches of a simulation longer than a window. Each parameter gets the larger standard error of the two. Neither knows
-of a bias: noise in the states that windows start from shifts parameters that damp it; long rollouts from clean states
-do not have it.
+windows use each frame m times, and a fit to clean data leaves discretisation error, which is smooth: v is m times the
+volume over which the residuals are correlated. Windows also start from observed, hence noisy, states, and noise may
+differ from place to place, so windows need the second too: K blocks are simulations, or stretches of a simulation
+longer than a window. Each parameter gets the larger standard error of the two. Neither knows of a bias: noise in the
+start states of windows shifts parameters that damp it; long rollouts from clean states do not have it.
 Sources: H. White, Econometrica 48 (1980); K.-Y. Liang, S. Zeger, Biometrika 73 (1986), for blocks.
 """
 
@@ -39,49 +38,52 @@ if TYPE_CHECKING:
     from hyco_engine.training.trainer import Trainer
 
 MOST_TANGENTS = 2**30
-"""Values times steps times parameters that are pushed forward: a minute or two. Beyond, some windows are left out."""
+"""Most values times steps times parameters to push forward, a minute or two of work; more windows are left out."""
 MOST_PARAMETERS = 50
-"""Beyond these there are no error bars: a field's values are rarely determined one by one."""
+"""Most parameters with error bars: data rarely determine the values of a field one by one."""
 WANTED_BLOCKS = 10
 CONFIDENCE = 0.95
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class ErrorBars:
-    """Of each learned number, named `nu`, or `name[k]` within a field; None: the data do not determine it at all."""
+    """The standard error of each learned number, named `nu`, or `name[k]` within a field.
+
+    It is None if the data do not determine the number at all.
+    """
 
     names: tuple[str, ...]
     standard_error: Mapping[str, float | None]
     interval: Mapping[str, tuple[float, float] | None]
-    """95 %, from Student's t; mapped through the bounds' transform, so that it stays within them."""
+    """The 95 % intervals from Student's t, mapped through the transform, so that they stay within the bounds."""
     correlation: tuple[tuple[float, ...], ...]
     covariance: Tensor
-    """Of the unconstrained parameters: `[P, P]`."""
+    """The correlations of the unconstrained parameters, `[P, P]`."""
     condition: float
-    """Largest over smallest singular value of J with columns of length 1."""
+    """The largest over the smallest singular value of J with columns of length 1."""
     assumption: str
     warnings: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return plain values for JSON."""
         names = ("names", "standard_error", "interval", "correlation", "condition", "assumption", "warnings")
         return {name: _plain(getattr(self, name)) for name in names}
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Blocks:
-    """Which samples belong together, and how often each value is used."""
+    """Groups of samples that belong together, and the number of times that each value is used."""
 
     of_sample: Tensor
-    """int64 `[n]`."""
+    """The block of each sample, int64 `[n]`."""
     multiplicity: float = 1.0
     said: str = "samples"
     places: tuple[tuple[int, int], ...] = ()
-    """(simulation, frame) that each sample starts at; empty where samples are no windows."""
+    """The start (simulation, frame) of each sample; empty if samples are no windows."""
 
 
 def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
-    """Error bars where the model is now, from the data of `whole`."""
+    """Return error bars at the model's present parameters, from the data of `whole`."""
     point = whole.unknowns.point()[None]
     blocks = find_blocks(whole.data, point.shape[1])
     found = _collect(whole, linearizer, point)
@@ -91,7 +93,7 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
     volume = blocks.multiplicity * seen.volume
     hessian = found.hessian
     covariance, dof = independent(hessian, found.squares, found.count, volume)
-    # an interval has to allow for a size of the error that was learned from few independent frames
+    # an interval must allow for an error size that was estimated from few independent frames
     dof = min(dof, max(2.0, seen.times))
     k = int(blocks.of_sample.max()) + 1
     assumption = "values err independently of each other"
@@ -105,19 +107,19 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
 
 
 def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
-    """Error bars of what `trainer` has learned, from real data; None where there are none to be had."""
+    """Return error bars of what `trainer` has learned, from real data; None if they cannot be computed."""
     model = trainer.unknowns.physics
     if model is None or not trainer.trainable or not trainer.objective.squared:
         return None
     if trainer.state.initial is not None:
-        # what is unsure of the initial states makes the parameters unsure too
+        # the uncertainty of the initial states adds to that of the parameters
         return None
     if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
         return None
     if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
         return None
     used, chunk, left_out = _affordable(trainer, data)
-    # what iterates has its derivatives compiled already; for one look that would take longer than the look
+    # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
     known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
     found = error_bars(model, trainer.whole_loss(used, chunk=chunk), linearizer)
@@ -125,7 +127,7 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
 
 
 class Every(Samples):
-    """Each `step`-th sample of `data`."""
+    """Every `step`-th sample of `data`."""
 
     def __init__(self, data: Samples, step: int) -> None:
         self.data = data
@@ -139,7 +141,7 @@ class Every(Samples):
 
 
 def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, int, str]:
-    """(the samples to look at, how many at a time, what is said of those left out): by sizes alone."""
+    """Return (the samples to use, their number at a time, a text about those left out), from sizes alone."""
     size = trainer.settings.batch_size
     batch = data.batch(torch.zeros(1, dtype=torch.int64))
     steps, states = trainer.objective.steps(batch), batch[0]
@@ -157,7 +159,7 @@ def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, int, str]:
 
 
 def find_blocks(data: AugmentedDataset, count: int) -> Blocks:
-    """Blocks of the windows of `data` for `count` parameters."""
+    """Return the blocks of the windows of `data` for `count` parameters."""
     real: Samples = data.real
     step = 1
     if isinstance(real, Every):
@@ -188,7 +190,7 @@ def find_blocks(data: AugmentedDataset, count: int) -> Blocks:
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Found:
-    """J_i^T r_i `[n, P]`, H, |r|^2, how many values were observed, and the residuals of the windows' last steps."""
+    """J_i^T r_i `[n, P]`, H, |r|^2, the number of observed values, and the residuals of the windows' last steps."""
 
     scores: Tensor
     hessian: Tensor
@@ -205,7 +207,7 @@ def _collect(whole: Problem, linearizer: Linearizer, point: Tensor) -> _Found:
         scores.append(torch.einsum("bnp,bn->bp", j, r))
         hessian += torch.einsum("bnp,bnq->pq", j, j)
         squares += float(r.square().sum())
-        # what was not observed has neither
+        # the residual and derivatives of a value that was not observed are 0
         count += int(((r != 0) | (j != 0).any(-1)).sum())
         last.append(_last_step(residual[0].cpu(), chunk.batch[1]))
     steps = [part for part in last if part is not None]
@@ -219,7 +221,7 @@ def _collect(whole: Problem, linearizer: Linearizer, point: Tensor) -> _Found:
 
 
 def _last_step(residual: Tensor, targets: Values) -> Tensor | None:
-    """`[B, C, *S]` of one field's residuals `[B, T C S]`; of several, which lie one after the other, the last one's."""
+    """Return `[B, C, *S]` from residuals `[B, T C S]` of the last field; several fields lie one after the other."""
     if not isinstance(targets, Tensor) or residual.shape[1] % targets[0].numel():
         return None
     channel = targets[0, 0, :1]
@@ -227,13 +229,13 @@ def _last_step(residual: Tensor, targets: Values) -> Tensor | None:
 
 
 def independent(hessian: Tensor, squares: float, count: int, volume: float = 1.0) -> tuple[Tensor, float]:
-    """(v s^2 H^-1, degrees of freedom) of `count` values whose sum of squares is `squares`; v = `volume` err as one."""
+    """Return (v s^2 H^-1, degrees of freedom) for `count` values with the sum `squares`; v = `volume` err as one."""
     dof = max(1.0, count / volume - len(hessian))
     return squares / dof * _inverse(hessian), dof
 
 
 def _inverse(hessian: Tensor) -> Tensor:
-    """H^-1, with directions beyond all precision given a huge but finite variance."""
+    """Return H^-1, in which directions beyond all precision have a huge but finite variance."""
     scale = unit_scale(hessian)
     values, vectors = torch.linalg.eigh(hessian / (scale[:, None] * scale))
     inverse: Tensor = (vectors / values.clamp(min=1e-15)) @ vectors.T / (scale[:, None] * scale)
@@ -248,7 +250,7 @@ def _by_blocks(hessian: Tensor, scores: Tensor, of_sample: Tensor) -> Tensor:
 
 
 def _at_least(covariance: Tensor, other: Tensor) -> Tensor:
-    """`covariance` with each standard error raised to that of `other`; correlations stay."""
+    """Return `covariance` with each standard error raised to that of `other`; correlations stay."""
     ratio = (other.diagonal() / covariance.diagonal().clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=1).sqrt()
     return covariance * ratio[:, None] * ratio
 
@@ -274,17 +276,17 @@ def _bars(
     smallest, largest = float(eigenvalues[0].clamp(min=0)), float(eigenvalues[-1])
     condition = math.sqrt(largest / smallest) if smallest > 0 else math.inf
     mute = [name for k, name in enumerate(names) if not known[k]]
-    told = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
+    notes = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
     relative = vectors[:, 0] / scale * slopes / values.abs().clamp(min=1e-300)
     if bool(known.all()) and condition > torch.finfo(whole.unknowns.dtype).eps ** -0.5:
-        told.append(
+        notes.append(
             f"the parameters cannot be told apart: {_direction(names, relative)} together changes the predictions by "
             f"no more than rounding (condition number {condition:.2g}). Fix one of them (learn = false), or add data"
         )
     elif bool(known.all()):
         unsure = [f"{n} (± {errors[n]:.2g})" for k, n in enumerate(names) if float(raw_errors[k]) > 1]
         if unsure:
-            told.append(
+            notes.append(
                 f"hardly determined by the data: {', '.join(unsure)}; the least certain direction is "
                 f"{_direction(names, relative)} together"
             )
@@ -296,14 +298,14 @@ def _bars(
         covariance=covariance,
         condition=condition,
         assumption=assumption,
-        warnings=tuple(told),
+        warnings=tuple(notes),
     )
 
 
 def _physical(
     model: PhysicalModel, point: Tensor, reach: Tensor
 ) -> tuple[tuple[str, ...], Tensor, Tensor, list[tuple[float, float]]]:
-    """(names, values, d value / d raw, values at raw -+ `reach`) of all learned numbers."""
+    """Return (names, values, d value / d raw, values at raw -+ `reach`) of all learned numbers."""
     names: list[str] = []
     values, slopes, edges, start = [], [], [], 0
     for name in model.learnables.learned:
@@ -327,7 +329,7 @@ def _quantile(dof: float) -> float:
 
 
 def _direction(names: Sequence[str], relative: Tensor) -> str:
-    """ "a by +1 %, b by -0.5 %": the larger parts of a direction, the largest as one percent."""
+    """Return the larger parts of a direction, scaled to one percent, as in "a by +1 %, b by -0.5 %"."""
     relative = relative / relative[relative.abs().argmax()]
     order = relative.abs().argsort(descending=True).tolist()
     parts = [f"{names[k]} by {float(relative[k]):+.2g} %" for k in order if abs(float(relative[k])) > 0.05]

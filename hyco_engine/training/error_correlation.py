@@ -1,4 +1,4 @@
-"""How far residuals are correlated in time and space: what remains of a fit is noise, or a smooth model error."""
+"""The correlation of residuals in time and space: a fit leaves noise, or a smooth model error."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import attrs
 from torch import Tensor
 
 _LEAST = 0.05
-"""Autocorrelation that counts as none."""
+"""An autocorrelation below this value counts as none."""
 
 
 @attrs.frozen(kw_only=True)
 class Correlation:
-    """`volume`: how many neighbouring values err as one, at least 1; `times`: how many frames err independently."""
+    """`volume` neighbouring values err as one (at least 1), and `times` frames err independently."""
 
     volume: float
     times: float
 
 
 def correlation(residuals: Tensor, places: Sequence[tuple[int, int]]) -> Correlation:
-    """The volume is the product of the integrated autocorrelations along time and the axes of space.
+    """Return the correlation of `residuals [n, C, *S]` of windows that start at `places`, (simulation, frame).
 
-    `residuals [n, C, *S]` of windows that start at `places`, (simulation, frame). Along an axis the sum is
-    1 + 2 sum_l rho(l), up to the first lag at which nothing is left. About 1 for noise; for a discretisation error it
-    is the size of a structure. Source: the effective size of a correlated sample, e.g. C. Geyer, Stat. Sci. 7 (1992).
+    The volume is the product of the integrated autocorrelations along time and the axes of space. Along an axis the
+    sum is 1 + 2 sum_l rho(l), up to the first lag without correlation. It is about 1 for noise; for a discretisation
+    error it is the size of a structure.
+    Source: the effective size of a correlated sample, e.g. C. Geyer, Stat. Sci. 7 (1992).
     """
     residuals = residuals.double()
     time = _along_time(residuals, places)
@@ -41,7 +42,7 @@ def _along_time(residuals: Tensor, places: Sequence[tuple[int, int]]) -> float:
 
 
 def _integrated(series: Sequence[Tensor]) -> float:
-    """Of several series `[n, ...]` along their first axis."""
+    """Return the integrated autocorrelation of several series `[n, ...]` along their first axis."""
     power = sum(float(x.square().sum()) for x in series) / max(1, sum(x.numel() for x in series))
     if power == 0 or not math.isfinite(power):
         return 1.0
@@ -49,7 +50,7 @@ def _integrated(series: Sequence[Tensor]) -> float:
     for lag in range(1, max(len(x) for x in series)):
         long = [x for x in series if len(x) > lag]
         pairs = sum(x[lag:].numel() for x in long)
-        # over all values, not over the pairs, so that far lags weigh little
+        # the division is by the number of all values, not of the pairs, so that far lags weigh little
         numbers = sum(x.numel() for x in series)
         rho = sum(float((x[lag:] * x[:-lag]).sum()) for x in long) / numbers / power
         if rho <= max(_LEAST, 2 / math.sqrt(pairs)):

@@ -1,8 +1,8 @@
 """Errors of full-length rollouts on real data: from the first frame of a held-out simulation to its last.
 
-Names as the field compares by: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are taken per field and lead
-time, pooled over simulations and points, then averaged over lead times by the geometric mean and over fields by the
-arithmetic one. A model that diverges has the error inf.
+The measures are those in common use: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are computed per field
+and lead time over all simulations and points, then averaged over lead times by the geometric mean and over fields by
+the arithmetic one. A model that diverges has the error inf.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
-# A perfect step would make every geometric mean 0.
+# The least error in a geometric mean, which a single perfect step would make 0.
 _FLOOR = 1e-12
-# Trajectories rolled out as one batch, so that memory stays bounded: so many, and of no more bytes unless one has.
+# The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
 _AT_ONCE = 16
 _BYTES_AT_ONCE = 2**26
-# Frames compared in one go, in float64.
+# The most frames that are compared at once, in float64.
 _ELEMENTS_AT_ONCE = 2**22
 
 
 def persistence(state: Tensor, steps: int, n_dynamic: int) -> Tensor:
-    """The floor every model must beat: nothing changes. `[B, steps, C_dyn, *S]`."""
+    """Return the prediction "nothing changes", `[B, steps, C_dyn, *S]`, whose error every model must beat."""
     return state[:, None, :n_dynamic].expand(-1, steps, *state[:, :n_dynamic].shape[1:])
 
 
 def model_rollout(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
-    """Rollouts of a model in eval mode, without gradients."""
+    """Return a function that rolls a model out in eval mode, without gradients."""
 
     def predict(state: Tensor, steps: int) -> Tensor:
         with torch.no_grad(), evaluating(model):
@@ -56,11 +56,11 @@ def rollout_errors(
     device: torch.device | str = "cpu",
     watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
 ) -> dict[str, Any]:
-    """`nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
+    """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
-    Trajectories of equal length are rolled out together; at a lead time that some do not reach, the others count.
-    Where sensors saw a trajectory, the rollout is read there too. `watch` is shown all predictions and targets,
-    `[B, T, C_dyn, *S]`.
+    Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
+    If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
+    targets, `[B, T, C_dyn, *S]`.
     """
     sensors = Sensors(layout)
     sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
@@ -85,7 +85,7 @@ def rollout_errors(
 def predictor_errors(
     model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """The same of a predictor of points, at what sensors saw."""
+    """Return the same metrics for a predictor of points, compared with the observations of sensors."""
     dtype = next((t.dtype for t in model.parameters()), torch.float32)
     sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
     with torch.no_grad(), evaluating(model):
@@ -97,7 +97,7 @@ def predictor_errors(
 
 
 class _Sums:
-    """Sums over what was observed, per lead time and field, in float64."""
+    """Sums over observed values, per lead time and field, in float64."""
 
     def __init__(self, layout: StateLayout, steps: int) -> None:
         self._layout = layout
@@ -123,9 +123,9 @@ class _Sums:
                 self._sums[row, first : first + len(values), k] += values
 
     def add_points(self, predictions: Tensor, points: Points) -> None:
-        """`[N, C_dyn]`; what was seen between two frames belongs to the lead time of the later one.
+        """Add predictions `[N, C_dyn]`; an observation between two frames has the lead time of the later one.
 
-        What was seen of the first frame does not count: it is given.
+        Observations of the first frame do not count, since that frame is given.
         """
         observed = ~points.value.isnan() & (points.frame > 1e-4)[:, None]
         known = torch.where(observed, points.value, 0.0).double()
@@ -154,22 +154,22 @@ class _Sums:
 
 
 class HeldOut(ABC):
-    """Real data that no model was trained on, and how a model is measured on it."""
+    """Real data on which no model trains, and the measure of a model on it."""
 
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        """Metrics by name."""
+        """Return the metrics of a model by name."""
 
     @abstractmethod
     def score(self, metrics: Mapping[str, Any]) -> float:
-        """The one number that models are compared by; smaller is better."""
+        """Return the one number by which models are compared; smaller is better."""
 
     def persistence(self) -> dict[str, Any] | None:
-        """The metrics of predicting that nothing changes; None where nothing could stay as it is."""
+        """Return the metrics of the prediction "nothing changes"; None if the data has no states."""
         return None
 
     def in_detail(self) -> HeldOut:
-        """The same data, on which a model is measured by all metrics that there are."""
+        """Return the same data with a measure that has all metrics."""
         return self
 
 

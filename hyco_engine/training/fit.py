@@ -1,4 +1,4 @@
-"""Training one model in one phase, step by step."""
+"""The training of one model in one phase, step by step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyco_engine.training.state import PhaseState, TrainingState
 def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator[Progress]:
     """Step until the problem's epochs are done, or nothing is left to gain.
 
-    Training can go on from `state` at every yield: called with it, `fit` does what it would have done.
+    Training can continue from `state` at every yield: another call with it does what this one would have done.
     """
     if state.phase is None:
         begun: State = solver.init(problem, state.solver)

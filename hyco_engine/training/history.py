@@ -1,4 +1,4 @@
-"""What became of training so far: told in the summary, kept in checkpoints."""
+"""The history of training, which the summary reports and checkpoints keep."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hyco_engine.augment.balance import Balance
 
 @attrs.define(kw_only=True)
 class History:
-    """What happened, phase by phase."""
+    """The events of training, phase by phase."""
 
     balance: list[Balance] = attrs.Factory(list)
     cooperation: list[dict[str, Any]] = attrs.Factory(list)
     warnings: list[str] = attrs.Factory(list)
     seconds: dict[str, float] = attrs.Factory(dict)
     trained: dict[str, dict[str, int]] = attrs.Factory(dict)
-    """By player: `epochs`; `samples`, real and generated ones, each counted once an epoch; whether it `converged`."""
+    """The `epochs` of each player; its `samples`, real and generated, each counted once an epoch; and `converged`."""
     candidates: dict[str, dict[str, Any]] = attrs.Factory(dict)
-    """By player, where several strategies train side by side: which was `kept`, and the `errors` of all."""
+    """The strategy `kept` for each player, and the `errors` of all, if several strategies train side by side."""
     cycles: int = 0
     peak_bytes: int = 0
 
@@ -37,18 +37,18 @@ class History:
         return cls(**{**data, "balance": [Balance(**balance) for balance in data["balance"]]})
 
     def marks(self) -> dict[str, int]:
-        """Return how long the lists are, for `rewind`."""
+        """Return the lengths of the lists, for `rewind`."""
         return {name: len(getattr(self, name)) for name in ("balance", "cooperation", "warnings")}
 
     def rewind(self, marks: Mapping[str, int]) -> None:
-        """Forget what came after the marks were taken: a phase that begins anew tells it again."""
+        """Forget the entries after the marks, since a phase that begins anew records them again."""
         for name, length in marks.items():
             del getattr(self, name)[length:]
 
 
 @attrs.define(kw_only=True)
 class Best:
-    """The weights with the smallest error on held-out real data so far, and the error at the last look."""
+    """The weights with the smallest error on held-out real data so far, and the latest error."""
 
     error: float = math.inf
     state: dict[str, Tensor] | None = None

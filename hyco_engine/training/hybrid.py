@@ -1,4 +1,4 @@
-"""Trains a physics and a surrogate in turn: the face of the cycle for programs."""
+"""The interface of the cycle for programs: it trains a physics and a surrogate in turn."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hyco_engine.training.trainer import Trainer
 
 
 class HybridTrainer:
-    """Trains a physical and a synthetic model in turn; with one of them alone it trains that one on real data.
+    """Trains a physical and a synthetic model in turn; one of them alone trains on real data.
 
-    It composes parts: the trainers train, the strategy decides who learns from what, the cache backend holds what is
-    generated, and `heldout` measures both models on real data after each phase. Where the strategy has candidates,
-    each of them trains models of its own, and at the end of `train` those that did best on the held-out data stay.
-    Without `folders` nothing is kept on disk. With `strict`, an unexplained difference between declared and actual
-    balance is an error, else a warning. A trainer that was given the state of another one goes on from there, to the
-    last bit.
+    It composes parts: the trainers train, the strategy decides on which samples each model trains, the cache backend
+    holds the generated samples, and `heldout` measures both models on real data after each phase. If the strategy has
+    candidates, each of them trains models of its own, and `train` ends with the models that have the smallest error
+    on held-out data. Without `folders`, nothing is kept on disk. With `strict`, an unexplained difference between
+    declared and actual balance is an error, else a warning. A trainer that loads the state of another one continues
+    from there, to the last bit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class HybridTrainer:
 
     @property
     def history(self) -> History:
-        """What happened so far."""
+        """The history of training so far."""
         return self.state.history
 
     @property
@@ -74,17 +74,17 @@ class HybridTrainer:
         return self.state.best
 
     def train(self, dataset: Samples, cycles: int) -> History:
-        """Run `cycles` cycles on the real samples of `dataset`; one that is half done counts as one."""
+        """Run `cycles` cycles on the real samples of `dataset`; the rest of a cycle under way counts as one."""
         with closing(self.events(dataset, cycles, self.tell)) as events:
             for event in events:
                 self.tell(event)
         return self.history
 
     def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
-        """Run `cycles` cycles event by event. Training can go on from `state_dict` at each event of the kind `REST`.
+        """Run `cycles` cycles event by event; training can continue from `state_dict` at each event of the kind `REST`.
 
-        `during` is told of the progress while samples are made, and may raise to end it. Close the iterator when you
-        stop before its end: that frees the generated samples.
+        `during` receives the progress while samples are made, and may raise to end it. If you stop before the end,
+        close the iterator: that frees the generated samples.
         """
         end = self.history.cycles + cycles
         parts = Cycle(trainers=self.trainers, teaching=self._teaching, heldout=self.heldout, during=during)
@@ -103,7 +103,7 @@ class HybridTrainer:
             Reporter(trackers=self._trackers, warnings=self.history.warnings).tell(event.kind, event.record)
 
     def keep(self, player: Player, error: float, weights: Mapping[str, Tensor]) -> None:
-        """Have `weights`, with this error on held-out data, be the best and the last ones of a model."""
+        """Make `weights`, with this error on held-out data, the best and the last ones of a model."""
         self.best[player] = Best(error=error, state=dict(weights))
         self.trainers[player].model.load_state_dict(weights)
 
@@ -115,7 +115,7 @@ class HybridTrainer:
     # --- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training goes on from, beside parts and data: tensors and plain values, not copied."""
+        """Return the state of training, without parts and data: tensors and plain values, not copied."""
         return {
             "next": self.state.next,
             "marks": self.state.marks,
@@ -126,7 +126,7 @@ class HybridTrainer:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave. Raises RunError where it is of other parts."""
+        """Continue from what `state_dict` returned. Raises RunError if it belongs to other parts."""
         if set(saved["trainers"]) != set(self.trainers):
             raise RunError(f"the state is of {', '.join(saved['trainers'])}, and trained is {', '.join(self.trainers)}")
         own = copy.deepcopy({name: saved[name] for name in ("next", "marks", "history", "best")})

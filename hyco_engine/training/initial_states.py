@@ -1,9 +1,9 @@
-"""Initial states as unknowns: weak knowledge of where windows start, as in variational data assimilation (4D-Var).
+"""Initial states as unknowns, as in variational data assimilation (4D-Var).
 
-With noise in the data, rollouts that start from observed states inherit it, and parameters that damp it are biased. So
-the start of each window is x_b + delta, delta is learned beside the parameters, and the observed start x_b counts as
-what it is: one more observed frame, at lead time 0. Where all frames have the same noise that is the maximum-likelihood
-estimate, with no weight to choose: strong-constraint 4D-Var with the background x_b and B = R.
+Rollouts from noisy observed states inherit the noise, which biases parameters that damp it. So the start of each
+window is x_b + delta, where delta is learned beside the parameters, and the observed start x_b counts as one more
+observed frame, at lead time 0. If all frames have the same noise, that is the maximum-likelihood estimate, with no
+weight to choose: strong-constraint 4D-Var with the background x_b and B = R.
 Source: F.-X. Le Dimet, O. Talagrand, Tellus A 38 (1986).
 """
 
@@ -21,7 +21,7 @@ from hyco_engine.interfaces import Batch
 
 
 class InitialStates(nn.Module):
-    """What is added to the observed starts of the real samples: `shift [n_real, C_dyn, *S]`, zero at first."""
+    """The learned `shift [n_real, C_dyn, *S]` of the observed starts of the real samples, zero at first."""
 
     def __init__(self, shift: Tensor) -> None:
         super().__init__()
@@ -29,23 +29,23 @@ class InitialStates(nn.Module):
 
     @classmethod
     def of(cls, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> InitialStates:
-        """Return start states of the real samples of `data`, none of which has moved yet."""
+        """Return start states of the real samples of `data`, with a shift of zero."""
         states = data.real.inputs(torch.tensor([0]))
         assert isinstance(states, Tensor)  # rollouts begin from states
         return cls(states.new_zeros(data.n_real, n_dynamic, *states.shape[2:]).to(device))
 
     def check(self, data: AugmentedDataset) -> None:
-        """Raise RunError where these are start states of other samples than those of `data`."""
+        """Raise RunError if these start states belong to other samples than those of `data`."""
         if len(self.shift) != data.n_real:
             raise RunError(
                 f"the initial states that were learned are of {len(self.shift)} windows, and the data has {data.n_real}"
             )
 
     def __call__(self, batch: Batch, indices: Tensor) -> Batch:
-        """The samples at `indices` from where they are learned to start, with the observed start as first target.
+        """Return the samples at `indices` with their learned starts, and the observed start as the first target.
 
-        Beside what sensors saw, that is a target by name. Generated samples start from where they do, of which nothing
-        is observed.
+        Beside observations of sensors, that is a target by name. Generated samples keep their starts, which count as
+        not observed.
         """
         states, targets = batch
         assert isinstance(states, Tensor)

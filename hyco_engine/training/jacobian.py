@@ -1,4 +1,4 @@
-"""Derivatives of a long output with respect to a few parameters: forward mode, one tangent a parameter."""
+"""Derivatives of a long output with respect to a few parameters: forward mode, with one tangent for each parameter."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ logger = logging.getLogger(__name__)
 
 Function = Callable[[Tensor], Tensor]
 TANGENT_ELEMENTS = 2**25
-"""Values of tangents that are carried at a time."""
+"""The number of tangent values that are computed at a time."""
 
 
 class ForwardJacobian:
-    """f(x) and df/dx for `x [P]`, in the first way that works, which is then kept.
+    """Computes f(x) and df/dx for `x [P]`, in the first way that works, which is then kept.
 
-    "together": all tangents in one pass (vmap of jvp); "one by one": a jvp for each parameter; "differences": central
-    differences, for what forward mode cannot follow (iterative solvers, some interpolations); `reason` says why.
+    The ways are "together", all tangents in one pass (vmap of jvp); "one by one", a jvp for each parameter; and
+    "differences", central differences for functions that forward mode cannot differentiate (iterative solvers, some
+    interpolations). `reason` says why no faster way worked.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class ForwardJacobian:
         self.reason = ""
 
     def __call__(self, function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """`(f [N], J [N, P])`; `size` is about the largest number of values that a tangent has on its way."""
+        """Return `(f [N], J [N, P])`; `size` is about the largest number of values in an intermediate tangent."""
         x = x.detach()
         ways = {"together": _together, "one by one": _one_by_one, "differences": _differences}
         with torch.no_grad():
@@ -42,7 +43,7 @@ class ForwardJacobian:
                 except Exception as error:
                     if name == "differences":
                         raise
-                    # what a step may raise under torch.func is not foreseeable; a real fault shows again below
+                    # a step may raise any error under torch.func; the last way raises a real fault again
                     self.reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
                     logger.info("forward derivatives %s failed (%s)", name, self.reason)
                     continue
@@ -53,7 +54,7 @@ class ForwardJacobian:
 
 @cache
 def _load_rules() -> None:
-    """torch loads some rules of forward mode when they are first needed, by a function that it calls deprecated."""
+    """Load rules of forward mode that torch loads at their first use, through a function that it calls deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         importlib.import_module("torch._decomp.decompositions_for_jvp")
@@ -62,7 +63,7 @@ def _load_rules() -> None:
 def push_forward(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """(f, its derivative along `tangents`)."""
+    """Return (f, its derivative along `tangents`)."""
     _load_rules()
     pair: Any = torch.func.jvp(function, inputs, tangents)
     return pair[0], pair[1]
@@ -95,7 +96,7 @@ def _one_by_one(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tenso
 
 
 def _differences(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Central differences with the step that balances rounding and curvature, eps^(1/3)."""
+    """Return central differences with the step eps^(1/3), which balances rounding and curvature."""
     step = torch.finfo(x.dtype).eps ** (1 / 3)
     columns = []
     for k in range(len(x)):

@@ -6,8 +6,8 @@ Minimises F(theta) = sum_i r_i(theta)^2. With the Jacobian J = dr/dtheta, g = J^
 
 which is Gauss-Newton's step for lambda -> 0 and a short, scaled step downhill for large lambda. The gain ratio, actual
 over predicted decrease, decides: uphill and non-finite steps are rejected and lambda grows, else it shrinks. A step
-moves no parameter by more than its `reach`: where a map to values saturates, beyond it the linearisation says nothing.
-The step is then the model's minimum within that box, in which the other parameters go as far as they want.
+moves no parameter out of its trust region, since the linearisation says nothing where a map to values saturates. The
+step is then the minimum of the quadratic model within that box, and does not bound the other parameters.
 Sources: D. W. Marquardt, SIAM J. Appl. Math. 11 (1963), for the scaling by diag H; K. Madsen, H. B. Nielsen,
 O. Tingleff, "Methods for non-linear least squares problems" (2004), sec. 3.2, for the rule for lambda.
 """
@@ -24,52 +24,57 @@ START_DAMPING = 1e-3
 TRIALS = 10
 """Steps tried at one point, each with a larger damping: the last one is shorter by 2^55."""
 _LEAST_GAIN = 1e-4
-# beyond the smallest damping a step is Gauss-Newton's to all digits
+# with a damping below the smallest one, a step equals Gauss-Newton's to all digits
 _DAMPING = (1e-15, 1e15)
 
 
 class SquaredSum(Protocol):
-    """A sum of squares, evaluated for several lanes of parameters `[S, P]` at a time; all results are float64.
+    """A sum of squares, evaluated for several parameter vectors `[S, P]` at a time; all results are float64.
 
-    `lanes` `[S]` says which lanes these are, for sums that differ from lane to lane.
+    `starts [S]` are the indices of their starts, for sums that differ from start to start.
     """
 
-    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
-        """F: `[S]`; not finite where the model is not."""
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
+        """Return F `[S]`, which is not finite where the model is not."""
 
-    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """F `[S]`, g = J^T r `[S, P]` and H = J^T J `[S, P, P]`."""
+    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return F `[S]`, g = J^T r `[S, P]` and H = J^T J `[S, P, P]`."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Step:
-    """What one iteration did in each lane."""
+    """The result of one iteration from each start."""
 
     points: Tensor
-    """`[S, P]`: where each lane is now."""
+    """The point that each start has reached, `[S, P]`."""
     values: Tensor
-    """F there."""
+    """F at these points, `[S]`."""
     moved: Tensor
-    """bool `[S]`."""
+    """True for a start that took a step: bool `[S]`."""
     converged: Tensor
-    """bool `[S]`: nothing is left to gain here, to the precision of the numbers."""
+    """True where no step can lower F within the precision of the numbers: bool `[S]`."""
     nonfinite: Tensor
-    """int `[S]`: steps rejected because F was not finite there."""
+    """Number of steps rejected because F was not finite there: int `[S]`."""
     uphill: Tensor
-    """int `[S]`: steps rejected because F was larger there."""
+    """Number of steps rejected because F was larger there: int `[S]`."""
 
 
 class LevenbergMarquardt:
-    """Iterations that keep each lane's damping. `reach [P]` bounds what a step changes; None: nothing does."""
+    """Iterations that keep each start's damping.
 
-    def __init__(self, lanes: int = 1, precision: torch.dtype = torch.float64, reach: Tensor | None = None) -> None:
-        self._reach = None if reach is None else reach.double()
-        self.damping = torch.full((lanes,), START_DAMPING, dtype=torch.float64)
-        self.growth = torch.full((lanes,), 2.0, dtype=torch.float64)
+    `trust_region [P]` bounds how far a step moves each number; None sets no bound.
+    """
+
+    def __init__(
+        self, starts: int = 1, precision: torch.dtype = torch.float64, trust_region: Tensor | None = None
+    ) -> None:
+        self._trust_region = None if trust_region is None else trust_region.double()
+        self.damping = torch.full((starts,), START_DAMPING, dtype=torch.float64)
+        self.growth = torch.full((starts,), 2.0, dtype=torch.float64)
         self._eps = torch.finfo(precision).eps
 
     def iterate(self, problem: SquaredSum, points: Tensor) -> Step:
-        """One iteration from `points [S, P]`: one linearisation, and steps until one goes downhill."""
+        """Iterate once from `points [S, P]`: linearise once, then try steps until one goes downhill."""
         points = points.double()
         values, gradient, hessian = problem.normal_equations(points, torch.arange(len(points)))
         usable = values.isfinite() & gradient.isfinite().all(1) & hessian.isfinite().flatten(1).all(1)
@@ -80,74 +85,74 @@ class LevenbergMarquardt:
         moved = torch.zeros_like(open_)
         nonfinite, uphill = torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(open_, dtype=torch.int64)
         for _ in range(TRIALS):
-            lanes = open_.nonzero().flatten()
-            if not len(lanes):
+            starts = open_.nonzero().flatten()
+            if not len(starts):
                 break
-            delta = self._solve(hessian[lanes], gradient[lanes], self.damping[lanes])
-            tiny = (delta.abs() <= self._eps * (1 + points[lanes].abs())).all(1)
-            converged[lanes[tiny]] = True
-            open_[lanes[tiny]] = False
-            lanes, delta = lanes[~tiny], delta[~tiny]
-            if not len(lanes):
+            delta = self._solve(hessian[starts], gradient[starts], self.damping[starts])
+            tiny = (delta.abs() <= self._eps * (1 + points[starts].abs())).all(1)
+            converged[starts[tiny]] = True
+            open_[starts[tiny]] = False
+            starts, delta = starts[~tiny], delta[~tiny]
+            if not len(starts):
                 break
-            tried = problem.values(points[lanes] + delta, lanes)
-            curved = torch.einsum("sp,spq,sq->s", delta, hessian[lanes], delta)
-            predicted = -2 * (gradient[lanes] * delta).sum(1) - curved
-            gain = (values[lanes] - tried) / predicted
+            tried = problem.values(points[starts] + delta, starts)
+            curved = torch.einsum("sp,spq,sq->s", delta, hessian[starts], delta)
+            predicted = -2 * (gradient[starts] * delta).sum(1) - curved
+            gain = (values[starts] - tried) / predicted
             accepted = tried.isfinite() & (gain > _LEAST_GAIN)
-            nonfinite[lanes] += (~tried.isfinite()).long()
-            uphill[lanes] += (tried.isfinite() & ~accepted).long()
-            self._adapt(lanes, gain, accepted)
-            points = points.index_add(0, lanes[accepted], delta[accepted])
-            values = values.index_copy(0, lanes[accepted], tried[accepted])
-            moved[lanes[accepted]] = True
-            open_[lanes[accepted]] = False
-        # where no length of step goes downhill, the lane is at a minimum as far as rounding lets one see
+            nonfinite[starts] += (~tried.isfinite()).long()
+            uphill[starts] += (tried.isfinite() & ~accepted).long()
+            self._adapt(starts, gain, accepted)
+            points = points.index_add(0, starts[accepted], delta[accepted])
+            values = values.index_copy(0, starts[accepted], tried[accepted])
+            moved[starts[accepted]] = True
+            open_[starts[accepted]] = False
+        # a point from which no length of step goes downhill is a minimum, as far as rounding shows
         converged |= open_ & (uphill > 0)
         return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
 
     def _solve(self, hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-        """`[S, P]`. What would go beyond its reach is held there, and the others are solved for anew."""
+        """Return the step `[S, P]`, solved anew for the other numbers where some would leave the trust region."""
         scale = unit_scale(hessian)
         scaled = hessian / (scale[:, :, None] * scale[:, None, :])
         damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))
-        reach = torch.full_like(scale, torch.inf) if self._reach is None else self._reach * scale
+        trust_region = torch.full_like(scale, torch.inf) if self._trust_region is None else self._trust_region * scale
         free, step = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
         for _ in range(scale.shape[1] + 1):
             pull = gradient / scale + torch.einsum("spq,sq->sp", damped, torch.where(free, 0.0, step))
             both = free[:, :, None] & free[:, None, :]
             own = torch.where(both, damped, torch.diag_embed((~free).double()))
             step = torch.where(free, -_least_squares(own, torch.where(free, pull, 0.0)), step)
-            beyond = free & (step.abs() > reach)
+            beyond = free & (step.abs() > trust_region)
             if not bool(beyond.any()):
                 break
-            step = torch.where(beyond, step.sign() * reach, step)
+            step = torch.where(beyond, step.sign() * trust_region, step)
             free &= ~beyond
         return step / scale
 
-    def _adapt(self, lanes: Tensor, gain: Tensor, accepted: Tensor) -> None:
-        shrunk = self.damping[lanes] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)
-        grown = self.damping[lanes] * self.growth[lanes]
-        self.damping[lanes] = torch.where(accepted, shrunk, grown).clamp(*_DAMPING)
-        self.growth[lanes] = torch.where(accepted, 2.0, 2 * self.growth[lanes])
+    def _adapt(self, starts: Tensor, gain: Tensor, accepted: Tensor) -> None:
+        shrunk = self.damping[starts] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)
+        grown = self.damping[starts] * self.growth[starts]
+        self.damping[starts] = torch.where(accepted, shrunk, grown).clamp(*_DAMPING)
+        self.growth[starts] = torch.where(accepted, 2.0, 2 * self.growth[starts])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a later iteration depends on."""
+        """Return all that a later iteration depends on."""
         return {"damping": self.damping.clone(), "growth": self.growth.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """What `state_dict` gave."""
+        """Take over what `state_dict` returned."""
         self.damping, self.growth = state["damping"].clone(), state["growth"].clone()
 
 
 def unit_scale(hessian: Tensor) -> Tensor:
-    """`[..., P]`: dividing rows and columns by it makes the diagonal 1; 1 for a parameter without any effect."""
+    """Return `[..., P]`: rows and columns divided by it have the diagonal 1. A parameter without any effect has 1."""
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
 def _decrease(hessian: Tensor, gradient: Tensor) -> Tensor:
-    """g^T H^-1 g `[S]`: what Gauss-Newton's full step would gain if F were quadratic."""
+    """Return g^T H^-1 g `[S]`, the gain of Gauss-Newton's full step if F were quadratic."""
     scale = unit_scale(hessian)
     scaled = hessian / (scale[:, :, None] * scale[:, None, :])
     g = gradient / scale
@@ -155,6 +160,6 @@ def _decrease(hessian: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
-    """The shortest solution: exactly dependent parameters make the matrix singular once the damping is small."""
+    """Return the shortest solution: exactly dependent parameters make the matrix singular once the damping is small."""
     solution: Tensor = torch.linalg.lstsq(matrix, right[:, :, None], driver="gelsd").solution
     return solution[:, :, 0]

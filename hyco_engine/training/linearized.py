@@ -1,4 +1,4 @@
-"""A whole loss as a sum of squares: values and normal equations for several lanes of parameters, by forward mode."""
+"""A whole loss as a sum of squares: values and normal equations of batched starts, by forward mode."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Linear = tuple[Chunk, Tensor, Tensor]
 class Linearizer:
     """Residuals of a model with derivatives by its parameters, in the fastest way that works, which is then kept.
 
-    `way`: "captured" (a graph of the step with its tangents), or as in `ForwardJacobian`, lane by lane; `reason` says
-    what kept it from a faster one. Lives as long as the model, since graphs are costly to make; `compiles` as in
-    `TangentRollout`.
+    `way` is "captured" (a graph of the step with its tangents) or a way of `ForwardJacobian`, which takes the starts
+    one by one; `reason` says why no faster way worked. A linearizer lives as long as the model, since graphs are
+    costly to make; `compiles` has the meaning that it has in `TangentRollout`.
     """
 
     def __init__(self, model: nn.Module, *, compiles: bool = True) -> None:
@@ -31,7 +31,7 @@ class Linearizer:
         self._rollout = TangentRollout(model, compiles=compiles) if isinstance(model, DeclaredModel) else None
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
-        self._lanes = 1
+        self._starts = 1
         self._reason = "" if self._rollout else "the model is not one of declared physics"
 
     @property
@@ -43,16 +43,16 @@ class Linearizer:
         return self._jacobian.reason or self._reason
 
     def linearized(self, whole: Problem, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
-        """By chunk: residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
+        """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
         x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
         draws = whole.draws()
         with torch.no_grad():
             for chunk in whole.chunks():
                 captured = self._captured(whole, chunk, x, draws, tangents=True)
-                yield captured if captured is not None else self._lane_by_lane(whole, chunk, x, draws)
+                yield captured if captured is not None else self._one_by_one(whole, chunk, x, draws)
 
     def values(self, whole: Problem, points: Tensor) -> Tensor:
-        """F at `points [S, P]`: float64 `[S]`."""
+        """Return F at `points [S, P]`, as float64 `[S]`."""
         if len(points) > 1 and self._rollout is not None:
             x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
             total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
@@ -64,7 +64,9 @@ class Linearizer:
                     total += captured[1].double().square().flatten(1).sum(1).cpu()
                 else:
                     if whole.prior:
-                        total += torch.stack([whole.prior.value(whole.unknowns.at(lane)).double() for lane in x]).cpu()
+                        total += torch.stack(
+                            [whole.prior.value(whole.unknowns.at(point)).double() for point in x]
+                        ).cpu()
                     return total
         here = whole.unknowns.point()
         found = []
@@ -77,7 +79,7 @@ class Linearizer:
         return torch.tensor(found, dtype=torch.float64)
 
     def normal_equations(self, whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """F `[S]`, J^T r `[S, P]`, J^T J `[S, P, P]`, float64, on the CPU."""
+        """Return F `[S]`, J^T r `[S, P]` and J^T J `[S, P, P]`, as float64 on the CPU."""
         parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
         if whole.prior:
             parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
@@ -92,10 +94,10 @@ class Linearizer:
         if self._rollout is None or steps is None or whole.terms or not isinstance(states, Tensor):
             return None
         count = len(x)
-        # a graph belongs to one number of lanes: those that have dropped out stay in as copies
-        self._lanes = max(self._lanes, count)
-        if 1 < count < self._lanes:
-            x = torch.cat([x, x[-1:].expand(self._lanes - count, -1)])
+        # a graph is captured for one number of starts, so copies replace the starts that have dropped out
+        self._starts = max(self._starts, count)
+        if 1 < count < self._starts:
+            x = torch.cat([x, x[-1:].expand(self._starts - count, -1)])
         try:
             predictions, derivatives = self._rollout(states, steps, x, tangents)
             predictions = predictions[:count]
@@ -109,14 +111,14 @@ class Linearizer:
             return whole.residuals(Replay(predictions), chunk, draws)
 
         if derivatives is None:
-            return chunk, torch.stack([residuals(lane) for lane in predictions]), predictions
-        lanes = []
-        for lane, rates in zip(predictions, derivatives, strict=True):
-            columns = [push_forward(residuals, (lane,), (rate,)) for rate in rates]
-            lanes.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
-        return chunk, torch.stack([r for r, _ in lanes]), torch.stack([j for _, j in lanes])
+            return chunk, torch.stack([residuals(one) for one in predictions]), predictions
+        pairs = []
+        for prediction, rates in zip(predictions, derivatives, strict=True):
+            columns = [push_forward(residuals, (prediction,), (rate,)) for rate in rates]
+            pairs.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
+        return chunk, torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
 
-    def _lane_by_lane(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
+    def _one_by_one(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
         state, count = draws.get_state(), len(chunk.indices)
 
         def residuals(theta: Tensor) -> Tensor:
@@ -128,9 +130,9 @@ class Linearizer:
             assert isinstance(found, Tensor)
             return found
 
-        # graphs cannot be captured within torch.func, but one that is there is used
+        # torch.func cannot capture a graph within it, but it can use one that exists already
         size = len(residuals(x[0]))
-        pairs = [self._jacobian(residuals, lane, size) for lane in x]
+        pairs = [self._jacobian(residuals, point, size) for point in x]
         return (
             chunk,
             torch.stack([value.view(count, -1) for value, _ in pairs]),
@@ -138,22 +140,22 @@ class Linearizer:
         )
 
 
-class LaneProblem:
+class BatchedProblem:
     """A whole loss in the form that Levenberg-Marquardt asks for."""
 
     def __init__(self, whole: Problem, linearizer: Linearizer) -> None:
         self._whole = whole
         self._linearizer = linearizer
 
-    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
         return self._linearizer.values(self._whole, points)
 
-    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._linearizer.normal_equations(self._whole, points)
 
 
 class _Call(nn.Module):
-    """Makes any function of the model one that `functional_call` can give other parameters."""
+    """A module that calls any function of the model, so that `functional_call` can give it other parameters."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -167,7 +169,7 @@ class _Call(nn.Module):
 
 
 def _prior(whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The prior's part of the normal equations."""
+    """Return the prior's part of the normal equations."""
 
     def residuals(point: Tensor) -> Tensor:
         return whole.prior.residuals(whole.unknowns.at(point))

@@ -1,7 +1,7 @@
-"""From a batch to named loss terms. Each term is a mean over the observed values.
+"""Objectives, which turn a batch into named loss terms. Each term is a mean over the observed values.
 
-An objective is a value: nobody changes one. A shorter horizon, checkpoints or learned start states give another one,
-with `attrs.evolve`.
+An objective never changes. A shorter horizon, checkpoints or learned start states make another one, with
+`attrs.evolve`.
 """
 
 from __future__ import annotations
@@ -42,48 +42,48 @@ class Objective(ABC):
     specs: Sequence[TermSpec]
 
     rolls_out: bool = False
-    """Whether the model is rolled out from a state, so that the loss has a horizon."""
+    """True if the model is rolled out from a state, so that the loss has a horizon."""
 
     takes_parts: bool = False
-    """Whether a sample of sensors may be learned in parts, `points_per_sample` observations at a time."""
+    """True if a sample of sensors may be learned in parts, `points_per_sample` observations at a time."""
 
     horizon: int | None = None
     """Steps of the rollouts that count; None takes as many as the targets have."""
 
     def at_horizon(self, horizon: int | None) -> Objective:
-        """Return the same loss of rollouts of so many steps. Only objectives that roll out have a horizon."""
+        """Return the same loss of rollouts of `horizon` steps. Only objectives that roll out have a horizon."""
         raise TypeError(f"{type(self).__name__} rolls nothing out, so it has no horizon")
 
     def with_rollouts(self, *, from_start: bool, checkpoint_every: int | None) -> Objective:
-        """Return the same loss with these settings of its rollouts; one that rolls nothing out is as it was."""
+        """Return the same loss with these settings of its rollouts; an objective without rollouts returns itself."""
         return self
 
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
-        """Return one term for each spec; `sample_weight [B]`, where None counts every sample as 1."""
+        """Return one term for each spec; without `sample_weight [B]`, every sample counts as 1."""
 
     @abstractmethod
     def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return by term the weight `[B]` of each sample: its own weight times the observed share of its values."""
+        """Return, by term, the weight `[B]` of each sample: its own weight times the observed share of its values."""
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return by term `[B, N]`: their sum of squares is `per_sample` times the observed share of the sample.
+        """Return residuals `[B, N]` by term: a row's sum of squares is `per_sample` times the sample's observed share.
 
         Only objectives whose terms are all `squared` have residuals.
         """
         raise NotImplementedError(f"{type(self).__name__} gives no residuals")
 
     def steps(self, batch: Batch) -> int | None:
-        """Return how many steps the loss of this batch rolls the model out; None where it needs more than rollouts."""
+        """Return the number of rollout steps in the loss of this batch; None if it needs more than rollouts."""
         return None
 
     def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
-        """Say where the rollouts of the batch stop being finite; None where they are finite or there are none."""
+        """Describe where the rollouts of the batch stop being finite; None if they are finite or there are none."""
         return None
 
     @property
     def squared(self) -> bool:
-        """Whether all terms are squared errors, so that there are residuals."""
+        """True if all terms are squared errors, so that there are residuals."""
         return all(spec.kind in _SQUARED for spec in self.specs)
 
 
@@ -102,9 +102,9 @@ class RolloutObjective(Objective):
     horizon: int | None = attrs.field(default=None, kw_only=True)
     """Steps of the rollouts that count; None takes as many as the targets have."""
     from_start: bool = attrs.field(default=False, kw_only=True)
-    """Whether the first target belongs to the start state itself, at lead time 0."""
+    """True if the first target belongs to the start state itself, at lead time 0."""
     checkpoint_every: int | None = attrs.field(default=None, kw_only=True)
-    """Steps between the states kept for the gradient, which computes the others again; None keeps all states."""
+    """Number of steps between the states kept for the gradient, which computes the rest again; None keeps all."""
     _channels: Mapping[str, slice] = attrs.field(init=False)
     _samples: Tensor | None = attrs.field(init=False)
 
@@ -176,7 +176,7 @@ class RolloutObjective(Objective):
         return None
 
     def _differences(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(prediction - target where it was observed, else 0; whether it was)."""
+        """Return prediction - target, which is 0 if not observed, and a mask that is true for observed values."""
         states, targets = batch
         if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
@@ -191,7 +191,7 @@ class RolloutObjective(Objective):
                 f"expected {_shape(targets)} as [B, T, C_dyn, *S]"
             )
         observed = self._observed(targets)
-        # 0, but NaN where a state that nobody observed is not finite: that must not go unseen either
+        # 0 if finite, else NaN: a state that is not finite must show even if nobody observed it
         unseen = 0.0 * predictions
         if self._samples is not None:
             unseen = torch.where(self._samples.to(unseen.device), unseen, 0.0)
@@ -271,7 +271,7 @@ def _elementwise(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
 
 
 def loss_of_size(kind: str, size: float) -> float:
-    """The loss of an error of that size, in the target's unit; for classes, which have none, the number itself."""
+    """Return the loss of an error of `size` in the target's unit; for classes, which have no unit, return `size`."""
     match kind:
         case "gaussian" | "residual" | "other":
             return size**2
@@ -282,7 +282,7 @@ def loss_of_size(kind: str, size: float) -> float:
 
 
 def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
-    """`[B, N]`, divided by sqrt(N)."""
+    """Return residuals `[B, N]`, divided by sqrt(N)."""
     observed = _is_observed(spec, target)
     difference = torch.where(observed, output - torch.where(observed, target, 0), 0.0)
     difference = difference.reshape(len(difference), -1)
@@ -290,14 +290,14 @@ def _difference(spec: TermSpec, output: Tensor, target: Tensor) -> Tensor:
 
 
 class WeightedSum(LossNormalizer):
-    """total = sum_k w_k L_k with w_k = priority_k / scale_k; a scale that is not declared counts as 1."""
+    """The total sum_k w_k L_k with w_k = priority_k / scale_k; a scale that is not declared counts as 1."""
 
     def add_term(self, spec: TermSpec) -> None:
-        """Nothing to keep: weights follow from each term's own declaration."""
+        """Do nothing: weights follow from each term's own declaration."""
 
     @staticmethod
     def weights(specs: Iterable[TermSpec]) -> dict[str, float]:
-        """w_k by term."""
+        """Return w_k by term."""
         return {spec.name: spec.priority / (spec.scale or 1.0) for spec in specs}
 
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
@@ -311,7 +311,7 @@ class WeightedSum(LossNormalizer):
 
 
 def objective_for(model: nn.Module, layout: StateLayout | None, specs: Sequence[TermSpec] | None = None) -> Objective:
-    """The objective that fits the model's shape: predictor or stepper."""
+    """Return the objective for the kind of model, predictor or stepper."""
     if isinstance(model, Predictor):
         return PredictorObjective(specs or model.terms)
     if layout is None:

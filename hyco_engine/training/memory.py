@@ -1,4 +1,4 @@
-"""What the gradient of a rollout keeps in memory, and how far apart to keep states so that it fits."""
+"""The memory that the gradient of a rollout needs, and the distance between kept states with which it fits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from hyco_engine.training.losses import Objective
 logger = logging.getLogger(__name__)
 
 _OPERATIONS = 200
-"""Tensors of a state's size that a step keeps at most, as a first guess; beyond the budget it is measured."""
+"""The first guess at the number of state-sized tensors that a step keeps; if it exceeds the budget, it is measured."""
 
 
 @attrs.frozen(kw_only=True)
 class MemoryPlan:
-    """Bytes that the gradient of a rollout keeps, without and with checkpoints; `every` None: none are needed."""
+    """The bytes that the gradient of a rollout keeps, without and with checkpoints.
+
+    `every` is the number of steps between checkpoints; None if none are needed.
+    """
 
     steps: int
     plain_bytes: int
@@ -30,21 +33,21 @@ class MemoryPlan:
 
     @property
     def message(self) -> str | None:
-        """What the user is told beforehand, where there is something to tell."""
+        """A message to the user before training; None without checkpoints."""
         if self.every is None:
             return None
         return (
-            f"a gradient through {self.steps} steps would keep {_told(self.plain_bytes)}; with a checkpoint every "
-            f"{self.every} step(s) it keeps about {_told(self.peak_bytes)}, for one more forward run"
+            f"a gradient through {self.steps} steps would keep {_size_text(self.plain_bytes)}; with a checkpoint every "
+            f"{self.every} step(s) it keeps about {_size_text(self.peak_bytes)}, for one more forward run"
         )
 
 
 def plan_rollouts(
     model: nn.Module, objective: Objective, batch: Batch, budget_bytes: float, player: Player
 ) -> MemoryPlan | None:
-    """Return a plan for batches like `batch`; None where the loss rolls nothing out.
+    """Return a plan for batches like `batch`; None if the loss has no rollouts.
 
-    The log says what it costs before anything runs.
+    The log states the cost before training begins.
     """
     states, steps = batch[0], objective.steps(batch)
     # a predictor of points needs no rollout, though its loss has a horizon
@@ -58,10 +61,9 @@ def plan_rollouts(
 
 
 def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float, internal: int = 1) -> MemoryPlan:
-    """A plan for rollouts of `steps` from states like `state [B, C_all, *S]`.
+    """Return a plan for rollouts of `steps` from states like `state [B, C_all, *S]`, with `internal` steps in each.
 
-    Keeping the state after every k-th step and one stretch's tape, T/k s + k t bytes, is least for k = sqrt(T s / t).
-    `internal`: internal steps in each.
+    The states after every k-th step and the tape of one stretch take T/k s + k t bytes, least for k = sqrt(T s / t).
     """
     size = state.nbytes
     guess = size * steps * internal * _OPERATIONS
@@ -77,7 +79,7 @@ def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float
 
 
 def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int:
-    """What `plan_memory` will plan for at most, for states of `size` bytes: known before a step was taken."""
+    """Return the most bytes that `plan_memory` may plan for, for states of `size` bytes; this needs no step."""
     plain = size * steps * internal * _OPERATIONS
     if plain <= budget_bytes or steps < 2:
         return plain
@@ -86,25 +88,25 @@ def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int
 
 
 def expected_memory(size: int, *, steps: int, internal: int | None, budget_gb: float) -> dict[str, Any]:
-    """What the physics' gradient keeps, as `hyco-engine check` tells it, for a batch of states of `size` bytes.
+    """Return the memory of the physics' gradient for `hyco-engine check`, for a batch of states of `size` bytes.
 
-    `internal` None: how many internal steps a frame takes is known with the data.
+    `internal` is the number of internal steps in a frame; None if it is not known before the data.
     """
-    told = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
-    told += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
-    told += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
-    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": told}
+    reason = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
+    reason += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
+    reason += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
+    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": reason}
 
 
 def tape_bytes(model: nn.Module, state: Tensor) -> int:
-    """What one call of `model` keeps for its gradient, measured; storages that are kept twice count once."""
+    """Measure the bytes that one call of `model` keeps for its gradient; a storage that is kept twice counts once."""
     seen: dict[int, int] = {}
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         seen[storage.data_ptr()] = storage.nbytes()
-        # as long as it lives no other tensor gets its address
+        # while this tensor lives, no other one gets its address
         kept.append(tensor.detach())
         return tensor
 
@@ -113,5 +115,5 @@ def tape_bytes(model: nn.Module, state: Tensor) -> int:
     return sum(seen.values())
 
 
-def _told(size: float) -> str:
+def _size_text(size: float) -> str:
     return f"{size / 2**30:.2g} GB" if size >= 2**29 else f"{size / 2**20:.2g} MB"

@@ -1,4 +1,4 @@
-"""The normalizer of one trained model at work. What it does wrong is told by name, before it is differentiated."""
+"""The use of a normalizer in training one model. Errors name its mistakes before the loss is differentiated."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hyco_engine.training.losses import WeightedSum
 
 
 class WrongResult(PluginError, TypeError):
-    """A normalizer returned what cannot be trained on."""
+    """Raised if a normalizer returns a result on which no model can train."""
 
 
 class Normalization:
     """Calls a normalizer, checks what it returns, and steps its own parameters with an optimizer of their own.
 
-    `name` is what messages call it, best with its distribution: "'mine' of plugin 'x' (hyco-engine-x 1.0)". Whatever it
-    raises becomes a PluginError, but for the engine's own errors.
+    `name` is its name in messages, best with its distribution: "'mine' of plugin 'x' (hyco-engine-x 1.0)". Whatever it
+    raises becomes a PluginError, except the engine's own errors.
     """
 
     def __init__(self, normalizer: LossNormalizer | None, specs: Sequence[TermSpec], name: str | None = None) -> None:
@@ -32,37 +32,37 @@ class Normalization:
         self.normalizer = normalizer
         self.name = name or type(normalizer).__name__
         self._optimizer: torch.optim.Adam | None = None
-        with self._blamed("setup"):
+        with self._attributed("setup"):
             normalizer.setup(specs)
         self._follow_new_parameters()
 
     def __call__(self, terms: Sequence[LossTerm], context: StepContext) -> NormalizedLoss:
-        """The total of one batch's terms."""
-        with self._blamed("__call__"):
+        """Return the total of one batch's terms."""
+        with self._attributed("__call__"):
             result = self.normalizer(terms, context)
-        # a term that has just appeared may have brought parameters
+        # a new term may bring parameters
         self._follow_new_parameters()
         return checked(result, terms, self.name)
 
     def zero_grad(self) -> None:
-        """Forget the gradients of its own parameters."""
+        """Reset the gradients of the normalizer's parameters."""
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
 
     def step(self, context: StepContext) -> None:
-        """After the model's optimizer step."""
+        """Step the normalizer's own optimizer, after the model's optimizer step."""
         if self._optimizer is not None:
             self._optimizer.step()
-        with self._blamed("post_step"):
+        with self._attributed("post_step"):
             self.normalizer.post_step(context)
 
     def frozen_weights(
         self, chunks: Iterable[list[LossTerm]], n_chunks: int, context: Callable[..., StepContext], *, commit: bool
     ) -> dict[str, float]:
-        """d total / d L_k of all samples, which come in chunks; they do not change from here on.
+        """Return d total / d L_k over all samples, which come in chunks; the weights stay the same from here on.
 
-        `commit`: as one step of which each chunk is a micro-batch; else with the state as it is. `context(**more)`
-        makes the context of a call.
+        With `commit`, this is one step of the normalizer, of which each chunk is a micro-batch; else its state does
+        not change. `context(**more)` makes the context of a call.
         """
         seen: dict[str, list[LossTerm]] = {}
         for k, terms in enumerate(chunks):
@@ -75,8 +75,8 @@ class Normalization:
         return {name: float(weights[name]) for name in seen}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state, that of its optimizer included, as tensors by name."""
-        with self._blamed("state_dict"):
+        """Return all state, with that of the normalizer's optimizer, as tensors by name."""
+        with self._attributed("state_dict"):
             state = {f"state/{name}": value for name, value in self.normalizer.state_dict().items()}
         if self._optimizer is not None:
             for name, parameter in self._named_parameters():
@@ -85,9 +85,9 @@ class Normalization:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What `state_dict` gave. Raises PluginError where the normalizer does not take its own state back."""
+        """Take over what `state_dict` returned. Raises PluginError if the normalizer does not take its state back."""
         own = {key.removeprefix("state/"): value for key, value in state.items() if key.startswith("state/")}
-        with self._blamed("load_state_dict"):
+        with self._attributed("load_state_dict"):
             self.normalizer.load_state_dict({name: value.clone() for name, value in own.items()})
             found = self.normalizer.state_dict()
         wrong = [n for n in sorted({*own, *found}) if n not in own or n not in found or not _equal(own[n], found[n])]
@@ -109,13 +109,13 @@ class Normalization:
                 self._optimizer.state.pop(parameter, None)
 
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """By the name of their group, where it has one: terms may come in another order next time."""
+        """Yield parameters by the name of their group, if any, since a later run may add terms in another order."""
         if self._optimizer is not None:
             for k, group in enumerate(self._optimizer.param_groups):
                 yield from ((f"{group.get('name', k)}/{i}", p) for i, p in enumerate(group["params"]))
 
     def _follow_new_parameters(self) -> None:
-        with self._blamed("param_groups"):
+        with self._attributed("param_groups"):
             groups = self.normalizer.param_groups()
         known = {id(parameter) for _, parameter in self._named_parameters()}
         for group in groups:
@@ -128,7 +128,7 @@ class Normalization:
                 self._optimizer.add_param_group({**group, "params": fresh})
 
     @contextmanager
-    def _blamed(self, method: str) -> Iterator[None]:
+    def _attributed(self, method: str) -> Iterator[None]:
         try:
             yield
         except (HycoError, MemoryError, torch.OutOfMemoryError):
@@ -138,7 +138,7 @@ class Normalization:
 
 
 def _joined(parts: Sequence[LossTerm]) -> LossTerm:
-    """A term over all chunks."""
+    """Return one term over all chunks."""
     weighted = any(part.sample_weight is not None for part in parts)
     ones = [torch.ones_like(p.per_sample) if p.sample_weight is None else p.sample_weight for p in parts]
     return LossTerm(
@@ -149,14 +149,14 @@ def _joined(parts: Sequence[LossTerm]) -> LossTerm:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    # NaN in a state is its own affair
+    # NaN in a state equals itself
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num().to(one))
 
 
 def checked(result: object, terms: Sequence[LossTerm], normalizer: str) -> NormalizedLoss:
-    """`result` of a call with `terms`, if it keeps the contract. Raises WrongResult.
+    """Return `result` of a call with `terms`. Raises WrongResult if it breaks the contract.
 
-    `normalizer` is what messages call it.
+    `normalizer` is the normalizer's name in messages.
     """
     if not isinstance(result, NormalizedLoss):
         raise WrongResult(
@@ -184,9 +184,9 @@ def checked(result: object, terms: Sequence[LossTerm], normalizer: str) -> Norma
         )
     values = {name: float(result.weights[name]) for name in names}
     if bad := {name: value for name, value in values.items() if not math.isfinite(value)}:
-        told = ", ".join(f"{name!r}: {value}" for name, value in bad.items())
+        listed = ", ".join(f"{name!r}: {value}" for name, value in bad.items())
         raise WrongResult(
-            f"the normalizer {normalizer} returned weights that are not finite ({told}): a weight must stay finite "
+            f"the normalizer {normalizer} returned weights that are not finite ({listed}): a weight must stay finite "
             "when a loss is 0 or very large"
         )
     return result

@@ -1,4 +1,4 @@
-"""What models are trained on where data are observations at points."""
+"""The objectives of models that train on observations at points."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hyco_engine.interfaces import Batch, LossTerm, Player, Points
 from hyco_engine.rollout import rollout
 from hyco_engine.training.losses import Objective, RolloutObjective
 
-# (prediction - target where it was observed, else 0; whether it was), both `[B, N, C_dyn]`
+# (prediction - target, which is 0 if not observed; mask of observed values), both `[B, N, C_dyn]`
 _Part = tuple[Tensor, Tensor]
 
 
 def check_parts(player: Player, objective: Objective, points: int | None) -> None:
-    """Raises SpecError where `points_per_sample` would say nothing."""
+    """Raise SpecError if `points_per_sample` would have no effect."""
     if points is not None and not objective.takes_parts:
         raise SpecError(
-            "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out",
+            "only a surrogate that is a function of position and time can learn observations in parts: leave it out",
             key=f"training.{player}.points_per_sample",
         )
 
@@ -33,9 +33,9 @@ def check_parts(player: Player, objective: Objective, points: int | None) -> Non
 class PointObjective(RolloutObjective):
     """Squared errors of a stepper at the points of `PointWindows`, one term for each dynamic field.
 
-    The stepper is rolled out from the state and read where the sensors are. Generated rollouts beside the sensors'
-    samples are compared point by point of the grid. Nothing beyond the `horizon` counts as observed, so that a sample
-    has the share of all its values that lie before it.
+    The stepper is rolled out from the state and interpolated at the sensors. Generated rollouts beside the sensors'
+    samples are compared at all points of the grid. Nothing beyond the `horizon` counts as observed, so the observed
+    share of a sample is that of its values up to the horizon.
     """
 
     _sensors: Sensors = attrs.field(init=False)
@@ -102,7 +102,7 @@ class PointObjective(RolloutObjective):
         if points is not None:
             whole = torch.cat([states[:, None, : self.layout.n_dynamic], path], dim=1)
             read = self._sensors(whole, points["frame"], points["position"])
-            # 0, but NaN where a state that no sensor saw is not finite: that must not go unseen either
+            # 0 if finite, else NaN: a state that is not finite must show even if no sensor observed it
             read = read + 0.0 * path.flatten(1).sum(1)[:, None, None]
             values = points["value"]
             if START in points:
@@ -115,12 +115,12 @@ class PointObjective(RolloutObjective):
         return parts
 
     def _seen(self, points: Mapping[str, Tensor]) -> Tensor:
-        """`[B, N, C_dyn]`: what was observed, of the start too where that is a target."""
+        """Return a mask `[B, N, C_dyn]` of the observed values, with those of the start if it is a target."""
         seen = ~points["value"].isnan()
         return torch.cat([seen, _rows(self._observed(points[START]))], dim=1) if START in points else seen
 
     def _split(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor] | None, Tensor | None]:
-        """(states, targets of sensors, targets on the grid), of which what lies beyond the horizon is NaN."""
+        """Return (states, targets of sensors, targets on the grid), with NaN in targets beyond the horizon."""
         states, targets = batch
         if not isinstance(states, Tensor):
             raise TypeError("observations at points need a state to start from; this data has inputs by name")
@@ -143,7 +143,7 @@ class PointObjective(RolloutObjective):
 class PointPredictorObjective(PointObjective):
     """Squared errors of a predictor, a function of position and time, at the points of `PointWindows`.
 
-    It is asked for `{"position": [M, n_axes], "time": [M]}` and answers each field as `[M]` or `[M, components]`.
+    It receives `{"position": [M, n_axes], "time": [M]}` and returns each field as `[M]` or `[M, components]`.
     """
 
     takes_parts = True
@@ -159,7 +159,7 @@ class PointPredictorObjective(PointObjective):
 
 
 def predicted_at(model: nn.Module, points: Mapping[str, Tensor], layout: StateLayout) -> Tensor:
-    """`[..., C_dyn]` of a predictor of points at `position [..., n_axes]` and `time [...]`."""
+    """Return `[..., C_dyn]` of a predictor of points at `position [..., n_axes]` and `time [...]`."""
     position, time = points["position"], points["time"]
     outputs = model({"position": position.flatten(0, -2), "time": time.flatten()})
     columns = []
@@ -171,7 +171,7 @@ def predicted_at(model: nn.Module, points: Mapping[str, Tensor], layout: StateLa
 
 
 def as_batch(points: Points, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-    """Observations of one simulation as targets with a batch axis of 1."""
+    """Return the observations of one simulation as targets with a batch axis of 1."""
     columns = {"frame": points.frame, "time": points.time, "position": points.position, "value": points.value}
     return {name: column[None].to(device, dtype) for name, column in columns.items()}
 
@@ -181,5 +181,5 @@ def _part(predictions: Tensor, values: Tensor, observed: Tensor) -> _Part:
 
 
 def _rows(values: Tensor) -> Tensor:
-    """`[B, T, C, *S]` as `[B, N, C]`."""
+    """Return `[B, T, C, *S]` as `[B, N, C]`."""
     return values.movedim(2, -1).flatten(1, -2)

@@ -1,11 +1,11 @@
-"""Smoothness priors: what the fields among a physics' parameters add to the loss.
+"""Smoothness priors, which the fields among a physics' parameters add to the loss.
 
     s mean_x |grad theta|^2    for each field theta with `smoothness` s > 0
 
 is the squared H1 seminorm per volume, on values in their own unit. Gradients are differences of neighbouring cells, at
-the faces between them; periodic axes close, and walls have no face, as the field has no gradient there. It is a sum of
-squares, so that Gauss-Newton has exact curvature. It is added beside the normalized loss: a normalizer would undo
-what its weight says.
+the faces between them; periodic axes close, and walls have no face, as the field has no gradient there. The prior is a
+sum of squares, so that Gauss-Newton has exact curvature. It is added to the normalized loss, since a normalizer would
+undo its weight.
 Source: A. N. Tikhonov, V. Y. Arsenin, "Solutions of ill-posed problems" (1977), with a first-order stabilizer.
 """
 
@@ -25,7 +25,7 @@ from hyco_engine.physics.within import physics_within
 
 @attrs.frozen(kw_only=True)
 class _Part:
-    """A field with a prior: `name` of the parameter, `key` among all that the model learns."""
+    """A field with a prior: the `name` of the parameter, and its `key` among all that the model learns."""
 
     name: str
     key: str
@@ -34,7 +34,7 @@ class _Part:
 
 
 class Prior:
-    """The priors of a model's parameter fields, also of a physics within a model; False where there are none."""
+    """The priors of a model's parameter fields, also of a physics within a model; false if there are none."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parts = [
@@ -54,15 +54,15 @@ class Prior:
         return bool(self._parts)
 
     def residuals(self, point: Mapping[str, Tensor] | None = None) -> Tensor:
-        """`[N]`, whose sum of squares is the prior: at raw parameters by name, None: the model's own."""
+        """Return `[N]` with the prior as sum of squares, at raw parameters by name; None stands for the model's own."""
         return torch.cat([part for _, part in self._residuals(point)])
 
     def value(self, point: Mapping[str, Tensor] | None = None) -> Tensor:
-        """What is added to the loss: 0-d."""
+        """Return the prior's part of the loss, 0-d."""
         return self.residuals(point).square().sum()
 
     def metrics(self) -> dict[str, float]:
-        """`prior/<name>`: what each field adds now."""
+        """Return the present part of each field as `prior/<name>`."""
         with torch.no_grad():
             return {f"prior/{name}": float(part.square().sum()) for name, part in self._residuals(None)}
 
@@ -74,7 +74,7 @@ class Prior:
 
 
 def slopes(value: Tensor, layout: StateLayout) -> Tensor:
-    """The derivatives of `value [*resolution]` at all inner faces, axis by axis: `[n_faces]`."""
+    """Return the derivatives of `value [*resolution]` at all inner faces, axis by axis: `[n_faces]`."""
     grid, boundary = layout.grid, layout.dynamic[0].boundary
     found = []
     for axis, (name, dx) in enumerate(zip(grid.axes, grid.spacing, strict=True)):

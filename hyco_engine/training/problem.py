@@ -1,4 +1,4 @@
-"""What one phase minimises: the loss of a model over a data set, batch by batch or over all samples."""
+"""The problem that one phase minimises: the loss of a model over a data set, batch by batch or over all samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.errors import RunError
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
     Batch,
     ExtraTerm,
@@ -40,7 +40,7 @@ KEPT_BYTES = 2**28
 
 @attrs.frozen(kw_only=True, eq=False)
 class Chunk:
-    """Some samples, on the model's device."""
+    """A number of samples on the model's device."""
 
     indices: Tensor
     batch: Batch
@@ -91,14 +91,14 @@ class _Chunks:
 class Problem:
     """The loss of a model over `data`, with the further loss `terms` of a strategy.
 
-    A batch's loss is what the normalizer makes of its terms. The whole loss is sum_k w_k L_k, where L_k is the mean of
+    The normalizer turns the terms of a batch into its loss. The whole loss is sum_k w_k L_k, where L_k is the mean of
     a term over all samples and the `weights` w_k stay frozen; it is also a sum of squares, of weighted residuals. The
     model's smoothness prior belongs to both; `residuals` are those of the data alone.
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
-    curvature a lower bound. `initial` holds the start states that are learned beside the model. `model_name` is what
-    messages call the model, and `batch_size` counts the samples that the whole loss computes at a time. `epochs` are
-    planned for the phase, which began after `begun` earlier ones.
+    curvature a lower bound. `initial` holds the start states that are learned beside the model. Messages call the model
+    `model_name`, and the whole loss computes `batch_size` samples at a time. The phase has `epochs` epochs, after
+    `begun` earlier ones.
     """
 
     unknowns: Unknowns
@@ -132,21 +132,21 @@ class Problem:
 
     @property
     def who(self) -> str:
-        """What messages call the model, with its distribution."""
+        """The model's name in messages, with its distribution."""
         return f"the {self.player} model {self.model_name}"
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that an optimizer changes: the model's parameters, then the learned start states."""
+        """All parameters that an optimizer changes: those of the model, then the learned start states."""
         return [*self.unknowns.parameters, *([] if self.initial is None else self.initial.parameters())]
 
     @property
     def steps(self) -> int | None:
-        """How many steps the loss rolls the model out; None where it is not made of rollouts."""
+        """The number of steps in the rollouts of the loss; None if the loss does not consist of rollouts."""
         return self.objective.steps(self._started(self._chunks.gather(torch.tensor([0]))).batch)
 
     def at_horizon(self, horizon: int | None) -> Problem:
-        """Return the same problem with rollouts of so many steps; None keeps the targets' full length."""
+        """Return the same problem with rollouts of `horizon` steps; None stands for the targets' full length."""
         if horizon == self.objective.horizon:
             return self
         if self._shorter is None or self._shorter[0] != horizon:
@@ -156,7 +156,7 @@ class Problem:
         return self._shorter[1]
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
-        """Return how rollouts fit into memory; None where nothing is rolled out. The log says what it costs."""
+        """Return how rollouts fit into memory; None if there are none. The log states the cost."""
         indices = torch.arange(min(len(self.data), self.batch_size))
         batch = to_device(self.data.batch(indices), self.device)
         return plan_rollouts(self.model, self.objective, batch, budget_gb * 2**30, self.player)
@@ -166,7 +166,7 @@ class Problem:
         return derive_generator(self.seed, "train", self.player, purpose, epoch)
 
     def context(self, epoch: int, step: int, **more: Any) -> StepContext:
-        """Return what the normalizer is told in a step; `more` are further fields of the context."""
+        """Return the normalizer's context in a step; `more` are further fields of it."""
         return StepContext(
             step=step,
             player=self.player,
@@ -180,9 +180,10 @@ class Problem:
     def batch_loss(
         self, indices: Tensor, draws: torch.Generator, context: StepContext, epoch: EpochMetrics, where: str
     ) -> NormalizedLoss:
-        """Return the normalized loss of the samples at `indices` and count it in `epoch`; `where`: "epoch 3, batch 5".
+        """Return the normalized loss of the samples at `indices`, and count it in `epoch`.
 
-        Raises Diverged where the loss is not finite, and PluginError where the model or the normalizer fails.
+        Messages name the place `where`, such as "epoch 3, batch 5". Raises Diverged if the loss is not finite, and
+        PluginError if the model or the normalizer fails.
         """
         chunk = self._chunks.gather(indices)
         terms = self._terms(chunk, draws, where)
@@ -206,22 +207,22 @@ class Problem:
         return Diverged(f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}")
 
     def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
-        """Return the loss terms of some samples. With `where`, an error names the part of a plugin that failed."""
-        with blaming(self.who, where) if where else nullcontext():
+        """Return the loss terms of some samples. With `where`, an error names the plugin's part that failed."""
+        with attributed(self.who, where) if where else nullcontext():
             terms = self.objective(self.model, chunk.batch, chunk.sample_weight)
         for one in self.terms:
             about = f"the loss term {type(one).__name__} of the {self.player} model"
-            with blaming(about, where) if where else nullcontext():
+            with attributed(about, where) if where else nullcontext():
                 terms.append(one.term(self.model, chunk.batch, draws))
         return terms
 
     # --- all samples ----------------------------------------------------------------------------------------------
 
     def freeze(self, epoch: int, step: int, *, commit: bool) -> Mapping[str, float]:
-        """Find the weights of the terms and keep them from here on.
+        """Find the weights of the terms, which stay the same from here on.
 
-        With `commit` they are those that follow from all samples, which count as one step of the normalizer; else they
-        are those of its last step, and the normalizer stays as it is.
+        With `commit`, the weights follow from all samples, which count as one step of the normalizer. Without it they
+        are those of the normalizer's last step, and the normalizer does not change.
         """
         self.weights = WeightedSum.weights(self.objective.specs)
         normalizer = self.normalization.normalizer
@@ -238,26 +239,26 @@ class Problem:
         return self.weights
 
     def chunks(self) -> Iterator[Chunk]:
-        """Give all samples, with the start states that were learned for them."""
-        # within a transform of torch.func, where the totals may first be asked for, no data can be read
+        """Yield all samples, with the start states that were learned for them."""
+        # a transform of torch.func may be the first to need the totals, but no data can be read within it
         self._observed()
         yield from map(self._started, self._chunks)
 
     def left_finite(self) -> str:
-        """Say from which samples on a rollout stops being finite, as ", since ..."; empty where none does."""
+        """Describe the first rollout that does not stay finite, as ", since ..."; empty if all stay finite."""
         found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
         return next((f", since {left}" for left in found if left), "")
 
     def _started(self, chunk: Chunk) -> Chunk:
-        """Return the chunk from where its samples are learned to start."""
+        """Return the chunk with the learned start states of its samples."""
         return chunk if self.initial is None else attrs.evolve(chunk, batch=self.initial(chunk.batch, chunk.indices))
 
     def gradient(self) -> tuple[float, Callable[[], Metrics]]:
-        """Return the loss here and what computes its metrics; add its gradient to the parameters' `grad`."""
+        """Return the loss here and a function for its metrics; add its gradient to the parameters' `grad`."""
         return self._sum(backward=True)
 
     def value(self) -> tuple[float, Metrics]:
-        """Return the loss and its metrics here; the last point's are not computed again."""
+        """Return the loss and its metrics here; a second call at one point does not compute them again."""
         point = self.unknowns.point()
         if self._last is None or self.terms or self.initial is not None or not torch.equal(self._last[0], point):
             with torch.no_grad():
@@ -282,7 +283,7 @@ class Problem:
         return torch.cat(parts, dim=1)
 
     def draws(self) -> torch.Generator:
-        """Return the random numbers of one pass: a loss that changed from pass to pass would have no curvature."""
+        """Return the random numbers of all passes: a loss that changed from pass to pass would have no curvature."""
         return self.generator("terms", self.begun)
 
     def _sum(self, backward: bool) -> tuple[float, Callable[[], Metrics]]:
@@ -303,7 +304,7 @@ class Problem:
             total += float(penalty.detach())
 
         def metrics() -> Metrics:
-            # a line search looks at the loss of many points, and at the metrics of one
+            # a line search needs the loss at many points, but the metrics at one
             epoch = EpochMetrics()
             for terms, generated in seen:
                 weights = {term.spec.name: self._weight(term) for term in terms}
@@ -325,11 +326,11 @@ class Problem:
             return len(chunk.indices) / len(self.data)
         if term.sample_weight is None:
             return len(chunk.indices) / total
-        # in float32 the shares would not add up to 1 as exactly as a loss in float64 does
+        # in float32 the shares would add up to 1 less exactly than a float64 loss needs
         return term.sample_weight.sum(dtype=torch.float64) / total if total else 0.0
 
     def _observed(self) -> dict[str, float]:
-        """Return by term of the objective the weights of all samples, each times the observed share of its values."""
+        """Return for each term of the objective the sum of all sample weights, each times its observed share."""
         if self._totals is None:
             totals: dict[str, float] = {}
             for chunk in map(self._started, self._chunks):
@@ -353,7 +354,7 @@ def _move(values: Values, device: torch.device) -> Values:
 
 def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
-        # from pinned memory the copy runs while the next batch is gathered; torch keeps the memory until it is done
+        # the copy from pinned memory runs while the next batch is gathered; torch keeps the memory until its end
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 

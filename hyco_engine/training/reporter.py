@@ -1,4 +1,4 @@
-"""Telling trackers what happens, and keeping what of it the results need."""
+"""Reports to trackers, and the warnings and times that the results need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.errors import HycoError, RunError
-from hyco_engine.hooks.blaming import out_of_memory
+from hyco_engine.hooks.attribution import out_of_memory
 from hyco_engine.hooks.checking import describe
 from hyco_engine.interfaces import Tracker
 from hyco_engine.resources import limit_text
@@ -18,10 +18,10 @@ from hyco_engine.resources import limit_text
 
 @attrs.define(kw_only=True)
 class Guarded:
-    """A plugin's tracker, whose mistakes must not end a run: after the first one it is told no more.
+    """A plugin's tracker, whose errors must not end a run: after the first error it receives no more events.
 
-    `name` is what messages call it, with its distribution. What it refuses when a run starts, such as a file that is
-    there already, is raised: nothing is lost yet.
+    `name` is its name in messages, with its distribution. An error at the start of a run, such as for a file that
+    exists already, is raised, since nothing is lost yet.
     """
 
     tracker: Tracker
@@ -29,7 +29,7 @@ class Guarded:
     failed: bool = False
 
     def tell(self, event: str, record: Any) -> str | None:
-        """Returns what to warn of, or None."""
+        """Pass an event on; return a warning if the tracker failed, else None."""
         if self.failed:
             return None
         try:
@@ -44,9 +44,9 @@ class Guarded:
 
 @attrs.frozen(kw_only=True)
 class Reporter:
-    """Tells all trackers; `seconds` adds up by phase, `warnings` in the order in which they came.
+    """Tells all trackers; `seconds` adds up by phase, and `warnings` have the order in which they came.
 
-    What a tracker raises ends the run, unless it is guarded.
+    An error of a tracker ends the run, unless the tracker is guarded.
     """
 
     trackers: Sequence[Tracker | Guarded]
@@ -54,7 +54,7 @@ class Reporter:
     warnings: list[str] = attrs.Factory(list)
 
     def tell(self, event: str, record: Any) -> None:
-        """Call the method `event` of every tracker. Raises RunError with the record's phase where memory ends."""
+        """Call the method `event` of every tracker. Raises RunError with the record's phase if memory runs out."""
         about = record if isinstance(record, Mapping) else {}
         for tracker in self.trackers:
             if not isinstance(tracker, Guarded):
@@ -64,13 +64,13 @@ class Reporter:
                 self.warn(trouble)
 
     def warn(self, message: str) -> None:
-        """Something the user should know."""
+        """Tell the user a warning."""
         self.warnings.append(message)
         self.tell("warned", message)
 
     @contextmanager
     def timed(self, phase: str, total: int | None = None) -> Iterator[None]:
-        """Tell the start and the end of a phase outside of the cycles; its time counts also where it fails."""
+        """Report the start and the end of a phase outside of the cycles; its time counts even if it fails."""
         self.tell("phase_started", {"cycle": None, "phase": phase, "total": total})
         with clock(self.seconds, phase) as passed:
             yield
@@ -79,9 +79,9 @@ class Reporter:
 
 @contextmanager
 def clock(seconds: dict[str, float], phase: str, cycle: int | None = None) -> Iterator[Callable[[], float]]:
-    """Add the time spent within to `seconds[phase]`, also where it fails; gives what tells the time that passed.
+    """Add the time spent within to `seconds[phase]`, even if it fails; yield a function that returns the time passed.
 
-    Raises RunError where memory ends.
+    Raises RunError if memory runs out.
     """
     start = time.perf_counter()
     try:
@@ -93,7 +93,7 @@ def clock(seconds: dict[str, float], phase: str, cycle: int | None = None) -> It
 
 @contextmanager
 def naming_memory(phase: str, cycle: int | None = None) -> Iterator[None]:
-    """Raise RunError with the name of the phase where memory ends within."""
+    """Raise RunError with the name of the phase if memory runs out within."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""All metrics of full rollouts, by field and lead time; their names and definitions are those the field compares by.
+"""All metrics of full rollouts, by field and lead time, with the names and definitions in common use.
 
 nrmse = rmse / sqrt(mean y^2); vrmse = rmse / std(y); rmse; mae; linf, the largest error; pearson_r, the correlation
 over space, averaged over simulations; spectral_mse/{low,mid,high}, the part of the mean square error in long, middling
@@ -34,13 +34,13 @@ _over_steps: Mapping[str, Callable[[Tensor], Tensor]] = {
     "conserved_rmse": lambda v: v.square().mean().sqrt(),
     "boundary_rmse": lambda v: v.square().mean().sqrt(),
 }
-"""Metric -> how its values at the lead times become one number."""
+"""The function by which a metric's values at the lead times become one number."""
 
 
 class RolloutMetrics:
-    """Takes predictions and truth in batches, sums in float64, gives all metrics at the end.
+    """Sums over batches of predictions and truth, in float64, which give all metrics at the end.
 
-    NaN in the truth is "not observed" and enters nothing; spectra are of states that were observed completely.
+    NaN in the truth means "not observed" and enters no sum; spectra use only states that were observed completely.
     """
 
     def __init__(self, layout: StateLayout, steps: int) -> None:
@@ -49,18 +49,19 @@ class RolloutMetrics:
         self._fields = {field.name: _FieldSums(field, layout, steps) for field in layout.dynamic}
 
     def add(self, predictions: Tensor, targets: Tensor) -> None:
-        """`[B, T, C_dyn, *S]` each; T may be shorter than the longest rollout."""
+        """Add predictions and targets `[B, T, C_dyn, *S]`; T may be shorter than the longest rollout."""
         observed = ~targets.isnan() & self._mask
         for name, sums in self._fields.items():
             own = self._layout.channels(name)
             sums.add(predictions[:, :, own].double(), targets[:, :, own].double(), observed[:, :, own])
 
     def results(self) -> dict[str, Any]:
-        """One number a metric, and `by_field {field: {metric: value}}`, `by_step {field: {metric: [T]}}`.
+        """Return one number for each metric, `by_field {field: {metric: value}}`, `by_step {field: {metric: [T]}}`.
 
-        Over lead times: the geometric mean of nrmse and vrmse, the root mean square of the other errors in the field's
-        units, the largest linf, else the mean; over fields the mean, and the earliest correlation_time. None where a
-        value is not known: correlation_time of a rollout that stays correlated, a spectrum that nothing complete gives.
+        Over lead times, this is the geometric mean of nrmse and vrmse, the root mean square of the other errors in the
+        field's units, the largest linf, else the mean; over fields the mean, and the earliest correlation_time. None
+        stands for an unknown value: the correlation_time of a rollout that stays correlated, or a spectrum without any
+        state that was observed completely.
         """
         by_step = {name: sums.by_step() for name, sums in self._fields.items()}
         by_field = {name: _over_time(table) for name, table in by_step.items()}
@@ -101,7 +102,7 @@ class _FieldSums:
         count = observed.sum(space)
         self._add("mean", (error.sum(space) / count.clamp(min=1)).square())
         self._add("means", (count > 0).double())
-        # a rollout that is not finite has the error inf, and a maximum passes over NaN
+        # a rollout that is not finite has the error inf, but a maximum would ignore NaN
         largest = torch.where(error.isnan(), math.inf, error.abs()).flatten(2).amax(2).amax(0)
         steps = len(largest)
         self._largest[:steps] = torch.maximum(self._largest[:steps], largest)
@@ -109,7 +110,7 @@ class _FieldSums:
         self._transform(error, observed)
 
     def _add(self, name: str, values: Tensor) -> None:
-        """`values [B, T, ...]` summed over all but T."""
+        """Add `values [B, T, ...]`, summed over all axes but T."""
         summed = values.flatten(2).sum((0, 2)) if values.dim() > 2 else values.sum(0)
         self._sums[name][: len(summed)] += summed
 
@@ -117,7 +118,7 @@ class _FieldSums:
         x, y, seen = (values.flatten(2) for values in (guess, known, observed.double()))
         count = seen.sum(2, keepdim=True).clamp(min=1)
         x, y = ((v - v.sum(2, keepdim=True) / count) * seen for v in (x, y))
-        # a constant correlates with nothing
+        # a constant has no correlation
         varies = y.square().sum(2) > 0
         size = (x.square().sum(2) * y.square().sum(2)).sqrt()
         r = torch.where(size > 0, (x * y).sum(2) / size.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
@@ -138,7 +139,7 @@ class _FieldSums:
             self._add("spectra", complete.double())
 
     def by_step(self) -> dict[str, Tensor]:
-        """`[T]` by metric; NaN where nothing was seen."""
+        """Return `[T]` by metric, with NaN for lead times without observations."""
         s = self._sums
         count = torch.where(s["count"] > 0, s["count"], math.nan)
         rmse = (s["squares"] / count).sqrt()
@@ -155,7 +156,7 @@ class _FieldSums:
             "boundary_rmse": (s["edge"] / s["edge_count"]).sqrt(),
         }
         seen = s["count"] > 0
-        # what diverged is infinite, what was not seen is NaN
+        # the error of a diverged rollout is infinite, and NaN means that nothing was observed
         known = {"pearson_r": s["rs"] > 0, "boundary_rmse": s["edge_count"] > 0}
         known |= {f"spectral_mse/{band}": s["spectra"] > 0 for band in BANDS}
         return {
@@ -184,7 +185,7 @@ def _plain(values: Tensor) -> list[float | None]:
 
 
 def _edge(shape: tuple[int, ...], spatial: tuple[int, ...]) -> Tensor:
-    """`[*S]`: the outermost samples of a component."""
+    """Return a mask `[*S]` of the outermost samples of a component."""
     mask = torch.zeros(spatial, dtype=torch.bool)
     own = mask[tuple(slice(n) for n in shape)]
     for axis, n in enumerate(shape):
@@ -194,9 +195,9 @@ def _edge(shape: tuple[int, ...], spatial: tuple[int, ...]) -> Tensor:
 
 
 def _bands(shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Which waves of an FFT are long, middling and short: thirds of log |k|, up to the coarsest axis' Nyquist.
+    """Return masks of an FFT's long, middling and short waves: thirds of log |k|, up to the coarsest axis' Nyquist.
 
-    |k| counts waves along the domain; the mean counts as long, and so does all beyond Nyquist as short.
+    |k| counts waves along the domain; the mean counts as long, and all waves beyond Nyquist count as short.
     """
     waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape), indexing="ij")
     size = torch.stack(waves).square().sum(0).sqrt()

@@ -1,4 +1,4 @@
-"""How a model is trained: `[training.physical]` and `[training.synthetic]` of a spec."""
+"""The settings of training, `[training.physical]` and `[training.synthetic]` of a spec."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hyco_engine.settings import option, options
 
 
 def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
-    """Check that the value consists of pairs (steps, epochs) of positive numbers, with growing steps."""
+    """Raise ValueError unless the value consists of pairs (steps, epochs) of positive numbers, with growing steps."""
     steps = [pair[0] for pair in value]
     if any(number < 1 for pair in value for number in pair) or any(a >= b for a, b in itertools.pairwise(steps)):
         given = ", ".join(f"[{a}, {b}]" for a, b in value)
@@ -18,7 +18,7 @@ def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
 
 @options
 class TrainingSettings:
-    """`[training.physical]` and `[training.synthetic]`."""
+    """The options of `[training.physical]` and `[training.synthetic]`."""
 
     epochs_per_cycle: int = option(10, help="number of epochs in each cycle", ge=0)
     batch_size: int = option(32, help="number of samples in one step of the optimizer", ge=1)

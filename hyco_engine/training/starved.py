@@ -23,9 +23,10 @@ class StarvedTerms:
         self._judged = False
 
     def epoch(self, losses: Mapping[str, float], player: str = "") -> str | None:
-        """One epoch's mean loss of each term, unweighted, in its own unit. Returns a warning, once, or None.
+        """Take note of the terms' mean losses in one epoch, unweighted, in their own units.
 
-        A term that appears later is judged when it has had its own five epochs; `player` names the model in the text.
+        Returns a warning, once, or None. A term that appears later is judged after its own five epochs; `player` names
+        the model in the text.
         """
         for name, loss in losses.items():
             self._first.setdefault(name, loss)
@@ -39,20 +40,20 @@ class StarvedTerms:
         if not still or changes[fastest] <= MOVING:
             return None
         self._judged = True
-        return self._told(still, fastest, losses, player)
+        return self._warning(still, fastest, losses, player)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was seen so far, as plain values."""
+        """Return the losses so far, as plain values."""
         return dict(vars(self))
 
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> StarvedTerms:
-        """Return the watch of which `saved` is the state dict."""
+        """Return the object of which `saved` is the state dict."""
         watch = cls()
         vars(watch).update(saved)
         return watch
 
-    def _told(self, still: list[str], fastest: str, losses: Mapping[str, float], player: str) -> str:
+    def _warning(self, still: list[str], fastest: str, losses: Mapping[str, float], player: str) -> str:
         def change(name: str) -> str:
             first, now = self._first[name], losses[name]
             return f"{name!r} by {100 * (now / first - 1):+.2g} % ({first:.4g} -> {now:.4g})"

@@ -1,4 +1,4 @@
-"""All that training one model goes on from, beside its model and its normalizer."""
+"""The state of training one model, beside the model and its normalizer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PhaseState:
     """A phase under way.
 
     `start` is the state dict of the model when the phase began, and `before` are copies of what the model learns.
-    `first` says whether it is the model's first phase. `epochs` counts those that are done; `record` holds the last
-    one's metrics.
+    `first` is true for the model's first phase. `epochs` counts the epochs done; `record` holds the metrics of the
+    last one.
     """
 
     start: Mapping[str, Tensor]
@@ -46,10 +46,10 @@ class PhaseState:
 
 @attrs.define(kw_only=True, eq=False)
 class TrainingState:
-    """What a trainer knows of its training; `solver` None: it has not begun.
+    """The state of a trainer; `solver` is None before training begins.
 
     `initial` are the start states that are learned beside the model, `memory` says how rollouts fit into memory, and
-    `moved` whether any phase changed the model.
+    `moved` is true if any phase changed the model.
     """
 
     solver: State | None = None
@@ -72,7 +72,7 @@ class TrainingState:
     def load(
         cls, saved: Mapping[str, Any], solver: Solver[Any], unknowns: Unknowns, device: torch.device
     ) -> TrainingState:
-        """Return the state of which `saved` is the state dict; `solver` is the one that it was made with."""
+        """Return the state of which `saved` is the state dict; `solver` is the solver that made it."""
         shift, memory, phase = saved["initial"], saved["memory"], saved["phase"]
         initial = None if shift is None else InitialStates(shift.to(device))
         parameters = [*unknowns.parameters, *([] if initial is None else initial.parameters())]
@@ -85,6 +85,6 @@ class TrainingState:
         )
 
     def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
-        """Have the start states of the real samples be learned. Raises RunError where others are learned already."""
+        """Begin to learn the start states of the real samples. Raises RunError if others are learned already."""
         self.initial = self.initial or InitialStates.of(data, n_dynamic, device)
         self.initial.check(data)

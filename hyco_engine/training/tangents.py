@@ -1,8 +1,8 @@
-"""Rollouts of a captured physics with their derivatives, for several lanes of parameters at a time.
+"""Rollouts of a captured physics with their derivatives, for batched starts.
 
-torch.func on every operation costs ten times the operation. So the step's own graph is taken through jvp (for the
-derivatives) and vmap (for tangents and lanes) once, and what comes out is captured as a graph again; where the model's
-own step is compiled, so is this.
+torch.func on every operation costs ten times the operation. So jvp (for the derivatives) and vmap (for tangents and
+starts) transform the step's own graph once, and the result is captured as a graph again. It is compiled where the
+model's own step is.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hyco_engine.training.jacobian import push_forward
 Run = Callable[..., Any]
 MAX_GRAPHS = 8
 UNROLLED = 4
-"""Tangents up to which each has operations of its own in a graph: vmap would compute the step itself for each anew."""
+"""Up to so many tangents, each has operations of its own in a graph, since vmap would repeat the step for each."""
 
 
 class TangentRollout:
     """Rolls `model` out for parameters that need not be its own.
 
-    Raises `NotCaptured` where the model runs as written: then torch.func is all there is. `compiles`: whether this is
-    compiled where the step is.
+    Raises `NotCaptured` where the model runs as written, since only torch.func can differentiate that. With `compiles`,
+    the graph is compiled where the step is.
     """
 
     def __init__(self, model: DeclaredModel, *, compiles: bool = True) -> None:
@@ -37,21 +37,22 @@ class TangentRollout:
         self._graphs: dict[Any, Run] = {}
 
     def __call__(self, state: Tensor, steps: int, points: Tensor, tangents: bool) -> tuple[Tensor, Tensor | None]:
-        """From `state [B, C_all, *S]` with raw parameters `points [S, P]`.
+        """Roll out from `state [B, C_all, *S]` with raw parameters `points [S, P]`.
 
-        Predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives `[S, P, B, steps, C_dyn, *S]`.
+        Returns predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives
+        `[S, P, B, steps, C_dyn, *S]`.
         """
-        model, lanes, size = self._model, len(points), state.shape[0]
+        model, starts, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
         found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
         padded = _pad(state, batch)
-        run = self._graph(step, padded, [value[0] for value in values], lanes, points.shape[1] if tangents else 0)
-        static = padded[:, model.layout.n_dynamic :].expand(lanes, *padded[:, model.layout.n_dynamic :].shape)
-        now = padded.expand(lanes, *padded.shape).contiguous()
-        flow = now.new_zeros(lanes, points.shape[1], *padded.shape) if tangents else None
+        run = self._graph(step, padded, [value[0] for value in values], starts, points.shape[1] if tangents else 0)
+        static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
+        now = padded.expand(starts, *padded.shape).contiguous()
+        flow = now.new_zeros(starts, points.shape[1], *padded.shape) if tangents else None
         found, derived = [], []
         for index in range(steps * model.substeps):
             if flow is None:
@@ -68,7 +69,7 @@ class TangentRollout:
         return predictions, torch.stack(derived, dim=3) if tangents else None
 
     def _push(self, run: Run, now: Tensor, flow: Tensor, values: Any, derivatives: Any) -> tuple[Tensor, Tensor]:
-        """One step of states `[S, B, ...]` and tangents `[S, P, B, ...]`."""
+        """Return one step of states `[S, B, ...]` and tangents `[S, P, B, ...]`."""
         count = flow.shape[1]
         if count > UNROLLED:
             new, change = run(now, flow, values, derivatives)
@@ -78,23 +79,23 @@ class TangentRollout:
         return new, torch.stack(changes, dim=1)
 
     def _values(self, points: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """All parameters by lane, `[S, ...]`, and their derivatives by the raw ones, `[S, P, ...]`."""
+        """Return all parameters of each start, `[S, ...]`, and their derivatives by the raw ones, `[S, P, ...]`."""
         learnables = self._model.learnables
         shapes = {name: learnables.raw[name].shape for name in learnables.learned}
 
         def values(point: Tensor) -> tuple[Tensor, ...]:
             parts = torch.split(point, [shape.numel() for shape in shapes.values()])
             raw = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-            # one that is not learned is the same in every lane, and vmap wants it to depend on the lane
+            # a parameter that is not learned is equal in all starts, but vmap needs one for each start
             return tuple(value + 0 * point.sum() for value in learnables.values(raw).values())
 
         found = torch.func.vmap(values)(points)
         derivatives = torch.func.vmap(torch.func.jacfwd(values))(points)
         return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
 
-    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], lanes: int, count: int) -> Run:
-        """Of `step` for `lanes` lanes, with `count` tangents (0: none)."""
-        key = (tuple(state.shape), state.dtype, lanes, count)
+    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
+        """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""
+        key = (tuple(state.shape), state.dtype, starts, count)
         if key in self._graphs:
             return self._graphs[key]
 
@@ -109,17 +110,17 @@ class TangentRollout:
             new, change = torch.func.vmap(one, in_dims=(None, None, 0, 0))(now, values, flow, rates)
             return new[0], change
 
-        now = state.expand(lanes, *state.shape).contiguous()
-        given = tuple(value.expand(lanes, *value.shape).contiguous() for value in values)
+        now = state.expand(starts, *state.shape).contiguous()
+        given = tuple(value.expand(starts, *value.shape).contiguous() for value in values)
         if not count:
             graph = _captured(torch.func.vmap(step), now, *given)
         elif count <= UNROLLED:
-            # a tuple of tangents: views of one tensor would be copied, in place, to lie as the state does
+            # one tensor for each tangent: the graph would copy views of one tensor in place to lie as the state does
             rates = [tuple(value.clone() for value in given) for _ in range(count)]
             graph = _captured(torch.func.vmap(unrolled), now, [now.clone() for _ in range(count)], given, rates)
         else:
-            many = tuple(now.new_zeros(lanes, count, *value.shape[1:]) for value in given)
-            graph = _captured(torch.func.vmap(batched), now, now.new_zeros(lanes, count, *state.shape), given, many)
+            many = tuple(now.new_zeros(starts, count, *value.shape[1:]) for value in given)
+            graph = _captured(torch.func.vmap(batched), now, now.new_zeros(starts, count, *state.shape), given, many)
         if self._compiles and self._model.execution[0] == "inductor":
             graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
         if len(self._graphs) >= MAX_GRAPHS:
@@ -129,11 +130,11 @@ class TangentRollout:
 
 
 class NotCaptured(Exception):
-    """There is no graph to differentiate; the message says why."""
+    """Raised where there is no graph to differentiate; the message says why."""
 
 
 class Replay(nn.Module):
-    """A model whose predictions are known already: `[B, steps, ...]`, returned one after the other."""
+    """A model that returns known predictions `[B, steps, ...]` one after the other."""
 
     def __init__(self, predictions: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a phase trains on: the real samples, and what the teacher generates for the pupil."""
+"""The samples of a phase: the real ones, and those that the teacher generates for the pupil."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from hyco_engine.training.trainer import Trainer
 
 
 class BalanceWarning(UserWarning):
-    """Real and generated samples are not in the ratio that the strategy declares."""
+    """Warns that real and generated samples are not in the ratio that the strategy declares."""
 
 
 class Folders(Protocol):
-    """Gives generated samples a folder for as long as a phase lasts."""
+    """Makes a folder for the generated samples of a phase."""
 
     def generated(self, player: Player, cycle: int) -> Any:
         """Return a context manager that makes the folder and removes it afterwards."""
 
     def note(self, nbytes: int) -> None:
-        """Take note of how many bytes were held."""
+        """Take note of the number of bytes that were held."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Place:
     """A phase at its place in training: the `index`-th phase of a cycle.
 
-    `candidate` names the strategy where several train side by side, and `label` tells it in records. Messages call the
+    `candidate` names the strategy if several train side by side, and `label` names it in records. Messages call the
     place `at`, such as "cycle 2".
     """
 
@@ -66,10 +66,10 @@ class Place:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Teaching:
-    """Has a strategy decide what the teacher generates, has the cache hold it, and checks the balance.
+    """Asks a strategy what the teacher generates, has the cache hold it, and checks the balance.
 
-    `strict`: a difference between the declared and the actual balance is an error, else a warning. `errors` measures
-    both models on held-out data.
+    With `strict`, a difference between the declared and the actual balance is an error, else a warning. `errors`
+    measures both models on held-out data.
     """
 
     trainers: Mapping[Player, Trainer]
@@ -80,7 +80,7 @@ class Teaching:
     errors: Callable[[], Mapping[Player, float]]
 
     def decide(self, place: Place, strategy: Strategy | None, alpha: float, real: Samples) -> Augmentation | None:
-        """Ask the strategy what the phase's teacher generates; None: real data alone."""
+        """Ask the strategy what the phase's teacher generates; None stands for real data alone."""
         phase = place.phase
         if strategy is None or phase.teacher not in self.trainers or not phase.taught:
             return None
@@ -149,7 +149,7 @@ class Teaching:
     def held(
         self, place: Place, recipe: Recipe, history: History, progress: Callable[[int], None]
     ) -> Iterator[GeneratedSamples]:
-        """Make the samples of a recipe and hold them; whatever happens within, they are gone afterwards.
+        """Make the samples of a recipe, hold them within the context, and remove them at its end, even after an error.
 
         `progress(made)` is called while the samples are made.
         """
@@ -159,13 +159,13 @@ class Teaching:
             folder: Path | None = None
             if self.folders is not None and self.cache.uses_folder:
                 folder = stack.enter_context(self.folders.generated(teacher, place.cycle))
-            # the teacher may generate as long as the other one trains
+            # the teacher may generate while the other model trains
             stack.enter_context(evaluating(self.trainers[teacher].model))
             generated = self.cache.hold(recipe, folder, progress)
             stack.callback(generated.close)
             try:
                 yield generated
-            finally:  # some hold more than at first
+            finally:  # a cache may hold more bytes now than at first
                 history.peak_bytes = max(history.peak_bytes, generated.nbytes)
                 if self.folders is not None:
                     self.folders.note(generated.nbytes)
@@ -181,10 +181,10 @@ class Teaching:
         history: History,
         latest: Mapping[Player, float],
     ) -> Iterator[str]:
-        """Record how many real and generated samples a phase trains on; give what the user should know of it.
+        """Record a phase's numbers of real and generated samples, and yield messages to the user about them.
 
-        `latest` are both models' errors on held-out data when they were measured last.
-        Raises RunError at last where the balance is not the declared one.
+        `latest` are both models' latest errors on held-out data. Raises RunError at the end if the balance is not the
+        declared one.
         """
         phase = place.phase
         alone = phase.teacher not in self.trainers
@@ -203,7 +203,7 @@ class Teaching:
             direction = f"{phase.teacher}->{phase.player}"
             entry = {"cycle": place.cycle, **place.label, "direction": direction, "n_generated": data.n_generated}
             history.cooperation.append(entry | dict(augmentation.record))
-        # a strategy that records has decided on it; an untaught phase is meant to be one
+        # no message where the strategy recorded its decision, or planned a phase without a teacher
         if not alone and phase.taught and data.n_generated == 0 and not recorded:
             few = int(data.n_real * alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {alpha:g}" if few else "as its strategy decided"
@@ -221,16 +221,16 @@ class Teaching:
 
     @staticmethod
     def _worse_teacher(place: Place, balance: Balance, history: History, latest: Mapping[Player, float]) -> list[str]:
-        """Tell, once, of a teacher whose samples carry more error than its pupil has.
+        """Return a warning, once, of a teacher whose samples add more error than its pupil has.
 
-        A strategy that records has measured this itself.
+        A strategy that records its decisions has measured this itself.
         """
         phase = place.phase
         teacher, pupil = latest[phase.teacher], latest[phase.player]
         imported = balance.actual_ratio * teacher**2
         about = f"the {phase.player} model learns from"
-        told = any(about in note and place.candidate in note for note in history.warnings)
-        if not (pupil**2 < imported < math.inf) or told:
+        warned = any(about in note and place.candidate in note for note in history.warnings)
+        if not (pupil**2 < imported < math.inf) or warned:
             return []
         return [
             f"{place.at}: {about} {balance.n_generated} samples of the {phase.teacher} model, whose error "

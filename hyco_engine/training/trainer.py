@@ -1,4 +1,4 @@
-"""One trainer for both models. It holds model, solver and settings, never data, and lives on over the cycles."""
+"""The trainer of one model. It holds model, solver and settings, but no data, and persists over the cycles."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ Observe = Callable[[Mapping[str, Any]], None]
 
 @attrs.frozen(kw_only=True)
 class TrainingResult:
-    """What a phase did: its `epochs`, the last one's metrics, whether any parameter changed; what the user should know.
+    """The result of a phase: its `epochs`, the last one's `metrics`, and `notes` to the user.
 
-    `converged`: the phase ended early, or has nothing left to gain, after the model moved in this or an earlier phase.
+    `moved` is true if any parameter changed. `converged` is true if the phase ended early, or has nothing left to gain,
+    and the model moved in this or an earlier phase.
     """
 
     metrics: Mapping[str, float]
@@ -46,10 +47,10 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains one model: `train(data, num_epochs)`, as often as wanted; the state persists from phase to phase.
+    """Trains one model by any number of calls `train(data, num_epochs)`; the state persists from phase to phase.
 
     `model` is a stepper or a predictor; a stepper needs the data's `layout`. Without a `normalizer` the loss is the
-    plain weighted sum. `model_name` and `normalizer_name` are what messages call them. A cosine schedule falls to zero
+    plain weighted sum. Messages use `model_name` and `normalizer_name`. A cosine schedule falls to zero
     over `total_epochs`. Every epoch visits all samples once, in an order that depends only on the seed, the player and
     the number of epochs before.
     """
@@ -83,27 +84,27 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
 
     @property
     def who(self) -> str:
-        """What messages call the model, with its distribution."""
+        """The model's name in messages, with its distribution."""
         return f"the {self.player} model {self.model_name}"
 
     @property
     def trainable(self) -> bool:
-        """Whether the model has anything to learn."""
+        """True if the model has anything to learn."""
         return bool(self.unknowns)
 
     @property
     def epochs_done(self) -> int:
-        """Epochs of all phases so far."""
+        """The number of epochs in all phases so far."""
         return 0 if self.state.solver is None else self.state.solver.epochs
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps of all phases so far."""
+        """The number of optimizer steps in all phases so far."""
         return 0 if self.state.solver is None else self.state.solver.steps
 
     @property
@@ -113,12 +114,12 @@ class Trainer:
 
     @property
     def rollbacks(self) -> int:
-        """How often training went back to a good state."""
+        """The number of returns to a good state."""
         return 0 if self.state.solver is None else self.state.solver.rollbacks
 
     @property
     def minima(self) -> Minima | None:
-        """Where searches from several starts ended; None where there was no such search."""
+        """The minima that searches from several starts found; None if there was no such search."""
         return None if self.state.solver is None else self.state.solver.minima
 
     # --- a phase --------------------------------------------------------------------------------------------------
@@ -133,10 +134,10 @@ class Trainer:
     ) -> TrainingResult:
         """Train on `data` for `num_epochs`, with further loss `terms` in every batch.
 
-        `observe` gets one record an epoch: `epoch`, `step`, `train/loss`, and apart for real and generated samples
-        `train/loss_real`, `train/loss_generated`. A trainer whose state is that of a phase under way goes on with that
-        phase, for which `data` and `terms` must be the same. Raises Diverged where a loss is not finite: parameters
-        are then as before that step.
+        `observe` receives one record for each epoch: `epoch`, `step`, `train/loss`, and for real and generated samples
+        `train/loss_real`, `train/loss_generated`. A trainer in the state of a phase under way continues that phase, for
+        which `data` and `terms` must be the same. Raises Diverged if a loss is not finite: the parameters are then
+        those before that step.
         """
         try:
             for progress in self.steps(data, num_epochs, terms):
@@ -148,7 +149,7 @@ class Trainer:
             raise
 
     def steps(self, data: Samples, num_epochs: int, terms: Sequence[ExtraTerm] = ()) -> Iterator[Progress]:
-        """Train a phase step by step; at every yield `state_dict` gives what training can go on from."""
+        """Train a phase step by step; at every yield, training can continue from `state_dict`."""
         if not self.trainable:
             raise RunError(f"the {self.player} model has nothing to learn: no parameter requires a gradient")
         if len(data) == 0:
@@ -164,11 +165,11 @@ class Trainer:
 
     @property
     def phase_epochs(self) -> int:
-        """Epochs of the phase under way that are done."""
+        """The number of epochs done in the phase under way."""
         return 0 if self.state.phase is None else self.state.phase.epochs
 
     def finish(self, num_epochs: int) -> TrainingResult:
-        """End the phase under way and say what it did."""
+        """End the phase under way and return its result."""
         phase, solver = self.state.phase, self.state.solver
         if phase is None or solver is None:
             return TrainingResult(metrics={}, moved=False)
@@ -193,12 +194,12 @@ class Trainer:
         )
 
     def _begin(self, data: Samples, epochs: int, terms: Sequence[ExtraTerm]) -> Problem:
-        """Return the problem of a phase that begins, or that goes on."""
+        """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
         if state.memory is None and self.solver.name != "gauss-newton":
             state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
         if self.settings.initial_states == "learned":
-            assert self.layout is not None  # what is rolled out has one
+            assert self.layout is not None  # every model with rollouts has one
             state.learn_starts(dataset, self.layout.n_dynamic, self.device)
         return self._problem(dataset, terms, epochs=epochs)
 
@@ -212,7 +213,7 @@ class Trainer:
                 f"the {self.player} model learns what sensors observed in parts (points_per_sample = {size}), but "
                 f"{dataset.n_generated} generated samples are rollouts on a grid: use a strategy that never teaches it"
             )
-        # the same parts in every phase, and when one is gone on with
+        # the parts are the same in every phase, and after a resume
         return AugmentedDataset(PointParts(dataset.real, size, self.seed))
 
     def _problem(self, data: AugmentedDataset, terms: Sequence[ExtraTerm], **more: Any) -> Problem:
@@ -235,7 +236,7 @@ class Trainer:
         )
 
     def at_phase_start(self) -> AbstractContextManager[None]:
-        """Give the model, within, the weights with which the phase under way began."""
+        """Give the model, within the context, its weights from the start of the phase under way."""
         phase = self.state.phase
         return nullcontext() if phase is None else self.unknowns.with_weights(phase.start)
 
@@ -244,8 +245,8 @@ class Trainer:
     ) -> Problem:
         """Return the loss over all samples of `data`, with frozen weights; it computes `chunk` samples at a time.
 
-        With `commit` the weights are those that follow from these samples, which count as one step of the normalizer;
-        else they are those of its last step, and the normalizer stays as it is.
+        With `commit`, the weights follow from these samples, which count as one step of the normalizer. Without it they
+        are those of the normalizer's last step, and the normalizer does not change.
         """
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
         problem = self._problem(dataset, terms, batch_size=chunk or self.settings.batch_size)
@@ -255,7 +256,7 @@ class Trainer:
     # --- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training goes on from, beside settings and data: tensors and plain values, not copied."""
+        """Return the state of training, without settings and data: tensors and plain values, not copied."""
         return {
             "model": dict(self.model.state_dict()),
             "normalization": self.normalization.state_dict(),
@@ -263,9 +264,9 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Continue from what `state_dict` returned.
 
-        Raises RunError where the state is of other parts, PluginError where the normalizer does not take its own back.
+        Raises RunError if the state belongs to other parts, and PluginError if the normalizer rejects its own state.
         """
         saved = copy.deepcopy(dict(saved))
         try:

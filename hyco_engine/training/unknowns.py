@@ -1,4 +1,4 @@
-"""All that a model learns, as named parameters and as one flat point."""
+"""The unknowns of a model, as named parameters and as one flat point."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hyco_engine.physics.transforms import Transform
 
 
 class Unknowns:
-    """The parameters of `model` that require a gradient, in the order in which a point `[P]` has them.
+    """The parameters of `model` that require a gradient, in the order of a point `[P]`.
 
-    Points are float64 and lie on the CPU. A physics' parameters are in them as the unconstrained numbers that its
-    transforms map into the bounds. `physics` is the model where it is a physical one, else None.
+    Points are float64 and lie on the CPU. They hold a physics' parameters as the unconstrained numbers that its
+    transforms map into the bounds. `physics` is the model if it is a physical one, else None.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,11 +36,11 @@ class Unknowns:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the model computes in."""
+        """The precision in which the model computes."""
         return self.parameters[0].dtype
 
     def point(self) -> Tensor:
-        """Return where the model is: a copy, `[P]`."""
+        """Return the model's present point `[P]`, as a copy."""
         return nn.utils.parameters_to_vector(self.parameters).detach().double().cpu()
 
     def move_to(self, point: Tensor) -> None:
@@ -54,7 +54,7 @@ class Unknowns:
         return {name: part.view(p.shape) for (name, p), part in zip(self.named.items(), parts, strict=True)}
 
     def trust_region(self) -> Tensor:
-        """Return how far one step may move each number, `[P]`; see `Transform.reach`. A surrogate has no bound."""
+        """Return the trust region `[P]`: each number's largest move in a step, `Transform.reach` or else infinity."""
         known = {}
         if self.physics is not None:
             learnables = self.physics.learnables
@@ -66,7 +66,7 @@ class Unknowns:
         return torch.cat(parts)
 
     def means(self, point: Tensor | None = None) -> dict[str, float]:
-        """Return the mean value of each parameter of a physics, at a point or where the model is; else nothing."""
+        """Return the mean of each parameter of a physics, at `point` or at the model's own; for others nothing."""
         if self.physics is None:
             return {}
         raw = None
@@ -81,7 +81,7 @@ class Unknowns:
 
     @contextmanager
     def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the model, within, the weights of a state dict."""
+        """Give the model, within the context, the weights of a state dict."""
         now = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(weights)
         try:
@@ -90,17 +90,17 @@ class Unknowns:
             self.model.load_state_dict(now)
 
     def unmoved(self, before: Mapping[str, Tensor]) -> list[str]:
-        """Return the learned parameters that are as they were in the `copies` `before`, named as the spec does."""
+        """Return the spec's names of learned parameters that equal their copies in `before`."""
         return [
             name.removeprefix("learnables.raw.") for name, now in self.named.items() if torch.equal(before[name], now)
         ]
 
 
 def draw_starts(model: PhysicalModel, count: int, generator: torch.Generator) -> Tensor:
-    """`[count, P]` unconstrained starts: the model's own, then others, spread evenly over the range of each parameter.
+    """Return unconstrained starts `[count, P]`: the model's own, then others, evenly over each parameter's range.
 
-    Between two bounds all of the range (its logarithm where steps are relative), else a factor of up to e^2 or twice
-    the start's size to both sides. A field is moved as a whole.
+    The range lies between two bounds (by its logarithm where steps are relative); without two bounds it is a factor of
+    up to e^2, or twice the start's size, to both sides. A field moves as a whole.
     """
     columns = []
     for name in model.learnables.learned:

@@ -219,41 +219,41 @@ def w3(horizon: int = 4, iterations: int = 60) -> dict[str, Any]:
 
 
 class Points:
-    """Scattered values of u from a known initial state: one rollout a lane, read off at that lane's points.
+    """Scattered values of u from a known initial state: one rollout a start, read off at that start's points.
 
-    A `SquaredSum` in nu: lane s has the targets `y[s]` at (frame, node) `at[s]`.
+    A `SquaredSum` in nu: start s has the targets `y[s]` at (frame, node) `at[s]`.
     """
 
     def __init__(self, model: FlowModel, state: Tensor, to_nodes: Tensor, at: Tensor, y: Tensor, steps: int) -> None:
         self.model, self.state, self.to_nodes, self.at, self.y, self.steps = model, state, to_nodes, at, y, steps
         self._rollout = TangentRollout(model)
 
-    def _read(self, u: Tensor, lanes: Tensor) -> Tensor:
+    def _read(self, u: Tensor, starts: Tensor) -> Tensor:
         """`[S, T, N]` on cells -> `[S, points]`; the first frame is the known one."""
         nodes = u @ self.to_nodes.T
-        frame, node = self.at[lanes, 0], self.at[lanes, 1]
+        frame, node = self.at[starts, 0], self.at[starts, 1]
         return nodes.flatten(1).gather(1, frame * nodes.shape[2] + node)
 
     def _padded(self, points: Tensor) -> Tensor:
-        # one graph, whatever lanes are left
+        # one graph, whatever starts are left
         return torch.cat([points, points[-1:].expand(len(self.y) - len(points), -1)])
 
     def _frames(self, predictions: Tensor, first: Tensor, count: int) -> Tensor:
         return torch.cat([first.expand(count, 1, -1), predictions[:count, 0, :, 0]], dim=1)
 
-    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
         with torch.no_grad():
             predictions, _ = self._rollout(self.state, self.steps, self._padded(points), tangents=False)
         u = self._frames(predictions, self.state[:, 0], len(points))
-        return (self._read(u, lanes) - self.y[lanes]).square().sum(1)
+        return (self._read(u, starts) - self.y[starts]).square().sum(1)
 
-    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             predictions, rates = self._rollout(self.state, self.steps, self._padded(points), tangents=True)
         assert rates is not None
         count = len(points)
-        r = self._read(self._frames(predictions, self.state[:, 0], count), lanes) - self.y[lanes]
-        j = self._read(self._frames(rates[:, 0], torch.zeros_like(self.state[:, 0]), count), lanes)
+        r = self._read(self._frames(predictions, self.state[:, 0], count), starts) - self.y[starts]
+        j = self._read(self._frames(rates[:, 0], torch.zeros_like(self.state[:, 0]), count), starts)
         return r.square().sum(1), (j * r).sum(1, keepdim=True), j.square().sum(1)[:, None, None]
 
 
@@ -287,30 +287,30 @@ def cells_to_nodes(cells: int, nodes: Tensor) -> Tensor:
     return matrix
 
 
-def fit_points(problem: Points, lanes: int, iterations: int = 25) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def fit_points(problem: Points, starts: int, iterations: int = 25) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (estimates, standard errors, interval ends `[2, S]`, final information) of each batched start."""
     from scipy.special import stdtrit
 
-    search = LevenbergMarquardt(lanes=lanes)
+    search = LevenbergMarquardt(starts=starts)
     raw = next(iter(problem.model.learnables.raw.values())).detach()
-    points = raw.double().expand(lanes, 1).clone()
+    points = raw.double().expand(starts, 1).clone()
     for _ in range(iterations):
         step = search.iterate(problem, points)
         points = step.points
         if bool((step.converged | ~step.moved).all()):
             break
-    value, _, hessian = problem.normal_equations(points, torch.arange(lanes))
+    value, _, hessian = problem.normal_equations(points, torch.arange(starts))
     transform = problem.model.learnables.transform("nu")
     x = points[:, 0].clone().requires_grad_()
     nu = transform.to_value(x)
     (slope,) = torch.autograd.grad(nu.sum(), x)
     errors, ends = [], []
-    for lane in range(lanes):
-        covariance, dof = independent(hessian[lane], float(value[lane]), problem.y.shape[1])
+    for start in range(starts):
+        covariance, dof = independent(hessian[start], float(value[start]), problem.y.shape[1])
         error = float(covariance.sqrt())
         reach = float(stdtrit(dof, 0.975)) * error
-        errors.append(error * float(slope[lane]))
-        ends.append([float(transform.to_value(points[lane, 0] + sign * reach)) for sign in (-1, 1)])
+        errors.append(error * float(slope[start]))
+        ends.append([float(transform.to_value(points[start, 0] + sign * reach)) for sign in (-1, 1)])
     information = hessian[:, 0, 0] / slope**2
     return nu.detach(), torch.tensor(errors), torch.tensor(ends).T, information.detach()
 

@@ -233,5 +233,5 @@ def test_a_plugin_whose_arms_have_arms_is_named() -> None:
             return None
 
     assert [arm.name for arm in candidates_of(Nested(1))] == ["one", "other"]
-    with pytest.raises(PluginError, match=r"^the arm 'one' of Nested has arms itself, and nobody asks those$"):
+    with pytest.raises(PluginError, match=r"^the arm 'one' of Nested has arms itself, which the engine never asks$"):
         candidates_of(Nested(2))

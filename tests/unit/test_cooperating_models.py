@@ -121,7 +121,7 @@ def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
     assert correction["error_without"] < 1e-3 < correction["error"]
     assert (
         f"the correction does not pay on held-out data: {correction['error']:.4g} with it, "
-        f"{correction['error_without']:.4g} without, and it must take a fifth. The surrogate is the physics alone"
+        f"{correction['error_without']:.4g} without, and it must be a fifth lower. The surrogate is the physics alone"
     ) in result.summary["warnings"]
     start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

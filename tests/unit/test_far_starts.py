@@ -153,10 +153,10 @@ class Square:
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self.a, self.b = a, b
 
-    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
         return (points @ self.a.T - self.b).square().sum(1)
 
-    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r = points @ self.a.T - self.b
         return r.square().sum(1), r @ self.a, (self.a.T @ self.a).expand(len(points), -1, -1)
 
@@ -165,7 +165,7 @@ def test_a_step_is_the_minimum_within_reach() -> None:
     """One parameter is held at its reach; the other goes where it is best beside that, not beside the far minimum."""
     a = torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
     problem = Square(a, torch.tensor([10.0, 1.0], dtype=torch.float64))
-    search = LevenbergMarquardt(reach=torch.tensor([2.0, math.inf], dtype=torch.float64))
+    search = LevenbergMarquardt(trust_region=torch.tensor([2.0, math.inf], dtype=torch.float64))
     search.damping[:] = 0.0
     point = search.iterate(problem, torch.zeros(1, 2)).points[0]
     # theta_0 = 2, and theta_1 = argmin (2 + t / 2 - 10)^2 + (t - 1)^2 = 4

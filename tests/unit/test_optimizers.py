@@ -35,17 +35,17 @@ from hyco_engine.training.unknowns import draw_starts
 
 
 class Residuals:
-    """r(theta) as a `SquaredSum`, for one lane or several."""
+    """r(theta) as a `SquaredSum`, for one start or several."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
         self.seen: list[Tensor] = []
 
-    def values(self, points: Tensor, lanes: Tensor) -> Tensor:
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
         self.seen += list(points)
         return torch.stack([self.function(p).square().sum() for p in points])
 
-    def normal_equations(self, points: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pairs = [ForwardJacobian()(self.function, point, 1) for point in points]
         r, j = torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
         return r.square().sum(1), torch.einsum("snp,sn->sp", j, r), j.mT @ j
@@ -93,9 +93,9 @@ def test_rosenbrock_is_solved_and_never_goes_uphill() -> None:
     assert bool(step.converged)
 
 
-def test_each_lane_goes_its_own_way() -> None:
+def test_each_start_goes_its_own_way() -> None:
     problem = Residuals(lambda t: torch.stack([t[0] ** 2 - 4, 0.01 * (t[0] - 2)]))
-    search, points = LevenbergMarquardt(lanes=3), torch.tensor([[3.0], [-5.0], [0.7]]).double()
+    search, points = LevenbergMarquardt(starts=3), torch.tensor([[3.0], [-5.0], [0.7]]).double()
     for _ in range(20):
         points = search.iterate(problem, points).points
     assert points.flatten().tolist() == pytest.approx([2.0, -2.0, 2.0], abs=1e-3)
@@ -234,7 +234,7 @@ def test_columns_of_the_jacobian_match_finite_differences(compile: str) -> None:
     assert torch.allclose(torch.cat(found), differences(trainer, data, whole.unknowns.point()), rtol=1e-6, atol=1e-9)
 
 
-def test_lanes_are_the_points_one_by_one() -> None:
+def test_batched_starts_are_the_points_one_by_one() -> None:
     trainer = trainer_of(growth())
     whole = trainer.whole_loss(growth_windows(growth(a=ParameterSetting(init=2.0))))
     points = whole.unknowns.point() + torch.tensor([[0.0, 0.0], [0.3, -0.2], [-0.5, 0.1]], dtype=torch.float64)

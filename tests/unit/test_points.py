@@ -749,5 +749,5 @@ def test_parts_that_would_say_nothing_are_refused(player, tmp_path, monkeypatch)
     (problem,) = caught.value.problems
     assert problem.key == f"training.{player}.points_per_sample"
     assert problem.message == (
-        "only a surrogate that is a function of position and time learns what sensors saw in parts: leave it out"
+        "only a surrogate that is a function of position and time can learn observations in parts: leave it out"
     )

@@ -19,7 +19,7 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.testing.problems import decay_layout
 from hyco_engine.training.error_bars import measure
-from hyco_engine.training.linearized import LaneProblem
+from hyco_engine.training.linearized import BatchedProblem
 from hyco_engine.training.prior import Prior, slopes
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
@@ -136,13 +136,13 @@ def test_every_optimizer_finds_the_minimum_with_the_prior(optimizer: str) -> Non
     assert records[-1]["train/loss"] == pytest.approx(data_alone, rel=0.02 if optimizer == "adam" else 1e-6)
 
 
-def test_lanes_have_the_values_and_normal_equations_of_the_whole_loss() -> None:
+def test_batched_starts_have_the_values_and_normal_equations_of_the_whole_loss() -> None:
     model = model_of(0.05)
     trainer = trainer_of(model, "gauss-newton")
     whole = trainer.whole_loss(data_of())
     points = 1 + 0.1 * torch.randn(3, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    problem, lanes = LaneProblem(whole, trainer.linearizer), torch.arange(3)
-    values, (summed, gradients, _) = problem.values(points, lanes), problem.normal_equations(points, lanes)
+    problem, starts = BatchedProblem(whole, trainer.linearizer), torch.arange(3)
+    values, (summed, gradients, _) = problem.values(points, starts), problem.normal_equations(points, starts)
     for k, point in enumerate(points):
         whole.unknowns.move_to(point)
         model.zero_grad()

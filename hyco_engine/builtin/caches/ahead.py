@@ -1,4 +1,4 @@
-"""Makes batches before the trainer asks for them, several small ones at a time."""
+"""Batches made before the trainer asks for them, several small ones at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ahead:
         self._pending: tuple[int, Future[list[Flat]]] | None = None
 
     def announce(self, batches: Sequence[Tensor]) -> None:
-        """Takes note of the batches to come, in order, in place of those announced before."""
+        """Take note of the batches to come, in order, in place of those announced before."""
         self._drop_pending()
         self._forget()
         if not batches:
@@ -54,7 +54,7 @@ class Ahead:
         self._prepare(0)
 
     def take(self, indices: Tensor) -> Flat:
-        """Returns the samples at `indices`. A batch that was not announced, or was passed over, is made on the spot."""
+        """Return the samples at `indices`. A batch that was not announced, or was skipped, is made immediately."""
         position = self._find(indices)
         if position is None:
             return self._make(indices)
@@ -68,7 +68,7 @@ class Ahead:
         return self._pieces[position - self._groups[group]]
 
     def close(self) -> None:
-        """Forgets everything, and returns once the thread has ended."""
+        """Forget everything, and return once the thread has ended."""
         self._drop_pending()
         self._forget()
         if self._worker is not None:
@@ -76,7 +76,7 @@ class Ahead:
             self._worker = None
 
     def _find(self, indices: Tensor) -> int | None:
-        """Returns the position of the next announced batch with these indices."""
+        """Return the position of the next announced batch with these indices."""
         wanted = indices.numpy().tobytes()  # faster to compare than tensors
         starts, width = self._starts, self._order.itemsize
         for k in range(self._next, len(starts) - 1):
@@ -106,7 +106,7 @@ class Ahead:
             self._pending = group, self._worker.submit(self._make_group, group)
 
     def _drop_pending(self) -> None:
-        """Waits for the thread, which reads what was announced, so that it can be forgotten."""
+        """Wait for the thread, which reads the announced order, so that the order can be dropped."""
         if self._pending is not None:
             future, self._pending = self._pending[1], None
             if not future.cancel():

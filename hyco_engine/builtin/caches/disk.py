@@ -26,7 +26,7 @@ from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 Integers = npt.NDArray[np.int64]
 
 GROUP_BYTES = 4_000_000
-"""Where the order of batches is known, about this much is read ahead at once."""
+"""If the order of batches is known, the thread reads about this much ahead at once."""
 
 BUFFER_BYTES = 1_000_000
 """Rows pass through one buffer of about this size on their way to a batch; a processor's cache holds it."""
@@ -44,7 +44,7 @@ class Disk(CacheBackend):
     def hold(
         self, recipe: Recipe, folder: Path | None, progress: Callable[[int], None] = lambda made: None
     ) -> GeneratedSamples:
-        """Holds the samples as `CacheBackend` says. Raises RunError without a folder that can be written."""
+        """Hold the samples as `CacheBackend` says. Raises RunError without a folder that can be written."""
         if folder is None:
             raise RunError(
                 "the cache 'disk' was given no folder: set paths.cache or augmentation.cache.directory, or choose the "
@@ -69,7 +69,7 @@ class DiskSamples(GeneratedSamples):
     """Samples in files `shard_00000.safetensors` and so on, which hold an equal number of samples each.
 
     Files are read by copies rather than mapped: a mapped file that shrinks ends the process by a signal, and the
-    process may belong to somebody else's program. A thread reads what was announced while the model trains.
+    process may belong to somebody else's program. A thread reads announced batches while the model trains.
 
     Memory keeps a checksum of each sample, taken before the sample is written, and every sample that is read is held
     against it. The files stay open, so that a file that is removed or replaced remains readable.
@@ -99,7 +99,7 @@ class DiskSamples(GeneratedSamples):
     # --- writing ----------------------------------------------------------------------------------------------
 
     def write(self, start: int, form: Form, made: Flat) -> None:
-        """Stores samples from index `start` on; called in index order while the data set is made. Raises OSError."""
+        """Store samples from index `start` on; called in index order while the data set is made. Raises OSError."""
         if start == 0:
             self._plan(form, made)
         rows = self._layout.pack(made).numpy()
@@ -131,7 +131,7 @@ class DiskSamples(GeneratedSamples):
     # --- reading ----------------------------------------------------------------------------------------------
 
     def batch(self, indices: Tensor) -> Batch:
-        """Gives samples as `Samples` says. Raises RunError where a file was damaged or cannot be read."""
+        """Give samples as `Samples` says. Raises RunError where a file was damaged or cannot be read."""
         self._check_open()
         return self._form.batch(self._ahead.take(indices))
 
@@ -140,7 +140,7 @@ class DiskSamples(GeneratedSamples):
         return self._form.values("input", self._read(indices, self._form.flat_names("input")))
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """Announces the calls of `batch` to come, which are then read ahead, small ones together."""
+        """Announce the calls of `batch` to come, which are then read ahead, small ones together."""
         self._ahead.announce(batches)
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class DiskSamples(GeneratedSamples):
         return {column.name: column.values(words) for column, words in zip(columns, made, strict=True)}
 
     def _rows(self, indices: Integers) -> Integers:
-        """Returns the rows of samples, in the buffer, after a look at their checksums."""
+        """Return the rows of samples, in the buffer, after a check of their checksums."""
         rows = self._buffer[: len(indices)]
         if rows.size:
             into, stride = rows.data.cast("B"), self._layout.stride
@@ -215,7 +215,7 @@ def _write_all(file: FileIO, left: memoryview) -> None:
 
 
 def _read_into(file: FileIO, left: memoryview, offset: int) -> bool:
-    """Fills `left` from the file; returns False where the file ends before that."""
+    """Fill `left` from the file; return False if the file is too short."""
     while left:
         if hasattr(os, "preadv"):
             count = os.preadv(file.fileno(), [left], offset)
@@ -229,7 +229,7 @@ def _read_into(file: FileIO, left: memoryview, offset: int) -> bool:
 
 
 def _refuse_full(folder: Path, needed: int) -> None:
-    """Raises RunError where the folder has too little space, before an hour of generating is lost to it."""
+    """Raise RunError if the folder has too little space, before an hour of generating is lost."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:

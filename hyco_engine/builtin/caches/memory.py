@@ -1,4 +1,4 @@
-"""Holds all generated samples in RAM."""
+"""The cache that holds all generated samples in RAM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Memory(CacheBackend):
 
 
 class MemorySamples(GeneratedSamples):
-    """Samples as tensors by flat name; each has one row a sample."""
+    """Samples as tensors by flat name, with one row for each sample."""
 
     def __init__(self, count: int, form: Form, held: Mapping[str, Tensor]) -> None:
         self._count = count

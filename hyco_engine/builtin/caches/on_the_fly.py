@@ -1,4 +1,4 @@
-"""Makes generated samples again for every batch."""
+"""The cache that makes generated samples again for every batch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class OnTheFly(CacheBackend):
 
 
 class OnTheFlySamples(GeneratedSamples):
-    """Samples of which only one batch is there, and another one in the making.
+    """Samples of which only one batch is in memory, and another one in preparation.
 
-    `nbytes` grows where a batch is larger than the recipe's. Where the order of batches is known, small neighbours are
+    `nbytes` grows if a batch is larger than the recipe's. If the order of batches is known, small neighbours are
     made together, up to the recipe's batch size. The recipe's model must not change until `close`; with `prefetch` it
     runs in a thread of its own.
     """
@@ -48,7 +48,7 @@ class OnTheFlySamples(GeneratedSamples):
 
     @property
     def nbytes(self) -> int:
-        # larger batches than the recipe's are put together from several, which are there for as long
+        # a larger batch than the recipe's consists of several, which stay in memory until it is complete
         blocks = 1 + self._prefetch + (self._largest > self._recipe.batch_size)
         return blocks * self._largest * self._recipe.sample_bytes
 
@@ -59,11 +59,11 @@ class OnTheFlySamples(GeneratedSamples):
         return self._form.batch(flat)
 
     def inputs(self, indices: Tensor) -> Values:
-        # a teacher's inputs come before its work, but only the recipe knows how
+        # inputs may exist before the teacher's rollout, but only the recipe knows how
         return self.batch(indices)[0]
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
-        """Announces the calls of `batch` to come, which are then made ahead, small ones together."""
+        """Announce the calls of `batch` to come, which are then made ahead, small ones together."""
         self._ahead.announce(batches)
 
     def close(self) -> None:

@@ -29,11 +29,11 @@ class Column:
 
     @property
     def words(self) -> slice:
-        """The columns of `rows [B, stride / 8]` that hold this tensor; the last one may end in padding."""
+        """The columns of rows `[B, stride / 8]` that hold this tensor; the last one may end in padding."""
         return slice(self.offset // WORD, -(-(self.offset + self.nbytes) // WORD))
 
     def values(self, words: Tensor) -> Tensor:
-        """The tensors `[B, *shape]` in `words [B, ...]`. They share its memory unless there is padding to cut off."""
+        """Return the tensors `[B, *shape]` in `words [B, ...]`, which share its memory unless padding is cut off."""
         if words.shape[1] * WORD > self.nbytes:
             words = words.view(torch.uint8)[:, : self.nbytes].contiguous()
         return words.view(self.dtype).view(len(words), *self.shape)
@@ -50,7 +50,7 @@ class ShardLayout:
 
     @classmethod
     def plan(cls, made: Mapping[str, Tensor], count: int, shard_bytes: int) -> ShardLayout:
-        """Returns the layout for `count` samples like those in `made [B, ...]`, in files of about `shard_bytes`."""
+        """Return the layout for `count` samples like those in `made [B, ...]`, in files of about `shard_bytes`."""
         columns: list[Column] = []
         offset = 0
         for name, values in made.items():
@@ -63,7 +63,7 @@ class ShardLayout:
         return cls(columns=tuple(columns), stride=offset, rows=rows, shards=-(-count // rows))
 
     def pack(self, made: Mapping[str, Tensor]) -> Tensor:
-        """Returns the rows `[B, stride / 8]` of samples `made [B, ...]`, as int64; padding is zero."""
+        """Return the rows `[B, stride / 8]` of samples `made [B, ...]`, as int64; padding is zero."""
         count = len(next(iter(made.values())))
         rows = torch.zeros(count, self.stride // WORD, dtype=torch.int64)
         there = rows.view(torch.uint8)
@@ -73,7 +73,7 @@ class ShardLayout:
         return rows
 
     def header(self) -> bytes:
-        """The beginning of every file: that of a safetensors file with one tensor of bytes, `samples`."""
+        """Return the beginning of every file, a safetensors header with one tensor of bytes, `samples`."""
         stop = self.rows * self.stride
         about = {
             "__metadata__": {"format": "hyco-engine generated samples, version 2"},

@@ -1,4 +1,4 @@
-"""Turns batches into tensors by flat name, and back: inputs and targets may be one tensor or tensors by name."""
+"""Conversion of batches, whose inputs and targets may be one tensor or tensors by name, into flat names and back."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Form:
         return cls(*(tuple(part) if isinstance(part, Mapping) else None for part in batch))
 
     def flat_names(self, part: str) -> tuple[str, ...]:
-        """Returns the flat names of `"input"` or `"target"`."""
+        """Return the flat names of `"input"` or `"target"`."""
         names = self.input if part == "input" else self.target
         return (part,) if names is None else tuple(f"{part}/{name}" for name in names)
 
     def values(self, part: str, flat: Mapping[str, Tensor]) -> Values:
-        """Returns one part of a batch, out of tensors by flat name."""
+        """Return one part of a batch, out of tensors by flat name."""
         names = self.input if part == "input" else self.target
         return flat[part] if names is None else {name: flat[f"{part}/{name}"] for name in names}
 
@@ -43,7 +43,7 @@ class Form:
 
 
 def flatten(batch: Batch) -> Flat:
-    """Returns all tensors of a batch by flat name."""
+    """Return all tensors of a batch by flat name."""
     flat: Flat = {}
     for part, values in zip(("input", "target"), batch, strict=True):
         if isinstance(values, Tensor):
@@ -54,10 +54,10 @@ def flatten(batch: Batch) -> Flat:
 
 
 def chunks(recipe: Recipe) -> Iterator[tuple[int, int, Form, Flat]]:
-    """Yields all samples of a recipe in index order: (start, stop, form, tensors `[stop - start, ...]` by flat name).
+    """Yield all samples of a recipe in index order: (start, stop, form, tensors `[stop - start, ...]` by flat name).
 
     Every cache that stores samples takes them from here, so that all caches make them in the same batches. Raises
-    PluginError where the batches of a recipe are not alike.
+    PluginError if the batches of a recipe differ in names, shapes or types.
     """
     form, like = Form(None, None), dict[str, tuple[torch.Size, torch.dtype]]()
     for start in range(0, len(recipe), recipe.batch_size):

@@ -1,4 +1,4 @@
-"""The contract of a solver, and what all states of solvers have."""
+"""The contract of a solver, and the base class of its states."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hyco_engine.training.solver.minima import Minima
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """What one step did.
+    """The result of one step.
 
-    `metrics` are those of the epoch that the step ended; None within an epoch. `converged`: no further step would gain
-    anything.
+    `metrics` are those of the epoch that the step ended; None within an epoch. `converged` is true if no further step
+    would gain anything.
     """
 
     metrics: Mapping[str, Any] | None = None
@@ -26,26 +26,26 @@ class Progress:
 
 
 class State(ABC):
-    """All that a solver goes on from, beside the model's weights and the normalizer's state."""
+    """All that a solver needs to continue, beside the model's weights and the normalizer's state."""
 
     @property
     @abstractmethod
     def epochs(self) -> int:
-        """Epochs done so far, in all phases."""
+        """The number of epochs so far, in all phases."""
 
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Optimizer steps done so far, in all phases."""
+        """The number of optimizer steps so far, in all phases."""
 
     @property
     def rollbacks(self) -> int:
-        """How often training went back to a good state, in all phases."""
+        """The number of returns to a good state so far, in all phases."""
         return 0
 
     @property
     def minima(self) -> Minima | None:
-        """Where searches from several starts ended; None where there was no such search."""
+        """The minima that searches from several starts found; None if there was no such search."""
         return None
 
     @abstractmethod
@@ -89,13 +89,13 @@ class Solver(ABC, Generic[S]):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What messages and results call it."""
+        """The name in messages and results."""
 
     @abstractmethod
     def init(self, problem: Problem, before: S | None = None) -> S:
         """Return the state in which a phase on `problem` begins.
 
-        What the state `before`, in which the last phase ended, has learned is kept where it still holds.
+        The new state keeps what `before`, the state at the end of the last phase, has learned and what still holds.
         """
 
     @abstractmethod
@@ -110,10 +110,10 @@ class Solver(ABC, Generic[S]):
         """Return the state of which `saved` is the state dict, for these parameters."""
 
     def changed(self, state: S) -> None:
-        """Forget what belongs to the problem as it was: from here on its loss is another one."""
+        """Forget what the solver learned of the problem's loss, which is another one from here on."""
 
     def report(self, state: S, *, first: bool) -> list[str]:
-        """Return what the user should know of the phase that ends; the first one tells what holds for all phases."""
+        """Return messages about the phase that ends; those of the `first` phase include what holds for all phases."""
         return []
 
 
@@ -121,7 +121,7 @@ W = TypeVar("W", bound=Wrapped[Any])
 
 
 class Wrapper(Solver[W], Generic[W]):
-    """A solver that steps by another one, `solver`, and adds something to it."""
+    """A solver that adds something to the steps of another one, `solver`."""
 
     solver: Solver[Any]
 

@@ -1,4 +1,4 @@
-"""The choice of a solver by its name, by the number of parameters and by what the settings wrap it in."""
+"""The choice of a solver from the settings and the number of parameters."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from hyco_engine.training.solver.staged import Staged
 from hyco_engine.training.unknowns import Unknowns
 
 FEW = 50
-"""Parameters up to which "auto" takes gauss-newton: one forward derivative each, error bars for free."""
+"""Up to so many parameters, "auto" takes gauss-newton: one forward derivative each, and error bars for free."""
 MODERATE = 1_000_000
-"""Parameters up to which "auto" takes lbfgs; it keeps forty vectors of that length."""
+"""Up to so many parameters, "auto" takes lbfgs, which keeps forty vectors of that length."""
 
 FULL_BATCH = ("gauss-newton", "lbfgs")
-"""See all samples in each iteration, and need an objective that stays the same."""
+"""Optimizers that use all samples in each iteration, and need an objective that stays the same."""
 
 
 def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
-    """What "auto" means for a physics with `count` numbers to learn; `squared`: its loss is a sum of squares."""
+    """Return the optimizer for a physics with `count` numbers to learn; `squared` losses are sums of squares."""
     if name != "auto":
         return name
     if count <= FEW and squared:
@@ -38,7 +38,7 @@ def choose_optimizer(name: str, count: int, squared: bool = True) -> str:
 
 
 def optimizer_name(unknowns: Unknowns, player: Player, settings: TrainingSettings, objective: Objective) -> str:
-    """What `settings.optimizer` means for this model. Raises SpecError where it cannot be."""
+    """Return the optimizer that `settings` mean for this model. Raises SpecError if it does not fit the model."""
     asked, squared = settings.optimizer, objective.squared
     if asked == "gauss-newton" and not squared:
         kinds = ", ".join(f"{spec.name} ({spec.kind})" for spec in objective.specs)
@@ -73,9 +73,9 @@ def solver_for(
     linearizer: Linearizer,
     total_epochs: int | None,
 ) -> Solver[Any]:
-    """Return the solver that the settings ask for, wrapped as they say. Raises SpecError where it cannot be.
+    """Return the solver that the settings ask for. Raises SpecError if it does not fit the model.
 
-    `linearizer` gives the model's derivatives; `total_epochs` are those of the whole run.
+    `linearizer` computes the model's derivatives; `total_epochs` is the number of epochs in the whole run.
     """
     name = optimizer_name(unknowns, player, settings, objective)
     solver: Solver[Any]

@@ -1,7 +1,7 @@
-"""What L-BFGS and Gauss-Newton share: one step is one iteration over all samples, and an epoch.
+"""The base of L-BFGS and Gauss-Newton: one step is one iteration over all samples, and one epoch.
 
-What such a solver has learned of the loss's curvature belongs to one training set: where generated samples take part,
-each phase starts it anew.
+The curvature that such a solver has learned belongs to one training set, so each phase with generated samples learns
+it anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.training.divergence import Diverged
 from hyco_engine.training.problem import Problem
@@ -23,7 +23,7 @@ from hyco_engine.training.solver.base import Progress, Solver, State
 
 @attrs.frozen(kw_only=True)
 class Iteration:
-    """The loss where an iteration ended, and whether there is anything left to gain."""
+    """The end of one iteration: the loss there, and true for `converged` if nothing is left to gain."""
 
     loss: float
     metrics: dict[str, float]
@@ -32,7 +32,7 @@ class Iteration:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Ends:
-    """Where searches from several starts ended: `points [S, P]`, the loss there `[S]`, and which have `converged`."""
+    """The ends of searches from several starts: `points [S, P]`, `losses [S]`, and bool `converged [S]`."""
 
     points: Tensor
     losses: Tensor
@@ -41,10 +41,11 @@ class Ends:
 
 @attrs.define(kw_only=True, eq=False)
 class FullBatchState(State):
-    """`nonfinite` counts the steps of the present phase that were taken back because the loss was not finite there.
+    """The state of a full-batch solver.
 
-    `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` says whether
-    the curvature was learned from real samples alone.
+    `nonfinite` counts the steps of the present phase that the solver took back because the loss was not finite there.
+    `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` is true if the
+    solver learned the curvature from real samples alone.
     """
 
     epochs: int = 0
@@ -77,7 +78,7 @@ class FullBatch(Solver[F], Generic[F]):
         return state
 
     def step(self, problem: Problem, state: F) -> Progress:
-        with blaming(problem.who, f"epoch {state.epochs + 1}"):
+        with attributed(problem.who, f"epoch {state.epochs + 1}"):
             self.freeze(problem, state)
             done = self.iterate(problem, state)
         if not math.isfinite(done.loss):
@@ -92,7 +93,7 @@ class FullBatch(Solver[F], Generic[F]):
         return Progress(metrics=done.metrics, converged=done.converged)
 
     def freeze(self, problem: Problem, state: F) -> None:
-        """Give `problem` the weights of its terms that hold for the phase; the first time they are found."""
+        """Set the weights of the problem's terms for the phase; the first call of a phase finds them."""
         if state.weights is None:
             state.weights = dict(problem.freeze(state.epochs, state.steps, commit=True))
         problem.weights = state.weights
@@ -109,7 +110,7 @@ class FullBatch(Solver[F], Generic[F]):
 
     @abstractmethod
     def fresh(self, problem: Problem) -> F:
-        """Return a state that knows nothing yet."""
+        """Return a state that has learned nothing yet."""
 
     @abstractmethod
     def forget(self, state: F) -> None:
@@ -117,15 +118,15 @@ class FullBatch(Solver[F], Generic[F]):
 
     @abstractmethod
     def iterate(self, problem: Problem, state: F) -> Iteration:
-        """Take one iteration. A step to where the loss is not finite is taken back."""
+        """Take one iteration; it takes back a step to a point at which the loss is not finite."""
 
     @abstractmethod
     def search(self, problem: Problem, starts: Tensor, iterations: int) -> Ends:
-        """Iterate from each of `starts [S, P]`, at most so often. The model may end at any of them."""
+        """Iterate at most `iterations` times from each of `starts [S, P]`. The model may end at any of the ends."""
 
 
 def stacked(points: list[Tensor], losses: list[float], converged: list[bool]) -> Ends:
-    """Return the ends of searches that were made one after the other."""
+    """Return the ends of searches that ran one after the other."""
     return Ends(
         points=torch.stack(points),
         losses=torch.tensor(losses, dtype=torch.float64),

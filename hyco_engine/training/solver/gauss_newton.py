@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import Player
 from hyco_engine.training.least_squares import LevenbergMarquardt
-from hyco_engine.training.linearized import LaneProblem, Linearizer
+from hyco_engine.training.linearized import BatchedProblem, Linearizer
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration
 from hyco_engine.training.unknowns import Unknowns
@@ -20,7 +20,7 @@ from hyco_engine.training.unknowns import Unknowns
 
 @attrs.define(kw_only=True, eq=False)
 class GaussNewtonState(FullBatchState):
-    """The damping, kept over the phases."""
+    """The state of Gauss-Newton, which keeps its damping over the phases."""
 
     damped: LevenbergMarquardt
 
@@ -30,7 +30,7 @@ class GaussNewtonState(FullBatchState):
 
 @attrs.frozen(kw_only=True)
 class GaussNewton(FullBatch[GaussNewtonState]):
-    """Levenberg-Marquardt iterations; see `least_squares`. `linearizer` gives the model's derivatives."""
+    """Levenberg-Marquardt iterations; see `least_squares`. `linearizer` computes the model's derivatives."""
 
     player: Player
     linearizer: Linearizer
@@ -47,11 +47,11 @@ class GaussNewton(FullBatch[GaussNewtonState]):
     def forget(self, state: GaussNewtonState) -> None:
         state.damped = self._damped(Unknowns(self.linearizer.model))
 
-    def _damped(self, unknowns: Unknowns, lanes: int = 1) -> LevenbergMarquardt:
-        return LevenbergMarquardt(lanes=lanes, precision=unknowns.dtype, reach=unknowns.trust_region())
+    def _damped(self, unknowns: Unknowns, starts: int = 1) -> LevenbergMarquardt:
+        return LevenbergMarquardt(starts=starts, precision=unknowns.dtype, trust_region=unknowns.trust_region())
 
     def iterate(self, problem: Problem, state: GaussNewtonState) -> Iteration:
-        step = state.damped.iterate(LaneProblem(problem, self.linearizer), problem.unknowns.point()[None])
+        step = state.damped.iterate(BatchedProblem(problem, self.linearizer), problem.unknowns.point()[None])
         state.nonfinite += int(step.nonfinite)
         if bool(step.moved):
             problem.unknowns.move_to(step.points[0])
@@ -61,12 +61,12 @@ class GaussNewton(FullBatch[GaussNewtonState]):
 
     def search(self, problem: Problem, starts: Tensor, iterations: int) -> Ends:
         """Iterate from all starts at once: one batched rollout evaluates them together."""
-        lanes = LaneProblem(problem, self.linearizer)
+        batched = BatchedProblem(problem, self.linearizer)
         damped = self._damped(problem.unknowns, len(starts))
         points, done = starts, torch.zeros(len(starts), dtype=torch.bool)
         values = torch.full((len(starts),), math.inf, dtype=torch.float64)
         for _ in range(iterations):
-            step = damped.iterate(lanes, points)
+            step = damped.iterate(batched, points)
             points, values = step.points, step.values
             done = step.converged | ~step.moved
             if bool(done.all()):
@@ -74,8 +74,8 @@ class GaussNewton(FullBatch[GaussNewtonState]):
         return Ends(points=points, losses=values, converged=done)
 
     def report(self, state: GaussNewtonState, *, first: bool) -> list[str]:
-        told = super().report(state, first=first)
+        notes = super().report(state, first=first)
         if not first or self.linearizer.way != "differences":
-            return told
+            return notes
         why = f"since forward mode fails: {self.linearizer.reason}"
-        return [f"the {self.player} model's derivatives are finite differences, {why}", *told]
+        return [f"the {self.player} model's derivatives are finite differences, {why}", *notes]

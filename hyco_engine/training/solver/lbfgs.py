@@ -17,21 +17,22 @@ from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchSta
 FIRST_STEP = 0.03
 """The first step changes the parameters by about this much of their scale."""
 HISTORY = 20
-"""Pairs of steps and gradient changes that are kept."""
+"""Number of pairs of steps and gradient changes that L-BFGS keeps."""
 LOOKED_UP = 64
-"""Points whose loss and gradient are remembered."""
+"""Number of points whose loss and gradient L-BFGS remembers."""
 FLAT = 5
-"""Iterations in a row that gain no more than rounding, after which L-BFGS has converged."""
+"""L-BFGS has converged after so many iterations in a row that gain no more than rounding."""
 
 Evaluation = tuple[Tensor, float, list[Tensor], Callable[[], dict[str, float]]]
-"""(point, loss, gradients, what computes the metrics)."""
+"""A tuple (point, loss, gradients, function that computes the metrics)."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class LBFGSState(FullBatchState):
-    """torch's optimizer with its curvature pairs, and the `scale` of the loss; None before the first step.
+    """The state of L-BFGS: torch's optimizer with its curvature pairs, and the `scale` of the loss.
 
-    `flat` counts the last iterations that gained no more than rounding. `evaluations` are looked up, and not saved.
+    Both are None before the first step. `flat` counts the last iterations that gained no more than rounding.
+    `evaluations` are remembered, and not saved.
     """
 
     optimizer: torch.optim.LBFGS
@@ -45,9 +46,10 @@ class LBFGSState(FullBatchState):
 
 @attrs.frozen(kw_only=True)
 class LBFGS(FullBatch[LBFGSState]):
-    """The loss is scaled so that no first step changes a parameter by more than all of its scale, whatever its unit.
+    """L-BFGS on a scaled loss, with which no first step changes a parameter by more than all of its scale.
 
-    torch skips updates where y.s < 1e-10, and its own first step is as long as the gradient.
+    The scaling makes the unit of the loss irrelevant: torch skips updates where y.s < 1e-10, and its own first step is
+    as long as the gradient.
     """
 
     player: Player
@@ -76,7 +78,7 @@ class LBFGS(FullBatch[LBFGSState]):
 
     def iterate(self, problem: Problem, state: LBFGSState) -> Iteration:
         if problem.terms:
-            # their draws are others in each iteration, so the loss at a point is another
+            # these terms draw other samples in each iteration, which changes the loss at a point
             state.evaluations = []
         parameters = _parameters(state)
         start = _point(parameters)
@@ -97,7 +99,7 @@ class LBFGS(FullBatch[LBFGSState]):
             moved = not torch.equal(start, _point(parameters))
             if moved or fresh:
                 break
-        # a search that has converged tries the same points again and again
+        # a converged search tries the same points again and again
         state.evaluations = state.evaluations[-LOOKED_UP:]
         eps = torch.finfo(start.dtype).eps
         state.flat = state.flat + 1 if before[1] - accepted[1] <= eps * before[1] else 0
@@ -129,7 +131,7 @@ class LBFGS(FullBatch[LBFGSState]):
                 known = self._evaluate(problem, state)
                 if math.isfinite(known[1]):
                     value, slopes, sign = known[1], known[2], 1.0
-            # what is too far looks like the start mirrored: the line search then goes back half of the way
+            # a point beyond the trust region gets the start's loss and reversed gradient: the search goes half way back
             for parameter, slope in zip(parameters, slopes, strict=True):
                 parameter.grad = slope * (sign * scale)
             return torch.tensor(value * scale, dtype=torch.float64)
@@ -137,10 +139,10 @@ class LBFGS(FullBatch[LBFGSState]):
         state.optimizer.step(evaluate)  # type: ignore[no-untyped-call]
 
     def _evaluate(self, problem: Problem, state: LBFGSState) -> Evaluation:
-        """Return loss and gradient here. The line search ends where it has been: such points are looked up."""
+        """Return loss and gradient here, from memory if possible: the line search ends at a point that it has tried."""
         parameters = _parameters(state)
         point = _point(parameters)
-        # most often it is one of the last
+        # most often the point is one of the last
         for known in reversed(state.evaluations):
             if torch.equal(known[0], point):
                 return known
@@ -172,7 +174,7 @@ class LBFGS(FullBatch[LBFGSState]):
 
 
 def _optimizer(parameters: Sequence[nn.Parameter]) -> torch.optim.LBFGS:
-    # max_eval counts from the iteration's first evaluation, which is looked up
+    # max_eval counts from the iteration's first evaluation, which comes from memory
     return torch.optim.LBFGS(
         parameters,
         max_iter=1,
@@ -194,7 +196,7 @@ def _point(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _trust_region(problem: Problem, point: Tensor) -> Tensor:
-    """Return how far one line search may move each number; learned start states go anywhere."""
+    """Return how far one line search may move each number; it has no bound for learned start states."""
     own = problem.unknowns.trust_region()
     return torch.cat([own, own.new_full((len(point) - len(own),), math.inf)]).to(point)
 

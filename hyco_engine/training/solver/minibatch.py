@@ -23,9 +23,9 @@ from hyco_engine.training.starved import StarvedTerms
 
 @attrs.define(kw_only=True, eq=False)
 class Epoch:
-    """An epoch under way: the batches done, what they gave, and the random numbers of those to come.
+    """An epoch under way: the number of batches done, their metrics, and the random numbers of the next ones.
 
-    `layers` are torch's own generators as the next batch finds them; None before the first batch.
+    `layers` are the states of torch's own generators before the next batch; None before the first batch.
     """
 
     draws: torch.Generator
@@ -33,7 +33,7 @@ class Epoch:
     metrics: EpochMetrics = attrs.Factory(EpochMetrics)
     layers: Mapping[str, Tensor] | None = None
     order: Sequence[Tensor] | None = None
-    """The indices of each batch, which the seed gives again."""
+    """The indices of each batch, which follow from the seed."""
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -54,7 +54,7 @@ class Epoch:
 class MinibatchState(State):
     """The optimizer's moments and the epoch under way.
 
-    `rate` scales the learning rate, and `notes` tell what the user should know of the present phase.
+    `rate` scales the learning rate, and `notes` are messages about the present phase.
     """
 
     optimizer: torch.optim.Optimizer
@@ -83,7 +83,7 @@ class MinibatchState(State):
 class Minibatch(Solver[MinibatchState]):
     """Steps batch by batch. Every epoch visits all samples once, in an order that follows from seed, player and epoch.
 
-    `total_epochs` are those of the whole run, over which a cosine schedule falls to zero; None keeps the rate constant.
+    A cosine schedule falls to zero over `total_epochs`, those of the whole run; None keeps the rate constant.
     """
 
     name: str
@@ -112,8 +112,8 @@ class Minibatch(Solver[MinibatchState]):
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a new optimizer of these parameters."""
-        # on the CPU torch takes one small operation after the other unless asked, on others it groups them by itself;
-        # fused, it takes numbers as they lie in memory, and state that comes from a checkpoint may lie otherwise
+        # on the CPU torch runs one small operation after the other unless told otherwise, on GPUs it groups them;
+        # fused operations read numbers in memory order, which a checkpoint's state may not share
         plain = all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
         fused = True if plain else None
         rate, decay = self.settings.lr, self.settings.weight_decay
@@ -166,7 +166,7 @@ class Minibatch(Solver[MinibatchState]):
         state.steps += 1
 
     def learning_rate(self, state: MinibatchState, within_epoch: float = 0.0) -> float:
-        """Return the rate at a fraction of the present epoch."""
+        """Return the learning rate at a fraction of the present epoch."""
         rate = self.settings.lr
         if self.total_epochs is not None and self.settings.schedule != "constant":
             fraction = min((state.epochs + within_epoch) / max(self.total_epochs, 1), 1.0)
@@ -182,12 +182,12 @@ class Minibatch(Solver[MinibatchState]):
         return [*state.notes, *([] if skipped is None else [skipped])]
 
     def snapshot(self, problem: Problem, state: MinibatchState) -> tuple[Any, ...]:
-        """Return a copy of all that steps change."""
+        """Return a copy of everything that steps change."""
         parts = (problem.model.state_dict(), state.optimizer.state_dict(), problem.normalization.state_dict())
         return copy.deepcopy(parts)
 
     def restore(self, problem: Problem, state: MinibatchState, snapshot: tuple[Any, ...]) -> None:
-        """Go back to where a snapshot was taken; the epoch under way begins anew."""
+        """Restore a snapshot; the epoch under way begins anew."""
         model, optimizer, normalization = copy.deepcopy(snapshot)
         problem.model.load_state_dict(model)
         state.optimizer.load_state_dict(optimizer)
@@ -196,7 +196,7 @@ class Minibatch(Solver[MinibatchState]):
 
 
 def _layers(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of torch's own generators, which layers such as dropout draw from."""
+    """Return the states of torch's own generators, from which layers such as dropout draw."""
     layers = {"cpu": torch.default_generator.get_state()}
     if device.type == "cuda":
         layers["cuda"] = torch.cuda.get_rng_state(device)

@@ -1,4 +1,4 @@
-"""What searches from several starts found."""
+"""The minima that searches from several starts find."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Minimum:
-    """Where some of the searches ended; `values` are the parameters there, of a field its mean."""
+    """A point at which some of the searches ended; `values` are the parameters there, for a field its mean."""
 
     loss: float
     starts: int
@@ -20,7 +20,7 @@ class Minimum:
 
 @attrs.frozen(kw_only=True)
 class Minima:
-    """Where `starts` searches ended: `minima`, the best first; the `lost` ones never had a finite loss."""
+    """The ends of `starts` searches: the `minima`, best first, and the number `lost` without any finite loss."""
 
     starts: int
     lost: int
@@ -30,14 +30,14 @@ class Minima:
 
     @property
     def message(self) -> str | None:
-        """What the user should know; None where all searches ended in one minimum."""
+        """A message to the user; None if all searches ended in one minimum."""
         parts = []
         if len(self.minima) > 1:
             best, *others = self.minima
-            told = "; ".join(f"{_told(m.values)} with loss {m.loss:.3g} ({m.starts} starts)" for m in others[:4])
+            rest = "; ".join(f"{_text(m.values)} with loss {m.loss:.3g} ({m.starts} starts)" for m in others[:4])
             parts.append(
-                f"{len(self.minima)} minima were found from {self.starts} starts. The lowest is {_told(best.values)} "
-                f"with loss {best.loss:.3g} ({best.starts} starts); others: {told}"
+                f"{len(self.minima)} minima were found from {self.starts} starts. The lowest is {_text(best.values)} "
+                f"with loss {best.loss:.3g} ({best.starts} starts); others: {rest}"
             )
         if self.lost:
             parts.append(f"{self.lost} of {self.starts} starts were lost: the loss is not finite there")
@@ -53,5 +53,5 @@ class Minima:
         return cls(**{**data, "minima": tuple(Minimum(**minimum) for minimum in data["minima"])})
 
 
-def _told(values: Mapping[str, float] | Sequence[tuple[str, float]]) -> str:
+def _text(values: Mapping[str, float] | Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{name} = {value:.4g}" for name, value in dict(values).items())

@@ -1,4 +1,4 @@
-"""Several starts: the search finds all minima that it can, and the phase goes on from the lowest one."""
+"""Several starts: a search finds all minima that it can, and the phase continues from the lowest one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from hyco_engine.hooks.blaming import blaming
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
 from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState
@@ -16,12 +16,12 @@ from hyco_engine.training.solver.minima import Minima, Minimum
 from hyco_engine.training.unknowns import Unknowns, draw_starts
 
 SAME = 0.02
-"""Minima closer than this in every unconstrained parameter (on the log scale: two percent) are one."""
+"""Minima closer than this in every unconstrained parameter (two percent on the log scale) count as one."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class MultiStartState(Wrapped[FullBatchState]):
-    """`found` are the minima; None before the search, which is made once, in the first phase."""
+    """The state of the inner solver, and the minima `found`; None before the search, which the first phase makes."""
 
     found: Minima | None = None
 
@@ -51,25 +51,25 @@ class MultiStart(Wrapper[MultiStartState]):
 
     def step(self, problem: Problem, state: MultiStartState) -> Progress:
         if state.found is None:
-            with blaming(problem.who, f"epoch {state.epochs + 1}"):
+            with attributed(problem.who, f"epoch {state.epochs + 1}"):
                 self.solver.freeze(problem, state.inner)
                 state.found = self._search(problem, state)
         return self.solver.step(problem, state.inner)
 
     def _search(self, problem: Problem, state: MultiStartState) -> Minima:
         physics = problem.unknowns.physics
-        assert physics is not None  # nothing else is searched for from several starts
+        assert physics is not None  # only a physics has several starts
         starts = draw_starts(physics, self.starts, problem.generator("starts", state.epochs))
         return _gather(problem.unknowns, self.solver.search(problem, starts, problem.epochs))
 
     def report(self, state: MultiStartState, *, first: bool) -> list[str]:
-        told = super().report(state, first=first)
+        notes = super().report(state, first=first)
         message = None if state.found is None or not first else state.found.message
-        return told if message is None else [message, *told]
+        return notes if message is None else [message, *notes]
 
 
 def _gather(unknowns: Unknowns, ends: Ends) -> Minima:
-    """Group the ends that are one minimum, and give the model the parameters of the lowest."""
+    """Group the ends into minima, and give the model the parameters of the lowest one."""
     points, values, done = ends.points, ends.losses, ends.converged
     kept = values.isfinite().nonzero().flatten()
     order = kept[values[kept].argsort()].tolist()

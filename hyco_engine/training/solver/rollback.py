@@ -1,4 +1,4 @@
-"""Going back to a good state where batches diverge, with half the learning rate."""
+"""The return to a good state, with half the learning rate, when a batch diverges."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
 from hyco_engine.training.solver.minibatch import Minibatch, MinibatchState
 
 MOST_ROLLBACKS = 5
-"""How often one model's training may go back; the last time with a thirty-second of the learning rate."""
+"""One model's training may go back so often; the last time with a thirty-second of the learning rate."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class RollbackState(Wrapped[MinibatchState]):
-    """`start` is the state at the start of the epoch under way, `good` that of the best epoch of the phase so far.
+    """The states to which training can go back.
 
-    The best epoch is the one with the lowest loss, `lowest`. `count` is how often training has gone back in all phases.
+    `start` is the state at the start of the epoch under way, `good` that of the phase's best epoch so far, which has
+    the loss `lowest`. `count` is the number of times that training has gone back, in all phases.
     """
 
     count: int = 0
@@ -37,7 +38,7 @@ class RollbackState(Wrapped[MinibatchState]):
 
 @attrs.frozen
 class Rollback(Wrapper[RollbackState]):
-    """Steps as `solver` does. Where a batch diverges, the phase goes back to its best state so far."""
+    """Takes the steps of `solver`. When a batch diverges, the phase goes back to its best state so far."""
 
     solver: Minibatch
 
@@ -64,11 +65,11 @@ class Rollback(Wrapper[RollbackState]):
         return progress
 
     def _go_back(self, problem: Problem, state: RollbackState, error: Diverged) -> None:
-        # where no step led there, a smaller one would not help
+        # if no step led there, a smaller step would not help
         unmoved = state.good is None and state.steps == state.first_step
         if state.count == MOST_ROLLBACKS or unmoved:
             raise error
-        # an epoch's start may be lost already, if the last steps before led there
+        # the last steps before an epoch may have lost its start already
         self.solver.restore(problem, state.inner, state.start if state.good is None else state.good)
         state.count += 1
         state.inner.steps = state.first_step

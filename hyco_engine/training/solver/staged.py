@@ -1,4 +1,4 @@
-"""A horizon curriculum: short rollouts first, whose loss has few minima, then longer and longer ones."""
+"""A horizon curriculum: short rollouts come first, whose loss has few minima, then longer and longer ones."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from hyco_engine.training.solver.base import Progress, Solver, State, Wrapped, W
 
 @attrs.define(kw_only=True, eq=False)
 class StagedState(Wrapped[State]):
-    """`done` counts the curriculum's epochs; a stage that converges early counts as done in full."""
+    """The state of the inner solver, and the number of the curriculum's epochs `done`.
+
+    A stage that converges early counts as done in full.
+    """
 
     done: int = 0
 
 
 @attrs.frozen
 class Staged(Wrapper[StagedState]):
-    """Steps as `solver` does, on rollouts as long as the stage says.
+    """Takes the steps of `solver`, on rollouts of the stage's length.
 
-    `stages` are (steps of the rollouts, epochs) each; after the last one rollouts have their full length.
+    Each of `stages` is (steps of the rollouts, epochs); after the last one, rollouts have their full length.
     """
 
     solver: Solver[Any]
     stages: Sequence[tuple[int, int]]
 
     def horizon(self, done: int) -> int | None:
-        """Return the steps of the rollouts after so many epochs; None for the full length."""
+        """Return the number of rollout steps after `done` epochs; None stands for the full length."""
         stage = self._stage(done)
         return None if stage is None else stage[0]
 
     def after(self, done: int, converged: bool) -> int:
-        """Return how many epochs are done after one more, which may have `converged`."""
+        """Return the number of epochs done after one more, which may have `converged`."""
         stage = self._stage(done)
         return stage[1] if stage is not None and converged else done + 1
 
     def _stage(self, done: int) -> tuple[int, int] | None:
-        """Return (steps, epochs when it ends) of the present stage; None beyond the last one."""
+        """Return (steps, epochs at its end) of the present stage; None after the last one."""
         end = 0
         for steps, epochs in self.stages:
             end += epochs

@@ -51,7 +51,7 @@ def culprit(registry: Registry, error: BaseException) -> tuple[PluginInfo, str] 
 
 
 @contextmanager
-def blaming(who: str, where: str) -> Iterator[None]:
+def attributed(who: str, where: str) -> Iterator[None]:
     """Turn an error in a plugin's part into a PluginError that names the part and `where`, e.g. "epoch 3, batch 5"."""
     try:
         yield
