@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.interfaces import Player
+from hyco_engine.interfaces import NormalizedLoss, Player
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.training.divergence import Diverged, broken_gradient
 from hyco_engine.training.epoch_metrics import EpochMetrics, SkippedBatches
@@ -32,6 +32,9 @@ class Epoch:
     batches: int = 0
     metrics: EpochMetrics = attrs.Factory(EpochMetrics)
     layers: Mapping[str, Tensor] | None = None
+    loss: NormalizedLoss | None = None
+    """The last batch's loss. If its graph were freed between two batches, the allocator would return all memory to the
+    operating system, and fetch it again."""
     order: Sequence[Tensor] | None = None
     """The indices of each batch, which follow from the seed."""
 
@@ -152,6 +155,7 @@ class Minibatch(Solver[MinibatchState]):
             context = problem.context(state.epochs, state.steps)
             loss = problem.batch_loss(order[k], epoch.draws, context, epoch.metrics, where)
             epoch.batches = k + 1
+            epoch.loss = loss
             if loss.skipped:
                 return
             loss.total.backward()  # type: ignore[no-untyped-call]
