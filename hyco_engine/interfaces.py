@@ -295,7 +295,7 @@ class PhysicalModel(nn.Module, ABC):
 
     @property
     def execution(self) -> tuple[StepExecution, str]:
-        """How the step runs, and why."""
+        """The way in which the step runs, and the reason for it."""
         return "eager", "plain torch"
 
     def keep_execution(self, kind: StepExecution, reason: str) -> None:

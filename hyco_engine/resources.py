@@ -20,7 +20,7 @@ _UNLIMITED = 2**60
 
 @attrs.frozen(kw_only=True)
 class MemoryLimit:
-    """How many bytes may be used in all and are still free, and who says so: "machine", "cgroup" or "rlimit"."""
+    """The bytes that may be used in all, those still free, and their source: "machine", "cgroup" or "rlimit"."""
 
     source: str
     total: int

@@ -1,4 +1,4 @@
-"""What a model has to know of the data that it works on, and what its weights file keeps of it."""
+"""The form of the data that a model works on, which its weights file keeps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DataForm:
 
     @property
     def text(self) -> str:
-        """What messages call the form: its fields and its grid."""
+        """The fields and the grid, as messages name them."""
         if self.layout is None:
             return "no fields"
         fields = ", ".join(f"{f.name} ({f.channels}, {f.sampling})" for f in self.layout.fields)

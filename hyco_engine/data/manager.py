@@ -124,7 +124,7 @@ class DataManager:
 
     @cached_property
     def _has_points(self) -> bool:
-        """Whether sensors saw the simulations, in place of frames."""
+        """True if sensors observed the simulations at points, instead of frames on the grid."""
         return self.source.points(0) is not None
 
     @cached_property

@@ -43,7 +43,7 @@ class Statistics:
 
     @classmethod
     def unknown(cls, layout: StateLayout) -> Statistics:
-        """What stands in for statistics where no data was read: values of size 1 around 0."""
+        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1."""
         channels, dynamic = layout.n_all, layout.n_dynamic
         return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
 

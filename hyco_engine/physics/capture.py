@@ -81,7 +81,7 @@ class StepRunner:
 
     @property
     def execution(self) -> tuple[StepExecution, str]:
-        """How the step runs, and why."""
+        """The way in which the step runs, and the reason for it."""
         return self._kind, self._reason
 
     def keep(self, kind: StepExecution, reason: str) -> None:
