@@ -235,7 +235,7 @@ def header(descr: str, shape: str, body: bytes) -> bytes:
     ("name", "content", "message"),
     [
         ("data", header("<f4", "(1000000000000,)", b"0" * 64), "declares 4000000000000 bytes of numbers, but has 64"),
-        ("data", object_entry(pickle.dumps([1]), "(1,)"), "holds object, and only real numbers are read"),
+        ("data", object_entry(pickle.dumps([1]), "(1,)"), "holds object, and the engine reads only real numbers"),
         ("data", header("<f4", "(-1,)", b""), "'data'"),
         ("lower", header("<f8", "(1000000000000,)", b"0" * 16), "declares float64"),
         ("lower", b"0" * (2**20 + 1), "at most 1048576 are read"),
