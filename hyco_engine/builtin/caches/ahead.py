@@ -44,7 +44,8 @@ class Ahead:
         self._forget()
         if not batches:
             return
-        self._order = torch.cat(list(batches))
+        # half as wide as indices are: the order of a large data set is most of what is held beside a batch
+        self._order = torch.cat(list(batches)).int()
         self._bytes = memoryview(self._order.numpy()).cast("B")  # type: ignore[arg-type]
         self._starts = [0, *accumulate(len(indices) for indices in batches)]
         for k in range(len(batches)):
@@ -77,7 +78,7 @@ class Ahead:
 
     def _find(self, indices: Tensor) -> int | None:
         """Return the position of the next announced batch with these indices."""
-        wanted = indices.numpy().tobytes()  # faster to compare than tensors
+        wanted = indices.int().numpy().tobytes()  # faster to compare than tensors
         starts, width = self._starts, self._order.itemsize
         for k in range(self._next, len(starts) - 1):
             if self._bytes[starts[k] * width : starts[k + 1] * width] == wanted:
@@ -93,7 +94,7 @@ class Ahead:
 
     def _make_group(self, group: int) -> list[Flat]:
         starts = self._starts[self._groups[group] : self._groups[group + 1] + 1]
-        made = self._make(self._order[starts[0] : starts[-1]])
+        made = self._make(self._order[starts[0] : starts[-1]].long())
         if len(starts) == 2:
             return [made]
         lengths = [stop - start for start, stop in pairwise(starts)]

@@ -82,7 +82,7 @@ class DiskSamples(GeneratedSamples):
         self._form = Form(None, None)
         self._layout = ShardLayout(columns=(), stride=0, rows=1, shards=0)
         self._head = 0
-        self._sums = np.zeros(count, dtype=np.int64)
+        self._sums = np.zeros(count, dtype=np.uint32)
         self._files: list[FileIO] = []
         self._buffer = np.empty((1, 0), dtype=np.int64)
         self._reading = threading.Lock()  # the buffer is shared by the caller and the thread that reads ahead
@@ -103,7 +103,7 @@ class DiskSamples(GeneratedSamples):
         if start == 0:
             self._plan(form, made)
         rows = self._layout.pack(made).numpy()
-        self._sums[start : start + len(rows)] = rows.sum(1)
+        self._sums[start : start + len(rows)] = _checksums(rows)
         done = 0
         while done < len(rows):
             shard, row = divmod(start + done, self._layout.rows)
@@ -182,7 +182,7 @@ class DiskSamples(GeneratedSamples):
             breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(shards) != 0)) + 1
             for start, stop in pairwise([0, *breaks.tolist(), len(indices)]):
                 self._fill(int(shards[start]), int(places[start]), into[start * stride : stop * stride])
-        bad = indices[rows.sum(1) != self._sums[indices]]
+        bad = indices[_checksums(rows) != self._sums[indices]]
         if len(bad):
             changed = {self._path(shard).name for shard in (bad // self._layout.rows).tolist()}
             raise RunError(self._damaged(f"{', '.join(sorted(changed))} changed after being written"))
@@ -207,6 +207,12 @@ class DiskSamples(GeneratedSamples):
             "that the disk is sound, then resume the run; or use another folder (augmentation.cache.directory) or "
             "cache (augmentation.cache.kind)"
         )
+
+
+def _checksums(rows: Integers) -> npt.NDArray[np.uint32]:
+    """Return a number of 32 bits for each row: the sum of its words, folded, so that every bit counts."""
+    sums: Integers = rows.sum(1)
+    return (sums ^ (sums >> 32)).astype(np.uint32)
 
 
 def _write_all(file: FileIO, left: memoryview) -> None:
