@@ -268,7 +268,8 @@ class StartDerivatives:
         size = float(move.abs().max())
         h = torch.finfo(move.dtype).eps ** (1 / 3) * float(self._states.abs().max()) / max(size, 1e-300)
         change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
-        return change / (2 * h)
+        slope: Tensor = change / (2 * h)
+        return slope
 
     def pull(self, values: Tensor) -> Tensor:
         """Return J^T u `[b, D]` for u `[B, N]`."""
