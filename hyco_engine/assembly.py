@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
@@ -106,10 +107,11 @@ class Assembler:
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """Build the data source without reading anything."""
+        """Build the data source, in the units that the spec asks for, without reading anything."""
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
-        return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
+        made = self._build(choice, (TrajectorySource, SampleSource), context)
+        return converted(cast("TrajectorySource | SampleSource", made), choice)
 
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""

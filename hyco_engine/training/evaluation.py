@@ -59,6 +59,8 @@ def rollout_errors(
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
+    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
+
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
     targets, `[B, T, C_dyn, *S]`.
@@ -151,6 +153,8 @@ class _Sums:
             "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
             "nrmse_by_field": by_field,
             "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+            # lead times without observations have no error
+            "lead_steps": [step for step, ok in enumerate(seen, start=1) if ok.any()],
         }
 
 
