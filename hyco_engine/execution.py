@@ -16,7 +16,7 @@ from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.attribution import naming_plugins
-from hyco_engine.interfaces import PhysicalModel, Samples, StepExecution, Tracker
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, StepExecution, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
 from hyco_engine.runs.cache_manager import CacheManager
@@ -120,8 +120,13 @@ class Execution:
         if self._kept is not None and self._kept["data"] != self._digest:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
+        assembler.chosen = None if self._kept is None else dict(self._kept["chosen"])
         parts = assembler.prepare(task, decided)
-        self.results.begin(parts)
+        self.spec = assembler.spec
+        self.folder.write_spec(dump_spec(self.spec))
+        for reason in assembler.reasons:
+            self._report.tell("noted", reason)
+        self.results.begin(parts, self.spec)
         if (physical := parts.physical) is not None:
             if self._kept is not None and self._kept["execution"] is not None:
                 physical.keep_execution(*self._kept["execution"])
@@ -165,17 +170,18 @@ class Execution:
             )
             if self._kept is not None:
                 self._restore(hybrid, self._kept)
-            self._cycles(hybrid, task.train)
+            self._cycles(hybrid, {player: task.samples(t.settings) for player, t in parts.trainers.items()})
             logger.info("caches: %s", folders.summary())
 
-    def _cycles(self, hybrid: HybridTrainer, real: Samples) -> None:
+    def _cycles(self, hybrid: HybridTrainer, real: Mapping[Player, Samples]) -> None:
         """Train, tell the trackers of every event, write checkpoints, and end on request."""
 
         def during(event: Event) -> None:
             hybrid.tell(event)
             self._keeper.between()
 
-        with closing(hybrid.events(real, self.spec.run.cycles - hybrid.history.cycles, during)) as events:
+        cycles = self.spec.run.cycles - hybrid.history.cycles
+        with closing(hybrid.events(real, cycles, during)) as events:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:
@@ -208,6 +214,7 @@ class Execution:
         content = {
             "run": self._facts,
             "data": self._digest,
+            "chosen": self.assembler.chosen,
             "cache": None if parts is None or parts.cache is None else attrs.asdict(parts.cache),
             "execution": self._execution,
             "training": training,

@@ -52,9 +52,9 @@ class Results:
     error_bars: ErrorBars | None = None
     correction: dict[str, Any] | None = None
 
-    def begin(self, parts: Parts) -> None:
-        """Take note of the parts of the run, and of the initial parameters of the physics."""
-        self.parts = parts
+    def begin(self, parts: Parts, spec: Spec) -> None:
+        """Take note of the parts of the run, of the resolved spec, and of the initial parameters of the physics."""
+        self.parts, self.spec = parts, spec
         if parts.physical is not None:
             self.initial = parameter_values(parts.physical)
 
@@ -112,7 +112,7 @@ class Results:
             self.report.warn(f"with the parameters that were found, {warning}")
         try:
             with self.report.timed("evaluate"):
-                self.error_bars = measure(trainer, parts.task.train)
+                self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
         except Exception as error:
             # the learned parameters are worth keeping without error bars
             self.report.warn(f"the parameters' error bars could not be computed: {error}")
@@ -139,6 +139,7 @@ class Results:
             "error": error,
             "cycles": history.cycles,
             "data": None if parts is None else parts.task.summary(),
+            "noise": {} if parts is None else parts.task.noise_summary(),
             "parameters": {} if parts is None else self._parameters(parts),
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],

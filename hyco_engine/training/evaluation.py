@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -169,7 +170,8 @@ class HeldOutRollouts(HeldOut):
     """Full-length rollouts of steppers, compared by vrmse; `detailed` adds all of `RolloutMetrics`.
 
     A constant that is added to one of several fields would change its share in nrmse, but not in vrmse. Where no frame
-    has a spread, nrmse takes its place.
+    has a spread, nrmse takes its place. `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each
+    trajectory; None stands for the first frames, from which the models start.
     """
 
     def __init__(
@@ -178,15 +180,17 @@ class HeldOutRollouts(HeldOut):
         layout: StateLayout,
         device: torch.device | str = "cpu",
         *,
+        last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
     ) -> None:
         self.trajectories = trajectories
+        self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
         self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        return self._errors(model_rollout(model))
+        return self._errors(model_rollout(model), self.trajectories)
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
@@ -194,16 +198,20 @@ class HeldOutRollouts(HeldOut):
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
-        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic))
+        held = [
+            attrs.evolve(trajectory, dynamic=torch.cat([known[None], trajectory.dynamic[1:]]))
+            for trajectory, known in zip(self.trajectories, self.last_known, strict=True)
+        ]
+        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic), held)
 
     def in_detail(self) -> HeldOut:
-        return type(self)(self.trajectories, self.layout, self.device, detailed=True)
+        return type(self)(self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=True)
 
-    def _errors(self, predict: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+    def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         if not self._detailed:
-            return rollout_errors(predict, self.trajectories, self.layout, self.device)
+            return rollout_errors(predict, trajectories, self.layout, self.device)
         more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
-        errors = rollout_errors(predict, self.trajectories, self.layout, self.device, more.add)
+        errors = rollout_errors(predict, trajectories, self.layout, self.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
 
 

@@ -75,13 +75,17 @@ class HybridTrainer:
 
     def train(self, dataset: Samples, cycles: int) -> History:
         """Run `cycles` cycles on the real samples of `dataset`; the rest of a cycle under way counts as one."""
-        with closing(self.events(dataset, cycles, self.tell)) as events:
+        with closing(self.events(dict.fromkeys(self.trainers, dataset), cycles, self.tell)) as events:
             for event in events:
                 self.tell(event)
         return self.history
 
-    def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
-        """Run `cycles` cycles event by event; training can continue from `state_dict` at each event of the kind `REST`.
+    def events(
+        self, real: Mapping[Player, Samples], cycles: int, during: Callable[[Event], None]
+    ) -> Generator[Event, None, None]:
+        """Run `cycles` cycles on the `real` samples of each model, event by event.
+
+        Training can continue from `state_dict` at each event of the kind `REST`.
 
         `during` receives the progress while samples are made, and may raise to end it. If you stop before the end,
         close the iterator: that frees the generated samples.
@@ -91,7 +95,7 @@ class HybridTrainer:
         if cycles:
             self._candidates.begin()
         while self.history.cycles < end:
-            yield from parts.run(self.state, self._candidates.turn, dataset)
+            yield from parts.run(self.state, self._candidates.turn, real)
             if self._candidates.next():
                 self.history.cycles += 1
             yield Event(REST, True)

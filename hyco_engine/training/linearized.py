@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.training.arrow import Arrow
 from hyco_engine.training.jacobian import ForwardJacobian, push_forward
+from hyco_engine.training.least_squares import NormalEquations
 from hyco_engine.training.problem import Chunk, Problem
 from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 
@@ -42,8 +45,11 @@ class Linearizer:
     def reason(self) -> str:
         return self._jacobian.reason or self._reason
 
-    def linearized(self, whole: Problem, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
-        """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
+    def linearized(self, whole: Problem, points: Tensor) -> Iterator[Linear]:
+        """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`.
+
+        If start states are learned, derivatives by the D values of each sample's own start follow: `[S, B, N, P + D]`.
+        """
         x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
         draws = whole.draws()
         with torch.no_grad():
@@ -78,13 +84,25 @@ class Linearizer:
             whole.unknowns.move_to(here)
         return torch.tensor(found, dtype=torch.float64)
 
-    def normal_equations(self, whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return F `[S]`, J^T r `[S, P]` and J^T J `[S, P, P]`, as float64 on the CPU."""
+    def normal_equations(self, whole: Problem, points: Tensor) -> NormalEquations:
+        """Return F, J^T r and J^T J of the parameters alone, as float64 on the CPU."""
         parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
         if whole.prior:
             parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
         value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
-        return value, gradient, hessian
+        return NormalEquations(values=value, gradient=gradient, hessian=hessian)
+
+    def arrow(self, whole: Problem, point: Tensor) -> Arrow:
+        """Return the quadratic model of the parameters at `point [P]` and of the start states that are learned."""
+        count = len(point)
+        parts = []
+        for chunk, residual, jacobian in self.linearized(whole, point[None]):
+            parts.append(Arrow.of(residual[0], jacobian[0], count, ~chunk.generated.cpu()))
+        found = Arrow.joined(parts)
+        if whole.prior:
+            value, gradient, hessian = _prior(whole, point[None].to(dtype=whole.unknowns.dtype, device=whole.device))
+            found = found.with_prior(value[0], gradient[0], hessian[0])
+        return found
 
     def _captured(
         self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator, *, tangents: bool
@@ -98,8 +116,10 @@ class Linearizer:
         self._starts = max(self._starts, count)
         if 1 < count < self._starts:
             x = torch.cat([x, x[-1:].expand(self._starts - count, -1)])
+        initial = whole.initial
+        of_state = tangents and initial is not None
         try:
-            predictions, derivatives = self._rollout(states, steps, x, tangents)
+            predictions, derivatives = self._rollout(states, steps, x, tangents, of_state=of_state)
             predictions = predictions[:count]
             derivatives = None if derivatives is None else derivatives[:count]
         except NotCaptured as error:
@@ -107,25 +127,42 @@ class Linearizer:
             logger.info("derivatives are not captured: %s", error)
             return None
 
-        def residuals(predictions: Tensor) -> Tensor:
-            return whole.residuals(Replay(predictions), chunk, draws)
+        def residuals(predictions: Tensor, begun: Tensor) -> Tensor:
+            return whole.residuals(Replay(predictions), _starting(chunk, begun), draws)
 
         if derivatives is None:
-            return chunk, torch.stack([residuals(one) for one in predictions]), predictions
+            return chunk, torch.stack([residuals(one, states) for one in predictions]), predictions
+        # the start itself is the first residual of a rollout whose start is learned
+        moves = states.new_zeros(derivatives.shape[1], *states.shape)
+        if initial is not None:
+            basis = initial.basis
+            moves[-len(basis) :, :, : basis.shape[1]] = basis[:, None]
         pairs = []
         for prediction, rates in zip(predictions, derivatives, strict=True):
-            columns = [push_forward(residuals, (prediction,), (rate,)) for rate in rates]
+            columns = [push_forward(residuals, (prediction, states), pair) for pair in zip(rates, moves, strict=True)]
             pairs.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
         return chunk, torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
 
     def _one_by_one(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
-        state, count = draws.get_state(), len(chunk.indices)
+        state, count, parameters = draws.get_state(), len(chunk.indices), x.shape[1]
+        states = chunk.batch[0]
+        basis = None
+        if whole.initial is not None:
+            assert isinstance(states, Tensor)  # rollouts begin from states
+            basis = whole.initial.basis
+            x = torch.cat([x, x.new_zeros(len(x), len(basis))], dim=1)
 
-        def residuals(theta: Tensor) -> Tensor:
+        def residuals(unknown: Tensor) -> Tensor:
             draws.set_state(state)
-            named = {f"model.{name}": value for name, value in whole.unknowns.at(theta).items()}
+            named = {f"model.{name}": value for name, value in whole.unknowns.at(unknown[:parameters]).items()}
+            moved = chunk
+            if basis is not None:
+                assert isinstance(states, Tensor)
+                shift = torch.tensordot(unknown[parameters:], basis, dims=1)
+                start = torch.cat([states[:, : len(shift)] + shift, states[:, len(shift) :]], dim=1)
+                moved = _starting(chunk, start)
             found = torch.func.functional_call(
-                self._call, named, (lambda model: whole.residuals(model, chunk, draws).flatten(),)
+                self._call, named, (lambda model: whole.residuals(model, moved, draws).flatten(),)
             )
             assert isinstance(found, Tensor)
             return found
@@ -150,8 +187,30 @@ class BatchedProblem:
     def values(self, points: Tensor, starts: Tensor) -> Tensor:
         return self._linearizer.values(self._whole, points)
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
         return self._linearizer.normal_equations(self._whole, points)
+
+
+class JointProblem:
+    """A whole loss in the form that Levenberg-Marquardt asks for, of the parameters and the learned start states.
+
+    The model and the start states move to each point that is evaluated.
+    """
+
+    def __init__(self, whole: Problem, linearizer: Linearizer) -> None:
+        self._whole = whole
+        self._linearizer = linearizer
+
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
+        found = []
+        for point in points:
+            self._whole.move_to(point)
+            found.append(self._linearizer.values(self._whole, self._whole.unknowns.point()[None]))
+        return torch.cat(found)
+
+    def normal_equations(self, points: Tensor, starts: Tensor) -> Arrow:
+        self._whole.move_to(points[0])
+        return self._linearizer.arrow(self._whole, self._whole.unknowns.point())
 
 
 class _Call(nn.Module):
@@ -166,6 +225,11 @@ class _Call(nn.Module):
         result = function(self.model)
         assert isinstance(result, Tensor)
         return result
+
+
+def _starting(chunk: Chunk, states: Tensor) -> Chunk:
+    """Return the chunk with other start states."""
+    return attrs.evolve(chunk, batch=(states, chunk.batch[1]))
 
 
 def _prior(whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
