@@ -51,8 +51,13 @@ def tested_split(metrics: Mapping[str, Any]) -> str:
 
 
 def against_persistence(metrics: Mapping[str, Any], model: str, split: str) -> float | None:
-    """Return a model's nrmse over that of "nothing changes"; None where one of them is not known."""
-    error, floor = (_measured(metrics, name, split).get("nrmse") for name in (model, "persistence"))
+    """Return a model's error over that of "nothing changes"; None where one of them is not known.
+
+    The error is vrmse, which stays the same if a constant is added to a field, or nrmse where the truth has no spread.
+    """
+    found, floors = (_measured(metrics, name, split) for name in (model, "persistence"))
+    measure = "vrmse" if is_number(floors.get("vrmse")) else "nrmse"
+    error, floor = found.get(measure), floors.get(measure)
     return error / floor if is_number(error) and is_number(floor) and floor > 0 else None
 
 

@@ -98,7 +98,7 @@ class Task(ABC):
 
     @property
     def declared_sizes(self) -> Mapping[str, float] | None:
-        """The meaning of `scale = "data"` by term; None if it has no meaning for the data."""
+        """The spread of each term's data, which is its scale by default; None if the data has no fields."""
         return None
 
     def terms(self, player: Player, model: nn.Module, loss: LossSpec) -> list[TermSpec]:
@@ -106,9 +106,12 @@ class Task(ABC):
         own = list(model.terms) if isinstance(model, Predictor) else self.stepper_terms(player)
         return declared_terms(own, player, loss, self.declared_sizes)
 
-    @abstractmethod
     def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
-        """Return a warning with the scales to declare if a model's loss terms differ much in size, else None."""
+        """Return a warning with the scales to declare if a model's loss terms differ much in size, else None.
+
+        Fields need none, since their spread is their scale.
+        """
+        return None
 
     # --- held-out data ---
 

@@ -202,11 +202,11 @@ def _warning(state: CycleState, message: str) -> Event:
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists."""
+    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists and None."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
-        elif not isinstance(value, list):
+            flat |= flatten({f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()})
+        elif value is not None and not isinstance(value, list):
             flat[name] = value
     return flat
