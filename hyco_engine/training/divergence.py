@@ -19,6 +19,14 @@ class Diverged(RunError):
         self.what = what
 
 
+class Outgrown(Exception):
+    """Raised where a search tries parameters, the `point [P]`, for which the internal steps are too long."""
+
+    def __init__(self, point: Tensor) -> None:
+        super().__init__("the internal steps are too long for parameters that were tried")
+        self.point = point
+
+
 def broken_losses(terms: Sequence[LossTerm]) -> str | None:
     """Return the terms that are not finite, with their numbers of samples; None if all are finite."""
     broken = []
