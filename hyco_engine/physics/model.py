@@ -26,12 +26,17 @@ from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.errors import DataError, PluginError
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
 from hyco_engine.physics.capture import StepRunner
+from hyco_engine.physics.disturbance import too_long
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 from hyco_engine.physics.steps import InternalSteps
 
 if TYPE_CHECKING:
     from phi.field import Field
     from torch.fx import GraphModule
+
+
+TESTED = 4
+"""The number of states from which the step of a physics is tested that makes no statement about its stability."""
 
 
 class Physics(ABC):
@@ -68,7 +73,8 @@ class Physics(ABC):
     ) -> str | None:
         """Return a warning with the numbers and the remedies if steps of `dt` from `state` are not stable, else None.
 
-        `state` holds each field as `[B, components, *S]`; `parameters` are 0-d or `[*resolution]`.
+        `state` holds each field as `[B, components, *S]`; `parameters` are 0-d or `[*resolution]`. Without a method of
+        its own, a physics is tested: the model halves the internal step and compares.
         """
         return None
 
@@ -188,9 +194,35 @@ class DeclaredModel(PhysicalModel):
         self._runner.prepare_export(state, values)
 
     def stability(self, state: Tensor) -> str | None:
-        """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable."""
+        """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable.
+
+        A physics that makes no statement of its own is tested: its step is halved and compared.
+        """
         with torch.no_grad():
-            return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
+            if type(self.physics).stability is not Physics.stability:
+                return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
+            return self._tested(state[:TESTED])
+
+    def _tested(self, state: Tensor) -> str | None:
+        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        static = state[:, self.layout.n_dynamic :]
+
+        def advance(dynamic: Tensor, parts: int) -> Tensor:
+            with self._steps.divided(parts):
+                for _ in range(self.substeps):
+                    whole = torch.cat([dynamic, static.repeat(2, *(1 for _ in static.shape[1:]))], dim=1)
+                    dynamic = self._eager(whole, *values)
+            return dynamic
+
+        found = too_long(advance, state[:, : self.layout.n_dynamic], self.substeps)
+        if found is None:
+            return None
+        shorter = f"{self.inner_dt / found.parts:.3g}"
+        return (
+            f"{type(self.physics).__name__}: steps of dt = {self.inner_dt:g} are too long: in {found.frames} frame(s) a "
+            f"small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps of "
+            f"{shorter}. Set physical.dt to at most {shorter}"
+        )
 
     @abstractmethod
     def _step(self, state: Tensor, *values: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -69,6 +70,16 @@ class InternalSteps:
         """Take the number that `changed` gave."""
         if not self.fixed:
             self.count = self.begun if count is None else count
+
+    @contextmanager
+    def divided(self, parts: int) -> Iterator[None]:
+        """Take, within the context, `parts` times as many steps."""
+        count = self.count
+        self.count = count * parts
+        try:
+            yield
+        finally:
+            self.count = count
 
     def load(self, parameters: Parameters) -> float:
         """Return the needed number of steps over the present one; above 1 the steps are too long for `parameters`.

@@ -17,6 +17,7 @@ class Diverged(RunError):
     def __init__(self, what: str, *, advice: str = "") -> None:
         super().__init__(f"{what}. {advice}" if advice else what)
         self.what = what
+        self.advice = advice
 
 
 class Outgrown(Exception):

@@ -23,6 +23,7 @@ from hyco_engine.interfaces import (
     StepContext,
     Values,
 )
+from hyco_engine.physics.within import instability
 from hyco_engine.randomness import derive_generator
 from hyco_engine.training.divergence import Diverged, Outgrown, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
@@ -206,7 +207,8 @@ class Problem:
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
         left = self.objective.left_finite(self.model, batch)
-        return Diverged(f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}")
+        told = f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}"
+        return Diverged(told, advice=instability(self.model, batch[0]) or "")
 
     def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
         """Return the loss terms of some samples. With `where`, an error names the plugin's part that failed."""
@@ -245,6 +247,10 @@ class Problem:
         # a transform of torch.func may be the first to need the totals, but no data can be read within it
         self._observed()
         yield from map(self._started, self._chunks)
+
+    def instability(self) -> str | None:
+        """Return a warning that internal steps are too long for the start states of the data, or None."""
+        return instability(self.model, self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch[0])
 
     def left_finite(self) -> str:
         """Describe the first rollout that does not stay finite, as ", since ..."; empty if all stay finite."""

@@ -196,8 +196,8 @@ class Trainer:
     def _begin(self, data: Samples, epochs: int, terms: Sequence[ExtraTerm]) -> Problem:
         """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
-        if state.memory is None and self.solver.name != "gauss-newton":
-            state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
+        if self.solver.name != "gauss-newton":
+            state.plan_memory(self._problem(dataset, terms), self.settings.memory_gb)
         if self.settings.initial_states == "learned":
             assert self.layout is not None  # every model with rollouts has one
             state.learn_starts(dataset, self.layout.n_dynamic, self.device)

@@ -85,8 +85,9 @@ class FullBatch(Solver[F], Generic[F]):
         if not math.isfinite(done.loss):
             raise Diverged(
                 f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
-                f"{problem.left_finite()}: start closer, narrow the parameters' bounds, or shorten "
-                "data.num_predict_steps"
+                f"{problem.left_finite()}",
+                advice=problem.instability()
+                or "Start closer, narrow the parameters' bounds, or shorten data.num_predict_steps",
             )
         problem.normalization.step(problem.context(state.epochs, state.steps))
         state.epochs += 1
