@@ -219,8 +219,8 @@ class DeclaredModel(PhysicalModel):
             return None
         shorter = f"{self.inner_dt / found.parts:.3g}"
         return (
-            f"{type(self.physics).__name__}: steps of dt = {self.inner_dt:g} are too long: in {found.frames} frame(s) a "
-            f"small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps of "
+            f"{type(self.physics).__name__}: steps of dt = {self.inner_dt:g} are too long: in {found.frames} frame(s) "
+            f"a small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps of "
             f"{shorter}. Set physical.dt to at most {shorter}"
         )
 
