@@ -633,6 +633,9 @@ class Tracker:
     def phase_ended(self, record: Mapping[str, Any]) -> None:
         """A phase has ended: `cycle`, `phase`, `seconds`."""
 
+    def noted(self, message: str) -> None:
+        """The engine says what it found or chose: `message`. Nothing is wrong."""
+
     def warned(self, message: str) -> None:
         """The user should know something: `message`."""
 

@@ -81,8 +81,8 @@ class Cycle:
     heldout: HeldOut | None
     during: Callable[[Event], None]
 
-    def run(self, state: CycleState, turn: Turn, real: Samples) -> Iterator[Event]:
-        """Run the rest of the present cycle on the real samples."""
+    def run(self, state: CycleState, turn: Turn, real: Mapping[Player, Samples]) -> Iterator[Event]:
+        """Run the rest of the present cycle on the real samples of each model."""
         cycle = state.history.cycles
         phases = planned_phases(turn.strategy, self.trainers, cycle)
         idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
@@ -100,7 +100,7 @@ class Cycle:
                 candidate=turn.name,
                 label=turn.label,
             )
-            yield from self._phase(state, turn, place, real)
+            yield from self._phase(state, turn, place, real[phase.player])
             state.next += 1
             if state.next < len(phases):
                 yield Event(REST, True)
@@ -208,11 +208,11 @@ def _warning(state: CycleState, message: str) -> Event:
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists."""
+    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists and None."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
-        elif not isinstance(value, list):
+            flat |= flatten({f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()})
+        elif value is not None and not isinstance(value, list):
             flat[name] = value
     return flat

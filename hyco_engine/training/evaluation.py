@@ -2,16 +2,18 @@
 
 The measures are those in common use: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are computed per field
 and lead time over all simulations and points, then averaged over lead times by the geometric mean and over fields by
-the arithmetic one. A model that diverges has the error inf.
+the arithmetic one. A model that diverges has the error inf. Where the truth is 0, nrmse is undefined, and where it has
+no spread, vrmse; means leave such lead times out, and None stands for a mean of nothing.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +25,9 @@ from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
+from hyco_engine.training.relative_errors import RelativeErrors, mean_of, over_steps
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
-# The least error in a geometric mean, which a single perfect step would make 0.
-_FLOOR = 1e-12
 # The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
 _AT_ONCE = 16
 _BYTES_AT_ONCE = 2**26
@@ -57,6 +58,8 @@ def rollout_errors(
     watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
+
+    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
 
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
@@ -97,13 +100,12 @@ def predictor_errors(
 
 
 class _Sums:
-    """Sums over observed values, per lead time and field, in float64."""
+    """Relative errors over observed values, per lead time and field."""
 
     def __init__(self, layout: StateLayout, steps: int) -> None:
-        self._layout = layout
         self._mask = sample_mask(layout)[: layout.n_dynamic]
-        self._names = [field.name for field in layout.dynamic]
-        self._sums = torch.zeros(4, steps, len(self._names), dtype=torch.float64)
+        self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
+        self._errors = {name: RelativeErrors.zeros(steps) for name in self._channels}
 
     def add(self, predictions: Tensor, targets: Tensor) -> None:
         frames = max(1, _ELEMENTS_AT_ONCE // max(1, targets[:, 0].numel()))
@@ -113,14 +115,12 @@ class _Sums:
 
     def _add(self, predictions: Tensor, targets: Tensor, first: int) -> None:
         observed = ~targets.isnan() & self._mask
-        known = torch.where(observed, targets, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            parts = (error.square(), known.square(), known, observed.double())
-            for row, part in enumerate(parts):
-                values = part[:, :, channels].flatten(2).sum((0, 2))
-                self._sums[row, first : first + len(values), k] += values
+
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums[first : first + values.shape[1]] += values.flatten(2).sum((0, 2))
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, :, own], targets[:, :, own], observed[:, :, own], into)
 
     def add_points(self, predictions: Tensor, points: Points) -> None:
         """Add predictions `[N, C_dyn]`; an observation between two frames has the lead time of the later one.
@@ -128,28 +128,25 @@ class _Sums:
         Observations of the first frame do not count, since that frame is given.
         """
         observed = ~points.value.isnan() & (points.frame > 1e-4)[:, None]
-        known = torch.where(observed, points.value, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(0, self._sums.shape[1] - 1)
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            for row, part in enumerate((error.square(), known.square(), known, observed.double())):
-                self._sums[row, :, k].index_add_(0, lead, part[:, channels].sum(1))
+        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(min=0)
+
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums.index_add_(0, lead.clamp(max=len(sums) - 1), values.sum(1))
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, own], points.value[:, own], observed[:, own], into)
 
     def metrics(self) -> dict[str, Any]:
-        squares, energy, total, count = self._sums
-        seen = count > 0
-        count = count.clamp(min=1)
-        rmse = (squares / count).sqrt()
-        variance = (energy / count - (total / count).square()).clamp(min=0)
-        nrmse = rmse / (energy / count).sqrt().clamp(min=_FLOOR)
-        vrmse = rmse / variance.sqrt().clamp(min=_FLOOR)
-        by_field = {name: _geometric_mean(nrmse[:, k], seen[:, k]) for k, name in enumerate(self._names)}
+        by_field = {name: over_steps(errors.nrmse) for name, errors in self._errors.items()}
+        seen = torch.stack([errors.count > 0 for errors in self._errors.values()], dim=1).any(1)
+        by_step = torch.stack([errors.nrmse for errors in self._errors.values()], dim=1)[seen]
         return {
-            "nrmse": _mean(by_field.values()),
-            "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
+            "nrmse": mean_of(list(by_field.values())),
+            "vrmse": mean_of([over_steps(errors.vrmse) for errors in self._errors.values()]),
             "nrmse_by_field": by_field,
-            "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+            "nrmse_by_step": [mean_of([v for v in row.tolist() if not math.isnan(v)]) for row in by_step],
+            # lead times without observations have no error
+            "lead_steps": (seen.nonzero()[:, 0] + 1).tolist(),
         }
 
 
@@ -174,7 +171,12 @@ class HeldOut(ABC):
 
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`."""
+    """Full-length rollouts of steppers, compared by vrmse; `detailed` adds all of `RolloutMetrics`.
+
+    A constant that is added to one of several fields would change its share in nrmse, but not in vrmse. Where no frame
+    has a spread, nrmse takes its place. `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each
+    trajectory; None stands for the first frames, from which the models start.
+    """
 
     def __init__(
         self,
@@ -182,31 +184,38 @@ class HeldOutRollouts(HeldOut):
         layout: StateLayout,
         device: torch.device | str = "cpu",
         *,
+        last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
     ) -> None:
         self.trajectories = trajectories
+        self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
         self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        return self._errors(model_rollout(model))
+        return self._errors(model_rollout(model), self.trajectories)
 
     def score(self, metrics: Mapping[str, Any]) -> float:
-        return float(metrics["nrmse"])
+        known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
+        return float(next(known, math.inf))
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
-        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic))
+        held = [
+            attrs.evolve(trajectory, dynamic=torch.cat([known[None], trajectory.dynamic[1:]]))
+            for trajectory, known in zip(self.trajectories, self.last_known, strict=True)
+        ]
+        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic), held)
 
     def in_detail(self) -> HeldOut:
-        return type(self)(self.trajectories, self.layout, self.device, detailed=True)
+        return type(self)(self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=True)
 
-    def _errors(self, predict: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+    def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         if not self._detailed:
-            return rollout_errors(predict, self.trajectories, self.layout, self.device)
+            return rollout_errors(predict, trajectories, self.layout, self.device)
         more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
-        errors = rollout_errors(predict, self.trajectories, self.layout, self.device, more.add)
+        errors = rollout_errors(predict, trajectories, self.layout, self.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
 
 
@@ -229,21 +238,9 @@ class HeldOutSamples(HeldOut):
                     weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
                     part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
                     sums[term.spec.name] += part.double().cpu()
-        by_term = {name: float(total / count.clamp(min=_FLOOR)) for name, (total, count) in sums.items()}
+        by_term = {name: float(total / count) if count > 0 else 0.0 for name, (total, count) in sums.items()}
         scales = {spec.name: spec.priority / (spec.scale or 1.0) for spec in self._objective.specs}
         return {"loss": sum(scales[name] * value for name, value in by_term.items()), "loss_by_field": by_term}
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         return float(metrics["loss"])
-
-
-def _geometric_mean(values: Tensor, seen: Tensor) -> float:
-    values = values[seen]
-    if not torch.isfinite(values).all():
-        return math.inf
-    return float(values.clamp(min=_FLOOR).log().mean().exp())
-
-
-def _mean(values: Iterable[float]) -> float:
-    finite_or_inf = [value if math.isfinite(value) else math.inf for value in values]
-    return math.fsum(finite_or_inf) / len(finite_or_inf)
