@@ -31,7 +31,7 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.steps import MAX_INTERNAL_STEPS, InternalSteps
 from hyco_engine.rollout import rollout
-from hyco_engine.spec.options import NoOptions
+from hyco_engine.settings import options
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout
 from hyco_engine.testing.strategies import Question
 from hyco_engine.training.divergence import Diverged
@@ -348,6 +348,11 @@ def test_an_unstable_physics_has_no_trust(inner: float, tau: float, samples: int
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
+@options
+class NoOptions:
+    """Nothing to choose."""
+
+
 class TwoSpecies(FlowPhysics):
     """a + 2 b -> nothing, and both diffuse: Euler's steps, of whose stability it says nothing."""
 
@@ -405,7 +410,7 @@ def run_of(physics: type[TwoSpecies], folder: Path) -> Any:
             "variables": {"a": "a", "b": "b"},
             "axes": "tx",
             "dt": DT,
-            "domain": {"x": [0.0, 1.0]},
+            "bounds": {"x": [0.0, 1.0]},
             "boundary": "periodic",
             "split": {"by": "time", "train": "0:16", "val": "16:20", "test": "20:24"},
         },
