@@ -113,6 +113,7 @@ class Execution:
     def _prepare(self) -> Parts:
         """Read the data, build all parts for it, and compile the physics."""
         assembler = self.assembler
+        assembler.chosen = None if self._kept is None else dict(self._kept["chosen"])
         with self._report.timed("prepare_data"):
             task = assembler.task()
             task.read(self._progress)
@@ -120,7 +121,6 @@ class Execution:
         if self._kept is not None and self._kept["data"] != self._digest:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
-        assembler.chosen = None if self._kept is None else dict(self._kept["chosen"])
         parts = assembler.prepare(task, decided)
         self.spec = assembler.spec
         self.folder.write_spec(dump_spec(self.spec))

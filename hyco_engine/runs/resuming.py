@@ -82,11 +82,11 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
     if found is None:
         if (folder / "spec.toml").is_file():
-            _compare(_stored(folder), spec, None)
+            _compare(_stored(folder), spec, None, None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), spec, cycles)
+    _compare(tomllib.loads(run["spec"]), spec, cycles, found.content["chosen"])
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
@@ -125,13 +125,21 @@ def _stored(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder / 'spec.toml'} is damaged: {error}; start again with a new run folder") from error
 
 
-def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
-    """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far."""
+def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None, chosen: Mapping[str, Any] | None) -> None:
+    """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far.
+
+    A key that was left to the engine, which holds a value in `chosen` in the resolved spec, may come with this value or
+    as "auto"; None stands for a run that has not chosen yet.
+    """
     before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
     problems = []
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
+        if chosen is None or key in chosen:
+            allowed = ["auto"] if chosen is None else ["auto", chosen[key]]
+            if now.get(key) in allowed:
+                continue
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:
