@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.errors import SpecError
@@ -45,7 +46,7 @@ from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum
-from hyco_engine.training.noisy import afford_starts, is_noisy, meet_noise, told
+from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.settings import TrainingSettings
@@ -97,8 +98,8 @@ class Assembler:
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
         """Messages to the user about what may be wrong."""
-        self.chosen: dict[str, Any] | None = None
-        """The values that the assembler chose for keys of the spec, which `spec` has from then on; None before that."""
+        self.chosen: dict[str, Any] = {}
+        """The values that the assembler chose for keys that the spec leaves to it; `spec` has them too."""
         self.reasons: list[str] = []
         """Sentences that say what was chosen, and why."""
 
@@ -110,30 +111,30 @@ class Assembler:
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """Build the data source without reading anything."""
+        """Build the data source, in the units that the spec asks for, without reading anything."""
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
-        return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
+        made = self._build(choice, (TrajectorySource, SampleSource), context)
+        return converted(cast("TrajectorySource | SampleSource", made), choice)
 
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""
-        spec = self.spec = replaced(self.spec, self.chosen or {})
+        spec = self.spec
         dtype = DTYPES.get(spec.run.precision)
         return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed)
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
 
-        Adds messages to the user to `notes`, and the choices that were left to the engine to `chosen`, unless they were
-        made before. Raises HycoError if the spec, the data and the parts do not fit each other.
+        Adds messages to the user to `notes`, and what the spec leaves to the engine to `chosen`. Raises HycoError if
+        the spec, the data and the parts do not fit each other.
         """
         self.notes.extend(task.precision.warnings)
-        chosen = self._choose_precision(task) if self.chosen is None else self.chosen
-        self.spec = replaced(self.spec, chosen)
+        self.chosen = self._choose_precision(task)
+        self.spec = replaced(self.spec, self.chosen)
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
-        if self.chosen is None:
-            self.chosen = chosen | self._choose(task, models)
+        self.chosen |= self._choose(task, models)
         self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
@@ -175,22 +176,10 @@ class Assembler:
         objective = self.objective("physical", model, task)
         if not objective.rolls_out:
             return {}
-        unknowns, layout = Unknowns(model), task.form.layout
-        assert layout is not None  # rollouts are of states
-        optimizer = optimizer_name(unknowns, "physical", settings, objective)
+        optimizer = optimizer_name(Unknowns(model), "physical", settings, objective)
         chosen = meet_noise(settings, optimizer, task.longest_windows())
         if not chosen:
             return {}
-        if optimizer == "gauss-newton" and settings.optimizer == "auto":
-            own = replaced(settings, chosen)
-            chosen |= afford_starts(
-                own,
-                values=layout.n_dynamic * math.prod(layout.spatial),
-                parameters=sum(parameter.numel() for parameter in unknowns.parameters),
-                windows=task.count(own),
-                horizon=task.horizon(own),
-                substeps=getattr(model, "substeps", 1),
-            )
         self.reasons.append(told(task.noise, chosen))
         return {f"training.physical.{name}": value for name, value in chosen.items()}
 

@@ -25,6 +25,7 @@ from hyco_engine.runs.environment import describe_environment, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
+from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.cycle import REST, Event
 from hyco_engine.training.hybrid import HybridTrainer
@@ -51,20 +52,24 @@ class Execution:
         draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
         self.assembler = assembler
-        self.spec = assembler.spec
         self.loaded = loaded
         self.folder = folder
         self.earlier = earlier
         self._report = Reporter(trackers=trackers)
-        self._facts = {"spec": dump_spec(self.spec), **running_on(assembler.registry, assembler.device)}
+        self._facts = {"spec": dump_spec(assembler.spec), **running_on(assembler.registry, assembler.device)}
         self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-        self._keeper = Keeper(self._checkpoint, minutes=self.spec.run.checkpoint_minutes, stop=stop)
+        self._keeper = Keeper(self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop)
         self._start = time.perf_counter()
         if self._kept is not None:
             self._start -= self._kept["elapsed"]
             self._report.seconds.update(self._kept["seconds"])
-        self.results = Results(draw=draw, spec=self.spec, folder=folder, report=self._report)
+        self.results = Results(draw=draw, spec=assembler.spec, folder=folder, report=self._report)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec, in which the assembler chooses what is left to it."""
+        return self.assembler.spec
 
     @property
     def _kept(self) -> Mapping[str, Any] | None:
@@ -113,7 +118,6 @@ class Execution:
     def _prepare(self) -> Parts:
         """Read the data, build all parts for it, and compile the physics."""
         assembler = self.assembler
-        assembler.chosen = None if self._kept is None else dict(self._kept["chosen"])
         with self._report.timed("prepare_data"):
             task = assembler.task()
             task.read(self._progress)
@@ -122,8 +126,8 @@ class Execution:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
-        self.spec = assembler.spec
-        self.folder.write_spec(dump_spec(self.spec))
+        self._facts["spec"] = dump_spec(self.spec)
+        self.folder.write_spec(self._facts["spec"])
         for reason in assembler.reasons:
             self._report.tell("noted", reason)
         self.results.begin(parts, self.spec)
@@ -170,10 +174,10 @@ class Execution:
             )
             if self._kept is not None:
                 self._restore(hybrid, self._kept)
-            self._cycles(hybrid, {player: task.samples(t.settings) for player, t in parts.trainers.items()})
+            self._cycles(hybrid, task.train, {name: task.samples(t.settings) for name, t in parts.trainers.items()})
             logger.info("caches: %s", folders.summary())
 
-    def _cycles(self, hybrid: HybridTrainer, real: Mapping[Player, Samples]) -> None:
+    def _cycles(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train, tell the trackers of every event, write checkpoints, and end on request."""
 
         def during(event: Event) -> None:
@@ -181,7 +185,7 @@ class Execution:
             self._keeper.between()
 
         cycles = self.spec.run.cycles - hybrid.history.cycles
-        with closing(hybrid.events(real, cycles, during)) as events:
+        with closing(hybrid.events(real, cycles, during, own)) as events:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:
@@ -214,7 +218,6 @@ class Execution:
         content = {
             "run": self._facts,
             "data": self._digest,
-            "chosen": self.assembler.chosen,
             "cache": None if parts is None or parts.cache is None else attrs.asdict(parts.cache),
             "execution": self._execution,
             "training": training,

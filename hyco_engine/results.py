@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Parts
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
+from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
@@ -134,7 +135,7 @@ class Results:
         physical = None if parts is None else parts.physical
         cache = None if self.parts is None else self.parts.cache
         seconds = {name: self.report.seconds.get(name, 0.0) + history.seconds.get(name, 0.0) for name in PHASES}
-        return {
+        found: dict[str, Any] = {
             "status": status,
             "error": error,
             "cycles": history.cycles,
@@ -156,6 +157,7 @@ class Results:
             "seed": self.spec.run.seed,
             "versions": package_versions(),
         }
+        return {**found, "verdict": verdict(found)}
 
     def _parameters(self, parts: Parts) -> dict[str, Any]:
         if parts.physical is None:

@@ -18,6 +18,7 @@ from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
+from hyco_engine.spec.resolving import replaced
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -82,17 +83,30 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
     if found is None:
         if (folder / "spec.toml").is_file():
-            _compare(_stored(folder), spec, None, None)
+            stored = _stored(folder)
+            _compare(stored, with_choices(spec, stored), None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), spec, cycles, found.content["chosen"])
+    stored = tomllib.loads(run["spec"])
+    _compare(stored, with_choices(spec, stored), cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
         notes=(*found.notes, f"resuming from {found.path}"),
         warnings=tuple(_differences(run, facts, spec)),
     )
+
+
+def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
+    """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
+    stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
+    open_ = [key for key, value in now.items() if value == "auto" and key.startswith(("training.", "run.precision"))]
+    return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
@@ -125,21 +139,13 @@ def _stored(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder / 'spec.toml'} is damaged: {error}; start again with a new run folder") from error
 
 
-def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None, chosen: Mapping[str, Any] | None) -> None:
-    """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far.
-
-    A key that was left to the engine, which holds a value in `chosen` in the resolved spec, may come with this value or
-    as "auto"; None stands for a run that has not chosen yet.
-    """
+def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
+    """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far."""
     before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
     problems = []
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
-        if chosen is None or key in chosen:
-            allowed = ["auto"] if chosen is None else ["auto", chosen[key]]
-            if now.get(key) in allowed:
-                continue
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:

@@ -122,7 +122,14 @@ class FieldTask(Task, ABC):
                     f"{list(values[name].shape)}: give both the same shape, or leave the truth out",
                     key=f"data.truth.{name}",
                 )
-            if name not in physical.learnables.names:
+            declared = physical.learnables.declarations.get(name)
+            if declared is not None and name not in physical.learnables.names:
+                raise SpecError(
+                    f"the physics {kind!r} has the parameter {name!r} only where the spec names it: add "
+                    f"physical.parameters.{name}.learn = true, or leave the truth out",
+                    key=f"data.truth.{name}",
+                )
+            if declared is None:
                 known = ", ".join(physical.learnables.names) or "none"
                 raise SpecError(
                     f"the physics {kind!r} has no parameter {name!r}; it has "

@@ -12,8 +12,8 @@ Source: the reduced camera system of bundle adjustment, B. Triggs et al., LNCS 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 import torch
@@ -21,8 +21,76 @@ from torch import Tensor
 
 from hyco_engine.training.least_squares import decrease, unit_scale, within_box
 
+TOLERANCE = 1e-2
+"""Conjugate gradients reduce the residual by this factor: a step that is so exact converges by it from step to step."""
+MOST_PRODUCTS = 100
+"""Most products of conjugate gradients for one solution."""
 # a start value on which no residual depends keeps its place, as the damping is relative
 _LEAST_DAMPING = 1e-12
+
+
+class StartCurvature(Protocol):
+    """The blocks C_w of the start states, W in number, with D values each."""
+
+    def times(self, starts: Tensor) -> Tensor:
+        """Return C_w x_w `[W, D]` for x `[W, D]`."""
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        """Return the solutions `[W, D, K]` of damped systems with K right sides `[W, D, K]` each."""
+
+
+@attrs.frozen(eq=False)
+class DenseCurvature:
+    """Blocks `[W, D, D]` as matrices, damped by their diagonals."""
+
+    blocks: Tensor
+
+    def times(self, starts: Tensor) -> Tensor:
+        return torch.einsum("wde,we->wd", self.blocks, starts)
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        more = (damping + _LEAST_DAMPING) * unit_scale(self.blocks).square()
+        solution: Tensor = torch.linalg.solve(self.blocks + torch.diag_embed(more), right)
+        return solution
+
+
+@attrs.frozen(eq=False)
+class ProductCurvature:
+    """Blocks of which only the products with states are known, damped by `scale`.
+
+    `scale` is the curvature that the observed start gives each value of the learned one. Other frames add at most as
+    much as they are many, so a few iterations of conjugate gradients are enough.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    scale: float
+
+    def times(self, starts: Tensor) -> Tensor:
+        return self.product(starts)
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        def product(starts: Tensor) -> Tensor:
+            return self.product(starts) + damping * self.scale * starts
+
+        return torch.stack([_conjugate_gradients(product, column) for column in right.unbind(2)], dim=2)
+
+
+def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Return the solutions `[W, D]` of W systems at once, each with its own step lengths."""
+    solution, residual = torch.zeros_like(right), right
+    direction, size = right, right.square().sum(1)
+    aim = TOLERANCE**2 * size
+    for _ in range(MOST_PRODUCTS):
+        open_ = size > aim
+        if not bool(open_.any()):
+            break
+        pushed = product(direction)
+        curved = (direction * pushed).sum(1)
+        length = torch.where(open_ & (curved > 0), size / curved.where(curved > 0, 1.0), 0.0)[:, None]
+        solution, residual = solution + length * direction, residual - length * pushed
+        before, size = size, residual.square().sum(1)
+        direction = residual + (size / before.where(before > 0, 1.0))[:, None] * direction
+    return solution
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -42,37 +110,22 @@ class Arrow:
     """J^T r of the starts, `[W, D]`."""
     between: Tensor
     """B, `[W, P, D]`."""
-    start_hessian: Tensor
-    """C, `[W, D, D]`."""
+    curvature: StartCurvature
     count: int
     """The number of observed values."""
 
     @classmethod
-    def of(cls, residual: Tensor, jacobian: Tensor, count: int, learned: Tensor) -> Arrow:
-        """Return the quadratic model of one chunk.
-
-        Of its residuals `[B, N]` and derivatives `[B, N, P + D]`, the first `count` belong to the parameters. The
-        starts of the samples at `learned` (bool `[B]`) are unknown.
-        """
-        r, j = residual.double(), jacobian[:, :, :count].double()
-        own, pulled = jacobian[learned, :, count:].double(), r[learned]
-        return cls(
-            values=r.square().sum()[None].cpu(),
-            gradient=torch.einsum("bnp,bn->p", j, r).cpu(),
-            hessian=torch.einsum("bnp,bnq->pq", j, j).cpu(),
-            start_gradient=torch.einsum("bnd,bn->bd", own, pulled).cpu(),
-            between=(j[learned].mT @ own).cpu(),
-            start_hessian=(own.mT @ own).cpu(),
-            # the residual and derivatives of a value that was not observed are 0
-            count=int(((residual != 0) | (jacobian != 0).any(-1)).sum()),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Arrow]) -> Arrow:
+    def joined(cls, parts: Sequence[ArrowPart], curvature: StartCurvature) -> Arrow:
         """Return the quadratic model of all chunks, in the order of their samples."""
-        summed = {name: torch.stack([getattr(part, name) for part in parts]).sum(0) for name in _SUMMED}
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _JOINED}
-        return cls(**summed, **joined, count=sum(part.count for part in parts))
+        return cls(
+            values=torch.stack([part.value for part in parts]).sum(0)[None],
+            gradient=torch.stack([part.gradient for part in parts]).sum(0),
+            hessian=torch.stack([part.hessian for part in parts]).sum(0),
+            start_gradient=torch.cat([part.start_gradient for part in parts]),
+            between=torch.cat([part.between for part in parts]),
+            curvature=curvature,
+            count=sum(part.count for part in parts),
+        )
 
     def with_prior(self, value: Tensor, gradient: Tensor, hessian: Tensor) -> Arrow:
         """Return the quadratic model of the sum with a prior of the parameters."""
@@ -82,13 +135,13 @@ class Arrow:
 
     @property
     def usable(self) -> Tensor:
-        parts = (getattr(self, name) for name in (*_SUMMED, *_JOINED))
+        parts = (self.values, self.gradient, self.hessian, self.start_gradient, self.between)
         return torch.tensor([all(bool(part.isfinite().all()) for part in parts)])
 
-    @cached_property
-    def reduced(self) -> tuple[Tensor, Tensor]:
-        """The gradient `[P]` and the Hessian `[P, P]` of the parameters once the starts follow them."""
-        return self._reduce(0.0)[:2]
+    @property
+    def reduced(self) -> Tensor:
+        """The Schur complement S `[P, P]`."""
+        return self._reduce(0.0)[1]
 
     def decrease(self) -> Tensor:
         if not bool(self.usable):
@@ -97,35 +150,57 @@ class Arrow:
         return decrease(hessian[None], gradient[None]) + (self.start_gradient * pulled).sum()
 
     def step(self, starts: Tensor, damping: Tensor, trust_region: Tensor | None) -> Tensor:
-        own = float(damping)
-        gradient, hessian, pulled, solved = self._reduce(own)
+        gradient, hessian, pulled, solved = self._reduce(float(damping))
         moved = within_box(hessian[None], gradient[None], torch.zeros(1, dtype=torch.float64), trust_region)
-        followed = -(pulled + torch.einsum("wdp,p->wd", solved, moved[0]))
+        followed = -(pulled + solved @ moved[0])
         return torch.cat([moved, followed.reshape(1, -1)], dim=1)
 
     def predicted(self, starts: Tensor, delta: Tensor) -> Tensor:
-        moved, followed = self._split(delta)
-        linear = (self.gradient * moved).sum() + (self.start_gradient * followed).sum()
-        curved = moved @ self.hessian @ moved
-        curved = curved + 2 * torch.einsum("p,wpd,wd->", moved, self.between, followed)
-        curved = curved + torch.einsum("wd,wde,we->", followed, self.start_hessian, followed)
-        return (-2 * linear - curved)[None]
-
-    def _split(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         count = len(self.gradient)
-        return delta[0, :count], delta[0, count:].view_as(self.start_gradient)
+        moved, followed = delta[0, :count], delta[0, count:].view_as(self.start_gradient)
+        linear = (self.gradient * moved).sum() + (self.start_gradient * followed).sum()
+        curved = moved @ self.hessian @ moved + (followed * self.curvature.times(followed)).sum()
+        curved = curved + 2 * torch.einsum("p,wpd,wd->", moved, self.between, followed)
+        return (-2 * linear - curved)[None]
 
     def _reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the reduced gradient and Hessian, C^-1 g `[W, D]` and C^-1 B^T `[W, D, P]`, all of them damped."""
-        scale = unit_scale(self.start_hessian)
-        more = (damping + _LEAST_DAMPING) * scale.square()
         right = torch.cat([self.start_gradient[:, :, None], self.between.mT], dim=2)
-        solution = torch.linalg.solve(self.start_hessian + torch.diag_embed(more), right)
+        solution = self.curvature.solve(right, damping)
         pulled, solved = solution[:, :, 0], solution[:, :, 1:]
         gradient = self.gradient - torch.einsum("wpd,wd->p", self.between, pulled)
         own = self.hessian + torch.diag(damping * unit_scale(self.hessian).square())
-        return gradient, own - torch.einsum("wpd,wdq->pq", self.between, solved), pulled, solved
+        schur = own - torch.einsum("wpd,wdq->pq", self.between, solved)
+        return gradient, (schur + schur.T) / 2, pulled, solved
 
 
-_SUMMED = ("values", "gradient", "hessian")
-_JOINED = ("start_gradient", "between", "start_hessian")
+@attrs.frozen(kw_only=True, eq=False)
+class ArrowPart:
+    """The part of an `Arrow` that the samples of one chunk contribute, of which b have learned starts."""
+
+    value: Tensor
+    gradient: Tensor
+    hessian: Tensor
+    start_gradient: Tensor
+    """`[b, D]`."""
+    between: Tensor
+    """`[b, P, D]`."""
+    count: int
+
+    @classmethod
+    def of(cls, residual: Tensor, jacobian: Tensor, pull: Callable[[Tensor], Tensor]) -> ArrowPart:
+        """Return the part of a chunk with residuals `[B, N]` and derivatives `[B, N, P]` by the parameters.
+
+        `pull` maps values `[K, B, N]` to their products `[K, b, D]` with the derivatives by the learned starts.
+        """
+        r, j = residual.double(), jacobian.double()
+        pulled = pull(torch.cat([residual[None], jacobian.movedim(2, 0)])).double().cpu()
+        return cls(
+            value=r.square().sum().cpu(),
+            gradient=torch.einsum("bnp,bn->p", j, r).cpu(),
+            hessian=torch.einsum("bnp,bnq->pq", j, j).cpu(),
+            start_gradient=pulled[0],
+            between=pulled[1:].movedim(0, 1),
+            # the residual and derivatives of a value that was not observed are 0
+            count=int(((residual != 0) | (jacobian != 0).any(-1)).sum()),
+        )

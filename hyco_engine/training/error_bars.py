@@ -122,7 +122,7 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     arrow = linearizer.arrow(whole, point)
     volume = _volume_in_windows(whole)
     dof = max(1.0, (arrow.count - starts) / volume - len(point))
-    _, hessian = arrow.reduced
+    hessian = arrow.reduced
     covariance = float(arrow.values) / dof * _inverse(hessian)
     assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
     return _bars(model, whole, point, hessian, covariance, dof, assumption)
@@ -151,7 +151,7 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
         return None
     if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
         return None
-    used, chunk, left_out = _affordable(trainer, data)
+    used, chunk, left_out = _affordable(trainer, data) if trainer.state.initial is None else (data, None, "")
     # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
     known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)

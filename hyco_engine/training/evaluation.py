@@ -59,6 +59,8 @@ def rollout_errors(
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
+    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
+
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
     targets, `[B, T, C_dyn, *S]`.
@@ -143,6 +145,8 @@ class _Sums:
             "vrmse": mean_of([over_steps(errors.vrmse) for errors in self._errors.values()]),
             "nrmse_by_field": by_field,
             "nrmse_by_step": [mean_of([v for v in row.tolist() if not math.isnan(v)]) for row in by_step],
+            # lead times without observations have no error
+            "lead_steps": (seen.nonzero()[:, 0] + 1).tolist(),
         }
 
 

@@ -75,15 +75,19 @@ class HybridTrainer:
 
     def train(self, dataset: Samples, cycles: int) -> History:
         """Run `cycles` cycles on the real samples of `dataset`; the rest of a cycle under way counts as one."""
-        with closing(self.events(dict.fromkeys(self.trainers, dataset), cycles, self.tell)) as events:
+        with closing(self.events(dataset, cycles, self.tell)) as events:
             for event in events:
                 self.tell(event)
         return self.history
 
     def events(
-        self, real: Mapping[Player, Samples], cycles: int, during: Callable[[Event], None]
+        self,
+        dataset: Samples,
+        cycles: int,
+        during: Callable[[Event], None],
+        own: Mapping[Player, Samples] | None = None,
     ) -> Generator[Event, None, None]:
-        """Run `cycles` cycles on the `real` samples of each model, event by event.
+        """Run `cycles` cycles event by event, on the real samples of `dataset`, or on a model's `own` ones.
 
         Training can continue from `state_dict` at each event of the kind `REST`.
 
@@ -91,6 +95,7 @@ class HybridTrainer:
         close the iterator: that frees the generated samples.
         """
         end = self.history.cycles + cycles
+        real = dict.fromkeys(self.trainers, dataset) | dict(own or {})
         parts = Cycle(trainers=self.trainers, teaching=self._teaching, heldout=self.heldout, during=during)
         if cycles:
             self._candidates.begin()

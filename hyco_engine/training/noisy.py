@@ -18,12 +18,6 @@ from hyco_engine.training.solver.choosing import FULL_BATCH
 
 NOISY = 0.002
 """Noise below this many standard deviations of a field does not matter: its bias, of second order, is below 1e-5."""
-MOST_STARTS = 2**26
-"""Gauss-Newton solves for start states with up to so many numbers in their curvature; L-BFGS learns more."""
-MOST_WORK = 2**29
-"""Gauss-Newton pushes up to so many derivatives of values through all steps of an iteration; L-BFGS takes more."""
-TOGETHER = 2**25
-"""Windows whose derivatives have up to so many values are computed together."""
 
 
 def is_noisy(noise: Mapping[str, float]) -> bool:
@@ -32,38 +26,17 @@ def is_noisy(noise: Mapping[str, float]) -> bool:
 
 
 def meet_noise(settings: TrainingSettings, optimizer: str, longest: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the settings that "auto" stands for on noisy data; {} if the start states are not learned.
+    """Return what "auto" stands for on noisy data; {} if start states are not learned, or nothing is left to choose.
 
     `optimizer` is what the settings mean for this physics, and `longest` is the horizon and the stride of the longest
     windows that share no frame.
     """
-    able = optimizer in FULL_BATCH and settings.starts == 1
-    if settings.initial_states == "observed" or not able:
+    if settings.initial_states == "observed" or optimizer not in FULL_BATCH or settings.starts > 1:
         return {}
-    chosen: dict[str, Any] = {"initial_states": "learned"}
+    wanted: dict[str, Any] = {"initial_states": "learned"}
     if settings.horizon == "auto" and longest is not None:
-        chosen["horizon"] = longest[0]
-        if settings.stride == "auto":
-            chosen["stride"] = longest[1]
-    return chosen
-
-
-def afford_starts(
-    settings: TrainingSettings, *, values: int, parameters: int, windows: int, horizon: int, substeps: int
-) -> dict[str, Any]:
-    """Return the settings with which Gauss-Newton learns start states, or those for L-BFGS where that costs too much.
-
-    A state has `values` dynamic values, the physics so many learned `parameters`, and each frame of the `windows` takes
-    `substeps` internal steps.
-    """
-    derivatives = (parameters + values) * values * (horizon + 1)
-    work, curvature = windows * derivatives * substeps, windows * values**2
-    if work > MOST_WORK or curvature > MOST_STARTS or derivatives > 2 * TOGETHER:
-        return {"optimizer": "lbfgs"}
-    return {
-        "optimizer": "gauss-newton",
-        "batch_size": max(1, min(settings.batch_size, windows, TOGETHER // derivatives)),
-    }
+        wanted |= {"horizon": longest[0], "stride": longest[1]}
+    return {name: value for name, value in wanted.items() if getattr(settings, name) == "auto"}
 
 
 def told(noise: Mapping[str, float], chosen: Mapping[str, Any]) -> str:

@@ -255,7 +255,7 @@ def bound(case: Case, spec: Mapping[str, Any], plugins: Registry) -> dict[str, f
     # residuals are weighted: the sum of squares of pure noise has a known expectation, which gives their unit
     spreads = torch.cat([t.dynamic for t in task.simulations().trajectories])
     sizes = {name: float(spreads[:, task.form.layout.channels(name)].std()) for name in _names(task.form.layout)}
-    _, hessian = arrow.reduced
+    hessian = arrow.reduced
     variance = _variance(whole, {name: (level * size) ** 2 for name, size in sizes.items()})
     covariance = variance * torch.linalg.inv(hessian)
     slopes = _slopes(trainer.model)
