@@ -106,7 +106,7 @@ class Results:
         trainer = hybrid.trainers.get("physical")
         if trainer is None or parts.physical is None:
             return
-        # internal steps were chosen for the initial parameters, and may be too long for the learned ones
+        # internal steps that the user set may be too long for the learned parameters
         states = parts.start_states()
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:

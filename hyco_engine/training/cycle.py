@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
 from hyco_engine.training.evaluation import HeldOut
@@ -116,7 +117,12 @@ class Cycle:
         with ExitStack() as stack:
             with trainer.at_phase_start():
                 augmentation = self.teaching.decide(place, turn.strategy, turn.alpha, real)
-                data = yield from self._data(state, place, real, augmentation, stack)
+                try:
+                    data = yield from self._data(state, place, real, augmentation, stack)
+                except RunError as error:
+                    augmentation = self.teaching.diverged(augmentation, error)
+                    yield _warning(state, f"{error}. So it teaches nothing in this phase")
+                    data = AugmentedDataset(real, weight=augmentation.weight)
             latest = {player: best.latest for player, best in state.best.items()}
             for note in self.teaching.balanced(place, data, augmentation, turn.alpha, history, latest):
                 yield _warning(state, note)

@@ -63,6 +63,7 @@ class Linearizer:
     def values(self, whole: Problem, points: Tensor) -> Tensor:
         """Return F at `points [S, P]`, as float64 `[S]`."""
         if len(points) > 1 and self._rollout is not None:
+            computable = torch.tensor([whole.computable(point) for point in points])
             x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
             total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
             with torch.no_grad():
@@ -76,7 +77,7 @@ class Linearizer:
                         total += torch.stack(
                             [whole.prior.value(whole.unknowns.at(point)).double() for point in x]
                         ).cpu()
-                    return total
+                    return torch.where(computable, total, torch.inf)
         here = whole.unknowns.point()
         found = []
         try:

@@ -198,8 +198,8 @@ class Trainer:
         """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
         learned = self.settings.initial_states == "learned"
-        if state.memory is None and (learned or self.solver.name != "gauss-newton"):
-            state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
+        if learned or self.solver.name != "gauss-newton":
+            state.plan_memory(self._problem(dataset, terms), self.settings.memory_gb)
         if learned:
             assert self.layout is not None  # every model with rollouts has one
             state.learn_starts(dataset, self.layout.n_dynamic, self.device)

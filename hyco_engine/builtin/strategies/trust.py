@@ -20,6 +20,7 @@ from hyco_engine.builtin.strategies.starts import (
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Recipe, Strategy
+from hyco_engine.physics.within import instability
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
@@ -71,7 +72,9 @@ class Trust(Strategy):
             return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
-        tau = trust(e_teacher, e_pupil)
+        # what diverges in generated rollouts may still be finite over the few frames that are held out
+        unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
+        tau = 0.0 if unstable else trust(e_teacher, e_pupil)
         accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
         count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
