@@ -161,8 +161,8 @@ class Assembler:
         if found.reason is not None:
             if self.device.type == "mps":
                 raise SpecError(
-                    f'{found.reason}; the device "mps" has no float64: set run.device = "cpu", subtract the offset '
-                    'from the data, or accept the loss of digits with run.precision = "float32"',
+                    f'{found.reason}; the device "mps" has no float64: set run.device = "cpu", take the offset off '
+                    'by data.scale, or accept the loss of digits with run.precision = "float32"',
                     key="run.device",
                 )
             self.reasons.append(found.reason)

@@ -129,9 +129,9 @@ def _warnings(found: list[Variation], layout: StateLayout, name: str) -> Iterato
         if dtype == DTYPES[name] == torch.float32 and field.stored == torch.float64:
             remedy = 'leave run.precision out, or set it to "float64"'
         elif dtype == torch.float32:
-            remedy = "the data is stored so: write it as float64, or without its offset"
+            remedy = "the data is stored so: store it as float64, or without its offset"
         else:
-            remedy = "subtract the offset from the data before it is stored"
+            remedy = "store the data without its offset"
         yield f"{field.told(dtype)}, too few to learn from: {remedy}"
 
 

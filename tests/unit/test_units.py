@@ -184,7 +184,11 @@ def test_runs_in_other_units_find_the_same(name: str, units: Units) -> None:
 @pytest.mark.parametrize("power", [-40, 40])
 @pytest.mark.parametrize("kind", NORMALIZERS)
 def test_a_power_of_two_in_the_unit_of_the_field_changes_no_bit(kind: str, power: int) -> None:
-    tables = {"synthetic": SURROGATES["resnet"], "loss": {"normalizer": {"kind": kind}}, "run": {"precision": "float32"}}
+    tables = {
+        "synthetic": SURROGATES["resnet"],
+        "loss": {"normalizer": {"kind": kind}},
+        "run": {"precision": "float32"},
+    }
     assert found(Units(field=2.0**power), **tables) == _in_float32(kind)
 
 
