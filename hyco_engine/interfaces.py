@@ -447,7 +447,7 @@ class CycleContext:
     real: Samples
     """The train split."""
     errors: Callable[[], Mapping[Player, float]]
-    """Measures the errors of both models on the same held-out real data (nrmse of full-length rollouts)."""
+    """Measures the errors of both models on the same held-out real data (vrmse of full-length rollouts)."""
     rollout_recipe: Callable[..., Recipe]
     """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
     `states(indices) -> [B, C_all, *S]`, which must be pure. With a spin-up `lead [count]` (int64), a sample starts from

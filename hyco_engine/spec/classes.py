@@ -37,7 +37,11 @@ class RunSpec:
         help='"auto" takes the first GPU, or else the CPU; others: "cpu", "cuda", "cuda:1", ...',
         check=check_device,
     )
-    precision: Literal["float32", "float64"] = option("float32", help="precision of data, models and losses")
+    precision: Literal["auto", "float32", "float64"] = option(
+        "auto",
+        help="precision of data, models and losses; auto takes float32, but float64 where float32 keeps fewer than 4 "
+        "digits of how a field varies",
+    )
     checkpoint_minutes: float = option(
         10.0,
         help="the run writes a checkpoint at the end of each phase, and within a phase after so many minutes",

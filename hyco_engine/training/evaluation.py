@@ -59,7 +59,7 @@ def rollout_errors(
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
-    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
+    `lead_steps` are the lead times, in frames, to which the entries by step belong.
 
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
@@ -139,15 +139,24 @@ class _Sums:
     def metrics(self) -> dict[str, Any]:
         by_field = {name: over_steps(errors.nrmse) for name, errors in self._errors.items()}
         seen = torch.stack([errors.count > 0 for errors in self._errors.values()], dim=1).any(1)
-        by_step = torch.stack([errors.nrmse for errors in self._errors.values()], dim=1)[seen]
+        nrmse, vrmse = (
+            torch.stack([getattr(errors, name) for errors in self._errors.values()], dim=1)[seen]
+            for name in ("nrmse", "vrmse")
+        )
         return {
             "nrmse": mean_of(list(by_field.values())),
             "vrmse": mean_of([over_steps(errors.vrmse) for errors in self._errors.values()]),
             "nrmse_by_field": by_field,
-            "nrmse_by_step": [mean_of([v for v in row.tolist() if not math.isnan(v)]) for row in by_step],
+            "nrmse_by_step": _by_step(nrmse),
+            "vrmse_by_step": _by_step(vrmse),
             # lead times without observations have no error
             "lead_steps": (seen.nonzero()[:, 0] + 1).tolist(),
         }
+
+
+def _by_step(errors: Tensor) -> list[float | None]:
+    """Return the means over the fields `[T, fields]` of the errors that are defined."""
+    return [mean_of([value for value in row.tolist() if not math.isnan(value)]) for row in errors]
 
 
 class HeldOut(ABC):

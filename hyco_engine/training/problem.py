@@ -155,7 +155,7 @@ class Problem:
             return
         own, starts = torch.split(point, [len(point) - self.initial.shift.numel(), self.initial.shift.numel()])
         self.unknowns.move_to(own)
-        self.initial.shift.data.copy_(starts.view_as(self.initial.shift))
+        self.initial.move_to(starts)
 
     @property
     def steps(self) -> int | None:

@@ -36,7 +36,8 @@ class RelativeErrors:
     @classmethod
     def zeros(cls, *shape: int) -> RelativeErrors:
         """Return empty sums."""
-        return cls(*(torch.zeros(shape, dtype=torch.float64) for _ in range(4)))
+        squares, total, energy, count = torch.zeros(4, *shape, dtype=torch.float64)
+        return cls(squares, total, energy, count)
 
     def add(
         self, predictions: Tensor, truth: Tensor, observed: Tensor, into: Callable[[Tensor, Tensor], object]
@@ -60,7 +61,8 @@ class RelativeErrors:
 
     def least_spread(self, offset: Tensor) -> Tensor:
         """Return the spread that rounding alone can give to a constant `offset` above the reference."""
-        return 4 * self._rounding * (offset + (self._reference or 0.0)).abs() + _CANCELLED**0.5 * offset.abs()
+        level = offset + (self._reference or 0.0)
+        return 4 * self._rounding * level.abs() + math.sqrt(_CANCELLED) * offset.abs()
 
     @property
     def rmse(self) -> Tensor:

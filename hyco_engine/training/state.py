@@ -64,7 +64,7 @@ class TrainingState:
         """Return tensors and plain values, not copied."""
         return {
             "solver": None if self.solver is None else self.solver.state_dict(),
-            "initial": None if self.initial is None else self.initial.shift.detach(),
+            "initial": None if self.initial is None else dict(self.initial.state_dict()),
             "memory": None if self.memory is None else attrs.asdict(self.memory),
             "moved": self.moved,
             "phase": None if self.phase is None else self.phase.state_dict(),
@@ -75,8 +75,8 @@ class TrainingState:
         cls, saved: Mapping[str, Any], solver: Solver[Any], unknowns: Unknowns, device: torch.device
     ) -> TrainingState:
         """Return the state of which `saved` is the state dict; `solver` is the solver that made it."""
-        shift, memory, phase = saved["initial"], saved["memory"], saved["phase"]
-        initial = None if shift is None else InitialStates(shift.to(device))
+        starts, memory, phase = saved["initial"], saved["memory"], saved["phase"]
+        initial = None if starts is None else InitialStates.load(starts).to(device)
         parameters = [*unknowns.parameters, *([] if initial is None else initial.parameters())]
         return cls(
             solver=None if saved["solver"] is None else solver.load(saved["solver"], parameters),
