@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
@@ -36,11 +39,13 @@ from hyco_engine.randomness import own_random_numbers
 from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.settings import TrainingSettings
@@ -75,7 +80,7 @@ class Parts:
         """Return a full batch of start states for the physics; None without a physics, or if the data has no states."""
         if self.physical is None:
             return None
-        states = self.task.start_states(self.trainers["physical"].settings.batch_size)
+        states = self.task.start_states(self.trainers["physical"].settings)
         return None if states is None else states.to(self.device)
 
 
@@ -93,15 +98,20 @@ class Assembler:
         self.dtype = DTYPES[spec.run.precision]
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
-        """Messages to the user about choices that the assembler made."""
+        """Messages to the user about what may be wrong."""
+        self.chosen: dict[str, Any] = {}
+        """The values that the assembler chose for keys that the spec leaves to it; `spec` has them too."""
+        self.reasons: list[str] = []
+        """Sentences that say what was chosen, and why."""
 
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """Build the data source without reading anything."""
+        """Build the data source, in the units that the spec asks for, without reading anything."""
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
-        return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
+        made = self._build(choice, (TrajectorySource, SampleSource), context)
+        return converted(cast("TrajectorySource | SampleSource", made), choice)
 
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""
@@ -111,11 +121,13 @@ class Assembler:
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
 
-        Adds messages to the user to `notes`. Raises HycoError if the spec, the data and the parts do not fit each
-        other.
+        Adds messages to the user to `notes`, and what the spec leaves to the engine to `chosen`. Raises HycoError if
+        the spec, the data and the parts do not fit each other.
         """
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
+        self.chosen = self._choose(task, models)
+        self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_truth(physical, self.spec.physical.kind)
@@ -126,11 +138,27 @@ class Assembler:
         strategy = self.strategy()
         if strategy is not None:
             alpha = self.spec.augmentation.alpha
-            check_strategy(strategy, models, task.n_real, alpha, heldout=task.validates)
+            most = max(task.count(trainer.settings) for trainer in trainers.values())
+            check_strategy(strategy, models, most, alpha, heldout=task.validates)
             cache = cache or self._decide_cache(task, strategy)
         return Parts(
             task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
         )
+
+    def _choose(self, task: Task, models: Mapping[Player, nn.Module]) -> dict[str, Any]:
+        """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
+        if "physical" not in models or not is_noisy(task.noise):
+            return {}
+        model, settings = models["physical"], self._settings("physical")
+        objective = self.objective("physical", model, task)
+        if not objective.rolls_out:
+            return {}
+        optimizer = optimizer_name(Unknowns(model), "physical", settings, objective)
+        chosen = meet_noise(settings, optimizer, task.longest_windows())
+        if not chosen:
+            return {}
+        self.reasons.append(told(task.noise, chosen))
+        return {f"training.physical.{name}": value for name, value in chosen.items()}
 
     # --- models ---
 
@@ -183,7 +211,7 @@ class Assembler:
         settings = self._settings(player)
         objective = self.objective(player, model, task)
         if task.is_read:
-            check_stages(player, objective, settings.curriculum, task.train)
+            check_stages(player, objective, settings.curriculum, task.samples(settings))
         check_parts(player, objective, settings.points_per_sample)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
@@ -256,10 +284,13 @@ class Assembler:
     def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
         """Decide from sizes alone how the run holds generated samples."""
         augmentation = self.spec.augmentation
+        sizes = [
+            (task.sample_bytes(own), strategy.max_generated(task.count(own), augmentation.alpha))
+            for own in map(self._settings, self.players)
+        ]
         return choose_cache(
             augmentation.cache.kind,
-            task.sample_bytes,
-            strategy.max_generated(task.n_real, augmentation.alpha),
+            *max(sizes, key=math.prod),
             augmentation.cache.memory_budget_gb,
             augmentation.cache.directory != "",
             self.registry.kinds("hyco_caches"),

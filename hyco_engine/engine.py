@@ -21,7 +21,7 @@ from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
-from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
+from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder, with_choices
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
@@ -115,38 +115,43 @@ class Engine:
                 return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
+            if earlier.checkpoint is not None:
+                assembler.spec = with_choices(self.spec, earlier.checkpoint)
             if gone is not None:
                 earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
             folder = RunFolder(path, made=False)
             return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
-        spec, alpha = self.spec, self.spec.augmentation.alpha
         task = assembler.task()
         parts = assembler.prepare(task)
+        spec, alpha = assembler.spec, assembler.spec.augmentation.alpha
         candidates = candidates_of(parts.strategy)
         physical = spec.physical
+        count = {player: task.count(trainer.settings) for player, trainer in parts.trainers.items()}
+        phases: list[dict[str, Any]] = [
+            {
+                "cycle": cycle,
+                "phase": f"train_{phase.player}",
+                **label(candidate, candidates),
+                "epochs": epochs,
+                "n_real": count[phase.player],
+                "n_generated": candidate.max_generated(count[phase.player], alpha) if phase.taught else 0,
+            }
+            for cycle in range(spec.run.cycles)
+            for candidate in candidates
+            for phase, epochs in assembler.planned(candidate.strategy, cycle)
+        ]
         return {
             "n_real": task.n_real,
-            "n_generated": 0 if parts.strategy is None else parts.strategy.max_generated(task.n_real, alpha),
+            "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
             "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
+            "training": assembler.chosen,
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
-            "phases": [
-                {
-                    "cycle": cycle,
-                    "phase": f"train_{phase.player}",
-                    **label(candidate, candidates),
-                    "epochs": epochs,
-                    "n_real": task.n_real,
-                    "n_generated": candidate.max_generated(task.n_real, alpha) if phase.taught else 0,
-                }
-                for cycle in range(spec.run.cycles)
-                for candidate in candidates
-                for phase, epochs in assembler.planned(candidate.strategy, cycle)
-            ],
-            "notes": [*self._loaded.notes, *assembler.notes],
+            "phases": phases,
+            "notes": [*self._loaded.notes, *assembler.reasons, *assembler.notes],
         }
 
     @contextmanager

@@ -16,7 +16,7 @@ from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.attribution import naming_plugins
-from hyco_engine.interfaces import PhysicalModel, Samples, StepExecution, Tracker
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, StepExecution, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
 from hyco_engine.runs.cache_manager import CacheManager
@@ -25,6 +25,7 @@ from hyco_engine.runs.environment import describe_environment, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
+from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.cycle import REST, Event
 from hyco_engine.training.hybrid import HybridTrainer
@@ -51,20 +52,24 @@ class Execution:
         draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
         self.assembler = assembler
-        self.spec = assembler.spec
         self.loaded = loaded
         self.folder = folder
         self.earlier = earlier
         self._report = Reporter(trackers=trackers)
-        self._facts = {"spec": dump_spec(self.spec), **running_on(assembler.registry, assembler.device)}
+        self._facts = {"spec": dump_spec(assembler.spec), **running_on(assembler.registry, assembler.device)}
         self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-        self._keeper = Keeper(self._checkpoint, minutes=self.spec.run.checkpoint_minutes, stop=stop)
+        self._keeper = Keeper(self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop)
         self._start = time.perf_counter()
         if self._kept is not None:
             self._start -= self._kept["elapsed"]
             self._report.seconds.update(self._kept["seconds"])
-        self.results = Results(draw=draw, spec=self.spec, folder=folder, report=self._report)
+        self.results = Results(draw=draw, spec=assembler.spec, folder=folder, report=self._report)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec, in which the assembler chooses what is left to it."""
+        return self.assembler.spec
 
     @property
     def _kept(self) -> Mapping[str, Any] | None:
@@ -121,7 +126,11 @@ class Execution:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
-        self.results.begin(parts)
+        self._facts["spec"] = dump_spec(self.spec)
+        self.folder.write_spec(self._facts["spec"])
+        for reason in assembler.reasons:
+            self._report.tell("noted", reason)
+        self.results.begin(parts, self.spec)
         if (physical := parts.physical) is not None:
             if self._kept is not None and self._kept["execution"] is not None:
                 physical.keep_execution(*self._kept["execution"])
@@ -165,31 +174,33 @@ class Execution:
             )
             if self._kept is not None:
                 self._restore(hybrid, self._kept)
-            self._cycles(hybrid, task.train)
-            self._polish(hybrid, task.train)
+            own = {name: task.samples(t.settings) for name, t in parts.trainers.items()}
+            self._cycles(hybrid, task.train, own)
+            self._polish(hybrid, task.train, own)
             logger.info("caches: %s", folders.summary())
 
-    def _cycles(self, hybrid: HybridTrainer, real: Samples) -> None:
+    def _cycles(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train, tell the trackers of every event, write checkpoints, and end on request."""
 
         def during(event: Event) -> None:
             hybrid.tell(event)
             self._keeper.between()
 
-        with closing(hybrid.events(real, self.spec.run.cycles - hybrid.history.cycles, during)) as events:
+        cycles = self.spec.run.cycles - hybrid.history.cycles
+        with closing(hybrid.events(real, cycles, during, own)) as events:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:
                     self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
 
-    def _polish(self, hybrid: HybridTrainer, real: Samples) -> None:
+    def _polish(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train what follows the last cycle. Checkpoints hold the state before, from which more cycles can follow."""
 
         def during(event: Event) -> None:
             hybrid.tell(event)
             self._keeper.between()
 
-        for event in hybrid.polish(real, during):
+        for event in hybrid.polish(real, during, own):
             during(event)
 
     def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:

@@ -293,6 +293,18 @@ class PhysicalModel(nn.Module, ABC):
         """Return a warning with numbers and remedies if steps from these states are not stable, else None."""
         return None
 
+    def step_load(self, raw: Mapping[str, Tensor] | None = None) -> float:
+        """Return the needed number of internal steps over the present one; above 1, steps are too long to be stable.
+
+        It is that for unconstrained parameters `raw`, or for the present ones; infinite if no affordable number is
+        enough, and 0 for a model that does not choose its internal steps.
+        """
+        return 0.0
+
+    def settle_steps(self, raw: Mapping[str, Tensor] | None = None) -> bool:
+        """Choose another number of internal steps if these parameters need one; return true if it changed."""
+        return False
+
     @property
     def execution(self) -> tuple[StepExecution, str]:
         """The way in which the step runs, and the reason for it."""
@@ -640,6 +652,9 @@ class Tracker:
 
     def phase_ended(self, record: Mapping[str, Any]) -> None:
         """A phase has ended: `cycle`, `phase`, `seconds`."""
+
+    def noted(self, message: str) -> None:
+        """The engine says what it found or chose: `message`. Nothing is wrong."""
 
     def warned(self, message: str) -> None:
         """The user should know something: `message`."""

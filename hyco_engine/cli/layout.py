@@ -145,10 +145,11 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """Return five lines: learned parameters, errors, time, results, and next steps."""
+    """Return lines with the verdict, the learned parameters, errors, time, results, and next steps."""
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
     values = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
+        *((("verdict" if k == 0 else ""), sentence) for k, sentence in enumerate(summary.get("verdict") or ())),
         ("learned", values + ("; ± is statistical only" if "±" in values else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),

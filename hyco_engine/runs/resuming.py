@@ -18,6 +18,7 @@ from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
+from hyco_engine.spec.resolving import replaced
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -86,13 +87,24 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), spec, cycles)
+    _compare(tomllib.loads(run["spec"]), with_choices(spec, found.content), cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
         notes=(*found.notes, f"resuming from {found.path}"),
         warnings=tuple(_differences(run, facts, spec)),
     )
+
+
+def with_choices(spec: Spec, checkpoint: Mapping[str, Any]) -> Spec:
+    """Return the spec with what the run of a checkpoint chose where the spec says "auto"."""
+    stored, now = _flat(tomllib.loads(checkpoint["run"]["spec"])), _flat(tomllib.loads(dump_spec(spec)))
+    open_ = [key for key, value in now.items() if value == "auto" and key.startswith("training.")]
+    return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:

@@ -63,7 +63,7 @@ class TermSetting:
     scale: float | Literal["data"] | None = option(
         None,
         help='size of an error of the field that counts as 1: a number, or "data" for the standard deviation of the '
-        "field in the train split; none: as the model declares, else 1",
+        'field in the train split; none: as the model declares, else "data" for a field and 1 for a head',
         gt=0.0,
     )
     weight: float = option(1.0, help="priority of the term among all terms", ge=0.0)

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
 from hyco_engine.training.history import Best, History
 from hyco_engine.training.proposal import Proposals
@@ -79,8 +80,8 @@ class Cycle:
     proposals: Proposals
     during: Callable[[Event], None]
 
-    def run(self, state: CycleState, turn: Turn, real: Samples) -> Iterator[Event]:
-        """Run the rest of the present cycle on the real samples."""
+    def run(self, state: CycleState, turn: Turn, real: Mapping[Player, Samples]) -> Iterator[Event]:
+        """Run the rest of the present cycle on the real samples of each model."""
         cycle = state.history.cycles
         phases = planned_phases(turn.strategy, self.trainers, cycle)
         idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
@@ -92,7 +93,7 @@ class Cycle:
             phase = phases[state.next]
             if self.proposals.repeats(phase.player):
                 phase = attrs.evolve(phase, taught=False)
-            yield from self._phase(state, turn, turn.place(phase, cycle, state.next), real)
+            yield from self._phase(state, turn, turn.place(phase, cycle, state.next), real[phase.player])
             if not self.proposals.repeats(phase.player):
                 state.next += 1
             if state.next < len(phases):
@@ -115,7 +116,13 @@ class Cycle:
         with ExitStack() as stack:
             with trainer.at_phase_start():
                 augmentation = self.teaching.decide(place, turn.strategy, turn.alpha, real)
-                data = yield from self._data(state, place, real, augmentation, stack)
+                try:
+                    data = yield from self._data(state, place, real, augmentation, stack)
+                except RunError as error:
+                    augmentation = self.teaching.diverged(augmentation, error)
+                    self.proposals.drop(phase.player)
+                    yield _warning(state, f"{error}. So it teaches nothing in this phase")
+                    data = AugmentedDataset(real, weight=augmentation.weight)
             latest = {player: best.latest for player, best in state.best.items()}
             for note in self.teaching.balanced(place, data, augmentation, turn.alpha, history, latest):
                 yield _warning(state, note)
@@ -194,11 +201,11 @@ def _warning(state: CycleState, message: str) -> Event:
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists."""
+    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists and None."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
-        elif not isinstance(value, list):
+            flat |= flatten({f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()})
+        elif value is not None and not isinstance(value, list):
             flat[name] = value
     return flat

@@ -2,16 +2,18 @@
 
 The measures are those in common use: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are computed per field
 and lead time over all simulations and points, then averaged over lead times by the geometric mean and over fields by
-the arithmetic one. A model that diverges has the error inf.
+the arithmetic one. A model that diverges has the error inf. Where the truth is 0, nrmse is undefined, and where it has
+no spread, vrmse; means leave such lead times out, and None stands for a mean of nothing.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +25,9 @@ from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
+from hyco_engine.training.relative_errors import LEAST, RelativeErrors, mean_of, over_steps
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
-# The least error in a geometric mean, which a single perfect step would make 0.
-_FLOOR = 1e-12
 # The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
 _AT_ONCE = 16
 _BYTES_AT_ONCE = 2**26
@@ -57,6 +58,8 @@ def rollout_errors(
     watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
+
+    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
 
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
@@ -108,14 +111,13 @@ def predictor_sums(
 
 
 class Sums:
-    """Sums over observed values, per trajectory, lead time and field, in float64."""
+    """Relative errors over observed values, per trajectory, lead time and field."""
 
     def __init__(self, layout: StateLayout, trajectories: Sequence[Trajectory]) -> None:
-        self._layout = layout
-        self._mask = sample_mask(layout)[: layout.n_dynamic]
-        self._names = [field.name for field in layout.dynamic]
         steps = max(len(t.dynamic) for t in trajectories) - 1
-        self._sums = torch.zeros(4, len(trajectories), steps, len(self._names), dtype=torch.float64)
+        self._mask = sample_mask(layout)[: layout.n_dynamic]
+        self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
+        self._errors = {name: RelativeErrors.zeros(len(trajectories), steps) for name in self._channels}
 
     def add(self, predictions: Tensor, targets: Tensor, units: Sequence[int]) -> None:
         """Add predictions `[B, T, C_dyn, *S]` for the trajectories with the indices `units`."""
@@ -126,14 +128,12 @@ class Sums:
 
     def _add(self, predictions: Tensor, targets: Tensor, first: int, units: list[int]) -> None:
         observed = ~targets.isnan() & self._mask
-        known = torch.where(observed, targets, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            parts = (error.square(), known.square(), known, observed.double())
-            for row, part in enumerate(parts):
-                values = part[:, :, channels].flatten(2).sum(2)
-                self._sums[row, units, first : first + values.shape[1], k] += values
+
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums[units, first : first + values.shape[1]] += values.flatten(2).sum(2)
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, :, own], targets[:, :, own], observed[:, :, own], into)
 
     def add_points(self, predictions: Tensor, points: Points, unit: int) -> None:
         """Add predictions `[N, C_dyn]`; an observation between two frames has the lead time of the later one.
@@ -141,32 +141,39 @@ class Sums:
         Observations of the first frame do not count, since that frame is given.
         """
         observed = ~points.value.isnan() & (points.frame > 1e-4)[:, None]
-        known = torch.where(observed, points.value, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(0, self._sums.shape[2] - 1)
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            for row, part in enumerate((error.square(), known.square(), known, observed.double())):
-                self._sums[row, unit, :, k].index_add_(0, lead, part[:, channels].sum(1))
+        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(min=0)
+
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums[unit].index_add_(0, lead.clamp(max=sums.shape[1] - 1), values.sum(1))
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, own], points.value[:, own], observed[:, own], into)
 
     def by_unit(self) -> Tensor:
-        """Return the sums of squared errors, of squares, and of observations, `[3, n, steps, fields]`."""
-        return self._sums[[0, 1, 3]]
+        """Return squared errors and numbers of observations, `[2, n, steps, fields]`.
+
+        Errors are in units of the spread of each field and lead time, or of its size if none has a spread.
+        """
+        pooled = [errors.pooled() for errors in self._errors.values()]
+        sizes = torch.stack([errors.spread for errors in pooled], dim=-1)
+        if sizes.isnan().all():
+            sizes = torch.stack([errors.size for errors in pooled], dim=-1)
+        squares = torch.stack([errors.squares for errors in self._errors.values()], dim=-1)
+        count = torch.stack([errors.count for errors in self._errors.values()], dim=-1)
+        return torch.where(sizes.isnan(), 0.0, torch.stack([squares / sizes.square(), count]))
 
     def metrics(self) -> dict[str, Any]:
-        squares, energy, total, count = self._sums.sum(1)
-        seen = count > 0
-        count = count.clamp(min=1)
-        rmse = (squares / count).sqrt()
-        variance = (energy / count - (total / count).square()).clamp(min=0)
-        nrmse = rmse / (energy / count).sqrt().clamp(min=_FLOOR)
-        vrmse = rmse / variance.sqrt().clamp(min=_FLOOR)
-        by_field = {name: _geometric_mean(nrmse[:, k], seen[:, k]) for k, name in enumerate(self._names)}
+        pooled = {name: errors.pooled() for name, errors in self._errors.items()}
+        by_field = {name: over_steps(errors.nrmse) for name, errors in pooled.items()}
+        seen = torch.stack([errors.count > 0 for errors in pooled.values()], dim=1).any(1)
+        by_step = torch.stack([errors.nrmse for errors in pooled.values()], dim=1)[seen]
         return {
-            "nrmse": _mean(by_field.values()),
-            "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
+            "nrmse": mean_of(list(by_field.values())),
+            "vrmse": mean_of([over_steps(errors.vrmse) for errors in pooled.values()]),
             "nrmse_by_field": by_field,
-            "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+            "nrmse_by_step": [mean_of([v for v in row.tolist() if not math.isnan(v)]) for row in by_step],
+            # lead times without observations have no error
+            "lead_steps": (seen.nonzero()[:, 0] + 1).tolist(),
         }
 
 
@@ -183,9 +190,9 @@ class HeldOut(ABC):
 
     @abstractmethod
     def by_unit(self, model: nn.Module) -> Tensor:
-        """Return what the score of a model sums up, unit by unit: `[rows, units, lead times, terms]`, float64.
+        """Return what the score of a model sums up, unit by unit: `[2, units, lead times, terms]`, float64.
 
-        Units are simulations, stretches of them, or samples.
+        These are errors and their weights. Units are simulations, stretches of them, or samples.
         """
 
     @abstractmethod
@@ -202,7 +209,12 @@ class HeldOut(ABC):
 
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`."""
+    """Full-length rollouts of steppers, compared by vrmse; `detailed` adds all of `RolloutMetrics`.
+
+    A constant that is added to one of several fields would change its share in nrmse, but not in vrmse. Where no frame
+    has a spread, nrmse takes its place. `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each
+    trajectory; None stands for the first frames, from which the models start.
+    """
 
     def __init__(
         self,
@@ -210,42 +222,49 @@ class HeldOutRollouts(HeldOut):
         layout: StateLayout,
         device: torch.device | str = "cpu",
         *,
+        last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
     ) -> None:
         self.trajectories = trajectories
+        self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
         self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        return self._errors(model_rollout(model))
+        return self._errors(model_rollout(model), self.trajectories)
 
     def score(self, metrics: Mapping[str, Any]) -> float:
-        return float(metrics["nrmse"])
+        known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
+        return float(next(known, math.inf))
 
     def by_unit(self, model: nn.Module) -> Tensor:
         return rollout_sums(model_rollout(model), self.trajectories, self.layout, self.device).by_unit()
 
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
-        squares, energy, count = torch.einsum("ru,nutf->nrtf", units, by_unit)
-        nrmse = squares.sqrt() / energy.sqrt().clamp(min=_FLOOR)
+        squares, count = torch.einsum("ru,nutf->nrtf", units, by_unit)
         seen = leads[..., None] * (count > 0)
-        logs = torch.where(seen > 0, nrmse.clamp(min=_FLOOR).log(), 0.0)
-        means: Tensor = (seen * logs).sum(1) / seen.sum(1).clamp(min=1)
-        return means.exp().mean(1)
+        errors = (squares / count).sqrt().clamp(min=LEAST)
+        means: Tensor = torch.where(seen > 0, errors.log(), 0.0).mul(seen).sum(1) / seen.sum(1)
+        # a field without a spread at any lead time has no error
+        return means.exp().nanmean(1)
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
-        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic))
+        held = [
+            attrs.evolve(trajectory, dynamic=torch.cat([known[None], trajectory.dynamic[1:]]))
+            for trajectory, known in zip(self.trajectories, self.last_known, strict=True)
+        ]
+        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic), held)
 
     def in_detail(self) -> HeldOut:
-        return type(self)(self.trajectories, self.layout, self.device, detailed=True)
+        return type(self)(self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=True)
 
-    def _errors(self, predict: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+    def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         if not self._detailed:
-            return rollout_errors(predict, self.trajectories, self.layout, self.device)
+            return rollout_errors(predict, trajectories, self.layout, self.device)
         more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
-        errors = rollout_errors(predict, self.trajectories, self.layout, self.device, more.add)
+        errors = rollout_errors(predict, trajectories, self.layout, self.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
 
 
@@ -261,9 +280,8 @@ class HeldOutSamples(HeldOut):
         self._batch_size = batch_size
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        total, count = self.by_unit(model).sum((1, 2))
         names = [spec.name for spec in self._objective.specs]
-        by_term = dict(zip(names, (total / count.clamp(min=_FLOOR)).tolist(), strict=True))
+        by_term = dict(zip(names, _means(self.by_unit(model).sum((1, 2))).tolist(), strict=True))
         scales = WeightedSum.weights(self._objective.specs)
         return {"loss": sum(scales[name] * value for name, value in by_term.items()), "loss_by_field": by_term}
 
@@ -280,19 +298,11 @@ class HeldOutSamples(HeldOut):
         return torch.stack([torch.cat(found, dim=1) for found in parts.values()], dim=-1)[:, :, None]
 
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
-        total, count = torch.einsum("ru,nutf->nrf", units, by_unit)
         scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)
-        means: Tensor = total / count.clamp(min=_FLOOR)
-        return means @ scales
+        return _means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales
 
 
-def _geometric_mean(values: Tensor, seen: Tensor) -> float:
-    values = values[seen]
-    if not torch.isfinite(values).all():
-        return math.inf
-    return float(values.clamp(min=_FLOOR).log().mean().exp())
-
-
-def _mean(values: Iterable[float]) -> float:
-    finite_or_inf = [value if math.isfinite(value) else math.inf for value in values]
-    return math.fsum(finite_or_inf) / len(finite_or_inf)
+def _means(sums: Tensor) -> Tensor:
+    """Return sum / weight, 0 without weight, of sums `[2, ...]`."""
+    total, weight = sums
+    return torch.where(weight > 0, total / weight, 0.0)

@@ -82,34 +82,45 @@ class HybridTrainer:
                 self.tell(event)
         return self.history
 
-    def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
-        """Run `cycles` cycles event by event; training can continue from `state_dict` at each event of the kind `REST`.
+    def events(
+        self,
+        dataset: Samples,
+        cycles: int,
+        during: Callable[[Event], None],
+        own: Mapping[Player, Samples] | None = None,
+    ) -> Generator[Event, None, None]:
+        """Run `cycles` cycles event by event, on the real samples of `dataset`, or on a model's `own` ones.
+
+        Training can continue from `state_dict` at each event of the kind `REST`.
 
         `during` receives the progress while samples are made, and may raise to end it. If you stop before the end,
         close the iterator: that frees the generated samples.
         """
         end = self.history.cycles + cycles
+        real = dict.fromkeys(self.trainers, dataset) | dict(own or {})
         parts = self._parts(during)
         if cycles:
             self._candidates.begin()
         while self.history.cycles < end:
-            yield from parts.run(self.state, self._candidates.turn, dataset)
+            yield from parts.run(self.state, self._candidates.turn, real)
             if self._candidates.next():
                 self.history.cycles += 1
             yield Event(REST, True)
         self.history.candidates |= self._candidates.choose()
 
-    def polish(self, dataset: Samples, during: Callable[[Event], None]) -> Iterator[Event]:
+    def polish(
+        self, dataset: Samples, during: Callable[[Event], None], own: Mapping[Player, Samples] | None = None
+    ) -> Iterator[Event]:
         """Run the strategy's last phases on real data alone, for the models that a worse one has taught something.
 
         Training continues, after a resume, from the state before.
         """
-        parts = self._parts(during)
+        parts, real = self._parts(during), dict.fromkeys(self.trainers, dataset) | dict(own or {})
         for player in self.trainers:
             turn = self._candidates.turn_of(player)
             for phase in () if turn.strategy is None else turn.strategy.last_phases():
                 if phase.player == player and self._proposals.polishes(phase, self.history.cycles):
-                    yield from parts.last(self.state, turn, dataset, phase)
+                    yield from parts.last(self.state, turn, real[player], phase)
 
     def settle(self) -> None:
         """Give each model the weights that did best on held-out data, unless the last ones are as good."""

@@ -129,6 +129,10 @@ class Proposals:
             return attrs.evolve(augmentation, record=record)
         return Augmentation(record=record)
 
+    def drop(self, player: Player) -> None:
+        """Forget the trial of a phase for which its teacher generated nothing after all."""
+        self.best[player].trial = None
+
     def judge(self, phase: Phase, metrics: Mapping[str, Any], cycle: int, history: History) -> list[str]:
         """Judge a phase whose model now has these metrics, and undo it if it did harm.
 

@@ -28,6 +28,18 @@ class TrainingSettings:
         "auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, lbfgs up to a "
         "million, else adam",
     )
+    horizon: int | Literal["auto"] = option(
+        "auto",
+        help="number of steps in each window that this model trains on; auto: data.num_predict_steps, but for a "
+        "physics whose start states are learned as many as the simulations have",
+        ge=1,
+    )
+    stride: int | Literal["auto"] = option(
+        "auto",
+        help="number of frames between the starts of this model's windows; auto: data.stride, but where auto chose the "
+        "horizon as many that no two windows share a frame",
+        ge=1,
+    )
     starts: int = option(
         1,
         help="number of start vectors within the bounds from which gauss-newton or lbfgs first searches a physics; "
@@ -41,10 +53,11 @@ class TrainingSettings:
         "earlier if it has converged",
         check=check_curriculum,
     )
-    initial_states: Literal["observed", "learned"] = option(
-        "observed",
-        help="start states of training rollouts; learned: lbfgs learns each window's start state beside the "
-        "parameters of the physics, and the observed start state counts as one more frame (4D-Var)",
+    initial_states: Literal["auto", "observed", "learned"] = option(
+        "auto",
+        help="start states of training rollouts; learned: gauss-newton or lbfgs learns each window's start state "
+        "beside the parameters of the physics, and the observed start state counts as one more frame (4D-Var); auto: "
+        "learned for a physics on noisy data, else observed",
     )
     points_per_sample: int | None = option(
         None,

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.memory import MemoryPlan
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Solver, State
 from hyco_engine.training.unknowns import Unknowns
 
@@ -93,6 +95,12 @@ class TrainingState:
             undone=tuple(saved["undone"]),
             phase=None if phase is None else PhaseState.load(phase, unknowns),
         )
+
+    def plan_memory(self, problem: Problem, budget_gb: float) -> None:
+        """Plan how rollouts fit into memory, anew for other numbers of internal steps; a phase keeps its plan."""
+        fits = self.memory is not None and self.memory.internal == internal_steps(problem.model)
+        if self.memory is None or not (fits or self.phase is not None):
+            self.memory = problem.plan_memory(budget_gb)
 
     def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
         """Begin to learn the start states of the real samples. Raises RunError if others are learned already."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe
+from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe, TeacherDiverged
 from hyco_engine.errors import PluginError, RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
@@ -186,6 +186,17 @@ class Teaching:
                 history.peak_bytes = max(history.peak_bytes, generated.nbytes)
                 if self.folders is not None:
                     self.folders.note(generated.nbytes)
+
+    @staticmethod
+    def diverged(augmentation: Augmentation | None, error: RunError) -> Augmentation:
+        """Return the augmentation without the samples of a teacher that diverged, which has the trust 0.
+
+        Raises `error` if it is another one, or if the strategy does not weigh its teachers.
+        """
+        if augmentation is None or "tau" not in augmentation.record or not isinstance(error, TeacherDiverged):
+            raise error
+        record = {**augmentation.record, "tau": 0.0, "accepted": False}
+        return attrs.evolve(augmentation, recipe=None, expected_ratio=0.0, record=record)
 
     # --- the balance ----------------------------------------------------------------------------------------------
 

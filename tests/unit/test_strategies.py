@@ -359,6 +359,7 @@ def test_trust_teaches_and_says_how_much(tmp_path: Path, monkeypatch: pytest.Mon
     by_direction = {(e["cycle"], e["direction"]): e for e in result.summary["cooperation"]}
     taught = by_direction[1, "physical->synthetic"]
     assert taught["tau"] == trust(taught["e_teacher"], taught["e_pupil"]) == 1
+    assert taught["e_after"] < taught["e_pupil"]
     # ten real windows
     assert taught["n_generated"] == 5
     assert taught["accepted"] is True
@@ -463,7 +464,9 @@ def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pyte
     engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
     phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
     cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
-    assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]
+    # the last one polishes
+    warmup = ("train_physical", 7, 0)
+    assert phases == [warmup, ("train_synthetic", 2, 0), cycle[1], *cycle, warmup]
 
 
 def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.balance import generated_count
+from hyco_engine.augment.recipes import TeacherDiverged
 from hyco_engine.builtin.strategies.starts import (
     SPIN_UP,
     States,
@@ -20,6 +22,7 @@ from hyco_engine.builtin.strategies.starts import (
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
+from hyco_engine.physics.within import instability
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
@@ -86,16 +89,20 @@ class Trust(Strategy):
             return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
-        tau = trust(e_teacher, e_pupil)
+        # what diverges in generated rollouts may still be finite over the few frames that are held out
+        unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
+        tau = 0.0 if unstable else trust(e_teacher, e_pupil)
         accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
         count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
         recipe = None
         if count:
             states, spin_up = self._starts(context, count)
             recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
-            if part := teachers_part(e_teacher, e_pupil):
+            part = teachers_part(e_teacher, e_pupil)
+            # a teacher that diverges is told of when it generates
+            with suppress(TeacherDiverged):
                 own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
-                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own)))
+                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own)) if part else 1.0)
             if (left := generated_count(len(context.real), context.alpha * tau)) < count:
                 count, spin_up = left, None if spin_up is None else spin_up[:left]
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up) if count else None
