@@ -180,7 +180,7 @@ class Proposals:
     def settle(self, cycle: int) -> None:
         """Give each model its best weights, unless the last ones are as good within the uncertainty."""
         for player, best in self.best.items():
-            if best.state is None:
+            if best.state is None or best.latest == best.error:
                 continue
             trainer, now = self.trainers[player], self._by_unit(player)
             with trainer.unknowns.with_weights(best.state):

@@ -21,9 +21,9 @@ def test_models_are_measured_on_held_out_simulations_alone(tmp_path: Path, monke
     compared: list[Tensor] = []
     add = evaluation.Sums.add
 
-    def watched(self: Any, predictions: Tensor, targets: Tensor) -> None:
+    def watched(self: Any, predictions: Tensor, targets: Tensor, units: Any) -> None:
         compared.extend(targets.clone())
-        add(self, predictions, targets)
+        add(self, predictions, targets, units)
 
     monkeypatch.setattr(evaluation.Sums, "add", watched)
     spec = copy.deepcopy(BURGERS)
