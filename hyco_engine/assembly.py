@@ -251,10 +251,13 @@ class Assembler:
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """List the phases of a cycle of one strategy, each with its epochs."""
+        """List the phases of a cycle of one strategy, each with its epochs; the last cycle's with those that follow."""
+        phases = planned_phases(strategy, self.players, cycle)
+        if strategy is not None and cycle == self.spec.run.cycles - 1:
+            phases += [attrs.evolve(phase, taught=False) for phase in strategy.last_phases()]
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-            for phase in planned_phases(strategy, self.players, cycle)
+            for phase in phases
         ]
 
     def _total_epochs(self, player: Player) -> int:
