@@ -37,10 +37,12 @@ from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.tasks import Task, task_for
+from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.settings import TrainingSettings
@@ -94,6 +96,8 @@ class Assembler:
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
         """Messages to the user about choices that the assembler made."""
+        self.chosen: str | None = None
+        """What was chosen for the training of the surrogate; None if nothing was."""
 
     # --- all parts ---
 
@@ -114,16 +118,18 @@ class Assembler:
         Adds messages to the user to `notes`. Raises HycoError if the spec, the data and the parts do not fit each
         other.
         """
+        strategy = self.strategy()
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_truth(physical, self.spec.physical.kind)
+        if "synthetic" in models:
+            self._settle(models["synthetic"], task, strategy)
         trainers = {player: self.trainer(player, model, task) for player, model in models.items()}
         warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
         if warning is not None:
             self.notes.append(warning)
-        strategy = self.strategy()
         if strategy is not None:
             alpha = self.spec.augmentation.alpha
             check_strategy(strategy, models, task.n_real, alpha, heldout=task.validates)
@@ -178,6 +184,39 @@ class Assembler:
         """Make the objective of a model, with the terms that `[loss]` declares."""
         return task.objective(model, task.terms(player, model, self.spec.loss))
 
+    def _settle(self, model: nn.Module, task: Task, strategy: Strategy | None) -> None:
+        """Choose what the spec leaves open of the surrogate's training, and write it into the spec."""
+        spec, wanted, layout = self.spec, self.spec.training.synthetic, task.form.layout
+        objective = self.objective("synthetic", model, task)
+        settings = wanted.settled()
+        # whatever else a surrogate may be, its training is known to the user alone
+        steps = objective.rolls_out and not objective.takes_parts and wanted.optimizer not in FULL_BATCH
+        if wanted.epochs_per_cycle == "auto" and layout is not None and steps and spec.run.cycles:
+            every = [phase for cycle in range(spec.run.cycles) for phase in self._own_phases(strategy, cycle)]
+            generated = 0 if strategy is None else strategy.max_generated(task.n_real, spec.augmentation.alpha)
+            observe = spec.data.observe
+            size = Size(
+                layout=layout,
+                samples=task.n_real + generated,
+                horizon=spec.data.num_predict_steps,
+                phases=max(1, len(every)),
+                validates=task.validates,
+                hidden=observe.mask is not None,
+                noisy=observe.noise is not None and observe.noise.level > 0,
+            )
+            chosen = plan(wanted, Budget.parse(spec.run.budget), size, model, objective)
+            settings, self.chosen = chosen.settings, chosen.text
+        training = attrs.evolve(spec.training, synthetic=wanted.with_choices(settings))
+        self.spec = attrs.evolve(spec, training=training)
+
+    def _own_phases(self, strategy: Strategy | None, cycle: int) -> list[Phase]:
+        """Return the phases of a cycle in which the surrogate trains as long as the spec says."""
+        return [
+            phase
+            for phase in planned_phases(candidates_of(strategy)[0].strategy, self.players, cycle)
+            if phase.player == "synthetic" and phase.epochs is None
+        ]
+
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
         """Build a trainer with the player's settings, loss terms and normalizer."""
         settings = self._settings(player)
@@ -197,6 +236,7 @@ class Assembler:
             normalizer_name=name,
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
+            heldout=task.heldout("val", objective, self.device) if task.is_read and settings.patience else None,
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
@@ -218,7 +258,8 @@ class Assembler:
         )
 
     def _settings(self, player: Player) -> TrainingSettings:
-        return self.spec.training.physical if player == "physical" else self.spec.training.synthetic
+        training = self.spec.training
+        return training.physical if player == "physical" else training.synthetic.settled()
 
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, task: Task

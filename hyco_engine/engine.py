@@ -21,7 +21,7 @@ from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
-from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder
+from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder, with_choices
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
@@ -115,15 +115,18 @@ class Engine:
                 return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
+            if earlier.checkpoint is not None:
+                assembler.spec = with_choices(self.spec, earlier.checkpoint)
             if gone is not None:
                 earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
             folder = RunFolder(path, made=False)
             return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
-        spec, alpha = self.spec, self.spec.augmentation.alpha
+        alpha = self.spec.augmentation.alpha
         task = assembler.task()
         parts = assembler.prepare(task)
+        spec = assembler.spec
         candidates = candidates_of(parts.strategy)
         physical = spec.physical
         return {
@@ -133,6 +136,7 @@ class Engine:
             "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
+            "training": assembler.chosen,
             "phases": [
                 {
                     "cycle": cycle,

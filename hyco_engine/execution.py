@@ -25,6 +25,7 @@ from hyco_engine.runs.environment import describe_environment, running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
+from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.training.cycle import REST, Event
 from hyco_engine.training.hybrid import HybridTrainer
@@ -51,25 +52,29 @@ class Execution:
         draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
         self.assembler = assembler
-        self.spec = assembler.spec
         self.loaded = loaded
         self.folder = folder
         self.earlier = earlier
         self._report = Reporter(trackers=trackers)
-        self._facts = {"spec": dump_spec(self.spec), **running_on(assembler.registry, assembler.device)}
+        self._facts = {"spec": dump_spec(assembler.spec), **running_on(assembler.registry, assembler.device)}
         self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-        self._keeper = Keeper(self._checkpoint, minutes=self.spec.run.checkpoint_minutes, stop=stop)
+        self._keeper = Keeper(self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop)
         self._start = time.perf_counter()
         if self._kept is not None:
             self._start -= self._kept["elapsed"]
             self._report.seconds.update(self._kept["seconds"])
-        self.results = Results(draw=draw, spec=self.spec, folder=folder, report=self._report)
+        self.results = Results(draw=draw, spec=assembler.spec, folder=folder, report=self._report)
 
     @property
     def _kept(self) -> Mapping[str, Any] | None:
         """The content of the checkpoint from which the run continues."""
         return None if self.earlier is None else self.earlier.checkpoint
+
+    @property
+    def spec(self) -> Spec:
+        """The spec, in which the assembler settles what is left open."""
+        return self.assembler.spec
 
     def execute(self) -> RunResult:
         status, message = "failed", None
@@ -121,6 +126,8 @@ class Execution:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
+        self._facts["spec"] = dump_spec(self.spec)
+        self.folder.write_spec(self._facts["spec"])
         self.results.begin(parts)
         if (physical := parts.physical) is not None:
             if self._kept is not None and self._kept["execution"] is not None:
@@ -129,6 +136,8 @@ class Execution:
         self._keeper.between()
         for note in assembler.notes:
             self._report.warn(note)
+        if assembler.chosen is not None:
+            logger.info("training of the surrogate: %s", assembler.chosen)
         if parts.cache is not None:
             logger.info("generated samples: %s", parts.cache.reason)
         return parts

@@ -18,6 +18,7 @@ from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
+from hyco_engine.training.settings import CHOSEN
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -95,6 +96,18 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     )
 
 
+def with_choices(spec: Spec, checkpoint: Mapping[str, Any]) -> Spec:
+    """Return the spec with what the run of a checkpoint chose where the spec says "auto"."""
+    stored = tomllib.loads(checkpoint["run"]["spec"])["training"]["synthetic"]
+    own = spec.training.synthetic
+    chosen = {name: _tuples(stored[name]) for name in own.open}
+    return attrs.evolve(spec, training=attrs.evolve(spec.training, synthetic=attrs.evolve(own, **chosen)))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
     """Return None if metrics.jsonl begins as it did when a checkpoint was written, else the reason for a message."""
     path, left = folder / METRICS, int(position["bytes"])
@@ -129,8 +142,11 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
     """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far."""
     before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
     problems = []
+    chosen = {f"training.synthetic.{name}" for name in CHOSEN}
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
+            continue
+        if key in chosen and now.get(key) == "auto":
             continue
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
