@@ -137,7 +137,7 @@ class Execution:
         for note in assembler.notes:
             self._report.warn(note)
         if assembler.chosen is not None:
-            logger.info("training of the surrogate: %s", assembler.chosen)
+            self._report.note(f"the surrogate trains {assembler.chosen}")
         if parts.cache is not None:
             logger.info("generated samples: %s", parts.cache.reason)
         return parts

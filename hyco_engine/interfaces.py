@@ -621,6 +621,9 @@ class Tracker:
     def phase_ended(self, record: Mapping[str, Any]) -> None:
         """A phase has ended: `cycle`, `phase`, `seconds`."""
 
+    def noted(self, message: str) -> None:
+        """The engine tells the user what it chose."""
+
     def warned(self, message: str) -> None:
         """The user should know something: `message`."""
 

@@ -97,6 +97,10 @@ class Terminal(Tracker):
         if not self._quiet and (self._bars is None or values):
             self._say("  ".join([self._title(record), seconds(elapsed), *values]))
 
+    def noted(self, message: str) -> None:
+        if not self._quiet:
+            self._say(message)
+
     def warned(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)

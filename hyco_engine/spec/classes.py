@@ -35,10 +35,10 @@ class RunSpec:
     cycles: int = option(3, help="number of cycles; in each cycle, both models generate samples and train", ge=0)
     budget: str = option(
         "auto",
-        help='most time that the surrogate trains, such as "90 s", "5 min" or "2 h", or its epochs in the whole run, such '
-        'as "300 epochs", if training.synthetic.epochs_per_cycle is "auto". The engine times one step before the first '
-        'cycle and writes the number of epochs into the resolved spec. "auto": the work that two usual processor cores '
-        "do in about three minutes, the same on every machine",
+        help='most time that the surrogate trains, such as "90 s", "5 min" or "2 h", or its epochs in the whole run, '
+        'such as "300 epochs", if training.synthetic.epochs_per_cycle is "auto". The engine times one step before the '
+        'first cycle and writes the number of epochs into the resolved spec. "auto": the work that two usual processor '
+        "cores do in about three minutes, the same on every machine",
         check=Budget.parse,
     )
     device: str = option(

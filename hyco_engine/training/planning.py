@@ -31,7 +31,7 @@ MOST_STEPS = 12000
 """More steps of the optimizer have gained nothing on any data that the engine was measured on."""
 BATCHES = 8
 """The least number of batches in an epoch, as long as each has at least four samples."""
-PATIENCE = 0.25
+PATIENCE = 0.4
 """The part of all epochs after which training ends without a lower error on held-out data."""
 
 
@@ -67,7 +67,7 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
     first = wanted.settled(
         TrainingSettings(
             batch_size=max(4, min(16, 2 ** int(math.log2(max(size.samples / BATCHES, 1))))),
-            lr=3e-3,
+            lr=_rate(model),
             curriculum=((1, 1),) if short else (),
             noise=0.0 if size.noisy else 0.1,
         )
@@ -94,6 +94,12 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
         )
     )
     return Plan(settings=chosen, text=_text(chosen, size, batches, why))
+
+
+def _rate(model: nn.Module) -> float:
+    """Return a learning rate with one digit: 0.01 for up to 10 000 weights, less as their root for more."""
+    count = sum(weight.numel() for weight in model.parameters())
+    return float(f"{max(1e-3, 1e-2 * min(1.0, math.sqrt(1e4 / max(count, 1)))):.0e}")
 
 
 def _text(settings: TrainingSettings, size: Size, batches: int, why: str) -> str:

@@ -30,8 +30,8 @@ class PatientState(Wrapped[State]):
 class Patient(Wrapper[PatientState]):
     """Takes the steps of `solver`, and ends a phase `patience` epochs after the lowest error on held-out data.
 
-    Each phase ends with the weights of that error, and a phase in which patience has run out goes on until the first
-    measurement: new samples may help. `error` measures the model as it is.
+    Each phase ends with the weights of that error. A phase whose samples are new lasts at least half as long as
+    patience does. `error` measures the model as it is.
     """
 
     solver: Solver[Any]
@@ -42,7 +42,7 @@ class Patient(Wrapper[PatientState]):
         inner = self.solver.init(problem, None if before is None else before.inner)
         if before is None:
             return PatientState(inner=inner)
-        return attrs.evolve(before, inner=inner)
+        return attrs.evolve(before, inner=inner, waited=min(before.waited, self.patience // 2))
 
     def load(self, saved: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> PatientState:
         return PatientState(**{**saved, "inner": self.solver.load(saved["inner"], parameters)})
