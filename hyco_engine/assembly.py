@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
+from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
@@ -36,16 +39,18 @@ from hyco_engine.randomness import own_random_numbers
 from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
-from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.settings import CHOSEN, TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
@@ -77,7 +82,7 @@ class Parts:
         """Return a full batch of start states for the physics; None without a physics, or if the data has no states."""
         if self.physical is None:
             return None
-        states = self.task.start_states(self.trainers["physical"].settings.batch_size)
+        states = self.task.start_states(self.trainers["physical"].settings)
         return None if states is None else states.to(self.device)
 
 
@@ -95,17 +100,20 @@ class Assembler:
         self.dtype = DTYPES[spec.run.precision]
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
-        """Messages to the user about choices that the assembler made."""
-        self.chosen: str | None = None
-        """What was chosen for the training of the surrogate; None if nothing was."""
+        """Messages to the user about what may be wrong."""
+        self.chosen: dict[str, Any] = {}
+        """The values that the assembler chose for keys that the spec leaves to it; `spec` has them too."""
+        self.reasons: list[str] = []
+        """Sentences that say what was chosen, and why."""
 
     # --- all parts ---
 
     def source(self) -> TrajectorySource | SampleSource:
-        """Build the data source without reading anything."""
+        """Build the data source, in the units that the spec asks for, without reading anything."""
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
-        return cast("TrajectorySource | SampleSource", self._build(choice, (TrajectorySource, SampleSource), context))
+        made = self._build(choice, (TrajectorySource, SampleSource), context)
+        return converted(cast("TrajectorySource | SampleSource", made), choice)
 
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""
@@ -115,28 +123,77 @@ class Assembler:
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
 
-        Adds messages to the user to `notes`. Raises HycoError if the spec, the data and the parts do not fit each
-        other.
+        Adds messages to the user to `notes`, and what the spec leaves to the engine to `chosen`. Raises HycoError if
+        the spec, the data and the parts do not fit each other.
         """
         strategy = self.strategy()
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
+        self.chosen = self._choose(task, models, strategy)
+        self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_truth(physical, self.spec.physical.kind)
-        if "synthetic" in models:
-            self._settle(models["synthetic"], task, strategy)
         trainers = {player: self.trainer(player, model, task) for player, model in models.items()}
         warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
         if warning is not None:
             self.notes.append(warning)
         if strategy is not None:
             alpha = self.spec.augmentation.alpha
-            check_strategy(strategy, models, task.n_real, alpha, heldout=task.validates)
+            most = max(task.count(trainer.settings) for trainer in trainers.values())
+            check_strategy(strategy, models, most, alpha, heldout=task.validates)
             cache = cache or self._decide_cache(task, strategy)
         return Parts(
             task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
         )
+
+    def _choose(self, task: Task, models: Mapping[Player, nn.Module], strategy: Strategy | None) -> dict[str, Any]:
+        """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
+        chosen: dict[str, Any] = {}
+        if "physical" in models and is_noisy(task.noise):
+            found = self._meet_noise(task, models["physical"])
+            chosen |= {f"training.physical.{name}": value for name, value in found.items()}
+        if "synthetic" in models:
+            settings = self._plan_surrogate(task, models["synthetic"], strategy)
+            open_ = self.spec.training.synthetic.open
+            chosen |= {f"training.synthetic.{name}": getattr(settings, name) for name in CHOSEN if name in open_}
+        return chosen
+
+    def _meet_noise(self, task: Task, model: nn.Module) -> dict[str, Any]:
+        """Choose how the physics learns from noisy data."""
+        settings = self._settings("physical")
+        objective = self.objective("physical", model, task)
+        if not objective.rolls_out:
+            return {}
+        optimizer = optimizer_name(Unknowns(model), "physical", settings, objective)
+        chosen = meet_noise(settings, optimizer, task.longest_windows())
+        if chosen:
+            self.reasons.append(told(task.noise, chosen))
+        return chosen
+
+    def _plan_surrogate(self, task: Task, model: nn.Module, strategy: Strategy | None) -> TrainingSettings:
+        """Choose what is left open of the surrogate's training."""
+        spec, wanted, layout = self.spec, self.spec.training.synthetic, task.form.layout
+        settings, objective = wanted.settled(), self.objective("synthetic", model, task)
+        # how to train whatever else a surrogate may be, only the user knows
+        steps = objective.rolls_out and not objective.takes_parts and wanted.optimizer not in FULL_BATCH
+        if wanted.epochs_per_cycle != "auto" or layout is None or not steps:
+            return settings
+        first = candidates_of(strategy)[0].strategy
+        every = [phase for cycle in range(spec.run.cycles) for phase in planned_phases(first, self.players, cycle)]
+        real = task.count(settings)
+        size = Size(
+            layout=layout,
+            samples=real + (0 if strategy is None else strategy.max_generated(real, spec.augmentation.alpha)),
+            horizon=task.horizon(settings),
+            phases=max(1, sum(phase.player == "synthetic" and phase.epochs is None for phase in every)),
+            validates=task.validates,
+            hidden=spec.data.observe.mask is not None,
+            noisy=is_noisy(task.noise),
+        )
+        chosen = plan(wanted, Budget.parse(spec.run.budget), size, model, objective)
+        self.reasons.append(f"the surrogate trains {chosen.text}")
+        return chosen.settings
 
     # --- models ---
 
@@ -184,45 +241,12 @@ class Assembler:
         """Make the objective of a model, with the terms that `[loss]` declares."""
         return task.objective(model, task.terms(player, model, self.spec.loss))
 
-    def _settle(self, model: nn.Module, task: Task, strategy: Strategy | None) -> None:
-        """Choose what the spec leaves open of the surrogate's training, and write it into the spec."""
-        spec, wanted, layout = self.spec, self.spec.training.synthetic, task.form.layout
-        objective = self.objective("synthetic", model, task)
-        settings = wanted.settled()
-        # whatever else a surrogate may be, its training is known to the user alone
-        steps = objective.rolls_out and not objective.takes_parts and wanted.optimizer not in FULL_BATCH
-        if wanted.epochs_per_cycle == "auto" and layout is not None and steps and spec.run.cycles:
-            every = [phase for cycle in range(spec.run.cycles) for phase in self._own_phases(strategy, cycle)]
-            generated = 0 if strategy is None else strategy.max_generated(task.n_real, spec.augmentation.alpha)
-            observe = spec.data.observe
-            size = Size(
-                layout=layout,
-                samples=task.n_real + generated,
-                horizon=spec.data.num_predict_steps,
-                phases=max(1, len(every)),
-                validates=task.validates,
-                hidden=observe.mask is not None,
-                noisy=observe.noise is not None and observe.noise.level > 0,
-            )
-            chosen = plan(wanted, Budget.parse(spec.run.budget), size, model, objective)
-            settings, self.chosen = chosen.settings, chosen.text
-        training = attrs.evolve(spec.training, synthetic=wanted.with_choices(settings))
-        self.spec = attrs.evolve(spec, training=training)
-
-    def _own_phases(self, strategy: Strategy | None, cycle: int) -> list[Phase]:
-        """Return the phases of a cycle in which the surrogate trains as long as the spec says."""
-        return [
-            phase
-            for phase in planned_phases(candidates_of(strategy)[0].strategy, self.players, cycle)
-            if phase.player == "synthetic" and phase.epochs is None
-        ]
-
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
         """Build a trainer with the player's settings, loss terms and normalizer."""
         settings = self._settings(player)
         objective = self.objective(player, model, task)
         if task.is_read:
-            check_stages(player, objective, settings.curriculum, task.train)
+            check_stages(player, objective, settings.curriculum, task.samples(settings))
         check_parts(player, objective, settings.points_per_sample)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
@@ -294,10 +318,13 @@ class Assembler:
     def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
         """Decide from sizes alone how the run holds generated samples."""
         augmentation = self.spec.augmentation
+        sizes = [
+            (task.sample_bytes(own), strategy.max_generated(task.count(own), augmentation.alpha))
+            for own in map(self._settings, self.players)
+        ]
         return choose_cache(
             augmentation.cache.kind,
-            task.sample_bytes,
-            strategy.max_generated(task.n_real, augmentation.alpha),
+            *max(sizes, key=math.prod),
             augmentation.cache.memory_budget_gb,
             augmentation.cache.directory != "",
             self.registry.kinds("hyco_caches"),

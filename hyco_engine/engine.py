@@ -123,34 +123,35 @@ class Engine:
             return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
-        alpha = self.spec.augmentation.alpha
         task = assembler.task()
         parts = assembler.prepare(task)
-        spec = assembler.spec
+        spec, alpha = assembler.spec, assembler.spec.augmentation.alpha
         candidates = candidates_of(parts.strategy)
         physical = spec.physical
+        count = {player: task.count(trainer.settings) for player, trainer in parts.trainers.items()}
+        phases: list[dict[str, Any]] = [
+            {
+                "cycle": cycle,
+                "phase": f"train_{phase.player}",
+                **label(candidate, candidates),
+                "epochs": epochs,
+                "n_real": count[phase.player],
+                "n_generated": candidate.max_generated(count[phase.player], alpha) if phase.taught else 0,
+            }
+            for cycle in range(spec.run.cycles)
+            for candidate in candidates
+            for phase, epochs in assembler.planned(candidate.strategy, cycle)
+        ]
         return {
             "n_real": task.n_real,
-            "n_generated": 0 if parts.strategy is None else parts.strategy.max_generated(task.n_real, alpha),
+            "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
             "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
+            "training": assembler.chosen,
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
-            "training": assembler.chosen,
-            "phases": [
-                {
-                    "cycle": cycle,
-                    "phase": f"train_{phase.player}",
-                    **label(candidate, candidates),
-                    "epochs": epochs,
-                    "n_real": task.n_real,
-                    "n_generated": candidate.max_generated(task.n_real, alpha) if phase.taught else 0,
-                }
-                for cycle in range(spec.run.cycles)
-                for candidate in candidates
-                for phase, epochs in assembler.planned(candidate.strategy, cycle)
-            ],
-            "notes": [*self._loaded.notes, *assembler.notes],
+            "phases": phases,
+            "notes": [*self._loaded.notes, *assembler.reasons, *assembler.notes],
         }
 
     @contextmanager

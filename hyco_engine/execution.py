@@ -16,7 +16,7 @@ from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.attribution import naming_plugins
-from hyco_engine.interfaces import PhysicalModel, Samples, StepExecution, Tracker
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, StepExecution, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
 from hyco_engine.runs.cache_manager import CacheManager
@@ -128,7 +128,9 @@ class Execution:
         parts = assembler.prepare(task, decided)
         self._facts["spec"] = dump_spec(self.spec)
         self.folder.write_spec(self._facts["spec"])
-        self.results.begin(parts)
+        for reason in assembler.reasons:
+            self._report.tell("noted", reason)
+        self.results.begin(parts, self.spec)
         if (physical := parts.physical) is not None:
             if self._kept is not None and self._kept["execution"] is not None:
                 physical.keep_execution(*self._kept["execution"])
@@ -136,8 +138,6 @@ class Execution:
         self._keeper.between()
         for note in assembler.notes:
             self._report.warn(note)
-        if assembler.chosen is not None:
-            self._report.note(f"the surrogate trains {assembler.chosen}")
         if parts.cache is not None:
             logger.info("generated samples: %s", parts.cache.reason)
         return parts
@@ -174,17 +174,18 @@ class Execution:
             )
             if self._kept is not None:
                 self._restore(hybrid, self._kept)
-            self._cycles(hybrid, task.train)
+            self._cycles(hybrid, task.train, {name: task.samples(t.settings) for name, t in parts.trainers.items()})
             logger.info("caches: %s", folders.summary())
 
-    def _cycles(self, hybrid: HybridTrainer, real: Samples) -> None:
+    def _cycles(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train, tell the trackers of every event, write checkpoints, and end on request."""
 
         def during(event: Event) -> None:
             hybrid.tell(event)
             self._keeper.between()
 
-        with closing(hybrid.events(real, self.spec.run.cycles - hybrid.history.cycles, during)) as events:
+        cycles = self.spec.run.cycles - hybrid.history.cycles
+        with closing(hybrid.events(real, cycles, during, own)) as events:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:

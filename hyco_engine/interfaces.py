@@ -622,7 +622,7 @@ class Tracker:
         """A phase has ended: `cycle`, `phase`, `seconds`."""
 
     def noted(self, message: str) -> None:
-        """The engine tells the user what it chose."""
+        """The engine says what it found or chose: `message`. Nothing is wrong."""
 
     def warned(self, message: str) -> None:
         """The user should know something: `message`."""

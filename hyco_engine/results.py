@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Parts
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
+from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
@@ -52,9 +53,9 @@ class Results:
     error_bars: ErrorBars | None = None
     correction: dict[str, Any] | None = None
 
-    def begin(self, parts: Parts) -> None:
-        """Take note of the parts of the run, and of the initial parameters of the physics."""
-        self.parts = parts
+    def begin(self, parts: Parts, spec: Spec) -> None:
+        """Take note of the parts of the run, of the resolved spec, and of the initial parameters of the physics."""
+        self.parts, self.spec = parts, spec
         if parts.physical is not None:
             self.initial = parameter_values(parts.physical)
 
@@ -112,7 +113,7 @@ class Results:
             self.report.warn(f"with the parameters that were found, {warning}")
         try:
             with self.report.timed("evaluate"):
-                self.error_bars = measure(trainer, parts.task.train)
+                self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
         except Exception as error:
             # the learned parameters are worth keeping without error bars
             self.report.warn(f"the parameters' error bars could not be computed: {error}")
@@ -134,11 +135,12 @@ class Results:
         physical = None if parts is None else parts.physical
         cache = None if self.parts is None else self.parts.cache
         seconds = {name: self.report.seconds.get(name, 0.0) + history.seconds.get(name, 0.0) for name in PHASES}
-        return {
+        found: dict[str, Any] = {
             "status": status,
             "error": error,
             "cycles": history.cycles,
             "data": None if parts is None else parts.task.summary(),
+            "noise": {} if parts is None else parts.task.noise_summary(),
             "parameters": {} if parts is None else self._parameters(parts),
             "metrics": self.metrics,
             "balance": [balance_summary(balance) for balance in history.balance],
@@ -155,6 +157,7 @@ class Results:
             "seed": self.spec.run.seed,
             "versions": package_versions(),
         }
+        return {**found, "verdict": verdict(found)}
 
     def _parameters(self, parts: Parts) -> dict[str, Any]:
         if parts.physical is None:

@@ -48,7 +48,9 @@ def evaluate(
 
             write_table(result, table)
     if as_json:
-        print_json(result)
+        from hyco_engine.report.verdict import models_verdict
+
+        print_json({**result, "verdict": models_verdict(result["metrics"], result.get("dt"))})
         return
     from hyco_engine.cli.layout import metrics_lines
 

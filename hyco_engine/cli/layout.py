@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     if memory := plan.get("memory"):
         sections.append(("memory", [f"{size(memory['most_bytes'])} {memory['reason']}"]))
     if training := plan.get("training"):
-        sections.append(("training", [f"surrogate: {training}"]))
+        sections.append(("chosen", [f"{key} = {json.dumps(value)}" for key, value in training.items()]))
     if phases := plan.get("phases"):
         sections.append(("phases", _phase_lines(phases)))
     for key, value in plan.items():
@@ -147,10 +148,11 @@ def _of_split(metrics: Mapping[str, Any], name: str, split: str) -> Mapping[str,
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """Return five lines: learned parameters, errors, time, results, and next steps."""
+    """Return lines with the verdict, the learned parameters, errors, time, results, and next steps."""
     learned = [parameter_text(name, p) for name, p in (summary.get("parameters") or {}).items()]
     values = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
+        *((("verdict" if k == 0 else ""), sentence) for k, sentence in enumerate(summary.get("verdict") or ())),
         ("learned", values + ("; ± is statistical only" if "±" in values else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),

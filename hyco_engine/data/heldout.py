@@ -9,6 +9,9 @@ There are two measures:
 A rollout that starts from a noisy frame inherits the noise of its start, so its error can rank models in the wrong
 order (errors in variables). `auto` therefore takes the continuation if a split by time has noise in its held-out
 frames, or if a held-out stretch has no complete frame to start from; otherwise it takes the rollout.
+
+"Nothing changes" holds the last complete frame before what it predicts. In a continuation, that is a training frame
+long after the start of the models: their own start would be a floor that every model beats.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -29,13 +33,25 @@ from hyco_engine.errors import DataError
 Measure = Literal["rollout", "continuation"]
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class HeldOutStretches:
+    """The `trajectories` of a split for rollouts from their first frames, and the last known state before each.
+
+    `last_known` are dynamic fields `[C_dyn, *S]`.
+    """
+
+    measure: Measure
+    trajectories: tuple[Trajectory, ...]
+    last_known: tuple[Tensor, ...]
+
+
 def heldout_trajectories(
     trajectories: Sequence[Trajectory],
     segments: Mapping[SplitName, Sequence[Segment]],
     split: Literal["val", "test"],
     choice: SourceChoice,
-) -> tuple[Measure, tuple[Trajectory, ...]]:
-    """Return the measure and, for each stretch of the split, a complete first frame with the frames that follow it.
+) -> HeldOutStretches:
+    """Return for each stretch of the split a complete first frame with the frames that follow it.
 
     Values are NaN where nothing was observed, and on training frames that a continuation passes through. Raises
     DataError if a stretch has no frame to start from, or no observation to compare with.
@@ -44,14 +60,15 @@ def heldout_trajectories(
     parts = segments[split]
     starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
     measure = _measure(choice, starts)
-    found = []
+    found, known = [], []
     for part, own in zip(parts, starts, strict=True):
-        trajectory = trajectories[part.simulation]
+        trajectory, last = trajectories[part.simulation], None
         if measure == "continuation":
             earlier = [s for s in segments["train"] if s.simulation == part.simulation and s.stop <= part.start]
-            own = _before(trajectory, earlier, masked)
+            own, last = _before(trajectory, earlier, masked)
         if own is None:
             raise _no_start(part, split, measure)
+        known.append(trajectory.dynamic[own if last is None else last])
         points = points_of(trajectory.points, split, choice.split.by, own, part.stop - 1, after=max(own, part.start))
         dynamic = trajectory.dynamic[own : part.stop]
         if own < part.start:
@@ -69,7 +86,7 @@ def heldout_trajectories(
                 key="data.split",
             )
         found.append(Trajectory(dynamic=dynamic, static=trajectory.static, points=points))
-    return measure, tuple(found)
+    return HeldOutStretches(measure=measure, trajectories=tuple(found), last_known=tuple(known))
 
 
 def _measure(choice: SourceChoice, starts: Sequence[int | None]) -> Measure:
@@ -90,13 +107,14 @@ def _first(trajectory: Trajectory, part: Segment) -> int | None:
     return None
 
 
-def _before(trajectory: Trajectory, earlier: Sequence[Segment], masked: bool) -> int | None:
-    """Return the first complete training frame before a stretch, or None if there is none."""
+def _before(trajectory: Trajectory, earlier: Sequence[Segment], masked: bool) -> tuple[int | None, int | None]:
+    """Return the first and the last complete training frame before a stretch, or None if there is none."""
+    complete: list[int] = []
     for part in earlier:
-        complete = complete_frames(trajectory.dynamic[part.start : part.stop]) if masked else torch.ones(1)
-        if bool(complete.any()):
-            return part.start + int(complete.nonzero()[0])
-    return None
+        frames = trajectory.dynamic[part.start : part.stop]
+        seen = complete_frames(frames) if masked else torch.ones(len(frames), dtype=torch.bool)
+        complete += [part.start + frame for frame in seen.nonzero()[:, 0].tolist()]
+    return (complete[0], complete[-1]) if complete else (None, None)
 
 
 def _hidden(frames: Tensor) -> Tensor:

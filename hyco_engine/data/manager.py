@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch import Tensor
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.heldout import Measure, heldout_trajectories
+from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
 from hyco_engine.data.keeping import cached, shared_folder
 from hyco_engine.data.masks import sample_mask
+from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.scheme import Selection
@@ -30,6 +32,9 @@ from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
 
 log = logging.getLogger("hyco_engine")
+
+_MOST_FRAMES = 0.9
+"""The longest windows use at least this share of the training frames."""
 
 
 class DataManager:
@@ -69,6 +74,7 @@ class DataManager:
         self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
         self._cache = cache
         self._loaded: tuple[Trajectory, ...] | None = None
+        self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
         known = [source.frames(i) for i in range(source.num_simulations)]
         frames = self._known_frames = [
             _frames_used(count, i, choice) for i, count in enumerate(known) if count is not None
@@ -79,10 +85,13 @@ class DataManager:
     @property
     def planned_windows(self) -> int | None:
         """The number of training windows, if it is known before the data is loaded, else None."""
+        return self.count_windows(self.choice.num_predict_steps, self.choice.stride)
+
+    def count_windows(self, horizon: int, stride: int) -> int | None:
+        """Return the number of such windows of the train split, if it is known before the data is loaded, else None."""
         mask = self.choice.observe.mask
         if self._planned is None or self._has_points or (mask is not None and mask.value is not None):
             return None
-        horizon, stride = self.choice.num_predict_steps, self.choice.stride
         if mask is None:
             return sum(count_windows(len(part), horizon, stride) for part in self._planned["train"])
         seen = {part.simulation for part in self._planned["train"]}
@@ -142,26 +151,80 @@ class DataManager:
         """The known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return self.source.truth
 
-    @cached_property
+    @property
     def train(self) -> WindowDataset | PointWindows:
-        """The windows of the train split that start from a complete state and have an observed target.
+        """The windows of the train split, as `[data]` cuts them."""
+        return self.windows(self.choice.num_predict_steps, self.choice.stride)
+
+    def windows(self, horizon: int, stride: int) -> WindowDataset | PointWindows:
+        """Return the windows of the train split that start from a complete state and have an observed target.
 
         Raises DataError if a mask leaves no window.
         """
+        if (horizon, stride) not in self._windows:
+            self._windows[horizon, stride] = self._cut_windows(horizon, stride)
+        return self._windows[horizon, stride]
+
+    def longest_windows(self) -> tuple[int, int] | None:
+        """Return (horizon, stride) of the longest windows that share no frame and leave out few training frames.
+
+        None if a window may begin at few frames only, or if nothing is known about their number yet.
+        """
+        if self.choice.observe.mask is not None or self._has_points:
+            return None
+        planned = self._planned if self._loaded is None else self._segments
+        if planned is None:
+            return None
+        lengths = [len(part) for part in planned["train"]]
+        for length in sorted(set(lengths), reverse=True):
+            used = sum(own // length * length for own in lengths)
+            if length > 1 and used >= _MOST_FRAMES * sum(lengths):
+                return length - 1, length
+        return None
+
+    @cached_property
+    def noise(self) -> Mapping[str, float]:
+        """The standard deviation of each dynamic field's noise in the train split, in the field's own ones."""
+        return self._declared_noise if self._has_points else self._relative_noise(self._cut("train"), self.layout)
+
+    def glimpsed_noise(self) -> Mapping[str, float]:
+        """Return what `noise` is expected to be, without loading all data.
+
+        It is the noise of a simulation that can be read quickly, if there is one, and what `[data.observe]` adds.
+        """
+        seen = self.source.glimpse()
+        own = {} if seen is None else self._relative_noise([seen], self.source.layout)
+        return {name: math.hypot(own.get(name, 0.0), added) for name, added in self._declared_noise.items()}
+
+    @property
+    def _declared_noise(self) -> dict[str, float]:
+        noise = self.choice.observe.noise
+        added = noise.level if noise is not None and noise.relative else 0.0
+        return {field.name: added for field in self.layout.dynamic}
+
+    @staticmethod
+    def _relative_noise(trajectories: Sequence[Trajectory], layout: StateLayout) -> dict[str, float]:
+        statistics = Statistics.of(trajectories, layout)
+        return {
+            name: level / float(statistics.std[layout.channels(name)][0])
+            for name, level in estimate_noise(trajectories, layout).items()
+        }
+
+    def _cut_windows(self, horizon: int, stride: int) -> WindowDataset | PointWindows:
         if self._has_points:
-            return self._point_windows()
+            return self._point_windows(horizon, stride)
         mask = self.choice.observe.mask
         windows = WindowDataset(
             self._cut("train"),
-            horizon=self.choice.num_predict_steps,
-            stride=self.choice.stride,
+            horizon=horizon,
+            stride=stride,
             complete=mask is None,
             samples=sample_mask(self.layout)[: self.layout.n_dynamic],
         )
         if mask is not None and not len(windows):
             raise DataError(
                 f"the mask leaves nothing to train on: of {windows.skipped} windows of "
-                f"{self.choice.num_predict_steps} steps, {windows.without_start} start from a state that is not "
+                f"{horizon} steps, {windows.without_start} start from a state that is not "
                 f"observed completely, and {windows.skipped - windows.without_start} have no observed target; "
                 f"{_remedy(windows)}",
                 key="data.observe.mask",
@@ -171,13 +234,12 @@ class DataManager:
                 "%d observed training frames lie in no window of num_predict_steps = %d, so training does not use "
                 "them; set a larger num_predict_steps",
                 windows.unreached,
-                self.choice.num_predict_steps,
+                horizon,
             )
         return windows
 
-    def _point_windows(self) -> PointWindows:
-        steps = self.choice.num_predict_steps
-        windows = PointWindows(self._cut("train"), horizon=steps, stride=self.choice.stride)
+    def _point_windows(self, steps: int, stride: int) -> PointWindows:
+        windows = PointWindows(self._cut("train"), horizon=steps, stride=stride)
         if not len(windows):
             raise DataError(
                 f"no sensor observed anything within num_predict_steps = {steps} frames after a complete training "
@@ -196,14 +258,18 @@ class DataManager:
     @cached_property
     def measure(self) -> dict[Literal["val", "test"], Measure]:
         """The measure of each held-out split; see `hyco_engine.data.heldout`."""
-        return {split: measure for split, (measure, _) in self._heldout.items()}
+        return {split: stretches.measure for split, stretches in self._heldout.items()}
 
     def heldout(self, split: Literal["val", "test"]) -> tuple[Trajectory, ...]:
         """Return the trajectories that models are rolled out against, each from its first frame; test may have none."""
-        return self._heldout[split][1]
+        return self._heldout[split].trajectories
+
+    def last_known(self, split: Literal["val", "test"]) -> tuple[Tensor, ...]:
+        """Return the last complete frame `[C_dyn, *S]` before each of the trajectories of `heldout`."""
+        return self._heldout[split].last_known
 
     @cached_property
-    def _heldout(self) -> dict[Literal["val", "test"], tuple[Measure, tuple[Trajectory, ...]]]:
+    def _heldout(self) -> dict[Literal["val", "test"], HeldOutStretches]:
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         return {split: heldout_trajectories(self.trajectories, self._segments, split, self.choice) for split in splits}
 

@@ -152,6 +152,27 @@ class Observe:
     mask: Mask | None = option(None, help="observation mask; none: all values are observed")
 
 
+def check_factor(value: float) -> None:
+    """Check that the conversion can be undone."""
+    if value == 0:
+        raise ValueError("must not be 0, which would make all values equal")
+
+
+def check_factors(value: Mapping[str, Any]) -> None:
+    """Check those conversions that are numbers."""
+    for scale in value.values():
+        if not isinstance(scale, Scale):
+            check_factor(scale)
+
+
+@options
+class Scale:
+    """`[data.scale.<field>]`: the conversion of a field when it is read, to factor * value + offset."""
+
+    factor: float = option(1.0, help="factor of the values in the source", check=check_factor)
+    offset: float = option(0.0, help="what is added afterwards, in the new unit")
+
+
 @options
 class SourceChoice(Choice):
     """`[data]`."""
@@ -160,6 +181,16 @@ class SourceChoice(Choice):
 
     name: str = option("data", help="name of the data set and of its cache folder", check=check_folder_name)
     fields: FieldsScheme = option(attrs.Factory(FieldsScheme), help="dynamic and static fields")
+    scale: Mapping[str, float | Scale] = option(
+        attrs.Factory(dict),
+        help="conversion of fields to other units, such as {u = 1e-3} or {T = {factor = 0.5556, offset = 255.37}}; "
+        "boundary values and observe.mask.value are in the source's units",
+        check=check_factors,
+    )
+    units: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='unit of each field after its conversion, such as {u = "m/s"}; a field without one has that of the source',
+    )
     num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
     num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
     stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)

@@ -242,7 +242,7 @@ def _run(path: Path) -> Found:
     if (path / SUMMARY).is_file():
         summary = read_summary(path)
         status = str(summary.get("status"))
-        contents.append(verdict(summary))
+        contents.append(" ".join(verdict(summary)))
     contents += sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     return Found(
         what=f"a run folder, {status}; hyco-engine report {path} shows it", contents=tuple(contents[:MAX_LINES])

@@ -43,6 +43,14 @@ def courant(layout: StateLayout, speed: float, name: str, limit: float = MAX_COU
     return Limit(number=f"sum {name} dt/dx", values=f"{name} up to {speed:.3g}", rate=rate, limit=limit)
 
 
+def advective(layout: StateLayout, speed: float, parameters: Mapping[str, Tensor], limit: float = MAX_COURANT) -> Limit:
+    """Return the limit for a field u that carries itself, times the optional parameter `advection`."""
+    factor = parameters.get("advection")
+    if factor is None:
+        return courant(layout, speed, "|u|", limit)
+    return courant(layout, abs(float(factor)) * speed, "|advection u|", limit)
+
+
 def diffusive(layout: StateLayout, diffusivity: float, name: str, limit: float = MAX_DIFFUSIVE) -> Limit:
     """Return the limit for the diffusion number of a diffusivity, summed over the axes."""
     rate = sum(max(diffusivity, 0.0) / dx**2 for dx in layout.grid.spacing)

@@ -36,6 +36,12 @@ class ParameterDeclaration:
     transform: Literal["auto", "linear", "log"] = "auto"
     gauge: Literal["none", "constant"] = "none"
     """`constant` means that the physics determines a field only up to a constant, so that errors ignore its mean."""
+    optional: bool = False
+    """Whether the physics has it only where the spec names it. It is then fixed, unless `learn = true`.
+
+    `init` is the value at which it changes nothing, because a physics without it computes exactly as if it had never
+    been declared: `step` and `limits` do not get it.
+    """
 
     def __attrs_post_init__(self) -> None:
         if not self.name.isidentifier() or hasattr(nn.ParameterDict(), self.name):
@@ -78,6 +84,8 @@ class Learnables(nn.Module):
         settings = settings or {}
         problems = [self._unknown(name) for name in settings if name not in self.declarations]
         for name, declaration in self.declarations.items():
+            if declaration.optional and name not in settings:
+                continue
             try:
                 self._add(declaration, settings.get(name) or ParameterSetting(), grid, dtype, device)
             except SpecError as error:
@@ -87,7 +95,7 @@ class Learnables(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parameters, in declared order."""
+        """All parameters that the physics has here, in declared order."""
         return tuple(self._entries)
 
     @property
@@ -159,7 +167,8 @@ class Learnables(nn.Module):
         rms = float(start.square().mean().sqrt())
         kind = declaration.transform if setting.transform == "auto" else setting.transform
         transform = choose_transform(kind, lower, upper, rms, positive=bool((start > 0).all()))
-        if setting.learn:
+        learn = not declaration.optional if setting.learn is None else setting.learn
+        if learn:
             _check_within(name, start, transform, key=f"{key}.init")
             self.raw[name] = nn.Parameter(transform.to_raw(start).to(device=device, dtype=dtype))
         else:
@@ -167,7 +176,7 @@ class Learnables(nn.Module):
         self._entries[name] = _Entry(
             declaration=declaration,
             transform=transform,
-            learn=setting.learn,
+            learn=learn,
             field=setting.field,
             smoothness=setting.smoothness,
         )

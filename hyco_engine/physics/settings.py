@@ -49,7 +49,10 @@ class ParameterSetting:
         inf=True,
         check=check_interval,
     )
-    learn: bool = option(True, help="false: the value is known and stays fixed")
+    learn: bool | None = option(
+        None,
+        help="false: the value is known and stays fixed; none: it is learned, unless the parameter is optional",
+    )
     field: bool = option(False, help="true: the parameter has a value at each grid point; false: it is one number")
     transform: Literal["auto", "linear", "log"] = option(
         "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
@@ -61,7 +64,7 @@ class ParameterSetting:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.smoothness and not (self.field and self.learn):
+        if self.smoothness and (not self.field or self.learn is False):
             raise SpecError(
                 "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
             )

@@ -13,13 +13,13 @@ from hyco_engine.report.verdict import verdict
 
 def brief_text(folder: Path, summary: Mapping[str, Any]) -> str:
     """Return the result in one line, such as `RunResult(runs/small-1, completed: nu was found ...)`."""
-    return f"RunResult({folder}, {summary.get('status')}: {verdict(summary)})"
+    return f"RunResult({folder}, {summary.get('status')}: {' '.join(verdict(summary))})"
 
 
 def brief_html(folder: Path, summary: Mapping[str, Any]) -> str:
     """Return verdict, parameters and errors as HTML; all text is escaped."""
     parts = [f"<p><b>{html.escape(str(folder))}</b>, {html.escape(str(summary.get('status')))}. "]
-    parts.append(f"{html.escape(verdict(summary))}</p>")
+    parts.append(f"{html.escape(' '.join(verdict(summary)))}</p>")
     if rows := parameter_rows(summary.get("parameters") or {}):
         names = [name for name in ("name", "start", "found", "truth", "off", "unit") if any(row[name] for row in rows)]
         parts.append(_table(names, [[row[name] for name in names] for row in rows]))

@@ -100,7 +100,7 @@ def report_page(run: RunRecord) -> str:
         "report.html",
         name=run.name,
         status=summary.get("status") or "unfinished",
-        verdict=verdict(summary),
+        verdict=" ".join(verdict(summary)),
         error=summary.get("error"),
         parameters=rows,
         has_truth=any(row["truth"] for row in rows),

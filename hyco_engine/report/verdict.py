@@ -1,8 +1,9 @@
-"""The result of a run in a sentence or two, from its summary alone."""
+"""The verdict on a run: short sentences from its summary alone, the same in the terminal, in JSON and in the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hyco_engine.report.numbers import is_number, significant
@@ -11,14 +12,37 @@ SHOWN = {"physical": "the physics", "synthetic": "the surrogate"}
 NOTHING = "“nothing changes”"
 GOOD = 0.1
 """Share of persistence's error; a model that has learned the dynamics stays below it."""
+HALF = 0.5
+"""Share of persistence's error below which a model is useful, not only better than nothing."""
 FAR = 5.0
 """Number of standard errors between estimate and truth from which on noise does not explain the difference."""
+FOUND = 0.1
+"""Relative error up to which a parameter counts as found."""
+VAGUE = 0.5
+"""Standard error, relative to the value, from which on the data do not determine a parameter."""
+EXPLAINED = 3.0
+"""Residual, relative to the noise, up to which a physics explains the data."""
+LEAST_NOISE = 0.01
+"""Noise, relative to the spread, below which the differences between two exact solvers are larger."""
+RISE = 1.02
+"""Growth of a held-out error that counts as harm."""
 
 
-def verdict(summary: Mapping[str, Any]) -> str:
-    """Compare parameters with truth or start and models with persistence; begin with what is wrong."""
-    parts = [_ending(summary), _parameters(summary.get("parameters") or {}), _models(summary.get("metrics") or {})]
-    return " ".join(part for part in parts if part) or "This run trained and measured no model."
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
+
+    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics` and `cooperation`, each of
+    which may be missing.
+    """
+    metrics = summary.get("metrics") or {}
+    found = [
+        *_ending(summary),
+        *_parameters(summary.get("parameters") or {}),
+        *_unexplained(metrics, summary.get("noise") or {}),
+        *_harm(metrics, summary.get("cooperation") or ()),
+        *_models(metrics, (summary.get("data") or {}).get("dt")),
+    ]
+    return found or ["This run trained and measured no model."]
 
 
 def tested_split(metrics: Mapping[str, Any]) -> str:
@@ -28,36 +52,27 @@ def tested_split(metrics: Mapping[str, Any]) -> str:
 
 def against_persistence(metrics: Mapping[str, Any], model: str, split: str) -> float | None:
     """Return a model's nrmse over that of "nothing changes"; None where one of them is not known."""
-    error, floor = (((metrics.get(name) or {}).get(split) or {}).get("nrmse") for name in (model, "persistence"))
+    error, floor = (_measured(metrics, name, split).get("nrmse") for name in (model, "persistence"))
     return error / floor if is_number(error) and is_number(floor) and floor > 0 else None
 
 
-def _ending(summary: Mapping[str, Any]) -> str:
-    status = summary.get("status") or "unfinished"
-    if status == "completed":
-        return ""
-    cycles = summary.get("cycles") or 0
-    told = f"This run {'is' if status == 'unfinished' else 'was' if status == 'interrupted' else 'has'} {status}"
-    whole = f"{cycles} whole {'cycle' if cycles == 1 else 'cycles'}"
-    return f"{told} after {whole}; the results are those that it had reached by then."
+def lead_below(metrics: Mapping[str, Any], model: str, split: str, share: float = 1.0) -> tuple[int, int] | None:
+    """Return up to which lead time a model's nrmse stays below `share` of persistence's, and the longest lead time.
 
-
-def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
-    learned = {name: entry for name, entry in parameters.items() if entry.get("moved")}
-    if parameters and not learned:
-        return (
-            f"{_listed(list(parameters))} did not move from {'its start' if len(parameters) == 1 else 'their starts'}."
-        )
-    known = {name: e["relative_error"] for name, e in learned.items() if is_number(e.get("relative_error"))}
-    if known:
-        worst = max(known, key=lambda name: known[name])
-        off = f"{significant(100 * known[worst], 2)} %"
-        if len(known) == 1:
-            return f"{worst} was found to within {off} of its true value{_beyond(learned[worst])}."
-        many = "Both" if len(known) == 2 else f"All {len(known)}"
-        return f"{many} parameters were found to within {off} of their true values ({worst} is furthest off)."
-    found = [f"{name} = {text}" for name, e in list(learned.items())[:3] if (text := found_text(e))]
-    return f"Found: {', '.join(found)}{', ...' if len(learned) > 3 else ''}." if found else ""
+    Both count frames from the start of a rollout. None stands for models whose errors are not known by lead time.
+    """
+    own, floor = (_measured(metrics, name, split) for name in (model, "persistence"))
+    errors, floors = own.get("nrmse_by_step") or (), floor.get("nrmse_by_step") or ()
+    leads = own.get("lead_steps") or range(1, len(errors) + 1)
+    if not errors or len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
+        return None
+    reached = 0
+    for lead, error, level in zip(leads, errors, floors, strict=True):
+        # the error of a diverged rollout is infinite, or null in JSON
+        if not is_number(error) or error >= share * level:
+            break
+        reached = lead
+    return reached, leads[-1]
 
 
 def found_text(entry: Mapping[str, Any]) -> str:
@@ -74,6 +89,64 @@ def found_text(entry: Mapping[str, Any]) -> str:
     return significant(value, 4) + (f" ± {significant(error, 2)}" if is_number(error) else "") + suffix
 
 
+# --- the run as a whole -----------------------------------------------------------------------------------------------
+
+
+def _ending(summary: Mapping[str, Any]) -> Iterator[str]:
+    status = summary.get("status") or "unfinished"
+    if status == "completed":
+        return
+    cycles = summary.get("cycles") or 0
+    told = f"This run {'is' if status == 'unfinished' else 'was' if status == 'interrupted' else 'has'} {status}"
+    whole = f"{cycles} whole {'cycle' if cycles == 1 else 'cycles'}"
+    yield f"{told} after {whole}; the results are those that it had reached by then."
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    learned = {name: entry for name, entry in parameters.items() if entry.get("moved")}
+    if parameters and not learned:
+        starts = "its start" if len(parameters) == 1 else "their starts"
+        yield f"{_listed(list(parameters))} did not move from {starts}."
+        return
+    vague = [name for name, entry in learned.items() if _vague(entry)]
+    for name in vague:
+        yield f"{name} is uncertain: {found_text(learned[name])}{_off(learned[name])}."
+    clear = {name: entry for name, entry in learned.items() if name not in vague}
+    known = {name: e["relative_error"] for name, e in clear.items() if is_number(e.get("relative_error"))}
+    wrong = [name for name, error in known.items() if error > FOUND]
+    for name in wrong:
+        yield f"{name} was not found: {found_text(clear[name])}{_off(clear[name])}{_beyond(clear[name])}."
+    right = {name: error for name, error in known.items() if name not in wrong}
+    if right:
+        yield _right(right, clear, alone=len(right) == len(learned))
+    elif clear and not known:
+        found = [f"{name} = {text}" for name, entry in list(clear.items())[:3] if (text := found_text(entry))]
+        if found:
+            yield f"Found: {', '.join(found)}{', ...' if len(clear) > 3 else ''}."
+
+
+def _right(errors: Mapping[str, float], entries: Mapping[str, Mapping[str, Any]], *, alone: bool) -> str:
+    worst = max(errors, key=lambda name: errors[name])
+    off = _percent(errors[worst])
+    if len(errors) == 1:
+        return f"{worst} was found to within {off} of its true value{_beyond(entries[worst])}."
+    many = ("Both" if len(errors) == 2 else f"All {len(errors)}") + " parameters" if alone else _listed(list(errors))
+    return f"{many} were found to within {off} of their true values ({worst} is furthest off)."
+
+
+def _vague(entry: Mapping[str, Any]) -> bool:
+    value, error = entry.get("final"), entry.get("standard_error")
+    return is_number(value) and is_number(error) and error > VAGUE * abs(value)
+
+
+def _off(entry: Mapping[str, Any]) -> str:
+    error = entry.get("relative_error")
+    return f", {_percent(error)} off its true value" if is_number(error) else ""
+
+
 def _beyond(entry: Mapping[str, Any]) -> str:
     value, truth, error = (entry.get(key) for key in ("final", "truth", "standard_error"))
     if not (is_number(value) and is_number(truth) and is_number(error) and error > 0):
@@ -84,31 +157,94 @@ def _beyond(entry: Mapping[str, Any]) -> str:
     return f", which is {significant(distance, 2)} standard errors: more than noise explains"
 
 
-def _models(metrics: Mapping[str, Any]) -> str:
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Tell of a physics whose residual is far above the noise, both over whole rollouts and over their first halves.
+
+    Over whole rollouts alone, a chaotic physics that is right would be far above it too.
+    """
     split = tested_split(metrics)
-    ratios = {
-        model: against_persistence(metrics, model, split) for model in SHOWN if (metrics.get(model) or {}).get(split)
-    }
-    if not ratios:
-        return ""
-    good, poor, bad = [], [], []
-    for model, ratio in ratios.items():
-        if ratio is None and "nrmse" not in metrics[model][split]:
+    own = _measured(metrics, "physical", split)
+    levels = [entry["relative"] for entry in noise.values() if is_number(entry.get("relative"))]
+    whole, nrmse, by_step = (own.get(key) for key in ("vrmse", "nrmse", "nrmse_by_step"))
+    if not levels or not by_step or not is_number(whole) or not is_number(nrmse) or not nrmse > 0:
+        return
+    level = max(LEAST_NOISE, sum(levels) / len(levels))
+    first = by_step[: (len(by_step) + 1) // 2]
+    early = whole
+    if all(map(is_number, first)):
+        early *= math.prod(value ** (1 / len(first)) for value in first) / nrmse
+    if min(whole, early) > EXPLAINED * level:
+        told = sum(levels) / len(levels)
+        size = (
+            f"{significant(whole / told, 2)} times the noise" if told == level else f"{_percent(whole)} of the spread"
+        )
+        yield f"The physics does not explain the {split} data: its residual is {size}."
+
+
+def _harm(metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tell of held-out errors that rose after a model was first taught."""
+    for model in SHOWN:
+        taught = [e for e in cooperation if str(e.get("direction")).endswith(f"->{model}") and e.get("n_generated")]
+        own, before = _measured(metrics, model, "val"), taught[0].get("e_pupil") if taught else None
+        # candidates have models of their own, and these entries belong to all of them
+        if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        if ratio is None:
-            bad.append(f"{SHOWN[model]} diverges on {split} data")
+        after = own["nrmse"]
+        if not is_number(after) or after > RISE * before:
+            to = significant(after, 2) if is_number(after) else "infinity"
+            yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."
+
+
+def models_verdict(metrics: Mapping[str, Any], dt: float | None) -> list[str]:
+    """Return the sentences on models alone; `dt` is the time between two frames, if it is known."""
+    return list(_models(metrics, dt))
+
+
+def _models(metrics: Mapping[str, Any], dt: float | None) -> Iterator[str]:
+    split = tested_split(metrics)
+    good, poor, bad = [], [], []
+    for model, title in SHOWN.items():
+        own = _measured(metrics, model, split)
+        if "nrmse" not in own:
+            continue
+        ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
+        if reach is not None and 0 < reach[0] < reach[1]:
+            useful, _ = lead_below(metrics, model, split, HALF) or (0, 0)
+            half = f"; up to {_lead(useful, dt)} it is below half of that" if useful else ""
+            passes = f"from there on its error passes that of {NOTHING} on {split} data"
+            bad.append(f"{title} is of no use beyond {_lead(reach[0], dt)}: {passes}{half}")
+        elif ratio is None:
+            bad.append(f"{title} diverges on {split} data")
         elif ratio >= 1:
             times = f"{significant(ratio, 2)} times as much as {NOTHING}"
-            bad.append(f"{SHOWN[model]} has learned nothing of use: it errs {times} on {split} data")
+            bad.append(f"{title} has learned nothing of use: it errs {times} on {split} data")
         elif ratio > GOOD:
-            share = f"{significant(100 * ratio, 2)} % of its error on {split} data"
-            poor.append(f"{SHOWN[model]} does little better than {NOTHING}: {share}")
+            poor.append(f"{title} does little better than {NOTHING}: {_percent(ratio)} of its error on {split} data")
         else:
-            good.append(f"{SHOWN[model]} errs {significant(1 / ratio, 2)} times less than {NOTHING}")
+            good.append(f"{title} errs {significant(1 / ratio, 2)} times less than {NOTHING}")
     if len(good) == 2:
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
-    return " ".join(f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *told))
+    yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *told))
+
+
+def _measured(metrics: Mapping[str, Any], model: str, split: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (metrics.get(model) or {}).get(split) or {}
+    return found
+
+
+def _lead(steps: int, dt: float | None) -> str:
+    """Return a lead time in units of time, if the time between two frames is known."""
+    if is_number(dt):
+        return f"t = {significant(steps * dt, 3)}"
+    return f"{steps} {'step' if steps == 1 else 'steps'}"
+
+
+def _percent(share: float) -> str:
+    return f"{significant(100 * share, 2)} %"
 
 
 def _listed(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
-from hyco_engine.training.settings import CHOSEN
+from hyco_engine.spec.resolving import replaced
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -87,7 +87,7 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), spec, cycles)
+    _compare(tomllib.loads(run["spec"]), with_choices(spec, found.content), cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
@@ -98,10 +98,9 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
 
 def with_choices(spec: Spec, checkpoint: Mapping[str, Any]) -> Spec:
     """Return the spec with what the run of a checkpoint chose where the spec says "auto"."""
-    stored = tomllib.loads(checkpoint["run"]["spec"])["training"]["synthetic"]
-    own = spec.training.synthetic
-    chosen = {name: _tuples(stored[name]) for name in own.open}
-    return attrs.evolve(spec, training=attrs.evolve(spec.training, synthetic=attrs.evolve(own, **chosen)))
+    stored, now = _flat(tomllib.loads(checkpoint["run"]["spec"])), _flat(tomllib.loads(dump_spec(spec)))
+    open_ = [key for key, value in now.items() if value == "auto" and key.startswith("training.")]
+    return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 
 def _tuples(value: Any) -> Any:
@@ -142,12 +141,11 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
     """Raise SpecError with each key that differs, but for the harmless ones. `cycles` have begun so far."""
     before, now = _flat(stored), _flat(tomllib.loads(dump_spec(spec)))
     problems = []
-    chosen = {f"training.synthetic.{name}" for name in CHOSEN}
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
-        if key in chosen and now.get(key) == "auto":
-            continue
+        if now.get(key) == "auto" and key.startswith("training."):
+            continue  # left to the engine, which has chosen
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:

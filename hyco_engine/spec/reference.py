@@ -170,7 +170,7 @@ def parameter_rows(registry: Registry, kind: str) -> tuple[str, list[list[str]]]
             f"{one.init:g}",
             "any" if one.bounds == (-math.inf, math.inf) else "{:g} to {:g}".format(*one.bounds),
             "yes" if one.may_be_field else "no",
-            one.help,
+            one.help + ("; optional" if one.optional else ""),
         ]
         for one in declarations
     ]

@@ -61,12 +61,33 @@ class Task(ABC):
     def train(self) -> Samples:
         """The real samples on which models train."""
 
+    def samples(self, settings: TrainingSettings) -> Samples:
+        """Return the real samples on which a model with these settings trains."""
+        return self.train
+
+    def horizon(self, settings: TrainingSettings) -> int:
+        """Return the number of steps in the samples of a model with these settings; 0 if they are no rollouts."""
+        return 0
+
+    @property
+    def noise(self) -> Mapping[str, float]:
+        """The noise of each dynamic field, in standard deviations of the field, as far as it is known."""
+        return {}
+
+    def noise_summary(self) -> dict[str, dict[str, float]]:
+        """Return the `level` of each field's noise in its own unit, and `relative` to the field's spread."""
+        return {}
+
+    def longest_windows(self) -> tuple[int, int] | None:
+        """Return (horizon, stride) of the longest windows that share no frame; None if the data has none."""
+        return None
+
     @abstractmethod
     def objective(self, model: nn.Module, specs: Sequence[TermSpec]) -> Objective:
         """Return the objective of `model`, with the loss terms `specs` of its predictions for a batch of `train`."""
 
-    def start_states(self, count: int) -> Tensor | None:
-        """Return up to `count` start states `[B, C_all, *S]` of training rollouts; None if the data has no states."""
+    def start_states(self, settings: TrainingSettings) -> Tensor | None:
+        """Return a batch of start states `[B, C_all, *S]` of training rollouts; None if the data has no states."""
         return None
 
     # --- loss terms ---
@@ -135,10 +156,13 @@ class Task(ABC):
     def n_real(self) -> int:
         """The number of training samples."""
 
-    @property
+    def count(self, settings: TrainingSettings) -> int:
+        """Return the number of training samples of a model with these settings."""
+        return self.n_real
+
     @abstractmethod
-    def sample_bytes(self) -> int:
-        """The bytes of one generated sample, input and target."""
+    def sample_bytes(self, settings: TrainingSettings) -> int:
+        """Return the bytes of one generated sample, input and target, for a model with these settings."""
 
     @property
     def sizes(self) -> dict[str, Any]:

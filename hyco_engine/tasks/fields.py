@@ -58,8 +58,32 @@ class FieldTask(Task, ABC):
         self.statistics = self.manager.statistics
         self._is_read = True
 
-    def start_states(self, count: int) -> Tensor | None:
-        states = self.train.inputs(torch.arange(min(count, len(self.train))))
+    def samples(self, settings: TrainingSettings) -> Samples:
+        return self.manager.windows(*self._window(settings))
+
+    def _window(self, settings: TrainingSettings) -> tuple[int, int]:
+        """Return the horizon and the stride of a model's windows."""
+        choice = self.manager.choice
+        horizon = choice.num_predict_steps if settings.horizon == "auto" else settings.horizon
+        return horizon, choice.stride if settings.stride == "auto" else settings.stride
+
+    def horizon(self, settings: TrainingSettings) -> int:
+        return self._window(settings)[0]
+
+    @property
+    def noise(self) -> Mapping[str, float]:
+        return self.manager.noise if self.is_read else self.manager.glimpsed_noise()
+
+    def noise_summary(self) -> dict[str, dict[str, float]]:
+        spread = field_sizes(self.layout, self.statistics)
+        return {name: {"level": level * spread[name], "relative": level} for name, level in self.noise.items()}
+
+    def longest_windows(self) -> tuple[int, int] | None:
+        return self.manager.longest_windows()
+
+    def start_states(self, settings: TrainingSettings) -> Tensor | None:
+        samples = self.samples(settings)
+        states = samples.inputs(torch.arange(min(settings.batch_size, len(samples))))
         assert isinstance(states, Tensor)
         return states
 
@@ -103,7 +127,14 @@ class FieldTask(Task, ABC):
                     f"{list(values[name].shape)}: give both the same shape, or leave the truth out",
                     key=f"data.truth.{name}",
                 )
-            if name not in physical.learnables.names:
+            declared = physical.learnables.declarations.get(name)
+            if declared is not None and name not in physical.learnables.names:
+                raise SpecError(
+                    f"the physics {kind!r} has the parameter {name!r} only where the spec names it: add "
+                    f"physical.parameters.{name}.learn = true, or leave the truth out",
+                    key=f"data.truth.{name}",
+                )
+            if declared is None:
                 known = ", ".join(physical.learnables.names) or "none"
                 raise SpecError(
                     f"the physics {kind!r} has no parameter {name!r}; it has "
@@ -116,17 +147,16 @@ class FieldTask(Task, ABC):
         planned = None if self.is_read else self.manager.planned_windows
         return len(self.train) if planned is None else planned
 
-    @property
-    def _steps(self) -> int:
-        return self.manager.choice.num_predict_steps
+    def count(self, settings: TrainingSettings) -> int:
+        planned = None if self.is_read else self.manager.count_windows(*self._window(settings))
+        return len(self.samples(settings)) if planned is None else planned
 
     def _bytes(self, channels: int) -> int:
         return channels * math.prod(self.layout.spatial) * self.manager.dtype.itemsize
 
-    @property
-    def sample_bytes(self) -> int:
-        """The bytes of a state and its rollout, the sample that models generate for any real samples."""
-        return self._bytes(self.layout.n_all + self._steps * self.layout.n_dynamic)
+    def sample_bytes(self, settings: TrainingSettings) -> int:
+        """Return the bytes of a state and its rollout, the sample that models generate for any real samples."""
+        return self._bytes(self.layout.n_all + self._window(settings)[0] * self.layout.n_dynamic)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -139,8 +169,8 @@ class FieldTask(Task, ABC):
 
     def memory(self, settings: TrainingSettings, inner_dt: float | None) -> dict[str, Any] | None:
         return expected_memory(
-            min(self.n_real, settings.batch_size) * self._bytes(self.layout.n_all),
-            steps=self._steps,
+            min(self.count(settings), settings.batch_size) * self._bytes(self.layout.n_all),
+            steps=self._window(settings)[0],
             internal=None if inner_dt is None else max(1, round(self.dt / inner_dt)),
             budget_gb=settings.memory_gb,
         )

@@ -25,7 +25,8 @@ class GridTask(FieldTask):
         self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
     ) -> HeldOut | None:
         real = self.manager.heldout(split)
-        return HeldOutRollouts(real, self.layout, device) if real else None
+        known = self.manager.last_known(split)
+        return HeldOutRollouts(real, self.layout, device, last_known=known) if real else None
 
     def simulations(self) -> DataManager:
         return self.manager

@@ -26,7 +26,8 @@ class PointTask(FieldTask):
         self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
     ) -> HeldOut | None:
         real = self.manager.heldout(split)
-        return HeldOutPoints(real, self.layout, device) if real else None
+        known = self.manager.last_known(split)
+        return HeldOutPoints(real, self.layout, device, last_known=known) if real else None
 
 
 class HeldOutPoints(HeldOutRollouts):

@@ -16,6 +16,7 @@ from hyco_engine.tasks.base import Task
 from hyco_engine.tasks.terms import sample_sizes, scale_warning
 from hyco_engine.training.evaluation import HeldOut, HeldOutSamples
 from hyco_engine.training.losses import Objective, objective_for
+from hyco_engine.training.settings import TrainingSettings
 
 
 class SampleTask(Task):
@@ -75,9 +76,8 @@ class SampleTask(Task):
     def n_real(self) -> int:
         return len(self.train)
 
-    @property
-    def sample_bytes(self) -> int:
-        """The bytes of one real sample; a generated one is of the same kind."""
+    def sample_bytes(self, settings: TrainingSettings) -> int:
+        """Return the bytes of one real sample; a generated one is of the same kind."""
         parts: list[Tensor] = []
         for values in self.train.batch(torch.tensor([0])):
             parts += [values] if isinstance(values, Tensor) else list(values.values())

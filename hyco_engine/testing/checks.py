@@ -81,7 +81,7 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         check_options = partial(_check_options, record, options)
         yield _run("default options can be written to a spec and read back", check_options, deprecated)
         with _noting(deprecated):
-            contract = _contract(hook, record, partial(registry.build, hook, record.kind, options), registry)
+            contract = contract_of(hook, record, registry)
     except _NotChecked as why:
         yield Finding(check="the contract", status="not checked", message=str(why))
         return
@@ -99,6 +99,11 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         yield Finding(check="what is declared", status="not checked", message=told)
     for text in deprecated:
         yield Finding(check="what it reads of its context", status="deprecated", message=text)
+
+
+def contract_of(hook: str, record: Record, registry: Registry) -> type:
+    """Return the contract of a kind with its default options, as a class whose tests can be called."""
+    return _contract(hook, record, partial(registry.build, hook, record.kind, _default_options(record)), registry)
 
 
 def _tests(contract: type) -> list[str]:
@@ -180,7 +185,8 @@ def _contract(hook: str, record: Record, build: Build, registry: Registry) -> ty
     base, wanted, kind = bases[hook]
     context = tiny_context(registry=registry).derive(kind)
     _accepted(build, [context], wanted)
-    return _subclass(base, make=lambda self: build(context))
+    members = {"elsewhere": lambda self: {"kind": record.kind}} if hook == "hyco_caches" else {}
+    return _subclass(base, make=lambda self: build(context), **members)
 
 
 def _subclass(base: type, **members: Any) -> type:

@@ -114,7 +114,7 @@ class _Sum:
     """Implements `reduce_sum` among threads: all wait for each other, then each adds in the same order."""
 
     def __init__(self, ranks: int) -> None:
-        self.barrier = threading.Barrier(ranks, timeout=30)
+        self.barrier = threading.Barrier(ranks)
         self._given: list[Tensor | None] = [None] * ranks
 
     def of(self, rank: int) -> Callable[[Tensor], Tensor]:

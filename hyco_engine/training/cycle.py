@@ -80,8 +80,8 @@ class Cycle:
     heldout: HeldOut | None
     during: Callable[[Event], None]
 
-    def run(self, state: CycleState, turn: Turn, real: Samples) -> Iterator[Event]:
-        """Run the rest of the present cycle on the real samples."""
+    def run(self, state: CycleState, turn: Turn, real: Mapping[Player, Samples]) -> Iterator[Event]:
+        """Run the rest of the present cycle on the real samples of each model."""
         cycle = state.history.cycles
         phases = planned_phases(turn.strategy, self.trainers, cycle)
         idle = dict.fromkeys(phase.player for phase in phases if not self.trainers[phase.player].trainable)
@@ -99,7 +99,7 @@ class Cycle:
                 candidate=turn.name,
                 label=turn.label,
             )
-            yield from self._phase(state, turn, place, real)
+            yield from self._phase(state, turn, place, real[phase.player])
             state.next += 1
             if state.next < len(phases):
                 yield Event(REST, True)

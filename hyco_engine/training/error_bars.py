@@ -10,7 +10,10 @@ windows use each frame m times, and a fit to clean data leaves discretisation er
 volume over which the residuals are correlated. Windows also start from observed, hence noisy, states, and noise may
 differ from place to place, so windows need the second too: K blocks are simulations, or stretches of a simulation
 longer than a window. Each parameter gets the larger standard error of the two. Neither knows of a bias: noise in the
-start states of windows shifts parameters that damp it; long rollouts from clean states do not have it.
+start states of windows shifts parameters that damp it.
+
+Where the start states are learned too, there is no such bias. H is then the Schur complement that is left of them for
+the parameters (see `arrow`), each learned value counts as a parameter, and the first covariance is enough.
 Sources: H. White, Econometrica 48 (1980); K.-Y. Liang, S. Zeger, Biometrika 73 (1986), for blocks.
 """
 
@@ -28,7 +31,7 @@ from torch import Tensor
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
-from hyco_engine.training.error_correlation import Correlation, correlation
+from hyco_engine.training.error_correlation import Correlation, correlation, volume_of_windows
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.least_squares import unit_scale
 from hyco_engine.training.linearized import Linearizer
@@ -84,6 +87,8 @@ class Blocks:
 
 def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
     """Return error bars at the model's present parameters, from the data of `whole`."""
+    if whole.initial is not None:
+        return _with_learned_starts(model, whole, linearizer)
     point = whole.unknowns.point()[None]
     blocks = find_blocks(whole.data, point.shape[1])
     found = _collect(whole, linearizer, point)
@@ -106,19 +111,47 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
     return _bars(model, whole, point[0], hessian, covariance, dof, assumption)
 
 
+def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
+    """Return error bars where the start states are unknown too: v s^2 S^-1 with the Schur complement S of the starts.
+
+    Each learned value takes a degree of freedom. Windows as long as simulations have residuals in every frame, so v is
+    their correlation over time and space.
+    """
+    assert whole.initial is not None
+    point, starts = whole.unknowns.point(), whole.initial.shift.numel()
+    arrow = linearizer.arrow(whole, point)
+    volume = _volume_in_windows(whole)
+    dof = max(1.0, (arrow.count - starts) / volume - len(point))
+    hessian = arrow.reduced
+    covariance = float(arrow.values) / dof * _inverse(hessian)
+    assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
+    return _bars(model, whole, point, hessian, covariance, dof, assumption)
+
+
+def _volume_in_windows(whole: Problem) -> float:
+    """Return how many neighbouring values err as one, from the residuals of all frames of the windows on a grid."""
+    residuals: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for chunk in whole.chunks():
+            targets = chunk.batch[1]
+            if not isinstance(targets, Tensor):
+                return 1.0
+            frames, space = targets.shape[1], targets.shape[3:]
+            for name, values in whole.objective.residuals(whole.model, chunk.batch).items():
+                residuals.setdefault(name, []).append(values.reshape(len(values), frames, -1, *space).cpu())
+    return max(volume_of_windows(torch.cat(parts)) for parts in residuals.values())
+
+
 def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     """Return error bars of what `trainer` has learned, from real data; None if they cannot be computed."""
     model = trainer.unknowns.physics
     if model is None or not trainer.trainable or not trainer.objective.squared:
         return None
-    if trainer.state.initial is not None:
-        # the uncertainty of the initial states adds to that of the parameters
-        return None
     if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
         return None
     if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
         return None
-    used, chunk, left_out = _affordable(trainer, data)
+    used, chunk, left_out = _affordable(trainer, data) if trainer.state.initial is None else (data, None, "")
     # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
     known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)

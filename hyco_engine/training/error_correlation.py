@@ -34,6 +34,14 @@ def correlation(residuals: Tensor, places: Sequence[tuple[int, int]]) -> Correla
     return Correlation(volume=math.prod([time, *space]), times=len(places) / time)
 
 
+def volume_of_windows(residuals: Tensor) -> float:
+    """Return the volume of the correlation of `residuals [n, T, C, *S]` of all frames of windows that share none."""
+    residuals = residuals.double()
+    time = _integrated(list(residuals.unbind(0)))
+    space = [_integrated([residuals.movedim(axis, 0)]) for axis in range(3, residuals.dim())]
+    return math.prod([time, *space])
+
+
 def _along_time(residuals: Tensor, places: Sequence[tuple[int, int]]) -> float:
     rows: dict[int, list[tuple[int, int]]] = {}
     for row, (simulation, frame) in enumerate(places):

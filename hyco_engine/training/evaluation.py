@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +58,8 @@ def rollout_errors(
     watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
+
+    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
 
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
@@ -150,6 +153,8 @@ class _Sums:
             "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
             "nrmse_by_field": by_field,
             "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+            # lead times without observations have no error
+            "lead_steps": [step for step, ok in enumerate(seen, start=1) if ok.any()],
         }
 
 
@@ -174,7 +179,11 @@ class HeldOut(ABC):
 
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`."""
+    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`.
+
+    `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each trajectory; None stands for the
+    first frames, from which the models start.
+    """
 
     def __init__(
         self,
@@ -182,31 +191,37 @@ class HeldOutRollouts(HeldOut):
         layout: StateLayout,
         device: torch.device | str = "cpu",
         *,
+        last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
     ) -> None:
         self.trajectories = trajectories
+        self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
         self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        return self._errors(model_rollout(model))
+        return self._errors(model_rollout(model), self.trajectories)
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         return float(metrics["nrmse"])
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
-        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic))
+        held = [
+            attrs.evolve(trajectory, dynamic=torch.cat([known[None], trajectory.dynamic[1:]]))
+            for trajectory, known in zip(self.trajectories, self.last_known, strict=True)
+        ]
+        return self._errors(lambda state, steps: persistence(state, steps, n_dynamic), held)
 
     def in_detail(self) -> HeldOut:
-        return type(self)(self.trajectories, self.layout, self.device, detailed=True)
+        return type(self)(self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=True)
 
-    def _errors(self, predict: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+    def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         if not self._detailed:
-            return rollout_errors(predict, self.trajectories, self.layout, self.device)
+            return rollout_errors(predict, trajectories, self.layout, self.device)
         more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
-        errors = rollout_errors(predict, self.trajectories, self.layout, self.device, more.add)
+        errors = rollout_errors(predict, trajectories, self.layout, self.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
 
 

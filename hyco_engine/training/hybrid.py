@@ -80,18 +80,27 @@ class HybridTrainer:
                 self.tell(event)
         return self.history
 
-    def events(self, dataset: Samples, cycles: int, during: Callable[[Event], None]) -> Generator[Event, None, None]:
-        """Run `cycles` cycles event by event; training can continue from `state_dict` at each event of the kind `REST`.
+    def events(
+        self,
+        dataset: Samples,
+        cycles: int,
+        during: Callable[[Event], None],
+        own: Mapping[Player, Samples] | None = None,
+    ) -> Generator[Event, None, None]:
+        """Run `cycles` cycles event by event, on the real samples of `dataset`, or on a model's `own` ones.
+
+        Training can continue from `state_dict` at each event of the kind `REST`.
 
         `during` receives the progress while samples are made, and may raise to end it. If you stop before the end,
         close the iterator: that frees the generated samples.
         """
         end = self.history.cycles + cycles
+        real = dict.fromkeys(self.trainers, dataset) | dict(own or {})
         parts = Cycle(trainers=self.trainers, teaching=self._teaching, heldout=self.heldout, during=during)
         if cycles:
             self._candidates.begin()
         while self.history.cycles < end:
-            yield from parts.run(self.state, self._candidates.turn, dataset)
+            yield from parts.run(self.state, self._candidates.turn, real)
             if self._candidates.next():
                 self.history.cycles += 1
             yield Event(REST, True)

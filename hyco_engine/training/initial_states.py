@@ -34,6 +34,12 @@ class InitialStates(nn.Module):
         assert isinstance(states, Tensor)  # rollouts begin from states
         return cls(states.new_zeros(data.n_real, n_dynamic, *states.shape[2:]).to(device))
 
+    @property
+    def basis(self) -> Tensor:
+        """All D states `[D, C_dyn, *S]` with one value of 1 and no other."""
+        shape = self.shift.shape[1:]
+        return torch.eye(shape.numel(), dtype=self.shift.dtype, device=self.shift.device).view(-1, *shape)
+
     def check(self, data: AugmentedDataset) -> None:
         """Raise RunError if these start states belong to other samples than those of `data`."""
         if len(self.shift) != data.n_real:

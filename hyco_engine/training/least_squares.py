@@ -28,6 +28,27 @@ _LEAST_GAIN = 1e-4
 _DAMPING = (1e-15, 1e15)
 
 
+class Quadratic(Protocol):
+    """The quadratic model of a sum of squares around points `[S, P]`, from its linearised residuals."""
+
+    @property
+    def values(self) -> Tensor:
+        """F at the points, float64 `[S]`."""
+
+    @property
+    def usable(self) -> Tensor:
+        """True for a point at which F and its derivatives are finite: bool `[S]`."""
+
+    def decrease(self) -> Tensor:
+        """Return g^T H^-1 g `[S]`, the gain of Gauss-Newton's full step if F were quadratic."""
+
+    def step(self, starts: Tensor, damping: Tensor, trust_region: Tensor | None) -> Tensor:
+        """Return the damped step `[s, P]` of the points at `starts [s]`, within the trust region."""
+
+    def predicted(self, starts: Tensor, delta: Tensor) -> Tensor:
+        """Return the gain `[s]` of the steps `delta [s, P]` if F were quadratic."""
+
+
 class SquaredSum(Protocol):
     """A sum of squares, evaluated for several parameter vectors `[S, P]` at a time; all results are float64.
 
@@ -37,8 +58,35 @@ class SquaredSum(Protocol):
     def values(self, points: Tensor, starts: Tensor) -> Tensor:
         """Return F `[S]`, which is not finite where the model is not."""
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return F `[S]`, g = J^T r `[S, P]` and H = J^T J `[S, P, P]`."""
+    def normal_equations(self, points: Tensor, starts: Tensor) -> Quadratic:
+        """Return the quadratic model around the points."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class NormalEquations:
+    """The quadratic model of few parameters: F `[S]`, g = J^T r `[S, P]` and H = J^T J `[S, P, P]`."""
+
+    values: Tensor
+    gradient: Tensor
+    hessian: Tensor
+
+    @property
+    def usable(self) -> Tensor:
+        finite = self.gradient.isfinite().all(1) & self.hessian.isfinite().flatten(1).all(1)
+        return self.values.isfinite() & finite
+
+    def decrease(self) -> Tensor:
+        # the solver refuses what is not finite
+        gradient = torch.where(self.usable[:, None], self.gradient, 0.0)
+        identity = torch.eye(gradient.shape[1], dtype=torch.float64)
+        return decrease(torch.where(self.usable[:, None, None], self.hessian, identity), gradient)
+
+    def step(self, starts: Tensor, damping: Tensor, trust_region: Tensor | None) -> Tensor:
+        return within_box(self.hessian[starts], self.gradient[starts], damping, trust_region)
+
+    def predicted(self, starts: Tensor, delta: Tensor) -> Tensor:
+        curved = torch.einsum("sp,spq,sq->s", delta, self.hessian[starts], delta)
+        return -2 * (self.gradient[starts] * delta).sum(1) - curved
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -76,11 +124,9 @@ class LevenbergMarquardt:
     def iterate(self, problem: SquaredSum, points: Tensor) -> Step:
         """Iterate once from `points [S, P]`: linearise once, then try steps until one goes downhill."""
         points = points.double()
-        values, gradient, hessian = problem.normal_equations(points, torch.arange(len(points)))
-        usable = values.isfinite() & gradient.isfinite().all(1) & hessian.isfinite().flatten(1).all(1)
-        gradient = torch.where(usable[:, None], gradient, 0.0)
-        hessian = torch.where(usable[:, None, None], hessian, torch.eye(points.shape[1], dtype=torch.float64))
-        converged = usable & (_decrease(hessian, gradient) <= self._eps * values)
+        model = problem.normal_equations(points, torch.arange(len(points)))
+        values, usable = model.values, model.usable
+        converged = usable & (model.decrease() <= self._eps * values)
         open_ = usable & ~converged
         moved = torch.zeros_like(open_)
         nonfinite, uphill = torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(open_, dtype=torch.int64)
@@ -88,7 +134,7 @@ class LevenbergMarquardt:
             starts = open_.nonzero().flatten()
             if not len(starts):
                 break
-            delta = self._solve(hessian[starts], gradient[starts], self.damping[starts])
+            delta = model.step(starts, self.damping[starts], self._trust_region)
             tiny = (delta.abs() <= self._eps * (1 + points[starts].abs())).all(1)
             converged[starts[tiny]] = True
             open_[starts[tiny]] = False
@@ -96,9 +142,7 @@ class LevenbergMarquardt:
             if not len(starts):
                 break
             tried = problem.values(points[starts] + delta, starts)
-            curved = torch.einsum("sp,spq,sq->s", delta, hessian[starts], delta)
-            predicted = -2 * (gradient[starts] * delta).sum(1) - curved
-            gain = (values[starts] - tried) / predicted
+            gain = (values[starts] - tried) / model.predicted(starts, delta)
             accepted = tried.isfinite() & (gain > _LEAST_GAIN)
             nonfinite[starts] += (~tried.isfinite()).long()
             uphill[starts] += (tried.isfinite() & ~accepted).long()
@@ -110,25 +154,6 @@ class LevenbergMarquardt:
         # a point from which no length of step goes downhill is a minimum, as far as rounding shows
         converged |= open_ & (uphill > 0)
         return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
-
-    def _solve(self, hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-        """Return the step `[S, P]`, solved anew for the other numbers where some would leave the trust region."""
-        scale = unit_scale(hessian)
-        scaled = hessian / (scale[:, :, None] * scale[:, None, :])
-        damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))
-        trust_region = torch.full_like(scale, torch.inf) if self._trust_region is None else self._trust_region * scale
-        free, step = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
-        for _ in range(scale.shape[1] + 1):
-            pull = gradient / scale + torch.einsum("spq,sq->sp", damped, torch.where(free, 0.0, step))
-            both = free[:, :, None] & free[:, None, :]
-            own = torch.where(both, damped, torch.diag_embed((~free).double()))
-            step = torch.where(free, -_least_squares(own, torch.where(free, pull, 0.0)), step)
-            beyond = free & (step.abs() > trust_region)
-            if not bool(beyond.any()):
-                break
-            step = torch.where(beyond, step.sign() * trust_region, step)
-            free &= ~beyond
-        return step / scale
 
     def _adapt(self, starts: Tensor, gain: Tensor, accepted: Tensor) -> None:
         shrunk = self.damping[starts] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)
@@ -151,15 +176,38 @@ def unit_scale(hessian: Tensor) -> Tensor:
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
-def _decrease(hessian: Tensor, gradient: Tensor) -> Tensor:
-    """Return g^T H^-1 g `[S]`, the gain of Gauss-Newton's full step if F were quadratic."""
+def decrease(hessian: Tensor, gradient: Tensor) -> Tensor:
+    """Return g^T H^-1 g `[S]`."""
     scale = unit_scale(hessian)
     scaled = hessian / (scale[:, :, None] * scale[:, None, :])
     g = gradient / scale
-    return (g * _least_squares(scaled, g)).sum(1)
+    return (g * _shortest(scaled, g)).sum(1)
 
 
-def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
+def within_box(hessian: Tensor, gradient: Tensor, damping: Tensor, bound: Tensor | None) -> Tensor:
+    """Return the step `[S, P]` of the normal equations, damped by `damping [S]`, with no number beyond its `bound [P]`.
+
+    The other numbers are solved anew where some would go beyond.
+    """
+    scale = unit_scale(hessian)
+    scaled = hessian / (scale[:, :, None] * scale[:, None, :])
+    damped = scaled + torch.diag_embed(damping[:, None].expand_as(scale))
+    limit = torch.full_like(scale, torch.inf) if bound is None else bound * scale
+    free, step = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
+    for _ in range(scale.shape[1] + 1):
+        pull = gradient / scale + torch.einsum("spq,sq->sp", damped, torch.where(free, 0.0, step))
+        both = free[:, :, None] & free[:, None, :]
+        own = torch.where(both, damped, torch.diag_embed((~free).double()))
+        step = torch.where(free, -_shortest(own, torch.where(free, pull, 0.0)), step)
+        beyond = free & (step.abs() > limit)
+        if not bool(beyond.any()):
+            break
+        step = torch.where(beyond, step.sign() * limit, step)
+        free &= ~beyond
+    return step / scale
+
+
+def _shortest(matrix: Tensor, right: Tensor) -> Tensor:
     """Return the shortest solution: exactly dependent parameters make the matrix singular once the damping is small."""
     solution: Tensor = torch.linalg.lstsq(matrix, right[:, :, None], driver="gelsd").solution
     return solution[:, :, 0]

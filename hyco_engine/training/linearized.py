@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
 from hyco_engine.training.jacobian import ForwardJacobian, push_forward
+from hyco_engine.training.least_squares import NormalEquations
 from hyco_engine.training.problem import Chunk, Problem
 from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 
 logger = logging.getLogger(__name__)
+
+MOST_NUMBERS = 2**26
+"""Derivatives by the start states are held as numbers up to so many for a window, and curvatures for all windows."""
+MOST_WORK = 2**29
+"""So many derivatives are pushed through all steps at most; beyond that, products with them must do."""
 
 Linear = tuple[Chunk, Tensor, Tensor]
 
@@ -42,7 +51,7 @@ class Linearizer:
     def reason(self) -> str:
         return self._jacobian.reason or self._reason
 
-    def linearized(self, whole: Problem, points: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+    def linearized(self, whole: Problem, points: Tensor) -> Iterator[Linear]:
         """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
         x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
         draws = whole.draws()
@@ -78,17 +87,66 @@ class Linearizer:
             whole.unknowns.move_to(here)
         return torch.tensor(found, dtype=torch.float64)
 
-    def normal_equations(self, whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return F `[S]`, J^T r `[S, P]` and J^T J `[S, P, P]`, as float64 on the CPU."""
+    def normal_equations(self, whole: Problem, points: Tensor) -> NormalEquations:
+        """Return F, J^T r and J^T J of the parameters alone, as float64 on the CPU."""
         parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
         if whole.prior:
             parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
         value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
-        return value, gradient, hessian
+        return NormalEquations(values=value, gradient=gradient, hessian=hessian)
+
+    def arrow(self, whole: Problem, point: Tensor) -> Arrow:
+        """Return the quadratic model of the parameters at `point [P]` and of the start states that are learned."""
+        x = point[None].to(dtype=whole.unknowns.dtype, device=whole.device)
+        parts: list[ArrowPart] = []
+        blocks: list[Tensor] = []
+        pulls: list[StartDerivatives] = []
+        draws = whole.draws()
+        with torch.no_grad():
+            for chunk in whole.chunks():
+                learned = ~chunk.generated
+                dense = self._affordable(whole, chunk, x.shape[1])
+                linear = self._captured(whole, chunk, x, draws, tangents=True, of_state=True) if dense else None
+                if linear is not None:
+                    _, (residual,), (jacobian,) = linear
+                    own = jacobian[learned, :, x.shape[1] :]
+                    parts.append(ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], partial(_pulled, own, learned)))
+                    blocks.append((own.double().mT @ own.double()).cpu())
+                    continue
+                linear = self._captured(whole, chunk, x, draws, tangents=True)
+                _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
+                pulls.append(StartDerivatives(whole, chunk))
+                parts.append(ArrowPart.of(residual, jacobian, pulls[-1].pull_all))
+        curvature = DenseCurvature(torch.cat(blocks)) if blocks else _products(whole, pulls)
+        found = Arrow.joined(parts, curvature)
+        if whole.prior:
+            value, gradient, hessian = _prior(whole, x)
+            found = found.with_prior(value[0], gradient[0], hessian[0])
+        return found
+
+    def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
+        """Return True if the derivatives by the start states of all windows take a bounded time and memory."""
+        assert whole.initial is not None
+        windows, values = len(whole.initial.shift), whole.initial.shift[0].numel()
+        frames = 1 + (whole.objective.steps(chunk.batch) or 0)
+        derivatives = (parameters + values) * values * frames
+        work = windows * derivatives * int(getattr(self.model, "substeps", 1))
+        return work <= MOST_WORK and max(derivatives, windows * values**2) <= MOST_NUMBERS
 
     def _captured(
-        self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator, *, tangents: bool
+        self,
+        whole: Problem,
+        chunk: Chunk,
+        x: Tensor,
+        draws: torch.Generator,
+        *,
+        tangents: bool,
+        of_state: bool = False,
     ) -> Linear | None:
+        """Return the residuals and derivatives of a chunk from graphs; None where the model has none.
+
+        With `of_state`, derivatives by the D values of each sample's own start follow: `[S, B, N, P + D]`.
+        """
         steps = whole.objective.steps(chunk.batch)
         states = chunk.batch[0]
         if self._rollout is None or steps is None or whole.terms or not isinstance(states, Tensor):
@@ -99,7 +157,7 @@ class Linearizer:
         if 1 < count < self._starts:
             x = torch.cat([x, x[-1:].expand(self._starts - count, -1)])
         try:
-            predictions, derivatives = self._rollout(states, steps, x, tangents)
+            predictions, derivatives = self._rollout(states, steps, x, tangents, of_state=of_state)
             predictions = predictions[:count]
             derivatives = None if derivatives is None else derivatives[:count]
         except NotCaptured as error:
@@ -107,14 +165,19 @@ class Linearizer:
             logger.info("derivatives are not captured: %s", error)
             return None
 
-        def residuals(predictions: Tensor) -> Tensor:
-            return whole.residuals(Replay(predictions), chunk, draws)
+        def residuals(predictions: Tensor, begun: Tensor) -> Tensor:
+            return whole.residuals(Replay(predictions), _starting(chunk, begun), draws)
 
         if derivatives is None:
-            return chunk, torch.stack([residuals(one) for one in predictions]), predictions
+            return chunk, torch.stack([residuals(one, states) for one in predictions]), predictions
+        # the start itself is the first residual of a rollout whose start is learned
+        moves = states.new_zeros(derivatives.shape[1], *states.shape)
+        if of_state and whole.initial is not None:
+            basis = whole.initial.basis
+            moves[-len(basis) :, :, : basis.shape[1]] = basis[:, None]
         pairs = []
         for prediction, rates in zip(predictions, derivatives, strict=True):
-            columns = [push_forward(residuals, (prediction,), (rate,)) for rate in rates]
+            columns = [push_forward(residuals, (prediction, states), pair) for pair in zip(rates, moves, strict=True)]
             pairs.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
         return chunk, torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
 
@@ -150,8 +213,101 @@ class BatchedProblem:
     def values(self, points: Tensor, starts: Tensor) -> Tensor:
         return self._linearizer.values(self._whole, points)
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
         return self._linearizer.normal_equations(self._whole, points)
+
+
+class JointProblem:
+    """A whole loss in the form that Levenberg-Marquardt asks for, of the parameters and the learned start states.
+
+    The model and the start states move to each point that is evaluated.
+    """
+
+    def __init__(self, whole: Problem, linearizer: Linearizer) -> None:
+        self._whole = whole
+        self._linearizer = linearizer
+
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
+        found = []
+        for point in points:
+            self._whole.move_to(point)
+            found.append(self._linearizer.values(self._whole, self._whole.unknowns.point()[None]))
+        return torch.cat(found)
+
+    def normal_equations(self, points: Tensor, starts: Tensor) -> Arrow:
+        self._whole.move_to(points[0])
+        return self._linearizer.arrow(self._whole, self._whole.unknowns.point())
+
+
+class StartDerivatives:
+    """Products with the derivatives of a chunk's residuals by its learned start states, of D values each."""
+
+    def __init__(self, whole: Problem, chunk: Chunk) -> None:
+        assert whole.initial is not None
+        assert isinstance(chunk.batch[0], Tensor)  # rollouts begin from states
+        self._whole = whole
+        self._chunk = chunk
+        self._states = chunk.batch[0]
+        self._learned = ~chunk.generated
+        self._shape = whole.initial.shift.shape[1:]
+        self._forward = True
+        self.count = int(self._learned.sum())
+
+    def push(self, starts: Tensor) -> Tensor:
+        """Return J x `[B, N]` for x `[b, D]`."""
+        move = torch.zeros_like(self._states)
+        move[self._learned, : self._shape[0]] = starts.to(move).view(-1, *self._shape)
+        if self._forward:
+            try:
+                _, change = push_forward(self._residuals, (self._states,), (move,))
+                return change
+            except Exception as error:
+                # a step may raise any error under torch.func
+                logger.info("forward derivatives by the start states failed (%s); differences replace them", error)
+                self._forward = False
+        size = float(move.abs().max())
+        h = torch.finfo(move.dtype).eps ** (1 / 3) * float(self._states.abs().max()) / max(size, 1e-300)
+        change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
+        slope: Tensor = change / (2 * h)
+        return slope
+
+    def pull(self, values: Tensor) -> Tensor:
+        """Return J^T u `[b, D]` for u `[B, N]`."""
+        with torch.enable_grad():
+            states = self._states.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self._residuals(states), states, values.to(states))
+        own: Tensor = found[self._learned, : self._shape[0]].flatten(1)
+        return own
+
+    def pull_all(self, values: Tensor) -> Tensor:
+        """Return J^T u `[K, b, D]` for u `[K, B, N]`."""
+        return torch.stack([self.pull(one) for one in values])
+
+    def _residuals(self, states: Tensor) -> Tensor:
+        return self._whole.residuals(self._whole.model, _starting(self._chunk, states), self._whole.draws())
+
+
+def _products(whole: Problem, parts: Sequence[StartDerivatives]) -> ProductCurvature:
+    """Return the curvature of all start states through products with their derivatives."""
+
+    def product(starts: Tensor) -> Tensor:
+        own = torch.split(starts, [part.count for part in parts])
+        with torch.no_grad():
+            found = [part.pull(part.push(x)).double().cpu() for part, x in zip(parts, own, strict=True)]
+        return torch.cat(found)
+
+    assert whole.initial is not None
+    shift = whole.initial.shift.flatten(1)
+    generator = whole.generator("curvature", whole.begun)
+    signs = 2.0 * torch.randint(0, 2, shift.shape, generator=generator).double() - 1
+    # the mean of the diagonal, by Hutchinson's estimate
+    return ProductCurvature(product, float((signs * product(signs)).mean()))
+
+
+def _pulled(own: Tensor, learned: Tensor, values: Tensor) -> Tensor:
+    """Return J^T u `[K, b, D]` for u `[K, B, N]` and derivatives `[b, N, D]` by the starts of the samples `learned`."""
+    products: Tensor = torch.einsum("bnd,kbn->kbd", own.double(), values[:, learned].double())
+    return products
 
 
 class _Call(nn.Module):
@@ -166,6 +322,11 @@ class _Call(nn.Module):
         result = function(self.model)
         assert isinstance(result, Tensor)
         return result
+
+
+def _starting(chunk: Chunk, states: Tensor) -> Chunk:
+    """Return the chunk with other start states."""
+    return attrs.evolve(chunk, batch=(states, chunk.batch[1]))
 
 
 def _prior(whole: Problem, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,7 +69,7 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
             batch_size=max(4, min(16, 2 ** int(math.log2(max(size.samples / BATCHES, 1))))),
             lr=_rate(model),
             curriculum=((1, 1),) if short else (),
-            noise=0.0 if size.noisy else 0.1,
+            input_noise=0.0 if size.noisy else 0.1,
         )
     )
     batches = math.ceil(size.samples / first.batch_size)
@@ -108,8 +108,8 @@ def _text(settings: TrainingSettings, size: Size, batches: int, why: str) -> str
     epochs = f"{each} epochs" if size.phases == 1 else f"{size.phases} x {each} epochs"
     steps = settings.curriculum[0][0] if settings.curriculum else size.horizon
     parts = [f"{epochs} of {batches} batches of {settings.batch_size} ({why})", rate, f"rollouts of {steps} step(s)"]
-    if settings.noise:
-        parts.append(f"noise of {settings.noise:g} of a frame's change")
+    if settings.input_noise:
+        parts.append(f"noise of {settings.input_noise:g} of a frame's change")
     if settings.patience:
         parts.append(f"ending after {settings.patience} epochs without a lower error on held-out data")
     return ", ".join(parts)

@@ -140,6 +140,20 @@ class Problem:
         """All parameters that an optimizer changes: those of the model, then the learned start states."""
         return [*self.unknowns.parameters, *([] if self.initial is None else self.initial.parameters())]
 
+    def point(self) -> Tensor:
+        """Return all that an optimizer changes as one float64 point on the CPU: the parameters, then the starts."""
+        own = self.unknowns.point()
+        return own if self.initial is None else torch.cat([own, self.initial.shift.detach().double().cpu().flatten()])
+
+    def move_to(self, point: Tensor) -> None:
+        """Give the model and the learned start states the numbers of a point that `point` might have returned."""
+        if self.initial is None:
+            self.unknowns.move_to(point)
+            return
+        own, starts = torch.split(point, [len(point) - self.initial.shift.numel(), self.initial.shift.numel()])
+        self.unknowns.move_to(own)
+        self.initial.shift.data.copy_(starts.view_as(self.initial.shift))
+
     @property
     def steps(self) -> int | None:
         """The number of steps in the rollouts of the loss; None if the loss does not consist of rollouts."""

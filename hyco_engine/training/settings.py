@@ -53,16 +53,29 @@ class TrainingMethod:
         "auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, lbfgs up to a "
         "million, else adam",
     )
+    horizon: int | Literal["auto"] = option(
+        "auto",
+        help="number of steps in each window that this model trains on; auto: data.num_predict_steps, but for a "
+        "physics whose start states are learned as many as the simulations have",
+        ge=1,
+    )
+    stride: int | Literal["auto"] = option(
+        "auto",
+        help="number of frames between the starts of this model's windows; auto: data.stride, but where auto chose the "
+        "horizon as many that no two windows share a frame",
+        ge=1,
+    )
     starts: int = option(
         1,
         help="number of start vectors within the bounds from which gauss-newton or lbfgs first searches a physics; "
         "training continues from the lowest minimum",
         ge=1,
     )
-    initial_states: Literal["observed", "learned"] = option(
-        "observed",
-        help="start states of training rollouts; learned: lbfgs learns each window's start state beside the "
-        "parameters of the physics, and the observed start state counts as one more frame (4D-Var)",
+    initial_states: Literal["auto", "observed", "learned"] = option(
+        "auto",
+        help="start states of training rollouts; learned: gauss-newton or lbfgs learns each window's start state "
+        "beside the parameters of the physics, and the observed start state counts as one more frame (4D-Var); auto: "
+        "learned for a physics on noisy data, else observed",
     )
     points_per_sample: int | None = option(
         None,
@@ -102,7 +115,7 @@ class TrainingSettings(TrainingMethod):
     batch_size: int = option(32, help=BATCH, ge=1)
     lr: float = option(1e-3, help=RATE, gt=0.0)
     curriculum: tuple[tuple[int, int], ...] = option((), help=CURRICULUM, check=check_curriculum)
-    noise: float = option(0.0, help=NOISE, ge=0.0)
+    input_noise: float = option(0.0, help=NOISE, ge=0.0)
     patience: int = option(0, help=PATIENCE, ge=0)
 
 
@@ -118,7 +131,7 @@ class SurrogateTraining(TrainingMethod):
     curriculum: tuple[tuple[int, int], ...] | Auto = option(
         "auto", help=f"{CURRICULUM}. auto: chosen with the epochs, else none", check=check_auto_curriculum
     )
-    noise: float | Auto = option("auto", help=f"{NOISE}; auto: chosen with the epochs, else 0", ge=0.0)
+    input_noise: float | Auto = option("auto", help=f"{NOISE}; auto: chosen with the epochs, else 0", ge=0.0)
     patience: int | Auto = option("auto", help=f"{PATIENCE}. auto: chosen with the epochs, else 0", ge=0)
 
     @property
@@ -137,10 +150,6 @@ class SurrogateTraining(TrainingMethod):
         kept = {name: value for name, value in values.items() if name not in self.open}
         return attrs.evolve(chosen or TrainingSettings(), **kept)
 
-    def with_choices(self, settings: TrainingSettings) -> SurrogateTraining:
-        """Return these settings with nothing left to choose."""
-        return attrs.evolve(self, **{name: getattr(settings, name) for name in self.open})
 
-
-CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "noise", "patience")
+CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
 """The keys that may be "auto"."""

@@ -36,23 +36,33 @@ class TangentRollout:
         self._compiles = compiles
         self._graphs: dict[Any, Run] = {}
 
-    def __call__(self, state: Tensor, steps: int, points: Tensor, tangents: bool) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, state: Tensor, steps: int, points: Tensor, tangents: bool, *, of_state: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Roll out from `state [B, C_all, *S]` with raw parameters `points [S, P]`.
 
         Returns predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives
-        `[S, P, B, steps, C_dyn, *S]`.
+        `[S, P, B, steps, C_dyn, *S]`. With `of_state`, derivatives by the D dynamic values of each rollout's own start
+        follow those by the parameters: `[S, P + D, B, steps, C_dyn, *S]`.
         """
         model, starts, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
+        dynamic = state[0, : model.layout.n_dynamic]
+        count = points.shape[1] + (dynamic.numel() if of_state else 0)
+        if of_state:
+            derivatives = tuple(_with_more(derivative, count) for derivative in derivatives)
         found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
         padded = _pad(state, batch)
-        run = self._graph(step, padded, [value[0] for value in values], starts, points.shape[1] if tangents else 0)
+        run = self._graph(step, padded, [value[0] for value in values], starts, count if tangents else 0)
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
-        flow = now.new_zeros(starts, points.shape[1], *padded.shape) if tangents else None
+        flow = now.new_zeros(starts, count, *padded.shape) if tangents else None
+        if flow is not None and of_state:
+            basis = torch.eye(dynamic.numel(), dtype=now.dtype, device=now.device).view(-1, *dynamic.shape)
+            flow[:, points.shape[1] :, :, : model.layout.n_dynamic] = basis[None, :, None]
         found, derived = [], []
         for index in range(steps * model.substeps):
             if flow is None:
@@ -157,6 +167,12 @@ def _captured(function: Run, *inputs: Any) -> Run:
 def _pad(state: Tensor, size: int) -> Tensor:
     missing = size - state.shape[0]
     return torch.cat([state, state[-1:].expand(missing, *state.shape[1:])]) if missing else state
+
+
+def _with_more(derivative: Tensor, count: int) -> Tensor:
+    """Return `[S, count, ...]`: the derivatives `[S, P, ...]`, and zeros for tangents that change no parameter."""
+    more = count - derivative.shape[1]
+    return torch.cat([derivative, derivative.new_zeros(len(derivative), more, *derivative.shape[2:])], dim=1)
 
 
 def _with_zeros(change: Tensor, flow: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.fit import fit
-from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.jacobian import TANGENT_ELEMENTS
+from hyco_engine.training.linearized import MOST_NUMBERS, Linearizer
 from hyco_engine.training.losses import Objective, objective_for
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.problem import Problem
@@ -203,9 +204,10 @@ class Trainer:
     def _begin(self, data: Samples, epochs: int, terms: Sequence[ExtraTerm]) -> Problem:
         """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
-        if state.memory is None and self.solver.name != "gauss-newton":
+        learned = self.settings.initial_states == "learned"
+        if state.memory is None and (learned or self.solver.name != "gauss-newton"):
             state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
-        if self.settings.initial_states == "learned":
+        if learned:
             assert self.layout is not None  # every model with rollouts has one
             state.learn_starts(dataset, self.layout.n_dynamic, self.device)
         return self._problem(dataset, terms, epochs=epochs)
@@ -239,13 +241,22 @@ class Trainer:
             terms=terms,
             initial=state.initial,
             begun=self.epochs_done - done,
-            **{"batch_size": self.settings.batch_size, **more},
+            **{"batch_size": self._batch_size(data), **more},
         )
 
     def error(self, heldout: HeldOut) -> float:
         """Return the model's error on held-out data."""
         with attributed(self.who, "rollouts on held-out data"):
             return heldout.score(heldout.measure(self.model))
+
+    def _batch_size(self, data: AugmentedDataset) -> int:
+        """Return the number of samples that are computed together: fewer where each brings its start's derivatives."""
+        size, initial = self.settings.batch_size, self.state.initial
+        if initial is None or self.solver.name != "gauss-newton":
+            return size
+        steps = self.objective.steps(data.batch(torch.tensor([0]))) or 1
+        derivatives = initial.shift[0].numel() ** 2 * (steps + 1)
+        return size if derivatives > MOST_NUMBERS else max(1, min(size, TANGENT_ELEMENTS // derivatives))
 
     def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within the context, its weights from the start of the phase under way."""

@@ -30,7 +30,7 @@ from hyco_engine.physics.settings import ParameterSetting, Profile
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.summary import relative_error
 from hyco_engine.training.error_bars import independent, measure
-from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.least_squares import LevenbergMarquardt, NormalEquations
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
@@ -247,14 +247,18 @@ class Points:
         u = self._frames(predictions, self.state[:, 0], len(points))
         return (self._read(u, starts) - self.y[starts]).square().sum(1)
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
         with torch.no_grad():
             predictions, rates = self._rollout(self.state, self.steps, self._padded(points), tangents=True)
         assert rates is not None
         count = len(points)
         r = self._read(self._frames(predictions, self.state[:, 0], count), starts) - self.y[starts]
         j = self._read(self._frames(rates[:, 0], torch.zeros_like(self.state[:, 0]), count), starts)
-        return r.square().sum(1), (j * r).sum(1, keepdim=True), j.square().sum(1)[:, None, None]
+        return NormalEquations(
+            values=r.square().sum(1),
+            gradient=(j * r).sum(1, keepdim=True),
+            hessian=j.square().sum(1)[:, None, None],
+        )
 
 
 def shock_model(cells: int, start: float) -> tuple[FlowModel, Tensor]:
@@ -299,7 +303,8 @@ def fit_points(problem: Points, starts: int, iterations: int = 25) -> tuple[Tens
         points = step.points
         if bool((step.converged | ~step.moved).all()):
             break
-    value, _, hessian = problem.normal_equations(points, torch.arange(starts))
+    found = problem.normal_equations(points, torch.arange(starts))
+    value, hessian = found.values, found.hessian
     transform = problem.model.learnables.transform("nu")
     x = points[:, 0].clone().requires_grad_()
     nu = transform.to_value(x)

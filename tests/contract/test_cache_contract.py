@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,11 @@ from hyco_engine.builtin.caches import hyco_caches
 from hyco_engine.builtin.caches.disk import Disk
 from hyco_engine.builtin.caches.memory import Memory, MemorySamples
 from hyco_engine.builtin.caches.on_the_fly import OnTheFly
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
 from hyco_engine.testing.caches import CacheContract
+from hyco_engine.testing.damage import NotRemade, read_elsewhere
+from hyco_engine.testing.recipes import Numbered
 
 
 class TestMemory(CacheContract):
@@ -124,3 +131,133 @@ def test_the_contract_notices(backend: type[CacheBackend], test: str, message: s
     name = next(name for name in dir(contract) if name.startswith(f"test_{test}"))
     with pytest.raises(AssertionError, match=message):
         getattr(contract, name)()
+
+
+# --- damaged files, which a new process reads ---
+
+
+def damaged(part: MappedSamples) -> bool:
+    return not part.files[0].exists() or part.files[0].stat().st_size < 50_000
+
+
+class KeptMapped(MappedSamples):
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        super().__init__(recipe, folder)
+        self.maps = [np.load(file, mmap_mode="r") for file in self.files]
+
+    def batch(self, indices: torch.Tensor) -> Batch:
+        inputs, targets = (torch.from_numpy(kept[indices.numpy()]) for kept in self.maps)
+        return inputs, targets
+
+
+class Unending(MappedSamples):
+    def batch(self, indices: torch.Tensor) -> Batch:
+        while damaged(self):
+            pass
+        return super().batch(indices)
+
+
+class Zeroed(MappedSamples):
+    def batch(self, indices: torch.Tensor) -> Batch:
+        inputs, targets = Numbered(23, size=600).generate(indices)
+        assert isinstance(inputs, torch.Tensor)
+        return (0 * inputs if damaged(self) else inputs), targets
+
+
+class Unclosed(MappedSamples):
+    def batch(self, indices: torch.Tensor) -> Batch:
+        raise RunError("damaged")
+
+    def close(self) -> None:
+        if damaged(self):
+            raise OSError("it cannot be closed")
+
+
+class _Holding(CacheContract):
+    samples: type[MappedSamples] = MappedSamples
+
+    def make(self) -> CacheBackend:
+        made = Mapped()
+        made.hold = lambda recipe, folder, progress=None: self.samples(recipe, folder)  # type: ignore[method-assign]
+        return made
+
+
+class HoldingMapped(_Holding):
+    samples = KeptMapped
+
+
+class HoldingUnending(_Holding):
+    samples = Unending
+
+
+class HoldingZeroed(_Holding):
+    samples = Zeroed
+
+
+class HoldingUnclosed(_Holding):
+    samples = Unclosed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows protects files that are mapped")
+@pytest.mark.parametrize(
+    ("contract", "message"),
+    [
+        (
+            HoldingMapped,
+            f"inputs.npy was cut to half while it was in use, and reading ends the whole process by signal "
+            f"{signal.SIGBUS}; look at the file's size before you read it",
+        ),
+        (
+            HoldingUnending,
+            "inputs.npy was cut to half while it was in use, and reading does not end within 1 s of processor time",
+        ),
+        (
+            HoldingZeroed,
+            "inputs.npy was cut to half while it was in use, and reading gives other samples without an error",
+        ),
+        (
+            HoldingUnclosed,
+            "inputs.npy was cut to half while it was in use, and closing fails: OSError: it cannot be closed",
+        ),
+    ],
+)
+def test_what_a_damaged_file_does_is_told(contract: type[CacheContract], message: str) -> None:
+    assert read_elsewhere(contract().elsewhere(), processor_s=1) == message
+
+
+ANOTHER_LIBRARY = ThreadPoolExecutor(1)
+"""What some libraries have: a thread that does all their work, and of which a forked process has nothing."""
+
+
+class ThroughAThread(Disk):
+    def hold(self, *given: Any) -> GeneratedSamples:
+        samples = super().hold(*given)
+        read = samples.batch
+        samples.batch = lambda indices: ANOTHER_LIBRARY.submit(read, indices).result()  # type: ignore[method-assign]
+        return samples
+
+
+class ReadingThroughAThread(CacheContract):
+    def make(self) -> CacheBackend:
+        return ThroughAThread()
+
+
+def test_a_library_with_threads_of_its_own_is_read_in_several_checks_at_once() -> None:
+    assert ANOTHER_LIBRARY.submit(threading.active_count).result() > 1
+    contract = ReadingThroughAThread()
+    with ThreadPoolExecutor(3) as checks:
+        assert list(checks.map(lambda _: read_elsewhere(contract.elsewhere()), range(3))) == ["", "", ""]
+
+
+def test_what_no_other_process_can_make_is_told() -> None:
+    class Local(CacheContract):
+        def make(self) -> CacheBackend:
+            return Memory()
+
+    with pytest.warns(UserWarning, match=r"not checked, because .* is not at the top of its module"):
+        Local().test_a_missing_or_truncated_file_is_noticed()
+    with pytest.raises(NotRemade, match="has no attribute 'Gone'"):
+        read_elsewhere({**ReadingThroughAThread().elsewhere(), "class": "Gone"})
+    with pytest.raises(NotRemade, match="'gone'"):
+        read_elsewhere({"kind": "gone"})
+    assert read_elsewhere({"kind": "disk"}) == ""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import BuildContext, PhysicalModel
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.testing.contexts import tiny_grid
 from hyco_engine.testing.physics import PhysicsContract
 
@@ -23,7 +26,12 @@ WHERE: dict[str, dict[str, Any]] = {
 }
 """What a kind needs that is not content with the contract's own grid and step."""
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "burgers": [{"scheme": "semi-lagrangian"}],
+    "burgers": [
+        {"scheme": "semi-lagrangian"},
+        {"learn": "advection"},
+        {"scheme": "semi-lagrangian", "learn": "advection", "boundary": 0.0},
+    ],
+    "fisher-kpp": [{"learn": "capacity"}],
     "gray-scott": [{"scheme": "rk4"}],
     "heat": [
         {"order": 2, "boundary": "periodic"},
@@ -31,10 +39,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"conductivity": "bumps", "order": 2, "boundary": "zero-gradient"},
     ],
     "inviscid-burgers": [{"limiter": "minmod", "boundary": "zero-gradient"}],
+    "kuramoto-sivashinsky": [{"learn": "advection"}],
     "smoke": [{"walls": "free-slip"}],
     "navier-stokes": [{"forcing": "kolmogorov", "drag": True, "waves": 1}],
 }
-"""Further options that a kind is tested with."""
+"""Further options that a kind is tested with; `learn` names an optional parameter."""
 FIELDS = ("advection", "burgers", "fisher-kpp", "gray-scott", "heat", "inviscid-burgers")
 
 
@@ -42,7 +51,8 @@ def cases() -> dict[str, type[PhysicsContract]]:
     found: dict[str, type[PhysicsContract]] = {}
     for kind in KINDS:
         for given in ({}, *VARIANTS.get(kind, [])):
-            for fields in (False, True) if kind in FIELDS and "conductivity" not in given else (False,):
+            may = kind in FIELDS and "conductivity" not in given and given.get("learn") != "advection"
+            for fields in (False, True) if may else (False,):
                 words = [*kind.split("-"), *map(str, given.values())]
                 label = "".join(word.title() for word in words if word.isalnum())
                 name = f"Test{label}{'Fields' if fields else ''}"
@@ -51,10 +61,12 @@ def cases() -> dict[str, type[PhysicsContract]]:
 
 
 def contract(name: str, kind: str, given: dict[str, Any], fields: bool) -> type[PhysicsContract]:
-    options = {key: value for key, value in given.items() if key != "boundary"}
+    options = {key: value for key, value in given.items() if key not in ("boundary", "learn")}
+    named = {given["learn"]: ParameterSetting(learn=True, field=fields)} if "learn" in given else {}
 
     def make(self: PhysicsContract, context: BuildContext) -> PhysicalModel:
         record = REGISTRY.get("hyco_models", kind, role="physical")
+        context = attrs.evolve(context, parameters={**context.parameters, **named})
         model: PhysicalModel = REGISTRY.build("hyco_models", kind, record.options(**options), context)
         return model
 

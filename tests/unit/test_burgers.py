@@ -60,10 +60,14 @@ def travelling_waves(x: torch.Tensor, t: float, nu: float) -> torch.Tensor:
     return 2 * nu * k * decay * torch.sin(k * x) / phi
 
 
-@pytest.mark.parametrize(("boundary", "time"), [("periodic", 0.4), (0.0, 0.1)])
-def test_order_of_the_finite_differences(boundary: Any, time: float) -> None:
-    """Order 4 as the card declares, also at walls; dt falls with dx^2."""
+@pytest.mark.parametrize(("boundary", "time", "factor"), [("periodic", 0.4, None), (0.0, 0.1, None), (0.0, 0.1, 1.7)])
+def test_order_of_the_finite_differences(boundary: Any, time: float, factor: float | None) -> None:
+    """Order 4 as the card declares, also at walls; dt falls with dx^2. With a factor c, c u solves the equation."""
     nu, errors = 0.05, []
+    parameters = {"nu": ParameterSetting(init=nu)}
+    if factor is not None:
+        parameters["advection"] = ParameterSetting(init=factor)
+    size = factor or 1.0
     for cells in (24, 48, 96):
         if boundary == "periodic":
             changes: dict[str, Any] = {}
@@ -75,10 +79,10 @@ def test_order_of_the_finite_differences(boundary: Any, time: float) -> None:
                 "boundary": boundary,
             }
         steps = 4 * cells**2 // 64
-        model = burgers(cells, nu=nu, dt=time / steps, inner_dt=time / steps, **changes)
+        model = burgers(cells, parameters=parameters, dt=time / steps, inner_dt=time / steps, **changes)
         x = torch.tensor(model.layout.grid.centers("x"), dtype=torch.float64)
-        start = travelling_waves(x, 0.0, nu)[None, None]
-        difference = run(model, start, steps)[0, 0] - travelling_waves(x, time, nu)
+        start = travelling_waves(x, 0.0, nu)[None, None] / size
+        difference = run(model, start, steps)[0, 0] - travelling_waves(x, time, nu) / size
         errors.append(float(difference.abs().max()))
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(abs(order - 4) < 0.2 for order in orders), (errors, orders)
@@ -140,6 +144,35 @@ def test_one_dimension_within_two() -> None:
     assert torch.allclose(two(state)[:, 0, :, 3], one(u)[:, 0], atol=1e-13)
     turned = torch.stack([state[:, 1].mT, state[:, 0].mT], dim=1)
     assert torch.allclose(two(turned)[:, 1, 3], one(u)[:, 0], atol=1e-13)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_factor_of_the_advection_scales_the_field(scheme: str, dims: int) -> None:
+    plain = burgers(12, dims, scheme=scheme, compile="eager")
+    known = {"nu": ParameterSetting(init=0.01), "advection": ParameterSetting(init=1.6)}
+    scaled = burgers(12, dims, scheme=scheme, compile="eager", parameters=known)
+    assert scaled.learnables.learned == ("nu",)
+    u = plain.initial_states(2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(1.6 * scaled(u / 1.6), plain(u), rtol=1e-12, atol=1e-13)
+    assert (
+        burgers(64, nu=1e-6, dt=0.1).substeps * 8
+        <= burgers(
+            64, dt=0.1, parameters={"nu": ParameterSetting(init=1e-6), "advection": ParameterSetting(init=-10.0)}
+        ).substeps
+    )
+
+
+def test_without_the_factor_nothing_is_computed_for_it() -> None:
+    """The step of a spec that does not name it has no further operation, and its weights no further tensor."""
+    graphs = {}
+    for names in (("nu",), ("nu", "advection")):
+        model = burgers(16, parameters={name: ParameterSetting(learn=True) for name in names})
+        found = model.graph_for(model.initial_states(2, torch.Generator().manual_seed(0)))
+        assert found is not None
+        graphs[names] = len(found[0].graph.nodes)
+        assert list(model.state_dict()) == [f"learnables.raw.{name}" for name in names]
+    assert graphs["nu", "advection"] > graphs["nu",]
 
 
 def test_a_constant_field_is_a_number() -> None:

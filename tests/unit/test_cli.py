@@ -475,6 +475,9 @@ class TestEvaluate:
         args = ["--split", "test", "--which", "best", "--set", "data.dt=1.0", "--json"]
         result = world("evaluate", "runs/quick-1", *args)
         told = {"split": "test", "weights": "best", "changed": ["data.dt=1.0"], "metrics": SUMMARY["metrics"]}
+        told["verdict"] = [
+            "On val data the physics errs 500 times less than “nothing changes”, the surrogate errs 25 times less."
+        ]
         assert json.loads(result.stdout) == told
 
     def test_all_metrics_of_each_field(self) -> None:
@@ -567,8 +570,10 @@ def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["init", "own-physics", "--out", str(tmp_path / "own.py")]).exit_code == 0
     done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    first, learned, _, _, report, _ = done.stdout.splitlines()
+    first, found, models, learned, _, _, report, _ = done.stdout.splitlines()
     assert first.endswith(" in runs/own-physics-1")
+    assert found.startswith("verdict   kappa was found to within ")
+    assert " data the physics errs " in models
     assert learned.startswith("learned   kappa 0.05 -> 0.02")
     assert report == "results   runs/own-physics-1/report.html"
     assert "cycle 1/2  train synthetic" in done.stderr

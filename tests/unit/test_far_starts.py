@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hyco_engine import run
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.transforms import choose_transform
-from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.least_squares import LevenbergMarquardt, NormalEquations
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.trainer import Trainer
@@ -156,9 +156,10 @@ class Square:
     def values(self, points: Tensor, starts: Tensor) -> Tensor:
         return (points @ self.a.T - self.b).square().sum(1)
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
         r = points @ self.a.T - self.b
-        return r.square().sum(1), r @ self.a, (self.a.T @ self.a).expand(len(points), -1, -1)
+        hessian = (self.a.T @ self.a).expand(len(points), -1, -1)
+        return NormalEquations(values=r.square().sum(1), gradient=r @ self.a, hessian=hessian)
 
 
 def test_a_step_is_the_minimum_within_reach() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from hyco_engine.builtin.models.kuramoto_sivashinsky import phi_functions
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError, SpecError
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.spectral import Spectrum
 
 TAU = 2 * math.pi
@@ -189,6 +190,31 @@ def test_sivashinsky_parameters_are_found() -> None:
     found = fit(CHAOS.model(resolution=(32,), parameters={"alpha": 0.6, "nu": 0.7}), data, 15)
     assert float(found["alpha"]) == pytest.approx(1.0, rel=1e-3)
     assert float(found["nu"]) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_factor_of_the_advection_scales_the_solution() -> None:
+    """If u solves the equation without the factor c, u / c solves it with it."""
+    state = states(CHAOS.model(), 2)
+    scaled = CHAOS.model(dt=2.0, inner_dt=0.01, parameters={"advection": 1.3})
+    assert scaled.learnables.learned == ("alpha", "nu")
+    wanted = CHAOS.model(dt=2.0, inner_dt=0.01)(state).detach()
+    torch.testing.assert_close(1.3 * scaled(state / 1.3).detach(), wanted, rtol=0, atol=1e-11)
+
+
+def test_sivashinsky_order_in_time_with_a_factor() -> None:
+    case = Case(kind="kuramoto-sivashinsky", resolution=(24,), upper=(22.0,), dt=0.25, parameters={"advection": 1.3})
+    model = case.model()
+    state = run(model, states(model, 1), 80)[:, -1]
+    assert time_order(case, state, 0.4, (0.05, 0.025, 0.0125)) == pytest.approx(4, abs=0.2)
+
+
+def test_all_three_parameters_of_sivashinsky_are_found() -> None:
+    true = CHAOS.model(resolution=(32,), parameters={"advection": 1.3})
+    data = windows(true, count=4, frames=5, horizon=1)
+    learned = {"alpha": 0.6, "nu": 0.7, "advection": ParameterSetting(learn=True)}
+    found = fit(CHAOS.model(resolution=(32,), parameters=learned), data, 25)
+    for name, value in (("alpha", 1.0), ("nu", 1.0), ("advection", 1.3)):
+        assert float(found[name]) == pytest.approx(value, rel=1e-3), name
 
 
 def test_phi_functions_are_right_on_both_sides_of_the_switch() -> None:

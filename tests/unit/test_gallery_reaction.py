@@ -150,6 +150,34 @@ def test_fisher_grows_to_saturation_between_walls() -> None:
     torch.testing.assert_close(state, torch.ones_like(state), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("field", [False, True])
+def test_a_capacity_scales_the_population(field: bool) -> None:
+    """u / K solves the equation of capacity 1, and where it varies in space, u tends to it."""
+    state = states(HABITAT.model(), 2)
+    known = {"D": 0.003, "r": 2.0, "capacity": ParameterSetting(init=1.6, field=field)}
+    scaled = HABITAT.model(parameters=known)
+    assert scaled.learnables.learned == ("D", "r")
+    wanted = HABITAT.model(parameters={"D": 0.003, "r": 2.0})(state).detach()
+    torch.testing.assert_close(scaled(1.6 * state).detach() / 1.6, wanted, rtol=1e-12, atol=0)
+
+
+def test_fisher_order_in_time_with_a_capacity() -> None:
+    (x,) = centers(HABITAT.grid())
+    state = (0.3 + 0.2 * torch.cos(math.pi * x))[None, None]
+    parameters = {"D": 0.003, "r": 2.0, "capacity": 0.8}
+    assert time_order(HABITAT, state, 0.8, (0.1, 0.05, 0.025), parameters=parameters) == pytest.approx(4, abs=0.2)
+
+
+def test_a_capacity_is_found_beside_growth_and_spread() -> None:
+    # equal internal steps, since the data would else differ by those
+    true = HABITAT.model(inner_dt=0.05, parameters={"D": 0.003, "r": 1.5, "capacity": 1.6})
+    data = windows(true, count=3, frames=20, horizon=1)
+    start = {"D": 0.01, "r": 0.7, "capacity": ParameterSetting(init=1.0, learn=True)}
+    found = fit(HABITAT.model(inner_dt=0.05, parameters=start), data, 30)
+    for name, value in (("D", 0.003), ("r", 1.5), ("capacity", 1.6)):
+        assert float(found[name]) == pytest.approx(value, rel=5e-3), name
+
+
 def test_fisher_parameters_are_found() -> None:
     case = Case(kind="fisher-kpp", resolution=(16, 12), dt=0.2)
     data = windows(case.model(parameters={"D": 0.003, "r": 1.5}), count=3, frames=5, horizon=1)

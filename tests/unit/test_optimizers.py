@@ -23,7 +23,7 @@ from hyco_engine.rollout import rollout
 from hyco_engine.spec.classes import TrainingSpec
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.training.jacobian import ForwardJacobian
-from hyco_engine.training.least_squares import LevenbergMarquardt
+from hyco_engine.training.least_squares import LevenbergMarquardt, NormalEquations
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.memory import most_bytes, plan_memory, tape_bytes
@@ -45,10 +45,10 @@ class Residuals:
         self.seen += list(points)
         return torch.stack([self.function(p).square().sum() for p in points])
 
-    def normal_equations(self, points: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
         pairs = [ForwardJacobian()(self.function, point, 1) for point in points]
         r, j = torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
-        return r.square().sum(1), torch.einsum("snp,sn->sp", j, r), j.mT @ j
+        return NormalEquations(values=r.square().sum(1), gradient=torch.einsum("snp,sn->sp", j, r), hessian=j.mT @ j)
 
 
 # --- Levenberg-Marquardt --------------------------------------------------------------------------------------------
@@ -241,9 +241,10 @@ def test_batched_starts_are_the_points_one_by_one() -> None:
     together = trainer.linearizer.normal_equations(whole, points)
     for k, point in enumerate(points):
         alone = Linearizer(growth(compile="eager")).normal_equations(whole, point[None])
-        assert all(torch.allclose(t[k], a[0], rtol=1e-9) for t, a in zip(together, alone, strict=True))
-    assert torch.allclose(trainer.linearizer.values(whole, points), together[0], rtol=1e-12)
-    assert torch.allclose(trainer.linearizer.values(whole, points[:2]), together[0][:2], rtol=1e-12)
+        for name in ("values", "gradient", "hessian"):
+            assert torch.allclose(getattr(together, name)[k], getattr(alone, name)[0], rtol=1e-9)
+    assert torch.allclose(trainer.linearizer.values(whole, points), together.values, rtol=1e-12)
+    assert torch.allclose(trainer.linearizer.values(whole, points[:2]), together.values[:2], rtol=1e-12)
 
 
 def test_the_gradient_of_the_sum_of_squares_is_that_of_the_loss() -> None:
@@ -260,11 +261,11 @@ def test_the_gradient_of_the_sum_of_squares_is_that_of_the_loss() -> None:
     settings = TrainingSettings(optimizer="gauss-newton", batch_size=7)
     trainer = Trainer(model, player="physical", layout=layout, objective=objective, settings=settings)
     whole = trainer.whole_loss(mixed)
-    value, gradient, _ = trainer.linearizer.normal_equations(whole, whole.unknowns.point()[None])
+    found = trainer.linearizer.normal_equations(whole, whole.unknowns.point()[None])
     loss, metrics = whole.gradient()
-    assert float(value) == pytest.approx(loss, rel=1e-6)
+    assert float(found.values) == pytest.approx(loss, rel=1e-6)
     assert metrics()["train/loss"] == pytest.approx(loss, rel=1e-6)
-    assert (2 * gradient[0]).tolist() == pytest.approx([float(p.grad) for p in model.parameters()], rel=1e-6)
+    assert (2 * found.gradient[0]).tolist() == pytest.approx([float(p.grad) for p in model.parameters()], rel=1e-6)
 
 
 def test_what_forward_mode_cannot_follow_is_told_and_differentiated_by_differences() -> None:

@@ -204,6 +204,28 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert "cannot be a field" in caught.value.problems[2].message
 
 
+@pytest.mark.parametrize(
+    ("setting", "learned"),
+    [
+        (ParameterSetting(), ()),
+        (ParameterSetting(init=1.3), ()),
+        (ParameterSetting(learn=False), ()),
+        (ParameterSetting(learn=True), ("factor",)),
+    ],
+)
+def test_an_optional_parameter_is_there_once_it_is_named(setting: ParameterSetting, learned: tuple[str, ...]) -> None:
+    factor = ParameterDeclaration(name="factor", init=1.0, optional=True)
+    without = Learnables([NU, factor])
+    assert without.names == without.learned == ("nu",)
+    assert list(without.values()) == ["nu"]
+    assert list(without.state_dict()) == ["raw.nu"]
+    assert list(without.declarations) == ["nu", "factor"]
+    named = Learnables([NU, factor], {"factor": setting})
+    assert named.names == ("nu", "factor")
+    assert named.learned == ("nu", *learned)
+    assert float(named.values()["factor"].detach()) == pytest.approx(setting.init or 1.0)
+
+
 def test_a_field_needs_a_grid() -> None:
     with error_naming(SpecError, "nu", key="physical.parameters.nu.field"):
         Learnables([NU], {"nu": ParameterSetting(field=True)})

@@ -142,7 +142,8 @@ def test_batched_starts_have_the_values_and_normal_equations_of_the_whole_loss()
     whole = trainer.whole_loss(data_of())
     points = 1 + 0.1 * torch.randn(3, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     problem, starts = BatchedProblem(whole, trainer.linearizer), torch.arange(3)
-    values, (summed, gradients, _) = problem.values(points, starts), problem.normal_equations(points, starts)
+    values, found = problem.values(points, starts), problem.normal_equations(points, starts)
+    summed, gradients = found.values, found.gradient
     for k, point in enumerate(points):
         whole.unknowns.move_to(point)
         model.zero_grad()

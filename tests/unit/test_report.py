@@ -320,8 +320,17 @@ NU = summary_of()["parameters"]["nu"]
             "nu was found to within 1 % of its true value, which is 20 standard errors: more than noise explains.",
         ),
         (
-            {"status": "completed", "parameters": {"a": NU, "b": NU | {"relative_error": 0.2}}},
-            "Both parameters were found to within 20 % of their true values (b is furthest off).",
+            {"status": "completed", "parameters": {"a": NU, "b": NU | {"relative_error": 0.02}}},
+            "Both parameters were found to within 2 % of their true values (b is furthest off).",
+        ),
+        (
+            {"status": "completed", "parameters": {"a": NU, "b": NU | {"final": 0.0356, "relative_error": 0.78}}},
+            "b was not found: 0.0356 ± 0.0003 m^2/s, 78 % off its true value, which is 52 standard errors: more than "
+            "noise explains. a was found to within 1 % of its true value.",
+        ),
+        (
+            {"status": "completed", "parameters": {"nu": NU | {"standard_error": 0.03, "relative_error": 0.78}}},
+            "nu is uncertain: 0.0202 ± 0.03 m^2/s, 78 % off its true value.",
         ),
         (
             {"status": "completed", "parameters": {"nu": NU | {"relative_error": None, "truth": None}}},
@@ -342,7 +351,7 @@ NU = summary_of()["parameters"]["nu"]
     ],
 )
 def test_verdicts(summary: dict[str, Any], sentence: str) -> None:
-    assert verdict(summary) == sentence
+    assert " ".join(verdict(summary)) == sentence
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import attrs
 import pytest
 import torch
 from data_cases import scalar
+from messages import error_naming
 
 import hyco_engine as hyco
 from hyco_engine.builtin.sources import hyco_sources
@@ -41,6 +42,7 @@ class Decay(PhysicalModel):
         declarations = [
             ParameterDeclaration(name="rate", init=0.5, bounds=(0.0, 10.0), may_be_field=True),
             ParameterDeclaration(name="drift", init=0.25),
+            ParameterDeclaration(name="boost", init=1.0, optional=True),
         ]
         self.learnables = Learnables(declarations, context.parameters, grid, context.dtype)
         self.calls = []
@@ -177,6 +179,20 @@ def test_what_the_physics_declares_as_known_needs_no_truth():
     assert source.model.learnables.learned == ()
 
 
+def test_an_optional_parameter_is_true_where_it_is_named():
+    def source(**truth):
+        physical = PhysicalChoice(kind="decay", options=DecayOptions(), parameters={"boost": setting})
+        return simulated(make_context(physical=physical), truth={"rate": 2.0, "drift": 0.0, **truth})
+
+    assert "boost" not in simulated().truth
+    setting = ParameterSetting(init=1.3)
+    assert float(source().truth["boost"]) == 1.3
+    setting = ParameterSetting(init=1.3, learn=True)
+    assert float(source(boost=1.6).truth["boost"]) == 1.6
+    with error_naming(SpecError, "true value of 'boost'", key="data.truth.boost"):
+        source()
+
+
 def test_another_physics_than_the_one_that_learns():
     true = PhysicalChoice(kind="decay", options=DecayOptions(), parameters={"drift": ParameterSetting(init=1.0)})
     context = make_context(physical=None)
@@ -198,7 +214,7 @@ def test_another_physics_than_the_one_that_learns():
             {},
             {"truth": {"rat": 2.0}},
             SpecError,
-            "data.truth.rat: the physics has no parameter 'rat'; it has rate, drift; did you mean 'rate'?",
+            "data.truth.rat: the physics has no parameter 'rat'; it has rate, drift, boost; did you mean 'rate'?",
         ),
         (
             {"physical": None},

@@ -365,6 +365,7 @@ def test_a_run_records_what_check_announces(name: str, tmp_path: Path, monkeypat
         ({"training": {"physical": {"starts": 3, "optimizer": "adam"}}}, "training.physical.starts"),
         ({"loss": {"terms": {"v": {"scale": 2.0}}}}, "loss.terms.v"),
         ({"data": {**BURGERS["data"], "truth": {"nu": {"profile": "sin-squared", "offset": 0.1}}}}, "data.truth.nu"),
+        ({"data": {**BURGERS["data"], "truth": {"nu": 0.02, "advection": 1.3}}}, "data.truth.advection"),
     ],
 )
 def test_check_refuses_what_a_run_refuses(

@@ -219,6 +219,7 @@ def test_summary_of_fields_and_many_parameters(tmp_path: Path) -> None:
         (tmp_path / "figures" / name).touch()
     lines = summary_lines(
         {
+            "verdict": ["This is wrong.", "That is right."],
             "parameters": {"nu": one | {"initial": 0.1, "final": field}, "a": one, "b": one, "c": one, "d": one},
             "metrics": {
                 "persistence": {"test": {"nrmse": 0.5}, "val": {"nrmse": 0.4}},
@@ -228,6 +229,8 @@ def test_summary_of_fields_and_many_parameters(tmp_path: Path) -> None:
         tmp_path,
     )
     assert lines == [
+        "verdict   This is wrong.",
+        "          That is right.",
         "learned   nu 0.1 -> mean 0.5 [0.25, 1]; a 1 -> 2; b 1 -> 2; c 1 -> 2; ...",
         "errors    test nrmse: surrogate -, persistence 0.5",
         "time      0.0 s",

@@ -1,8 +1,9 @@
 """The viscous Burgers equation.
 
-Equation        u_t + (u . grad) u = div(nu grad u), in 1, 2 or 3 dimensions
+Equation        u_t + c (u . grad) u = div(nu grad u), in 1, 2 or 3 dimensions
 Field           `u`, a scalar in 1-D, one component per axis else; centred; unit length/time
-Parameter       `nu`, the viscosity: a number > 0, or a field; unit length^2/time
+Parameters      `nu`, the viscosity: a number > 0, or a field; unit length^2/time
+                `advection`, the factor c, a number; optional, c = 1 without it
 Boundary        any; periodic where the data names none
 Solutions       waves that steepen into shocks of thickness 4 nu / jump, which then merge and decay
 Good values     u about 1, nu from 0.003 (shocks) to 0.1 (smooth) of the domain's length
@@ -12,14 +13,14 @@ scheme = "finite-difference" (default)
     which keeps the sums of u and of u^2 on every grid, so that under-resolved shocks neither blow up nor are damped;
     across, u_j d_j u_i. Diffusion is conservative for a varying nu too. Time: classical Runge-Kutta. Order 4 with dt
     proportional to dx or dx^2, on periodic sides and at constant 0; about 2 at other sides.
-    Stable for sum |u| dt/dx < 2.06 and sum nu dt/dx^2 < 0.52. Internal steps follow from both, unless `physical.dt` is
-    set.
+    Stable for sum |c u| dt/dx < 2.06 and sum nu dt/dx^2 < 0.52. Internal steps follow from both, unless `physical.dt`
+    is set.
     Numerical diffusion: none from the differences; Runge-Kutta damps a wave of frequency w = u k by w (w dt)^5 / 144.
     What is left where a shock is about one cell wide: nu is found within 1 % from the 256 nodes of `burgers_shock.mat`
     (plain u u_x: +20 %, plain (u u)_x / 2: -4 %, both of fourth order; second order: +39 %, -10 %).
 
 scheme = "semi-lagrangian"
-    u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of
+    c u u_x by PhiFlow's backward lookup with linear interpolation, then one explicit step of
     nu lap(u) + grad(nu) . grad(u).
     Order 1. Stable at any velocity, and for sum nu dt/dx^2 < 0.5.
     Numerical diffusion dx^2 f (1 - f) / (2 dt) with f = frac(u dt / dx), at most dx^2 / (8 dt): a nu that is to be
@@ -46,7 +47,7 @@ from hyco_engine.builtin.models.options_physical import BurgersOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.differences import continued, diffusion, first_derivative, second_derivative
-from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, diffusive, rk4, spacing, values_of
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, advective, diffusive, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import FlowModel, FlowPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -73,6 +74,7 @@ class Burgers(ExplicitPhysics, FlowPhysics):
             field_bounds=(-math.inf, math.inf),
             help="kinematic viscosity",
         ),
+        ParameterDeclaration(name="advection", init=1.0, help="factor of (u . grad) u", optional=True),
     )
 
     def __init__(self, options: BurgersOptions) -> None:
@@ -84,12 +86,12 @@ class Burgers(ExplicitPhysics, FlowPhysics):
         return [FieldInfo(name="u", components=components, boundary=boundary, unit="length/time")], []
 
     def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
-        u, nu = fields["u"], parameters["nu"]
+        u, nu, factor = fields["u"], parameters["nu"], parameters.get("advection")
         if self.options.scheme == "semi-lagrangian":
-            return {"u": semi_lagrangian(u, nu, dt)}
+            return {"u": semi_lagrangian(u, nu, factor, dt)}
 
         def rate(state: State) -> State:
-            return {"u": finite_difference(u, state["u"], nu)}
+            return {"u": finite_difference(u, state["u"], nu, factor)}
 
         return {"u": u.with_values(rk4(rate, {"u": u.values}, dt)["u"])}
 
@@ -97,7 +99,7 @@ class Burgers(ExplicitPhysics, FlowPhysics):
         nu = float(parameters["nu"].max())
         if self.options.scheme == "semi-lagrangian":
             return [diffusive(layout, nu, "nu", EULER_DIFFUSIVE)]
-        return [courant(layout, size.get("u", USUAL_SPEED), "|u|"), diffusive(layout, nu, "nu")]
+        return [advective(layout, size.get("u", USUAL_SPEED), parameters), diffusive(layout, nu, "nu")]
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
@@ -122,8 +124,8 @@ def build(options: BurgersOptions, context: PhysicsContext) -> FlowModel:
     return FlowModel(Burgers(options), context)
 
 
-def finite_difference(u: Field, v: Any, nu: Any) -> Any:
-    """Return u_t for the values `v`, on the grid and with the boundary of `u`."""
+def finite_difference(u: Field, v: Any, nu: Any, factor: Any) -> Any:
+    """Return u_t for the values `v`, on the grid and with the boundary of `u`; a `factor` multiplies the advection."""
     terms = []
     for axis, dx in spacing(u).items():
         extended = continued(v, u.boundary, axis)
@@ -131,7 +133,8 @@ def finite_difference(u: Field, v: Any, nu: Any) -> Any:
             spread = diffusion(extended, continued(nu.values, nu.boundary, axis), axis, dx)
         else:
             spread = nu * second_derivative(extended, axis, dx)
-        terms.append(spread - advection(v, extended, axis, dx))
+        carried = advection(v, extended, axis, dx)
+        terms.append(spread - (carried if factor is None else factor * carried))
     return reduce(add, terms)
 
 
@@ -155,9 +158,9 @@ def split(v: Any, extended: Any, axis: str, dx: float) -> Any:
     return (v * gradient + first_derivative(extended * extended, axis, dx)) * (1 / 3)
 
 
-def semi_lagrangian(u: Field, nu: Any, dt: float) -> Field:
+def semi_lagrangian(u: Field, nu: Any, factor: Any, dt: float) -> Field:
     """Advect along characteristics, then take one explicit step of nu lap(u) + grad(nu) . grad(u)."""
-    a = advect.semi_lagrangian(u, u, dt).values
+    a = advect.semi_lagrangian(u, u if factor is None else u * factor, dt).values
     terms = []
     for axis, dx in spacing(u).items():
         lower, upper = neighbours(a, u.boundary, axis)

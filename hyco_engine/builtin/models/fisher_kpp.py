@@ -1,20 +1,22 @@
 """The Fisher-KPP equation: a population that grows to saturation and spreads.
 
-Equation        u_t = div(D grad u) + r u (1 - u),  in 1, 2 or 3 dimensions
-Field           `u`, the population over its capacity, a scalar, centred; dimensionless
+Equation        u_t = div(D grad u) + r u (1 - u / K),  in 1, 2 or 3 dimensions
+Field           `u`, the population, a scalar, centred; dimensionless: over its capacity where K = 1
 Parameters      `D`, the diffusivity: a number > 0 or a field; unit length^2/time
                 `r`, the growth rate: a number > 0 or a field; unit 1/time
+                `capacity`, K, in the units of u: a number > 0 or a field; optional, K = 1 without it
 Boundary        any; mirroring ("symmetric": nothing passes) where the data names none
-Solutions       u = 0 is unstable, u = 1 stable: patches grow and spread as fronts of speed 2 sqrt(r D) and thickness
-                8 sqrt(D / r), until u = 1 everywhere
+Solutions       u = 0 is unstable, u = K stable: patches grow and spread as fronts of speed 2 sqrt(r D) and thickness
+                8 sqrt(D / r), until u = K everywhere
 Good values     at least one cell across sqrt(D / r)
 
 Scheme          Space: fourth-order central differences, conservative for a varying D, order 4 on periodic and mirroring
                 sides (2 at other walls, and for a D that has a slope at a wall). Time: classical Runge-Kutta, order 4.
                 Stable for sum D dt/dx^2 < 0.52 and r dt < 2.78; internal steps are chosen for it.
                 Numerical diffusion: none; waves of q dx = 1 spread 1 % too slowly.
-Identifiable    r where u is neither 0 nor 1, D where u curves: frames of moving fronts determine both; the speed of the
-                fronts alone determines only the product.
+Identifiable    r where u is neither 0 nor K, D where u curves: frames of moving fronts determine both; the speed of the
+                fronts alone determines only the product. K where growth has slowed down: far below it, growth is
+                exponential, and only r shows.
 
 References      R. A. Fisher, Ann. Eugenics 7 (1937); exact front: M. J. Ablowitz, A. Zeppetella, Bull. Math. Biol. 41
                 (1979)
@@ -61,6 +63,14 @@ class FisherKpp(ExplicitPhysics, FlowPhysics):
         ParameterDeclaration(
             name="r", init=1.0, unit="1/time", bounds=(0.0, math.inf), may_be_field=True, help="growth rate"
         ),
+        ParameterDeclaration(
+            name="capacity",
+            init=1.0,
+            bounds=(0.0, math.inf),
+            may_be_field=True,
+            help="population K at which growth ends",
+            optional=True,
+        ),
     )
 
     def __init__(self, options: FisherKppOptions) -> None:
@@ -71,10 +81,12 @@ class FisherKpp(ExplicitPhysics, FlowPhysics):
 
     def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
         u, d, r = fields["u"], parameters["D"], values_of(parameters["r"])
+        capacity = values_of(parameters.get("capacity"))
 
         def rate(state: State) -> State:
             values = state["u"]
-            return {"u": _spread(u, values, d) + r * values * (1 - values)}
+            share = values if capacity is None else values / capacity
+            return {"u": _spread(u, values, d) + r * values * (1 - share)}
 
         return {"u": u.with_values(rk4(rate, {"u": u.values}, dt)["u"])}
 

@@ -1,9 +1,10 @@
 """The Kuramoto-Sivashinsky equation.
 
-Equation        u_t + u u_x + alpha u_xx + nu u_xxxx = 0,  in 1-D
+Equation        u_t + c u u_x + alpha u_xx + nu u_xxxx = 0,  in 1-D
 Field           `u`, a scalar, centred; unit length/time
 Parameters      `alpha`, the anti-diffusion, a number; unit length^2/time
                 `nu`, the hyperviscosity, a number > 0; unit length^4/time
+                `advection`, the factor c, a number; optional, c = 1 without it
 Boundary        periodic
 Solutions       waves longer than 2 pi sqrt(nu / alpha) grow, shorter ones decay, u u_x moves energy from the former to
                 the latter: cells about 2 pi sqrt(2 nu / alpha) wide that merge and split for ever. Chaotic in domains
@@ -15,11 +16,11 @@ Good values     alpha = nu = 1, a domain of 22 to 200, cells of 0.5 to 1, frames
 Scheme          Space: Fourier pseudo-spectral, order spectral (errors fall faster than any power of dx while the state
                 is resolved), u u_x from the lower two thirds of the waves. Time: exponential Runge-Kutta (ETDRK4), the
                 linear terms exact, order 4; down to 3 while waves at the cut decay within a step.
-                Stable for |u| dt/dx < 1.35 whatever alpha and nu are; internal steps are chosen for it.
+                Stable for |c u| dt/dx < 1.35 whatever alpha and nu are; internal steps are chosen for it.
                 Numerical diffusion: none.
                 Written in torch, whose real transforms do half the work of PhiFlow's complex ones.
 Identifiable    alpha and nu together from states with a range of waves; one wave alone determines only
-                alpha q^2 - nu q^4.
+                alpha q^2 - nu q^4. The factor c only where waves have grown until they exchange energy.
 
 References      Y. Kuramoto, Prog. Theor. Phys. Suppl. 64 (1978); G. I. Sivashinsky, Acta Astronaut. 4 (1977); scheme:
                 S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002), eqs. 26-29
@@ -37,7 +38,7 @@ from hyco_engine.builtin.models.options_physical import KuramotoSivashinskyOptio
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicsContext
-from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, advective
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
@@ -56,6 +57,7 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
     parameters = (
         ParameterDeclaration(name="alpha", init=1.0, unit="length^2/time", help="anti-diffusion"),
         ParameterDeclaration(name="nu", init=1.0, unit="length^4/time", bounds=(0.0, math.inf), help="hyperviscosity"),
+        ParameterDeclaration(name="advection", init=1.0, help="factor of u u_x", optional=True),
     )
 
     def __init__(self, options: KuramotoSivashinskyOptions, grid: Grid) -> None:
@@ -78,9 +80,11 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
         full, half = torch.exp(z), torch.exp(z / 2)
 
         kept = spectrum.resolved
+        # u u_x = (u^2)_x / 2
+        factor = -0.5 * parameters["advection"] if "advection" in parameters else -0.5
 
         def slope(u: Tensor) -> Tensor:
-            return -0.5 * spectrum.derivative(spectrum.forward(spectrum.inverse(u * kept).square()) * kept, 0)
+            return factor * spectrum.derivative(spectrum.forward(spectrum.inverse(u * kept).square()) * kept, 0)
 
         u = spectrum.forward(fields["u"])
         k1 = slope(u)
@@ -92,7 +96,7 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
         return {"u": spectrum.inverse(full * u + dt * (first * k1 + middle * (k2 + k3) + last * k4))}
 
     def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
-        return [courant(layout, size.get("u", 4 * self.options.amplitude), "|u|", MAX_COURANT)]
+        return [advective(layout, size.get("u", 4 * self.options.amplitude), parameters, MAX_COURANT)]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (u,) = layout.grid, layout.dynamic

@@ -158,22 +158,20 @@ class SimulateSource(TrajectorySource):
 
 def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[PhysicalChoice, str]:
     """Return the physics that makes the data, with its true parameters, and the key of its internal time step."""
-    declared = {} if context.physical is None else context.physical.parameters
     if options.physics is not None:
-        base, key, settings = options.physics, "data.physics.dt", dict(options.physics.parameters)
+        base, key = options.physics, "data.physics.dt"
+        settings = {name: attrs.evolve(cast("Any", setting), learn=False) for name, setting in base.parameters.items()}
     elif context.physical is not None:
-        base, key = context.physical, "physical.dt"
-        # a parameter with learn = false is known, so its value is the true one
-        settings = {name: setting for name, setting in declared.items() if not setting.learn}
+        # the value of a parameter that is not learned is known, so it is the true one
+        base, key, settings = context.physical, "physical.dt", dict(context.physical.parameters)
     else:
         raise SpecError(
             "the spec has no [physical] whose physics could make the data; name a physics here", key="data.physics"
         )
     for name, value in options.truth.items():
         field = isinstance(value, Profile | ArrayFile)
-        settings[name] = ParameterSetting(init=value, field=field)
-    known = {name: attrs.evolve(cast("Any", setting), learn=False) for name, setting in settings.items()}
-    return attrs.evolve(cast("Any", base), parameters=known), key
+        settings[name] = ParameterSetting(init=value, field=field, learn=False)
+    return attrs.evolve(cast("Any", base), parameters=settings), key
 
 
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
@@ -210,8 +208,7 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceCont
         )
     except SpecError as error:
         raise SpecError(_at_own_key(problem, options) for problem in error.problems) from None
-    missing = [name for name in model.learnables.names if name not in choice.parameters]
-    if missing:
+    if missing := model.learnables.learned:
         declarations = model.learnables.declarations
         raise SpecError(
             Problem(

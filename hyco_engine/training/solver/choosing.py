@@ -50,19 +50,18 @@ def optimizer_name(unknowns: Unknowns, player: Player, settings: TrainingSetting
         )
     count = sum(parameter.numel() for parameter in unknowns.parameters)
     name = choose_optimizer(asked, count, squared) if asked != "auto" or player == "physical" else "adam"
-    if settings.initial_states == "learned":
-        name = "lbfgs" if asked == "auto" else name
-        if name != "lbfgs" or player != "physical" or not objective.rolls_out or settings.starts > 1:
-            raise SpecError(
-                "initial states are learned with a physics, on rollouts, by lbfgs, from one start; this is "
-                f'the {player} model under {name}: leave initial_states out, or choose optimizer = "lbfgs"',
-                key=f"training.{player}.initial_states",
-            )
-    if settings.noise and name in FULL_BATCH:
+    able = name in FULL_BATCH and player == "physical" and objective.rolls_out and settings.starts == 1
+    if settings.initial_states == "learned" and not able:
         raise SpecError(
-            f"noise changes from step to step, and {name} needs an objective that stays: leave noise out, or choose "
-            'optimizer = "adam"',
-            key=f"training.{player}.noise",
+            "initial states are learned with a physics, on rollouts, by gauss-newton or lbfgs, from one start; "
+            f"this is the {player} model under {name}: leave initial_states out, or choose another optimizer",
+            key=f"training.{player}.initial_states",
+        )
+    if settings.input_noise and name in FULL_BATCH:
+        raise SpecError(
+            f"input noise changes from step to step, and {name} needs an objective that stays: leave input_noise out, "
+            'or choose optimizer = "adam"',
+            key=f"training.{player}.input_noise",
         )
     if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):
         raise SpecError(

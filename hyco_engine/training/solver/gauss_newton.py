@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import Player
 from hyco_engine.training.least_squares import LevenbergMarquardt
-from hyco_engine.training.linearized import BatchedProblem, Linearizer
+from hyco_engine.training.linearized import BatchedProblem, JointProblem, Linearizer
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration
 from hyco_engine.training.unknowns import Unknowns
@@ -51,10 +51,10 @@ class GaussNewton(FullBatch[GaussNewtonState]):
         return LevenbergMarquardt(starts=starts, precision=unknowns.dtype, trust_region=unknowns.trust_region())
 
     def iterate(self, problem: Problem, state: GaussNewtonState) -> Iteration:
-        step = state.damped.iterate(BatchedProblem(problem, self.linearizer), problem.unknowns.point()[None])
+        kind = BatchedProblem if problem.initial is None else JointProblem
+        step = state.damped.iterate(kind(problem, self.linearizer), problem.point()[None])
         state.nonfinite += int(step.nonfinite)
-        if bool(step.moved):
-            problem.unknowns.move_to(step.points[0])
+        problem.move_to(step.points[0])
         loss, metrics = problem.value()
         more = {"train/damping": float(state.damped.damping), "train/rejected": float(step.nonfinite + step.uphill)}
         return Iteration(loss=loss, metrics=metrics | more, converged=bool(step.converged))

@@ -1,0 +1,206 @@
+"""Normal equations of parameters and of start states that are learned beside them.
+
+Each start state has a residual of its own rollout alone, so H = J^T J has the form of an arrow: with the block A of the
+parameters, and for each sample w the block C_w of its start and the block B_w between both,
+
+    H = [[A, B_1, B_2, ...], [B_1^T, C_1, 0, ...], [B_2^T, 0, C_2, ...], ...]
+
+The starts are eliminated one by one. What is left for the parameters is the Schur complement S = A - sum_w B_w C_w^-1
+B_w^T; s^2 S^-1 is the covariance of the parameters when the starts are unknown too.
+Source: the reduced camera system of bundle adjustment, B. Triggs et al., LNCS 1883 (2000), sec. 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.training.least_squares import decrease, unit_scale, within_box
+
+TOLERANCE = 1e-2
+"""Conjugate gradients reduce the residual by this factor: a step that is so exact converges by it from step to step."""
+MOST_PRODUCTS = 100
+"""Most products of conjugate gradients for one solution."""
+# a start value on which no residual depends keeps its place, as the damping is relative
+_LEAST_DAMPING = 1e-12
+
+
+class StartCurvature(Protocol):
+    """The blocks C_w of the start states, W in number, with D values each."""
+
+    def times(self, starts: Tensor) -> Tensor:
+        """Return C_w x_w `[W, D]` for x `[W, D]`."""
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        """Return the solutions `[W, D, K]` of damped systems with K right sides `[W, D, K]` each."""
+
+
+@attrs.frozen(eq=False)
+class DenseCurvature:
+    """Blocks `[W, D, D]` as matrices, damped by their diagonals."""
+
+    blocks: Tensor
+
+    def times(self, starts: Tensor) -> Tensor:
+        return torch.einsum("wde,we->wd", self.blocks, starts)
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        more = (damping + _LEAST_DAMPING) * unit_scale(self.blocks).square()
+        solution: Tensor = torch.linalg.solve(self.blocks + torch.diag_embed(more), right)
+        return solution
+
+
+@attrs.frozen(eq=False)
+class ProductCurvature:
+    """Blocks of which only the products with states are known, damped by `scale`.
+
+    `scale` is the curvature that the observed start gives each value of the learned one. Other frames add at most as
+    much as they are many, so a few iterations of conjugate gradients are enough.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    scale: float
+
+    def times(self, starts: Tensor) -> Tensor:
+        return self.product(starts)
+
+    def solve(self, right: Tensor, damping: float) -> Tensor:
+        def product(starts: Tensor) -> Tensor:
+            return self.product(starts) + damping * self.scale * starts
+
+        return torch.stack([_conjugate_gradients(product, column) for column in right.unbind(2)], dim=2)
+
+
+def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Return the solutions `[W, D]` of W systems at once, each with its own step lengths."""
+    solution, residual = torch.zeros_like(right), right
+    direction, size = right, right.square().sum(1)
+    aim = TOLERANCE**2 * size
+    for _ in range(MOST_PRODUCTS):
+        open_ = size > aim
+        if not bool(open_.any()):
+            break
+        pushed = product(direction)
+        curved = (direction * pushed).sum(1)
+        length = torch.where(open_ & (curved > 0), size / curved.where(curved > 0, 1.0), 0.0)[:, None]
+        solution, residual = solution + length * direction, residual - length * pushed
+        before, size = size, residual.square().sum(1)
+        direction = residual + (size / before.where(before > 0, 1.0))[:, None] * direction
+    return solution
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Arrow:
+    """The quadratic model of P parameters and of W learned start states with D values each, float64.
+
+    A point is `[1, P + W D]`: the parameters, then the start states of the samples in their order.
+    """
+
+    values: Tensor
+    """F, `[1]`."""
+    gradient: Tensor
+    """J^T r of the parameters, `[P]`."""
+    hessian: Tensor
+    """A, `[P, P]`."""
+    start_gradient: Tensor
+    """J^T r of the starts, `[W, D]`."""
+    between: Tensor
+    """B, `[W, P, D]`."""
+    curvature: StartCurvature
+    count: int
+    """The number of observed values."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[ArrowPart], curvature: StartCurvature) -> Arrow:
+        """Return the quadratic model of all chunks, in the order of their samples."""
+        return cls(
+            values=torch.stack([part.value for part in parts]).sum(0)[None],
+            gradient=torch.stack([part.gradient for part in parts]).sum(0),
+            hessian=torch.stack([part.hessian for part in parts]).sum(0),
+            start_gradient=torch.cat([part.start_gradient for part in parts]),
+            between=torch.cat([part.between for part in parts]),
+            curvature=curvature,
+            count=sum(part.count for part in parts),
+        )
+
+    def with_prior(self, value: Tensor, gradient: Tensor, hessian: Tensor) -> Arrow:
+        """Return the quadratic model of the sum with a prior of the parameters."""
+        return attrs.evolve(
+            self, values=self.values + value, gradient=self.gradient + gradient, hessian=self.hessian + hessian
+        )
+
+    @property
+    def usable(self) -> Tensor:
+        parts = (self.values, self.gradient, self.hessian, self.start_gradient, self.between)
+        return torch.tensor([all(bool(part.isfinite().all()) for part in parts)])
+
+    @property
+    def reduced(self) -> Tensor:
+        """The Schur complement S `[P, P]`."""
+        return self._reduce(0.0)[1]
+
+    def decrease(self) -> Tensor:
+        if not bool(self.usable):
+            return torch.full((1,), torch.inf, dtype=torch.float64)
+        gradient, hessian, pulled, _ = self._reduce(0.0)
+        return decrease(hessian[None], gradient[None]) + (self.start_gradient * pulled).sum()
+
+    def step(self, starts: Tensor, damping: Tensor, trust_region: Tensor | None) -> Tensor:
+        gradient, hessian, pulled, solved = self._reduce(float(damping))
+        moved = within_box(hessian[None], gradient[None], torch.zeros(1, dtype=torch.float64), trust_region)
+        followed = -(pulled + solved @ moved[0])
+        return torch.cat([moved, followed.reshape(1, -1)], dim=1)
+
+    def predicted(self, starts: Tensor, delta: Tensor) -> Tensor:
+        count = len(self.gradient)
+        moved, followed = delta[0, :count], delta[0, count:].view_as(self.start_gradient)
+        linear = (self.gradient * moved).sum() + (self.start_gradient * followed).sum()
+        curved = moved @ self.hessian @ moved + (followed * self.curvature.times(followed)).sum()
+        curved = curved + 2 * torch.einsum("p,wpd,wd->", moved, self.between, followed)
+        return (-2 * linear - curved)[None]
+
+    def _reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the reduced gradient and Hessian, C^-1 g `[W, D]` and C^-1 B^T `[W, D, P]`, all of them damped."""
+        right = torch.cat([self.start_gradient[:, :, None], self.between.mT], dim=2)
+        solution = self.curvature.solve(right, damping)
+        pulled, solved = solution[:, :, 0], solution[:, :, 1:]
+        gradient = self.gradient - torch.einsum("wpd,wd->p", self.between, pulled)
+        own = self.hessian + torch.diag(damping * unit_scale(self.hessian).square())
+        schur = own - torch.einsum("wpd,wdq->pq", self.between, solved)
+        return gradient, (schur + schur.T) / 2, pulled, solved
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ArrowPart:
+    """The part of an `Arrow` that the samples of one chunk contribute, of which b have learned starts."""
+
+    value: Tensor
+    gradient: Tensor
+    hessian: Tensor
+    start_gradient: Tensor
+    """`[b, D]`."""
+    between: Tensor
+    """`[b, P, D]`."""
+    count: int
+
+    @classmethod
+    def of(cls, residual: Tensor, jacobian: Tensor, pull: Callable[[Tensor], Tensor]) -> ArrowPart:
+        """Return the part of a chunk with residuals `[B, N]` and derivatives `[B, N, P]` by the parameters.
+
+        `pull` maps values `[K, B, N]` to their products `[K, b, D]` with the derivatives by the learned starts.
+        """
+        r, j = residual.double(), jacobian.double()
+        pulled = pull(torch.cat([residual[None], jacobian.movedim(2, 0)])).double().cpu()
+        return cls(
+            value=r.square().sum().cpu(),
+            gradient=torch.einsum("bnp,bn->p", j, r).cpu(),
+            hessian=torch.einsum("bnp,bnq->pq", j, j).cpu(),
+            start_gradient=pulled[0],
+            between=pulled[1:].movedim(0, 1),
+            # the residual and derivatives of a value that was not observed are 0
+            count=int(((residual != 0) | (jacobian != 0).any(-1)).sum()),
+        )

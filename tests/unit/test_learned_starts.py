@@ -1,0 +1,174 @@
+"""Gauss-Newton with learned start states: the arrow of normal equations, its Schur complement, and the error bars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from test_initial_states import noisy, projected
+from test_optimizers import growth, growth_windows
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.testing.problems import Decay, decay_layout
+from hyco_engine.training import arrow, linearized
+from hyco_engine.training.arrow import Arrow, DenseCurvature, ProductCurvature
+from hyco_engine.training.error_bars import measure
+from hyco_engine.training.linearized import JointProblem
+from hyco_engine.training.problem import Problem
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
+
+
+def learning(model: nn.Module, **more: Any) -> Trainer:
+    settings = attrs.evolve(TrainingSettings(optimizer="gauss-newton", batch_size=16, initial_states="learned"), **more)
+    return Trainer(model, player="physical", layout=decay_layout(), settings=settings)
+
+
+def begun(trainer: Trainer, data: Any, moved: float = 0.0) -> Problem:
+    """The problem of `trainer` on `data`, with learned starts that are `moved` at random."""
+    trainer.state.learn_starts(AugmentedDataset(data), 1, torch.device("cpu"))
+    whole = trainer.whole_loss(data)
+    draws = torch.Generator().manual_seed(5)
+    point = whole.point()
+    whole.move_to(point + moved * torch.randn(len(point), generator=draws, dtype=torch.float64))
+    return whole
+
+
+def numeric(problem: Problem, trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """(r [N], J [N, P + W D]) by central differences of all residuals."""
+    here = problem.point()
+
+    def residuals(point: Tensor) -> Tensor:
+        problem.move_to(point)
+        with torch.no_grad():
+            parts = [problem.residuals(problem.model, chunk, problem.draws()) for chunk in problem.chunks()]
+        return torch.cat([part.flatten() for part in parts])
+
+    columns = []
+    for k in range(len(here)):
+        shift = torch.zeros_like(here)
+        shift[k] = 1e-5
+        columns.append((residuals(here + shift) - residuals(here - shift)) / 2e-5)
+    found = residuals(here)
+    problem.move_to(here)
+    return found, torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_the_arrow_is_that_of_all_residuals(products: bool, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step, predicted gain and Schur complement equal those of the whole dense H, in chunks of any size."""
+    monkeypatch.setattr(arrow, "TOLERANCE", 1e-12)
+    if products:
+        monkeypatch.setattr(linearized, "MOST_WORK", 0)
+    model = growth(a=ParameterSetting(init=1.3))
+    data = growth_windows(growth(), noise=0.05, horizon=6, count=2)
+    trainer = learning(model, batch_size=batch)
+    problem = begun(trainer, data, moved=0.01)
+    found = trainer.linearizer.arrow(problem, problem.unknowns.point())
+    assert isinstance(found.curvature, ProductCurvature if products else DenseCurvature)
+    r, j = numeric(problem, trainer)
+    h, g, p = j.T @ j, j.T @ r, len(problem.unknowns.point())
+    assert float(found.values) == pytest.approx(float(r.square().sum()), rel=1e-9)
+    torch.testing.assert_close(found.gradient, g[:p], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(found.start_gradient.flatten(), g[p:], rtol=1e-5, atol=1e-9)
+    schur = h[:p, :p] - h[:p, p:] @ torch.linalg.solve(h[p:, p:], h[p:, :p])
+    torch.testing.assert_close(found.reduced, schur, rtol=1e-5, atol=1e-9)
+    assert float(found.decrease()) == pytest.approx(float(g @ torch.linalg.solve(h, g)), rel=1e-5)
+    none = torch.zeros(1, dtype=torch.float64)
+    step = found.step(torch.zeros(1, dtype=torch.int64), none, None)
+    torch.testing.assert_close(step[0], -torch.linalg.solve(h, g), rtol=1e-4, atol=1e-8)
+    assert float(found.predicted(none, step)) == pytest.approx(
+        float(-2 * g @ step[0] - step[0] @ h @ step[0]), rel=1e-5
+    )
+
+
+def test_damping_shortens_both_parts_of_a_step() -> None:
+    data = growth_windows(growth(), noise=0.05, horizon=6)
+    trainer = learning(growth(a=ParameterSetting(init=1.3)))
+    problem = begun(trainer, data)
+    found = trainer.linearizer.arrow(problem, problem.unknowns.point())
+    count, starts = len(problem.unknowns.point()), torch.zeros(1, dtype=torch.int64)
+    sizes = []
+    for damping in (0.0, 1.0, 1e6):
+        step = found.step(starts, torch.tensor([damping], dtype=torch.float64), None)[0]
+        sizes.append((float(step[:count].norm()), float(step[count:].norm())))
+        assert float(found.predicted(starts, step[None])) > 0
+    assert sizes[0][0] > sizes[1][0] > 1e3 * sizes[2][0]
+    assert sizes[0][1] > sizes[1][1] > 1e3 * sizes[2][1]
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_the_minimum_is_that_of_least_squares(differences: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gauss-Newton finds what L-BFGS finds, also where forward mode fails."""
+    if differences:
+
+        def fails(*arguments: Any) -> Any:
+            raise NotImplementedError("no rule for this operation")
+
+        monkeypatch.setattr(linearized, "push_forward", fails)
+    data = noisy(0, 0.1)
+    trainer = learning(Decay(dtype=torch.float64), batch_size=100)
+    result = trainer.train(data, 30)
+    assert result.converged
+    found = trainer.model.learnables.values()["k"].detach()
+    k = found.clone().requires_grad_()
+    loss, starts = projected(data, k)
+    (slope,) = torch.autograd.grad(loss, k)
+    (far,) = torch.autograd.grad(projected(data, kk := (found + 0.01).requires_grad_())[0], kk)
+    assert abs(float(slope)) < 1e-5 * abs(float(far))
+    assert trainer.state.initial is not None
+    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.shift.detach()
+    torch.testing.assert_close(moved, starts.detach(), rtol=0, atol=1e-4)
+
+
+def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
+    """95 % intervals cover the truth in at least 34 of 40 draws, and are as wide as the estimates spread."""
+    values, errors, covered = [], [], 0
+    for seed in range(40):
+        data = noisy(seed, 0.1, count=6)
+        trainer = learning(Decay(dtype=torch.float64), batch_size=100)
+        trainer.train(data, 8)
+        bars = measure(trainer, data)
+        assert bars is not None
+        interval, error = bars.interval["k"], bars.standard_error["k"]
+        assert interval is not None
+        assert error is not None
+        values.append(float(trainer.model.learnables.values()["k"].detach()))
+        errors.append(error)
+        covered += interval[0] <= 1.0 <= interval[1]
+    spread = float(torch.tensor(values).std())
+    assert covered >= 34  # fewer have a probability below 1 %
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.35)
+    assert "the 48 values of the start states are unknown too" in bars.assumption
+
+
+def test_an_unstable_point_is_not_usable() -> None:
+    part = torch.ones(1, dtype=torch.float64)
+    bad = Arrow(
+        values=part * torch.nan,
+        gradient=part,
+        hessian=part[None],
+        start_gradient=part[None],
+        between=part[None, None],
+        curvature=DenseCurvature(part[None, None]),
+        count=1,
+    )
+    assert bad.usable.tolist() == [False]
+    assert bad.decrease().tolist() == [torch.inf]
+
+
+def test_a_joint_problem_moves_model_and_starts() -> None:
+    data = growth_windows(growth(), noise=0.05, horizon=6)
+    trainer = learning(growth(a=ParameterSetting(init=1.3)))
+    problem = begun(trainer, data)
+    joint = JointProblem(problem, trainer.linearizer)
+    moved = problem.point() + 0.01
+    (value,) = joint.values(moved[None], torch.zeros(1))
+    torch.testing.assert_close(problem.point(), moved)
+    r, _ = numeric(problem, trainer)
+    assert float(value) == pytest.approx(float(r.square().sum()), rel=1e-9)

@@ -1,0 +1,151 @@
+"""The verdict on a run: lead times, residuals above the noise, harm by teaching."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hyco_engine as hyco
+from hyco_engine.report.verdict import lead_below, models_verdict, verdict
+from hyco_engine.testing.specs import TINY, merged
+
+FLOORS = [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def measured(by_step: list[float | None], **more: Any) -> dict[str, Any]:
+    known = [value for value in by_step if value is not None]
+    nrmse = None if len(known) < len(by_step) else sum(known) / len(known)
+    return {"nrmse": nrmse, "vrmse": nrmse, "nrmse_by_step": by_step, **more}
+
+
+def completed(split: str = "test", **models: dict[str, Any]) -> dict[str, Any]:
+    metrics = {model: {split: found} for model, found in models.items()}
+    return {"status": "completed", "data": {"dt": 0.1}, "metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("by_step", "reach", "half"),
+    [
+        ([0.01, 0.05, 0.2, 0.5, 0.6], (3, 5), (2, 5)),
+        ([0.01, 0.05, 0.1, 0.1, 0.1], (5, 5), (5, 5)),
+        # better again later does not count
+        ([0.01, 0.3, 0.1, 0.1, 0.1], (1, 5), (1, 5)),
+        ([0.2, 0.3, 0.4, 0.5, 0.6], (0, 5), (0, 5)),
+        ([0.01, 0.02, None, None, None], (2, 5), (2, 5)),
+        ([0.01, 0.02, float("inf"), float("inf"), float("inf")], (2, 5), (2, 5)),
+    ],
+)
+def test_the_lead_time_up_to_which_a_model_is_useful(
+    by_step: list[float | None], reach: tuple[int, int], half: tuple[int, int]
+) -> None:
+    metrics = completed(synthetic=measured(by_step), persistence=measured(FLOORS))["metrics"]
+    assert lead_below(metrics, "synthetic", "test") == reach
+    assert lead_below(metrics, "synthetic", "test", 0.5) == half
+
+
+def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
+    """Every fourth frame was observed, so the third error belongs to step 12."""
+    leads = {"lead_steps": [4, 8, 12, 16, 20]}
+    metrics = completed(synthetic=measured([0.01, 0.1, 0.2, 0.5, 0.6], **leads), persistence=measured(FLOORS, **leads))
+    assert lead_below(metrics["metrics"], "synthetic", "test") == (12, 20)
+    assert lead_below({}, "synthetic", "test") is None
+
+
+@pytest.mark.parametrize(
+    ("summary", "sentences"),
+    [
+        (
+            completed(synthetic=measured([0.01, 0.05, 0.2, 0.5, 0.6]), persistence=measured(FLOORS)),
+            [
+                "The surrogate is of no use beyond t = 0.3: from there on its error passes that of “nothing changes” "
+                "on test data; up to t = 0.2 it is below half of that."
+            ],
+        ),
+        (
+            completed(synthetic=measured([0.09, 0.3, 0.4, 0.5, 0.6]), persistence=measured(FLOORS)),
+            [
+                "The surrogate is of no use beyond t = 0.1: from there on its error passes that of “nothing changes” "
+                "on test data."
+            ],
+        ),
+        (
+            completed(synthetic=measured([0.2, 0.4, 0.6, 0.8, 1.0]), persistence=measured(FLOORS)),
+            ["The surrogate has learned nothing of use: it errs 2 times as much as “nothing changes” on test data."],
+        ),
+        (
+            completed(physical=measured([0.3] * 5), persistence=measured([0.4] * 5))
+            | {"noise": {"u": {"relative": 0.025}}},
+            [
+                "The physics does not explain the test data: its residual is 12 times the noise.",
+                "The physics does little better than “nothing changes”: 75 % of its error on test data.",
+            ],
+        ),
+        (
+            completed(physical=measured([0.04] * 5), persistence=measured([0.5] * 5))
+            | {"noise": {"u": {"relative": 1e-6}}},
+            [
+                "The physics does not explain the test data: its residual is 4 % of the spread.",
+                "On test data the physics errs 12 times less than “nothing changes”.",
+            ],
+        ),
+        (
+            # the residual of a chaotic physics that is right grows from the noise
+            completed(physical=measured([0.02, 0.04, 0.08, 0.4, 0.6]), persistence=measured([9.0] * 5))
+            | {"noise": {"u": {"relative": 0.02}}},
+            ["On test data the physics errs 39 times less than “nothing changes”."],
+        ),
+        (
+            completed("val", physical=measured([0.0046]), persistence=measured([0.5]))
+            | {
+                "cooperation": [
+                    {"direction": "physical->synthetic", "n_generated": 2, "e_pupil": 0.001},
+                    {"direction": "synthetic->physical", "n_generated": 0, "e_pupil": 0.9},
+                    {"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.0037},
+                    {"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.0044},
+                ]
+            },
+            [
+                "The held-out error of the physics rose from 0.0037 to 0.0046 after teaching.",
+                "On val data the physics errs 110 times less than “nothing changes”.",
+            ],
+        ),
+        (
+            completed("val", physical=measured([None]), persistence=measured([0.5]))
+            | {"cooperation": [{"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.0037}]},
+            [
+                "The held-out error of the physics rose from 0.0037 to infinity after teaching.",
+                "The physics diverges on val data.",
+            ],
+        ),
+    ],
+)
+def test_sentences(summary: dict[str, Any], sentences: list[str]) -> None:
+    assert verdict(summary) == sentences
+
+
+def test_without_a_time_step_lead_times_are_counted() -> None:
+    summary = completed(physical=measured([0.09, 0.3, 0.4, 0.5, 0.6]), persistence=measured(FLOORS))
+    assert models_verdict(summary["metrics"], None) == [
+        "The physics is of no use beyond 1 step: from there on its error passes that of “nothing changes” on test data."
+    ]
+
+
+def test_terminal_report_and_summary_tell_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hyco_engine.cli.terminal import Terminal
+
+    monkeypatch.chdir(tmp_path)
+    result = hyco.Engine(merged({"run": {"cycles": 1}}, TINY), callbacks=[Terminal()]).run()
+    told = result.summary["verdict"]
+    assert told == verdict(result.summary) != []
+    assert json.loads((result.folder / "summary.json").read_text())["verdict"] == told
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[10:] for line in lines[1 : 1 + len(told)]] == told
+    assert lines[1].startswith("verdict   ")
+    page = (result.folder / "report.html").read_text()
+    assert " ".join(told) in page
+    assert " ".join(told) in repr(result)
