@@ -122,7 +122,7 @@ def test_large_networks_have_small_rates(weights: int, rate: float) -> None:
 def test_hidden_and_noisy_frames_need_the_whole_rollout() -> None:
     assert chosen(hidden=True).curriculum == ()
     noisy = chosen(noisy=True)
-    assert (noisy.curriculum, noisy.noise) == ((), 0.0)
+    assert (noisy.curriculum, noisy.input_noise) == ((), 0.0)
     assert chosen(horizon=1).curriculum == ()
 
 
@@ -131,9 +131,9 @@ def test_without_held_out_data_all_epochs_are_trained() -> None:
 
 
 def test_what_the_user_sets_is_kept() -> None:
-    own = SurrogateTraining(lr=0.5, batch_size=7, curriculum=((2, 5),), noise=0.3, patience=2, weight_decay=0.1)
+    own = SurrogateTraining(lr=0.5, batch_size=7, curriculum=((2, 5),), input_noise=0.3, patience=2, weight_decay=0.1)
     found = chosen(wanted=own)
-    kept = ("lr", "batch_size", "curriculum", "noise", "patience", "weight_decay")
+    kept = ("lr", "batch_size", "curriculum", "input_noise", "patience", "weight_decay")
     assert {name: getattr(found, name) for name in kept} == {name: getattr(own, name) for name in kept}
 
 
@@ -167,16 +167,26 @@ def test_full_batches_have_no_plan(optimizer: str) -> None:
 
 
 def test_noise_needs_stochastic_gradient_descent() -> None:
-    with error_naming(SpecError, "noise changes from step to step, and lbfgs needs", key="training.synthetic.noise"):
-        prepared({"training.synthetic.optimizer": "lbfgs", "training.synthetic.noise": 0.1})
+    with error_naming(
+        SpecError, "input noise changes from step to step, and lbfgs needs", key="training.synthetic.input_noise"
+    ):
+        prepared({"training.synthetic.optimizer": "lbfgs", "training.synthetic.input_noise": 0.1})
 
 
 def test_check_tells_the_choice() -> None:
-    told = hyco.Engine(copy.deepcopy(OPEN)).plan()["training"]
-    assert told == (
-        "2 x 6 epochs of 4 batches of 4 (run.budget = 12 epochs), learning rate 0.01 falling to 0, rollouts of 1 "
+    told = hyco.Engine(copy.deepcopy(OPEN)).plan()
+    assert told["training"] == {
+        "training.synthetic.epochs_per_cycle": 6,
+        "training.synthetic.batch_size": 4,
+        "training.synthetic.lr": 0.01,
+        "training.synthetic.curriculum": ((1, 12),),
+        "training.synthetic.input_noise": 0.1,
+        "training.synthetic.patience": 5,
+    }
+    assert told["notes"] == [
+        "the surrogate trains 2 x 6 epochs of 4 batches of 4 (run.budget = 12 epochs), learning rate 0.01 falling to 0, rollouts of 1 "
         "step(s), noise of 0.1 of a frame's change, ending after 5 epochs without a lower error on held-out data"
-    )
+    ]
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -248,7 +258,7 @@ def test_frames_that_were_not_observed_do_not_count_for_the_size() -> None:
 def test_training_with_noise_repeats() -> None:
     found = []
     for noise in (0.0, 0.5, 0.5):
-        settings = TrainingSettings(batch_size=4, lr=0.05, noise=noise)
+        settings = TrainingSettings(batch_size=4, lr=0.05, input_noise=noise)
         trainer = Trainer(LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings)
         trainer.train(decay_windows(), 3)
         found.append(float(trainer.model.weight.detach()))
