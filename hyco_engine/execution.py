@@ -67,14 +67,14 @@ class Execution:
         self.results = Results(draw=draw, spec=assembler.spec, folder=folder, report=self._report)
 
     @property
-    def spec(self) -> Spec:
-        """The spec, in which the assembler chooses what is left to it."""
-        return self.assembler.spec
-
-    @property
     def _kept(self) -> Mapping[str, Any] | None:
         """The content of the checkpoint from which the run continues."""
         return None if self.earlier is None else self.earlier.checkpoint
+
+    @property
+    def spec(self) -> Spec:
+        """The spec, in which the assembler settles what is left open."""
+        return self.assembler.spec
 
     def execute(self) -> RunResult:
         status, message = "failed", None
