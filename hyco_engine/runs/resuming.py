@@ -83,11 +83,13 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
     if found is None:
         if (folder / "spec.toml").is_file():
-            _compare(_stored(folder), spec, None)
+            stored = _stored(folder)
+            _compare(stored, with_choices(spec, stored), None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), with_choices(spec, found.content), cycles)
+    stored = tomllib.loads(run["spec"])
+    _compare(stored, with_choices(spec, stored), cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
@@ -96,10 +98,10 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     )
 
 
-def with_choices(spec: Spec, checkpoint: Mapping[str, Any]) -> Spec:
-    """Return the spec with what the run of a checkpoint chose where the spec says "auto"."""
-    stored, now = _flat(tomllib.loads(checkpoint["run"]["spec"])), _flat(tomllib.loads(dump_spec(spec)))
-    open_ = [key for key, value in now.items() if value == "auto" and key.startswith("training.")]
+def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
+    """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
+    stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
+    open_ = [key for key, value in now.items() if value == "auto" and key.startswith(("training.", "run.precision"))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 
@@ -144,6 +146,8 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
+        if now.get(key) == "auto" and key.startswith("training."):
+            continue  # left to the engine, which has chosen
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:

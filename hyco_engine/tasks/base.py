@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.precision import Precision
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples, TermSpec, Trajectory
 from hyco_engine.spec.classes import LossSpec
@@ -44,6 +45,11 @@ class Task(ABC):
     def form(self) -> DataForm:
         """The form of the data, for building models. Before `read`, its statistics are `Statistics.unknown`."""
         return DataForm()
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that the data needs, or that was asked for."""
+        return Precision(name="float32")
 
     # --- training ---
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.precision import Precision
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -42,6 +43,10 @@ class FieldTask(Task, ABC):
     @property
     def form(self) -> DataForm:
         return DataForm(layout=self.layout, dt=self.dt, statistics=self.statistics)
+
+    @property
+    def precision(self) -> Precision:
+        return self.manager.precision
 
     @property
     def is_read(self) -> bool:

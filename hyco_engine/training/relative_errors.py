@@ -36,7 +36,8 @@ class RelativeErrors:
     @classmethod
     def zeros(cls, *shape: int) -> RelativeErrors:
         """Return empty sums."""
-        return cls(*(torch.zeros(shape, dtype=torch.float64) for _ in range(4)))
+        squares, total, energy, count = torch.zeros(4, *shape, dtype=torch.float64)
+        return cls(squares, total, energy, count)
 
     def add(
         self, predictions: Tensor, truth: Tensor, observed: Tensor, into: Callable[[Tensor, Tensor], object]
@@ -60,7 +61,8 @@ class RelativeErrors:
 
     def least_spread(self, offset: Tensor) -> Tensor:
         """Return the spread that rounding alone can give to a constant `offset` above the reference."""
-        return 4 * self._rounding * (offset + (self._reference or 0.0)).abs() + _CANCELLED**0.5 * offset.abs()
+        level = offset + (self._reference or 0.0)
+        return 4 * self._rounding * level.abs() + math.sqrt(_CANCELLED) * offset.abs()
 
     @property
     def rmse(self) -> Tensor:
@@ -69,14 +71,30 @@ class RelativeErrors:
         return torch.where(self.count > 0, rmse.nan_to_num(math.inf, math.inf), math.nan)
 
     @property
-    def nrmse(self) -> Tensor:
+    def size(self) -> Tensor:
+        """Return sqrt(mean y^2); NaN where it is 0."""
         offset, variance = self._moments()
-        return self._over((variance + (offset + (self._reference or 0.0)).square()).sqrt(), torch.zeros_like(offset))
+        size = (variance + (offset + (self._reference or 0.0)).square()).sqrt()
+        return torch.where(size > 0, size, math.nan)
+
+    @property
+    def spread(self) -> Tensor:
+        """Return std(y); NaN where there is none."""
+        offset, variance = self._moments()
+        return torch.where(variance.sqrt() > self.least_spread(offset), variance.sqrt(), math.nan)
+
+    @property
+    def nrmse(self) -> Tensor:
+        return self._over(self.size)
 
     @property
     def vrmse(self) -> Tensor:
-        offset, variance = self._moments()
-        return self._over(variance.sqrt(), self.least_spread(offset))
+        return self._over(self.spread)
+
+    def pooled(self) -> RelativeErrors:
+        """Return the sums over the first axis."""
+        squares, total, energy, count = (part.sum(0) for part in (self.squares, self.total, self.energy, self.count))
+        return attrs.evolve(self, squares=squares, total=total, energy=energy, count=count)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Return mean, relative to the reference, and variance of the truth."""
@@ -84,9 +102,9 @@ class RelativeErrors:
         offset = self.total / count
         return offset, (self.energy / count - offset.square()).clamp(min=0)
 
-    def _over(self, size: Tensor, least: Tensor) -> Tensor:
+    def _over(self, size: Tensor) -> Tensor:
         rmse = self.rmse
-        return torch.where(rmse.isinf(), rmse, torch.where(size > least, rmse / size, math.nan))
+        return torch.where(rmse.isinf(), rmse, rmse / size)
 
 
 def over_steps(errors: Tensor) -> float | None:
