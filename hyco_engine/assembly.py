@@ -42,14 +42,16 @@ from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
+from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
+from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
-from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.settings import CHOSEN, TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
@@ -132,9 +134,10 @@ class Assembler:
         self.notes.extend(task.precision.warnings)
         self.chosen = self._choose_precision(task)
         self.spec = replaced(self.spec, self.chosen)
+        strategy = self.strategy()
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
-        self.chosen |= self._choose(task, models)
+        self.chosen |= self._choose(task, models, strategy)
         self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
@@ -143,7 +146,6 @@ class Assembler:
         warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
         if warning is not None:
             self.notes.append(warning)
-        strategy = self.strategy()
         if strategy is not None:
             alpha = self.spec.augmentation.alpha
             most = max(task.count(trainer.settings) for trainer in trainers.values())
@@ -168,20 +170,53 @@ class Assembler:
             self.reasons.append(found.reason)
         return {"run.precision": found.name}
 
-    def _choose(self, task: Task, models: Mapping[Player, nn.Module]) -> dict[str, Any]:
+    def _choose(self, task: Task, models: Mapping[Player, nn.Module], strategy: Strategy | None) -> dict[str, Any]:
         """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
-        if "physical" not in models or not is_noisy(task.noise):
-            return {}
-        model, settings = models["physical"], self._settings("physical")
+        chosen: dict[str, Any] = {}
+        if "physical" in models and is_noisy(task.noise):
+            found = self._meet_noise(task, models["physical"])
+            chosen |= {f"training.physical.{name}": value for name, value in found.items()}
+        if "synthetic" in models:
+            settings = self._plan_surrogate(task, models["synthetic"], strategy)
+            open_ = self.spec.training.synthetic.open
+            chosen |= {f"training.synthetic.{name}": getattr(settings, name) for name in CHOSEN if name in open_}
+        return chosen
+
+    def _meet_noise(self, task: Task, model: nn.Module) -> dict[str, Any]:
+        """Choose how the physics learns from noisy data."""
+        settings = self._settings("physical")
         objective = self.objective("physical", model, task)
         if not objective.rolls_out:
             return {}
         optimizer = optimizer_name(Unknowns(model), "physical", settings, objective)
         chosen = meet_noise(settings, optimizer, task.longest_windows())
-        if not chosen:
-            return {}
-        self.reasons.append(told(task.noise, chosen))
-        return {f"training.physical.{name}": value for name, value in chosen.items()}
+        if chosen:
+            self.reasons.append(told(task.noise, chosen))
+        return chosen
+
+    def _plan_surrogate(self, task: Task, model: nn.Module, strategy: Strategy | None) -> TrainingSettings:
+        """Choose what is left open of the surrogate's training."""
+        spec, wanted, layout = self.spec, self.spec.training.synthetic, task.form.layout
+        settings, objective = wanted.settled(), self.objective("synthetic", model, task)
+        # how to train whatever else a surrogate may be, only the user knows
+        steps = objective.rolls_out and not objective.takes_parts and wanted.optimizer not in FULL_BATCH
+        if wanted.epochs_per_cycle != "auto" or layout is None or not steps:
+            return settings
+        first = candidates_of(strategy)[0].strategy
+        every = [phase for cycle in range(spec.run.cycles) for phase in planned_phases(first, self.players, cycle)]
+        real = task.count(settings)
+        size = Size(
+            layout=layout,
+            samples=real + (0 if strategy is None else strategy.max_generated(real, spec.augmentation.alpha)),
+            horizon=task.horizon(settings),
+            phases=max(1, sum(phase.player == "synthetic" and phase.epochs is None for phase in every)),
+            validates=task.validates,
+            hidden=spec.data.observe.mask is not None,
+            noisy=is_noisy(task.noise),
+        )
+        chosen = plan(wanted, Budget.parse(spec.run.budget), size, model, objective)
+        self.reasons.append(f"the surrogate trains {chosen.text}")
+        return chosen.settings
 
     # --- models ---
 
@@ -248,13 +283,17 @@ class Assembler:
             normalizer_name=name,
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
+            heldout=task.heldout("val", objective, self.device) if task.is_read and settings.patience else None,
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """List the phases of a cycle of one strategy, each with its epochs."""
+        """List the phases of a cycle of one strategy, each with its epochs; the last cycle's with those that follow."""
+        phases = planned_phases(strategy, self.players, cycle)
+        if strategy is not None and cycle == self.spec.run.cycles - 1:
+            phases += [attrs.evolve(phase, taught=False) for phase in strategy.last_phases()]
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-            for phase in planned_phases(strategy, self.players, cycle)
+            for phase in phases
         ]
 
     def _total_epochs(self, player: Player) -> int:
@@ -269,7 +308,8 @@ class Assembler:
         )
 
     def _settings(self, player: Player) -> TrainingSettings:
-        return self.spec.training.physical if player == "physical" else self.spec.training.synthetic
+        training = self.spec.training
+        return training.physical if player == "physical" else training.synthetic.settled()
 
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, task: Task

@@ -11,13 +11,27 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
-from hyco_engine.interfaces import Batch, Recipe
+from hyco_engine.interfaces import Batch, Recipe, Samples
 from hyco_engine.physics.within import instability, physics_within
 from hyco_engine.rollout import evaluating, rollout
 
 
 class TeacherDiverged(RunError):
     """Raised for a teacher whose rollout is not finite."""
+
+
+class FirstSamples(Samples):
+    """The first samples of a recipe, at most `count`, generated whenever they are asked for."""
+
+    def __init__(self, recipe: Recipe, count: int) -> None:
+        self._recipe = recipe
+        self._count = min(count, len(recipe))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Tensor) -> Batch:
+        return self._recipe.generate(indices)
 
 
 class RolloutRecipe(Recipe):

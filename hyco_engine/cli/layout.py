@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,12 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         sections.append(("cache", [f"{cache['kind']} ({size(cache['estimated_bytes'] or 0)}): {cache['reason']}"]))
     if memory := plan.get("memory"):
         sections.append(("memory", [f"{size(memory['most_bytes'])} {memory['reason']}"]))
+    if training := plan.get("training"):
+        sections.append(("chosen", [f"{key} = {json.dumps(value)}" for key, value in training.items()]))
     if phases := plan.get("phases"):
         sections.append(("phases", _phase_lines(phases)))
     for key, value in plan.items():
-        if key not in ("parts", "n_real", "n_generated", "data", "cache", "memory", "phases", "notes"):
+        if key not in ("parts", "n_real", "n_generated", "data", "cache", "memory", "training", "phases", "notes"):
             sections.append((key, _inline(value) if isinstance(value, Mapping) else [_short(value)]))
     if notes := plan.get("notes"):
         sections.append(("warnings", [str(note) for note in notes]))

@@ -118,8 +118,8 @@ class DeclaredModel(PhysicalModel):
         start = {name: value.detach() for name, value in self.learnables.values().items()}
         sizes = _sizes(self.layout, context)
         self._steps = InternalSteps.of(physics, self.layout, sizes, start, context.dt, context.inner_dt)
-        self.register_state_dict_post_hook(_save_steps)
-        self.register_load_state_dict_pre_hook(_load_steps)
+        self.register_state_dict_post_hook(_save_steps)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_load_steps)  # type: ignore[no-untyped-call]
         self._runner = StepRunner(
             self._step,
             title=f"the physics {type(physics).__name__}",
@@ -220,8 +220,8 @@ class DeclaredModel(PhysicalModel):
         shorter = f"{self.inner_dt / found.parts:.3g}"
         return (
             f"{type(self.physics).__name__}: steps of dt = {self.inner_dt:g} are too long: in {found.frames} frame(s) "
-            f"a small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps of "
-            f"{shorter}. Set physical.dt to at most {shorter}"
+            f"a small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps "
+            f"of {shorter}. Set physical.dt to at most {shorter}"
         )
 
     @abstractmethod

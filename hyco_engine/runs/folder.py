@@ -222,6 +222,9 @@ class RunFolder(Tracker):
     def phase_ended(self, record: Mapping[str, Any]) -> None:
         self.log(logging.INFO, f"{_phase(record)} ended{_details(record)}")
 
+    def noted(self, message: str) -> None:
+        self.log(logging.INFO, message)
+
     def warned(self, message: str) -> None:
         self.log(logging.WARNING, message)
 

@@ -146,6 +146,8 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
+        if now.get(key) == "auto" and key.startswith("training."):
+            continue  # left to the engine, which has chosen
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))
     if cycles is not None and spec.run.cycles < cycles:

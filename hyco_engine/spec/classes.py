@@ -14,7 +14,8 @@ from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.settings import check_folder_name, option, options
 from hyco_engine.spec.choices import NormalizerChoice, StrategyChoice, SyntheticChoice, TrackerChoice
-from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.budget import Budget
+from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
@@ -32,6 +33,14 @@ class RunSpec:
     name: str = option("run", help="name of the run; its folder is <runs>/<name>-<n>", check=check_folder_name)
     seed: int = option(0, help="seed of all random numbers", ge=0)
     cycles: int = option(3, help="number of cycles; in each cycle, both models generate samples and train", ge=0)
+    budget: str = option(
+        "auto",
+        help='most time that the surrogate trains, such as "90 s", "5 min" or "2 h", or its epochs in the whole run, '
+        'such as "300 epochs", if training.synthetic.epochs_per_cycle is "auto". The engine times one step before the '
+        'first cycle and writes the number of epochs into the resolved spec. "auto": the work that two usual processor '
+        "cores do in about three minutes, the same on every machine",
+        check=Budget.parse,
+    )
     device: str = option(
         "auto",
         help='"auto" takes the first GPU, or else the CPU; others: "cpu", "cuda", "cuda:1", ...',
@@ -99,8 +108,8 @@ class LossSpec:
 class TrainingSpec:
     """`[training]`."""
 
-    synthetic: TrainingSettings = option(
-        attrs.Factory(lambda: TrainingSettings(schedule="cosine")), help="training of the surrogate"
+    synthetic: SurrogateTraining = option(
+        attrs.Factory(lambda: SurrogateTraining(schedule="cosine")), help="training of the surrogate"
     )
     physical: TrainingSettings = option(
         attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)),
@@ -129,7 +138,7 @@ class Spec:
     def __attrs_post_init__(self) -> None:
         for player in ("physical", "synthetic"):
             stages, full = getattr(self.training, player).curriculum, self.data.num_predict_steps
-            if stages and stages[-1][0] >= full:
+            if stages and stages != "auto" and stages[-1][0] >= full:
                 raise SpecError(
                     f"the last stage trains {stages[-1][0]} steps, but it must train fewer than "
                     f"data.num_predict_steps = {full}, which follows it: set fewer steps, or a longer horizon",

@@ -120,7 +120,7 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     """
     assert whole.initial is not None
     point, starts = whole.unknowns.point(), whole.initial.shift.numel()
-    arrow = linearizer.arrow(whole, point)
+    arrow = linearizer.arrow(whole)
     volume = _volume_in_windows(whole)
     dof = max(1.0, (arrow.count - starts) / volume - len(point))
     hessian = arrow.reduced

@@ -22,10 +22,10 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
 from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.rollout import evaluating, rollout
-from hyco_engine.training.losses import Objective
+from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
-from hyco_engine.training.relative_errors import RelativeErrors, mean_of, over_steps
+from hyco_engine.training.relative_errors import LEAST, RelativeErrors, mean_of, over_steps
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
 # The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
@@ -65,64 +65,77 @@ def rollout_errors(
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
     targets, `[B, T, C_dyn, *S]`.
     """
+    return rollout_sums(predict, trajectories, layout, device, watch).metrics()
+
+
+def rollout_sums(
+    predict: Callable[[Tensor, int], Tensor],
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str = "cpu",
+    watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
+) -> Sums:
+    """Return the sums behind `rollout_errors`."""
     sensors = Sensors(layout)
-    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    sums = Sums(layout, trajectories)
     for length in sorted({len(t.dynamic) for t in trajectories}):
-        alike = [t for t in trajectories if len(t.dynamic) == length]
-        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0].dynamic.nbytes)))
-        for first in range(0, len(alike), at_once):
-            group = alike[first : first + at_once]
+        alike = [(k, t) for k, t in enumerate(trajectories) if len(t.dynamic) == length]
+        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0][1].dynamic.nbytes)))
+        for begin in range(0, len(alike), at_once):
+            units, group = zip(*alike[begin : begin + at_once], strict=True)
             start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
             targets = torch.stack([t.dynamic[1:] for t in group])
             path = predict(start, length - 1).cpu()
-            sums.add(path, targets)
+            sums.add(path, targets, units)
             watch(path, targets)
-            for trajectory, first, rolled in zip(group, start.cpu(), path, strict=True):
+            for unit, trajectory, first, rolled in zip(units, group, start.cpu(), path, strict=True):
                 if trajectory.points is not None:
                     whole = torch.cat([first[None, : layout.n_dynamic], rolled])[None]
                     seen = as_batch(trajectory.points, whole.dtype, "cpu")
-                    sums.add_points(sensors(whole, seen["frame"], seen["position"])[0], trajectory.points)
-    return sums.metrics()
+                    sums.add_points(sensors(whole, seen["frame"], seen["position"])[0], trajectory.points, unit)
+    return sums
 
 
-def predictor_errors(
+def predictor_sums(
     model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """Return the same metrics for a predictor of points, compared with the observations of sensors."""
+) -> Sums:
+    """Return the same sums for a predictor of points, compared with the observations of sensors."""
     dtype = next((t.dtype for t in model.parameters()), torch.float32)
-    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    sums = Sums(layout, trajectories)
     with torch.no_grad(), evaluating(model):
-        for points in (trajectory.points for trajectory in trajectories):
+        for unit, points in enumerate(trajectory.points for trajectory in trajectories):
             if points is not None:
                 predictions = predicted_at(model, as_batch(points, dtype, device), layout)
-                sums.add_points(predictions[0].cpu(), points)
-    return sums.metrics()
+                sums.add_points(predictions[0].cpu(), points, unit)
+    return sums
 
 
-class _Sums:
-    """Relative errors over observed values, per lead time and field."""
+class Sums:
+    """Relative errors over observed values, per trajectory, lead time and field."""
 
-    def __init__(self, layout: StateLayout, steps: int) -> None:
+    def __init__(self, layout: StateLayout, trajectories: Sequence[Trajectory]) -> None:
+        steps = max(len(t.dynamic) for t in trajectories) - 1
         self._mask = sample_mask(layout)[: layout.n_dynamic]
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
-        self._errors = {name: RelativeErrors.zeros(steps) for name in self._channels}
+        self._errors = {name: RelativeErrors.zeros(len(trajectories), steps) for name in self._channels}
 
-    def add(self, predictions: Tensor, targets: Tensor) -> None:
+    def add(self, predictions: Tensor, targets: Tensor, units: Sequence[int]) -> None:
+        """Add predictions `[B, T, C_dyn, *S]` for the trajectories with the indices `units`."""
         frames = max(1, _ELEMENTS_AT_ONCE // max(1, targets[:, 0].numel()))
         for start in range(0, targets.shape[1], frames):
             part = slice(start, start + frames)
-            self._add(predictions[:, part], targets[:, part], start)
+            self._add(predictions[:, part], targets[:, part], start, list(units))
 
-    def _add(self, predictions: Tensor, targets: Tensor, first: int) -> None:
+    def _add(self, predictions: Tensor, targets: Tensor, first: int, units: list[int]) -> None:
         observed = ~targets.isnan() & self._mask
 
         def into(sums: Tensor, values: Tensor) -> None:
-            sums[first : first + values.shape[1]] += values.flatten(2).sum((0, 2))
+            sums[units, first : first + values.shape[1]] += values.flatten(2).sum(2)
 
         for name, own in self._channels.items():
             self._errors[name].add(predictions[:, :, own], targets[:, :, own], observed[:, :, own], into)
 
-    def add_points(self, predictions: Tensor, points: Points) -> None:
+    def add_points(self, predictions: Tensor, points: Points, unit: int) -> None:
         """Add predictions `[N, C_dyn]`; an observation between two frames has the lead time of the later one.
 
         Observations of the first frame do not count, since that frame is given.
@@ -131,21 +144,35 @@ class _Sums:
         lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(min=0)
 
         def into(sums: Tensor, values: Tensor) -> None:
-            sums.index_add_(0, lead.clamp(max=len(sums) - 1), values.sum(1))
+            sums[unit].index_add_(0, lead.clamp(max=sums.shape[1] - 1), values.sum(1))
 
         for name, own in self._channels.items():
             self._errors[name].add(predictions[:, own], points.value[:, own], observed[:, own], into)
 
+    def by_unit(self) -> Tensor:
+        """Return squared errors and numbers of observations, `[2, n, steps, fields]`.
+
+        Errors are in units of the spread of each field and lead time, or of its size if none has a spread.
+        """
+        pooled = [errors.pooled() for errors in self._errors.values()]
+        sizes = torch.stack([errors.spread for errors in pooled], dim=-1)
+        if sizes.isnan().all():
+            sizes = torch.stack([errors.size for errors in pooled], dim=-1)
+        squares = torch.stack([errors.squares for errors in self._errors.values()], dim=-1)
+        count = torch.stack([errors.count for errors in self._errors.values()], dim=-1)
+        return torch.where(sizes.isnan(), 0.0, torch.stack([squares / sizes.square(), count]))
+
     def metrics(self) -> dict[str, Any]:
-        by_field = {name: over_steps(errors.nrmse) for name, errors in self._errors.items()}
-        seen = torch.stack([errors.count > 0 for errors in self._errors.values()], dim=1).any(1)
+        pooled = {name: errors.pooled() for name, errors in self._errors.items()}
+        by_field = {name: over_steps(errors.nrmse) for name, errors in pooled.items()}
+        seen = torch.stack([errors.count > 0 for errors in pooled.values()], dim=1).any(1)
         nrmse, vrmse = (
-            torch.stack([getattr(errors, name) for errors in self._errors.values()], dim=1)[seen]
+            torch.stack([getattr(errors, name) for errors in pooled.values()], dim=1)[seen]
             for name in ("nrmse", "vrmse")
         )
         return {
             "nrmse": mean_of(list(by_field.values())),
-            "vrmse": mean_of([over_steps(errors.vrmse) for errors in self._errors.values()]),
+            "vrmse": mean_of([over_steps(errors.vrmse) for errors in pooled.values()]),
             "nrmse_by_field": by_field,
             "nrmse_by_step": _by_step(nrmse),
             "vrmse_by_step": _by_step(vrmse),
@@ -169,6 +196,17 @@ class HeldOut(ABC):
     @abstractmethod
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the one number by which models are compared; smaller is better."""
+
+    @abstractmethod
+    def by_unit(self, model: nn.Module) -> Tensor:
+        """Return what the score of a model sums up, unit by unit: `[2, units, lead times, terms]`, float64.
+
+        These are errors and their weights. Units are simulations, stretches of them, or samples.
+        """
+
+    @abstractmethod
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        """Return the scores `[R]` of data in which units count `[R, units]` and lead times `[R, leads]` times."""
 
     def persistence(self) -> dict[str, Any] | None:
         """Return the metrics of the prediction "nothing changes"; None if the data has no states."""
@@ -209,6 +247,17 @@ class HeldOutRollouts(HeldOut):
         known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
         return float(next(known, math.inf))
 
+    def by_unit(self, model: nn.Module) -> Tensor:
+        return rollout_sums(model_rollout(model), self.trajectories, self.layout, self.device).by_unit()
+
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        squares, count = torch.einsum("ru,nutf->nrtf", units, by_unit)
+        seen = leads[..., None] * (count > 0)
+        errors = (squares / count).sqrt().clamp(min=LEAST)
+        means: Tensor = torch.where(seen > 0, errors.log(), 0.0).mul(seen).sum(1) / seen.sum(1)
+        # a field without a spread at any lead time has no error
+        return means.exp().nanmean(1)
+
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
         held = [
@@ -240,16 +289,29 @@ class HeldOutSamples(HeldOut):
         self._batch_size = batch_size
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        sums: dict[str, Tensor] = {spec.name: torch.zeros(2, dtype=torch.float64) for spec in self._objective.specs}
-        with torch.no_grad(), evaluating(model):
-            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
-                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
-                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
-                    part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
-                    sums[term.spec.name] += part.double().cpu()
-        by_term = {name: float(total / count) if count > 0 else 0.0 for name, (total, count) in sums.items()}
-        scales = {spec.name: spec.priority / (spec.scale or 1.0) for spec in self._objective.specs}
+        names = [spec.name for spec in self._objective.specs]
+        by_term = dict(zip(names, _means(self.by_unit(model).sum((1, 2))).tolist(), strict=True))
+        scales = WeightedSum.weights(self._objective.specs)
         return {"loss": sum(scales[name] * value for name, value in by_term.items()), "loss_by_field": by_term}
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         return float(metrics["loss"])
+
+    def by_unit(self, model: nn.Module) -> Tensor:
+        parts: dict[str, list[Tensor]] = {spec.name: [] for spec in self._objective.specs}
+        with torch.no_grad(), evaluating(model):
+            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
+                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
+                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
+                    parts[term.spec.name].append(torch.stack([weight * term.per_sample, weight]).double().cpu())
+        return torch.stack([torch.cat(found, dim=1) for found in parts.values()], dim=-1)[:, :, None]
+
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)
+        return _means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales
+
+
+def _means(sums: Tensor) -> Tensor:
+    """Return sum / weight, 0 without weight, of sums `[2, ...]`."""
+    total, weight = sums
+    return torch.where(weight > 0, total / weight, 0.0)

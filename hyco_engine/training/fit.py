@@ -36,8 +36,7 @@ def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator
             phase.epochs += 1
             phase.converged = progress.converged and not settled
             phase.record = {
-                "epoch": inner.epochs,
-                "step": inner.steps,
+                **state.at,
                 **progress.metrics,
                 **{f"param/{name}": value for name, value in problem.unknowns.means().items()},
                 **problem.prior.metrics(),

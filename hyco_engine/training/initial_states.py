@@ -74,7 +74,8 @@ class InitialStates(nn.Module):
         """Raise RunError if these start states belong to other samples than those of `data`."""
         if len(self.scaled) != data.n_real:
             raise RunError(
-                f"the initial states that were learned are of {len(self.scaled)} windows, and the data has {data.n_real}"
+                f"the initial states that were learned are of {len(self.scaled)} windows, and the data has "
+                f"{data.n_real}"
             )
 
     def __call__(self, batch: Batch, indices: Tensor) -> Batch:

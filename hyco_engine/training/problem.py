@@ -195,14 +195,23 @@ class Problem:
     # --- one batch ------------------------------------------------------------------------------------------------
 
     def batch_loss(
-        self, indices: Tensor, draws: torch.Generator, context: StepContext, epoch: EpochMetrics, where: str
+        self,
+        indices: Tensor,
+        draws: torch.Generator,
+        context: StepContext,
+        epoch: EpochMetrics,
+        where: str,
+        noise: float = 0.0,
     ) -> NormalizedLoss:
         """Return the normalized loss of the samples at `indices`, and count it in `epoch`.
 
-        Messages name the place `where`, such as "epoch 3, batch 5". Raises Diverged if the loss is not finite, and
+        Start states get noise of `noise` times a typical change from frame to frame. Messages name the place `where`,
+        such as "epoch 3, batch 5". Raises Diverged if the loss is not finite, and
         PluginError if the model or the normalizer fails.
         """
         chunk = self._chunks.gather(indices)
+        if noise:
+            chunk = attrs.evolve(chunk, batch=with_noise(chunk.batch, noise, draws))
         terms = self._terms(chunk, draws, where)
         try:
             loss = self.normalization(terms, context)
@@ -373,6 +382,24 @@ class Problem:
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._totals = totals
         return self._totals
+
+
+def with_noise(batch: Batch, noise: float, draws: torch.Generator) -> Batch:
+    """Add normal noise to the dynamic channels of start states, in units of their change from one frame to the next.
+
+    The change is the root mean square over the batch of each channel, counted as even over the frames of a target.
+    Batches that are no rollouts stay as they are.
+    """
+    states, targets = batch
+    if not isinstance(states, Tensor) or not isinstance(targets, Tensor):
+        return batch
+    dynamic = targets.shape[2]
+    lead = torch.arange(1, targets.shape[1] + 1, device=targets.device).reshape(-1, *[1] * (targets.dim() - 2))
+    squares = ((targets - states[:, None, :dynamic]) / lead).square()
+    sizes = squares.transpose(0, 2).flatten(1).nanmean(1).sqrt().nan_to_num()
+    drawn = torch.randn(states[:, :dynamic].shape, generator=draws, dtype=states.dtype).to(states.device)
+    shift = noise * sizes.reshape(-1, *[1] * (states.dim() - 2)) * drawn
+    return torch.cat([states[:, :dynamic] + shift, states[:, dynamic:]], dim=1), targets
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -71,14 +71,30 @@ class RelativeErrors:
         return torch.where(self.count > 0, rmse.nan_to_num(math.inf, math.inf), math.nan)
 
     @property
-    def nrmse(self) -> Tensor:
+    def size(self) -> Tensor:
+        """Return sqrt(mean y^2); NaN where it is 0."""
         offset, variance = self._moments()
-        return self._over((variance + (offset + (self._reference or 0.0)).square()).sqrt(), torch.zeros_like(offset))
+        size = (variance + (offset + (self._reference or 0.0)).square()).sqrt()
+        return torch.where(size > 0, size, math.nan)
+
+    @property
+    def spread(self) -> Tensor:
+        """Return std(y); NaN where there is none."""
+        offset, variance = self._moments()
+        return torch.where(variance.sqrt() > self.least_spread(offset), variance.sqrt(), math.nan)
+
+    @property
+    def nrmse(self) -> Tensor:
+        return self._over(self.size)
 
     @property
     def vrmse(self) -> Tensor:
-        offset, variance = self._moments()
-        return self._over(variance.sqrt(), self.least_spread(offset))
+        return self._over(self.spread)
+
+    def pooled(self) -> RelativeErrors:
+        """Return the sums over the first axis."""
+        squares, total, energy, count = (part.sum(0) for part in (self.squares, self.total, self.energy, self.count))
+        return attrs.evolve(self, squares=squares, total=total, energy=energy, count=count)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Return mean, relative to the reference, and variance of the truth."""
@@ -86,9 +102,9 @@ class RelativeErrors:
         offset = self.total / count
         return offset, (self.energy / count - offset.square()).clamp(min=0)
 
-    def _over(self, size: Tensor, least: Tensor) -> Tensor:
+    def _over(self, size: Tensor) -> Tensor:
         rmse = self.rmse
-        return torch.where(rmse.isinf(), rmse, torch.where(size > least, rmse / size, math.nan))
+        return torch.where(rmse.isinf(), rmse, rmse / size)
 
 
 def over_steps(errors: Tensor) -> float | None:

@@ -63,6 +63,10 @@ class Reporter:
             elif (trouble := tracker.tell(event, record)) is not None:
                 self.warn(trouble)
 
+    def note(self, message: str) -> None:
+        """Tell the user what was chosen."""
+        self.tell("noted", message)
+
     def warn(self, message: str) -> None:
         """Tell the user a warning."""
         self.warnings.append(message)

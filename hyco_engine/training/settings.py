@@ -5,7 +5,28 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
+import attrs
+
 from hyco_engine.settings import option, options
+
+Auto = Literal["auto"]
+EPOCHS = "number of epochs in each cycle"
+BATCH = "number of samples in one step of the optimizer"
+RATE = "learning rate of adam, adamw and sgd; the other optimizers find their own step length"
+CURRICULUM = (
+    "pairs [steps, epochs]: each stage trains rollouts of so many steps for so many epochs of the run; after the last "
+    "stage, rollouts have data.num_predict_steps steps. A stage under lbfgs or gauss-newton ends earlier if it has "
+    "converged"
+)
+NOISE = (
+    "standard deviation of the noise that training adds to start states of rollouts, as a part of a frame's typical "
+    "change; a surrogate learns from it to correct its own errors"
+)
+PATIENCE = (
+    "number of epochs without a lower error on held-out data after which a phase ends; a phase then also ends with "
+    "the best weights so far, and the error is measured eight times in so many epochs. 0: every phase trains all its "
+    "epochs and ends with the last weights"
+)
 
 
 def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
@@ -16,12 +37,16 @@ def check_curriculum(value: tuple[tuple[int, int], ...]) -> None:
         raise ValueError(f"must be pairs [steps, epochs] of at least 1 each, with growing steps, not [{given}]")
 
 
-@options
-class TrainingSettings:
-    """The options of `[training.physical]` and `[training.synthetic]`."""
+def check_auto_curriculum(value: tuple[tuple[int, int], ...] | Auto) -> None:
+    """Check a curriculum that may also be "auto"."""
+    if value != "auto":
+        check_curriculum(value)
 
-    epochs_per_cycle: int = option(10, help="number of epochs in each cycle", ge=0)
-    batch_size: int = option(32, help="number of samples in one step of the optimizer", ge=1)
+
+@options
+class TrainingMethod:
+    """The options that a user chooses for both models."""
+
     optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
         "adam",
         help="under lbfgs and gauss-newton, an epoch is one iteration over all windows, in chunks of batch_size; "
@@ -46,13 +71,6 @@ class TrainingSettings:
         "training continues from the lowest minimum",
         ge=1,
     )
-    curriculum: tuple[tuple[int, int], ...] = option(
-        (),
-        help="pairs [steps, epochs]: each stage trains rollouts of so many steps for so many epochs of the run; "
-        "after the last stage, rollouts have data.num_predict_steps steps. A stage under lbfgs or gauss-newton ends "
-        "earlier if it has converged",
-        check=check_curriculum,
-    )
     initial_states: Literal["auto", "observed", "learned"] = option(
         "auto",
         help="start states of training rollouts; learned: gauss-newton or lbfgs learns each window's start state "
@@ -73,9 +91,6 @@ class TrainingSettings:
         gt=0.0,
         inf=True,
     )
-    lr: float = option(
-        1e-3, help="learning rate of adam, adamw and sgd; the other optimizers find their own step length", gt=0.0
-    )
     weight_decay: float = option(
         0.0, help="weight decay of adam, adamw and sgd; adamw decouples it from the gradient", ge=0.0
     )
@@ -90,3 +105,51 @@ class TrainingSettings:
         help="reaction to a loss or gradient that is not finite; stop: the run ends; rollback: adam, adamw and sgd "
         "return to the best state of the phase so far and halve the learning rate, at most five times",
     )
+
+
+@options
+class TrainingSettings(TrainingMethod):
+    """The options of `[training.physical]`, and of a trainer that needs no spec."""
+
+    epochs_per_cycle: int = option(10, help=EPOCHS, ge=0)
+    batch_size: int = option(32, help=BATCH, ge=1)
+    lr: float = option(1e-3, help=RATE, gt=0.0)
+    curriculum: tuple[tuple[int, int], ...] = option((), help=CURRICULUM, check=check_curriculum)
+    input_noise: float = option(0.0, help=NOISE, ge=0.0)
+    patience: int = option(0, help=PATIENCE, ge=0)
+
+
+@options
+class SurrogateTraining(TrainingMethod):
+    """The options of `[training.synthetic]`. With epochs_per_cycle = "auto", the engine chooses what is "auto"."""
+
+    epochs_per_cycle: int | Auto = option(
+        "auto", help=f"{EPOCHS}; auto: as many as run.budget allows, with the keys below that are auto", ge=0
+    )
+    batch_size: int | Auto = option("auto", help=f"{BATCH}; auto: chosen with the epochs, else 32", ge=1)
+    lr: float | Auto = option("auto", help=f"{RATE}; auto: chosen with the epochs, else 0.001", gt=0.0)
+    curriculum: tuple[tuple[int, int], ...] | Auto = option(
+        "auto", help=f"{CURRICULUM}. auto: chosen with the epochs, else none", check=check_auto_curriculum
+    )
+    input_noise: float | Auto = option("auto", help=f"{NOISE}; auto: chosen with the epochs, else 0", ge=0.0)
+    patience: int | Auto = option("auto", help=f"{PATIENCE}. auto: chosen with the epochs, else 0", ge=0)
+
+    @property
+    def planned(self) -> bool:
+        """True if the engine chooses the number of epochs."""
+        return self.epochs_per_cycle == "auto"
+
+    @property
+    def open(self) -> frozenset[str]:
+        """The keys that the engine chooses."""
+        return frozenset(name for name in CHOSEN if getattr(self, name) == "auto")
+
+    def settled(self, chosen: TrainingSettings | None = None) -> TrainingSettings:
+        """Return these settings with those of `chosen` for what is "auto"."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        kept = {name: value for name, value in values.items() if name not in self.open}
+        return attrs.evolve(chosen or TrainingSettings(), **kept)
+
+
+CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
+"""The keys that may be "auto"."""

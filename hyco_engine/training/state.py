@@ -51,14 +51,22 @@ class TrainingState:
     """The state of a trainer; `solver` is None before training begins.
 
     `initial` are the start states that are learned beside the model, `memory` says how rollouts fit into memory, and
-    `moved` is true if any phase changed the model.
+    `moved` is true if any phase changed the model. `undone` counts the epochs and steps of phases that were undone;
+    records count them too.
     """
 
     solver: State | None = None
     initial: InitialStates | None = None
     memory: MemoryPlan | None = None
     moved: bool = False
+    undone: tuple[int, int] = (0, 0)
     phase: PhaseState | None = None
+
+    @property
+    def at(self) -> dict[str, int]:
+        """The `epoch` and `step` of records."""
+        done = (0, 0) if self.solver is None else (self.solver.epochs, self.solver.steps)
+        return {"epoch": done[0] + self.undone[0], "step": done[1] + self.undone[1]}
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values, not copied."""
@@ -67,6 +75,7 @@ class TrainingState:
             "initial": None if self.initial is None else dict(self.initial.state_dict()),
             "memory": None if self.memory is None else attrs.asdict(self.memory),
             "moved": self.moved,
+            "undone": self.undone,
             "phase": None if self.phase is None else self.phase.state_dict(),
         }
 
@@ -83,6 +92,7 @@ class TrainingState:
             initial=initial,
             memory=None if memory is None else MemoryPlan(**memory),
             moved=saved["moved"],
+            undone=tuple(saved["undone"]),
             phase=None if phase is None else PhaseState.load(phase, unknowns),
         )
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
+from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.fit import fit
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.linearized import MOST_NUMBERS, Linearizer
@@ -51,9 +54,9 @@ class Trainer:
     """Trains one model by any number of calls `train(data, num_epochs)`; the state persists from phase to phase.
 
     `model` is a stepper or a predictor; a stepper needs the data's `layout`. Without a `normalizer` the loss is the
-    plain weighted sum. Messages use `model_name` and `normalizer_name`. A cosine schedule falls to zero
-    over `total_epochs`. Every epoch visits all samples once, in an order that depends only on the seed, the player and
-    the number of epochs before.
+    plain weighted sum; without `heldout` data there is no patience. Messages use `model_name` and `normalizer_name`. A
+    cosine schedule falls to zero over `total_epochs`. Every epoch visits all samples once, in an order that depends
+    only on the seed, the player and the number of epochs before.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Trainer:
         normalizer_name: str | None = None,
         seed: int = 0,
         total_epochs: int | None = None,
+        heldout: HeldOut | None = None,
     ) -> None:
         self.model = model
         self.player: Player = player
@@ -76,11 +80,16 @@ class Trainer:
         self.settings = settings or TrainingSettings()
         self.objective = objective or objective_for(model, layout)
         self.normalization = Normalization(normalizer, self.objective.specs, normalizer_name)
+        # strategies may add loss terms, which a state from before does not know
+        self._fresh = copy.deepcopy(self.normalization)
         self.model_name = model_name or type(model).__name__
         self.seed = seed
         self.unknowns = Unknowns(model)
         self.linearizer = Linearizer(model)
-        self.solver = solver_for(self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs)
+        error = None if heldout is None else partial(self.error, heldout)
+        self.solver = solver_for(
+            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs, error
+        )
         self.state = TrainingState()
 
     @property
@@ -107,6 +116,11 @@ class Trainer:
     def steps_done(self) -> int:
         """The number of optimizer steps in all phases so far."""
         return 0 if self.state.solver is None else self.state.solver.steps
+
+    @property
+    def at(self) -> dict[str, int]:
+        """The `epoch` and `step` of records; they count phases that were undone too."""
+        return self.state.at
 
     @property
     def optimizer_name(self) -> str:
@@ -237,6 +251,11 @@ class Trainer:
             **{"batch_size": self._batch_size(data), **more},
         )
 
+    def error(self, heldout: HeldOut) -> float:
+        """Return the model's error on held-out data."""
+        with attributed(self.who, "rollouts on held-out data"):
+            return heldout.score(heldout.measure(self.model))
+
     def _batch_size(self, data: AugmentedDataset) -> int:
         """Return the number of samples that are computed together: fewer where each brings its start's derivatives."""
         size, initial = self.settings.batch_size, self.state.initial
@@ -265,6 +284,30 @@ class Trainer:
         return problem
 
     # --- state ----------------------------------------------------------------------------------------------------
+
+    def found(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return copies of the model's state dict, and of the start states that are learned beside it."""
+        starts = self.state.initial
+        return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.shift.detach().clone()
+
+    def take(self, weights: Mapping[str, Tensor], starts: Tensor | None) -> None:
+        """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""
+        self.model.load_state_dict(weights)
+        if self.state.initial is not None and starts is not None:
+            with torch.no_grad():
+                self.state.initial.shift.copy_(starts)
+
+    def undo(self, saved: Mapping[str, Any]) -> None:
+        """Return to an earlier state of this trainer; records count on."""
+        before = self.at
+        self.restart(saved)
+        undone, now = self.state.undone, self.at
+        self.state.undone = undone[0] + before["epoch"] - now["epoch"], undone[1] + before["step"] - now["step"]
+
+    def restart(self, saved: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned, whatever loss terms the normalizer has come to know since."""
+        self.normalization = copy.deepcopy(self._fresh)
+        self.load_state_dict(saved)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of training, without settings and data: tensors and plain values, not copied."""

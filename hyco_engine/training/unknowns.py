@@ -84,7 +84,8 @@ class Unknowns:
         """Return each physics in the model with its unconstrained parameters at `point`."""
         if point is None:
             return [(physics, None) for physics in self._steppers.values()]
-        named, found = self.at(point), []
+        named = self.at(point)
+        found: list[tuple[PhysicalModel, dict[str, Tensor] | None]] = []
         for name, physics in self._steppers.items():
             prefix = f"{name}.learnables.raw." if name else "learnables.raw."
             raw = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}

@@ -5,26 +5,33 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from messages import error_naming
+from phi.field import Field
+from phi.physics import diffuse
 from torch import Tensor
 
+import hyco_engine as hyco
 from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.builtin.strategies import TrustOptions
 from hyco_engine.builtin.strategies.trust import Trust
+from hyco_engine.data.fields import Boundary, FieldInfo
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import DataError, RunError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Augmentation, BuildContext, CycleContext, Phase, Strategy, Trajectory
-from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.steps import MAX_INTERNAL_STEPS, InternalSteps
 from hyco_engine.rollout import rollout
+from hyco_engine.settings import options
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout
 from hyco_engine.testing.strategies import Question
 from hyco_engine.training.divergence import Diverged
@@ -336,3 +343,100 @@ def test_an_unstable_physics_has_no_trust(inner: float, tau: float, samples: int
     assert augmentation is not None
     assert augmentation.record == {"e_teacher": 0.01, "e_pupil": 0.1, "tau": tau, "accepted": tau > 0}
     assert (0 if augmentation.recipe is None else len(augmentation.recipe)) == samples
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+@options
+class NoOptions:
+    """Nothing to choose."""
+
+
+class TwoSpecies(FlowPhysics):
+    """a + 2 b -> nothing, and both diffuse: Euler's steps, of whose stability it says nothing."""
+
+    parameters = (
+        ParameterDeclaration(name="D", init=0.01, bounds=(0.0, math.inf)),
+        ParameterDeclaration(name="k", init=0.1, bounds=(0.0, math.inf)),
+    )
+
+    def fields(self, axes: tuple[str, ...]) -> Any:
+        return [FieldInfo(name=name, boundary=Boundary.parse("periodic", axes)) for name in ("a", "b")], ()
+
+    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
+        a, b = fields["a"], fields["b"]
+        rate = parameters["k"] * a * b * b
+        new = {"a": self._spread(a, parameters, dt) - dt * rate, "b": self._spread(b, parameters, dt) - 2 * dt * rate}
+        return {name: fields[name].with_values(value.values) for name, value in new.items()}
+
+    def _spread(self, field: Field, parameters: Mapping[str, Any], dt: float) -> Field:
+        return diffuse.explicit(field, parameters["D"], dt)
+
+
+class StatedSpecies(TwoSpecies):
+    """The same, with the number of steps that it needs."""
+
+    def internal_steps(self, layout: Any, size: Any, parameters: Mapping[str, Tensor], dt: float) -> int:
+        return max(1, math.ceil(dt * float(parameters["D"]) / layout.grid.spacing[0] ** 2 / 0.45))
+
+
+def run_of(physics: type[TwoSpecies], folder: Path) -> Any:
+    """Run on data that were made with D = 0.15, for which a frame needs four steps, and the start one."""
+    a = 1.5 + states(1)[0].numpy()[0]
+    b, frames, part = a[::-1].copy(), [], DT / 64
+    for _ in range(24):
+        frames.append((a, b))
+        for _ in range(64):
+            rate = 0.2 * a * b**2
+            spread = [0.15 * CELLS**2 * (np.roll(u, 1) + np.roll(u, -1) - 2 * u) for u in (a, b)]
+            a, b = a + part * (spread[0] - rate), b + part * (spread[1] - 2 * rate)
+    np.savez(folder / "two.npz", a=np.array([f[0] for f in frames]), b=np.array([f[1] for f in frames]))
+    registry = hyco.Registry.discover()
+    record = hyco.ModelRecord(
+        kind="two-species",
+        role="physical",
+        summary="two species",
+        options=NoOptions,
+        factory=lambda options, context: FlowModel(physics(), context),
+    )
+    registry.register(record, hook="hyco_models", distribution="test", version="1")
+    spec = {
+        "run": {"cycles": 2, "device": "cpu"},
+        "paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")},
+        "data": {
+            "kind": "arrays",
+            "path": str(folder / "two.npz"),
+            "variables": {"a": "a", "b": "b"},
+            "axes": "tx",
+            "dt": DT,
+            "bounds": {"x": [0.0, 1.0]},
+            "boundary": "periodic",
+            "split": {"by": "time", "train": "0:16", "val": "16:20", "test": "20:24"},
+        },
+        "physical": {"kind": "two-species", "compile": "graph"},
+        "synthetic": {"kind": "resnet", "width": 4},
+        "augmentation": {"alpha": 1.0},
+        "training": {"synthetic": {"epochs_per_cycle": 1}, "physical": {"epochs_per_cycle": 8}},
+    }
+    return hyco.run(spec, registry=registry)
+
+
+def test_a_run_of_ones_own_physics_follows_the_steps_that_it_states(tmp_path: Path) -> None:
+    summary = run_of(StatedSpecies, tmp_path).summary
+    assert summary["status"] == "completed"
+    assert summary["parameters"]["D"]["final"] == pytest.approx(0.15, rel=0.05)
+    assert not any("too long" in text for text in summary["warnings"])
+    assert math.isfinite(summary["metrics"]["physical"]["test"]["nrmse"])
+
+
+def test_a_run_of_ones_own_physics_that_states_nothing_is_told_the_cure(tmp_path: Path) -> None:
+    summary = run_of(TwoSpecies, tmp_path).summary
+    assert summary["status"] == "completed"
+    told = [text for text in summary["warnings"] if "TwoSpecies: steps of dt = 0.04 are too long" in text]
+    assert told
+    assert all("Set physical.dt to at most 0.0" in text for text in told)
+    assert not any("train it longer" in text or "num_predict_steps" in text for text in summary["warnings"])
+    taught = [entry for entry in summary["cooperation"] if entry["direction"] == "physical->synthetic"]
+    assert taught
+    assert all((entry["tau"], entry["n_generated"]) == (0.0, 0) for entry in taught)

@@ -117,6 +117,7 @@ def test_nothing_is_left_to_defaults() -> None:
         "name": "run",
         "seed": 0,
         "cycles": 2,
+        "budget": "auto",
         "device": "auto",
         "precision": "auto",
         "checkpoint_minutes": 10.0,

@@ -75,8 +75,8 @@ kind = "disc"
 
 def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
     assert errors(TEN_MISTAKES) == [
-        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; "
-        "did you mean 'cycles'?",
+        "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, "
+        "checkpoint_minutes; did you mean 'cycles'?",
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
@@ -246,8 +246,8 @@ def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], val
         ("a = " + "1" * 5000, None),
         (
             "\ufeff" + GOOD.replace("cycles", "cycels"),
-            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes; "
-            "did you mean 'cycles'?",
+            "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, "
+            "checkpoint_minutes; did you mean 'cycles'?",
         ),
         (
             GOOD.replace('kind = "burgers"\n', ""),
@@ -328,7 +328,7 @@ def test_paths_of_a_spec_without_a_file(folder: Path) -> None:
     assert str(caught.value).splitlines() == [
         "run.name: must be a string, not nothing",
         "overrides: run.seed: must be an integer, not an object of type object",
-        "run.1: unknown key; allowed: name, seed, cycles, device, precision, checkpoint_minutes",
+        "run.1: unknown key; allowed: name, seed, cycles, budget, device, precision, checkpoint_minutes",
         "overrides: data.dt: must be a number, not '1'; remove the quotes",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hyco_engine.errors import SpecError
@@ -15,6 +16,7 @@ from hyco_engine.training.solver.gauss_newton import GaussNewton
 from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.solver.minibatch import Minibatch
 from hyco_engine.training.solver.multi_start import MultiStart
+from hyco_engine.training.solver.patient import Patient
 from hyco_engine.training.solver.rollback import Rollback
 from hyco_engine.training.solver.staged import Staged
 from hyco_engine.training.unknowns import Unknowns
@@ -55,6 +57,12 @@ def optimizer_name(unknowns: Unknowns, player: Player, settings: TrainingSetting
             f"this is the {player} model under {name}: leave initial_states out, or choose another optimizer",
             key=f"training.{player}.initial_states",
         )
+    if settings.input_noise and name in FULL_BATCH:
+        raise SpecError(
+            f"input noise changes from step to step, and {name} needs an objective that stays: leave input_noise out, "
+            'or choose optimizer = "adam"',
+            key=f"training.{player}.input_noise",
+        )
     if settings.starts > 1 and (name not in FULL_BATCH or player != "physical"):
         raise SpecError(
             f"several starts are for a physics under gauss-newton or lbfgs; this is the {player} model under {name}: "
@@ -71,10 +79,12 @@ def solver_for(
     objective: Objective,
     linearizer: Linearizer,
     total_epochs: int | None,
+    error: Callable[[], float] | None = None,
 ) -> Solver[Any]:
     """Return the solver that the settings ask for. Raises SpecError if it does not fit the model.
 
-    `linearizer` computes the model's derivatives; `total_epochs` is the number of epochs in the whole run.
+    `linearizer` computes the model's derivatives; `total_epochs` is the number of epochs in the whole run. `error`
+    measures the model on held-out data; without it there is no patience.
     """
     name = optimizer_name(unknowns, player, settings, objective)
     solver: Solver[Any]
@@ -86,11 +96,11 @@ def solver_for(
     else:
         batches = Minibatch(name=name, player=player, settings=settings, total_epochs=total_epochs)
         solver = Rollback(batches) if settings.on_divergence == "rollback" else batches
-    if not settings.curriculum:
-        return solver
-    if not objective.rolls_out:
-        raise SpecError(
-            f"a curriculum shortens rollouts, and the {player} model is not trained on such: leave it out",
-            key=f"training.{player}.curriculum",
-        )
-    return Staged(solver, settings.curriculum)
+    if settings.curriculum:
+        if not objective.rolls_out:
+            raise SpecError(
+                f"a curriculum shortens rollouts, and the {player} model is not trained on such: leave it out",
+                key=f"training.{player}.curriculum",
+            )
+        solver = Staged(solver, settings.curriculum)
+    return Patient(solver, settings.patience, error) if settings.patience and error is not None else solver

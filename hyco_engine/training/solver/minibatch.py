@@ -153,7 +153,9 @@ class Minibatch(Solver[MinibatchState]):
         where = f"epoch {state.epochs + 1}, batch {k + 1}"
         try:
             context = problem.context(state.epochs, state.steps)
-            loss = problem.batch_loss(order[k], epoch.draws, context, epoch.metrics, where)
+            loss = problem.batch_loss(
+                order[k], epoch.draws, context, epoch.metrics, where, noise=self.settings.input_noise
+            )
             epoch.batches = k + 1
             epoch.loss = loss
             if loss.skipped:
