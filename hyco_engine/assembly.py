@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
+from hyco_engine.data.precision import DTYPES
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
@@ -55,7 +56,6 @@ from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PLAYERS: tuple[Player, ...] = ("physical", "synthetic")
 C = TypeVar("C", bound=PartContext)
 
@@ -97,7 +97,6 @@ class Assembler:
         self.spec = spec
         self.registry = registry
         self.device = pick_device(spec.run.device)
-        self.dtype = DTYPES[spec.run.precision]
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
         """Messages to the user about what may be wrong."""
@@ -105,6 +104,11 @@ class Assembler:
         """The values that the assembler chose for keys that the spec leaves to it; `spec` has them too."""
         self.reasons: list[str] = []
         """Sentences that say what was chosen, and why."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of all tensors; float32 as long as it is not chosen."""
+        return DTYPES.get(self.spec.run.precision, torch.float32)
 
     # --- all parts ---
 
@@ -118,7 +122,8 @@ class Assembler:
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""
         spec = self.spec
-        return task_for(self.source(), spec.data, spec.paths.cache, dtype=self.dtype, seed=spec.run.seed)
+        dtype = DTYPES.get(spec.run.precision)
+        return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed)
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
@@ -126,10 +131,13 @@ class Assembler:
         Adds messages to the user to `notes`, and what the spec leaves to the engine to `chosen`. Raises HycoError if
         the spec, the data and the parts do not fit each other.
         """
+        self.notes.extend(task.precision.warnings)
+        self.chosen = self._choose_precision(task)
+        self.spec = replaced(self.spec, self.chosen)
         strategy = self.strategy()
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
-        self.chosen = self._choose(task, models, strategy)
+        self.chosen |= self._choose(task, models, strategy)
         self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
@@ -146,6 +154,21 @@ class Assembler:
         return Parts(
             task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
         )
+
+    def _choose_precision(self, task: Task) -> dict[str, Any]:
+        """Choose the precision if the spec leaves it open and the data is known, and say why in `reasons`."""
+        found = task.precision
+        if self.spec.run.precision != "auto" or not (task.is_read or found.reason):
+            return {}
+        if found.reason is not None:
+            if self.device.type == "mps":
+                raise SpecError(
+                    f'{found.reason}; the device "mps" has no float64: set run.device = "cpu", take the offset off '
+                    'by data.scale, or accept the loss of digits with run.precision = "float32"',
+                    key="run.device",
+                )
+            self.reasons.append(found.reason)
+        return {"run.precision": found.name}
 
     def _choose(self, task: Task, models: Mapping[Player, nn.Module], strategy: Strategy | None) -> dict[str, Any]:
         """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
@@ -264,10 +287,13 @@ class Assembler:
         )
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
-        """List the phases of a cycle of one strategy, each with its epochs."""
+        """List the phases of a cycle of one strategy, each with its epochs; the last cycle's with those that follow."""
+        phases = planned_phases(strategy, self.players, cycle)
+        if strategy is not None and cycle == self.spec.run.cycles - 1:
+            phases += [attrs.evolve(phase, taught=False) for phase in strategy.last_phases()]
         return [
             (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-            for phase in planned_phases(strategy, self.players, cycle)
+            for phase in phases
         ]
 
     def _total_epochs(self, player: Player) -> int:

@@ -116,7 +116,7 @@ class Engine:
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
             if earlier.checkpoint is not None:
-                assembler.spec = with_choices(self.spec, earlier.checkpoint)
+                assembler.spec = with_choices(self.spec, tomllib.loads(earlier.checkpoint["run"]["spec"]))
             if gone is not None:
                 earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
             folder = RunFolder(path, made=False)
@@ -147,7 +147,8 @@ class Engine:
             "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
             "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
-            "training": assembler.chosen,
+            "precision": spec.run.precision,
+            "training": {key: value for key, value in assembler.chosen.items() if key.startswith("training.")},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
             "phases": phases,

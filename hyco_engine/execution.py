@@ -174,7 +174,9 @@ class Execution:
             )
             if self._kept is not None:
                 self._restore(hybrid, self._kept)
-            self._cycles(hybrid, task.train, {name: task.samples(t.settings) for name, t in parts.trainers.items()})
+            own = {name: task.samples(t.settings) for name, t in parts.trainers.items()}
+            self._cycles(hybrid, task.train, own)
+            self._polish(hybrid, task.train, own)
             logger.info("caches: %s", folders.summary())
 
     def _cycles(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
@@ -190,6 +192,16 @@ class Execution:
                 hybrid.tell(event)
                 if event.kind == REST:
                     self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
+
+    def _polish(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
+        """Train what follows the last cycle. Checkpoints hold the state before, from which more cycles can follow."""
+
+        def during(event: Event) -> None:
+            hybrid.tell(event)
+            self._keeper.between()
+
+        for event in hybrid.polish(real, during, own):
+            during(event)
 
     def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:
         try:

@@ -293,6 +293,18 @@ class PhysicalModel(nn.Module, ABC):
         """Return a warning with numbers and remedies if steps from these states are not stable, else None."""
         return None
 
+    def step_load(self, raw: Mapping[str, Tensor] | None = None) -> float:
+        """Return the needed number of internal steps over the present one; above 1, steps are too long to be stable.
+
+        It is that for unconstrained parameters `raw`, or for the present ones; infinite if no affordable number is
+        enough, and 0 for a model that does not choose its internal steps.
+        """
+        return 0.0
+
+    def settle_steps(self, raw: Mapping[str, Tensor] | None = None) -> bool:
+        """Choose another number of internal steps if these parameters need one; return true if it changed."""
+        return False
+
     @property
     def execution(self) -> tuple[StepExecution, str]:
         """The way in which the step runs, and the reason for it."""
@@ -408,7 +420,8 @@ class Augmentation:
 
     Every generated sample counts `weight` times a real one. `expected_ratio` is the ratio generated * weight / real
     that the strategy intends (alpha, or alpha * tau); the balance check compares it with what was generated. `record`
-    goes into the cooperation table of the results (`e_teacher`, `e_pupil`, `tau`, `accepted`).
+    goes into the cooperation table of the results (`e_teacher`, `e_pupil`, `tau`). For a strategy that `proposes`, the
+    core adds `accepted`, and the pupil's error after the phase, `e_after`.
     """
 
     recipe: Recipe | None = None
@@ -426,6 +439,10 @@ class ExtraTerm(ABC):
         """Return the term for one training batch."""
 
 
+def _no_loss(player: Player, recipe: Recipe | None = None) -> float:
+    raise RuntimeError("this context measures no losses: give it a `loss`")
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class CycleContext:
     """The facts on which a strategy can base its decisions."""
@@ -435,7 +452,7 @@ class CycleContext:
     real: Samples
     """The train split."""
     errors: Callable[[], Mapping[Player, float]]
-    """Measures the errors of both models on the same held-out real data (nrmse of full-length rollouts)."""
+    """Measures the errors of both models on the same held-out real data (vrmse of full-length rollouts)."""
     rollout_recipe: Callable[..., Recipe]
     """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
     `states(indices) -> [B, C_all, *S]`, which must be pure. With a spin-up `lead [count]` (int64), a sample starts from
@@ -448,6 +465,9 @@ class CycleContext:
     """The layout of the states; None for data that is no field."""
     generator: Callable[..., torch.Generator]
     """`generator("starts")` returns a generator derived from (seed, cycle, phase, purpose)."""
+    loss: Callable[..., float] = _no_loss
+    """`loss(player, recipe=None)` measures the loss of a model on samples of a recipe, or on real ones, in the units of
+    `train/loss`: the sum over the terms of priority / scale times the mean of the term."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -468,6 +488,10 @@ class Arm:
 class Strategy(ABC):
     """Decides the phases of a cycle and what each trains on, without state: it decides by the context alone."""
 
+    proposes: bool = True
+    """If data is held out, each taught phase is a proposal: if it raises the pupil's error on these data by more than
+    the uncertainty, it is undone, and repeated on real data alone. A strategy whose phases stay sets this to False."""
+
     def arms(self) -> Sequence[Arm]:
         """Return the candidates: strategies to compare in place of this one. If there are none, this one decides.
 
@@ -480,6 +504,14 @@ class Strategy(ABC):
     def phases(self, cycle: int) -> Sequence[Phase]:
         """Return the phases of one cycle in order; the default is that of the documents: surrogate, then physics."""
         return (Phase(player="synthetic"), Phase(player="physical"))
+
+    def last_phases(self) -> Sequence[Phase]:
+        """Return phases on real data alone that follow the last cycle, for models that a worse one has taught.
+
+        What they find is reported unless it is worse on held-out data, by more than the uncertainty, than the best that
+        was found before.
+        """
+        return ()
 
     def max_generated(self, n_real: int, alpha: float) -> int:
         """Return the most samples that a phase may ask for; the cache is chosen by it before the first cycle."""

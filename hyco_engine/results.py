@@ -49,6 +49,8 @@ class Results:
     hybrid: HybridTrainer | None = None
     initial: Mapping[str, Tensor] = attrs.Factory(dict)
     """The physics' parameters before training."""
+    last: Mapping[str, Tensor] = attrs.Factory(dict)
+    """The parameters that training ended with, if it did; those of the model are the ones that are reported."""
     metrics: dict[str, Any] = attrs.Factory(dict)
     error_bars: ErrorBars | None = None
     correction: dict[str, Any] | None = None
@@ -67,9 +69,12 @@ class Results:
     # --- measured once training is over ---
 
     def measure(self, between: Callable[[], None]) -> None:
-        """Judge a learned correction, then measure both models and the parameters; `between` may end the run."""
+        """Choose what is reported, then measure both models and the parameters; `between` may end the run."""
         assert self.parts is not None
         assert self.hybrid is not None
+        if self.parts.physical is not None:
+            self.last = parameter_values(self.parts.physical)
+        self.hybrid.settle()
         self._accept(self.hybrid)
         self._evaluate(self.parts, self.hybrid, between)
         self._measure_parameters(self.parts, self.hybrid)
@@ -106,7 +111,7 @@ class Results:
         trainer = hybrid.trainers.get("physical")
         if trainer is None or parts.physical is None:
             return
-        # internal steps were chosen for the initial parameters, and may be too long for the learned ones
+        # internal steps that the user set may be too long for the learned parameters
         states = parts.start_states()
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:
@@ -122,7 +127,7 @@ class Results:
                 self.report.warn(message)
             found = {f"standard_error/{name}": value for name, value in self.error_bars.standard_error.items()}
             at = {"cycle": self.spec.run.cycles - 1, "phase": "evaluate"}
-            at |= {"epoch": trainer.epochs_done, "step": trainer.steps_done}
+            at |= trainer.at
             self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
     # --- summed up and saved at any end ---
@@ -162,8 +167,14 @@ class Results:
     def _parameters(self, parts: Parts) -> dict[str, Any]:
         if parts.physical is None:
             return {}
-        errors = None if self.error_bars is None else self.error_bars.standard_error
-        return parameters_summary(parts.physical, self.initial, parts.task.truth, self.folder.path, errors)
+        found = {"initial": self.initial, "final": parameter_values(parts.physical)}
+        best = None if self.hybrid is None else self.hybrid.best["physical"].state
+        if best is not None:
+            with parts.trainers["physical"].unknowns.with_weights(best):
+                found["best"] = parameter_values(parts.physical)
+        found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
+        errors = {} if self.error_bars is None else self.error_bars.standard_error
+        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors)
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""

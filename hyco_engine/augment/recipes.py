@@ -11,8 +11,27 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
-from hyco_engine.interfaces import Batch, Recipe
+from hyco_engine.interfaces import Batch, Recipe, Samples
+from hyco_engine.physics.within import instability, physics_within
 from hyco_engine.rollout import evaluating, rollout
+
+
+class TeacherDiverged(RunError):
+    """Raised for a teacher whose rollout is not finite."""
+
+
+class FirstSamples(Samples):
+    """The first samples of a recipe, at most `count`, generated whenever they are asked for."""
+
+    def __init__(self, recipe: Recipe, count: int) -> None:
+        self._recipe = recipe
+        self._count = min(count, len(recipe))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Tensor) -> Batch:
+        return self._recipe.generate(indices)
 
 
 class RolloutRecipe(Recipe):
@@ -68,7 +87,10 @@ class RolloutRecipe(Recipe):
         return self._batch_size
 
     def generate(self, indices: Tensor) -> Batch:
-        """Generate as in `Recipe`. Raises RunError if starts or predictions are not finite or have the wrong shape."""
+        """Generate as in `Recipe`. Raises TeacherDiverged if predictions are not finite.
+
+        Raises RunError if starts are not finite, or if anything has the wrong shape.
+        """
         starts = self.states(indices).to(device=self.device, dtype=self.dtype)
         self._check(starts, indices, (self.layout.n_all, *self.layout.spatial), "a start")
         lead = torch.zeros_like(indices) if self.lead is None else self.lead[indices]
@@ -104,11 +126,18 @@ class RolloutRecipe(Recipe):
                 f"{place}the starts for {teacher} hold non-finite values {found}, field "
                 f"{self._field(int(channel[0]))}); start from states that are observed everywhere"
             )
-        raise RunError(
+        raise TeacherDiverged(
             f"{place}{teacher} generated non-finite values {found}, step {int(channel[0]) + 1} of {made.shape[1]}, "
-            f"field {self._field(int(channel[1]))}): its rollout diverges; train it longer before it teaches, or lower "
-            "its learning rate or the horizon"
+            f"field {self._field(int(channel[1]))}): its rollout diverges{self._cure(indices)}"
         )
+
+    def _cure(self, indices: Tensor) -> str:
+        if not physics_within(self.teacher):
+            return "; train it longer before it teaches, or lower its learning rate or the horizon"
+        told = instability(self.teacher, self.states(indices))
+        if told is not None:
+            return f". {told}"
+        return "; set physical.dt to a shorter internal step, or narrow the bounds of its parameters"
 
     def _field(self, channel: int) -> str:
         return next(repr(f.name) for f in self.layout.fields if channel < self.layout.channels(f.name).stop)

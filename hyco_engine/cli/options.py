@@ -53,5 +53,5 @@ def which_option(command: F) -> F:
         type=click.Choice(["final", "best"]),
         default="final",
         show_default=True,
-        help="Weights: those at the end of the run, or those with the smallest validation error.",
+        help="Weights: those that the run reports, or those with the smallest validation error.",
     )(command)

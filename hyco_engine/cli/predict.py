@@ -30,7 +30,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 @click.option(
     "--which",
     type=click.Choice(["final", "best"]),
-    help="Weights: those at the end of the run (default), or those with the smallest validation error.",
+    help="Weights: those that the run reports (default), or those with the smallest validation error.",
 )
 @disable_option
 @json_option

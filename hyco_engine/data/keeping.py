@@ -29,26 +29,43 @@ def cached(folder: Path | None, name: str, entry: Entry, build: Callable[[], Tra
     """
     if folder is None:
         return build()
-    stem = f"{name}_{entry.index:06d}"
-    path = folder / f"{stem}-{entry.digest}.safetensors"
-    try:
-        found = read_entry(path, entry)
-        with suppress(OSError):  # the folder may be read-only
-            os.utime(path)
+    if (found := held(folder, name, entry)) is not None:
         return found
-    except Unusable as reason:
-        if path.exists():
-            log.info("the cache entry %s is rebuilt, because %s", path, reason)
+    path = _path(folder, name, entry)
     built = build()
     try:
         write_entry(path, entry, built)
-        _delete_old_variants(folder, stem)
+        _delete_old_variants(folder, _stem(name, entry))
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
         return read_entry(path, entry)
     except Unusable as reason:
         raise DataError(f"{path} was written but cannot be read back: {reason}", key="paths.cache") from None
+
+
+def held(folder: Path | None, name: str, entry: Entry) -> Trajectory | None:
+    """Return the trajectory that the cache holds for `entry`; None if it holds none that can be used."""
+    if folder is None:
+        return None
+    path = _path(folder, name, entry)
+    try:
+        found = read_entry(path, entry)
+    except Unusable as reason:
+        if path.exists():
+            log.info("the cache entry %s is rebuilt, because %s", path, reason)
+        return None
+    with suppress(OSError):  # the folder may be read-only
+        os.utime(path)
+    return found
+
+
+def _stem(name: str, entry: Entry) -> str:
+    return f"{name}_{entry.index:06d}"
+
+
+def _path(folder: Path, name: str, entry: Entry) -> Path:
+    return folder / f"{_stem(name, entry)}-{entry.digest}.safetensors"
 
 
 def _delete_old_variants(folder: Path, stem: str) -> None:

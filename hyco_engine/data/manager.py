@@ -18,11 +18,12 @@ from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
-from hyco_engine.data.keeping import cached, shared_folder
+from hyco_engine.data.keeping import cached, held, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of
+from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
@@ -59,14 +60,16 @@ class DataManager:
         choice: SourceChoice,
         cache: Path | None,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
         if source.num_simulations < 1:
             raise DataError("the data holds no simulation", key="data")
         self.source = source
         self.choice = choice
-        self.dtype = dtype
+        self._asked = next((name for name, known in DTYPES.items() if known == dtype), None)
+        self._precision: Precision | None = None
+        self._first: Trajectory | None = None
         self.dt: float = source.dt
         self.num_simulations: int = source.num_simulations
         self._selection = Selection.of(source.layout, choice.fields)
@@ -102,6 +105,24 @@ class DataManager:
         ]
         own = sample_mask(self.layout)[: self.layout.n_dynamic]
         return len(WindowDataset(parts, horizon=horizon, stride=stride, samples=own))
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of all tensors; unless it was given, the first simulation decides.
+
+        Before the data is loaded, it is that of a simulation that can be read quickly, if there is one.
+        """
+        return self._precision or choose_precision(self._glimpse(), self.layout, self._asked)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of all tensors."""
+        return DTYPES[self.precision.name]
+
+    def _glimpse(self) -> Trajectory | None:
+        """Return the chosen fields of a simulation that can be read quickly, if there is one."""
+        seen = self.source.glimpse()
+        return None if seen is None else self._chosen(seen, 0)
 
     def prepare(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Load all simulations, from the cache if possible, and call `progress(done, total)` after each one.
@@ -343,6 +364,7 @@ class DataManager:
         found: list[Trajectory] = []
         with shared_folder(cache, self.choice.name) as folder:
             fingerprint = self.source.fingerprint()
+            self._precision = choose_precision(self._look(folder, fingerprint), self.layout, self._asked)
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
                 found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
@@ -370,11 +392,32 @@ class DataManager:
                 out |= (chosen.frame >= part.start) & (chosen.frame <= part.stop - 1)
         return attrs.evolve(trajectory, points=self._observer.points(chosen, index, out))
 
-    def _entry(self, index: int, fingerprint: str) -> Entry:
+    def _look(self, folder: Path | None, fingerprint: str) -> Trajectory | None:
+        """Return the chosen fields of the first simulation, from which the precision is chosen."""
+        if (seen := self._glimpse()) is not None:
+            return seen
+        for dtype in (torch.float64, torch.float32):
+            if (kept := held(folder, "sim", self._entry(0, fingerprint, dtype))) is not None:
+                break
+        else:
+            # a source may take long to give a simulation, so it is not asked twice
+            self._first = self.source.load(0)
+            check_shapes(self._first, self.source.layout, 0, self.choice.kind)
+            kept = self._chosen(self._first, 0)
+        points = self.source.points(0)
+        if points is None:
+            return kept
+        return attrs.evolve(kept, points=attrs.evolve(points, value=self._selection.of_points(points.value)))
+
+    def _chosen(self, loaded: Trajectory, index: int) -> Trajectory:
+        frames = _frames_used(len(loaded.dynamic), index, self.choice)
+        return self._selection.apply(attrs.evolve(loaded, dynamic=loaded.dynamic[:frames]), index)
+
+    def _entry(self, index: int, fingerprint: str, dtype: torch.dtype | None = None) -> Entry:
         return Entry(
             layout=self.layout,
             dt=self.dt,
-            dtype=self.dtype,
+            dtype=dtype or self.dtype,
             fingerprint=fingerprint,
             index=index,
             num_frames=self.choice.num_frames,
@@ -382,7 +425,8 @@ class DataManager:
 
     def _build(self, index: int) -> Trajectory:
         """Load and check a simulation; return its chosen fields, `[T, C_dyn, *S]` and `[C_static, *S]`, zero padded."""
-        loaded = self.source.load(index)
+        loaded = self._first if index == 0 and self._first is not None else self.source.load(index)
+        self._first = None
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
         frames = _frames_used(len(loaded.dynamic), index, self.choice)
         loaded = attrs.evolve(loaded, dynamic=loaded.dynamic[:frames])

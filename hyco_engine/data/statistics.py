@@ -23,7 +23,8 @@ class Statistics:
 
     Means are per channel: a mean flow is a vector, and its subtraction prefers no direction. Spreads are per field, the
     same for all components of a vector: scaling the components differently would make rotated flows look different to a
-    model. A spread is 1 if nothing varies beyond rounding, so that division by it is always safe.
+    model. Division by a spread is always safe: a field that does not vary beyond rounding has its own size as spread,
+    or 1 if it is 0, and one that does not change in time has its spread as that of its change.
     """
 
     mean: Tensor
@@ -72,10 +73,12 @@ class Statistics:
         variance = torch.cat([dynamic.variance, static.variance])
         # where no two frames were observed, the change is taken to be as large as the field
         square = torch.where(change.count > 0, change.variance + change.mean**2, dynamic.variance)
+        std = _spread(variance, least, mean.abs(), layout.fields)
+        n = layout.n_dynamic
         return cls(
             mean=mean,
-            std=_spread(variance, least, layout.fields),
-            change_std=_spread(square, least[: layout.n_dynamic], layout.dynamic),
+            std=std,
+            change_std=_spread(square, least[:n], std[:n], layout.dynamic),
             largest=torch.cat([dynamic.largest, static.largest]),
         )
 
@@ -172,13 +175,18 @@ class _Moments:
         return self.squares / self.count.clamp(min=1)
 
 
-def _spread(variance: Tensor, least: Tensor, fields: Sequence[FieldInfo]) -> Tensor:
-    """Return the root of the variance averaged over each field's components; 1 unless it is above `least`."""
+def _spread(variance: Tensor, least: Tensor, instead: Tensor, fields: Sequence[FieldInfo]) -> Tensor:
+    """Return the root of the variance averaged over each field's components.
+
+    Where that is not above `least`, return the largest of its components in `instead`, or 1 if they are 0.
+    """
     parts, start = [], 0
     for field in fields:
         own = slice(start, start + field.channels)
         root = variance[own].mean().sqrt()
-        value = root if root > least[own].max() else torch.ones_like(root)
-        parts.append(value.expand(field.channels))
+        if root <= least[own].max():
+            size = instead[own].max()
+            root = size if size > 0 else torch.ones_like(size)
+        parts.append(root.expand(field.channels))
         start += field.channels
     return torch.cat(parts)

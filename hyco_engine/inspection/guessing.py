@@ -31,7 +31,7 @@ class Vector:
     @property
     def even(self) -> bool:
         steps = np.diff(self.values)
-        return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3))
+        return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3, atol=0.0))
 
 
 def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:

@@ -43,7 +43,8 @@ class StepRunner:
     sample the run will make, forward and backward. Compiled graphs serve all batches: smaller ones are padded, larger
     ones are split. `names` are the parameters, and those in `learned` need gradients. `others()` returns parameter
     values that differ from the present ones, for the check of a new graph. `eager` is the step as it runs without a
-    graph (default: `step`). `tracing` is a context that is entered while a graph is captured.
+    graph (default: `step`). `tracing` is a context that is entered while a graph is captured. `variant()` returns what
+    the step depends on beside its arguments: each variant has graphs of its own.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class StepRunner:
         planned: int = 0,
         eager: Step | None = None,
         tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        variant: Callable[[], int] = lambda: 1,
     ) -> None:
         self.title = title
         self._step = step
@@ -67,6 +69,7 @@ class StepRunner:
         self._others = others
         self._asked = compile
         self._tracing = tracing
+        self._variant = variant
         self._planned = planned
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
         self._exported: GraphModule | None = None
@@ -139,17 +142,21 @@ class StepRunner:
 
     def _compiled(self, state: Tensor, parameters: Sequence[Tensor]) -> list[int]:
         """Return the compiled batch sizes in ascending order."""
-        return sorted(key[0] for key in self._graphs if key == _key(state, key[0], parameters))
+        return sorted(key[0] for key in self._graphs if key == self._key(state, key[0], parameters))
 
     def _under_transform(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Run a step within jvp, vmap or grad of torch.func, where capture fails: by an existing graph, or eagerly."""
         size = self._fitting(state, parameters)
-        key = _key(state, size, parameters)
+        key = self._key(state, size, parameters)
         if key not in self._graphs:
             return self._step(state, *parameters)
         self._graphs.move_to_end(key)
         result: Tensor = self._graphs[key][0](_pad(state, size), *parameters)
         return result[: state.shape[0]]
+
+    def _key(self, state: Tensor, size: int, parameters: Sequence[Tensor]) -> Any:
+        shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+        return size, tuple(state.shape[1:]), state.dtype, state.device, shapes, self._variant()
 
     def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, int] | None:
         """Return the graph that runs such a batch, and the batch size that it takes; None if the step runs eagerly.
@@ -165,7 +172,7 @@ class StepRunner:
         return None if found is None else (found[0], size)
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
-        key = _key(state, state.shape[0], parameters)
+        key = self._key(state, state.shape[0], parameters)
         if key in self._graphs:
             self._graphs.move_to_end(key)
             return self._graphs[key]
@@ -291,11 +298,6 @@ def _advice(message: str) -> str:
 def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     # stands in for the operation that functionalize makes of `copy_`, because that one has no gradient
     return source.to(into.dtype).expand(into.shape).clone()
-
-
-def _key(state: Tensor, size: int, parameters: Sequence[Tensor]) -> Any:
-    shapes = tuple(tuple(parameter.shape) for parameter in parameters)
-    return size, tuple(state.shape[1:]), state.dtype, state.device, shapes
 
 
 def _pad(state: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ MAX_COURANT = 2.06
 MAX_DIFFUSIVE = 0.52
 """The limit of sum D dt/dx^2: classical Runge-Kutta's 2.785 over the 16/3 of the fourth-order second derivative."""
 LEARNING_ROOM = 1.5
-"""The multiple up to which the limiting rates may grow in training before internal steps become unstable."""
+"""The multiple up to which the limiting rates may grow before the internal steps have to become shorter."""
 
 State = dict[str, Any]
 """The values of the dynamic fields by name, as phi tensors."""
@@ -79,6 +79,11 @@ class ExplicitPhysics(Physics):
         load = LEARNING_ROOM * _load(self.limits(layout, size, parameters))
         # the tolerance prevents one step too many when dt is a multiple of max_step up to rounding
         return max(1, math.ceil(dt * max(load, 1 / self.max_step) - 1e-9))
+
+    def least_steps(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
+    ) -> float:
+        return dt * _load(self.limits(layout, size, parameters))
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float

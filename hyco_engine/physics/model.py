@@ -23,14 +23,20 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
-from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.errors import DataError, PluginError
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
 from hyco_engine.physics.capture import StepRunner
+from hyco_engine.physics.disturbance import too_long
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
+from hyco_engine.physics.steps import InternalSteps
 
 if TYPE_CHECKING:
     from phi.field import Field
     from torch.fx import GraphModule
+
+
+TESTED = 4
+"""The number of states from which the step of a physics is tested that makes no statement about its stability."""
 
 
 class Physics(ABC):
@@ -49,19 +55,26 @@ class Physics(ABC):
     def internal_steps(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
     ) -> int:
-        """Return how many internal steps a step of `dt` needs to be stable. Called once, unless `physical.dt` is set.
+        """Return how many internal steps a step of `dt` needs to be stable, with room for the parameters to grow.
 
-        `size` holds the largest magnitude of each field in the train split, if known; `parameters` holds the start
-        values.
+        `size` holds the largest magnitude of each field in the train split, if known. It is called for the start
+        values, and for values that training reaches, unless `physical.dt` is set.
         """
         return 1
+
+    def least_steps(
+        self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
+    ) -> float:
+        """Return the smallest number of internal steps that is stable, without room and not rounded."""
+        return self.internal_steps(layout, size, parameters, dt)
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float
     ) -> str | None:
         """Return a warning with the numbers and the remedies if steps of `dt` from `state` are not stable, else None.
 
-        `state` holds each field as `[B, components, *S]`; `parameters` are 0-d or `[*resolution]`.
+        `state` holds each field as `[B, components, *S]`; `parameters` are 0-d or `[*resolution]`. Without a method of
+        its own, a physics is tested: the model halves the internal step and compares.
         """
         return None
 
@@ -102,13 +115,11 @@ class DeclaredModel(PhysicalModel):
         self.learnables = Learnables(
             physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device
         )
-        if context.inner_dt is None:
-            start = {name: value.detach() for name, value in self.learnables.values().items()}
-            sizes = _sizes(self.layout, context)
-            steps = physics.internal_steps(self.layout, sizes, start, context.dt)
-            self.substeps = _affordable(steps, sizes, context.dt)
-        else:
-            self.substeps = divide(context.dt, context.inner_dt)
+        start = {name: value.detach() for name, value in self.learnables.values().items()}
+        sizes = _sizes(self.layout, context)
+        self._steps = InternalSteps.of(physics, self.layout, sizes, start, context.dt, context.inner_dt)
+        self.register_state_dict_post_hook(_save_steps)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_load_steps)  # type: ignore[no-untyped-call]
         self._runner = StepRunner(
             self._step,
             title=f"the physics {type(physics).__name__}",
@@ -119,7 +130,13 @@ class DeclaredModel(PhysicalModel):
             planned=context.planned_steps * self.substeps,
             eager=self._eager,
             tracing=self._tracing,
+            variant=self._variant,
         )
+
+    @property
+    def substeps(self) -> int:
+        """The number of internal steps in a frame, which belongs to the state dict if it is not that of the start."""
+        return self._steps.count
 
     @property
     def inner_dt(self) -> float:
@@ -135,6 +152,12 @@ class DeclaredModel(PhysicalModel):
 
     def forward(self, state: Tensor) -> Tensor:
         return self.bound()(state)
+
+    def step_load(self, raw: Mapping[str, Tensor] | None = None) -> float:
+        return self._steps.load(self._values(raw))
+
+    def settle_steps(self, raw: Mapping[str, Tensor] | None = None) -> bool:
+        return self._steps.settle(self._values(raw))
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         values = list(self.learnables.values().values())
@@ -171,9 +194,35 @@ class DeclaredModel(PhysicalModel):
         self._runner.prepare_export(state, values)
 
     def stability(self, state: Tensor) -> str | None:
-        """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable."""
+        """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable.
+
+        A physics that makes no statement of its own is tested: its step is halved and compared.
+        """
         with torch.no_grad():
-            return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
+            if type(self.physics).stability is not Physics.stability:
+                return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
+            return self._tested(state[:TESTED])
+
+    def _tested(self, state: Tensor) -> str | None:
+        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        static = state[:, self.layout.n_dynamic :]
+
+        def advance(dynamic: Tensor, parts: int) -> Tensor:
+            with self._steps.divided(parts):
+                for _ in range(self.substeps):
+                    whole = torch.cat([dynamic, static.repeat(2, *(1 for _ in static.shape[1:]))], dim=1)
+                    dynamic = self._eager(whole, *values)
+            return dynamic
+
+        found = too_long(advance, state[:, : self.layout.n_dynamic], self.substeps)
+        if found is None:
+            return None
+        shorter = f"{self.inner_dt / found.parts:.3g}"
+        return (
+            f"{type(self.physics).__name__}: steps of dt = {self.inner_dt:g} are too long: in {found.frames} frame(s) "
+            f"a small disturbance becomes {found.growth:.3g} times as large, and {found.shorter:.3g} times with steps "
+            f"of {shorter}. Set physical.dt to at most {shorter}"
+        )
 
     @abstractmethod
     def _step(self, state: Tensor, *values: Tensor) -> Tensor:
@@ -186,6 +235,14 @@ class DeclaredModel(PhysicalModel):
     def _tracing(self) -> AbstractContextManager[Any]:
         """Return a context that is entered while the step is captured."""
         return nullcontext()
+
+    def _values(self, raw: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.learnables.values(raw)
+
+    def _variant(self) -> int:
+        """Return what the step depends on beside its arguments: the length of an internal step."""
+        return self._steps.count
 
     def _other_values(self) -> list[Tensor]:
         raw = {name: value.detach() + 0.1 for name, value in self.learnables.raw.items()}
@@ -267,37 +324,23 @@ class TorchModel(DeclaredModel):
         return torch.cat([result[name] for name in names], dim=1)
 
 
+_STEPS = "internal_steps"
+"""The name of the number of internal steps in a state dict that has another one than the start values need."""
+
+
+def _save_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, _: Any) -> None:
+    if (count := model._steps.changed) is not None:
+        state[f"{prefix}{_STEPS}"] = torch.tensor(count)
+
+
+def _load_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    count = state.pop(f"{prefix}{_STEPS}", None)
+    model._steps.restore(None if count is None else int(count))
+
+
 def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:
     """Return the largest magnitude of each field in the train split, if known."""
     if context.statistics is None:
         return {}
     size = context.statistics.largest
     return {field.name: float(size[layout.channels(field.name)].max()) for field in layout.fields}
-
-
-MAX_INTERNAL_STEPS = 1000
-"""The number of internal steps per frame above which a mistake in the units is far more likely than a wish."""
-
-
-def _affordable(steps: int, sizes: Mapping[str, float], dt: float) -> int:
-    """Return `steps`. Raises DataError if there are more than `MAX_INTERNAL_STEPS`."""
-    if steps > MAX_INTERNAL_STEPS:
-        reached = ", ".join(f"{name} reaches {size:.3g}" for name, size in sizes.items()) or "large start values"
-        raise DataError(
-            f"a stable step needs {steps} internal steps for each frame of {dt:g} ({reached}): check units, bounds "
-            "and the time between frames, or set physical.dt to confirm that many steps are intended",
-            key="physical.dt",
-        )
-    return steps
-
-
-def divide(dt: float, inner_dt: float) -> int:
-    """Return how many internal steps make a frame. Raises SpecError if `inner_dt` does not divide `dt` to 1e-6."""
-    count = max(1, round(dt / inner_dt))
-    if abs(count * inner_dt - dt) > 1e-6 * dt:
-        near = ", ".join(f"{dt / n:.9g}" for n in sorted({count, max(1, count - 1), count + 1}))
-        raise SpecError(
-            f"dt = {inner_dt:g} does not divide the time between two frames, {dt:g}: use for example {near}",
-            key="physical.dt",
-        )
-    return count

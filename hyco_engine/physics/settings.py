@@ -91,7 +91,8 @@ class PhysicalChoice(Choice):
 
     dt: float | None = option(
         None,
-        help="internal time step, which must divide the time between two frames; none: the physics chooses it",
+        help="internal time step, which must divide the time between two frames; none: the engine chooses a stable one "
+        "and follows the parameters",
         gt=0.0,
     )
     compile: Literal["auto", "eager", "graph", "inductor"] = option(

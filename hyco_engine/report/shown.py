@@ -121,7 +121,7 @@ class Shown:
         if low < -0.2 * high and high > -0.2 * low:
             limit = max(-low, high)
             return -limit, limit, True
-        pad = 0.0 if high > low else max(abs(low) * 0.1, 1e-12)
+        pad = 0.0 if high > low else abs(low) * 0.1 or 1.0
         return low - pad, high + pad, False
 
     def error_limit(self) -> float:
@@ -130,4 +130,4 @@ class Shown:
         errors = errors[np.isfinite(errors)]
         limit = float(np.quantile(errors, 0.995)) if errors.size else 0.0
         spread = float(np.nanmax(self.truth) - np.nanmin(self.truth)) if np.isfinite(self.truth).any() else 0.0
-        return max(min(limit, spread) if spread > 0 else limit, 1e-12)
+        return (min(limit, spread) if spread > 0 else limit) or spread or 1.0

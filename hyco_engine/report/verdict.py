@@ -51,18 +51,29 @@ def tested_split(metrics: Mapping[str, Any]) -> str:
 
 
 def against_persistence(metrics: Mapping[str, Any], model: str, split: str) -> float | None:
-    """Return a model's nrmse over that of "nothing changes"; None where one of them is not known."""
-    error, floor = (_measured(metrics, name, split).get("nrmse") for name in (model, "persistence"))
+    """Return a model's error over that of "nothing changes"; None where one of them is not known.
+
+    The error is vrmse, which stays the same if a constant is added to a field, or nrmse where the truth has no spread.
+    """
+    found, floors = (_measured(metrics, name, split) for name in (model, "persistence"))
+    measure = _measure(floors)
+    error, floor = found.get(measure), floors.get(measure)
     return error / floor if is_number(error) and is_number(floor) and floor > 0 else None
 
 
+def _measure(metrics: Mapping[str, Any]) -> str:
+    """Return the name of the error that compares models."""
+    return "vrmse" if is_number(metrics.get("vrmse")) else "nrmse"
+
+
 def lead_below(metrics: Mapping[str, Any], model: str, split: str, share: float = 1.0) -> tuple[int, int] | None:
-    """Return up to which lead time a model's nrmse stays below `share` of persistence's, and the longest lead time.
+    """Return up to which lead time a model's error stays below `share` of persistence's, and the longest lead time.
 
     Both count frames from the start of a rollout. None stands for models whose errors are not known by lead time.
     """
     own, floor = (_measured(metrics, name, split) for name in (model, "persistence"))
-    errors, floors = own.get("nrmse_by_step") or (), floor.get("nrmse_by_step") or ()
+    measure = "vrmse" if all(map(is_number, floor.get("vrmse_by_step") or (None,))) else "nrmse"
+    errors, floors = own.get(f"{measure}_by_step") or (), floor.get(f"{measure}_by_step") or ()
     leads = own.get("lead_steps") or range(1, len(errors) + 1)
     if not errors or len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
         return None
@@ -168,14 +179,12 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
     split = tested_split(metrics)
     own = _measured(metrics, "physical", split)
     levels = [entry["relative"] for entry in noise.values() if is_number(entry.get("relative"))]
-    whole, nrmse, by_step = (own.get(key) for key in ("vrmse", "nrmse", "nrmse_by_step"))
-    if not levels or not by_step or not is_number(whole) or not is_number(nrmse) or not nrmse > 0:
+    whole, by_step = own.get("vrmse"), own.get("vrmse_by_step")
+    if not levels or not by_step or not is_number(whole):
         return
     level = max(LEAST_NOISE, sum(levels) / len(levels))
     first = by_step[: (len(by_step) + 1) // 2]
-    early = whole
-    if all(map(is_number, first)):
-        early *= math.prod(value ** (1 / len(first)) for value in first) / nrmse
+    early = math.prod(value ** (1 / len(first)) for value in first) if all(map(is_number, first)) else whole
     if min(whole, early) > EXPLAINED * level:
         told = sum(levels) / len(levels)
         size = (
@@ -192,7 +201,7 @@ def _harm(metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]]) 
         # candidates have models of their own, and these entries belong to all of them
         if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        after = own["nrmse"]
+        after = own.get(_measure(own))
         if not is_number(after) or after > RISE * before:
             to = significant(after, 2) if is_number(after) else "infinity"
             yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."

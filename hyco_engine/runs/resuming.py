@@ -83,11 +83,13 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
     if found is None:
         if (folder / "spec.toml").is_file():
-            _compare(_stored(folder), spec, None)
+            stored = _stored(folder)
+            _compare(stored, with_choices(spec, stored), None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     run, training = found.content["run"], found.content["training"]
     cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    _compare(tomllib.loads(run["spec"]), with_choices(spec, found.content), cycles)
+    stored = tomllib.loads(run["spec"])
+    _compare(stored, with_choices(spec, stored), cycles)
     return Earlier(
         checkpoint=found.content,
         records=tuple(_kept(folder, found.content["metrics"]["lines"])),
@@ -96,10 +98,10 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     )
 
 
-def with_choices(spec: Spec, checkpoint: Mapping[str, Any]) -> Spec:
-    """Return the spec with what the run of a checkpoint chose where the spec says "auto"."""
-    stored, now = _flat(tomllib.loads(checkpoint["run"]["spec"])), _flat(tomllib.loads(dump_spec(spec)))
-    open_ = [key for key, value in now.items() if value == "auto" and key.startswith("training.")]
+def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
+    """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
+    stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
+    open_ = [key for key, value in now.items() if value == "auto" and key.startswith(("training.", "run.precision"))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 

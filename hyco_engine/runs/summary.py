@@ -30,25 +30,28 @@ def parameter_values(model: PhysicalModel) -> dict[str, Tensor]:
 
 def parameters_summary(
     model: PhysicalModel,
-    initial: Mapping[str, Tensor],
+    found: Mapping[str, Mapping[str, Tensor]],
     truth: Mapping[str, Tensor],
     folder: Path,
-    standard_errors: Mapping[str, float | None] | None = None,
+    standard_errors: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,truth}.npy`."""
-    final = parameter_values(model)
+    """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,best,last,truth}.npy`.
+
+    `found` has the parameters `initial`, `final` (the reported ones), `best` (those of the smallest error on held-out
+    data) and `last` (those that training ended with).
+    """
     summary = {}
-    for name, value in final.items():
+    for name, value in found["final"].items():
         true = truth.get(name)
         declaration = model.learnables.declarations[name]
+        initial = found["initial"][name]
         summary[name] = {
-            "initial": _summarised(initial[name], folder, f"{name}-initial"),
-            "final": _summarised(value, folder, f"{name}-final"),
+            **{moment: _summarised(values[name], folder, f"{name}-{moment}") for moment, values in found.items()},
             "truth": None if true is None else _summarised(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
-            "standard_error": (standard_errors or {}).get(name),
+            "standard_error": standard_errors.get(name),
             "unit": declaration.unit,
-            "moved": not torch.equal(value, initial[name]),
+            "moved": not torch.equal(value, initial),
         }
     return summary
 

@@ -46,7 +46,11 @@ class RunSpec:
         help='"auto" takes the first GPU, or else the CPU; others: "cpu", "cuda", "cuda:1", ...',
         check=check_device,
     )
-    precision: Literal["float32", "float64"] = option("float32", help="precision of data, models and losses")
+    precision: Literal["auto", "float32", "float64"] = option(
+        "auto",
+        help="precision of data, models and losses; auto takes float32, but float64 where float32 keeps fewer than 4 "
+        "digits of how a field varies",
+    )
     checkpoint_minutes: float = option(
         10.0,
         help="the run writes a checkpoint at the end of each phase, and within a phase after so many minutes",
@@ -72,7 +76,7 @@ class TermSetting:
     scale: float | Literal["data"] | None = option(
         None,
         help='size of an error of the field that counts as 1: a number, or "data" for the standard deviation of the '
-        "field in the train split; none: as the model declares, else 1",
+        'field in the train split; none: as the model declares, else "data" for a field and 1 for a head',
         gt=0.0,
     )
     weight: float = option(1.0, help="priority of the term among all terms", ge=0.0)

@@ -27,7 +27,7 @@ def task_for(
     choice: SourceChoice,
     cache: Path | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Task:
     """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.precision import Precision
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples, TermSpec, Trajectory
 from hyco_engine.spec.classes import LossSpec
@@ -44,6 +45,11 @@ class Task(ABC):
     def form(self) -> DataForm:
         """The form of the data, for building models. Before `read`, its statistics are `Statistics.unknown`."""
         return DataForm()
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that the data needs, or that was asked for."""
+        return Precision(name="float32")
 
     # --- training ---
 
@@ -98,7 +104,7 @@ class Task(ABC):
 
     @property
     def declared_sizes(self) -> Mapping[str, float] | None:
-        """The meaning of `scale = "data"` by term; None if it has no meaning for the data."""
+        """The spread of each term's data, which is its scale by default; None if the data has no fields."""
         return None
 
     def terms(self, player: Player, model: nn.Module, loss: LossSpec) -> list[TermSpec]:
@@ -106,9 +112,12 @@ class Task(ABC):
         own = list(model.terms) if isinstance(model, Predictor) else self.stepper_terms(player)
         return declared_terms(own, player, loss, self.declared_sizes)
 
-    @abstractmethod
     def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
-        """Return a warning with the scales to declare if a model's loss terms differ much in size, else None."""
+        """Return a warning with the scales to declare if a model's loss terms differ much in size, else None.
+
+        Fields need none, since their spread is their scale.
+        """
+        return None
 
     # --- held-out data ---
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.precision import Precision
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
 from hyco_engine.tasks.base import Example, Task
-from hyco_engine.tasks.terms import field_sizes, glimpsed_sizes, scale_warning
+from hyco_engine.tasks.terms import field_sizes
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.settings import TrainingSettings
 
@@ -42,6 +43,10 @@ class FieldTask(Task, ABC):
     @property
     def form(self) -> DataForm:
         return DataForm(layout=self.layout, dt=self.dt, statistics=self.statistics)
+
+    @property
+    def precision(self) -> Precision:
+        return self.manager.precision
 
     @property
     def is_read(self) -> bool:
@@ -96,16 +101,6 @@ class FieldTask(Task, ABC):
     @property
     def declared_sizes(self) -> Mapping[str, float]:
         return field_sizes(self.layout, self.statistics)
-
-    def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
-        return scale_warning(terms, self.declared_sizes if self.is_read else self._glimpsed(), of_fields=True)
-
-    def _glimpsed(self) -> dict[str, float] | None:
-        """Return sizes of the fields in a simulation that can be read quickly, or None if there is none."""
-        source = self.manager.source
-        seen = source.glimpse()
-        names = [field.name for field in self.layout.dynamic]
-        return None if seen is None else glimpsed_sizes(seen, source.layout, names)
 
     def example(self) -> Example | None:
         splits: tuple[Literal["test", "val"], ...] = ("test", "val")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.interfaces import Predictor, TermSpec
 from hyco_engine.tasks.fields import FieldTask
-from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, predictor_errors
+from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts, Sums, predictor_sums
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.point_losses import PointObjective, PointPredictorObjective
 
@@ -34,6 +34,10 @@ class HeldOutPoints(HeldOutRollouts):
     """Full-length rollouts of steppers, and predictors, compared by nrmse at the points of the sensors."""
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        if isinstance(model, Predictor):
-            return predictor_errors(model, self.trajectories, self.layout, self.device)
-        return super().measure(model)
+        return self._of_predictor(model).metrics() if isinstance(model, Predictor) else super().measure(model)
+
+    def by_unit(self, model: nn.Module) -> Tensor:
+        return self._of_predictor(model).by_unit() if isinstance(model, Predictor) else super().by_unit(model)
+
+    def _of_predictor(self, model: nn.Module) -> Sums:
+        return predictor_sums(model, self.trajectories, self.layout, self.device)

@@ -60,7 +60,7 @@ class SampleTask(Task):
 
     def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
         sizes = sample_sizes(self.train, next(iter(terms.values()), ()))
-        return scale_warning(terms, sizes, of_fields=False)
+        return scale_warning(terms, sizes)
 
     @property
     def validates(self) -> bool:

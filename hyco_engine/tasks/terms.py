@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -13,7 +13,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import Player, Samples, TermSpec, Trajectory
+from hyco_engine.interfaces import Player, Samples, TermSpec
 from hyco_engine.spec.classes import LossSpec, TermSetting
 from hyco_engine.training.losses import loss_of_size
 
@@ -25,9 +25,11 @@ _LOOKED_AT = 1024
 def declared_terms(
     own: Sequence[TermSpec], player: Player, loss: LossSpec, sizes: Mapping[str, float] | None
 ) -> list[TermSpec]:
-    """Return the model's `own` terms with the declarations of `loss`; `sizes` are the scales for `scale = "data"`.
+    """Return the model's `own` terms with the declarations of `loss`.
 
-    Raises SpecError if `loss` names another term.
+    `sizes` are the scales for `scale = "data"`. They are also those of the terms that neither the model nor the spec
+    gives a scale, since a loss in a field's unit would have another size in every unit, and optimizers notice: Adam's
+    epsilon, for one. Raises SpecError if `loss` names another term.
     """
     override = getattr(loss, player).terms
     settings: Mapping[str, TermSetting] = loss.terms if override is None else override
@@ -44,6 +46,8 @@ def declared_terms(
 
 def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] | None, key: str) -> TermSpec:
     size = setting.scale
+    if size is None and term.scale is None and sizes is not None:
+        size = sizes.get(term.name)
     if size == "data":
         if sizes is None or term.name not in sizes:
             raise SpecError('scale = "data" needs fields; give a number', key=f"{key}.scale")
@@ -60,13 +64,6 @@ def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]
         field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
         for field in layout.dynamic
     }
-
-
-def glimpsed_sizes(trajectory: Trajectory, layout: StateLayout, names: Collection[str]) -> dict[str, float]:
-    """Return the standard deviation of the fields `names` in one simulation, which has the layout `layout`."""
-    dynamic = {field.name for field in layout.dynamic}
-    parts = {name: trajectory.dynamic[:, layout.channels(name)] for name in names if name in dynamic}
-    return {name: _spread(values.transpose(0, 1).flatten(1)) for name, values in parts.items()}
 
 
 def sample_sizes(samples: Samples, terms: Sequence[TermSpec]) -> dict[str, float]:
@@ -88,36 +85,27 @@ def _spread(values: Tensor) -> float:
     return math.sqrt(math.fsum(variances) / len(variances)) if variances else 0.0
 
 
-def scale_warning(
-    terms: Mapping[Player, Sequence[TermSpec]], sizes: Mapping[str, float] | None, *, of_fields: bool
-) -> str | None:
+def scale_warning(terms: Mapping[Player, Sequence[TermSpec]], sizes: Mapping[str, float]) -> str | None:
     """Return a warning with the scales to declare if a model's terms differ in size and scales are missing, else None.
 
-    `sizes` holds the known sizes by term; None, where no values are known yet, compares the units instead.
+    `sizes` holds the known sizes by term.
     """
     found = {player: _unlike(own, sizes) for player, own in terms.items()}
     players = [player for player, text in found.items() if text is not None]
     if not players:
         return None
-    missing = [term.name for term in terms[players[0]] if term.scale is None]
-    known = sizes or {}
-    scales = {name: '"data"' if of_fields else f"{known[name]:.2g}" for name in missing if of_fields or name in known}
-    written = ", ".join(f"terms.{name} = {{ scale = {scale} }}" for name, scale in scales.items())
+    missing = [term.name for term in terms[players[0]] if term.scale is None and term.name in sizes]
+    written = ", ".join(f"terms.{name} = {{ scale = {sizes[name]:.2g} }}" for name in missing)
     return (
         f"the loss terms of the {' and the '.join(players)} model are not comparable, and not all have a scale: "
         f"{found[players[0]]}. Write under [loss] {written}, or other sizes that should count as 1; see docs/losses.md"
     )
 
 
-def _unlike(terms: Sequence[TermSpec], sizes: Mapping[str, float] | None) -> str | None:
+def _unlike(terms: Sequence[TermSpec], sizes: Mapping[str, float]) -> str | None:
     counted = [term for term in terms if term.priority > 0]
     if len(counted) < 2 or all(term.scale is not None for term in counted):
         return None
-    if sizes is None:
-        units = {term.unit: term.name for term in reversed(counted) if term.scale is None}
-        if len(units) < 2:
-            return None
-        return "their units differ (" + ", ".join(f"{name!r}: {unit}" for unit, name in reversed(units.items())) + ")"
     losses = {
         term.name: term.priority * loss_of_size(term.kind, sizes[term.name]) / (term.scale or 1.0)
         for term in counted

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.balance import check_balance
-from hyco_engine.augment.recipes import RolloutRecipe
-from hyco_engine.interfaces import Augmentation, CycleContext, LossTerm, Phase, Player, Strategy, TermSpec
+from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe
+from hyco_engine.interfaces import Augmentation, CycleContext, LossTerm, Phase, Player, Recipe, Strategy, TermSpec
 from hyco_engine.randomness import derive_generator
 from hyco_engine.testing.measuring import difference, equal, global_generators
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_windows
+from hyco_engine.training.evaluation import HeldOutSamples
+from hyco_engine.training.losses import RolloutObjective
 
 ERRORS: tuple[Mapping[Player, float], ...] = (
     {"physical": 0.1, "synthetic": 0.1},
@@ -42,7 +44,7 @@ class Question:
         self.real = decay_windows(count=3, frames=10, horizon=2)
         physics = Decay()
         self.models: dict[Player, nn.Module] = {"physical": physics, "synthetic": LinearSurrogate()}
-        layout = physics.layout
+        layout = self.layout = physics.layout
 
         def recipe(teacher: Player, states: object, count: int, lead: Tensor | None = None) -> RolloutRecipe:
             return RolloutRecipe(
@@ -60,12 +62,18 @@ class Question:
             alpha=alpha,
             real=self.real,
             errors=lambda: errors,
+            loss=self._loss,
             rollout_recipe=recipe,
             models=self.models,
             terms={player: [TermSpec(name="u", n_elements=16, scale=2.0)] for player in self.models},
             layout=layout,
             generator=lambda *purpose: derive_generator(seed, cycle, phase.player, *purpose),
         )
+
+    def _loss(self, player: Player, recipe: Recipe | None = None) -> float:
+        samples = self.real if recipe is None else FirstSamples(recipe, len(recipe))
+        measured = HeldOutSamples(samples, RolloutObjective(self.layout, self.context.terms[player]))
+        return measured.score(measured.measure(self.models[player]))
 
     def __str__(self) -> str:
         errors = ", ".join(f"{player} {error:g}" for player, error in self.context.errors().items())

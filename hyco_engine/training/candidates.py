@@ -18,7 +18,6 @@ from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Arm, Player, Strategy
 from hyco_engine.training.cycle import Turn
 from hyco_engine.training.history import Best
-from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.trainer import Trainer
 
 
@@ -68,18 +67,15 @@ class Candidates:
     """The index of the candidate whose turn it is; None after the choice, when the trainers hold the chosen models."""
     _states: list[dict[str, Any]] = attrs.Factory(list)
     """The whole state of each candidate when its last turn ended; empty before the first turn."""
-    _fresh: dict[Player, Normalization] = attrs.Factory(dict)
-    """The normalizers before training, since each candidate's normalizer knows its own loss terms alone."""
+    _chosen: dict[Player, int] = attrs.Factory(dict)
+    """The index of the candidate that was chosen for each model."""
 
     @classmethod
     def of(
         cls, strategy: Strategy | None, alpha: float, trainers: Mapping[Player, Trainer], best: dict[Player, Best]
     ) -> Candidates:
         """Return the candidates of a strategy, for trainers that have not begun."""
-        found = candidates_of(strategy)
-        several = len(found) > 1
-        fresh = {player: copy.deepcopy(trainer.normalization) for player, trainer in trainers.items() if several}
-        return cls(candidates=found, alpha=alpha, trainers=trainers, best=best, fresh=fresh)
+        return cls(candidates=candidates_of(strategy), alpha=alpha, trainers=trainers, best=best)
 
     @property
     def several(self) -> bool:
@@ -89,14 +85,20 @@ class Candidates:
     @property
     def turn(self) -> Turn:
         """The turn of the present candidate."""
-        active = self._active or 0
-        arm = self.candidates[active]
+        return self._turn(self._active or 0)
+
+    def turn_of(self, player: Player) -> Turn:
+        """Return a turn of the candidate that was chosen for a model."""
+        return self._turn(self._chosen.get(player, 0))
+
+    def _turn(self, index: int) -> Turn:
+        arm = self.candidates[index]
         return Turn(
             strategy=arm.strategy,
             alpha=self.alpha if arm.alpha is None else arm.alpha,
             name=arm.name if self.several else "",
             label=label(arm, self.candidates),
-            first=active == 0,
+            first=index == 0,
         )
 
     def begin(self) -> None:
@@ -131,12 +133,11 @@ class Candidates:
         self._active = None
         choices: dict[str, Any] = {}
         for player in self.trainers:
-            errors = [state["best"][player]["latest"] for state in self._states]
+            errors = [state["best"][player]["error"] for state in self._states]
             if (chosen := best_of(errors)) is None:
                 continue
-            self._load_trainer(player, self._states[chosen])
-            lowest = best_of([state["best"][player]["error"] for state in self._states])
-            self.best[player] = Best(**copy.deepcopy(self._states[lowest or 0]["best"][player]))
+            self._chosen[player] = chosen
+            self._load_player(player, self._states[chosen])
             names = [arm.name for arm in self.candidates]
             choices[player] = {"kept": names[chosen], "errors": dict(zip(names, errors, strict=True))}
         return choices
@@ -159,13 +160,11 @@ class Candidates:
 
     def _load(self, state: Mapping[str, Any]) -> None:
         for player in self.trainers:
-            self._load_trainer(player, state)
-            self.best[player] = Best(**copy.deepcopy(state["best"][player]))
+            self._load_player(player, state)
 
-    def _load_trainer(self, player: Player, state: Mapping[str, Any]) -> None:
-        trainer = self.trainers[player]
-        trainer.normalization = copy.deepcopy(self._fresh[player])
-        trainer.load_state_dict(state["trainers"][player])
+    def _load_player(self, player: Player, state: Mapping[str, Any]) -> None:
+        self.trainers[player].restart(state["trainers"][player])
+        self.best[player] = Best.from_data(copy.deepcopy(state["best"][player]))
 
 
 def best_of(errors: Sequence[float]) -> int | None:

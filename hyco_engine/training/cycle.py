@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import attrs
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.hooks.attribution import attributed
+from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Augmentation, Phase, Player, Samples, Strategy
-from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
+from hyco_engine.training.proposal import Proposals
 from hyco_engine.training.reporter import clock
 from hyco_engine.training.teaching import Place, Teaching
 from hyco_engine.training.trainer import Trainer, TrainingResult
@@ -60,9 +59,10 @@ class Turn:
     label: Mapping[str, str]
     first: bool
 
-    def at(self, cycle: int) -> str:
-        """Return the words with which messages name this turn of a cycle."""
-        return ", ".join([f"cycle {cycle}", *(f"{kind} {name}" for kind, name in self.label.items())])
+    def place(self, phase: Phase, cycle: int, index: int) -> Place:
+        """Return the place of a phase, the `index`-th one of this turn."""
+        at = ", ".join([f"cycle {cycle}", *(f"{kind} {name}" for kind, name in self.label.items())])
+        return Place(phase=phase, cycle=cycle, index=index, at=at, candidate=self.name, label=self.label)
 
 
 def planned_phases(strategy: Strategy | None, players: Collection[Player], cycle: int) -> list[Phase]:
@@ -77,7 +77,7 @@ class Cycle:
 
     trainers: Mapping[Player, Trainer]
     teaching: Teaching
-    heldout: HeldOut | None
+    proposals: Proposals
     during: Callable[[Event], None]
 
     def run(self, state: CycleState, turn: Turn, real: Mapping[Player, Samples]) -> Iterator[Event]:
@@ -91,19 +91,19 @@ class Cycle:
         phases = [phase for phase in phases if phase.player not in idle]
         while state.next < len(phases):
             phase = phases[state.next]
-            place = Place(
-                phase=phase,
-                cycle=cycle,
-                index=state.next,
-                at=turn.at(cycle),
-                candidate=turn.name,
-                label=turn.label,
-            )
-            yield from self._phase(state, turn, place, real[phase.player])
-            state.next += 1
+            if self.proposals.repeats(phase.player):
+                phase = attrs.evolve(phase, taught=False)
+            yield from self._phase(state, turn, turn.place(phase, cycle, state.next), real[phase.player])
+            if not self.proposals.repeats(phase.player):
+                state.next += 1
             if state.next < len(phases):
                 yield Event(REST, True)
         state.next = 0
+
+    def last(self, state: CycleState, turn: Turn, real: Samples, phase: Phase) -> Iterator[Event]:
+        """Run a phase on real data alone that follows the last cycle."""
+        place = turn.place(attrs.evolve(phase, taught=False), state.history.cycles - 1, 0)
+        yield from self._phase(state, turn, place, real)
 
     def _phase(self, state: CycleState, turn: Turn, place: Place, real: Samples) -> Iterator[Event]:
         """Generate samples, check the balance, train, and measure."""
@@ -116,7 +116,13 @@ class Cycle:
         with ExitStack() as stack:
             with trainer.at_phase_start():
                 augmentation = self.teaching.decide(place, turn.strategy, turn.alpha, real)
-                data = yield from self._data(state, place, real, augmentation, stack)
+                try:
+                    data = yield from self._data(state, place, real, augmentation, stack)
+                except RunError as error:
+                    augmentation = self.teaching.diverged(augmentation, error)
+                    self.proposals.drop(phase.player)
+                    yield _warning(state, f"{error}. So it teaches nothing in this phase")
+                    data = AugmentedDataset(real, weight=augmentation.weight)
             latest = {player: best.latest for player, best in state.best.items()}
             for note in self.teaching.balanced(place, data, augmentation, turn.alpha, history, latest):
                 yield _warning(state, note)
@@ -173,27 +179,20 @@ class Cycle:
         return trainer.finish(epochs)
 
     def _measure(self, state: CycleState, place: Place) -> Iterator[Event]:
-        """Record the trained model's error on held-out real data, and keep the best weights."""
-        if self.heldout is None:
+        """Record the trained model's error on held-out real data, and judge what it was taught."""
+        if self.proposals.heldout is None:
             return
-        player, trainer, best = place.phase.player, self.trainers[place.phase.player], state.best[place.phase.player]
+        player, trainer = place.phase.player, self.trainers[place.phase.player]
         about = {"cycle": place.cycle, "phase": "evaluate"}
         yield Event("phase_started", {**about, "total": 1})
         with clock(state.history.seconds, "evaluate", place.cycle) as passed:
-            metrics = measured(self.heldout, trainer)
+            metrics = self.proposals.measured(player)
+            notes = self.proposals.judge(place.phase, metrics, place.cycle, state.history)
         yield Event("phase_ended", {**about, "seconds": passed()})
-        best.latest = self.heldout.score(metrics)
-        if best.latest < best.error:
-            best.error, best.state = best.latest, copy.deepcopy(trainer.model.state_dict())
         flat = {f"val/{name}": value for name, value in flatten(metrics).items()}
-        at = {"epoch": trainer.epochs_done, "step": trainer.steps_done}
-        yield Event("metrics", {**about, "phase": f"train_{player}", **place.label, **at, **flat})
-
-
-def measured(heldout: HeldOut, trainer: Trainer) -> dict[str, Any]:
-    """Return the metrics of a trainer's model on held-out real data."""
-    with attributed(trainer.who, "rollouts on held-out data"):
-        return heldout.measure(trainer.model)
+        yield Event("metrics", {**about, "phase": f"train_{player}", **place.label, **trainer.at, **flat})
+        for note in notes:
+            yield _warning(state, f"{place.at}: {note}")
 
 
 def _warning(state: CycleState, message: str) -> Event:
@@ -202,11 +201,11 @@ def _warning(state: CycleState, message: str) -> Event:
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists."""
+    """Return `{"nrmse": 1, "nrmse/u": 1}` for `{"nrmse": 1, "nrmse_by_field": {"u": 1}}`, without lists and None."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()}
-        elif not isinstance(value, list):
+            flat |= flatten({f"{name.removesuffix('_by_field')}/{part}": number for part, number in value.items()})
+        elif value is not None and not isinstance(value, list):
             flat[name] = value
     return flat

@@ -17,6 +17,15 @@ class Diverged(RunError):
     def __init__(self, what: str, *, advice: str = "") -> None:
         super().__init__(f"{what}. {advice}" if advice else what)
         self.what = what
+        self.advice = advice
+
+
+class Outgrown(Exception):
+    """Raised where a search tries parameters, the `point [P]`, for which the internal steps are too long."""
+
+    def __init__(self, point: Tensor) -> None:
+        super().__init__("the internal steps are too long for parameters that were tried")
+        self.point = point
 
 
 def broken_losses(terms: Sequence[LossTerm]) -> str | None:

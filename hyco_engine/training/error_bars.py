@@ -31,6 +31,7 @@ from torch import Tensor
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.error_correlation import Correlation, correlation, volume_of_windows
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.least_squares import unit_scale
@@ -119,7 +120,7 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     """
     assert whole.initial is not None
     point, starts = whole.unknowns.point(), whole.initial.shift.numel()
-    arrow = linearizer.arrow(whole, point)
+    arrow = linearizer.arrow(whole)
     volume = _volume_in_windows(whole)
     dof = max(1.0, (arrow.count - starts) / volume - len(point))
     hessian = arrow.reduced
@@ -182,8 +183,7 @@ def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, int, str]:
         return data, size, ""
     count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     kept = count * steps * states.numel()
-    internal = int(getattr(trainer.model, "substeps", 1))
-    step = -(-len(data) * kept * internal // MOST_TANGENTS)
+    step = -(-len(data) * kept * internal_steps(trainer.model) // MOST_TANGENTS)
     size = max(1, min(size, TANGENT_ELEMENTS // kept))
     if step <= 1:
         return data, size, ""

@@ -2,14 +2,15 @@
 
 The measures are those in common use: nrmse = rmse / sqrt(mean y^2), vrmse = rmse / std(y). Both are computed per field
 and lead time over all simulations and points, then averaged over lead times by the geometric mean and over fields by
-the arithmetic one. A model that diverges has the error inf.
+the arithmetic one. A model that diverges has the error inf. Where the truth is 0, nrmse is undefined, and where it has
+no spread, vrmse; means leave such lead times out, and None stands for a mean of nothing.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,13 +22,12 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
 from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.rollout import evaluating, rollout
-from hyco_engine.training.losses import Objective
+from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
+from hyco_engine.training.relative_errors import LEAST, RelativeErrors, mean_of, over_steps
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
-# The least error in a geometric mean, which a single perfect step would make 0.
-_FLOOR = 1e-12
 # The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
 _AT_ONCE = 16
 _BYTES_AT_ONCE = 2**26
@@ -59,103 +59,131 @@ def rollout_errors(
 ) -> dict[str, Any]:
     """Return `nrmse`, `vrmse`, `nrmse_by_field`, `nrmse_by_step` of `predict(state, steps)` over whole trajectories.
 
-    `lead_steps` are the lead times, in frames, to which the entries of `nrmse_by_step` belong.
+    `lead_steps` are the lead times, in frames, to which the entries by step belong.
 
     Trajectories of equal length are rolled out together; a lead time that only some reach has the errors of those.
     If sensors saw a trajectory, the rollout is compared at their points too. `watch` receives all predictions and
     targets, `[B, T, C_dyn, *S]`.
     """
+    return rollout_sums(predict, trajectories, layout, device, watch).metrics()
+
+
+def rollout_sums(
+    predict: Callable[[Tensor, int], Tensor],
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str = "cpu",
+    watch: Callable[[Tensor, Tensor], None] = lambda predictions, targets: None,
+) -> Sums:
+    """Return the sums behind `rollout_errors`."""
     sensors = Sensors(layout)
-    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    sums = Sums(layout, trajectories)
     for length in sorted({len(t.dynamic) for t in trajectories}):
-        alike = [t for t in trajectories if len(t.dynamic) == length]
-        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0].dynamic.nbytes)))
-        for first in range(0, len(alike), at_once):
-            group = alike[first : first + at_once]
+        alike = [(k, t) for k, t in enumerate(trajectories) if len(t.dynamic) == length]
+        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0][1].dynamic.nbytes)))
+        for begin in range(0, len(alike), at_once):
+            units, group = zip(*alike[begin : begin + at_once], strict=True)
             start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
             targets = torch.stack([t.dynamic[1:] for t in group])
             path = predict(start, length - 1).cpu()
-            sums.add(path, targets)
+            sums.add(path, targets, units)
             watch(path, targets)
-            for trajectory, first, rolled in zip(group, start.cpu(), path, strict=True):
+            for unit, trajectory, first, rolled in zip(units, group, start.cpu(), path, strict=True):
                 if trajectory.points is not None:
                     whole = torch.cat([first[None, : layout.n_dynamic], rolled])[None]
                     seen = as_batch(trajectory.points, whole.dtype, "cpu")
-                    sums.add_points(sensors(whole, seen["frame"], seen["position"])[0], trajectory.points)
-    return sums.metrics()
+                    sums.add_points(sensors(whole, seen["frame"], seen["position"])[0], trajectory.points, unit)
+    return sums
 
 
-def predictor_errors(
+def predictor_sums(
     model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """Return the same metrics for a predictor of points, compared with the observations of sensors."""
+) -> Sums:
+    """Return the same sums for a predictor of points, compared with the observations of sensors."""
     dtype = next((t.dtype for t in model.parameters()), torch.float32)
-    sums = _Sums(layout, max(len(t.dynamic) for t in trajectories) - 1)
+    sums = Sums(layout, trajectories)
     with torch.no_grad(), evaluating(model):
-        for points in (trajectory.points for trajectory in trajectories):
+        for unit, points in enumerate(trajectory.points for trajectory in trajectories):
             if points is not None:
                 predictions = predicted_at(model, as_batch(points, dtype, device), layout)
-                sums.add_points(predictions[0].cpu(), points)
-    return sums.metrics()
+                sums.add_points(predictions[0].cpu(), points, unit)
+    return sums
 
 
-class _Sums:
-    """Sums over observed values, per lead time and field, in float64."""
+class Sums:
+    """Relative errors over observed values, per trajectory, lead time and field."""
 
-    def __init__(self, layout: StateLayout, steps: int) -> None:
-        self._layout = layout
+    def __init__(self, layout: StateLayout, trajectories: Sequence[Trajectory]) -> None:
+        steps = max(len(t.dynamic) for t in trajectories) - 1
         self._mask = sample_mask(layout)[: layout.n_dynamic]
-        self._names = [field.name for field in layout.dynamic]
-        self._sums = torch.zeros(4, steps, len(self._names), dtype=torch.float64)
+        self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
+        self._errors = {name: RelativeErrors.zeros(len(trajectories), steps) for name in self._channels}
 
-    def add(self, predictions: Tensor, targets: Tensor) -> None:
+    def add(self, predictions: Tensor, targets: Tensor, units: Sequence[int]) -> None:
+        """Add predictions `[B, T, C_dyn, *S]` for the trajectories with the indices `units`."""
         frames = max(1, _ELEMENTS_AT_ONCE // max(1, targets[:, 0].numel()))
         for start in range(0, targets.shape[1], frames):
             part = slice(start, start + frames)
-            self._add(predictions[:, part], targets[:, part], start)
+            self._add(predictions[:, part], targets[:, part], start, list(units))
 
-    def _add(self, predictions: Tensor, targets: Tensor, first: int) -> None:
+    def _add(self, predictions: Tensor, targets: Tensor, first: int, units: list[int]) -> None:
         observed = ~targets.isnan() & self._mask
-        known = torch.where(observed, targets, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            parts = (error.square(), known.square(), known, observed.double())
-            for row, part in enumerate(parts):
-                values = part[:, :, channels].flatten(2).sum((0, 2))
-                self._sums[row, first : first + len(values), k] += values
 
-    def add_points(self, predictions: Tensor, points: Points) -> None:
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums[units, first : first + values.shape[1]] += values.flatten(2).sum(2)
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, :, own], targets[:, :, own], observed[:, :, own], into)
+
+    def add_points(self, predictions: Tensor, points: Points, unit: int) -> None:
         """Add predictions `[N, C_dyn]`; an observation between two frames has the lead time of the later one.
 
         Observations of the first frame do not count, since that frame is given.
         """
         observed = ~points.value.isnan() & (points.frame > 1e-4)[:, None]
-        known = torch.where(observed, points.value, 0.0).double()
-        error = torch.where(observed, predictions, 0.0).double() - known
-        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(0, self._sums.shape[1] - 1)
-        for k, name in enumerate(self._names):
-            channels = self._layout.channels(name)
-            for row, part in enumerate((error.square(), known.square(), known, observed.double())):
-                self._sums[row, :, k].index_add_(0, lead, part[:, channels].sum(1))
+        lead = ((points.frame - 1e-4).ceil().long() - 1).clamp(min=0)
+
+        def into(sums: Tensor, values: Tensor) -> None:
+            sums[unit].index_add_(0, lead.clamp(max=sums.shape[1] - 1), values.sum(1))
+
+        for name, own in self._channels.items():
+            self._errors[name].add(predictions[:, own], points.value[:, own], observed[:, own], into)
+
+    def by_unit(self) -> Tensor:
+        """Return squared errors and numbers of observations, `[2, n, steps, fields]`.
+
+        Errors are in units of the spread of each field and lead time, or of its size if none has a spread.
+        """
+        pooled = [errors.pooled() for errors in self._errors.values()]
+        sizes = torch.stack([errors.spread for errors in pooled], dim=-1)
+        if sizes.isnan().all():
+            sizes = torch.stack([errors.size for errors in pooled], dim=-1)
+        squares = torch.stack([errors.squares for errors in self._errors.values()], dim=-1)
+        count = torch.stack([errors.count for errors in self._errors.values()], dim=-1)
+        return torch.where(sizes.isnan(), 0.0, torch.stack([squares / sizes.square(), count]))
 
     def metrics(self) -> dict[str, Any]:
-        squares, energy, total, count = self._sums
-        seen = count > 0
-        count = count.clamp(min=1)
-        rmse = (squares / count).sqrt()
-        variance = (energy / count - (total / count).square()).clamp(min=0)
-        nrmse = rmse / (energy / count).sqrt().clamp(min=_FLOOR)
-        vrmse = rmse / variance.sqrt().clamp(min=_FLOOR)
-        by_field = {name: _geometric_mean(nrmse[:, k], seen[:, k]) for k, name in enumerate(self._names)}
+        pooled = {name: errors.pooled() for name, errors in self._errors.items()}
+        by_field = {name: over_steps(errors.nrmse) for name, errors in pooled.items()}
+        seen = torch.stack([errors.count > 0 for errors in pooled.values()], dim=1).any(1)
+        nrmse, vrmse = (
+            torch.stack([getattr(errors, name) for errors in pooled.values()], dim=1)[seen]
+            for name in ("nrmse", "vrmse")
+        )
         return {
-            "nrmse": _mean(by_field.values()),
-            "vrmse": _mean(_geometric_mean(vrmse[:, k], seen[:, k]) for k in range(len(self._names))),
+            "nrmse": mean_of(list(by_field.values())),
+            "vrmse": mean_of([over_steps(errors.vrmse) for errors in pooled.values()]),
             "nrmse_by_field": by_field,
-            "nrmse_by_step": [_mean(row[ok].tolist()) for row, ok in zip(nrmse, seen, strict=True) if ok.any()],
+            "nrmse_by_step": _by_step(nrmse),
+            "vrmse_by_step": _by_step(vrmse),
             # lead times without observations have no error
-            "lead_steps": [step for step, ok in enumerate(seen, start=1) if ok.any()],
+            "lead_steps": (seen.nonzero()[:, 0] + 1).tolist(),
         }
+
+
+def _by_step(errors: Tensor) -> list[float | None]:
+    """Return the means over the fields `[T, fields]` of the errors that are defined."""
+    return [mean_of([value for value in row.tolist() if not math.isnan(value)]) for row in errors]
 
 
 class HeldOut(ABC):
@@ -169,6 +197,17 @@ class HeldOut(ABC):
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the one number by which models are compared; smaller is better."""
 
+    @abstractmethod
+    def by_unit(self, model: nn.Module) -> Tensor:
+        """Return what the score of a model sums up, unit by unit: `[2, units, lead times, terms]`, float64.
+
+        These are errors and their weights. Units are simulations, stretches of them, or samples.
+        """
+
+    @abstractmethod
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        """Return the scores `[R]` of data in which units count `[R, units]` and lead times `[R, leads]` times."""
+
     def persistence(self) -> dict[str, Any] | None:
         """Return the metrics of the prediction "nothing changes"; None if the data has no states."""
         return None
@@ -179,10 +218,11 @@ class HeldOut(ABC):
 
 
 class HeldOutRollouts(HeldOut):
-    """Full-length rollouts of steppers, compared by nrmse; `detailed` adds all of `RolloutMetrics`.
+    """Full-length rollouts of steppers, compared by vrmse; `detailed` adds all of `RolloutMetrics`.
 
-    `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each trajectory; None stands for the
-    first frames, from which the models start.
+    A constant that is added to one of several fields would change its share in nrmse, but not in vrmse. Where no frame
+    has a spread, nrmse takes its place. `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each
+    trajectory; None stands for the first frames, from which the models start.
     """
 
     def __init__(
@@ -204,7 +244,19 @@ class HeldOutRollouts(HeldOut):
         return self._errors(model_rollout(model), self.trajectories)
 
     def score(self, metrics: Mapping[str, Any]) -> float:
-        return float(metrics["nrmse"])
+        known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
+        return float(next(known, math.inf))
+
+    def by_unit(self, model: nn.Module) -> Tensor:
+        return rollout_sums(model_rollout(model), self.trajectories, self.layout, self.device).by_unit()
+
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        squares, count = torch.einsum("ru,nutf->nrtf", units, by_unit)
+        seen = leads[..., None] * (count > 0)
+        errors = (squares / count).sqrt().clamp(min=LEAST)
+        means: Tensor = torch.where(seen > 0, errors.log(), 0.0).mul(seen).sum(1) / seen.sum(1)
+        # a field without a spread at any lead time has no error
+        return means.exp().nanmean(1)
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
@@ -237,28 +289,29 @@ class HeldOutSamples(HeldOut):
         self._batch_size = batch_size
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        sums: dict[str, Tensor] = {spec.name: torch.zeros(2, dtype=torch.float64) for spec in self._objective.specs}
-        with torch.no_grad(), evaluating(model):
-            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
-                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
-                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
-                    part = torch.stack([(weight * term.per_sample).sum(), weight.sum()])
-                    sums[term.spec.name] += part.double().cpu()
-        by_term = {name: float(total / count.clamp(min=_FLOOR)) for name, (total, count) in sums.items()}
-        scales = {spec.name: spec.priority / (spec.scale or 1.0) for spec in self._objective.specs}
+        names = [spec.name for spec in self._objective.specs]
+        by_term = dict(zip(names, _means(self.by_unit(model).sum((1, 2))).tolist(), strict=True))
+        scales = WeightedSum.weights(self._objective.specs)
         return {"loss": sum(scales[name] * value for name, value in by_term.items()), "loss_by_field": by_term}
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         return float(metrics["loss"])
 
+    def by_unit(self, model: nn.Module) -> Tensor:
+        parts: dict[str, list[Tensor]] = {spec.name: [] for spec in self._objective.specs}
+        with torch.no_grad(), evaluating(model):
+            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
+                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
+                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
+                    parts[term.spec.name].append(torch.stack([weight * term.per_sample, weight]).double().cpu())
+        return torch.stack([torch.cat(found, dim=1) for found in parts.values()], dim=-1)[:, :, None]
 
-def _geometric_mean(values: Tensor, seen: Tensor) -> float:
-    values = values[seen]
-    if not torch.isfinite(values).all():
-        return math.inf
-    return float(values.clamp(min=_FLOOR).log().mean().exp())
+    def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
+        scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)
+        return _means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales
 
 
-def _mean(values: Iterable[float]) -> float:
-    finite_or_inf = [value if math.isfinite(value) else math.inf for value in values]
-    return math.fsum(finite_or_inf) / len(finite_or_inf)
+def _means(sums: Tensor) -> Tensor:
+    """Return sum / weight, 0 without weight, of sums `[2, ...]`."""
+    total, weight = sums
+    return torch.where(weight > 0, total / weight, 0.0)

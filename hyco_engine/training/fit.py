@@ -28,12 +28,15 @@ def fit(solver: Solver[Any], problem: Problem, state: TrainingState) -> Iterator
     assert inner is not None  # a phase has begun
     while phase.epochs < problem.epochs and not phase.converged:
         progress = solver.step(problem, inner)
+        # whoever uses the model between two steps finds internal steps that are stable
+        settled = problem.unknowns.settle_steps()
+        if settled:
+            solver.changed(inner)
         if progress.metrics is not None:
             phase.epochs += 1
-            phase.converged = progress.converged
+            phase.converged = progress.converged and not settled
             phase.record = {
-                "epoch": inner.epochs,
-                "step": inner.steps,
+                **state.at,
                 **progress.metrics,
                 **{f"param/{name}": value for name, value in problem.unknowns.means().items()},
                 **problem.prior.metrics(),

@@ -46,14 +46,41 @@ class History:
             del getattr(self, name)[length:]
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
+class Trial:
+    """A taught phase that may be undone: the trainer's `state` before it, and the errors then, unit by unit.
+
+    If it was undone, `undone` are the errors that it ended with, and the phase is repeated on real data alone.
+    """
+
+    state: dict[str, Any]
+    errors: Tensor
+    undone: Tensor | None = None
+
+
+@attrs.define(kw_only=True, eq=False)
 class Best:
-    """The weights with the smallest error on held-out real data so far, and the latest error."""
+    """The weights of a model with the smallest error on held-out real data so far, the latest error, and its teaching.
+
+    `starts` are the start states that were learned beside these weights. `taught` is true once it kept something that
+    it was taught, and `trial` is its taught phase under way. As a teacher, it had the errors `refused` when its
+    teaching was last undone, and waits until they have fallen.
+    """
 
     error: float = math.inf
     state: dict[str, Tensor] | None = None
+    starts: Tensor | None = None
     latest: float = math.inf
+    taught: bool = False
+    trial: Trial | None = None
+    refused: Tensor | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return plain values and tensors, not copied."""
-        return attrs.asdict(self, recurse=False)
+        trial = None if self.trial is None else attrs.asdict(self.trial, recurse=False)
+        return {**attrs.asdict(self, recurse=False), "trial": trial}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Best:
+        """Return what `data` are the values of, which is not copied."""
+        return cls(**{**data, "trial": None if data["trial"] is None else Trial(**data["trial"])})

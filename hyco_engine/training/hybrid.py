@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import CacheBackend, Player, Samples, Strategy, Tracker
 from hyco_engine.training.candidates import Candidates
-from hyco_engine.training.cycle import REST, Cycle, CycleState, Event, measured
+from hyco_engine.training.cycle import REST, Cycle, CycleState, Event
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import Best, History
+from hyco_engine.training.proposal import Proposals
 from hyco_engine.training.reporter import Guarded, Reporter
 from hyco_engine.training.teaching import Folders, Teaching
 from hyco_engine.training.trainer import Trainer
@@ -26,9 +27,9 @@ class HybridTrainer:
     It composes parts: the trainers train, the strategy decides on which samples each model trains, the cache backend
     holds the generated samples, and `heldout` measures both models on real data after each phase. If the strategy has
     candidates, each of them trains models of its own, and `train` ends with the models that have the smallest error
-    on held-out data. Without `folders`, nothing is kept on disk. With `strict`, an unexplained difference between
-    declared and actual balance is an error, else a warning. A trainer that loads the state of another one continues
-    from there, to the last bit.
+    on held-out data. `polish` and then `settle` end training with the models that did best. Without `folders`, nothing
+    is kept on disk. With `strict`, an unexplained difference between declared and actual balance is an error, else a
+    warning. A trainer that loads the state of another one continues from there, to the last bit.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class HybridTrainer:
         self._candidates = Candidates.of(strategy, alpha, self.trainers, self.state.best)
         if heldout is None and self._candidates.several:
             raise RunError("arms are chosen by their errors on held-out data: give validation data (data.split.val)")
+        self._proposals = Proposals(trainers=self.trainers, best=self.state.best, heldout=heldout, seed=seed)
         self._teaching = Teaching(
-            trainers=self.trainers, cache=cache, seed=seed, folders=folders, strict=strict, errors=self._errors
+            trainers=self.trainers, cache=cache, seed=seed, folders=folders, strict=strict, proposals=self._proposals
         )
         self._trackers = tuple(trackers)
 
@@ -96,7 +98,7 @@ class HybridTrainer:
         """
         end = self.history.cycles + cycles
         real = dict.fromkeys(self.trainers, dataset) | dict(own or {})
-        parts = Cycle(trainers=self.trainers, teaching=self._teaching, heldout=self.heldout, during=during)
+        parts = self._parts(during)
         if cycles:
             self._candidates.begin()
         while self.history.cycles < end:
@@ -105,6 +107,27 @@ class HybridTrainer:
                 self.history.cycles += 1
             yield Event(REST, True)
         self.history.candidates |= self._candidates.choose()
+
+    def polish(
+        self, dataset: Samples, during: Callable[[Event], None], own: Mapping[Player, Samples] | None = None
+    ) -> Iterator[Event]:
+        """Run the strategy's last phases on real data alone, for the models that a worse one has taught something.
+
+        Training continues, after a resume, from the state before.
+        """
+        parts, real = self._parts(during), dict.fromkeys(self.trainers, dataset) | dict(own or {})
+        for player in self.trainers:
+            turn = self._candidates.turn_of(player)
+            for phase in () if turn.strategy is None else turn.strategy.last_phases():
+                if phase.player == player and self._proposals.polishes(phase, self.history.cycles):
+                    yield from parts.last(self.state, turn, real[player], phase)
+
+    def settle(self) -> None:
+        """Give each model the weights that did best on held-out data, unless the last ones are as good."""
+        self._proposals.settle(self.history.cycles)
+
+    def _parts(self, during: Callable[[Event], None]) -> Cycle:
+        return Cycle(trainers=self.trainers, teaching=self._teaching, proposals=self._proposals, during=during)
 
     def tell(self, event: Event) -> None:
         """Tell all trackers of an event."""
@@ -115,11 +138,6 @@ class HybridTrainer:
         """Make `weights`, with this error on held-out data, the best and the last ones of a model."""
         self.best[player] = Best(error=error, state=dict(weights))
         self.trainers[player].model.load_state_dict(weights)
-
-    def _errors(self) -> dict[Player, float]:
-        if self.heldout is None:
-            raise RunError("this strategy weighs the models by held-out errors: give validation data (data.split.val)")
-        return {player: self.heldout.score(measured(self.heldout, t)) for player, t in self.trainers.items()}
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -142,6 +160,6 @@ class HybridTrainer:
         self.state.next, self.state.marks = own["next"], own["marks"]
         self.state.history = History.from_data(own["history"])
         for player, trainer in self.trainers.items():
-            self.best[player] = Best(**own["best"][player])
+            self.best[player] = Best.from_data(own["best"][player])
             trainer.load_state_dict(saved["trainers"][player])
         self._candidates.load_state_dict(saved["candidates"])

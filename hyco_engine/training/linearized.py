@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import torch
@@ -41,6 +42,7 @@ class Linearizer:
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
         self._starts = 1
+        self._known: tuple[tuple[Any, ...], Arrow] | None = None
         self._reason = "" if self._rollout else "the model is not one of declared physics"
 
     @property
@@ -63,6 +65,7 @@ class Linearizer:
     def values(self, whole: Problem, points: Tensor) -> Tensor:
         """Return F at `points [S, P]`, as float64 `[S]`."""
         if len(points) > 1 and self._rollout is not None:
+            computable = torch.tensor([whole.computable(point) for point in points])
             x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
             total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
             with torch.no_grad():
@@ -76,7 +79,7 @@ class Linearizer:
                         total += torch.stack(
                             [whole.prior.value(whole.unknowns.at(point)).double() for point in x]
                         ).cpu()
-                    return total
+                    return torch.where(computable, total, torch.inf)
         here = whole.unknowns.point()
         found = []
         try:
@@ -95,8 +98,26 @@ class Linearizer:
         value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
         return NormalEquations(values=value, gradient=gradient, hessian=hessian)
 
-    def arrow(self, whole: Problem, point: Tensor) -> Arrow:
-        """Return the quadratic model of the parameters at `point [P]` and of the start states that are learned."""
+    def arrow(self, whole: Problem) -> Arrow:
+        """Return the quadratic model of the parameters and of the start states that are learned, at the present point.
+
+        A converged search, the phase after it and the error bars ask for the same one, which is computed once.
+        """
+        if whole.data.n_generated or whole.terms:
+            return self._arrow(whole)
+        here = (
+            whole.point(),
+            whole.data.real,
+            dict(whole.weights),
+            whole.objective.horizon,
+            whole.unknowns.internal_steps,
+        )
+        if self._known is None or not _same(self._known[0], here):
+            self._known = (here, self._arrow(whole))
+        return self._known[1]
+
+    def _arrow(self, whole: Problem) -> Arrow:
+        point = whole.unknowns.point()
         x = point[None].to(dtype=whole.unknowns.dtype, device=whole.device)
         parts: list[ArrowPart] = []
         blocks: list[Tensor] = []
@@ -236,7 +257,7 @@ class JointProblem:
 
     def normal_equations(self, points: Tensor, starts: Tensor) -> Arrow:
         self._whole.move_to(points[0])
-        return self._linearizer.arrow(self._whole, self._whole.unknowns.point())
+        return self._linearizer.arrow(self._whole)
 
 
 class StartDerivatives:
@@ -322,6 +343,11 @@ class _Call(nn.Module):
         result = function(self.model)
         assert isinstance(result, Tensor)
         return result
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Return True if points (the first entries) and samples (the second ones) are the same, and all else is equal."""
+    return torch.equal(one[0], other[0]) and one[1] is other[1] and one[2:] == other[2:]
 
 
 def _starting(chunk: Chunk, states: Tensor) -> Chunk:

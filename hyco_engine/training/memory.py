@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.interfaces import Batch, Player
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.losses import Objective
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,15 @@ _OPERATIONS = 200
 class MemoryPlan:
     """The bytes that the gradient of a rollout keeps, without and with checkpoints.
 
-    `every` is the number of steps between checkpoints; None if none are needed.
+    `every` is the number of steps between checkpoints; None if none are needed. The plan is for steps of `internal`
+    internal ones.
     """
 
     steps: int
     plain_bytes: int
     peak_bytes: int
     every: int | None = None
+    internal: int = 1
 
     @property
     def message(self) -> str | None:
@@ -54,7 +57,7 @@ def plan_rollouts(
     rolled_out = objective.rolls_out and not objective.takes_parts
     if not rolled_out or not isinstance(states, Tensor) or steps is None:
         return None
-    plan = plan_memory(model, states, steps, budget_bytes, int(getattr(model, "substeps", 1)))
+    plan = plan_memory(model, states, steps, budget_bytes, internal_steps(model))
     if plan.message:
         logger.warning("the %s model: %s", player, plan.message)
     return plan
@@ -68,14 +71,14 @@ def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float
     size = state.nbytes
     guess = size * steps * internal * _OPERATIONS
     if guess <= budget_bytes:
-        return MemoryPlan(steps=steps, plain_bytes=guess, peak_bytes=guess)
+        return MemoryPlan(steps=steps, plain_bytes=guess, peak_bytes=guess, internal=internal)
     tape = tape_bytes(model, state)
     plain = steps * (size + tape)
     if plain <= budget_bytes or steps < 2:
-        return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=plain)
+        return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=plain, internal=internal)
     every = min(steps - 1, max(1, round(math.sqrt(steps * size / max(tape, 1)))))
     peak = math.ceil(steps / every) * size + every * tape + steps * size
-    return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=peak, every=every)
+    return MemoryPlan(steps=steps, plain_bytes=plain, peak_bytes=peak, every=every, internal=internal)
 
 
 def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int:

@@ -23,8 +23,9 @@ from hyco_engine.interfaces import (
     StepContext,
     Values,
 )
+from hyco_engine.physics.within import instability
 from hyco_engine.randomness import derive_generator
-from hyco_engine.training.divergence import Diverged, broken_losses
+from hyco_engine.training.divergence import Diverged, Outgrown, broken_losses
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
@@ -34,6 +35,8 @@ from hyco_engine.training.prior import Prior
 from hyco_engine.training.unknowns import Unknowns
 
 Metrics = dict[str, float]
+MOST_GROWTH = 8.0
+"""A search may try parameters that need so many times as many internal steps; beyond, its step was too long."""
 KEPT_BYTES = 2**28
 """A data set up to this size stays gathered between passes over it."""
 
@@ -117,7 +120,7 @@ class Problem:
     weights: Mapping[str, float] = attrs.Factory(dict)
     prior: Prior = attrs.field(init=False)
     _chunks: _Chunks = attrs.field(init=False)
-    _last: tuple[Tensor, tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
+    _last: tuple[Tensor, tuple[int, ...], tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
     _totals: dict[str, float] | None = attrs.field(init=False, default=None)
     _shorter: tuple[int | None, Problem] | None = attrs.field(init=False, default=None)
 
@@ -152,7 +155,7 @@ class Problem:
             return
         own, starts = torch.split(point, [len(point) - self.initial.shift.numel(), self.initial.shift.numel()])
         self.unknowns.move_to(own)
-        self.initial.shift.data.copy_(starts.view_as(self.initial.shift))
+        self.initial.move_to(starts)
 
     @property
     def steps(self) -> int | None:
@@ -227,7 +230,8 @@ class Problem:
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
         left = self.objective.left_finite(self.model, batch)
-        return Diverged(f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}")
+        told = f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}"
+        return Diverged(told, advice=instability(self.model, batch[0]) or "")
 
     def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
         """Return the loss terms of some samples. With `where`, an error names the plugin's part that failed."""
@@ -267,6 +271,10 @@ class Problem:
         self._observed()
         yield from map(self._started, self._chunks)
 
+    def instability(self) -> str | None:
+        """Return a warning that internal steps are too long for the start states of the data, or None."""
+        return instability(self.model, self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch[0])
+
     def left_finite(self) -> str:
         """Describe the first rollout that does not stay finite, as ", since ..."; empty if all stay finite."""
         found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
@@ -282,12 +290,23 @@ class Problem:
 
     def value(self) -> tuple[float, Metrics]:
         """Return the loss and its metrics here; a second call at one point does not compute them again."""
-        point = self.unknowns.point()
-        if self._last is None or self.terms or self.initial is not None or not torch.equal(self._last[0], point):
+        point, steps = self.unknowns.point(), self.unknowns.internal_steps
+        known = self._last is not None and self._last[1] == steps and torch.equal(self._last[0], point)
+        if self._last is None or not known or self.terms or self.initial is not None:
             with torch.no_grad():
                 loss, metrics = self._sum(backward=False)
-                self._last = (point, (loss, metrics()))
-        return self._last[1]
+                self._last = (point, steps, (loss, metrics()))
+        return self._last[2]
+
+    def computable(self, point: Tensor) -> bool:
+        """Return whether the loss at a point `[P]` means something; false if no affordable internal steps are stable.
+
+        Raises Outgrown if shorter internal steps are.
+        """
+        load = self.unknowns.step_load(point)
+        if 1 < load <= MOST_GROWTH:
+            raise Outgrown(point)
+        return load <= 1
 
     def residuals(self, model: nn.Module, chunk: Chunk, draws: torch.Generator) -> Tensor:
         """Return the residuals `[B, N]` of one chunk; the loss is their sum of squares over all chunks."""
@@ -311,6 +330,8 @@ class Problem:
 
     def _sum(self, backward: bool) -> tuple[float, Callable[[], Metrics]]:
         seen: list[tuple[list[LossTerm], Tensor]] = []
+        if not self.computable(self.unknowns.point()):
+            return math.inf, dict
         total, draws = 0.0, self.draws()
         for chunk in self.chunks():
             terms = self._terms(chunk, draws)

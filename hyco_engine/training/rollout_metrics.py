@@ -18,14 +18,14 @@ from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import corner, sample_mask
+from hyco_engine.training.relative_errors import LEAST, RelativeErrors, mean_of
 
 CORRELATED = 0.8
 BANDS = ("low", "mid", "high")
-_FLOOR = 1e-12
 
 _over_steps: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "nrmse": lambda v: v.clamp(min=_FLOOR).log().mean().exp(),
-    "vrmse": lambda v: v.clamp(min=_FLOOR).log().mean().exp(),
+    "nrmse": lambda v: v.clamp(min=LEAST).log().mean().exp(),
+    "vrmse": lambda v: v.clamp(min=LEAST).log().mean().exp(),
     "rmse": lambda v: v.square().mean().sqrt(),
     "mae": lambda v: v.mean(),
     "linf": lambda v: v.max(),
@@ -53,19 +53,19 @@ class RolloutMetrics:
         observed = ~targets.isnan() & self._mask
         for name, sums in self._fields.items():
             own = self._layout.channels(name)
-            sums.add(predictions[:, :, own].double(), targets[:, :, own].double(), observed[:, :, own])
+            sums.add(predictions[:, :, own], targets[:, :, own], observed[:, :, own])
 
     def results(self) -> dict[str, Any]:
         """Return one number for each metric, `by_field {field: {metric: value}}`, `by_step {field: {metric: [T]}}`.
 
         Over lead times, this is the geometric mean of nrmse and vrmse, the root mean square of the other errors in the
         field's units, the largest linf, else the mean; over fields the mean, and the earliest correlation_time. None
-        stands for an unknown value: the correlation_time of a rollout that stays correlated, or a spectrum without any
-        state that was observed completely.
+        stands for an unknown value: the correlation_time of a rollout that stays correlated, a spectrum without any
+        state that was observed completely, or an error relative to a truth that is 0 (nrmse) or has no spread (vrmse).
         """
         by_step = {name: sums.by_step() for name, sums in self._fields.items()}
         by_field = {name: _over_time(table) for name, table in by_step.items()}
-        overall = {metric: _mean([values[metric] for values in by_field.values()]) for metric in _over_steps}
+        overall = {metric: mean_of([values[metric] for values in by_field.values()]) for metric in _over_steps}
         times = [values["correlation_time"] for values in by_field.values()]
         known = [time for time in times if time is not None]
         return {
@@ -82,20 +82,15 @@ class _FieldSums:
     def __init__(self, field: FieldInfo, layout: StateLayout, steps: int) -> None:
         self._own = [field.samples(layout.grid, component) for component in range(field.channels)]
         self._edge = torch.stack([_edge(shape, layout.spatial) for shape in self._own])
-        names = ("squares", "absolute", "energy", "total", "count", "edge", "edge_count", "mean", "means", "r", "rs")
+        names = ("absolute", "edge", "edge_count", "mean", "means", "r", "rs")
         self._sums = {name: torch.zeros(steps, dtype=torch.float64) for name in (*names, *BANDS, "spectra")}
+        self._relative = RelativeErrors.zeros(steps)
         self._largest = torch.zeros(steps, dtype=torch.float64)
 
     def add(self, predictions: Tensor, targets: Tensor, observed: Tensor) -> None:
-        known = torch.where(observed, targets, 0.0)
-        guess = torch.where(observed, predictions, 0.0)
-        error = guess - known
+        error, known = self._relative.add(predictions, targets, observed, _add)
         space = tuple(range(3, error.dim()))
-        self._add("squares", error.square())
         self._add("absolute", error.abs())
-        self._add("energy", known.square())
-        self._add("total", known)
-        self._add("count", observed.double())
         edge = observed & self._edge
         self._add("edge", torch.where(edge, error, 0.0).square())
         self._add("edge_count", edge.double())
@@ -106,20 +101,19 @@ class _FieldSums:
         largest = torch.where(error.isnan(), math.inf, error.abs()).flatten(2).amax(2).amax(0)
         steps = len(largest)
         self._largest[:steps] = torch.maximum(self._largest[:steps], largest)
-        self._correlate(guess, known, observed)
+        self._correlate(known + error, known, observed)
         self._transform(error, observed)
 
     def _add(self, name: str, values: Tensor) -> None:
-        """Add `values [B, T, ...]`, summed over all axes but T."""
-        summed = values.flatten(2).sum((0, 2)) if values.dim() > 2 else values.sum(0)
-        self._sums[name][: len(summed)] += summed
+        _add(self._sums[name], values)
 
     def _correlate(self, guess: Tensor, known: Tensor, observed: Tensor) -> None:
         x, y, seen = (values.flatten(2) for values in (guess, known, observed.double()))
-        count = seen.sum(2, keepdim=True).clamp(min=1)
-        x, y = ((v - v.sum(2, keepdim=True) / count) * seen for v in (x, y))
+        count = seen.sum(2).clamp(min=1)
+        level = y.sum(2) / count
+        x, y = ((v - (v.sum(2) / count)[..., None]) * seen for v in (x, y))
         # a constant has no correlation
-        varies = y.square().sum(2) > 0
+        varies = (y.square().sum(2) / count).sqrt() > self._relative.least_spread(level)
         size = (x.square().sum(2) * y.square().sum(2)).sqrt()
         r = torch.where(size > 0, (x * y).sum(2) / size.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
         self._add("r", torch.where(varies, r.nan_to_num(0.0), 0.0))
@@ -140,25 +134,23 @@ class _FieldSums:
 
     def by_step(self) -> dict[str, Tensor]:
         """Return `[T]` by metric, with NaN for lead times without observations."""
-        s = self._sums
-        count = torch.where(s["count"] > 0, s["count"], math.nan)
-        rmse = (s["squares"] / count).sqrt()
-        variance = (s["energy"] / count - (s["total"] / count).square()).clamp(min=0)
+        s, relative = self._sums, self._relative
+        seen = relative.count > 0
         table = {
-            "nrmse": rmse / (s["energy"] / count).sqrt().clamp(min=_FLOOR),
-            "vrmse": rmse / variance.sqrt().clamp(min=_FLOOR),
-            "rmse": rmse,
-            "mae": s["absolute"] / count,
-            "linf": torch.where(s["count"] > 0, self._largest, math.nan),
+            "nrmse": relative.nrmse,
+            "vrmse": relative.vrmse,
+            "rmse": relative.rmse,
+            "mae": s["absolute"] / relative.count,
+            "linf": self._largest,
             "pearson_r": s["r"] / s["rs"],
             **{f"spectral_mse/{band}": s[band] / s["spectra"] for band in BANDS},
             "conserved_rmse": (s["mean"] / s["means"]).sqrt(),
             "boundary_rmse": (s["edge"] / s["edge_count"]).sqrt(),
         }
-        seen = s["count"] > 0
         # the error of a diverged rollout is infinite, and NaN means that nothing was observed
         known = {"pearson_r": s["rs"] > 0, "boundary_rmse": s["edge_count"] > 0}
         known |= {f"spectral_mse/{band}": s["spectra"] > 0 for band in BANDS}
+        known |= {name: ~table[name].isnan() for name in ("nrmse", "vrmse")}
         return {
             metric: torch.where(known.get(metric, seen), values.nan_to_num(math.inf, math.inf), math.nan)
             for metric, values in table.items()
@@ -175,9 +167,10 @@ def _over_time(table: Mapping[str, Tensor]) -> dict[str, float | None]:
     return values
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else math.inf if known else None
+def _add(whole: Tensor, values: Tensor) -> None:
+    """Add `values [B, T, ...]`, summed over all axes but T."""
+    summed = values.flatten(2).sum((0, 2)) if values.dim() > 2 else values.sum(0)
+    whole[: len(summed)] += summed
 
 
 def _plain(values: Tensor) -> list[float | None]:

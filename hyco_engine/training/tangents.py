@@ -105,7 +105,7 @@ class TangentRollout:
 
     def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
         """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""
-        key = (tuple(state.shape), state.dtype, starts, count)
+        key = (tuple(state.shape), state.dtype, starts, count, self._model.substeps)
         if key in self._graphs:
             return self._graphs[key]
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.augment.recipes import RolloutRecipe
+from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe, TeacherDiverged
 from hyco_engine.errors import PluginError, RunError
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
     Augmentation,
     CacheBackend,
@@ -30,8 +32,14 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import evaluating
+from hyco_engine.training.error_bars import Every
+from hyco_engine.training.evaluation import HeldOutSamples
 from hyco_engine.training.history import History
+from hyco_engine.training.proposal import Proposals
 from hyco_engine.training.trainer import Trainer
+
+PROBE = 128
+"""The most samples on which a loss is measured before a phase."""
 
 
 class BalanceWarning(UserWarning):
@@ -68,8 +76,7 @@ class Place:
 class Teaching:
     """Asks a strategy what the teacher generates, has the cache hold it, and checks the balance.
 
-    With `strict`, a difference between the declared and the actual balance is an error, else a warning. `errors`
-    measures both models on held-out data.
+    With `strict`, a difference between the declared and the actual balance is an error, else a warning.
     """
 
     trainers: Mapping[Player, Trainer]
@@ -77,7 +84,7 @@ class Teaching:
     seed: int
     folders: Folders | None
     strict: bool
-    errors: Callable[[], Mapping[Player, float]]
+    proposals: Proposals
 
     def decide(self, place: Place, strategy: Strategy | None, alpha: float, real: Samples) -> Augmentation | None:
         """Ask the strategy what the phase's teacher generates; None stands for real data alone."""
@@ -94,7 +101,9 @@ class Teaching:
                 f"{len(real)} real ones at alpha = {alpha:g}: how they are held was decided for that "
                 "many; correct its max_generated"
             )
-        return augmentation
+        if augmentation is None or not strategy.proposes:
+            return augmentation
+        return self.proposals.begin(phase, augmentation, place.cycle)
 
     def _context(self, place: Place, alpha: float, real: Samples) -> CycleContext:
         def generator(*purpose: str | int) -> torch.Generator:
@@ -109,13 +118,21 @@ class Teaching:
             cycle=place.cycle,
             alpha=alpha,
             real=real,
-            errors=self.errors,
+            errors=self.proposals.errors,
+            loss=partial(self._loss, real),
             rollout_recipe=rollout_recipe,
             models={player: trainer.model for player, trainer in self.trainers.items()},
             terms={player: trainer.objective.specs for player, trainer in self.trainers.items()},
             layout=next(iter(self.trainers.values())).layout,
             generator=generator,
         )
+
+    def _loss(self, real: Samples, player: Player, recipe: Recipe | None = None) -> float:
+        trainer = self.trainers[player]
+        samples = FirstSamples(recipe, PROBE) if recipe is not None else Every(real, -(-len(real) // PROBE))
+        measured = HeldOutSamples(samples, trainer.objective, trainer.device, trainer.settings.batch_size)
+        with attributed(trainer.who, "the loss on samples"):
+            return measured.score(measured.measure(trainer.model))
 
     @staticmethod
     def _recipe(
@@ -169,6 +186,17 @@ class Teaching:
                 history.peak_bytes = max(history.peak_bytes, generated.nbytes)
                 if self.folders is not None:
                     self.folders.note(generated.nbytes)
+
+    @staticmethod
+    def diverged(augmentation: Augmentation | None, error: RunError) -> Augmentation:
+        """Return the augmentation without the samples of a teacher that diverged, which has the trust 0.
+
+        Raises `error` if it is another one, or if the strategy does not weigh its teachers.
+        """
+        if augmentation is None or "tau" not in augmentation.record or not isinstance(error, TeacherDiverged):
+            raise error
+        record = {**augmentation.record, "tau": 0.0, "accepted": False}
+        return attrs.evolve(augmentation, recipe=None, expected_ratio=0.0, record=record)
 
     # --- the balance ----------------------------------------------------------------------------------------------
 

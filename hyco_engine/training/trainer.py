@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
@@ -80,6 +80,8 @@ class Trainer:
         self.settings = settings or TrainingSettings()
         self.objective = objective or objective_for(model, layout)
         self.normalization = Normalization(normalizer, self.objective.specs, normalizer_name)
+        # strategies may add loss terms, which a state from before does not know
+        self._fresh = copy.deepcopy(self.normalization)
         self.model_name = model_name or type(model).__name__
         self.seed = seed
         self.unknowns = Unknowns(model)
@@ -114,6 +116,11 @@ class Trainer:
     def steps_done(self) -> int:
         """The number of optimizer steps in all phases so far."""
         return 0 if self.state.solver is None else self.state.solver.steps
+
+    @property
+    def at(self) -> dict[str, int]:
+        """The `epoch` and `step` of records; they count phases that were undone too."""
+        return self.state.at
 
     @property
     def optimizer_name(self) -> str:
@@ -205,8 +212,8 @@ class Trainer:
         """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
         learned = self.settings.initial_states == "learned"
-        if state.memory is None and (learned or self.solver.name != "gauss-newton"):
-            state.memory = self._problem(dataset, terms).plan_memory(self.settings.memory_gb)
+        if learned or self.solver.name != "gauss-newton":
+            state.plan_memory(self._problem(dataset, terms), self.settings.memory_gb)
         if learned:
             assert self.layout is not None  # every model with rollouts has one
             state.learn_starts(dataset, self.layout.n_dynamic, self.device)
@@ -277,6 +284,30 @@ class Trainer:
         return problem
 
     # --- state ----------------------------------------------------------------------------------------------------
+
+    def found(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return copies of the model's state dict, and of the start states that are learned beside it."""
+        starts = self.state.initial
+        return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.shift.detach().clone()
+
+    def take(self, weights: Mapping[str, Tensor], starts: Tensor | None) -> None:
+        """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""
+        self.model.load_state_dict(weights)
+        if self.state.initial is not None and starts is not None:
+            with torch.no_grad():
+                self.state.initial.shift.copy_(starts)
+
+    def undo(self, saved: Mapping[str, Any]) -> None:
+        """Return to an earlier state of this trainer; records count on."""
+        before = self.at
+        self.restart(saved)
+        undone, now = self.state.undone, self.at
+        self.state.undone = undone[0] + before["epoch"] - now["epoch"], undone[1] + before["step"] - now["step"]
+
+    def restart(self, saved: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned, whatever loss terms the normalizer has come to know since."""
+        self.normalization = copy.deepcopy(self._fresh)
+        self.load_state_dict(saved)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of training, without settings and data: tensors and plain values, not copied."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.physics.transforms import Transform
+from hyco_engine.physics.within import physics_within
 
 
 class Unknowns:
@@ -24,6 +25,7 @@ class Unknowns:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.physics = model if isinstance(model, PhysicalModel) else None
+        self._steppers = physics_within(model)
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def __bool__(self) -> bool:
@@ -64,6 +66,31 @@ class Unknowns:
             for name, parameter in self.named.items()
         ]
         return torch.cat(parts)
+
+    @property
+    def internal_steps(self) -> tuple[int, ...]:
+        """The numbers of internal steps in a frame, on which the loss depends beside the point."""
+        return tuple(int(getattr(physics, "substeps", 1)) for physics in self._steppers.values())
+
+    def step_load(self, point: Tensor | None = None) -> float:
+        """Return the largest `PhysicalModel.step_load` of the physics in the model, at `point` or at its own."""
+        return max((physics.step_load(raw) for physics, raw in self._raw(point)), default=0.0)
+
+    def settle_steps(self, point: Tensor | None = None) -> bool:
+        """Choose other numbers of internal steps where `point`, or the model's own, needs them; true if any changed."""
+        return any([physics.settle_steps(raw) for physics, raw in self._raw(point)])
+
+    def _raw(self, point: Tensor | None) -> list[tuple[PhysicalModel, dict[str, Tensor] | None]]:
+        """Return each physics in the model with its unconstrained parameters at `point`."""
+        if point is None:
+            return [(physics, None) for physics in self._steppers.values()]
+        named = self.at(point)
+        found: list[tuple[PhysicalModel, dict[str, Tensor] | None]] = []
+        for name, physics in self._steppers.items():
+            prefix = f"{name}.learnables.raw." if name else "learnables.raw."
+            raw = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+            found.append((physics, raw))
+        return found
 
     def means(self, point: Tensor | None = None) -> dict[str, float]:
         """Return the mean of each parameter of a physics, at `point` or at the model's own; for others nothing."""

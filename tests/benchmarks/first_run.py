@@ -251,7 +251,7 @@ def bound(case: Case, spec: Mapping[str, Any], plugins: Registry) -> dict[str, f
     samples = AugmentedDataset(task.samples(trainer.settings))
     trainer.state.learn_starts(samples, task.form.layout.n_dynamic, parts.device)
     whole = trainer.whole_loss(samples)
-    arrow = Linearizer(trainer.model, compiles=False).arrow(whole, whole.unknowns.point())
+    arrow = Linearizer(trainer.model, compiles=False).arrow(whole)
     # residuals are weighted: the sum of squares of pure noise has a known expectation, which gives their unit
     spreads = torch.cat([t.dynamic for t in task.simulations().trajectories])
     sizes = {name: float(spreads[:, task.form.layout.channels(name)].std()) for name in _names(task.form.layout)}

@@ -155,6 +155,7 @@ def test_the_plan_has_the_phases_of_both() -> None:
         ("trust", "train_physical", 3, 0),
         ("trust", "train_synthetic", 2, 0),
         ("trust", "train_physical", 2, 10),
+        ("trust", "train_physical", 3, 0),
     ]
     assert plan["n_generated"] == 10
 

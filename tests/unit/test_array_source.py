@@ -350,8 +350,9 @@ def test_a_suspicion_of_nodes_is_told(tmp_path, caplog):
         (
             {"boundary": 1.0},
             "data.boundary: FILE, array 'u': the field 'u' of simulation 0 has nodes on the lower end of x, where the "
-            "boundary gives 1, but a sample is 0 in frame 0 (allowed difference: 1e-05): the grid does not match the "
-            'boundary; correct boundary or bounds, or set points = "cells" if the samples lie in the middle of cells',
+            "boundary gives 1, but a sample is 0 in frame 0 (allowed difference: 0.0002): the grid does not match the "
+            "boundary; correct boundary or bounds. If these are measured values at a wall whose value is known, write "
+            'that value into the file; if the samples lie in the middle of cells, set points = "cells"',
         ),
         (
             {"boundary": 1.0, "bounds": {}},
@@ -386,7 +387,7 @@ def test_nodes_of_a_period_must_repeat(tmp_path):
     assert refused(lambda: opened(path, points="nodes").load(0)) == (
         f"data.boundary: {path}, array 'u': the field 'u' of simulation 0 has nodes on both ends of the period along "
         f"x, but "
-        f"its last samples differ from the first by up to 0.001 (allowed: 1e-05): the grid does not match the "
+        f"its last samples differ from the first by up to 0.001 (allowed: 0.0002): the grid does not match the "
         f"boundary; "
         f'correct bounds or boundary, or set points = "cells"'
     )
@@ -396,6 +397,30 @@ def test_rounding_at_the_ends_is_allowed(tmp_path):
     values = wave(n=9, end=True)
     values[:, [0, -1]] += 3e-6
     assert opened(saved(tmp_path, values), boundary=0, points="nodes").load(0).dynamic.shape == (6, 1, 7)
+
+
+@pytest.mark.parametrize("level", [0.0, 101325.0, -1e9])
+@pytest.mark.parametrize("factor", [1e-12, 1.0, 1e12])
+def test_ends_are_judged_by_the_spread_of_a_field(tmp_path, level, factor):
+    """24 cells stay 24 cells, and 24 nodes become 22, wherever the field's zero lies and whatever its unit is."""
+    for end, resolution in ((False, 24), (True, 22)):
+        x = np.linspace(0, 1, 24) if end else (np.arange(24) + 0.5) / 24
+        path = with_positions(tmp_path, factor * (level + wave(n=24, end=end)), x)
+        source = opened(path, variables={"u": "u"}, coordinates={"x": "x"}, bounds={}, boundary=factor * level)
+        assert source.layout.grid.resolution == (resolution,)
+        assert len(source.load(0).dynamic[0, 0]) == resolution
+        periodic = opened(path, variables={"u": "u"}, coordinates={"x": "x"}, bounds={})
+        assert periodic.layout.grid.resolution == (23 if end else 24,)
+
+
+def test_a_wall_whose_value_is_a_little_off_is_a_wall(tmp_path):
+    x, t = np.linspace(0, 1, 51), np.linspace(0, 1, 41)
+    frames = np.stack([(1 - x) + np.sin(np.pi * x) * np.exp(-s) + 2e-5 * s * x for s in t])
+    ends = {"x": {"lower": 1.0, "upper": 0.0}}
+    path = with_positions(tmp_path, frames, x)
+    source = opened(path, variables={"u": "u"}, coordinates={"x": "x"}, bounds={}, boundary=ends)
+    assert source.layout.grid.resolution == (49,)
+    assert len(source.load(0).dynamic[0, 0]) == 49
 
 
 def test_fields_that_disagree_about_the_ends(tmp_path):

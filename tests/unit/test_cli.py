@@ -476,7 +476,7 @@ class TestEvaluate:
         result = world("evaluate", "runs/quick-1", *args)
         told = {"split": "test", "weights": "best", "changed": ["data.dt=1.0"], "metrics": SUMMARY["metrics"]}
         told["verdict"] = [
-            "On val data the physics errs 500 times less than “nothing changes”, the surrogate errs 25 times less."
+            "On val data the physics errs 300 times less than “nothing changes”, the surrogate errs 20 times less."
         ]
         assert json.loads(result.stdout) == told
 

@@ -28,9 +28,10 @@ from hyco_engine.physics.capture import MAX_GRAPHS, bucket, capture
 from hyco_engine.physics.compiling import worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import clean, count_operations
-from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics, divide
+from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting, Profile
+from hyco_engine.physics.steps import divide
 from hyco_engine.rollout import rollout
 
 KAPPA = ParameterDeclaration(name="kappa", init=0.1, bounds=(0.0, math.inf), may_be_field=True)

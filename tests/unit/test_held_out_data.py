@@ -19,13 +19,13 @@ from hyco_engine.training import evaluation
 def test_models_are_measured_on_held_out_simulations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     compared: list[Tensor] = []
-    add = evaluation._Sums.add
+    add = evaluation.Sums.add
 
-    def watched(self: Any, predictions: Tensor, targets: Tensor) -> None:
+    def watched(self: Any, predictions: Tensor, targets: Tensor, units: Any) -> None:
         compared.extend(targets.clone())
-        add(self, predictions, targets)
+        add(self, predictions, targets, units)
 
-    monkeypatch.setattr(evaluation._Sums, "add", watched)
+    monkeypatch.setattr(evaluation.Sums, "add", watched)
     spec = copy.deepcopy(BURGERS)
     spec["run"]["cycles"] = 1
     engine = hyco.Engine(spec)

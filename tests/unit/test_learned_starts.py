@@ -69,7 +69,7 @@ def test_the_arrow_is_that_of_all_residuals(products: bool, batch: int, monkeypa
     data = growth_windows(growth(), noise=0.05, horizon=6, count=2)
     trainer = learning(model, batch_size=batch)
     problem = begun(trainer, data, moved=0.01)
-    found = trainer.linearizer.arrow(problem, problem.unknowns.point())
+    found = trainer.linearizer.arrow(problem)
     assert isinstance(found.curvature, ProductCurvature if products else DenseCurvature)
     r, j = numeric(problem, trainer)
     h, g, p = j.T @ j, j.T @ r, len(problem.unknowns.point())
@@ -91,7 +91,7 @@ def test_damping_shortens_both_parts_of_a_step() -> None:
     data = growth_windows(growth(), noise=0.05, horizon=6)
     trainer = learning(growth(a=ParameterSetting(init=1.3)))
     problem = begun(trainer, data)
-    found = trainer.linearizer.arrow(problem, problem.unknowns.point())
+    found = trainer.linearizer.arrow(problem)
     count, starts = len(problem.unknowns.point()), torch.zeros(1, dtype=torch.int64)
     sizes = []
     for damping in (0.0, 1.0, 1e6):

@@ -11,7 +11,7 @@ from report_cases import layout_of
 
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.interfaces import Trajectory
-from hyco_engine.training.evaluation import rollout_errors
+from hyco_engine.training.evaluation import HeldOutRollouts, rollout_errors
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
 N = 64
@@ -155,3 +155,60 @@ def test_nrmse_is_the_one_that_training_measures() -> None:
     assert found["nrmse"] == pytest.approx(errors["nrmse"], rel=1e-12)
     assert found["vrmse"] == pytest.approx(errors["vrmse"], rel=1e-12)
     assert found["by_step"]["u"]["nrmse"] == pytest.approx(errors["nrmse_by_step"], rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-15, 1e12])
+@pytest.mark.parametrize("spreads", [0.0, 1e7])
+def test_the_unit_and_the_zero_of_a_field_change_no_relative_error(factor: float, spreads: float) -> None:
+    truth = torch.stack([wave(1), 0.5 * wave(2)])
+    prediction = truth + 0.1 * wave(3)
+    plain = measured(prediction, truth)
+    other = measured(factor * (prediction + spreads), factor * (truth + spreads))
+    for metric in ("vrmse", "pearson_r") if spreads else ("nrmse", "vrmse", "pearson_r"):
+        assert other[metric] == pytest.approx(plain[metric], rel=1e-6), metric
+    for metric in ("rmse", "mae", "linf"):
+        assert other[metric] == pytest.approx(factor * plain[metric], rel=1e-6), metric
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 101325.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_undefined_is_none(level: float, dtype: torch.dtype) -> None:
+    """A frame without a spread has no vrmse, and one of zeros no nrmse either; means are those of the other frames."""
+    flat = torch.full((N,), level, dtype=dtype)
+    truth = torch.stack([flat, flat + wave(1).to(dtype)])[:, None]
+    layout = layout_of(N)
+    metrics = RolloutMetrics(layout, 2)
+    guess = truth + 0.25
+    metrics.add(guess[None], truth[None])
+    found = metrics.results()["by_step"]["u"]
+    assert found["vrmse"] == [None, pytest.approx(0.25 / math.sqrt(0.5), rel=2e-2)]
+    assert found["nrmse"][0] == (None if level == 0 else pytest.approx(0.25 / level, rel=1e-6))
+    assert found["pearson_r"][0] is None
+    whole = Trajectory(dynamic=torch.cat([truth[:1], truth]), static=torch.zeros(0, N))
+    errors = rollout_errors(lambda state, steps: guess[None], [whole], layout)
+    assert errors["vrmse"] == pytest.approx(found["vrmse"][1], rel=1e-9)
+    assert errors["nrmse_by_step"] == found["nrmse"]
+
+
+def test_the_best_of_several_fields_is_the_same_after_a_constant_is_added_to_one() -> None:
+    layout = StateLayout(
+        grid=layout_of(N).grid,
+        dynamic=tuple(FieldInfo(name=name, boundary=Boundary.parse("periodic", ("x",))) for name in "up"),
+    )
+    frames = torch.stack([torch.stack([wave(1), wave(2)]), torch.stack([wave(2), wave(1)])])
+    scores = []
+    for level in (0.0, 101325.0):
+        lift = torch.tensor([0.0, level], dtype=torch.float64)[:, None]
+        trajectory = Trajectory(dynamic=frames + lift, static=torch.zeros(0, N))
+        heldout = HeldOutRollouts([trajectory], layout)
+        scores.append(heldout.score(heldout.persistence()))
+    assert scores[0] == pytest.approx(math.sqrt(2.0))
+    assert scores[1] == pytest.approx(scores[0], rel=1e-9)
+
+
+def test_without_any_spread_models_are_compared_by_nrmse() -> None:
+    trajectory = Trajectory(dynamic=torch.arange(1.0, 4.0).reshape(3, 1, 1).expand(3, 1, N), static=torch.zeros(0, N))
+    heldout = HeldOutRollouts([trajectory], layout_of(N))
+    found = heldout.persistence()
+    assert found["vrmse"] is None
+    assert heldout.score(found) == found["nrmse"] == pytest.approx(math.sqrt(1 / 2 * 2 / 3))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -167,8 +166,9 @@ def test_with_scales_every_normalizer_trains_fields_of_very_different_units(kind
         assert lines.found[-1][f"weight/{name}"] > 0
 
 
-def test_a_scale_taken_from_the_data_is_that_of_the_train_split() -> None:
-    assembler, made = parts(spec(terms=SCALES))
+@pytest.mark.parametrize("terms", [{}, SCALES])
+def test_a_scale_taken_from_the_data_is_that_of_the_train_split(terms: dict[str, Any]) -> None:
+    assembler, made = parts(spec(terms=terms))
     frames = torch.cat([t.dynamic for t in made.task.simulations().trajectories[:2]]).double()
     for player in ("physical", "synthetic"):
         scales = {term.name: term.scale for term in made.trainers[player].objective.specs}
@@ -180,50 +180,14 @@ def test_a_scale_taken_from_the_data_is_that_of_the_train_split() -> None:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-def test_check_warns_of_units_before_anything_is_simulated() -> None:
-    (note,) = hyco.Engine(spec(), registry=registry()).plan()["notes"]
-    assert note == (
-        "the loss terms of the physical and the synthetic model are not comparable, and not all have a scale: their "
-        "units "
-        "differ ('velocity': m/s, 'pressure': Pa). Write under [loss] terms.velocity = { scale = \"data\" }, "
-        'terms.pressure = { scale = "data" }, or other sizes that should count as 1; see docs/losses.md'
-    )
-    assert hyco.Engine(spec(terms=SCALES), registry=registry()).plan()["notes"] == []
-
-
-def test_a_run_warns_of_sizes() -> None:
-    tables = spec(physical={"terms": SCALES})
-    tables["run"]["cycles"] = 0
-    (told,) = hyco.run(tables, registry=registry()).summary["warnings"]
-    assert told.startswith(
-        "the loss terms of the synthetic model are not comparable, and not all have a scale: 'pressure', with a "
-        "standard "
-        "deviation of "
-    )
-    assert "e+10 times as much as 'velocity' with" in told
-
-
-def test_check_looks_at_arrays_that_are_quickly_read() -> None:
-    states = np.random.default_rng(0).standard_normal((4, 8, 8))
-    np.savez("waves.npz", u=states, v=300.0 * states)
-    tables = spec()
-    tables["data"] = {
-        "kind": "arrays",
-        "path": "waves.npz",
-        "variables": {"u": "u", "v": "v"},
-        "boundary": "periodic",
-        "dt": 0.1,
-        "axes": "stx",
-        "bounds": {"x": [0.0, 1.0]},
-        "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
-        "fields": {"dynamic": ["u", "v"]},
-    }
-    del tables["physical"], tables["augmentation"]
-    (note,) = hyco.Engine(tables, registry=registry()).plan()["notes"]
-    assert "'v', with a standard deviation of 2" in note
-    assert "counts 9e+04 times as much as 'u' with" in note
-    tables["data"]["fields"] = {"dynamic": ["u"]}
-    assert hyco.Engine(tables, registry=registry()).plan()["notes"] == []
+def test_nothing_is_asked_for_fields_whose_spread_is_their_scale() -> None:
+    assert hyco.Engine(spec(), registry=registry()).plan()["notes"] == []
+    (_, by_default), (_, declared) = parts(spec()), parts(spec(terms=SCALES))
+    for player in ("physical", "synthetic"):
+        assert by_default.trainers[player].objective.specs == declared.trainers[player].objective.specs
+    _, own = parts(spec(synthetic={"terms": {"pressure": {"scale": 10.0}}}))
+    scales = {term.name: term.scale for term in own.trainers["synthetic"].objective.specs}
+    assert scales == {"velocity": by_default.trainers["synthetic"].objective.specs[0].scale, "pressure": 100.0}
 
 
 def term(name: str, **more: Any) -> TermSpec:
@@ -244,19 +208,17 @@ def term(name: str, **more: Any) -> TermSpec:
         ([term("a", kind="laplace"), term("b", kind="laplace")], {"a": 1.0, "b": 11.0}, False),
         # a field that never changes says nothing
         ([term("a"), term("b")], {"a": 0.0, "b": 11.0}, False),
-        ([term("a"), term("b")], None, False),
-        ([term("a", unit="m"), term("b")], None, True),
-        ([term("a", unit="m", scale=1.0), term("b")], None, False),
-        ([term("a")], None, False),
+        ([term("a"), term("b")], {}, False),
+        ([term("a")], {"a": 1.0}, False),
     ],
 )
-def test_when_scales_are_asked_for(terms: list[TermSpec], sizes: dict[str, float] | None, warned: bool) -> None:
-    assert (scale_warning({"synthetic": terms}, sizes, of_fields=True) is not None) == warned
+def test_when_scales_are_asked_for(terms: list[TermSpec], sizes: dict[str, float], warned: bool) -> None:
+    assert (scale_warning({"synthetic": terms}, sizes) is not None) == warned
 
 
-def test_what_is_no_field_is_asked_for_numbers() -> None:
+def test_the_numbers_to_declare_are_named() -> None:
     terms = [term("class", kind="categorical"), term("a"), term("b", kind="laplace")]
-    told = scale_warning({"synthetic": terms}, {"a": 0.03, "b": 15.2}, of_fields=False)
+    told = scale_warning({"synthetic": terms}, {"a": 0.03, "b": 15.2})
     assert told is not None
     assert "Write under [loss] terms.a = { scale = 0.03 }, terms.b = { scale = 15 }, or other sizes" in told
 

@@ -119,7 +119,7 @@ def test_nothing_is_left_to_defaults() -> None:
         "cycles": 2,
         "budget": "auto",
         "device": "auto",
-        "precision": "float32",
+        "precision": "auto",
         "checkpoint_minutes": 10.0,
     }
     assert table["synthetic"]["norm"] == {"kind": "batch-stat", "momentum": 0.9}

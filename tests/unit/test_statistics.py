@@ -78,12 +78,18 @@ def test_missing_values_are_left_out():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e8])
-def test_what_is_constant_has_spread_one(value):
+def test_what_is_constant_has_its_own_size_as_spread_and_one_if_it_is_zero(value):
     noise = torch.tensor([0.0, 1.0, -1.0])[:, None, None] * torch.finfo(torch.float32).eps * abs(value)
     dynamic = (torch.full((3, 1, 5), value) + noise).float()
     found = Statistics.of([Trajectory(dynamic=dynamic, static=torch.zeros(1, 5))], layout("u", "c"))
-    assert found.std.tolist() == [1.0, 1.0]
-    assert found.change_std.tolist() == [1.0]
+    assert found.std.tolist() == pytest.approx([abs(value) or 1.0, 1.0])
+    assert found.change_std.tolist() == [found.std[0].item()]
+
+
+def test_what_differs_in_space_alone_changes_by_its_spread():
+    frames = torch.tensor([2e-9, 4e-9, 6e-9], dtype=torch.float64).expand(4, 1, 3)
+    found = Statistics.of([Trajectory(dynamic=frames, static=torch.zeros(0, 3))], layout("u", resolution=(3,)))
+    assert found.change_std.item() == found.std.item() == pytest.approx(2e-9 * (2 / 3) ** 0.5)
 
 
 def test_a_small_spread_that_is_real_is_kept():

@@ -26,7 +26,7 @@ from hyco_engine.builtin.strategies.trust import Trust, trust
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import SpecError
-from hyco_engine.interfaces import CycleContext, Phase, Player, TermSpec, Trajectory
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, TermSpec, Trajectory
 from hyco_engine.runs.metrics import read_metrics
 
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
@@ -53,17 +53,29 @@ class Decay(nn.Module):
         return self.rate * state[:, :1]
 
 
-def context(real: WindowDataset, own: StateLayout, errors: Mapping[Player, float], alpha: float) -> CycleContext:
+def context(
+    real: WindowDataset,
+    own: StateLayout,
+    errors: Mapping[Player, float],
+    alpha: float,
+    losses: tuple[float, float] | None = None,
+) -> CycleContext:
+    """`losses` are the pupil's on real and on generated samples; by default they are as the held-out errors say."""
     models: dict[Player, nn.Module] = {"physical": Decay(0.5), "synthetic": Decay(0.25)}
 
     def recipe(teacher: Player, states: Any, count: int, lead: Tensor | None = None) -> RolloutRecipe:
         return RolloutRecipe(models[teacher], states, count, horizon=2, layout=own, lead=lead)
+
+    def loss(player: Player, recipe: RolloutRecipe | None = None) -> float:
+        expected = errors[player] ** 2, errors["physical"] ** 2 + errors["synthetic"] ** 2
+        return (losses or expected)[recipe is not None]
 
     return CycleContext(
         cycle=1,
         alpha=alpha,
         real=real,
         errors=lambda: errors,
+        loss=loss,
         rollout_recipe=recipe,
         models=models,
         terms={player: [TermSpec(name="u", priority=3.0, scale=2.0)] for player in models},
@@ -110,6 +122,54 @@ def test_the_count_is_rounded_down_and_what_is_imported_stays_below_alpha(
     assert count * e_teacher**2 <= own_error * (1 + 1e-9)
     # and it is no less than it may be: one sample more would be too much, of a better teacher one more than alpha
     assert (count + 1) * max(e_teacher, e_pupil) ** 2 >= own_error * (1 - 1e-9)
+
+
+@given(
+    st.sampled_from(["physical", "synthetic"]),
+    st.tuples(POSITIVE, POSITIVE),
+    st.tuples(POSITIVE, POSITIVE),
+    st.floats(0.01, 2.0),
+)
+def test_what_is_imported_is_measured_on_the_generated_samples(
+    player: Player, errors: tuple[float, float], losses: tuple[float, float], alpha: float
+) -> None:
+    own, phase, n_real = layout(resolution=(4,)), Phase(player=player), 50
+    e_teacher, e_pupil = errors
+    asked = context(states_of(own, n_real + 2), own, {phase.teacher: e_teacher, player: e_pupil}, alpha, losses)
+    made = Trust(TrustOptions(starts="real")).augment(phase, asked)
+    assert made is None or made.expected_ratio == pytest.approx(alpha * made.record["tau"])
+    count = 0 if made is None or made.recipe is None else len(made.recipe)
+    # the part of the models' difference that is the teacher's, by their errors on held-out data
+    imported = losses[1] * e_teacher**2 / (e_teacher**2 + e_pupil**2)
+    allowed = alpha * n_real * min(losses[0], imported, imported * (e_pupil / e_teacher) ** 2)
+    assert count * imported <= allowed * (1 + 1e-9)
+    assert (count + 1) * imported >= allowed * (1 - 1e-9)
+
+
+def test_samples_that_carry_fifty_times_the_pupils_loss_are_one_in_fifty() -> None:
+    own, phase = layout(resolution=(4,)), Phase(player="physical")
+    errors: dict[Player, float] = {"synthetic": 2.0, "physical": 1.0}
+
+    def asked(n_real: int) -> Augmentation:
+        made = Trust(TrustOptions()).augment(phase, context(states_of(own, n_real + 2), own, errors, 0.5, (2.0, 125.0)))
+        assert made is not None
+        return made
+
+    # four fifths of 125 are the teacher's error, 50 times the pupil's loss: held-out errors alone would allow a quarter
+    many, few = asked(200), asked(99)
+    assert (many.recipe is None or len(many.recipe), many.record["tau"]) == (2, pytest.approx(1 / 50))
+    assert (few.recipe, few.record["accepted"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("losses", "count"), [((1.0, math.nan), 0), ((1.0, math.inf), 0), ((math.nan, 1.0), 0), ((math.inf, 1.0), 5)]
+)
+def test_a_loss_that_is_no_number_imports_nothing(losses: tuple[float, float], count: int) -> None:
+    own, phase = layout(resolution=(4,)), Phase(player="physical")
+    asked = context(states_of(own), own, {"synthetic": 1.0, "physical": 1.0}, 0.5, losses)
+    made = Trust(TrustOptions()).augment(phase, asked)
+    assert made is not None
+    assert (0 if made.recipe is None else len(made.recipe)) == count
 
 
 @pytest.mark.parametrize(
@@ -299,6 +359,7 @@ def test_trust_teaches_and_says_how_much(tmp_path: Path, monkeypatch: pytest.Mon
     by_direction = {(e["cycle"], e["direction"]): e for e in result.summary["cooperation"]}
     taught = by_direction[1, "physical->synthetic"]
     assert taught["tau"] == trust(taught["e_teacher"], taught["e_pupil"]) == 1
+    assert taught["e_after"] < taught["e_pupil"]
     # ten real windows
     assert taught["n_generated"] == 5
     assert taught["accepted"] is True
@@ -403,7 +464,9 @@ def test_the_plan_says_which_phases_are_taught(tmp_path: Path, monkeypatch: pyte
     engine = hyco.Engine(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 7}))
     phases = [(p["phase"], p["epochs"], p["n_generated"]) for p in engine.plan()["phases"]]
     cycle = [("train_synthetic", 2, 5), ("train_physical", 2, 5)]
-    assert phases == [("train_physical", 7, 0), ("train_synthetic", 2, 0), cycle[1], *cycle]
+    # the last one polishes
+    warmup = ("train_physical", 7, 0)
+    assert phases == [warmup, ("train_synthetic", 2, 0), cycle[1], *cycle, warmup]
 
 
 def test_a_teacher_that_is_worse_than_its_pupil_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

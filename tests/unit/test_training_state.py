@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,28 @@ class Measuring(Count):
         )
 
 
+class Astray(ExtraTerm):
+    """A loss term that leads away from the data."""
+
+    def term(self, model: nn.Module, batch: Any, generator: torch.Generator) -> LossTerm:
+        # k starts below the truth, and the surrogate's weights above it
+        wrong = -5 if isinstance(model, Decay) else 5
+        away = 10 * (next(model.parameters()) - wrong).square().sum()
+        draws = torch.rand(len(batch[0]), generator=generator)
+        return LossTerm(spec=TermSpec(name="astray", priority=100.0), per_sample=(1 + draws) * away)
+
+
+class Proposing(Measuring):
+    """Proposes what is kept in the first cycle, and undone in the second one."""
+
+    proposes = True
+
+    def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
+        found = super().augment(phase, context)
+        assert found is not None
+        return attrs.evolve(found, terms=(Astray(),)) if context.cycle else found
+
+
 class Seen(Tracker):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -177,6 +200,8 @@ CASES = {
     "starts": {"optimizer": "gauss-newton", "starts": 3},
     **{f"curriculum, {name}": {"optimizer": name, "curriculum": ((1, 2), (2, 2))} for name in ("adam", "lbfgs")},
     "initial": {"optimizer": "lbfgs", "initial_states": "learned", "strategy": Measuring(), "curriculum": ((1, 2),)},
+    **{f"{name}, proposing": {"optimizer": name, "strategy": Proposing()} for name in ("adam", "lbfgs")},
+    "running-mean, proposing": {"optimizer": "adam", "balance": "running-mean", "strategy": Proposing()},
     "sgd, measuring": {"optimizer": "sgd", "strategy": Measuring()},
     "lbfgs, measuring": {"optimizer": "lbfgs", "strategy": Measuring()},
     "on the fly": {"optimizer": "adam", "cache": OnTheFly()},
@@ -197,6 +222,8 @@ def test_from_every_moment(case: str, step: int, tmp_path: Path) -> None:
     whole = hybrid(all_of_it, **CASES[case])
     moments = train(whole, 2)
     assert moments > 12
+    if "proposing" in case:
+        assert False in [entry["accepted"] for entry in whole.history.cooperation]
     for moment in range(1 + list(CASES).index(case) % step, moments + 1, step):
         first, store = Seen(), Checkpoints(tmp_path / str(moment))
         train(hybrid(first, **CASES[case]), 2, store, moment)

@@ -18,7 +18,7 @@ FLOORS = [0.1, 0.2, 0.3, 0.4, 0.5]
 def measured(by_step: list[float | None], **more: Any) -> dict[str, Any]:
     known = [value for value in by_step if value is not None]
     nrmse = None if len(known) < len(by_step) else sum(known) / len(known)
-    return {"nrmse": nrmse, "vrmse": nrmse, "nrmse_by_step": by_step, **more}
+    return {"nrmse": nrmse, "vrmse": nrmse, "nrmse_by_step": by_step, "vrmse_by_step": by_step, **more}
 
 
 def completed(split: str = "test", **models: dict[str, Any]) -> dict[str, Any]:

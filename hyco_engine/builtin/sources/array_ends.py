@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -12,8 +13,8 @@ from hyco_engine.builtin.sources.array_files import Array
 from hyco_engine.data.fields import FieldInfo, Rule
 from hyco_engine.errors import DataError
 
-TOLERANCE = 1e-5
-"""Allowed difference of end samples from a fixed or repeated value, relative to the field's largest value."""
+TOLERANCE = 1e-4
+"""Allowed difference of end samples from a fixed or repeated value, relative to the range of the field's values."""
 SIDES = ("lower", "upper")
 
 
@@ -27,10 +28,18 @@ class FieldSamples:
     where: str
     """The name of these values and where they come from, to begin a message with."""
 
-    @property
+    @cached_property
     def tolerance(self) -> float:
-        """Return the largest difference that counts as equal; NaN is left out."""
-        return TOLERANCE * float(np.nan_to_num(np.abs(self.values)).max())
+        """The largest difference that counts as equal: a share of the range, and rounding; NaN is left out.
+
+        The size of the values says nothing: a pressure around 101325 may vary by 1.
+        """
+        seen = self.values[np.isfinite(self.values)]
+        if not seen.size:
+            return 0.0
+        low, high = float(seen.min()), float(seen.max())
+        rounding = float(np.finfo(self.values.dtype).eps) * max(abs(low), abs(high))
+        return TOLERANCE * (high - low) + rounding
 
     def end(self, axis: str, side: int, others: dict[str, slice], depth: int = 0) -> Array:
         """Return the samples at one end, `[T, C, ...]`, cut along the other axes by `others`, with 0 for NaN."""
@@ -53,7 +62,7 @@ class FieldSamples:
             return EndLook(kind="fixed value")
         if (most - least).max() > self.tolerance:
             return EndLook(kind="varies")
-        detail = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.6g}"
+        detail = f"{self.where} keeps the value {self._shown(most[worst])}, and the boundary gives {fixed[worst]:.9g}"
         return EndLook(kind="another value", detail=detail)
 
     def repeats(self, axis: str) -> bool | None:
@@ -89,15 +98,16 @@ class FieldSamples:
             first = np.unravel_index(int(bad.argmax()), bad.shape)
             raise DataError(
                 f"{self.where} has nodes on the {SIDES[side]} end of {axis}, where the boundary gives "
-                f"{fixed[first[1]]:.6g}, but a sample is {self._shown(ends[first])} in frame {first[0]} (allowed "
+                f"{fixed[first[1]]:.9g}, but a sample is {self._shown(ends[first])} in frame {first[0]} (allowed "
                 f"difference: {self.tolerance:.3g}): the grid does not match the boundary; correct boundary or "
-                f'bounds, or set points = "cells" if the samples lie in the middle of cells',
+                f"bounds. If these are measured values at a wall whose value is known, write that value into the "
+                f'file; if the samples lie in the middle of cells, set points = "cells"',
                 key="data.boundary",
             )
 
     def _shown(self, value: float) -> str:
         """Return a number for a message, with rounding errors around zero shown as 0."""
-        return "0" if abs(value) <= self.tolerance else f"{value:.6g}"
+        return "0" if abs(value) <= self.tolerance else f"{value:.9g}"
 
     def _fixed(self, axis: str, side: int) -> Array:
         """Return the values that the boundary fixes on one side, `[C]`."""

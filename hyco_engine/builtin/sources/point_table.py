@@ -92,7 +92,7 @@ class Table:
                 f"fields may be NaN, where they were not observed",
                 key="data.path",
             )
-        if (time < -1e-9).any():
+        if (time < -1e-9 * np.abs(time).max()).any():
             raise DataError(
                 f"{self.options.path}: row {int(time.argmin())} is at t = {float(time.min()):g}, before the first "
                 "frame, which is at 0",

@@ -14,6 +14,8 @@ from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, St
 class Count(Strategy):
     """Generates `int(n_real * alpha)` rollouts from a random subset of the real windows' starts, new each cycle."""
 
+    proposes = False
+
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
         check_steppers(models)
 

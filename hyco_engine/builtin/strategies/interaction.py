@@ -51,6 +51,11 @@ class Interaction(Strategy):
         pupils = order if self.options.teach == "both" else order[1:]
         return [Phase(player=p, taught=p in pupils and (cooperating or p == "synthetic")) for p in order]
 
+    def last_phases(self) -> Sequence[Phase]:
+        """Plan a polish for a physics that is taught up to the last cycle."""
+        polishes = self.options.teach != "synthetic" and not self.options.cooperate
+        return (Phase(player="physical", taught=False),) if polishes else ()
+
     def max_generated(self, n_real: int, alpha: float) -> int:
         return 0
 

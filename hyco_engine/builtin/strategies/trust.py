@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.augment.balance import generated_count
+from hyco_engine.augment.recipes import TeacherDiverged
 from hyco_engine.builtin.strategies.starts import (
     SPIN_UP,
     States,
@@ -19,17 +21,25 @@ from hyco_engine.builtin.strategies.starts import (
     random_starts,
 )
 from hyco_engine.errors import RunError, SpecError
-from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Recipe, Strategy
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
+from hyco_engine.physics.within import instability
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
 
 
 def trust(e_teacher: float, e_pupil: float) -> float:
-    """Return tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges."""
-    if not math.isfinite(e_teacher):
+    """Return tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges, or if one of them is no number."""
+    if not math.isfinite(e_teacher) or math.isnan(e_pupil):
         return 0.0
     return 1.0 if e_pupil >= e_teacher else (e_pupil / e_teacher) ** 2
+
+
+def teachers_part(e_teacher: float, e_pupil: float) -> float:
+    """Return which part of the squared difference between two models is the teacher's error."""
+    if e_teacher == 0 or not math.isfinite(e_pupil):
+        return 0.0
+    return e_teacher**2 / (e_teacher**2 + e_pupil**2)
 
 
 class Trust(Strategy):
@@ -39,9 +49,13 @@ class Trust(Strategy):
     squared error; since their number is proportional to tau, the error that they add is at most alpha times the pupil's
     own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
-    With new starts this bound holds only if the teacher's error there is its error on the data. A surrogate's errors
-    average out in the few parameters of a physics, whereas a network copies the errors of a wrong physics. So a physics
-    that is worse than the surrogate is not accepted as its teacher, unless its rollouts start from real windows.
+    With new starts this holds only if the teacher's error there is its error on the data. So the pupil's loss on the
+    generated samples is measured too. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
+    e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
+
+    A surrogate's errors average out in the few parameters of a physics, whereas a network copies the errors of a wrong
+    physics. So a physics that is worse than the surrogate is not accepted as its teacher, unless its rollouts start
+    from real windows.
     """
 
     def __init__(self, options: TrustOptions) -> None:
@@ -57,6 +71,10 @@ class Trust(Strategy):
         warmup = Phase(player="physical", epochs=self.options.warmup, taught=False)
         return warmup, Phase(player="synthetic", taught=False), Phase(player="physical")
 
+    def last_phases(self) -> Sequence[Phase]:
+        """Plan a polish of the physics, as long as its warm-up."""
+        return (Phase(player="physical", epochs=self.options.warmup or None, taught=False),)
+
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
         check_steppers(models)
         if not heldout:
@@ -71,17 +89,31 @@ class Trust(Strategy):
             return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
-        tau = trust(e_teacher, e_pupil)
+        # what diverges in generated rollouts may still be finite over the few frames that are held out
+        unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
+        tau = 0.0 if unstable else trust(e_teacher, e_pupil)
         accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
         count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
+        recipe = None
+        if count:
+            states, spin_up = self._starts(context, count)
+            recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
+            part = teachers_part(e_teacher, e_pupil)
+            # a teacher that diverges is told of when it generates
+            with suppress(TeacherDiverged):
+                own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
+                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own)) if part else 1.0)
+            if (left := generated_count(len(context.real), context.alpha * tau)) < count:
+                count, spin_up = left, None if spin_up is None else spin_up[:left]
+                recipe = context.rollout_recipe(phase.teacher, states, count, spin_up) if count else None
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
-        recipe = self._recipe(phase, context, count) if count else None
         return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau if accepted else 0.0, record=record)
 
-    def _recipe(self, phase: Phase, context: CycleContext, count: int) -> Recipe:
+    def _starts(self, context: CycleContext, count: int) -> tuple[States, Tensor | None]:
+        """Return the states from which rollouts start, and how many steps the teacher takes before."""
         generator = context.generator("starts")
         if self.options.starts == "real":
-            return context.rollout_recipe(phase.teacher, random_starts(context.real, count, generator), count)
+            return random_starts(context.real, count, generator), None
         states: States
         if self.options.starts == "drawn":
             states = drawn_starts(context.models["physical"], context.generator)
@@ -91,5 +123,4 @@ class Trust(Strategy):
             )
         else:
             states = mixed_starts(context.real, context.layout, count, generator)
-        spin_up = torch.randint(1, SPIN_UP + 1, (count,), generator=generator)
-        return context.rollout_recipe(phase.teacher, states, count, spin_up)
+        return states, torch.randint(1, SPIN_UP + 1, (count,), generator=generator)

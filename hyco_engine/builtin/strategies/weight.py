@@ -13,6 +13,8 @@ from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, St
 class Weight(Strategy):
     """Generates one rollout from every real window's start state, each with the weight `alpha`."""
 
+    proposes = False
+
     def max_generated(self, n_real: int, alpha: float) -> int:
         return n_real if alpha > 0 else 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import attrs
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
-from hyco_engine.training.divergence import Diverged
+from hyco_engine.training.divergence import Diverged, Outgrown
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Solver, State
 
@@ -80,12 +81,13 @@ class FullBatch(Solver[F], Generic[F]):
     def step(self, problem: Problem, state: F) -> Progress:
         with attributed(problem.who, f"epoch {state.epochs + 1}"):
             self.freeze(problem, state)
-            done = self.iterate(problem, state)
+            done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
         if not math.isfinite(done.loss):
             raise Diverged(
                 f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
-                f"{problem.left_finite()}: start closer, narrow the parameters' bounds, or shorten "
-                "data.num_predict_steps"
+                f"{problem.left_finite()}",
+                advice=problem.instability()
+                or "Start closer, narrow the parameters' bounds, or shorten data.num_predict_steps",
             )
         problem.normalization.step(problem.context(state.epochs, state.steps))
         state.epochs += 1
@@ -123,6 +125,26 @@ class FullBatch(Solver[F], Generic[F]):
     @abstractmethod
     def search(self, problem: Problem, starts: Tensor, iterations: int) -> Ends:
         """Iterate at most `iterations` times from each of `starts [S, P]`. The model may end at any of the ends."""
+
+
+T = TypeVar("T")
+
+
+def stably(problem: Problem, attempt: Callable[[], T], forget: Callable[[], None]) -> T:
+    """Return `attempt()`; after each try that met points for which internal steps are too long, make them shorter.
+
+    The next try begins where the first one did, with a solver that has to `forget` the loss of longer steps.
+    """
+    start = [parameter.detach().clone() for parameter in problem.parameters]
+    while True:
+        try:
+            return attempt()
+        except Outgrown as error:
+            for parameter, value in zip(problem.parameters, start, strict=True):
+                parameter.data.copy_(value)
+            if not problem.unknowns.settle_steps(error.point):
+                raise
+            forget()
 
 
 def stacked(points: list[Tensor], losses: list[float], converged: list[bool]) -> Ends:

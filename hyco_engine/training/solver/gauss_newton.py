@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from hyco_engine.interfaces import Player
 from hyco_engine.training.least_squares import LevenbergMarquardt
 from hyco_engine.training.linearized import BatchedProblem, JointProblem, Linearizer
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration
+from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration, stably
 from hyco_engine.training.unknowns import Unknowns
 
 
@@ -65,8 +66,12 @@ class GaussNewton(FullBatch[GaussNewtonState]):
         damped = self._damped(problem.unknowns, len(starts))
         points, done = starts, torch.zeros(len(starts), dtype=torch.bool)
         values = torch.full((len(starts),), math.inf, dtype=torch.float64)
+        for start in starts:
+            # one number of internal steps serves all starts
+            if problem.unknowns.step_load(start) > 1:
+                problem.unknowns.settle_steps(start)
         for _ in range(iterations):
-            step = damped.iterate(batched, points)
+            step = stably(problem, partial(damped.iterate, batched, points), lambda: None)
             points, values = step.points, step.values
             done = step.converged | ~step.moved
             if bool(done.all()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import Player
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration, stacked
+from hyco_engine.training.solver.full_batch import Ends, FullBatch, FullBatchState, Iteration, stably, stacked
 
 FIRST_STEP = 0.03
 """The first step changes the parameters by about this much of their scale."""
@@ -160,10 +161,11 @@ class LBFGS(FullBatch[LBFGSState]):
         points, losses, converged = [], [], []
         for start in starts:
             problem.unknowns.move_to(start)
+            problem.unknowns.settle_steps()
             state = self.fresh(problem)
             loss, done = math.inf, False
             for _ in range(iterations):
-                made = self.iterate(problem, state)
+                made = stably(problem, partial(self.iterate, problem, state), partial(self.forget, state))
                 loss, done = made.loss, made.converged
                 if done or not math.isfinite(loss):
                     break

@@ -162,9 +162,10 @@ class Minibatch(Solver[MinibatchState]):
                 return
             loss.total.backward()  # type: ignore[no-untyped-call]
             if (broken := broken_gradient(model, parameters)) is not None:
-                raise Diverged(f"the {self.player} model diverged in {where}: {broken}")
+                told = f"the {self.player} model diverged in {where}: {broken}"
+                raise Diverged(told, advice=problem.instability() or "")
         except Diverged as error:
-            raise Diverged(str(error), advice=self._advice(state)) from error
+            raise Diverged(error.what, advice=error.advice or self._advice(state)) from error
         if self.settings.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm)
         state.optimizer.step()
