@@ -4,6 +4,9 @@ A heat equation is linear, so a u + b solves it exactly where u does, with kappa
 other units must then find the same kappa after conversion, the same errors relative to the fluctuations, and tell the
 same verdict, each to 1e-4.
 
+A minimum in float32 is found to about 0.003 standard errors, as far as its loss shows; the data here are so exact that
+this is less than 1e-4.
+
 The training of a network amplifies rounding, in a number of epochs from 1e-7 of float32 to anything, so two cases are
 compared. Powers of two scale without rounding: float32 must give the same bits, which shows that no threshold and no
 epsilon has a unit. Any other a and b change the rounding: float64 leaves 1e-9 for b of 1e7 spreads, and the few epochs
@@ -29,7 +32,7 @@ from tiny_specs import no_figures
 import hyco_engine as hyco
 
 KAPPA = 0.02
-CELLS, FRAMES, DT = 16, 15, 0.02
+CELLS, FRAMES, DT = 15, 15, 0.02
 SAME = 1e-4
 NORMALIZERS = ("manual", "running-mean", "sqrt-dim", "batch-stat", "uncertainty", "grad-norm")
 SURROGATES: dict[str, dict[str, Any]] = {
@@ -54,7 +57,7 @@ class Units:
 
 def solution(t: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return a solution of the heat equation that is 0 at x = 0 and x = 1."""
-    modes = ((1, 1.0), (2, 0.6), (3, -0.4))
+    modes = ((1, 1.0), (2, 0.6))
     return sum(c * np.exp(-KAPPA * (np.pi * k) ** 2 * t) * np.sin(np.pi * k * x) for k, c in modes)
 
 
@@ -68,7 +71,9 @@ def spec_of(folder: Path, units: Units, **tables: Any) -> dict[str, Any]:
     sensors, physics = tables.pop("sensors", False), tables.pop("physics", True)
     data: dict[str, Any]
     wall = float(in_units(np.zeros(1), units)[0])
-    x = (np.arange(CELLS) + 0.5) / CELLS
+    # the walls' value is that of the ghost cells, so the first and the last cell lie one spacing from the zeros
+    x = (np.arange(CELLS) + 1) / (CELLS + 1)
+    bounds = [0.5 / (CELLS + 1) * units.length, (CELLS + 0.5) / (CELLS + 1) * units.length]
     if sensors:
         rng = np.random.default_rng(0)
         place, time = rng.uniform(0.05, 0.95, 60), rng.uniform(0, DT * (FRAMES - 1), 60)
@@ -83,7 +88,7 @@ def spec_of(folder: Path, units: Units, **tables: Any) -> dict[str, Any]:
         np.save(folder / "u.npy", in_units(frames, units))
         data = {"kind": "arrays", "path": str(folder / "u.npy"), "axes": "tx"}
         data |= {"split": {"by": "time", "train": "0:9", "val": "9:12", "test": "12:15"}}
-    data |= {"dt": DT * units.time, "bounds": {"x": [0.0, units.length]}, "boundary": wall}
+    data |= {"dt": DT * units.time, "bounds": {"x": bounds}, "boundary": wall}
     made = {
         "run": {"cycles": 1},
         "paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")},
@@ -93,6 +98,8 @@ def spec_of(folder: Path, units: Units, **tables: Any) -> dict[str, Any]:
     }
     for name, table in tables.items():
         made[name] = made.get(name, {}) | table
+    if made.get("synthetic", {}).get("kind") == "coordinate-mlp":
+        made["synthetic"] = made["synthetic"] | {"duration": DT * (FRAMES - 1) * units.time}
     return made
 
 
@@ -175,10 +182,7 @@ UNITS = st.builds(
 @settings(max_examples=2, deadline=None)
 @given(units=UNITS)
 def test_runs_in_other_units_find_the_same(name: str, units: Units) -> None:
-    tables = CASES[name]
-    if tables.get("synthetic", {}).get("kind") == "coordinate-mlp":
-        tables = tables | {"synthetic": tables["synthetic"] | {"duration": DT * (FRAMES - 1) * units.time}}
-    compare(reference(name), found(units, **tables))
+    compare(reference(name), found(units, **CASES[name]))
 
 
 @pytest.mark.parametrize("power", [-40, 40])
