@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import torch
@@ -64,14 +65,13 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
     """Choose what `wanted` leaves open for a stepper that is trained on rollouts by stochastic gradient descent."""
     # one step a rollout costs least, and unobserved or noisy frames need longer ones
     short = size.horizon > 1 and not size.hidden and not size.noisy
-    first = wanted.settled(
-        TrainingSettings(
-            batch_size=max(4, min(16, 2 ** int(math.log2(max(size.samples / BATCHES, 1))))),
-            lr=_rate(model),
-            curriculum=((1, 1),) if short else (),
-            input_noise=0.0 if size.noisy else 0.1,
-        )
-    )
+    choices: dict[str, Any] = {
+        "batch_size": max(4, min(16, 2 ** int(math.log2(max(size.samples / BATCHES, 1))))),
+        "lr": _rate(model),
+        "curriculum": ((1, 1),) if short else (),
+        "input_noise": 0.0 if size.noisy else 0.1,
+    }
+    first = wanted.settled(**choices)
     batches = math.ceil(size.samples / first.batch_size)
     steps = first.curriculum[0][0] if first.curriculum else size.horizon
     if budget.epochs is not None:
@@ -85,14 +85,8 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
         why = f"at most {why}" if most < MOST_STEPS else f"less than {why}"
     each = max(1, round(total / size.phases))
     total = each * size.phases
-    chosen = wanted.settled(
-        attrs.evolve(
-            first,
-            epochs_per_cycle=each,
-            curriculum=((1, total),) if short else (),
-            patience=max(1, round(PATIENCE * total)) if size.validates else 0,
-        )
-    )
+    choices |= {"epochs_per_cycle": each, "curriculum": ((1, total),) if short else ()}
+    chosen = wanted.settled(**choices, patience=max(1, round(PATIENCE * total)) if size.validates else 0)
     return Plan(settings=chosen, text=_text(chosen, size, batches, why))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -144,11 +144,11 @@ class SurrogateTraining(TrainingMethod):
         """The keys that the engine chooses."""
         return frozenset(name for name in CHOSEN if getattr(self, name) == "auto")
 
-    def settled(self, chosen: TrainingSettings | None = None) -> TrainingSettings:
-        """Return these settings with those of `chosen` for what is "auto"."""
-        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+    def settled(self, **chosen: Any) -> TrainingSettings:
+        """Return these settings with `chosen` values for what is "auto", and else those of `TrainingSettings`."""
+        values = {name: getattr(self, name) for name in attrs.fields_dict(TrainingSettings)}  # type: ignore[arg-type]
         kept = {name: value for name, value in values.items() if name not in self.open}
-        return attrs.evolve(chosen or TrainingSettings(), **kept)
+        return TrainingSettings(**{**chosen, **kept})
 
 
 CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
