@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.errors import SpecError
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
     CacheBackend,
@@ -283,8 +284,21 @@ class Assembler:
             normalizer_name=name,
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
-            heldout=task.heldout("val", objective, self.device) if task.is_read and settings.patience else None,
+            error=self._error(player, objective, task) if settings.patience else None,
         )
+
+    def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:
+        """Return a function that measures a model on validation data; None if there is none, or it is not read."""
+        heldout = task.heldout("val", objective, self.device) if task.is_read else None
+        if heldout is None:
+            return None
+        who = f"the {player} model {self._named(getattr(self.spec, player))}"
+
+        def error(model: nn.Module) -> float:
+            with attributed(who, "rollouts on held-out data"):
+                return heldout.score(heldout.measure(model))
+
+        return error
 
     def planned(self, strategy: Strategy | None, cycle: int) -> list[tuple[Phase, int]]:
         """List the phases of a cycle of one strategy, each with its epochs; the last cycle's with those that follow."""

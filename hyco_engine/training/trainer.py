@@ -16,9 +16,7 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
-from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
-from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.fit import fit
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.linearized import MOST_NUMBERS, Linearizer
@@ -54,9 +52,9 @@ class Trainer:
     """Trains one model by any number of calls `train(data, num_epochs)`; the state persists from phase to phase.
 
     `model` is a stepper or a predictor; a stepper needs the data's `layout`. Without a `normalizer` the loss is the
-    plain weighted sum; without `heldout` data there is no patience. Messages use `model_name` and `normalizer_name`. A
-    cosine schedule falls to zero over `total_epochs`. Every epoch visits all samples once, in an order that depends
-    only on the seed, the player and the number of epochs before.
+    plain weighted sum; without `error`, which measures a model on held-out data, there is no patience. Messages use
+    `model_name` and `normalizer_name`. A cosine schedule falls to zero over `total_epochs`. Every epoch visits all
+    samples once, in an order that depends only on the seed, the player and the number of epochs before.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class Trainer:
         normalizer_name: str | None = None,
         seed: int = 0,
         total_epochs: int | None = None,
-        heldout: HeldOut | None = None,
+        error: Callable[[nn.Module], float] | None = None,
     ) -> None:
         self.model = model
         self.player: Player = player
@@ -86,9 +84,9 @@ class Trainer:
         self.seed = seed
         self.unknowns = Unknowns(model)
         self.linearizer = Linearizer(model)
-        error = None if heldout is None else partial(self.error, heldout)
+        measured = None if error is None else partial(error, model)
         self.solver = solver_for(
-            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs, error
+            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs, measured
         )
         self.state = TrainingState()
 
@@ -250,11 +248,6 @@ class Trainer:
             begun=self.epochs_done - done,
             **{"batch_size": self._batch_size(data), **more},
         )
-
-    def error(self, heldout: HeldOut) -> float:
-        """Return the model's error on held-out data."""
-        with attributed(self.who, "rollouts on held-out data"):
-            return heldout.score(heldout.measure(self.model))
 
     def _batch_size(self, data: AugmentedDataset) -> int:
         """Return the number of samples that are computed together: fewer where each brings its start's derivatives."""

@@ -25,7 +25,6 @@ from hyco_engine.spec.loading import spec_from_dict
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.training import planning
 from hyco_engine.training.budget import Budget
-from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.problem import with_noise
@@ -87,7 +86,7 @@ def test_a_time_becomes_a_number_of_epochs_of_this_machine(monkeypatch: pytest.M
     assert chosen("60 s").epochs_per_cycle == 20
     assert chosen("2 min").epochs_per_cycle == 40
     # at most as many steps as ever paid
-    assert chosen("10 h").epochs_per_cycle == planning.MOST_STEPS // 10 // 3
+    assert chosen("10 h", phases=1).epochs_per_cycle == planning.MOST_STEPS // 10
 
 
 def test_the_default_is_counted_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,26 +267,23 @@ def test_training_with_noise_repeats() -> None:
 # --- patience ---------------------------------------------------------------------------------------------------------
 
 
-class Course(HeldOut):
+class Course:
     """Held-out errors that are given beforehand, one for each measurement."""
 
     def __init__(self, errors: list[float]) -> None:
         self.errors = errors
         self.seen: list[float] = []
 
-    def measure(self, model: nn.Module) -> dict[str, Any]:
+    def __call__(self, model: nn.Module) -> float:
+        assert isinstance(model, LinearSurrogate)
         self.seen.append(float(model.weight.detach()))
-        return {"error": self.errors[len(self.seen) - 1]}
-
-    def score(self, metrics: Any) -> float:
-        return float(metrics["error"])
+        return self.errors[len(self.seen) - 1]
 
 
 def patient(course: Course, patience: int = 3) -> Trainer:
     settings = TrainingSettings(batch_size=4, lr=0.01, patience=patience)
-    return Trainer(
-        LinearSurrogate(), player="synthetic", layout=decay_layout(), settings=settings, seed=0, heldout=course
-    )
+    model = LinearSurrogate()
+    return Trainer(model, player="synthetic", layout=decay_layout(), settings=settings, seed=0, error=course)
 
 
 def test_a_phase_ends_once_the_error_no_longer_falls_with_the_best_weights() -> None:
@@ -320,12 +316,12 @@ def test_patience_goes_on_from_its_state() -> None:
     errors = [3.0, 2.0, 2.5, 2.0, 2.1, 9.0]
     whole = patient(Course(errors))
     whole.train(decay_windows(), 20)
-    first = patient(Course(errors))
+    course = Course(errors)
+    first = patient(course)
     steps = first.steps(decay_windows(), 20)
     for _ in range(11):
         next(steps)
-    measured = len(first.solver.error.args[0].seen)  # type: ignore[attr-defined]
-    second = patient(Course(errors[measured:]))
+    second = patient(Course(errors[len(course.seen) :]))
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     second.train(decay_windows(), 20)
     assert torch.equal(second.model.weight, whole.model.weight)
