@@ -142,7 +142,7 @@ def test_more_cycles_under_a_cosine_schedule_are_another_run_and_it_says_so(tmp_
 def test_a_choice_of_the_engine_may_be_written_out_and_not_changed(whole: tuple[Path, int], tmp_path: Path) -> None:
     """The resolved spec in the run folder has the values that were chosen, and the run resumes from it."""
     folder = stopped(tmp_path / "run", 8)
-    with error_naming(SpecError, "was 'auto' when the run began, and is 'float64' now", key="run.precision"):
+    with error_naming(SpecError, "was 'float32' when the run began, and is 'float64' now", key="run.precision"):
         run(folder, resume=True, changes={"run.precision": "float64"})
     stopped(folder, 8, resume=True, changes={"run.precision": "float32"})
     run(folder, resume=True)

@@ -45,8 +45,8 @@ class CoordinateMLP(Predictor):
         upper = [*grid.upper, options.duration]
         self.fields = [(field.name, layout.channels(field.name), bool(field.components)) for field in layout.dynamic]
         sides = list(zip(lower, upper, strict=True))
-        self.register_buffer("origin", torch.tensor([(a + b) / 2 for a, b in sides], dtype=torch.float64))
-        self.register_buffer("scale", torch.tensor([2 / (b - a) for a, b in sides], dtype=torch.float64))
+        self.register_buffer("origin", torch.tensor([(a + b) / 2 for a, b in sides], dtype=context.dtype))
+        self.register_buffer("scale", torch.tensor([2 / (b - a) for a, b in sides], dtype=context.dtype))
         statistics, n = context.statistics, layout.n_dynamic
         self.register_buffer("mean", torch.zeros(n) if statistics is None else statistics.mean[:n].clone())
         self.register_buffer("std", torch.ones(n) if statistics is None else statistics.std[:n].clone())
