@@ -91,9 +91,9 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
 
 
 def _rate(model: nn.Module) -> float:
-    """Return a learning rate with one digit: 0.01 for up to 40 000 weights, less as their root for more."""
+    """Return a learning rate with one digit: 0.01 for up to 10 000 weights, less as their root for more."""
     count = sum(weight.numel() for weight in model.parameters())
-    return float(f"{max(1e-3, 1e-2 * min(1.0, math.sqrt(4e4 / max(count, 1)))):.0e}")
+    return float(f"{max(1e-3, 1e-2 * min(1.0, math.sqrt(1e4 / max(count, 1)))):.0e}")
 
 
 def _text(settings: TrainingSettings, size: Size, batches: int, why: str) -> str:
