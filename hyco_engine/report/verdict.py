@@ -24,6 +24,8 @@ EXPLAINED = 3.0
 """Residual, relative to the noise, up to which a physics explains the data."""
 LEAST_NOISE = 0.01
 """Noise, relative to the spread, below which the differences between two exact solvers are larger."""
+FITS = 1.5
+"""Factor between a model's error and the noise of the data up to which noise is all that is left."""
 RISE = 1.02
 """Growth of a held-out error that counts as harm."""
 
@@ -40,7 +42,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_parameters(summary.get("parameters") or {}),
         *_unexplained(metrics, summary.get("noise") or {}),
         *_harm(metrics, summary.get("cooperation") or ()),
-        *_models(metrics, (summary.get("data") or {}).get("dt")),
+        *_models(metrics, (summary.get("data") or {}).get("dt"), _level(summary.get("noise") or {})),
     ]
     return found or ["This run trained and measured no model."]
 
@@ -178,15 +180,14 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
     """
     split = tested_split(metrics)
     own = _measured(metrics, "physical", split)
-    levels = [entry["relative"] for entry in noise.values() if is_number(entry.get("relative"))]
+    told = _level(noise)
     whole, by_step = own.get("vrmse"), own.get("vrmse_by_step")
-    if not levels or not by_step or not is_number(whole):
+    if told is None or not by_step or not is_number(whole):
         return
-    level = max(LEAST_NOISE, sum(levels) / len(levels))
+    level = max(LEAST_NOISE, told)
     first = by_step[: (len(by_step) + 1) // 2]
     early = math.prod(value ** (1 / len(first)) for value in first) if all(map(is_number, first)) else whole
     if min(whole, early) > EXPLAINED * level:
-        told = sum(levels) / len(levels)
         size = (
             f"{significant(whole / told, 2)} times the noise" if told == level else f"{_percent(whole)} of the spread"
         )
@@ -212,12 +213,23 @@ def models_verdict(metrics: Mapping[str, Any], dt: float | None) -> list[str]:
     return list(_models(metrics, dt))
 
 
-def _models(metrics: Mapping[str, Any], dt: float | None) -> Iterator[str]:
+def _level(noise: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return the noise, relative to the spread of a field, in the mean over the fields; None where it is not known."""
+    levels = [entry["relative"] for entry in noise.values() if is_number(entry.get("relative"))]
+    return sum(levels) / len(levels) if levels else None
+
+
+def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = None) -> Iterator[str]:
     split = tested_split(metrics)
     good, poor, bad = [], [], []
+    fits: list[str] = []
     for model, title in SHOWN.items():
         own = _measured(metrics, model, split)
         if "nrmse" not in own:
+            continue
+        error = own.get("vrmse")
+        if noise is not None and noise > LEAST_NOISE and is_number(error) and 1 / FITS < error / noise < FITS:
+            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(noise)}")
             continue
         ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
         if reach is not None and 0 < reach[0] < reach[1]:
@@ -237,7 +249,7 @@ def _models(metrics: Mapping[str, Any], dt: float | None) -> Iterator[str]:
     if len(good) == 2:
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
-    yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *told))
+    yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
 
 
 def _measured(metrics: Mapping[str, Any], model: str, split: str) -> Mapping[str, Any]:

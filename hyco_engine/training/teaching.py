@@ -232,7 +232,8 @@ class Teaching:
             entry = {"cycle": place.cycle, **place.label, "direction": direction, "n_generated": data.n_generated}
             history.cooperation.append(entry | dict(augmentation.record))
         # no message where the strategy recorded its decision, or planned a phase without a teacher
-        if not alone and phase.taught and data.n_generated == 0 and not recorded:
+        told = any("nothing is generated for the " + phase.player in note for note in history.warnings)
+        if not alone and phase.taught and data.n_generated == 0 and not recorded and not told:
             few = int(data.n_real * alpha) == 0
             why = f"int({data.n_real} * alpha) with alpha = {alpha:g}" if few else "as its strategy decided"
             yield (
