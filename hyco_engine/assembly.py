@@ -52,7 +52,7 @@ from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
-from hyco_engine.training.settings import CHOSEN, TrainingSettings
+from hyco_engine.training.settings import CHOSEN, PhysicsTraining, SurrogateTraining, TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
@@ -174,8 +174,10 @@ class Assembler:
     def _choose(self, task: Task, models: Mapping[Player, nn.Module], strategy: Strategy | None) -> dict[str, Any]:
         """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
         chosen: dict[str, Any] = {}
-        if "physical" in models and is_noisy(task.noise):
-            found = self._meet_noise(task, models["physical"])
+        if "physical" in models:
+            found = self._meet_noise(task, models["physical"]) if is_noisy(task.noise) else {}
+            own = replaced(self.spec.training.physical, found)
+            found |= {name: getattr(own.settled(), name) for name in CHOSEN if name in own.open}
             chosen |= {f"training.physical.{name}": value for name, value in found.items()}
         if "synthetic" in models:
             settings = self._plan_surrogate(task, models["synthetic"], strategy)
@@ -251,7 +253,8 @@ class Assembler:
         spec = self.spec
         if spec.physical is None:
             return 0
-        training, epochs = spec.training.physical, spec.training.physical.epochs_per_cycle
+        training = self._settings("physical")
+        epochs = training.epochs_per_cycle
         fields = any(setting.field for setting in spec.physical.parameters.values())
         if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
             # Gauss-Newton ends when it has converged, and compiles its derivatives separately
@@ -322,8 +325,8 @@ class Assembler:
         )
 
     def _settings(self, player: Player) -> TrainingSettings:
-        training = self.spec.training
-        return training.physical if player == "physical" else training.synthetic.settled()
+        settings: PhysicsTraining | SurrogateTraining = getattr(self.spec.training, player)
+        return settings.settled()
 
     def _normalizer(
         self, player: Player, model: nn.Module, objective: Objective, task: Task

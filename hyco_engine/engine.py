@@ -146,7 +146,7 @@ class Engine:
             "n_real": task.n_real,
             "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
-            "memory": None if physical is None else task.memory(spec.training.physical, physical.dt),
+            "memory": None if physical is None else task.memory(parts.trainers["physical"].settings, physical.dt),
             "precision": spec.run.precision,
             "training": {key: value for key, value in assembler.chosen.items() if key.startswith("training.")},
             "parts": assembler.origins(parts.cache),

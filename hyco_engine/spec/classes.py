@@ -15,7 +15,7 @@ from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.settings import check_folder_name, option, options
 from hyco_engine.spec.choices import NormalizerChoice, StrategyChoice, SyntheticChoice, TrackerChoice
 from hyco_engine.training.budget import Budget
-from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
+from hyco_engine.training.settings import PhysicsTraining, SurrogateTraining
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
@@ -111,8 +111,8 @@ class TrainingSpec:
     synthetic: SurrogateTraining = option(
         attrs.Factory(lambda: SurrogateTraining(schedule="cosine")), help="training of the surrogate"
     )
-    physical: TrainingSettings = option(
-        attrs.Factory(lambda: TrainingSettings(epochs_per_cycle=5, optimizer="auto", lr=3e-2)),
+    physical: PhysicsTraining = option(
+        attrs.Factory(lambda: PhysicsTraining(optimizer="auto")),
         help="training of the physical model",
     )
 

@@ -19,7 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.training.least_squares import decrease, unit_scale, within_box
+from hyco_engine.training.least_squares import START_DAMPING, decrease, unit_scale, within_box
 
 TOLERANCE = 1e-2
 """Conjugate gradients reduce the residual by this factor: a step that is so exact converges by it from step to step."""
@@ -150,8 +150,9 @@ class Arrow:
         return decrease(hessian[None], gradient[None]) + (self.start_gradient * pulled).sum()
 
     def step(self, starts: Tensor, damping: Tensor, trust_region: Tensor | None) -> Tensor:
-        gradient, hessian, pulled, solved = self._reduce(float(damping))
-        moved = within_box(hessian[None], gradient[None], torch.zeros(1, dtype=torch.float64), trust_region)
+        # damped starts follow the parameters less, so even a little of it would all but hold what both could explain
+        gradient, hessian, pulled, solved = self._reduce(max(0.0, float(damping) - START_DAMPING))
+        moved = within_box(hessian[None], gradient[None], damping, trust_region)
         followed = -(pulled + solved @ moved[0])
         return torch.cat([moved, followed.reshape(1, -1)], dim=1)
 
@@ -164,13 +165,12 @@ class Arrow:
         return (-2 * linear - curved)[None]
 
     def _reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the reduced gradient and Hessian, C^-1 g `[W, D]` and C^-1 B^T `[W, D, P]`, all of them damped."""
+        """Return the reduced gradient and Hessian, C^-1 g `[W, D]` and C^-1 B^T `[W, D, P]`, for damped starts."""
         right = torch.cat([self.start_gradient[:, :, None], self.between.mT], dim=2)
         solution = self.curvature.solve(right, damping)
         pulled, solved = solution[:, :, 0], solution[:, :, 1:]
         gradient = self.gradient - torch.einsum("wpd,wd->p", self.between, pulled)
-        own = self.hessian + torch.diag(damping * unit_scale(self.hessian).square())
-        schur = own - torch.einsum("wpd,wdq->pq", self.between, solved)
+        schur = self.hessian - torch.einsum("wpd,wdq->pq", self.between, solved)
         return gradient, (schur + schur.T) / 2, pulled, solved
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
-from hyco_engine.training.jacobian import ForwardJacobian, push_forward
+from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.jacobian import TANGENT_ELEMENTS, ForwardJacobian, push_forward
 from hyco_engine.training.least_squares import NormalEquations
 from hyco_engine.training.problem import Chunk, Problem
 from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
@@ -144,6 +145,12 @@ class Linearizer:
             value, gradient, hessian = _prior(whole, x)
             found = found.with_prior(value[0], gradient[0], hessian[0])
         return found
+
+    @staticmethod
+    def together(most: int, initial: InitialStates, steps: int) -> int:
+        """Return how many samples, up to `most`, are computed together if each brings its start's derivatives."""
+        derivatives = initial.shift[0].numel() ** 2 * (steps + 1)
+        return most if derivatives > MOST_NUMBERS else max(1, min(most, TANGENT_ELEMENTS // derivatives))
 
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""

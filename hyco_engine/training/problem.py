@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.recut import Recut
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
@@ -37,6 +38,8 @@ from hyco_engine.training.unknowns import Unknowns
 Metrics = dict[str, float]
 MOST_GROWTH = 8.0
 """A search may try parameters that need so many times as many internal steps; beyond, its step was too long."""
+TOGETHER = 32
+"""The number of short windows that are computed together, however few of the long ones are."""
 KEPT_BYTES = 2**28
 """A data set up to this size stays gathered between passes over it."""
 
@@ -171,6 +174,18 @@ class Problem:
             problem._chunks = self._chunks
             self._shorter = (horizon, problem)
         return self._shorter[1]
+
+    def from_observed(self, horizon: int) -> Problem | None:
+        """Return the problem of rollouts of `horizon` steps from the observed frames of the real samples.
+
+        None if there are no such rollouts of at least two steps.
+        """
+        if horizon < 2 or not isinstance(self.data.real.batch(torch.tensor([0]))[1], Tensor):
+            return None
+        data = AugmentedDataset(Recut(self.data.real, horizon))
+        objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
+        size = max(self.batch_size, TOGETHER)
+        return attrs.evolve(self, data=data, objective=objective, initial=None, batch_size=size) if len(data) else None
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
         """Return how rollouts fit into memory; None if there are none. The log states the cost."""

@@ -109,7 +109,7 @@ class TrainingMethod:
 
 @options
 class TrainingSettings(TrainingMethod):
-    """The options of `[training.physical]`, and of a trainer that needs no spec."""
+    """The options of a trainer, with nothing left open."""
 
     epochs_per_cycle: int = option(10, help=EPOCHS, ge=0)
     batch_size: int = option(32, help=BATCH, ge=1)
@@ -119,8 +119,43 @@ class TrainingSettings(TrainingMethod):
     patience: int = option(0, help=PATIENCE, ge=0)
 
 
+class OpenTraining(TrainingMethod):
+    """Options of which some may be left to the engine."""
+
+    @property
+    def open(self) -> frozenset[str]:
+        """The keys that the engine chooses."""
+        return frozenset(name for name in CHOSEN if getattr(self, name) == "auto")
+
+    def settled(self, **chosen: Any) -> TrainingSettings:
+        """Return these settings with `chosen` values for what is "auto", and else those of `TrainingSettings`."""
+        values = {name: getattr(self, name) for name in attrs.fields_dict(TrainingSettings)}  # type: ignore[arg-type]
+        kept = {name: value for name, value in values.items() if name not in self.open}
+        return TrainingSettings(**{**chosen, **kept})
+
+
 @options
-class SurrogateTraining(TrainingMethod):
+class PhysicsTraining(OpenTraining):
+    """The options of `[training.physical]`."""
+
+    epochs_per_cycle: int | Auto = option(
+        "auto",
+        help=f"{EPOCHS}; auto: 5, or 25 for a physics whose start states are learned: those converge slowly",
+        ge=0,
+    )
+    batch_size: int = option(32, help=BATCH, ge=1)
+    lr: float = option(3e-2, help=RATE, gt=0.0)
+    curriculum: tuple[tuple[int, int], ...] = option((), help=CURRICULUM, check=check_curriculum)
+    input_noise: float = option(0.0, help=NOISE, ge=0.0)
+    patience: int = option(0, help=PATIENCE, ge=0)
+
+    def settled(self, **chosen: Any) -> TrainingSettings:
+        slow = self.initial_states == "learned"
+        return super().settled(**{"epochs_per_cycle": 25 if slow else 5, **chosen})
+
+
+@options
+class SurrogateTraining(OpenTraining):
     """The options of `[training.synthetic]`. With epochs_per_cycle = "auto", the engine chooses what is "auto"."""
 
     epochs_per_cycle: int | Auto = option(
@@ -138,17 +173,6 @@ class SurrogateTraining(TrainingMethod):
     def planned(self) -> bool:
         """True if the engine chooses the number of epochs."""
         return self.epochs_per_cycle == "auto"
-
-    @property
-    def open(self) -> frozenset[str]:
-        """The keys that the engine chooses."""
-        return frozenset(name for name in CHOSEN if getattr(self, name) == "auto")
-
-    def settled(self, **chosen: Any) -> TrainingSettings:
-        """Return these settings with `chosen` values for what is "auto", and else those of `TrainingSettings`."""
-        values = {name: getattr(self, name) for name in attrs.fields_dict(TrainingSettings)}  # type: ignore[arg-type]
-        kept = {name: value for name, value in values.items() if name not in self.open}
-        return TrainingSettings(**{**chosen, **kept})
 
 
 CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")

@@ -18,8 +18,7 @@ from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.training.fit import fit
-from hyco_engine.training.jacobian import TANGENT_ELEMENTS
-from hyco_engine.training.linearized import MOST_NUMBERS, Linearizer
+from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, objective_for
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.problem import Problem
@@ -255,8 +254,7 @@ class Trainer:
         if initial is None or self.solver.name != "gauss-newton":
             return size
         steps = self.objective.steps(data.batch(torch.tensor([0]))) or 1
-        derivatives = initial.shift[0].numel() ** 2 * (steps + 1)
-        return size if derivatives > MOST_NUMBERS else max(1, min(size, TANGENT_ELEMENTS // derivatives))
+        return self.linearizer.together(size, initial, steps)
 
     def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within the context, its weights from the start of the phase under way."""

@@ -13,6 +13,7 @@ from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Solver
 from hyco_engine.training.solver.full_batch import FullBatch
 from hyco_engine.training.solver.gauss_newton import GaussNewton
+from hyco_engine.training.solver.guessed import Guessed
 from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.solver.minibatch import Minibatch
 from hyco_engine.training.solver.multi_start import MultiStart
@@ -92,7 +93,11 @@ def solver_for(
         full: FullBatch[Any] = LBFGS(player=player)
         if name == "gauss-newton":
             full = GaussNewton(player=player, linearizer=linearizer)
-        solver = MultiStart(full, settings.starts) if settings.starts > 1 and unknowns.physics is not None else full
+        solver = full
+        if settings.starts > 1 and unknowns.physics is not None:
+            solver = MultiStart(full, settings.starts)
+        elif settings.initial_states == "learned":
+            solver = Guessed(full)
     else:
         batches = Minibatch(name=name, player=player, settings=settings, total_epochs=total_epochs)
         solver = Rollback(batches) if settings.on_divergence == "rollback" else batches
