@@ -350,13 +350,13 @@ def test_comparison_of_odd_truths(
     shown = pictures(figures[-1])
     truth = truth[: len(prediction)]
     # where the truth gives no range, the scale is some range all the same
-    most = 1e-12 if kind == "zero" else float(np.abs(truth).max(initial=0, where=~np.isnan(truth)))
+    most = 1.0 if kind == "zero" else float(np.abs(truth).max(initial=0, where=~np.isnan(truth)))
     limits = (0.0, 1.0) if kind == "unknown" else (-most, most)
     assert_shows(
         shown.pop("Truth (grey: unknown)" if kind in ("masked", "unknown") else "Truth"), truth[:, 0], frames, limits
     )
     assert_shows(shown.pop("Physics"), prediction[:, 0], frames, limits)
-    worst = {"zero": float(prediction.max()), "unknown": 1e-12}.get(kind, 0.1)
+    worst = {"zero": float(prediction.max()), "unknown": 1.0}.get(kind, 0.1)
     wrong = prediction[:, 0] - truth[:, 0]
     if len(resolution) == 1:
         assert_shows(shown.pop(f"Physics - truth: {error}"), wrong, frames, (-worst, worst))

@@ -215,7 +215,7 @@ def test_part_of_a_table_keeps_the_rest_of_the_default_where_it_stands(load: Cal
     ).spec
     assert spec.synthetic is not None
     settings = spec.training.physical
-    assert (settings.batch_size, settings.epochs_per_cycle, settings.lr) == (8, 5, 3e-2)
+    assert (settings.batch_size, settings.epochs_per_cycle, settings.lr) == (8, "auto", 3e-2)
     assert (spec.synthetic.options.inner.lr, spec.synthetic.options.inner.betas) == (0.5, (0.1, 0.2))
     norm = spec.synthetic.options.norm
     assert isinstance(norm, NormalizerChoice)

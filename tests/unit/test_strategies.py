@@ -370,6 +370,8 @@ def test_an_interaction_changes_both_models_with_any_optimizer(
     optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # held-out data may undo what an interaction changed
+    monkeypatch.setattr(Interaction, "proposes", False)
     training = spec()["training"] | {"physical": {"optimizer": optimizer, "epochs_per_cycle": 2}}
     both = hyco.run(spec(augmentation={"kind": "interaction", "alpha": 0.5, "points": 16}, training=training))
     alone = hyco.run(without("physical", training=training))
@@ -424,6 +426,8 @@ def test_a_run_that_polishes_is_at_first_the_run_that_cooperates(
     optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # held-out data may undo what an interaction changed
+    monkeypatch.setattr(Interaction, "proposes", False)
     training = spec()["training"] | {"physical": {"optimizer": optimizer, "epochs_per_cycle": 2}}
     asked = {"kind": "interaction", "alpha": 0.5, "points": 16}
     polished = hyco.run(spec(augmentation=asked | {"cooperate": 1}, training=training))
