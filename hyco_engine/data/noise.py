@@ -22,11 +22,12 @@ from hyco_engine.data.fields import StateLayout
 
 ORDERS = (0, 2, 4, 6)
 """Orders of the differences along time, and along an axis of space; at least one of them is not 0."""
-LEAST_VALUES = 30
-"""An estimate needs so many differences: its own relative error is then about a fifth."""
+LEAST_VALUES = 100
+"""An estimate needs so many differences: its own relative error is then about an eighth."""
 MOST_VALUES = 2**18
 """Frames beyond so many values of a field are left out: more of them would not change the estimate."""
 _MEDIAN = 0.674489750196  # the median magnitude of a standard normal number
+_SPREAD = 1.17  # the standard error of the estimate, relative to it and times the root of the number of values
 
 
 def estimate_noise(trajectories: Iterable[Trajectory], layout: StateLayout) -> dict[str, float]:
@@ -51,8 +52,9 @@ def _of_field(simulations: list[Tensor]) -> float:
                 found.setdefault(operator, []).append(_magnitudes(frames, *operator))
         if left <= 0:
             break
-    estimates = [_estimate(torch.cat(parts)) for parts in found.values()]
-    return min((value for value in estimates if value is not None), default=0.0)
+    joined = [torch.cat(parts) for parts in found.values()]
+    enough = [magnitudes for magnitudes in joined if len(magnitudes) >= LEAST_VALUES]
+    return min(map(_estimate, enough), default=(0.0, 0.0))[1]
 
 
 def _magnitudes(frames: Tensor, in_time: int, in_space: int, axis: int) -> Tensor:
@@ -65,5 +67,10 @@ def _magnitudes(frames: Tensor, in_time: int, in_space: int, axis: int) -> Tenso
     return found[~found.isnan()]
 
 
-def _estimate(magnitudes: Tensor) -> float | None:
-    return float(magnitudes.median()) / _MEDIAN if len(magnitudes) >= LEAST_VALUES else None
+def _estimate(magnitudes: Tensor) -> tuple[float, float]:
+    """Return (about the largest noise that agrees with the magnitudes, the noise that agrees best).
+
+    The smallest of many estimates would be one of the least certain ones; the smallest bound is not.
+    """
+    noise = float(magnitudes.median()) / _MEDIAN
+    return noise * (1 + 3 * _SPREAD / math.sqrt(len(magnitudes))), noise

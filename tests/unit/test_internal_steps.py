@@ -338,7 +338,9 @@ def test_an_unstable_physics_has_no_trust(inner: float, tau: float, samples: int
     question = Question(phase, cycle=1, alpha=1.0, errors={"physical": 0.01, "synthetic": 0.1})
     models = {"physical": physics(Silent, 0.15, inner), "synthetic": LinearSurrogate(torch.float64)}
     real = WindowDataset(trajectories(), horizon=3)
-    context = attrs.evolve(question.context, models=models, real=real, layout=LAYOUT, loss=lambda player, recipe=None: 1.0)
+    context = attrs.evolve(
+        question.context, models=models, real=real, layout=LAYOUT, loss=lambda player, recipe=None: 1.0
+    )
     augmentation = Trust(TrustOptions()).augment(phase, context)
     assert augmentation is not None
     assert augmentation.record == {"e_teacher": 0.01, "e_pupil": 0.1, "tau": tau, "accepted": tau > 0}

@@ -36,6 +36,8 @@ from hyco_engine.training.settings import TrainingSettings
 
 CELLS = 5
 
+PLAIN = TrainingSettings()
+
 
 class Line(Predictor):
     """y = w x, and any field of position and time alike."""
@@ -173,8 +175,13 @@ def test_samples_are_for_predictors() -> None:
     assert heldout.persistence() is None
     assert (task.validates, task.heldout("test", objective)) == (True, None)
     assert not sample_task(val=0).validates
-    assert (task.n_real, task.sample_bytes(TrainingSettings())) == (6, 8)
-    assert (task.form.layout, task.start_states(TrainingSettings()), task.example(), task.summary()) == (None, None, None, None)
+    assert (task.n_real, task.sample_bytes(PLAIN)) == (6, 8)
+    assert (task.form.layout, task.start_states(PLAIN), task.example(), task.summary()) == (
+        None,
+        None,
+        None,
+        None,
+    )
     with pytest.raises(DataError, match="this data has no fields") as caught:
         task.terms("physical", Same(), LossSpec())
     assert caught.value.problems[0].key == "physical.kind"
@@ -209,7 +216,7 @@ def test_samples_need_something_to_train_on() -> None:
 def test_nothing_is_loaded_before_a_task_is_read_and_sizes_stay() -> None:
     source = ListSource(trajectories=[numbered(8, i) for i in range(3)])
     task = task_for(source, choice())
-    told = (task.n_real, task.sample_bytes(TrainingSettings()), task.sizes, task.memory(TrainingSettings(), 0.1))
+    told = (task.n_real, task.sample_bytes(PLAIN), task.sizes, task.memory(PLAIN, 0.1))
     assert task.form.statistics is not None
     assert task.form.statistics.std.tolist() == [1.0]
     task.terms("synthetic", Same(), LossSpec(terms={"u": TermSetting(scale="data")}))
@@ -218,9 +225,14 @@ def test_nothing_is_loaded_before_a_task_is_read_and_sizes_stay() -> None:
     task.read()
     assert task.is_read
     assert source.loaded == [0, 1, 2]
-    assert told == (task.n_real, task.sample_bytes(TrainingSettings()), task.sizes, task.memory(TrainingSettings(), 0.1))
+    assert told == (
+        task.n_real,
+        task.sample_bytes(PLAIN),
+        task.sizes,
+        task.memory(PLAIN, 0.1),
+    )
     assert task.n_real == len(task.train)
-    assert task.sample_bytes(TrainingSettings()) == sum(part.nbytes for part in task.train.batch(torch.tensor([0])))  # type: ignore[union-attr]
+    assert task.sample_bytes(PLAIN) == sum(part.nbytes for part in task.train.batch(torch.tensor([0])))  # type: ignore[union-attr]
     assert float(task.form.statistics.std[0]) != 1.0
 
 
@@ -233,7 +245,7 @@ def test_a_sample_is_as_large_as_the_recipe_makes_it(make: Any) -> None:
     recipe = RolloutRecipe(
         Same(), lambda indices: torch.ones(len(indices), 1, CELLS), 2, horizon=steps, layout=task.layout
     )
-    assert task.sample_bytes(TrainingSettings()) == recipe.sample_bytes
+    assert task.sample_bytes(PLAIN) == recipe.sample_bytes
 
 
 def test_a_digest_changes_with_what_is_held_out() -> None:
