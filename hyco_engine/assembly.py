@@ -52,7 +52,7 @@ from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
-from hyco_engine.training.settings import CHOSEN, PhysicsTraining, SurrogateTraining, TrainingSettings
+from hyco_engine.training.settings import TRAINED, PhysicsTraining, SurrogateTraining, TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
 from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.unknowns import Unknowns
@@ -177,12 +177,12 @@ class Assembler:
         if "physical" in models:
             found = self._meet_noise(task, models["physical"]) if is_noisy(task.noise) else {}
             own = replaced(self.spec.training.physical, found)
-            found |= {name: getattr(own.settled(), name) for name in CHOSEN if name in own.open}
+            found |= {name: getattr(own.settled(), name) for name in TRAINED if name in own.open}
             chosen |= {f"training.physical.{name}": value for name, value in found.items()}
         if "synthetic" in models:
             settings = self._plan_surrogate(task, models["synthetic"], strategy)
             open_ = self.spec.training.synthetic.open
-            chosen |= {f"training.synthetic.{name}": getattr(settings, name) for name in CHOSEN if name in open_}
+            chosen |= {f"training.synthetic.{name}": getattr(settings, name) for name in TRAINED if name in open_}
         return chosen
 
     def _meet_noise(self, task: Task, model: nn.Module) -> dict[str, Any]:
@@ -193,8 +193,12 @@ class Assembler:
             return {}
         optimizer = optimizer_name(Unknowns(model), "physical", settings, objective)
         chosen = meet_noise(settings, optimizer, task.longest_windows())
-        if chosen:
-            self.reasons.append(told(task.noise, chosen))
+        self.reasons.append(told(task.noise, chosen))
+        if chosen.get("initial_states", settings.initial_states) != "learned":
+            self.notes.append(
+                "the physics trains from observed, noisy start states, which biases parameters that damp the noise: "
+                'training.physical.initial_states = "learned" avoids that, with gauss-newton or lbfgs and starts = 1'
+            )
         return chosen
 
     def _plan_surrogate(self, task: Task, model: nn.Module, strategy: Strategy | None) -> TrainingSettings:
@@ -203,7 +207,13 @@ class Assembler:
         settings, objective = wanted.settled(), self.objective("synthetic", model, task)
         # how to train whatever else a surrogate may be, only the user knows
         steps = objective.rolls_out and not objective.takes_parts and wanted.optimizer not in FULL_BATCH
-        if wanted.epochs_per_cycle != "auto" or layout is None or not steps:
+        if wanted.epochs_per_cycle != "auto" and spec.run.budget != "auto":
+            self.notes.append(
+                f"run.budget = {spec.run.budget!r} has no meaning beside training.synthetic.epochs_per_cycle = "
+                f"{wanted.epochs_per_cycle}: leave one of them out"
+            )
+        trainable = any(parameter.requires_grad for parameter in model.parameters())
+        if wanted.epochs_per_cycle != "auto" or layout is None or not steps or not trainable:
             return settings
         first = candidates_of(strategy)[0].strategy
         every = [phase for cycle in range(spec.run.cycles) for phase in planned_phases(first, self.players, cycle)]

@@ -206,7 +206,9 @@ class DataManager:
     @cached_property
     def noise(self) -> Mapping[str, float]:
         """The standard deviation of each dynamic field's noise in the train split, in the field's own ones."""
-        return self._declared_noise if self._has_points else self._relative_noise(self._cut("train"), self.layout)
+        own = {} if self._has_points else self._relative_noise(self._cut("train"), self.layout)
+        added = self._declared_noise(_spreads(self.statistics, self.layout))
+        return {name: max(own.get(name, 0.0), level) for name, level in added.items()}
 
     def glimpsed_noise(self) -> Mapping[str, float]:
         """Return what `noise` is expected to be, without loading all data.
@@ -215,21 +217,21 @@ class DataManager:
         """
         seen = self.source.glimpse()
         own = {} if seen is None else self._relative_noise([seen], self.source.layout)
-        return {name: math.hypot(own.get(name, 0.0), added) for name, added in self._declared_noise.items()}
+        spreads = {} if seen is None else _spreads(Statistics.of([seen], self.source.layout), self.source.layout)
+        added = self._declared_noise(spreads)
+        return {name: math.hypot(own.get(name, 0.0), level) for name, level in added.items()}
 
-    @property
-    def _declared_noise(self) -> dict[str, float]:
-        noise = self.choice.observe.noise
-        added = noise.level if noise is not None and noise.relative else 0.0
-        return {field.name: added for field in self.layout.dynamic}
+    def _declared_noise(self, spreads: Mapping[str, float]) -> dict[str, float]:
+        """Return the noise that `[data.observe]` adds; 0 for one in the unit of a field whose spread is not known."""
+        noise, names = self.choice.observe.noise, [field.name for field in self.layout.dynamic]
+        if noise is None or noise.relative:
+            return dict.fromkeys(names, 0.0 if noise is None else noise.level)
+        return {name: noise.level / spreads.get(name, math.inf) for name in names}
 
     @staticmethod
     def _relative_noise(trajectories: Sequence[Trajectory], layout: StateLayout) -> dict[str, float]:
-        statistics = Statistics.of(trajectories, layout)
-        return {
-            name: level / float(statistics.std[layout.channels(name)][0])
-            for name, level in estimate_noise(trajectories, layout).items()
-        }
+        spreads = _spreads(Statistics.of(trajectories, layout), layout)
+        return {name: level / spreads[name] for name, level in estimate_noise(trajectories, layout).items()}
 
     def _cut_windows(self, horizon: int, stride: int) -> WindowDataset | PointWindows:
         if self._has_points:
@@ -397,7 +399,10 @@ class DataManager:
         if (seen := self._glimpse()) is not None:
             return seen
         for dtype in (torch.float64, torch.float32):
-            if (kept := held(folder, "sim", self._entry(0, fingerprint, dtype))) is not None:
+            kept = held(folder, "sim", self._entry(0, fingerprint, dtype))
+            # what was rounded for an earlier run cannot say how many digits the source gives
+            rounded = dtype == torch.float32
+            if kept is not None and not (rounded and choose_precision(kept, self.layout, "float32").warnings):
                 break
         else:
             # a source may take long to give a simulation, so it is not asked twice
@@ -466,6 +471,11 @@ class DataManager:
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
     """Return the segments of simulation `index` that validate or test."""
     return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
+
+
+def _spreads(statistics: Statistics, layout: StateLayout) -> dict[str, float]:
+    """Return the spread of each dynamic field."""
+    return {field.name: float(statistics.std[layout.channels(field.name)][0]) for field in layout.dynamic}
 
 
 def _remedy(windows: WindowDataset) -> str:

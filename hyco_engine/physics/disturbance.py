@@ -59,13 +59,15 @@ def too_long(advance: Advance, states: Tensor, steps: int) -> TooLong | None:
 def _growth(advance: Advance, states: Tensor, frames: int, parts: int) -> float:
     """Return how many times larger a disturbance is after `frames`; infinite if a state is not finite."""
     noise = torch.randn(states.shape, generator=derive_generator(0, "disturbance"), dtype=torch.float64)
-    size = SIZE * float(states.abs().max()) or SIZE
+    # each field in its own unit
+    size = states.abs().transpose(0, 1).flatten(1).amax(1).view(1, -1, *[1] * (states.dim() - 2))
+    size = SIZE * torch.where(size > 0, size, 1.0)
     disturbed = states + size * noise.to(states)
     both = torch.cat([states, disturbed])
-    before = float((disturbed - states).norm())
+    before = float(((disturbed - states) / size).norm())
     for _ in range(frames):
         both = advance(both, parts)
         if not bool(both.isfinite().all()):
             return torch.inf
     one, other = both.chunk(2)
-    return float((other - one).norm()) / before
+    return float(((other - one) / size).norm()) / before

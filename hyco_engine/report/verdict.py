@@ -228,10 +228,11 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         if "nrmse" not in own:
             continue
         error = own.get("vrmse")
-        if noise is not None and noise > LEAST_NOISE and is_number(error) and 1 / FITS < error / noise < FITS:
+        ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
+        near = noise is not None and noise > LEAST_NOISE and is_number(error) and 1 / FITS < error / noise < FITS
+        if noise is not None and near and ratio is not None and ratio < 1:
             fits.append(f"{title} predicts the {split} data to within their noise of {_percent(noise)}")
             continue
-        ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
         if reach is not None and 0 < reach[0] < reach[1]:
             useful, _ = lead_below(metrics, model, split, HALF) or (0, 0)
             half = f"; up to {_lead(useful, dt)} it is below half of that" if useful else ""

@@ -19,6 +19,7 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
 from hyco_engine.spec.resolving import replaced
+from hyco_engine.training.settings import CHOSEN
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -101,7 +102,8 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
 def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
     """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
     stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
-    open_ = [key for key, value in now.items() if value == "auto" and key.startswith(("training.", "run.precision"))]
+    left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {"run.precision"}
+    open_ = [key for key, value in now.items() if value == "auto" and key in left]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 

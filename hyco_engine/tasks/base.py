@@ -107,10 +107,14 @@ class Task(ABC):
         """The spread of each term's data, which is its scale by default; None if the data has no fields."""
         return None
 
+    def usual_sizes(self, player: Player) -> Mapping[str, float] | None:
+        """Return the scales of a model's terms that have none, if they are known."""
+        return self.declared_sizes
+
     def terms(self, player: Player, model: nn.Module, loss: LossSpec) -> list[TermSpec]:
         """Return a model's loss terms with the declarations of `[loss]`. Raises SpecError for a term that it lacks."""
         own = list(model.terms) if isinstance(model, Predictor) else self.stepper_terms(player)
-        return declared_terms(own, player, loss, self.declared_sizes)
+        return declared_terms(own, player, loss, self.declared_sizes, self.usual_sizes(player))
 
     def scale_warning(self, terms: Mapping[Player, Sequence[TermSpec]]) -> str | None:
         """Return a warning with the scales to declare if a model's loss terms differ much in size, else None.

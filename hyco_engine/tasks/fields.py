@@ -22,7 +22,11 @@ from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
 from hyco_engine.tasks.base import Example, Task
 from hyco_engine.tasks.terms import field_sizes
 from hyco_engine.training.memory import expected_memory
+from hyco_engine.training.noisy import is_noisy
 from hyco_engine.training.settings import TrainingSettings
+
+LEAST_SHARE = 0.03
+"""The least noise of a field that a physics' loss allows for, as a share of the largest one."""
 
 
 class FieldTask(Task, ABC):
@@ -101,6 +105,15 @@ class FieldTask(Task, ABC):
     @property
     def declared_sizes(self) -> Mapping[str, float]:
         return field_sizes(self.layout, self.statistics)
+
+    def usual_sizes(self, player: Player) -> Mapping[str, float]:
+        """Return the fields' spreads; for a physics they differ as the fields' noise does (maximum likelihood)."""
+        sizes, noise = self.declared_sizes, self.noise
+        if player != "physical" or not is_noisy(noise):
+            return sizes
+        most = max(noise.values())
+        # a field without noise would leave no weight for the others
+        return {name: size * max(noise[name] / most, LEAST_SHARE) for name, size in sizes.items()}
 
     def example(self) -> Example | None:
         splits: tuple[Literal["test", "val"], ...] = ("test", "val")

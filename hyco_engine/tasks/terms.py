@@ -23,11 +23,15 @@ _LOOKED_AT = 1024
 
 
 def declared_terms(
-    own: Sequence[TermSpec], player: Player, loss: LossSpec, sizes: Mapping[str, float] | None
+    own: Sequence[TermSpec],
+    player: Player,
+    loss: LossSpec,
+    sizes: Mapping[str, float] | None,
+    usual: Mapping[str, float] | None,
 ) -> list[TermSpec]:
     """Return the model's `own` terms with the declarations of `loss`.
 
-    `sizes` are the scales for `scale = "data"`. They are also those of the terms that neither the model nor the spec
+    `sizes` are the scales for `scale = "data"`, and `usual` those of terms to which neither the model nor the spec
     gives a scale, since a loss in a field's unit would have another size in every unit, and optimizers notice: Adam's
     epsilon, for one. Raises SpecError if `loss` names another term.
     """
@@ -41,13 +45,17 @@ def declared_terms(
                 f"there is no loss term {name!r}; the terms are {', '.join(names)}{did_you_mean(name, names)}",
                 key=f"{key}.{name}",
             )
-    return [_declared(term, settings.get(term.name, TermSetting()), sizes, f"{key}.{term.name}") for term in own]
+    found = []
+    for term in own:
+        setting = settings.get(term.name, TermSetting())
+        if setting.scale is None and term.scale is None and usual is not None:
+            setting = TermSetting(scale=usual.get(term.name), weight=setting.weight)
+        found.append(_declared(term, setting, sizes, f"{key}.{term.name}"))
+    return found
 
 
 def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] | None, key: str) -> TermSpec:
     size = setting.scale
-    if size is None and term.scale is None and sizes is not None:
-        size = sizes.get(term.name)
     if size == "data":
         if sizes is None or term.name not in sizes:
             raise SpecError('scale = "data" needs fields; give a number', key=f"{key}.scale")

@@ -121,7 +121,8 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     assert whole.initial is not None
     point, starts = whole.unknowns.point(), whole.initial.shift.numel()
     arrow = linearizer.arrow(whole)
-    volume = _volume_in_windows(whole)
+    # windows that overlap use each frame several times
+    volume = find_blocks(whole.data, len(point)).multiplicity * _volume_in_windows(whole)
     dof = max(1.0, (arrow.count - starts) / volume - len(point))
     hessian = arrow.reduced
     covariance = float(arrow.values) / dof * _inverse(hessian)

@@ -308,7 +308,7 @@ class HeldOutSamples(HeldOut):
 
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
         scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)
-        return _means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales
+        return (_means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales).clamp(min=LEAST)
 
 
 def _means(sums: Tensor) -> Tensor:

@@ -62,13 +62,14 @@ class InitialStates(nn.Module):
 
     def move_to(self, shift: Tensor) -> None:
         """Set the shift, given in the unit of each field."""
-        self.scaled.data.copy_(shift.view_as(self.scaled) / self.size)
+        self.scaled.data.copy_(shift.to(self.scaled).view_as(self.scaled) / self.size)
 
     @property
     def basis(self) -> Tensor:
-        """All D states `[D, C_dyn, *S]` with one value of 1 and no other."""
+        """The derivatives `[D, C_dyn, *S]` of a start state by its D numbers: states with one value and no other."""
         shape = self.scaled.shape[1:]
-        return torch.eye(shape.numel(), dtype=self.scaled.dtype, device=self.scaled.device).view(-1, *shape)
+        unit = torch.eye(shape.numel(), dtype=self.scaled.dtype, device=self.scaled.device).view(-1, *shape)
+        return self.size * unit
 
     def check(self, data: AugmentedDataset) -> None:
         """Raise RunError if these start states belong to other samples than those of `data`."""

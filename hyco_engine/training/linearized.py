@@ -184,8 +184,9 @@ class Linearizer:
         self._starts = max(self._starts, count)
         if 1 < count < self._starts:
             x = torch.cat([x, x[-1:].expand(self._starts - count, -1)])
+        basis = whole.initial.basis if of_state and whole.initial is not None else None
         try:
-            predictions, derivatives = self._rollout(states, steps, x, tangents, of_state=of_state)
+            predictions, derivatives = self._rollout(states, steps, x, tangents, basis)
             predictions = predictions[:count]
             derivatives = None if derivatives is None else derivatives[:count]
         except NotCaptured as error:
@@ -200,8 +201,7 @@ class Linearizer:
             return chunk, torch.stack([residuals(one, states) for one in predictions]), predictions
         # the start itself is the first residual of a rollout whose start is learned
         moves = states.new_zeros(derivatives.shape[1], *states.shape)
-        if of_state and whole.initial is not None:
-            basis = whole.initial.basis
+        if basis is not None:
             moves[-len(basis) :, :, : basis.shape[1]] = basis[:, None]
         pairs = []
         for prediction, rates in zip(predictions, derivatives, strict=True):
@@ -248,7 +248,7 @@ class BatchedProblem:
 class JointProblem:
     """A whole loss in the form that Levenberg-Marquardt asks for, of the parameters and the learned start states.
 
-    The model and the start states move to each point that is evaluated.
+    The model and the start states are at the point of the last normal equations, on which products with them depend.
     """
 
     def __init__(self, whole: Problem, linearizer: Linearizer) -> None:
@@ -256,11 +256,14 @@ class JointProblem:
         self._linearizer = linearizer
 
     def values(self, points: Tensor, starts: Tensor) -> Tensor:
-        found = []
-        for point in points:
-            self._whole.move_to(point)
-            found.append(self._linearizer.values(self._whole, self._whole.unknowns.point()[None]))
-        return torch.cat(found)
+        here, found = self._whole.point(), []
+        try:
+            for point in points:
+                self._whole.move_to(point)
+                found.append(self._whole.value()[0])
+        finally:
+            self._whole.move_to(here)
+        return torch.tensor(found, dtype=torch.float64)
 
     def normal_equations(self, points: Tensor, starts: Tensor) -> Arrow:
         self._whole.move_to(points[0])
@@ -277,14 +280,15 @@ class StartDerivatives:
         self._chunk = chunk
         self._states = chunk.batch[0]
         self._learned = ~chunk.generated
-        self._shape = whole.initial.shift.shape[1:]
+        self._shape = whole.initial.scaled.shape[1:]
+        self._size = whole.initial.size
         self._forward = True
         self.count = int(self._learned.sum())
 
     def push(self, starts: Tensor) -> Tensor:
         """Return J x `[B, N]` for x `[b, D]`."""
         move = torch.zeros_like(self._states)
-        move[self._learned, : self._shape[0]] = starts.to(move).view(-1, *self._shape)
+        move[self._learned, : self._shape[0]] = starts.to(move).view(-1, *self._shape) * self._size
         if self._forward:
             try:
                 _, change = push_forward(self._residuals, (self._states,), (move,))
@@ -293,8 +297,7 @@ class StartDerivatives:
                 # a step may raise any error under torch.func
                 logger.info("forward derivatives by the start states failed (%s); differences replace them", error)
                 self._forward = False
-        size = float(move.abs().max())
-        h = torch.finfo(move.dtype).eps ** (1 / 3) * float(self._states.abs().max()) / max(size, 1e-300)
+        h = torch.finfo(move.dtype).eps ** (1 / 3) / max(float(starts.abs().max()), 1e-300)
         change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
         slope: Tensor = change / (2 * h)
         return slope
@@ -304,7 +307,7 @@ class StartDerivatives:
         with torch.enable_grad():
             states = self._states.detach().requires_grad_()
             (found,) = torch.autograd.grad(self._residuals(states), states, values.to(states))
-        own: Tensor = found[self._learned, : self._shape[0]].flatten(1)
+        own: Tensor = (found[self._learned, : self._shape[0]] * self._size).flatten(1)
         return own
 
     def pull_all(self, values: Tensor) -> Tensor:

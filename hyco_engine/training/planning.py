@@ -112,7 +112,7 @@ def _text(settings: TrainingSettings, size: Size, batches: int, why: str) -> str
 def _step(model: nn.Module, objective: Objective, layout: StateLayout, batch: int, steps: int) -> Callable[[], None]:
     """Return a step without an optimizer of a copy of the model, on a batch of zeros."""
     own = copy.deepcopy(model)
-    weights = next(own.parameters())
+    weights = next(parameter for parameter in own.parameters() if parameter.is_floating_point())
     states = weights.new_zeros(batch, layout.n_all, *layout.spatial).detach()
     targets = weights.new_zeros(batch, steps, layout.n_dynamic, *layout.spatial).detach()
 

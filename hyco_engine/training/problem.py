@@ -149,16 +149,17 @@ class Problem:
     def point(self) -> Tensor:
         """Return all that an optimizer changes as one float64 point on the CPU: the parameters, then the starts."""
         own = self.unknowns.point()
-        return own if self.initial is None else torch.cat([own, self.initial.shift.detach().double().cpu().flatten()])
+        return own if self.initial is None else torch.cat([own, self.initial.scaled.detach().double().cpu().flatten()])
 
     def move_to(self, point: Tensor) -> None:
         """Give the model and the learned start states the numbers of a point that `point` might have returned."""
         if self.initial is None:
             self.unknowns.move_to(point)
             return
-        own, starts = torch.split(point, [len(point) - self.initial.shift.numel(), self.initial.shift.numel()])
+        starts = self.initial.scaled
+        own, moved = torch.split(point, [len(point) - starts.numel(), starts.numel()])
         self.unknowns.move_to(own)
-        self.initial.move_to(starts)
+        starts.data.copy_(moved.view_as(starts))
 
     @property
     def steps(self) -> int | None:

@@ -57,11 +57,16 @@ def change(heldout: HeldOut, before: Tensor, after: Tensor, generator: torch.Gen
     diverged = [not bool(errors.isfinite().all()) for errors in (before, after)]
     if any(diverged):
         return Change(0.0 if all(diverged) else math.inf if diverged[1] else -math.inf, 0.0)
+    seen = before[1].sum(dim=(0, 2)) > 0
+    before, after = before[:, :, seen], after[:, :, seen]
     n, steps = before.shape[1:3]
     units = _counts(torch.randint(n, (RESAMPLES, n), generator=generator), n)
     leads = _counts(_blocks(steps, generator), steps) if n < MANY else torch.ones(RESAMPLES, steps).double()
     changes = heldout.scores(after, units, leads).log() - heldout.scores(before, units, leads).log()
-    return Change(math.log(total(heldout, after) / total(heldout, before)), max(LEAST, float(changes.std())))
+    # a resample may have drawn no observation
+    known = changes[changes.isfinite()]
+    uncertainty = float(known.std()) if len(known) > 1 else LEAST
+    return Change(math.log(total(heldout, after) / total(heldout, before)), max(LEAST, uncertainty))
 
 
 def total(heldout: HeldOut, by_unit: Tensor) -> float:

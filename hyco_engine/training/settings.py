@@ -125,7 +125,7 @@ class OpenTraining(TrainingMethod):
     @property
     def open(self) -> frozenset[str]:
         """The keys that the engine chooses."""
-        return frozenset(name for name in CHOSEN if getattr(self, name) == "auto")
+        return frozenset(name for name in TRAINED if getattr(self, name) == "auto")
 
     def settled(self, **chosen: Any) -> TrainingSettings:
         """Return these settings with `chosen` values for what is "auto", and else those of `TrainingSettings`."""
@@ -175,5 +175,7 @@ class SurrogateTraining(OpenTraining):
         return self.epochs_per_cycle == "auto"
 
 
-CHOSEN = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
-"""The keys that may be "auto"."""
+TRAINED = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
+"""The keys of a trainer's settings that may be "auto"."""
+CHOSEN = (*TRAINED, "initial_states", "horizon", "stride")
+"""The keys for which the engine chooses, where they are "auto"."""

@@ -37,19 +37,18 @@ class TangentRollout:
         self._graphs: dict[Any, Run] = {}
 
     def __call__(
-        self, state: Tensor, steps: int, points: Tensor, tangents: bool, *, of_state: bool = False
+        self, state: Tensor, steps: int, points: Tensor, tangents: bool, basis: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Roll out from `state [B, C_all, *S]` with raw parameters `points [S, P]`.
 
         Returns predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives
-        `[S, P, B, steps, C_dyn, *S]`. With `of_state`, derivatives by the D dynamic values of each rollout's own start
-        follow those by the parameters: `[S, P + D, B, steps, C_dyn, *S]`.
+        `[S, P, B, steps, C_dyn, *S]`. With a `basis [D, C_dyn, *S]` of changes of a start, derivatives along those of
+        each rollout's own start follow those by the parameters: `[S, P + D, B, steps, C_dyn, *S]`.
         """
         model, starts, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
-        dynamic = state[0, : model.layout.n_dynamic]
-        count = points.shape[1] + (dynamic.numel() if of_state else 0)
-        if of_state:
+        count = points.shape[1] + (0 if basis is None else len(basis))
+        if basis is not None:
             derivatives = tuple(_with_more(derivative, count) for derivative in derivatives)
         found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
@@ -60,8 +59,7 @@ class TangentRollout:
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
         flow = now.new_zeros(starts, count, *padded.shape) if tangents else None
-        if flow is not None and of_state:
-            basis = torch.eye(dynamic.numel(), dtype=now.dtype, device=now.device).view(-1, *dynamic.shape)
+        if flow is not None and basis is not None:
             flow[:, points.shape[1] :, :, : model.layout.n_dynamic] = basis[None, :, None]
         found, derived = [], []
         for index in range(steps * model.substeps):

@@ -270,7 +270,7 @@ class Trainer:
         are those of the normalizer's last step, and the normalizer does not change.
         """
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        problem = self._problem(dataset, terms, batch_size=chunk or self.settings.batch_size)
+        problem = self._problem(dataset, terms, batch_size=chunk or self._batch_size(dataset))
         problem.freeze(self.epochs_done, self.steps_done, commit=commit)
         return problem
 
@@ -285,8 +285,7 @@ class Trainer:
         """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""
         self.model.load_state_dict(weights)
         if self.state.initial is not None and starts is not None:
-            with torch.no_grad():
-                self.state.initial.shift.copy_(starts)
+            self.state.initial.move_to(starts)
 
     def undo(self, saved: Mapping[str, Any]) -> None:
         """Return to an earlier state of this trainer; records count on."""

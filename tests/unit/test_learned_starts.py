@@ -12,6 +12,8 @@ from test_optimizers import growth, growth_windows
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.interfaces import Trajectory
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.testing.problems import Decay, decay_layout
 from hyco_engine.training import arrow, linearized
@@ -162,13 +164,56 @@ def test_an_unstable_point_is_not_usable() -> None:
     assert bad.decrease().tolist() == [torch.inf]
 
 
-def test_a_joint_problem_moves_model_and_starts() -> None:
+@pytest.mark.parametrize("products", [False, True])
+def test_a_trial_leaves_the_quadratic_model_where_it_was(products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products with the curvature of starts are those at the point that was linearised, not at the last trial."""
+    if products:
+        monkeypatch.setattr(linearized, "MOST_WORK", 0)
+    data = growth_windows(growth(), noise=0.05, horizon=6)
+    trainer = learning(growth(a=ParameterSetting(init=1.3)))
+    problem = begun(trainer, data)
+    joint, here = JointProblem(problem, trainer.linearizer), problem.point()
+    model = joint.normal_equations(here[None], torch.zeros(1))
+    damping, starts = torch.tensor([1e-3], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    step = model.step(starts, damping, None)
+    joint.values(here[None] + 10 * step, starts)
+    assert torch.equal(problem.point(), here)
+    assert torch.equal(model.step(starts, damping, None), step)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e5])
+def test_products_do_not_depend_on_the_unit_of_a_field(unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linearized, "MOST_WORK", 0)
+    data = noisy(0, 0.1)
+    scaled = WindowDataset(
+        [Trajectory(dynamic=unit * t.dynamic, static=t.static) for t in data.trajectories], horizon=data.horizon
+    )
+    trainer = learning(Decay(dtype=torch.float64), batch_size=100)
+    trainer.train(scaled, 8)
+    found = trainer.model.learnables.values()["k"].detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(projected(data, found)[0], found)
+    (far,) = torch.autograd.grad(projected(data, moved := (found.detach() + 0.01).requires_grad_())[0], moved)
+    assert abs(float(slope)) < 1e-5 * abs(float(far))
+
+
+def test_weights_come_with_their_start_states() -> None:
+    data = growth_windows(growth(), noise=0.05, horizon=6)
+    trainer = learning(growth(a=ParameterSetting(init=1.3)))
+    trainer.train(data, 3)
+    weights, starts = trainer.found()
+    assert starts is not None
+    trainer.state.initial.move_to(torch.zeros_like(starts))  # type: ignore[union-attr]
+    trainer.take(weights, starts)
+    torch.testing.assert_close(trainer.state.initial.shift.detach(), starts)  # type: ignore[union-attr]
+
+
+def test_a_joint_problem_evaluates_other_points_and_returns() -> None:
     data = growth_windows(growth(), noise=0.05, horizon=6)
     trainer = learning(growth(a=ParameterSetting(init=1.3)))
     problem = begun(trainer, data)
     joint = JointProblem(problem, trainer.linearizer)
     moved = problem.point() + 0.01
     (value,) = joint.values(moved[None], torch.zeros(1))
-    torch.testing.assert_close(problem.point(), moved)
+    problem.move_to(moved)
     r, _ = numeric(problem, trainer)
     assert float(value) == pytest.approx(float(r.square().sum()), rel=1e-9)

@@ -126,6 +126,18 @@ def test_sentences(summary: dict[str, Any], sentences: list[str]) -> None:
     assert verdict(summary) == sentences
 
 
+def test_an_error_as_large_as_the_noise_is_no_fault_of_a_model() -> None:
+    noise = {"u": {"level": 3.0, "relative": 0.3}}
+    summary = completed(physical=measured([0.3, 0.31]), persistence=measured([0.5, 0.6])) | {"noise": noise}
+    assert verdict(summary) == ["The physics predicts the test data to within their noise of 30 %."]
+    # a model that errs less than the noise was measured on clean data
+    summary["metrics"]["physical"]["test"] |= {"vrmse": 0.05, "nrmse": 0.05}
+    assert "noise" not in " ".join(verdict(summary))
+    # nor does noise excuse a model that loses to persistence
+    lost = completed(physical=measured([0.3, 0.31]), persistence=measured([0.2, 0.2])) | {"noise": noise}
+    assert "noise" not in " ".join(verdict(lost))
+
+
 def test_without_a_time_step_lead_times_are_counted() -> None:
     summary = completed(physical=measured([0.09, 0.3, 0.4, 0.5, 0.6]), persistence=measured(FLOORS))
     assert models_verdict(summary["metrics"], None) == [
