@@ -263,6 +263,11 @@ class CacheManager:
             return try_lock(path)
         except FileNotFoundError:  # another run removed the folder just now
             return None
+        except FileExistsError as error:
+            # mkdir found the folder, and another run removed it before mkdir looked whether it is one
+            if path.parent.is_dir() or not os.path.lexists(path.parent):
+                return None
+            raise RunError(_cannot("use the folder for generated samples", path.parent, error)) from error
         except OSError as error:
             raise RunError(_cannot("use the folder for generated samples,", path.parent, error)) from error
 
