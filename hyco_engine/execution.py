@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +182,7 @@ class Execution:
 
     def _cycles(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train, tell the trackers of every event, write checkpoints, and end on request."""
-
-        def during(event: Event) -> None:
-            hybrid.tell(event)
-            self._keeper.between()
-
+        during = partial(self._during, hybrid)
         cycles = self.spec.run.cycles - hybrid.history.cycles
         with closing(hybrid.events(real, cycles, during, own)) as events:
             for event in events:
@@ -195,13 +192,14 @@ class Execution:
 
     def _polish(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
         """Train what follows the last cycle. Checkpoints hold the state before, from which more cycles can follow."""
-
-        def during(event: Event) -> None:
-            hybrid.tell(event)
-            self._keeper.between()
-
+        during = partial(self._during, hybrid)
         for event in hybrid.polish(real, during, own):
             during(event)
+
+    def _during(self, hybrid: HybridTrainer, event: Event) -> None:
+        """Tell the trackers of an event where no checkpoint can be written, and end on request."""
+        hybrid.tell(event)
+        self._keeper.between()
 
     def _restore(self, hybrid: HybridTrainer, kept: Mapping[str, Any]) -> None:
         try:

@@ -27,7 +27,7 @@ from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
-from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.statistics import Statistics, field_sizes
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
@@ -207,7 +207,7 @@ class DataManager:
     def noise(self) -> Mapping[str, float]:
         """The standard deviation of each dynamic field's noise in the train split, in the field's own ones."""
         own = {} if self._has_points else self._relative_noise(self._cut("train"), self.layout)
-        added = self._declared_noise(_spreads(self.statistics, self.layout))
+        added = self._declared_noise(field_sizes(self.layout, self.statistics))
         return {name: max(own.get(name, 0.0), level) for name, level in added.items()}
 
     def glimpsed_noise(self) -> Mapping[str, float]:
@@ -217,7 +217,7 @@ class DataManager:
         """
         seen = self.source.glimpse()
         own = {} if seen is None else self._relative_noise([seen], self.source.layout)
-        spreads = {} if seen is None else _spreads(Statistics.of([seen], self.source.layout), self.source.layout)
+        spreads = {} if seen is None else field_sizes(self.source.layout, Statistics.of([seen], self.source.layout))
         added = self._declared_noise(spreads)
         return {name: math.hypot(own.get(name, 0.0), level) for name, level in added.items()}
 
@@ -230,7 +230,7 @@ class DataManager:
 
     @staticmethod
     def _relative_noise(trajectories: Sequence[Trajectory], layout: StateLayout) -> dict[str, float]:
-        spreads = _spreads(Statistics.of(trajectories, layout), layout)
+        spreads = field_sizes(layout, Statistics.of(trajectories, layout))
         return {name: level / spreads[name] for name, level in estimate_noise(trajectories, layout).items()}
 
     def _cut_windows(self, horizon: int, stride: int) -> WindowDataset | PointWindows:
@@ -471,11 +471,6 @@ class DataManager:
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
     """Return the segments of simulation `index` that validate or test."""
     return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
-
-
-def _spreads(statistics: Statistics, layout: StateLayout) -> dict[str, float]:
-    """Return the spread of each dynamic field."""
-    return {field.name: float(statistics.std[layout.channels(field.name)][0]) for field in layout.dynamic}
 
 
 def _remedy(windows: WindowDataset) -> str:

@@ -190,3 +190,11 @@ def _spread(variance: Tensor, least: Tensor, instead: Tensor, fields: Sequence[F
         parts.append(root.expand(field.channels))
         start += field.channels
     return torch.cat(parts)
+
+
+def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
+    """Return the standard deviation of each dynamic field, for a vector the root mean square over its components."""
+    return {
+        field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
+        for field in layout.dynamic
+    }

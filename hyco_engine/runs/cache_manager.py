@@ -259,15 +259,15 @@ class CacheManager:
                 if self._base is not None and not _can_be(self._base):
                     raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
                 raise
+            except FileExistsError:
+                # mkdir found the folder, and another run removed it before mkdir looked whether it is one
+                if path.parent.is_dir() or not os.path.lexists(path.parent):
+                    return None
+                raise
             self._refuse_links(path)
             return try_lock(path)
         except FileNotFoundError:  # another run removed the folder just now
             return None
-        except FileExistsError as error:
-            # mkdir found the folder, and another run removed it before mkdir looked whether it is one
-            if path.parent.is_dir() or not os.path.lexists(path.parent):
-                return None
-            raise RunError(_cannot("use the folder for generated samples", path.parent, error)) from error
         except OSError as error:
             raise RunError(_cannot("use the folder for generated samples,", path.parent, error)) from error
 

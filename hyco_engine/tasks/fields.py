@@ -15,12 +15,11 @@ from torch import Tensor
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.precision import Precision
-from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.statistics import Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
 from hyco_engine.tasks.base import Example, Task
-from hyco_engine.tasks.terms import field_sizes
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.noisy import is_noisy
 from hyco_engine.training.settings import TrainingSettings

@@ -9,8 +9,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Player, Samples, TermSpec
@@ -64,14 +62,6 @@ def _declared(term: TermSpec, setting: TermSetting, sizes: Mapping[str, float] |
         # the declared scale is the size of an error, in the field's own unit
         term = attrs.evolve(term, scale=loss_of_size(term.kind, size))
     return attrs.evolve(term, priority=term.priority * setting.weight)
-
-
-def field_sizes(layout: StateLayout, statistics: Statistics) -> dict[str, float]:
-    """Return the standard deviation of each dynamic field, for a vector the root mean square over its components."""
-    return {
-        field.name: float(statistics.std[layout.channels(field.name)].square().mean().sqrt())
-        for field in layout.dynamic
-    }
 
 
 def sample_sizes(samples: Samples, terms: Sequence[TermSpec]) -> dict[str, float]:

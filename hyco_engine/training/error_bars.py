@@ -119,7 +119,7 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     their correlation over time and space.
     """
     assert whole.initial is not None
-    point, starts = whole.unknowns.point(), whole.initial.shift.numel()
+    point, starts = whole.unknowns.point(), whole.initial.scaled.numel()
     arrow = linearizer.arrow(whole)
     # windows that overlap use each frame several times
     volume = find_blocks(whole.data, len(point)).multiplicity * _volume_in_windows(whole)

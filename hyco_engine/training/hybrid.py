@@ -97,8 +97,7 @@ class HybridTrainer:
         close the iterator: that frees the generated samples.
         """
         end = self.history.cycles + cycles
-        real = dict.fromkeys(self.trainers, dataset) | dict(own or {})
-        parts = self._parts(during)
+        parts, real = self._parts(during), self._real(dataset, own)
         if cycles:
             self._candidates.begin()
         while self.history.cycles < end:
@@ -115,7 +114,7 @@ class HybridTrainer:
 
         Training continues, after a resume, from the state before.
         """
-        parts, real = self._parts(during), dict.fromkeys(self.trainers, dataset) | dict(own or {})
+        parts, real = self._parts(during), self._real(dataset, own)
         for player in self.trainers:
             turn = self._candidates.turn_of(player)
             for phase in () if turn.strategy is None else turn.strategy.last_phases():
@@ -125,6 +124,9 @@ class HybridTrainer:
     def settle(self) -> None:
         """Give each model the weights that did best on held-out data, unless the last ones are as good."""
         self._proposals.settle(self.history.cycles)
+
+    def _real(self, dataset: Samples, own: Mapping[Player, Samples] | None) -> dict[Player, Samples]:
+        return dict.fromkeys(self.trainers, dataset) | dict(own or {})
 
     def _parts(self, during: Callable[[Event], None]) -> Cycle:
         return Cycle(trainers=self.trainers, teaching=self._teaching, proposals=self._proposals, during=during)

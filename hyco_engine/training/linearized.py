@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.jacobian import TANGENT_ELEMENTS, ForwardJacobian, push_forward
@@ -131,9 +132,9 @@ class Linearizer:
                 linear = self._captured(whole, chunk, x, draws, tangents=True, of_state=True) if dense else None
                 if linear is not None:
                     _, (residual,), (jacobian,) = linear
-                    own = jacobian[learned, :, x.shape[1] :]
+                    own = jacobian[learned, :, x.shape[1] :].double()
                     parts.append(ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], partial(_pulled, own, learned)))
-                    blocks.append((own.double().mT @ own.double()).cpu())
+                    blocks.append((own.mT @ own).cpu())
                     continue
                 linear = self._captured(whole, chunk, x, draws, tangents=True)
                 _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
@@ -149,16 +150,16 @@ class Linearizer:
     @staticmethod
     def together(most: int, initial: InitialStates, steps: int) -> int:
         """Return how many samples, up to `most`, are computed together if each brings its start's derivatives."""
-        derivatives = initial.shift[0].numel() ** 2 * (steps + 1)
+        derivatives = initial.scaled[0].numel() ** 2 * (steps + 1)
         return most if derivatives > MOST_NUMBERS else max(1, min(most, TANGENT_ELEMENTS // derivatives))
 
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""
         assert whole.initial is not None
-        windows, values = len(whole.initial.shift), whole.initial.shift[0].numel()
+        windows, values = len(whole.initial.scaled), whole.initial.scaled[0].numel()
         frames = 1 + (whole.objective.steps(chunk.batch) or 0)
         derivatives = (parameters + values) * values * frames
-        work = windows * derivatives * int(getattr(self.model, "substeps", 1))
+        work = windows * derivatives * internal_steps(self.model)
         return work <= MOST_WORK and max(derivatives, windows * values**2) <= MOST_NUMBERS
 
     def _captured(
@@ -328,16 +329,16 @@ def _products(whole: Problem, parts: Sequence[StartDerivatives]) -> ProductCurva
         return torch.cat(found)
 
     assert whole.initial is not None
-    shift = whole.initial.shift.flatten(1)
+    shape = whole.initial.scaled.flatten(1).shape
     generator = whole.generator("curvature", whole.begun)
-    signs = 2.0 * torch.randint(0, 2, shift.shape, generator=generator).double() - 1
+    signs = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1
     # the mean of the diagonal, by Hutchinson's estimate
     return ProductCurvature(product, float((signs * product(signs)).mean()))
 
 
 def _pulled(own: Tensor, learned: Tensor, values: Tensor) -> Tensor:
     """Return J^T u `[K, b, D]` for u `[K, B, N]` and derivatives `[b, N, D]` by the starts of the samples `learned`."""
-    products: Tensor = torch.einsum("bnd,kbn->kbd", own.double(), values[:, learned].double())
+    products: Tensor = torch.einsum("bnd,kbn->kbd", own, values[:, learned].double())
     return products
 
 

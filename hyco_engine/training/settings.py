@@ -169,11 +169,6 @@ class SurrogateTraining(OpenTraining):
     input_noise: float | Auto = option("auto", help=f"{NOISE}; auto: chosen with the epochs, else 0", ge=0.0)
     patience: int | Auto = option("auto", help=f"{PATIENCE}. auto: chosen with the epochs, else 0", ge=0)
 
-    @property
-    def planned(self) -> bool:
-        """True if the engine chooses the number of epochs."""
-        return self.epochs_per_cycle == "auto"
-
 
 TRAINED = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
 """The keys of a trainer's settings that may be "auto"."""
