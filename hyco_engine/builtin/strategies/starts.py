@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,6 +16,8 @@ States = Callable[[Tensor], Tensor]
 """A pure function `states(indices [B]) -> [B, C_all, *S]`."""
 SPIN_UP = 20
 """Largest number of spin-up steps from a mixed state, so that the sample starts on the teacher's own attractor."""
+_LOOKED_AT = 4096
+"""The most samples in which the range of a simulation's numbers is sought."""
 
 
 def check_steppers(models: Mapping[Player, nn.Module]) -> None:
@@ -67,6 +69,33 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
         return torch.cat([(mean + mixed).clamp(lower, upper), first[:, layout.n_dynamic :]], dim=1)
 
     return states
+
+
+def with_new_parameters(
+    states: States, real: Samples, layout: StateLayout, names: Sequence[str], count: int, generator: torch.Generator
+) -> States:
+    """Return `states` with new numbers of a simulation in the uniform fields `names`, one set for each of `count`.
+
+    They are drawn evenly over the range of the real samples, by the logarithm where all are positive: a teacher that
+    takes parameters from them knows there what no data say.
+    """
+    if not names:
+        return states
+    channels = [layout.channels(name).start for name in names]
+    few = torch.linspace(0, len(real) - 1, min(len(real), _LOOKED_AT)).long()
+    seen = _inputs(real, few)[:, channels].flatten(2)[..., 0].double()
+    low, high = seen.amin(0), seen.amax(0)
+    places = torch.rand(count, len(names), generator=generator, dtype=torch.float64)
+    ratio = torch.where(low > 0, high / low, 1.0)
+    drawn = torch.where(low > 0, low * ratio**places, low + (high - low) * places)
+
+    def renewed(indices: Tensor) -> Tensor:
+        made = states(indices).clone()
+        numbers = drawn[indices].to(made)
+        made[:, channels] = numbers.reshape(*numbers.shape, *[1] * layout.n_axes).expand_as(made[:, channels])
+        return made
+
+    return renewed
 
 
 def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:
