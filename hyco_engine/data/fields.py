@@ -23,6 +23,9 @@ RuleKind = Literal[
 ]
 RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
 
+SIMULATION = "simulation"
+"""The name of the index of which each simulation is a group of its own."""
+
 
 @attrs.frozen(kw_only=True)
 class Rule:
@@ -162,11 +165,13 @@ class FieldInfo:
     unit: str = "1"
     groups: int = 0
     """The number of groups of an index."""
+    by: str = ""
+    """The index of a number that a model finds for each group; empty for one that is known."""
 
     @classmethod
-    def uniform(cls, name: str, axes: Sequence[str], unit: str = "1") -> FieldInfo:
+    def uniform(cls, name: str, axes: Sequence[str], by: str = "") -> FieldInfo:
         """Return the field that holds one number of each simulation."""
-        return cls(name=name, sampling="uniform", boundary=Boundary.parse("zero-gradient", axes), unit=unit)
+        return cls(name=name, sampling="uniform", boundary=Boundary.parse("zero-gradient", axes), by=by)
 
     @classmethod
     def index(cls, name: str, axes: Sequence[str], groups: int) -> FieldInfo:
@@ -186,12 +191,13 @@ class FieldInfo:
             "boundary": self.boundary.to_data(),
             "unit": self.unit,
             **({"groups": self.groups} if self.groups else {}),
+            **({"by": self.by} if self.by else {}),
         }
 
     @classmethod
     def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
         """Read what `to_data` returned. Raises ValueError on anything else."""
-        entries = _entries({"groups": 0, **data} if isinstance(data, Mapping) else data, cls)
+        entries = _entries({"groups": 0, "by": "", **data} if isinstance(data, Mapping) else data, cls)
         if entries["sampling"] not in ("centered", "staggered", "uniform", "index"):
             raise ValueError(f"unknown sampling {entries['sampling']!r}")
         groups = entries["groups"]
@@ -204,6 +210,7 @@ class FieldInfo:
             boundary=Boundary.parse(entries["boundary"], axes),
             unit=_text(entries["unit"]),
             groups=groups,
+            by=_text(entries["by"]),
         )
 
     def samples(self, grid: Grid, component: int) -> tuple[int, ...]:

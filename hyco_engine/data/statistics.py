@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -55,10 +55,18 @@ class Statistics:
         return self.mean + 4 * self.std
 
     @classmethod
-    def unknown(cls, layout: StateLayout) -> Statistics:
-        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1."""
+    def unknown(cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None) -> Statistics:
+        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1.
+
+        `scalars` are known numbers of all simulations, whose range is that of their uniform fields.
+        """
         channels, dynamic = layout.n_all, layout.n_dynamic
-        return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        found = cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        for name in layout.scalars:
+            own = layout.channels(name).start
+            values = (scalars or {}).get(name, torch.zeros(1))
+            found.lowest[own], found.highest[own] = values.min(), values.max()
+        return found
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
@@ -106,7 +114,8 @@ class Statistics:
         return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
 
 
-_NAMES = ("mean", "std", "change_std", "largest", "lowest", "highest")
+RANGE = ("lowest", "highest")
+_NAMES = ("mean", "std", "change_std", "largest", *RANGE)
 
 
 class _Changes:

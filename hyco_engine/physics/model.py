@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
+from hyco_engine.data.scalars import own_or_found
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
@@ -281,11 +282,8 @@ class DeclaredModel(PhysicalModel):
         found = {}
         for name, (channel, inside) in self._given.items():
             found[name] = state[(slice(None), channel, *inside)]
-        for name, index in self.learnables.index.items():
-            own = _number(state, self.layout, name)
-            group = _number(state, self.layout, index).round().long()
-            table = values[name].to(state.dtype)
-            found[name] = torch.where(group < 0, own, table[group.clamp(0, len(table) - 1)])
+        for name in self.learnables.index:
+            found[name] = own_or_found(state, self.layout, name, values[name])
         return found
 
     def _split(self, state: Tensor) -> dict[str, Tensor]:
@@ -448,8 +446,3 @@ def _corners(shared: Mapping[str, Tensor], ranges: Mapping[str, Tensor]) -> list
     """Return the parameters with all combinations of the extreme values of those that differ, as 0-d tensors."""
     every = itertools.product(*(own.unbind() for own in ranges.values()))
     return [{**shared, **dict(zip(ranges, values, strict=True))} for values in every]
-
-
-def _number(state: Tensor, layout: StateLayout, name: str) -> Tensor:
-    """Return the number `[B]` that a uniform field or an index holds."""
-    return state[(slice(None), layout.channels(name).start, *[0] * layout.n_axes)]

@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 
+from hyco_engine.data.fields import SIMULATION
 from hyco_engine.errors import SpecError
 from hyco_engine.settings import Choice, option, options
 
@@ -108,10 +109,6 @@ class ParameterSetting:
                     f"start strictly between them or widen the bounds",
                     key="init",
                 )
-
-
-SIMULATION = "simulation"
-"""The name of the index of a parameter with `scope = "simulation"`."""
 
 
 def index_of(setting: ParameterSetting) -> str | None:

@@ -15,8 +15,11 @@ def physics_within(model: nn.Module) -> dict[str, PhysicalModel]:
 
 def known_parameters(model: nn.Module, layout: StateLayout) -> tuple[str, ...]:
     """Return the numbers of a simulation that a physical model takes as parameters; a surrogate takes none."""
-    given = model.learnables.given.values() if isinstance(model, PhysicalModel) else ()
-    return tuple(name for name in layout.scalars if name in given)
+    physics = physics_within(model).get("")
+    if physics is None:
+        return ()
+    taken = {*physics.learnables.given.values(), *physics.learnables.index}
+    return tuple(name for name in layout.scalars if name in taken)
 
 
 def internal_steps(model: nn.Module) -> int:

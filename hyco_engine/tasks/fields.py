@@ -15,7 +15,8 @@ from torch import Tensor
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.precision import Precision
-from hyco_engine.data.statistics import Statistics, field_sizes
+from hyco_engine.data.fields import SIMULATION
+from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
@@ -40,7 +41,7 @@ class FieldTask(Task, ABC):
         self.manager = manager
         self.layout = manager.layout
         self.dt = manager.dt
-        self.statistics = Statistics.unknown(self.layout)
+        self.statistics = Statistics.unknown(self.layout, manager.scalars())
         self._is_read = False
 
     @property
@@ -123,7 +124,16 @@ class FieldTask(Task, ABC):
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
-        return self.manager.truth
+        return {**self.manager.truth, **self._own_truth()}
+
+    def _own_truth(self) -> dict[str, Tensor]:
+        """Return the true values of parameters that are found for each simulation, where the data have such scalars."""
+        known = self.manager.scalars()
+        return {
+            name: known[name]
+            for name in self.layout.scalars
+            if self.layout.field(name).by == SIMULATION and name in known
+        }
 
     def check_truth(self, physical: PhysicalModel, kind: str) -> None:
         values = physical.learnables.values()
@@ -188,7 +198,9 @@ class FieldTask(Task, ABC):
     def digest(self) -> str:
         """Return a hash of the statistics of the training data, and of all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
-        digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
+        # the range was not among the statistics of earlier versions, whose runs can be resumed
+        known = {name: values for name, values in self.statistics.to_data().items() if name not in RANGE}
+        digest.update(json.dumps(known, sort_keys=True).encode())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):
             for tensor in (trajectory.dynamic, trajectory.static):
                 digest.update(tensor.contiguous().numpy().tobytes())

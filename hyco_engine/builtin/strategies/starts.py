@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.scalars import number, with_scalars
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples
 
@@ -72,30 +73,41 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
 
 
 def with_new_parameters(
-    states: States, real: Samples, layout: StateLayout, names: Sequence[str], count: int, generator: torch.Generator
+    states: States,
+    layout: StateLayout,
+    ranges: Mapping[str, tuple[float, float]],
+    count: int,
+    generator: torch.Generator,
 ) -> States:
-    """Return `states` with new numbers of a simulation in the uniform fields `names`, one set for each of `count`.
+    """Return `states` with new scalars of a simulation, drawn for each of `count` states within their `ranges`.
 
-    They are drawn evenly over the range of the real samples, by the logarithm where all are positive: a teacher that
-    takes parameters from them knows there what no data say.
+    They are drawn evenly, on a logarithmic scale where all are positive: a teacher that takes parameters from them
+    knows there what no data say.
     """
-    if not names:
+    if not ranges:
         return states
-    channels = [layout.channels(name).start for name in names]
-    few = torch.linspace(0, len(real) - 1, min(len(real), _LOOKED_AT)).long()
-    seen = _inputs(real, few)[:, channels].flatten(2)[..., 0].double()
-    low, high = seen.amin(0), seen.amax(0)
-    places = torch.rand(count, len(names), generator=generator, dtype=torch.float64)
-    ratio = torch.where(low > 0, high / low, 1.0)
-    drawn = torch.where(low > 0, low * ratio**places, low + (high - low) * places)
+    low, high = (torch.tensor(ends, dtype=torch.float64) for ends in zip(*ranges.values(), strict=True))
+    places = torch.rand(count, len(ranges), generator=generator, dtype=torch.float64)
+    drawn = torch.where(low > 0, low * (high / low) ** places, low + (high - low) * places)
 
     def renewed(indices: Tensor) -> Tensor:
-        made = states(indices).clone()
-        numbers = drawn[indices].to(made)
-        made[:, channels] = numbers.reshape(*numbers.shape, *[1] * layout.n_axes).expand_as(made[:, channels])
-        return made
+        numbers = drawn[indices].unbind(1)
+        return with_scalars(states(indices), layout, dict(zip(ranges, numbers, strict=True)))
 
     return renewed
+
+
+def scalar_ranges(
+    names: Sequence[str], physics: nn.Module, real: Samples, layout: StateLayout
+) -> dict[str, tuple[float, float]]:
+    """Return the range of scalars: of those that the physics finds for groups in what it found, else in real samples."""
+    few = torch.linspace(0, len(real) - 1, min(len(real), _LOOKED_AT)).long()
+    found = cast("PhysicalModel", physics).learnables.values()
+    ranges = {}
+    for name in names:
+        values = found[name] if layout.field(name).by else number(_inputs(real, few), layout, name)
+        ranges[name] = float(values.detach().min()), float(values.detach().max())
+    return ranges
 
 
 def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:

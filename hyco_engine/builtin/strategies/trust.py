@@ -19,6 +19,7 @@ from hyco_engine.builtin.strategies.starts import (
     drawn_starts,
     mixed_starts,
     random_starts,
+    scalar_ranges,
     with_new_parameters,
 )
 from hyco_engine.errors import RunError, SpecError
@@ -126,5 +127,7 @@ class Trust(Strategy):
         else:
             states = mixed_starts(context.real, layout, count, generator)
             new = known_parameters(context.models[teacher], layout)
-        states = with_new_parameters(states, context.real, layout, new, count, context.generator("parameters"))
+        if new:
+            ranges = scalar_ranges(new, context.models["physical"], context.real, layout)
+            states = with_new_parameters(states, layout, ranges, count, context.generator("parameters"))
         return states, torch.randint(1, SPIN_UP + 1, (count,), generator=generator)
