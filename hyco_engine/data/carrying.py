@@ -65,12 +65,11 @@ def _varying(source: TrajectorySource) -> Sequence[str]:
     ]
 
 
-def _groups(source: TrajectorySource, name: str) -> list[int]:
-    """Return the number of the group of each simulation, in the order in which groups appear. Raises DataError."""
+def _groups(source: TrajectorySource, name: str) -> list[str]:
+    """Return the name of the group of each simulation. Raises DataError."""
     every = range(source.num_simulations)
     if name == SIMULATION:
-        return list(every)
-    numbers: dict[object, int] = {}
+        return [str(index) for index in every]
     found = []
     for index in every:
         own: Mapping[str, object] = {**source.scalars(index), **source.labels(index)}
@@ -80,7 +79,7 @@ def _groups(source: TrajectorySource, name: str) -> list[int]:
                 f"{', '.join(own) or 'no label'})",
                 key="physical.parameters",
             )
-        found.append(numbers.setdefault(own[name], len(numbers)))
+        found.append(str(own[name]))
     return found
 
 
@@ -96,7 +95,7 @@ class _Carrying(DerivedSource):
         source: TrajectorySource,
         names: Sequence[str],
         found: Mapping[str, str],
-        groups: Mapping[str, Sequence[int]],
+        groups: Mapping[str, Sequence[str]],
     ) -> None:
         super().__init__(source)
         old = source.layout
@@ -107,12 +106,14 @@ class _Carrying(DerivedSource):
                 f'with data.scalars, such as {{{both[0]}_0 = "{both[0]}"}}',
                 key=_KEY,
             )
-        self._names, self._found, self._groups = tuple(names), tuple(found), groups
+        self._names, self._found = tuple(names), tuple(found)
+        every = {name: list(dict.fromkeys(own)) for name, own in groups.items()}
+        self._groups = {name: [every[name].index(group) for group in own] for name, own in groups.items()}
         axes = old.grid.axes
         static = [
             *(FieldInfo.uniform(name, axes) for name in names),
             *(FieldInfo.uniform(name, axes, by=index) for name, index in found.items()),
-            *(FieldInfo.index(name, axes, max(own) + 1) for name, own in groups.items()),
+            *(FieldInfo.index(name, axes, own) for name, own in every.items()),
         ]
         self.layout = StateLayout(grid=old.grid, dynamic=old.dynamic, static=old.static + tuple(static))
 

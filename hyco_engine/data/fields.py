@@ -163,8 +163,8 @@ class FieldInfo:
     sampling: Literal["centered", "staggered", "uniform", "index"] = "centered"
     boundary: Boundary
     unit: str = "1"
-    groups: int = 0
-    """The number of groups of an index."""
+    groups: tuple[str, ...] = ()
+    """The names of the groups of an index."""
     by: str = ""
     """The index of a number that a model finds for each group; empty for one that is known."""
 
@@ -174,9 +174,9 @@ class FieldInfo:
         return cls(name=name, sampling="uniform", boundary=Boundary.parse("zero-gradient", axes), by=by)
 
     @classmethod
-    def index(cls, name: str, axes: Sequence[str], groups: int) -> FieldInfo:
-        """Return the field that holds the number of the group that a simulation belongs to."""
-        return cls(name=name, sampling="index", boundary=Boundary.parse("zero-gradient", axes), groups=groups)
+    def index(cls, name: str, axes: Sequence[str], groups: Sequence[str]) -> FieldInfo:
+        """Return the field that holds the number of the group, among `groups`, that a simulation belongs to."""
+        return cls(name=name, sampling="index", boundary=Boundary.parse("zero-gradient", axes), groups=tuple(groups))
 
     @property
     def channels(self) -> int:
@@ -190,26 +190,23 @@ class FieldInfo:
             "sampling": self.sampling,
             "boundary": self.boundary.to_data(),
             "unit": self.unit,
-            **({"groups": self.groups} if self.groups else {}),
+            **({"groups": list(self.groups)} if self.groups else {}),
             **({"by": self.by} if self.by else {}),
         }
 
     @classmethod
     def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
         """Read what `to_data` returned. Raises ValueError on anything else."""
-        entries = _entries({"groups": 0, "by": "", **data} if isinstance(data, Mapping) else data, cls)
+        entries = _entries({"groups": [], "by": "", **data} if isinstance(data, Mapping) else data, cls)
         if entries["sampling"] not in ("centered", "staggered", "uniform", "index"):
             raise ValueError(f"unknown sampling {entries['sampling']!r}")
-        groups = entries["groups"]
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0:
-            raise ValueError(f"a number of groups is a whole number, not {groups!r}")
         return cls(
             name=_text(entries["name"]),
             components=tuple(map(_text, _list(entries["components"]))),
             sampling=entries["sampling"],
             boundary=Boundary.parse(entries["boundary"], axes),
             unit=_text(entries["unit"]),
-            groups=groups,
+            groups=tuple(map(_text, _list(entries["groups"]))),
             by=_text(entries["by"]),
         )
 

@@ -116,7 +116,7 @@ class DeclaredModel(PhysicalModel):
         if context.dt is None:
             raise DataError("a physical model needs the time between two frames, but this data has none")
         self.dt = context.dt
-        groups = {name: self.layout.field(name).groups for name in self.layout.indices}
+        groups = {name: len(self.layout.field(name).groups) for name in self.layout.indices}
         self.learnables = Learnables(
             physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device, groups
         )

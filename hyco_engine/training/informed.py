@@ -29,7 +29,7 @@ class InformedSurrogate(nn.Module):
         like = next((p for p in model.parameters()), torch.empty(()))
         self._names = tuple(name for name in layout.scalars if layout.field(name).by)
         for name in self._names:
-            groups = layout.field(layout.field(name).by).groups
+            groups = len(layout.field(layout.field(name).by).groups)
             self.register_buffer(f"found_{name}", torch.zeros(groups, dtype=like.dtype, device=like.device))
             self.register_buffer(f"scale_{name}", torch.tensor([0.0, 1.0], dtype=like.dtype, device=like.device))
         self._kept = [

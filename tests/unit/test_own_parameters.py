@@ -95,7 +95,7 @@ def test_each_sample_of_a_batch_steps_with_its_own_values(
 
 
 def test_a_value_of_each_group_is_read_and_learned_where_the_state_names_the_group() -> None:
-    static = [FieldInfo.uniform("nu", ("x",), by=SIMULATION), FieldInfo.index(SIMULATION, ("x",), 3)]
+    static = [FieldInfo.uniform("nu", ("x",), by=SIMULATION), FieldInfo.index(SIMULATION, ("x",), "012")]
     layout = layout_of("x", {"u": ""}, static)
     states = waves(4, attrs.evolve(layout, static=()))
     full = with_scalars(states, layout, {"nu": 0.07})
@@ -125,7 +125,7 @@ def test_internal_steps_stand_the_largest_of_all_values() -> None:
 
 
 def test_steps_follow_the_largest_value_that_was_found() -> None:
-    static = [FieldInfo.uniform("nu", ("x",), by=SIMULATION), FieldInfo.index(SIMULATION, ("x",), 2)]
+    static = [FieldInfo.uniform("nu", ("x",), by=SIMULATION), FieldInfo.index(SIMULATION, ("x",), "01")]
     model = physics("burgers", layout_of("x", {"u": ""}, static), {"nu": ParameterSetting(scope="simulation")})
     before = model.substeps
     model.learnables.set_("nu", torch.tensor([0.01, 40.0]))
@@ -193,7 +193,7 @@ def scalar_layout() -> StateLayout:
     static = [
         FieldInfo.uniform("known", ("x",)),
         FieldInfo.uniform("found", ("x",), by="rig"),
-        FieldInfo.index("rig", ("x",), 2),
+        FieldInfo.index("rig", ("x",), ["A", "B"]),
     ]
     return layout_of("x", {"u": "", "v": ""}, static)
 
