@@ -107,13 +107,13 @@ class _Carrying(DerivedSource):
                 key=_KEY,
             )
         self._names, self._found = tuple(names), tuple(found)
-        every = {name: list(dict.fromkeys(own)) for name, own in groups.items()}
-        self._groups = {name: [every[name].index(group) for group in own] for name, own in groups.items()}
+        places = {name: {group: k for k, group in enumerate(dict.fromkeys(own))} for name, own in groups.items()}
+        self._groups = {name: [places[name][group] for group in own] for name, own in groups.items()}
         axes = old.grid.axes
         static = [
             *(FieldInfo.uniform(name, axes) for name in names),
             *(FieldInfo.uniform(name, axes, by=index) for name, index in found.items()),
-            *(FieldInfo.index(name, axes, own) for name, own in every.items()),
+            *(FieldInfo.index(name, axes, list(own)) for name, own in places.items()),
         ]
         self.layout = StateLayout(grid=old.grid, dynamic=old.dynamic, static=old.static + tuple(static))
 
