@@ -32,8 +32,8 @@ def identify(
     """Identify, for each simulation in the file `data`, the parameters in which the simulations of a run differ.
 
     These are the parameters that the run took from its data (`from`) or found for each group (`scope`). All others keep
-    the values that the run found. The file is read as `[data]` of the run's spec says; `overrides` change its keys, such
-    as `data.variables.u = "velocity"`. With `frames`, only the first frames count.
+    the values that the run found. The file is read as `[data]` of the run's spec says; `overrides` change its keys,
+    such as `data.variables.u = "velocity"`. With `frames`, only the first frames count.
 
     Returns `run`, `simulations`, `parameters` (for each name a list with `value`, `standard_error` and `interval` of
     each simulation) and `warnings`. Raises DataError where the run has no such parameter, or no physics.

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import attrs
+
 from hyco_engine.assembly import Assembler
 from hyco_engine.data.splits import SplitName
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.tasks import task_for
 
 Form = Literal["scene", "well"]
 
@@ -32,8 +35,11 @@ def write_simulations(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not empty; name a new folder", key="--out")
+    # files hold scalars as such, not as fields of the states
+    data = assembler.spec.data
+    choice = attrs.evolve(data, fields=attrs.evolve(data.fields, scalars=()))
     # the manager has checked the split, and gives the frames that are wanted
-    manager = assembler.task().simulations()
+    manager = task_for(assembler.source(), choice, seed=assembler.spec.run.seed).simulations()
     source = manager.source
     splits = manager.simulations_by_split()
     writer = _writer(assembler, source, out, form, splits)
@@ -42,7 +48,7 @@ def write_simulations(
     def written() -> Iterator[Trajectory]:
         for index in range(source.num_simulations):
             loaded = manager.clean(index)
-            single = Trajectory(dynamic=loaded.dynamic.float(), static=loaded.static.float())
+            single = attrs.evolve(loaded, dynamic=loaded.dynamic.float(), static=loaded.static.float())
             path = writer.write(index, single)
             if path not in paths:
                 paths.append(path)

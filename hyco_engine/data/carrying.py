@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 import torch
 
-from hyco_engine.data.contracts import SampleSource, Trajectory, TrajectorySource
+from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.derived import DerivedSource
 from hyco_engine.data.fields import SIMULATION, FieldInfo, StateLayout
 from hyco_engine.data.settings import FieldsScheme
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
 
 _NO_PARAMETER = re.compile(r"(.*[._ ])?(seed|index|id|number)", re.IGNORECASE)
@@ -24,22 +24,15 @@ _KEY = "data.fields.scalars"
 
 
 def carrying(
-    source: TrajectorySource | SampleSource,
-    scheme: FieldsScheme,
-    given: Mapping[str, str],
-    found: Mapping[str, str],
-) -> TrajectorySource | SampleSource:
+    source: TrajectorySource, scheme: FieldsScheme, given: Mapping[str, str], found: Mapping[str, str]
+) -> TrajectorySource:
     """Return the source whose states carry the scalars that `[data.fields]` names, and those that parameters need.
 
     By default these are the scalars that differ between simulations, but for seeds and indices. `given` has the scalars
     that parameters take from the data, by the key that names them. `found` has the parameters that are learned for each
     group of simulations, and the name of the index of their groups: `SIMULATION`, or a label. A state carries that
-    index, and room for the value. Raises DataError or SpecError, at the key that needs it, for what is unknown.
+    index, and room for the value. Raises DataError, at the key that needs it, for what is unknown.
     """
-    if isinstance(source, SampleSource):
-        if scheme.scalars not in ("auto", ()) or given or found:
-            raise SpecError("scalars belong to simulations, and this data consists of samples", key=_KEY)
-        return source
     static = {field.name for field in source.layout.static}
     listed = () if scheme.scalars == "auto" else scheme.scalars
     wanted = dict.fromkeys(listed, _KEY) | {name: key for key, name in given.items() if name not in static}
@@ -50,7 +43,7 @@ def carrying(
             raise DataError(f"the simulations have no number {name!r}{did_you_mean(name, known)} ({has})", key=key)
     chosen = [*_varying(source)] if scheme.scalars == "auto" else []
     names = [name for name in dict.fromkeys((*chosen, *wanted)) if name not in found]
-    groups = {index: _groups(source, index) for index in dict.fromkeys(found.values())}
+    groups = {index: groups_of(source, index) for index in dict.fromkeys(found.values())}
     return _Carrying(source, names, found, groups) if names or found else source
 
 
@@ -65,7 +58,7 @@ def _varying(source: TrajectorySource) -> Sequence[str]:
     ]
 
 
-def _groups(source: TrajectorySource, name: str) -> list[str]:
+def groups_of(source: TrajectorySource, name: str) -> list[str]:
     """Return the name of the group of each simulation. Raises DataError."""
     every = range(source.num_simulations)
     if name == SIMULATION:

@@ -21,7 +21,9 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
     known = layout.scalars
     lacking = layout.n_all - len(known) - len(layout.indices)
     if unknown := [name for name in scalars if name not in known]:
-        raise DataError(f"the model takes no {unknown[0]!r}; it takes {', '.join(known) or 'no numbers of a simulation'}")
+        raise DataError(
+            f"the model takes no {unknown[0]!r}; it takes {', '.join(known) or 'no numbers of a simulation'}"
+        )
     own = {name: layout.channels(name).start for name in known}
     if states.shape[1] == layout.n_all:
         full = states.clone() if scalars else states

@@ -123,9 +123,7 @@ class DeclaredModel(PhysicalModel):
         self._given = _given_fields(self.layout, self.learnables)
         self._ranges = _ranges(self.layout, context, self.learnables)
         sizes = _sizes(self.layout, context)
-        self._steps = InternalSteps.of(
-            physics, self.layout, sizes, self._everywhere(), context.dt, context.inner_dt
-        )
+        self._steps = InternalSteps.of(physics, self.layout, sizes, self._everywhere(), context.dt, context.inner_dt)
         self.register_state_dict_post_hook(_save_steps)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_load_steps)  # type: ignore[no-untyped-call]
         self._runner = StepRunner(
@@ -281,9 +279,10 @@ class DeclaredModel(PhysicalModel):
         """
         found = {}
         for name, (channel, inside) in self._given.items():
-            found[name] = state[(slice(None), channel, *inside)]
+            # a known value is no variable, and its gradient would cost as much as that of a whole field
+            found[name] = state[(slice(None), channel, *inside)].detach()
         for name in self.learnables.index:
-            found[name] = own_or_found(state, self.layout, name, values[name])
+            found[name] = own_or_found(state.detach(), self.layout, name, values[name])
         return found
 
     def _split(self, state: Tensor) -> dict[str, Tensor]:

@@ -180,7 +180,8 @@ class Learnables(nn.Module):
         if index_of(setting) is not None:
             if groups is None:
                 raise SpecError(
-                    f"the simulations do not differ here in {index_of(setting)!r}, so {name} has one value", key=f"{key}.scope"
+                    f"the simulations do not differ here in {index_of(setting)!r}, so {name} has one value",
+                    key=f"{key}.scope",
                 )
             start = start.expand(groups).clone()
         lower, upper = _bounds(declaration, setting)

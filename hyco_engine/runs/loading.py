@@ -133,7 +133,7 @@ class KnowingScalars(nn.Module):
         self.layout = layout
 
     def forward(self, state: Tensor, **scalars: float | Tensor) -> Tensor:
-        """Step states with all channels, or without those of the scalars, which are then all given. Raises DataError."""
+        """Step states with all channels, or without those of the scalars; then all are given. Raises DataError."""
         stepped: Tensor = self.model(with_scalars(state, self.layout, scalars))
         return stepped
 

@@ -123,7 +123,9 @@ def _stacked(
     for name in layout.scalars:
         if name in arrays and name not in scalars:
             if arrays[name].size != 1:
-                raise DataError(f"{path} holds {name} as {list(arrays[name].shape)}; it is one number of the simulation")
+                raise DataError(
+                    f"{path} holds {name} as {list(arrays[name].shape)}; it is one number of the simulation"
+                )
             scalars[name] = float(arrays[name].reshape(()))
     parts = []
     for field in (field for field in layout.fields if field.name not in layout.scalars):

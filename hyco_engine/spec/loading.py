@@ -143,7 +143,9 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
             return value
         changes = {
             # options have no key of their own: they are in the table of their choice
-            field.name: walk(getattr(value, field.name), key if is_options(value, field) else _below(key, key_of(field)))
+            field.name: walk(
+                getattr(value, field.name), key if is_options(value, field) else _below(key, key_of(field))
+            )
             for field in attrs.fields(type(value))
             if field.init and not field.metadata.get("output")
         }

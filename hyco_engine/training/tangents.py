@@ -55,9 +55,7 @@ class TangentRollout:
         own = self._own_columns.to(points.device)
         numbers = int(own.max()) + 1
         if numbers < len(own):
-            derivatives = tuple(
-                d.new_zeros(starts, numbers, *d.shape[2:]).index_add_(1, own, d) for d in derivatives
-            )
+            derivatives = tuple(d.new_zeros(starts, numbers, *d.shape[2:]).index_add_(1, own, d) for d in derivatives)
         count = numbers + (0 if basis is None else len(basis))
         if basis is not None:
             derivatives = tuple(_with_more(derivative, count) for derivative in derivatives)

@@ -25,9 +25,7 @@ CELLS = 16
 
 
 def layout_of(axes: str, fields: Mapping[str, str], static: Sequence[FieldInfo] = ()) -> StateLayout:
-    grid = Grid(
-        axes=tuple(axes), resolution=(CELLS,) * len(axes), lower=(0.0,) * len(axes), upper=(1.0,) * len(axes)
-    )
+    grid = Grid(axes=tuple(axes), resolution=(CELLS,) * len(axes), lower=(0.0,) * len(axes), upper=(1.0,) * len(axes))
     boundary = Boundary.parse("periodic", tuple(axes))
     dynamic = tuple(FieldInfo(name=name, components=tuple(c), boundary=boundary) for name, c in fields.items())
     return StateLayout(grid=grid, dynamic=dynamic, static=tuple(static))
@@ -277,7 +275,7 @@ def test_the_range_of_scalars_is_that_of_the_data_or_of_what_was_found() -> None
             return rows[indices]
 
     class Found:
-        class learnables:  # noqa: N801 - stands for an instance
+        class learnables:
             @staticmethod
             def values() -> dict[str, Tensor]:
                 return {"found": torch.tensor([0.2, 0.5])}

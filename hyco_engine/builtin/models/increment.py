@@ -166,6 +166,7 @@ class Modulation(nn.Module):
         if self.out is not None:
             self.out.gain = 0.0
         import os
+
         self.mode = os.environ.get("COND", "both")
         if self.mode == "channel":
             self.hidden = self.out = None

@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, Modulation, activation, assemble
+from hyco_engine.builtin.models.increment import (
+    OUTPUT_GAIN,
+    Convolution,
+    IncrementNet,
+    Modulation,
+    activation,
+    assemble,
+)
 from hyco_engine.builtin.models.padding import FeaturePadding, for_convolutions, of_image
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import SpecError

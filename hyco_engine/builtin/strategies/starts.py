@@ -100,7 +100,7 @@ def with_new_parameters(
 def scalar_ranges(
     names: Sequence[str], physics: nn.Module, real: Samples, layout: StateLayout
 ) -> dict[str, tuple[float, float]]:
-    """Return the range of scalars: of those that the physics finds for groups in what it found, else in real samples."""
+    """Return the range of scalars: what the physics found, of those that it finds for groups, else of real samples."""
     few = torch.linspace(0, len(real) - 1, min(len(real), _LOOKED_AT)).long()
     found = cast("PhysicalModel", physics).learnables.values()
     ranges = {}
