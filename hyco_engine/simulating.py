@@ -13,6 +13,7 @@ from hyco_engine.data.splits import SplitName
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import task_for
 
 Form = Literal["scene", "well"]
@@ -37,7 +38,7 @@ def write_simulations(
         raise SpecError(f"{out} is not empty; name a new folder", key="--out")
     # files hold scalars as such, not as fields of the states
     data = assembler.spec.data
-    choice = attrs.evolve(data, fields=attrs.evolve(data.fields, scalars=()))
+    choice = replaced(data, {"fields.scalars": ()})
     # the manager has checked the split, and gives the frames that are wanted
     manager = task_for(assembler.source(), choice, seed=assembler.spec.run.seed).simulations()
     source = manager.source

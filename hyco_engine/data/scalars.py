@@ -43,7 +43,7 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
             + (f", or {lacking} beside {', '.join(own)}" if own else "")
         )
     for name, value in scalars.items():
-        number = torch.as_tensor(value).to(full)
+        number = torch.as_tensor(value, dtype=full.dtype, device=full.device)
         if number.dim() > 1 or (number.dim() == 1 and len(number) not in (1, len(full))):
             raise DataError(f"{name} must be one number or {len(full)}, one for each state, not {list(number.shape)}")
         full[:, own[name]] = number.reshape(-1, *[1] * layout.n_axes)
@@ -65,11 +65,13 @@ def own_or_found(states: Tensor, layout: StateLayout, name: str, found: Tensor) 
 
 
 def beyond(scalars: Mapping[str, float], layout: StateLayout, statistics: Statistics | None) -> list[str]:
-    """Return a sentence for each scalar that lies outside of what the training data had."""
+    """Return a sentence for each known scalar that lies outside of what the training data had."""
     if statistics is None:
         return []
     told = []
     for name, value in scalars.items():
+        if layout.field(name).by:
+            continue
         channel = layout.channels(name).start
         low, high = float(statistics.lowest[channel]), float(statistics.highest[channel])
         # the range is that of rounded numbers

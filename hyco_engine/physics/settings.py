@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 
@@ -80,7 +80,7 @@ class ParameterSetting:
 
     def __attrs_post_init__(self) -> None:
         if self.from_ is not None:
-            defaults = {field.name: field.default for field in attrs.fields(type(self))}
+            defaults = {field.name: field.default for field in attrs.fields(cast("Any", type(self)))}
             for name in defaults.keys() - {"from_"}:
                 if getattr(self, name) != defaults[name]:
                     raise SpecError(

@@ -42,7 +42,7 @@ def parameters_summary(
     data) and `last` (those that training ended with). Of a parameter with a value for each group, `own` has the name
     of the group, its `value`, `standard_error`, `interval` and `truth`.
     """
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for name, value in found["final"].items():
         true = truth.get(name)
         declaration = model.learnables.declarations[name]

@@ -88,7 +88,8 @@ class TangentRollout:
     @cached_property
     def _own_columns(self) -> Tensor:
         """The place `[P]`, among the Q numbers on which a sample depends, of each of all P numbers."""
-        learnables, found = self._model.learnables, []
+        learnables = self._model.learnables
+        found: list[int] = []
         for name, place in _places(learnables).items():
             count = learnables.raw[name].numel()
             found += [place] * count if name in learnables.index else range(place, place + count)

@@ -151,59 +151,6 @@ class Convolution(nn.Module):
         return of_image(_CONVOLVE[image.dim()](image, weight, self.bias, dilation=self.dilation), x)
 
 
-class Modulation(nn.Module):
-    """Scales and shifts features by the scalars of a simulation: `h (1 + gamma) + beta` (FiLM, Perez et al. 2018).
-
-    `gamma` and `beta` are functions of the scalars, one number for each feature, and zero at first. Without scalars in
-    the layout features stay as they are.
-    """
-
-    def __init__(self, layout: StateLayout, width: int) -> None:
-        super().__init__()
-        self.channels = [layout.channels(name).start for name in layout.scalars]
-        self.hidden = Dense(len(self.channels), HIDDEN) if self.channels else None
-        self.out = Dense(HIDDEN, 2 * width) if self.channels else None
-        if self.out is not None:
-            self.out.gain = 0.0
-        import os
-
-        self.mode = os.environ.get("COND", "both")
-        if self.mode == "channel":
-            self.hidden = self.out = None
-
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        """Return the features `h [B, width, ...]` of a scaled state `x [B, C_all, ...]`."""
-        if self.hidden is None or self.out is None:
-            return h
-        scalars = x[:, self.channels].flatten(2)[..., 0]
-        gamma, beta = self.out(functional.silu(self.hidden(scalars))).chunk(2, dim=1)
-        shape = (*gamma.shape, *(1 for _ in h.shape[2:]))
-        return h * (1 + gamma.reshape(shape)) + beta.reshape(shape)
-
-
-HIDDEN = 32
-
-
-class Dense(nn.Module):
-    """A linear layer, whose weights are unset until `initialise`."""
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_out, n_in))
-        self.bias = nn.Parameter(torch.empty(n_out))
-        self.gain = 1.0
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw normal weights of standard deviation `gain / sqrt(n_in)`; set the bias to zero."""
-        with torch.no_grad():
-            std = self.gain / math.sqrt(self.weight.shape[1])
-            self.weight.copy_(torch.empty(self.weight.shape).normal_(0.0, std, generator=generator))
-            self.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
-
-
 def assemble(
     make_body: Callable[[StateLayout, int], nn.Module],
     options: ResNetOptions | UNetOptions | CorrectedOptions,
@@ -221,7 +168,7 @@ def assemble(
     body = make_body(context.layout, context.layout.n_all + (0 if where is None else len(where)))
     generator = context.generator("weights", "synthetic")
     for layer in body.modules():
-        if isinstance(layer, Convolution | Dense):
+        if isinstance(layer, Convolution):
             layer.initialise(generator)
     net = IncrementNet(body, reach, context.layout, context.statistics, context.dtype, where)
     return net.to(device=context.device, dtype=context.dtype)

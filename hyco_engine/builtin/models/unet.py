@@ -22,14 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyco_engine.builtin.models.increment import (
-    OUTPUT_GAIN,
-    Convolution,
-    IncrementNet,
-    Modulation,
-    activation,
-    assemble,
-)
+from hyco_engine.builtin.models.increment import OUTPUT_GAIN, Convolution, IncrementNet, activation, assemble
 from hyco_engine.builtin.models.padding import FeaturePadding, for_convolutions, of_image
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import SpecError
@@ -83,18 +76,15 @@ class UNetBody(nn.Module):
         self.up = nn.ModuleList(DoubleConvolution(a + b, a, options, pad, dims) for a, b in reversed(pairs))
         self.exit = Convolution(widths[0], layout.n_dynamic, options.kernel_size, dims, padding=self.padding)
         self.exit.gain = OUTPUT_GAIN
-        self.informed_down = nn.ModuleList(Modulation(layout, width) for width in widths)
-        self.informed_up = nn.ModuleList(Modulation(layout, width) for width in reversed(widths[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *deeper = self.informed_down
-        h = first(self.entry(for_convolutions(x)), x)
+        h = self.entry(for_convolutions(x))
         skips = []
-        for block, informed in zip(self.down, deeper, strict=True):
+        for block in self.down:
             skips.append(h)
-            h = informed(block(halve(self.padding(h, [(0, n % 2) for n in h.shape[-self.dims :]]), self.dims)), x)
-        for block, informed, skip in zip(self.up, self.informed_up, reversed(skips), strict=True):
-            h = informed(block(torch.cat((crop(double(h, self.dims), skip.shape[2:]), skip), dim=1)), x)
+            h = block(halve(self.padding(h, [(0, n % 2) for n in h.shape[-self.dims :]]), self.dims))
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            h = block(torch.cat((crop(double(h, self.dims), skip.shape[2:]), skip), dim=1))
         out: Tensor = self.exit(h)
         return of_image(out, x)
 
