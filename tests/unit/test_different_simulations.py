@@ -186,3 +186,18 @@ def test_derivatives_by_the_values_of_groups_equal_those_of_one_sample_after_the
     others = jacobian[0].abs().sum(1)
     others[torch.arange(len(group)), group] = 0
     assert float(others.max()) == 0, "a sample depends on the value of its own simulation alone"
+
+
+def test_files_in_the_layout_of_the_well_train_conditioned_as_they_are(tmp_path: Path) -> None:
+    pairs = {"Du": 0.2, "Dv": 0.1, "f": {"each": [0.014, 0.018, 0.026]}, "k": {"each": [0.054, 0.051, 0.057]}}
+    grid = {"resolution": {"x": 8, "y": 8}, "bounds": {"x": [0.0, 8.0], "y": [0.0, 8.0]}, "dt": 1.0}
+    made = spec(tmp_path, physical={"kind": "gray-scott"})
+    made["data"] = {"kind": "simulate", "name": "pairs", "num_simulations": 3, "num_frames": 6, "truth": pairs, **grid}
+    Engine(made).simulate(tmp_path / "well", "well")
+    taken = {"kind": "gray-scott", "parameters": {"f": {"from": "f"}, "k": {"from": "k"}}}
+    read = spec(tmp_path, physical=taken, **SURROGATE)
+    read["data"] = {"kind": "well", "name": "read", "path": str(tmp_path / "well")}
+    result = hyco.run(read)
+    surrogate = hyco.load_surrogate(result.folder)
+    assert surrogate.layout.scalars == ("f", "k")
+    assert result.summary["metrics"]["physical"]["val"]["nrmse"] < 1e-3, "the physics took the pair of each simulation"
