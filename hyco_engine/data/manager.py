@@ -22,7 +22,7 @@ from hyco_engine.data.keeping import cached, held, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
-from hyco_engine.data.points import PointWindows, cut_points, points_of
+from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of_shared_places
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
@@ -376,6 +376,8 @@ class DataManager:
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
+            if self.choice.split.by == "sensor":
+                warn_of_shared_places([trajectory.points for trajectory in found if trajectory.points is not None])
         return tuple(found)
 
     def _with_points(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tomllib
 from collections.abc import Sequence
@@ -12,9 +11,12 @@ from typing import Any
 import attrs
 import h5py
 
+from hyco_engine.data.csv_table import SUFFIXES as CSV
+from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
 from hyco_engine.inspection.guessing import data_section, split_line
+from hyco_engine.inspection.tables import Columns, table_section
 
 MAX_LINES = 40
 
@@ -81,8 +83,8 @@ def _folder(path: Path) -> Found:
 
 
 def _file(path: Path) -> Found:
-    if path.suffix == ".csv":
-        return _table(path)
+    if path.suffix.lower() in CSV and (table := _read_table(path)) is not None:
+        return _table(table)
     if path.suffix == ".toml":
         return _toml(path)
     if path.suffix == ".safetensors":
@@ -168,47 +170,26 @@ def _names_dt(path: Path) -> bool:
     return isinstance(description, dict) and "dt" in description
 
 
-def _table(path: Path) -> Found:
-    from hyco_engine.spec.places import key_text
-
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    if not rows:
+def _read_table(path: Path) -> CsvTable | None:
+    """Return a table in a text file; None for a text that is none."""
+    if not path.stat().st_size:
         raise DataError(f"{path} is empty")
-    header = rows[0]
-    named = not all(_is_float(cell) for cell in header)
-    count = len(rows) - named
-    contents = (f"{count} rows", "columns: " + ", ".join(header) if named else f"{len(header)} columns without names")
-    axes = [axis for axis in "xyz" if axis in header]
-    fields = [name for name in header if name and name not in ("t", "s", *"xyz")]
-    if not (named and count and axes and "t" in header and fields):
+    try:
+        table = read_csv(path)
+    except DataError:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            raise
+        return None
+    return table if table.width > 1 or path.suffix.lower() in (".csv", ".tsv") else None
+
+
+def _table(table: CsvTable) -> Found:
+    columns = Columns.of_csv(table)
+    listed = "columns: " + ", ".join(table.names) if table.names else f"{table.width} columns without names"
+    contents = (f"{len(table.rows)} rows", listed, *table.notes)
+    if not columns.are_observations:
         return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
-    # the first frame of a vector may be one number for all components
-    whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in fields)
-    spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
-    steps = 20
-    # rounded up, so that these steps reach the last observation
-    dt = float(f"{1.005 * spans['t'][1] / steps:.3g}") or 1.0
-    bounds = ", ".join(f"{a} = [{spans[a][0]!r}, {spans[a][1]!r}]" for a in axes)
-    lines = [
-        "[data]",
-        'kind = "points"',
-        f"path = {_toml_text(str(path))}",
-        'split = { by = "sensor" }',
-        f"dt = {dt!r}   # <- the time between two frames of the models' rollouts",
-        f"num_predict_steps = {steps}   # <- the steps of a rollout, chosen so that it reaches the last observation",
-        f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
-        f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
-        'boundary = "periodic"   # <-',
-        f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
-    ]
-    return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
-
-
-def _span(rows: list[list[str]], column: int) -> tuple[float, float]:
-    values = [float(row[column]) for row in rows if len(row) > column and _is_float(row[column])]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    return (low, high) if low < high else (low, low + 1.0)
+    return Found(what="a table of observations", contents=contents, spec=table_section(columns))
 
 
 def _toml(path: Path) -> Found:
@@ -251,14 +232,6 @@ def _run(path: Path) -> Found:
 
 def _toml_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _short(value: Any) -> str:

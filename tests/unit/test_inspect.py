@@ -136,6 +136,27 @@ def test_sensor_tables(tmp_path: Path) -> None:
     assert describe(tmp_path / "other.csv").spec == ""
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "told"),
+    [
+        ("timestamp;sensor;x;u [K];flag", "2024-05-01T00:{k:02d};S{place};0,{place};1,5;ok", {"columns", "split"}),
+        ("t,x,u", "{epoch},0.{place},{k}", {"split"}),
+        ("t\tx\ty\tu.x\tu.y", "0.{k}\t0.{place}\t0.5\t1.5\t-2", {"split"}),
+        ("t,x,u", "-{k},0.{place},1", {"start", "split"}),
+        ("t,x,u", "{k},0.5,1", {"split"}),
+    ],
+)
+def test_what_is_printed_for_a_table_runs(tmp_path: Path, header: str, row: str, told: set[str]) -> None:
+    rows = [row.format(k=k, place=place, epoch=1.7e9 + k) for k in range(1, 21) for place in (25, 50, 75)]
+    (tmp_path / "seen.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = describe(tmp_path / "seen.csv")
+    assert found.tried.startswith("read as 1 simulation of 21 frames, "), found.tried
+    assert planned(found.spec)["parts"]["data"]["kind"] == "points"
+    assert {"columns", "split", "start"} & set(tomllib.loads(found.spec)["data"]) == told
+    by = tomllib.loads(found.spec)["data"]["split"]["by"]
+    assert by == ("time" if row.count("place") == 0 else "sensor")
+
+
 def test_nothing_that_changes(tmp_path: Path) -> None:
     found = describe(npz(tmp_path, x=X))
     assert (found.what, found.spec) == ("a .npz file; nothing in it looks like a field that changes in time", "")

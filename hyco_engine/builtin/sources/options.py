@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 
+from hyco_engine.data.csv_table import CsvForm
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile
@@ -172,15 +173,23 @@ class PointsOptions:
     columns: tuple[str, ...] = option(
         (),
         help="names of the columns: t is the time, x, y, z the position, s the simulation; any other name is a "
-        "field, or with a dot a component of a field (u.x, u.y); a column with an empty name is not read; none: the "
-        "first line of a .csv file names them",
+        "field, or with a dot a component of a field (u.x, u.y), and sensor (or id) names the sensor; a column with an "
+        "empty name is not read; none: the first line of a .csv file names them",
         check=_check_columns,
     )
+    csv: CsvForm = option(attrs.Factory(CsvForm), help="form of a .csv file, where it cannot be found in the file")
     interval: float | None = option(
         None, help="time between two entries along axis 0 of the array, if there is no column t", gt=0.0
     )
+    start: float | None = option(
+        None,
+        help="time of the first frame; none: 0, or that of a simulation's first observation if the times are "
+        "date-times or begin very far from 0",
+    )
     train_sensors: Path | None = option(
-        None, help='for split by = "sensor": a file with the sensors that train, counted from 0; the others validate'
+        None,
+        help='for split by = "sensor": a file with the sensors that train, counted from 0 in the order of their first '
+        "observation, or named as in the column sensor; the others validate",
     )
     heldout: float = option(
         0.2, help="share of the sensors that validate, drawn at random, if there is no such file", ge=0.0, lt=1.0
