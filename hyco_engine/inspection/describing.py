@@ -43,6 +43,7 @@ def describe(path: Path) -> Found:
 def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
     from hyco_engine.data.settings import SourceChoice
+    from hyco_engine.data.thin_axes import without_thin_axes
     from hyco_engine.hooks.registry import Registry, disabled_names
     from hyco_engine.interfaces import SourceContext
     from hyco_engine.spec.places import key_text
@@ -55,7 +56,7 @@ def _read_with(section: str) -> str:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
         context = SourceContext(seed=0, registry=registry)
         source = registry.build(choice.hook, choice.kind, choice.options, context)
-        return task_for(source, choice).text
+        return task_for(without_thin_axes(source, choice), choice).text
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
         return f"this section does not work yet: {'; '.join(told)}"
@@ -100,11 +101,11 @@ def _file(path: Path) -> Found:
 
 
 def _arrays(path: Path, what: str) -> Found:
-    arrays = arrays_in(path)
+    arrays, refused = arrays_in(path)
+    contents = tuple([*map(str, arrays.values()), *(f"{name}: {why}" for name, why in refused.items())][:MAX_LINES])
     if not arrays:
-        return Found(what=f"{what} without arrays of real numbers")
+        return Found(what=f"{what} without arrays of numbers", contents=contents)
     section = data_section(arrays, path)
-    contents = tuple(map(str, arrays.values()))[:MAX_LINES]
     if section is None:
         return Found(what=f"{what}; nothing in it looks like a field that changes in time", contents=contents)
     return Found(what=what, contents=contents, spec=section)
@@ -115,7 +116,8 @@ def _hdf5(path: Path) -> Found:
         keys, attributes = set(file), {str(k): _short(v) for k, v in file.attrs.items()}
         seeds = [key for key in keys if key.isdigit() and isinstance(file[key], h5py.Group) and "data" in file[key]]
     contents = [f"@{name} = {value}" for name, value in attributes.items()]
-    contents += [str(stored) for stored in arrays_in(path).values()]
+    arrays, _ = arrays_in(path)
+    contents += map(str, arrays.values())
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
     if _is_well(path):
         return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
@@ -124,7 +126,13 @@ def _hdf5(path: Path) -> Found:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
-    return Found(what="an HDF5 file of an unknown layout; save its arrays as .npz to use them", contents=lines)
+    section = data_section(arrays, path)
+    if section is None:
+        return Found(
+            what="an HDF5 file of an unknown layout; nothing in it looks like a field that changes in time",
+            contents=lines,
+        )
+    return Found(what="an HDF5 file", contents=lines, spec=section)
 
 
 def _is_well(path: Path) -> bool:

@@ -109,14 +109,17 @@ class Variable:
         help="staggered: component i lies on the faces across axis i, and padding gives all components one shape",
     )
     static: bool = option(False, help="true: the field is an input only; a field without an axis t always is")
+    part: Literal["", "real", "imag", "abs"] = option(
+        "", help="real numbers made of complex ones; empty: the real parts, if the imaginary ones are rounding"
+    )
     unit: str = option("1", help="its unit, such as m/s")
 
 
 @options
 class ArraysOptions:
-    """Fields in `.npy`, `.npz` or `.mat` files, or in a folder of `.npy` files."""
+    """Fields in `.npy`, `.npz`, `.mat` or `.h5` files, or in a folder of `.npy` files."""
 
-    path: Path = option(help="a .npy, .npz or .mat file, or a folder of .npy files")
+    path: Path = option(help="a .npy, .npz, .mat, .h5 or .hdf5 file, or a folder of .npy files")
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),
         help='array of each field, such as {u = "usol"}; a file with one array needs no entry and gives the field u',
@@ -143,6 +146,17 @@ class ArraysOptions:
         "auto",
         help="position of the samples; cells: in the middle of cells; nodes: on nodes that include both ends of the "
         "domain; auto decides by positions and end values, and takes cells if bounds alone are given",
+    )
+    resample: Literal["", "linear", "cubic", "missing"] = option(
+        "",
+        help="interpolation of uneven positions and times to even ones, whose error is told; missing: frames that are "
+        "missing among even ones are not observed, which needs observe.mask.value; empty: uneven ones are refused",
+    )
+    tolerance: float = option(
+        1e-4,
+        help="largest difference of end samples from the value that the boundary fixes or repeats, relative to the "
+        "range of the field's values; what the file's numbers are rounded by is allowed beside it",
+        ge=0.0,
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),

@@ -12,8 +12,8 @@ import attrs
 import numpy as np
 import torch
 
-from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
+from hyco_engine.data.array_files import Array, content_hash, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvForm, read_csv
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
