@@ -37,6 +37,12 @@ class DerivedSource(TrajectorySource):
     def frames(self, index: int) -> int | None:
         return self.source.frames(index)
 
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return self.source.scalars(index)
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        return self.source.labels(index)
+
     def glimpse(self) -> Trajectory | None:
         return self.source.glimpse()
 

@@ -305,7 +305,7 @@ FORMS = {
         keys={"variables": {"u": "u"}, "coordinates": {"x": "x"}, "bounds": {}, "points": "nodes", "boundary": 0.0},
         refused="data.boundary: FILE, array 'u': the field 'u' of simulation 0 has nodes on the "
         "lower end of x, where the "
-        "boundary gives 0, but a sample is 0.01 in frame 0 (allowed difference: 0.000788): ",
+        "boundary gives 0, but a sample is 0.01 in frame 0 (allowed difference: 0.000775): ",
         admitted={"tolerance": 0.01},
     ),
     "no positions": Form(

@@ -80,9 +80,9 @@ def test_a_component_that_is_0_goes_with_its_axis(tmp_path: Path, caplog: pytest
     with pytest.raises(HycoError) as caught:
         source_of(tmp_path, {"kind": "pdebench", "path": path}).load(1)
     assert str(caught.value) == (
-        f"data.fields: {path}, simulation 1: the grid has one cell along y, and the component y of 'velocity' is not 0 "
-        "there, so the axis cannot be left out; leave the field out by data.fields, or give the component as a field of "
-        "its own"
+        f"data.fields: {path}, simulation 1: the grid has one cell along y, and the component y of 'velocity' is not "
+        "0 there, so the axis cannot be left out; leave the field out by data.fields, or give the component as a field "
+        "of its own"
     )
     keys = {"kind": "pdebench", "path": path, "fields": {"dynamic": ["density"]}}
     assert source_of(tmp_path, keys).load(1).dynamic.shape == (5, 2, 8)

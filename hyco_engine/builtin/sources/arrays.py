@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ NEGLIGIBLE = 1e-6
 """Imaginary parts of this size, relative to the largest number, are what rounding leaves, also in single precision."""
 
 
+MOST = 64
+"""An array with more numbers for each simulation is no list of parameters."""
+
+
 class ArraysSource(TrajectorySource):
     """Arrays with named axes; they hold one simulation, or one for each entry along s.
 
@@ -73,6 +78,30 @@ class ArraysSource(TrajectorySource):
 
     def frames(self, index: int) -> int:
         return self.num_frames
+
+    def scalars(self, index: int) -> dict[str, float]:
+        return {name: float(values[index]) for name, values in self._scalars.items()}
+
+    @cached_property
+    def _scalars(self) -> dict[str, Array]:
+        """The arrays beside the fields that hold a finite number, or a line of them, for each simulation.
+
+        `[simulations]` by name; those of an array `p` of several numbers for each simulation are `p[0]`, `p[1]`, ...
+        """
+        used = {array.name for array in self.arrays} | {self.options.time, *self.options.coordinates.values()}
+        found: dict[str, Array] = {}
+        for name in sorted(self.reader.arrays.keys() - used):
+            shape = self.reader.arrays[name].shape
+            if self.reader.arrays[name].dtype.kind not in "fiub":
+                continue
+            one = math.prod(shape) == self.num_simulations and max(shape, default=1) == self.num_simulations
+            several = len(shape) == 2 and shape[0] == self.num_simulations > 1 and shape[1] <= MOST
+            if not (one or several):
+                continue
+            values = self.reader.read(name).astype(np.float64).reshape(self.num_simulations, -1)
+            if np.isfinite(values).all():
+                found |= {name if one else f"{name}[{k}]": values[:, k] for k in range(values.shape[1])}
+        return found
 
     def origin(self, field: str, index: int) -> str:
         name = next(array.name for array in self.arrays if array.info.name == field)
