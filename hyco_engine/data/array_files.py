@@ -76,6 +76,10 @@ class ArrayReader(ABC):
         """Return the files that hold these arrays."""
         return [self.path]
 
+    def content(self, names: Iterable[str]) -> str:
+        """Return a hash of the content from which these arrays are read."""
+        return content_hash(self.files(names))
+
     def find(self, name: str, key: str) -> Stored:
         """Return the declaration of that array. Raise DataError with the arrays that there are instead."""
         if name in self.refused:

@@ -467,8 +467,8 @@ def test_times_give_the_step(tmp_path):
         (
             [0, 1, 2, 3, 4.5, 5],
             "data.time: the times 't' must be evenly spaced; entry 4 is 4.5 where a spacing of 1 gives 4; "
-            "interpolate the "
-            "data onto an evenly spaced grid first",
+            'data.resample = "linear" or "cubic" interpolates, "missing" takes frames that are missing among even ones '
+            'as not observed, and kind = "points" takes samples as sensors at any place and time',
         ),
         ([5, 4, 3, 2, 1, 0], "data.time: the times 't' must increase; it runs from 5 to 0"),
         ([0, 1, 2, 3, 4, np.nan], "data.time: the times 't' must hold at least two finite numbers"),

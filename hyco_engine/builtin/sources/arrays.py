@@ -31,7 +31,7 @@ from hyco_engine.builtin.sources.array_fields import FieldArray, common_cells, c
 from hyco_engine.builtin.sources.array_resample import Resampling
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
-from hyco_engine.data.array_files import DATES, Array, content_hash, open_arrays
+from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
@@ -55,9 +55,9 @@ class ArraysSource(TrajectorySource):
     cells the samples along an axis become; the source logs it.
     """
 
-    def __init__(self, options: ArraysOptions) -> None:
+    def __init__(self, options: ArraysOptions, reader: ArrayReader | None = None) -> None:
         self.options = options
-        self.reader = open_arrays(options.path)
+        self.reader = reader or open_arrays(options.path)
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
         self._told: set[str] = set()
@@ -112,7 +112,7 @@ class ArraysSource(TrajectorySource):
         described = {
             "arrays": [[array.name, array.axes, array.static] for array in self.arrays],
             "keep": [[axis, plan.keep.start, plan.keep.stop] for axis, plan in self.plans.items()],
-            "content": content_hash(self.reader.files(array.name for array in self.arrays)),
+            "content": self.reader.content(array.name for array in self.arrays),
             **({"flipped": sorted(self._downwards)} if self._downwards else {}),
             **({"resample": [self.options.resample, sorted(self._resampled)]} if self._resampled else {}),
             **({"parts": [array.part for array in self.arrays]} if any(array.part for array in self.arrays) else {}),
