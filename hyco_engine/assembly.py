@@ -15,7 +15,6 @@ from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
-from hyco_engine.data.thin_axes import without_thin_axes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.registry import Registry
@@ -119,7 +118,7 @@ class Assembler:
         choice = self.spec.data
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
         made = self._build(choice, (TrajectorySource, SampleSource), context)
-        return converted(without_thin_axes(cast("TrajectorySource | SampleSource", made), choice), choice)
+        return converted(cast("TrajectorySource | SampleSource", made), choice)
 
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""

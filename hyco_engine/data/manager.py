@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.checks import check_shapes, check_values
+from hyco_engine.data.checks import check_shapes, check_values, warn_of_likely_gaps
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
@@ -404,6 +404,9 @@ class DataManager:
         points = self.source.points(index)
         if points is None:
             return trajectory
+        if index == 0 and (self.choice.observe.mask is None or self.choice.observe.mask.value is None):
+            for name in (field.name for field in self.source.layout.dynamic):
+                warn_of_likely_gaps(points.value[:, self.source.layout.channels(name)], f"the field {name!r}")
         chosen = attrs.evolve(points, value=self._selection.of_points(points.value).to(self.dtype))
         chosen = cut_points(chosen, 0, len(trajectory.dynamic) - 1)
         out = chosen.heldout
@@ -457,6 +460,10 @@ class DataManager:
         mask = self.choice.observe.mask
         missing = self._has_points or (mask is not None and mask.value == "nan")
         check_values(loaded, self.source, index, allow_missing=missing)
+        if index == 0 and (mask is None or mask.value is None):
+            for name in (field.name for field in self.source.layout.dynamic):
+                where = f"the field {name!r} of simulation 0"
+                warn_of_likely_gaps(loaded.dynamic[:, self.source.layout.channels(name)], where)
         chosen = self._selection.apply(loaded, index)
         own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])
         dynamic, static = (

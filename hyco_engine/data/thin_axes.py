@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.contracts import Points, SampleSource, Trajectory, TrajectorySource
+from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
 from hyco_engine.data.derived import DerivedSource
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.settings import SourceChoice
@@ -19,12 +19,12 @@ from hyco_engine.errors import DataError
 log = logging.getLogger("hyco_engine")
 
 
-def without_thin_axes(source: TrajectorySource | SampleSource, choice: SourceChoice) -> TrajectorySource | SampleSource:
+def without_thin_axes(source: TrajectorySource, choice: SourceChoice) -> TrajectorySource:
     """Return the source without axes of one cell; the source itself if it has none. It tells which it drops.
 
     Raises DataError where all axes have one cell.
     """
-    if isinstance(source, SampleSource) or min(source.layout.grid.resolution) > 1:
+    if min(source.layout.grid.resolution) > 1:
         return source
     grid = source.layout.grid
     thin = [axis for axis, cells in zip(grid.axes, grid.resolution, strict=True) if cells == 1]

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import h5py
 
+from hyco_engine.data.array_files import XARRAY, Hdf5Reader
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.errors import DataError, HycoError
@@ -42,8 +43,8 @@ def describe(path: Path) -> Found:
 
 def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
+    from hyco_engine.data.conversion import converted
     from hyco_engine.data.settings import SourceChoice
-    from hyco_engine.data.thin_axes import without_thin_axes
     from hyco_engine.hooks.registry import Registry, disabled_names
     from hyco_engine.interfaces import SourceContext
     from hyco_engine.spec.places import key_text
@@ -56,7 +57,7 @@ def _read_with(section: str) -> str:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
         context = SourceContext(seed=0, registry=registry)
         source = registry.build(choice.hook, choice.kind, choice.options, context)
-        return task_for(without_thin_axes(source, choice), choice).text
+        return task_for(converted(source, choice), choice).text
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
         return f"this section does not work yet: {'; '.join(told)}"
@@ -72,6 +73,8 @@ def _folder(path: Path) -> Found:
         return _scenes(path, scenes or [path])
     if any(path.glob("*.npy")):
         return _arrays(path, "a folder of .npy files")
+    if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+        return _with_source("xarray", path, "a zarr store", (), _XARRAY)
     if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
@@ -90,14 +93,28 @@ def _file(path: Path) -> Found:
         return _toml(path)
     if path.suffix == ".safetensors":
         return _weights(path)
-    if h5py.is_hdf5(path) and path.suffix != ".mat":
+    if path.suffix.lower() in XARRAY:
+        return _with_source("xarray", path, "a netCDF file", _variables(path), _XARRAY)
+    if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
         return _hdf5(path)
-    if path.suffix in (".npy", ".npz", ".mat"):
+    if path.suffix.lower() in (".npy", ".npz", ".mat"):
         return _arrays(path, f"a {path.suffix} file")
     raise DataError(
         f"{path} is of no known kind; known are .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
         f"folders of .npy files, PhiFlow scenes, and run folders"
     )
+
+
+_XARRAY = (
+    'boundary = "periodic"   # <- the file does not say',
+    'split = { by = "time" }   # <- or by simulation, if the file holds several',
+)
+
+
+def _variables(path: Path) -> tuple[str, ...]:
+    """Return the arrays of a netCDF file, as far as they are HDF5."""
+    found = Hdf5Reader(path).arrays if h5py.is_hdf5(path) else {}
+    return tuple(f"{name}: {stored.dtype} {list(stored.shape)}" for name, stored in found.items())[:MAX_LINES]
 
 
 def _arrays(path: Path, what: str) -> Found:
@@ -106,6 +123,8 @@ def _arrays(path: Path, what: str) -> Found:
     if not arrays:
         return Found(what=f"{what} without arrays of numbers", contents=contents)
     section = data_section(arrays, path)
+    if section is None and (columns := Columns.of_arrays(arrays, path)) is not None:
+        return Found(what=f"{what} with a table of observations", contents=contents, spec=table_section(columns))
     if section is None:
         return Found(what=f"{what}; nothing in it looks like a field that changes in time", contents=contents)
     return Found(what=what, contents=contents, spec=section)

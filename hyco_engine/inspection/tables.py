@@ -13,6 +13,7 @@ import torch
 from hyco_engine.data.csv_table import CsvTable
 from hyco_engine.data.npy import Array
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
+from hyco_engine.inspection.contents import Stored
 
 SPACE = "xyz"
 _STEPS = 20
@@ -41,6 +42,20 @@ class Columns:
             elif not table.is_text(k):
                 numbers[own] = table.numbers(k)
         return cls(path=table.path, header=table.names, numbers=numbers, dated=dated)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Stored], path: Path) -> Columns | None:
+        """Return the columns that a file holds as arrays of one length, None if they are no observations."""
+        lengths = {tuple(n for n in stored.shape if n > 1) for stored in arrays.values()}
+        if len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            return None
+        numbers = {
+            name: values.reshape(-1).astype(np.float64)
+            for name, stored in arrays.items()
+            if stored.dtype.kind in "fiu" and (values := stored.read()) is not None
+        }
+        found = cls(path=path, header=tuple(arrays), numbers=numbers)
+        return found if found.are_observations and len(numbers) == len(arrays) else None
 
     @property
     def axes(self) -> list[str]:

@@ -203,6 +203,13 @@ def test_what_is_printed_for_a_table_runs(tmp_path: Path, header: str, row: str,
     assert by == ("time" if row.count("place") == 0 else "sensor")
 
 
+def test_a_table_may_be_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    found = describe(npz(tmp_path, t=rng.uniform(0, 1, 50), x=rng.uniform(0, 1, 50), u=rng.normal(size=50)))
+    assert found.what == "a .npz file with a table of observations"
+    assert found.tried.startswith("read as 1 simulation of 21 frames, "), found.tried
+
+
 def test_nothing_that_changes(tmp_path: Path) -> None:
     found = describe(npz(tmp_path, x=X))
     assert (found.what, found.spec) == ("a .npz file; nothing in it looks like a field that changes in time", "")

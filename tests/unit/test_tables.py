@@ -14,6 +14,7 @@ import torch
 import hyco_engine as hyco
 from hyco_engine.builtin.sources.options import PointsOptions
 from hyco_engine.builtin.sources.point_table import Table
+from hyco_engine.data.checks import warn_of_likely_gaps
 from hyco_engine.data.csv_table import CsvForm
 from hyco_engine.data.points import places_of
 from hyco_engine.errors import HycoError
@@ -266,6 +267,31 @@ def test_places_on_both_sides_are_told(tmp_path: Path, caplog: pytest.LogCapture
     caplog.clear()
     engine_data(saved(tmp_path, "t,x,u\n0.5,0.5,1\n1,0.5,1\n0.5,0.2,1\n1,0.2,1\n", "b.csv"))
     assert told not in caplog.messages
+
+
+# --- values that mean "not observed" ---
+
+
+@pytest.mark.parametrize("mark", ["-9999", "1e20", "-999.9", "9.96921e+36", "-32768"])
+def test_a_value_far_outside_that_repeats_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, mark: str) -> None:
+    values = [mark if k % 5 == 0 else str(k / 10) for k in range(1, 20)]
+    path = saved(tmp_path, "\n".join(["t,x,u", *(f"{0.1 * k},{0.1 * (k % 4)},{v}" for k, v in enumerate(values, 1))]))
+    engine_data(path)
+    told = (
+        f"the field 'u' holds {float(mark):g} 3 times, far outside of its other values, 0.1 to 1.9: if it means that "
+    )
+    assert [message for message in caplog.messages if message.startswith(told)]
+    caplog.clear()
+    engine_data(path, observe={"mask": {"value": float(mark)}})
+    assert not [message for message in caplog.messages if "far outside" in message]
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 0, 0, 5, 5, 0], [9, 10, 9, 11, 9, 10], [-9999, 1, 2, 3, 4, 5], [0, 1, 2, 99, 1, 0]]
+)
+def test_other_values_far_outside_are_none(caplog: pytest.LogCaptureFixture, values: list[float]) -> None:
+    warn_of_likely_gaps(torch.tensor(values, dtype=torch.float64), "u")
+    assert caplog.messages == []
 
 
 # --- the start ---

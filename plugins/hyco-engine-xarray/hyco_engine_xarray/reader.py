@@ -18,6 +18,7 @@ from hyco_engine.errors import DataError
 SECONDS = {
     "microsecond": 1e-6,
     "millisecond": 1e-3,
+    "ms": 1e-3,
     "second": 1.0,
     "sec": 1.0,
     "s": 1.0,
@@ -46,9 +47,12 @@ class XarrayReader(ArrayReader):
     def _list(self) -> Iterable[tuple[str, Stored]]:
         _refuse_what_is_elsewhere(self.path)
         # times are counted, not decoded: a calendar of 360 days has no dates in numpy
+        engine = _engine(self.path)
         self._data = xarray.open_dataset(
             self.path,
-            engine=_engine(self.path),
+            engine=engine,
+            # what is consolidated may be older than the store
+            backend_kwargs={"consolidated": False} if engine == "zarr" else None,
             group=self._group or None,
             decode_times=False,
             decode_timedelta=False,
@@ -87,7 +91,8 @@ class XarrayReader(ArrayReader):
         unit, since, _ = self.attribute(name, "units").partition(" since ")
         if not since:
             return values
-        factor = SECONDS.get(unit.strip().lower().removesuffix("s") or "s", SECONDS.get(unit.strip().lower()))
+        unit = unit.strip().lower()
+        factor = SECONDS.get(unit, SECONDS.get(unit.removesuffix("s")))
         if factor is None:
             raise DataError(
                 f"{self.path}: {name!r} counts {unit} since a date, which are not equally long; give data.dt, the time "

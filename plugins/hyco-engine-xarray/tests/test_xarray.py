@@ -176,7 +176,7 @@ def test_curvilinear_grids_are_refused(tmp_path: Path) -> None:
     plane = U[:, :, None] + np.zeros(3)
     skewed = (("y", "x"), X[:, None] + 0.1 * np.arange(3) ** 2)
     found = xarray.Dataset({"u": (("time", "y", "x"), plane), "lat": skewed}, coords={"time": T, "x": np.arange(3.0)})
-    message = refused(lambda: opened(netcdf(tmp_path, found), coordinates={"y": "lat"}))
+    message = refused(lambda: opened(netcdf(tmp_path, found), coordinates={"y": "lat"}, points="cells"))
     assert message.endswith('kind = "points" takes samples as sensors at any place')
 
 
