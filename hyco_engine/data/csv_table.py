@@ -86,6 +86,10 @@ class CsvTable:
     def width(self) -> int:
         return len(self.rows[0])
 
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
     def text(self, column: int) -> list[str]:
         """Return the entries of a column."""
         return [row[column] for row in self.rows]
@@ -138,7 +142,9 @@ class CsvTable:
         )
 
     def are_moments(self, column: int) -> bool:
-        """Return true if the first entry of the column is a date-time."""
+        """Return true if the first entry of the column is a date-time, or the form says so."""
+        if self.form.time_format:
+            return True
         seen = next((entry for entry in self.text(column) if not self.is_missing(entry)), "")
         return not _is_number(seen, self.form.decimal) and self._moment(seen) is not None
 

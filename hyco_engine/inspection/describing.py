@@ -14,6 +14,8 @@ import h5py
 from hyco_engine.data.array_files import XARRAY, Hdf5Reader
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
+from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
+from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
 from hyco_engine.inspection.guessing import data_section, split_line
@@ -93,6 +95,8 @@ def _file(path: Path) -> Found:
         return _toml(path)
     if path.suffix == ".safetensors":
         return _weights(path)
+    if path.suffix.lower() in PARQUET:
+        return _table(read_parquet(path))
     if path.suffix.lower() in XARRAY:
         return _with_source("xarray", path, "a netCDF file", _variables(path), _XARRAY)
     if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
@@ -210,10 +214,10 @@ def _read_table(path: Path) -> CsvTable | None:
     return table if table.width > 1 or path.suffix.lower() in (".csv", ".tsv") else None
 
 
-def _table(table: CsvTable) -> Found:
-    columns = Columns.of_csv(table)
+def _table(table: CsvTable | ParquetTable) -> Found:
+    columns = Columns.of_table(table)
     listed = "columns: " + ", ".join(table.names) if table.names else f"{table.width} columns without names"
-    contents = (f"{len(table.rows)} rows", listed, *table.notes)
+    contents = (f"{table.count} rows", listed, *table.notes)
     if not columns.are_observations:
         return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
     return Found(what="a table of observations", contents=contents, spec=table_section(columns))

@@ -12,6 +12,7 @@ import torch
 
 from hyco_engine.data.csv_table import CsvTable
 from hyco_engine.data.npy import Array
+from hyco_engine.data.parquet_table import ParquetTable
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
 from hyco_engine.inspection.contents import Stored
 
@@ -32,12 +33,12 @@ class Columns:
     dated: bool = False
 
     @classmethod
-    def of_csv(cls, table: CsvTable) -> Columns:
-        """Return the columns of a text table. Raises DataError for what cannot be read."""
+    def of_table(cls, table: CsvTable | ParquetTable) -> Columns:
+        """Return the columns of a table. Raises DataError for what cannot be read."""
         numbers, dated = {}, False
         for k, name in enumerate(table.names):
             own = _own_name(name, table.names)
-            if own == "t" and (table.form.time_format or table.are_moments(k)):
+            if own == "t" and table.are_moments(k):
                 numbers[own], dated = table.seconds(k)[0], True
             elif not table.is_text(k):
                 numbers[own] = table.numbers(k)

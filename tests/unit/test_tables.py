@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hyco_engine.data.checks import warn_of_likely_gaps
 from hyco_engine.data.csv_table import CsvForm
 from hyco_engine.data.points import places_of
 from hyco_engine.errors import HycoError
+from hyco_engine.inspection import describe
 from hyco_engine.interfaces import SourceContext
 
 
@@ -171,6 +173,30 @@ def test_what_was_found_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert caplog.messages[0] == (
         f"{path}: the encoding is UTF-16; the entries are separated by ';'; the decimal sign is a comma; the column "
         "'time' is the time t; t is counted in seconds since 2024-05-01T00:00:00"
+    )
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    moments = np.datetime64("2024-05-01T12:00") + (1000 * np.array([0, 0.5, 1.5])).astype("m8[ms]")
+    columns = {"time": moments, "x": [0.25, 0.25, 0.75], "u": [1.5, None, -2000.0], "id": ["A", "A", "B"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (points,) = table(tmp_path / "a.parquet").simulations
+    found = torch.column_stack([points.time, points.position, points.value])
+    torch.testing.assert_close(found, torch.tensor(ROWS, dtype=torch.float64), rtol=0, atol=1e-12, equal_nan=True)
+    assert describe(tmp_path / "a.parquet").tried.startswith("read as 1 simulation of 21 frames, ")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    assert refused(lambda: table(tmp_path / "b.parquet")).startswith(
+        f"data.path: cannot read {tmp_path / 'b.parquet'}: "
+    )
+
+
+def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    path = saved(tmp_path, "", "a.parquet")
+    assert refused(lambda: table(path)) == (
+        f"data.path: {path}: parquet files need pyarrow: pip install 'hyco-engine[parquet]'"
     )
 
 

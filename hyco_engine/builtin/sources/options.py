@@ -211,7 +211,9 @@ def _check_columns(value: tuple[str, ...]) -> None:
 class PointsOptions:
     """Observations of sensors: a table with one observation a row, at any position and time, of one or more fields."""
 
-    path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
+    path: Path = option(
+        help="a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]"
+    )
     array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
         (),

@@ -15,7 +15,9 @@ import torch
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.data.array_files import Array, content_hash, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
-from hyco_engine.data.csv_table import CsvForm, read_csv
+from hyco_engine.data.csv_table import CsvForm, CsvTable, read_csv
+from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
+from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -195,8 +197,11 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 
 
 def _read(options: PointsOptions) -> _Rows:
-    if options.path.suffix.lower() in CSV:
-        return _read_text(options)
+    suffix = options.path.suffix.lower()
+    if suffix in CSV:
+        return _of_table(read_csv(options.path, options.csv), options)
+    if suffix in PARQUET:
+        return _of_table(read_parquet(options.path), options)
     values, columns = _read_arrays(options)
     # [..., sensors, columns]: the second last axis counts the sensors
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
@@ -237,8 +242,7 @@ def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
     return values, _checked_columns(options, values.shape[-1])
 
 
-def _read_text(options: PointsOptions) -> _Rows:
-    table = read_csv(options.path, options.csv)
+def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
     columns = _checked_columns(options, table.width, table.names)
     named = {name: k for k, name in enumerate(columns) if name}
     notes = list(table.notes)
@@ -250,7 +254,7 @@ def _read_text(options: PointsOptions) -> _Rows:
     sensor, labels = (None, ()) if own is None else _numbered([_label(entry) for entry in table.text(own)])
     numbers, dated = {}, False
     for name, k in named.items():
-        if name == "t" and (table.form.time_format or table.are_moments(k)):
+        if name == "t" and table.are_moments(k):
             numbers[name], first = table.seconds(k)
             notes.append(f"t is counted in seconds since {first}")
             dated = True
@@ -258,14 +262,14 @@ def _read_text(options: PointsOptions) -> _Rows:
             numbers[name] = _numbered(table.text(k))[0].astype(np.float64)
         elif name not in ("s", "t", *SPACE) and table.is_text(k):
             raise SpecError(
-                f"{options.path}: the column {name!r} holds text, such as {table.rows[0][k][:40]!r}, and a field holds "
+                f"{options.path}: the column {name!r} holds text, such as {table.text(k)[0][:40]!r}, and a field holds "
                 f"numbers; an empty name in its place in data.columns leaves it out",
                 key="data.columns",
             )
         else:
             numbers[name] = table.numbers(k)
     if "t" not in numbers:
-        _times(options, (len(table.rows), table.width))
+        _times(options, (table.count, table.width))
     if notes:
         log.info("%s: %s", options.path, "; ".join(notes))
     units = {name: table.units[k] for name, k in named.items() if table.units[k]}
