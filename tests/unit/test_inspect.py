@@ -320,7 +320,8 @@ def test_what_simulate_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         found.tried
         == "read as 4 simulations of 8 frames, 0.02 apart; u on 16 cells along x in [0, 1]; 10 windows to train on"
     )
-    assert planned(found.spec)["data"] == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16]}
+    plan = planned(found.spec)["data"]
+    assert plan == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16], "scalars": []}
 
 
 @pytest.mark.parametrize(
