@@ -189,6 +189,12 @@ class SurrogateContext(PartContext):
         choice = self.physical
         if choice is None:
             raise SpecError("there is no [physical] whose physics could be a part of it", key="synthetic.kind")
+        if own := [name for name, setting in choice.parameters.items() if setting.scope != "shared"]:
+            raise SpecError(
+                "a surrogate that contains the physics has one value of each parameter for all simulations, and "
+                f"simulations differ in {' and '.join(own)}: take a surrogate without a physics, or leave scope out",
+                key="synthetic.kind",
+            )
         context = self.derive(PhysicsContext, inner_dt=choice.dt, compile=choice.compile, parameters=choice.parameters)
         return cast(
             "PhysicalModel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -41,6 +42,16 @@ def carrying(
         if name not in known:
             has = f"they have {', '.join(known)}" if known else "they have none; a table or data.scalars can name them"
             raise DataError(f"the simulations have no number {name!r}{did_you_mean(name, known)} ({has})", key=key)
+        for index in range(source.num_simulations):
+            if not math.isfinite(value := source.scalars(index)[name]):
+                raise DataError(f"simulation {index} has {name} = {value}, and models need a finite number", key=key)
+        if name in found.values():
+            raise DataError(
+                f"{name!r} names the groups of {' and '.join(own for own in found if found[own] == name)}, so models "
+                f'cannot get it as a number too: give it a second name with data.scalars = {{{name} = "{name}", '
+                f'{name}_value = "{name}"}}, and take {name}_value',
+                key=key,
+            )
     chosen = [*_varying(source)] if scheme.scalars == "auto" else []
     groups = {index: groups_of(source, index) for index in dict.fromkeys(found.values())}
     names = [name for name in dict.fromkeys((*chosen, *wanted)) if name not in found and name not in groups]
@@ -48,13 +59,16 @@ def carrying(
 
 
 def _varying(source: TrajectorySource) -> Sequence[str]:
-    """Return the scalars that differ between simulations and are no fields of the data."""
+    """Return the finite scalars that differ between simulations and are no fields of the data."""
     every = [source.scalars(index) for index in range(source.num_simulations)]
     fields = {field.name for field in source.layout.fields}
     return [
         name
         for name in every[0]
-        if name not in fields and not _NO_PARAMETER.fullmatch(name) and len({own[name] for own in every}) > 1
+        if name not in fields
+        and not _NO_PARAMETER.fullmatch(name)
+        and all(math.isfinite(own[name]) for own in every)
+        and len({own[name] for own in every}) > 1
     ]
 
 

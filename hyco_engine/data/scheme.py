@@ -28,8 +28,8 @@ class Selection:
         """Choose the listed fields, in listed order; an empty scheme takes all fields as the source has them.
 
         If `dynamic` is left out, all dynamic fields of the source that are not listed as static are predicted. Scalars
-        of simulations always stay. Raises
-        DataError for unknown names, names that are listed twice, and a static field that is listed as dynamic.
+        and groups of simulations always stay. Raises DataError for unknown names, names that are listed twice, and a
+        static field that is listed as dynamic.
         """
         if not scheme.dynamic and not scheme.static:
             return cls(source=source, layout=source)
@@ -59,7 +59,7 @@ class Selection:
         layout = StateLayout(
             grid=source.grid,
             dynamic=tuple(known[name] for name in dynamic),
-            static=tuple(known[name] for name in dict.fromkeys((*scheme.static, *source.scalars))),
+            static=tuple(known[name] for name in dict.fromkeys((*scheme.static, *source.scalars, *source.indices))),
         )
         return cls(source=source, layout=layout)
 

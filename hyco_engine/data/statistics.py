@@ -58,10 +58,18 @@ class Statistics:
     def unknown(cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None) -> Statistics:
         """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1.
 
-        `scalars` are known numbers of all simulations, whose range is that of their uniform fields.
+        `scalars` are known numbers of all simulations, whose range is that of their uniform fields. That of all other
+        fields is NaN, since nothing is known of it.
         """
         channels, dynamic = layout.n_all, layout.n_dynamic
-        found = cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        unknown = [torch.full((channels,), torch.nan) for _ in ("lowest", "highest")]
+        found = cls(
+            mean=torch.zeros(channels),
+            std=torch.ones(channels),
+            change_std=torch.ones(dynamic),
+            lowest=unknown[0],
+            highest=unknown[1],
+        )
         for name in layout.scalars:
             own = layout.channels(name).start
             values = (scalars or {}).get(name, torch.zeros(1))

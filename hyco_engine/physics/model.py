@@ -431,14 +431,14 @@ def _given_fields(layout: StateLayout, learnables: Learnables) -> dict[str, tupl
 def _ranges(layout: StateLayout, context: PhysicsContext, learnables: Learnables) -> dict[str, Tensor]:
     """Return the smallest and the largest value, `[2]`, of each parameter that the data give, in the train split.
 
-    While the data are not read, the range is that of the declared start value alone.
+    Where that is not known, since the data are not read, the range is that of the declared start value alone.
     """
-    if context.statistics is None:
-        return {
-            name: torch.tensor([learnables.declarations[name].init], dtype=torch.float64) for name in learnables.given
-        }
-    ends = torch.stack([context.statistics.lowest, context.statistics.highest])
-    return {name: ends[:, layout.channels(source).start] for name, source in learnables.given.items()}
+    found = {name: torch.tensor([learnables.declarations[name].init], dtype=torch.float64) for name in learnables.given}
+    if context.statistics is not None:
+        ends = torch.stack([context.statistics.lowest, context.statistics.highest]).double()
+        own = {name: ends[:, layout.channels(source).start] for name, source in learnables.given.items()}
+        found |= {name: values for name, values in own.items() if bool(values.isfinite().all())}
+    return found
 
 
 def _corners(shared: Mapping[str, Tensor], ranges: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -163,6 +163,11 @@ class FieldTask(Task, ABC):
                     key=f"data.truth.{name}",
                 )
             declared = physical.learnables.declarations.get(name)
+            if name in physical.learnables.given:
+                raise SpecError(
+                    f"the data give {name} of each simulation, so it has no other truth: leave it out",
+                    key=f"data.truth.{name}",
+                )
             if declared is not None and name not in physical.learnables.names:
                 raise SpecError(
                     f"the physics {kind!r} has the parameter {name!r} only where the spec names it: add "
@@ -215,13 +220,16 @@ class FieldTask(Task, ABC):
         return self.manager.summary()
 
     def digest(self) -> str:
-        """Return a hash of the statistics and scalars of the training data, and of all held-out data."""
+        """Return a hash of the training data's statistics, the scalars and groups in states, and all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
         # the range was not among the statistics of earlier versions, whose runs can be resumed
         known = {name: values for name, values in self.statistics.to_data().items() if name not in RANGE}
         digest.update(json.dumps(known, sort_keys=True).encode())
         for name, values in sorted(self.manager.scalars().items()):
-            digest.update(name.encode() + values.numpy().tobytes())
+            if name in self.layout.scalars:
+                digest.update(name.encode() + values.numpy().tobytes())
+        for index in self.layout.indices:
+            digest.update(json.dumps([index, self.manager.groups(index)]).encode())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):
             for tensor in (trajectory.dynamic, trajectory.static):
                 digest.update(tensor.contiguous().numpy().tobytes())

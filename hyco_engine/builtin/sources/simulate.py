@@ -196,10 +196,11 @@ def _true_physics(
     """
     if options.physics is not None:
         base, key = options.physics, "data.physics.dt"
-        settings = {name: attrs.evolve(cast("Any", setting), learn=False) for name, setting in base.parameters.items()}
+        settings = {name: _shared(setting, learn=False) for name, setting in base.parameters.items()}
     elif context.physical is not None:
         # the value of a parameter that is not learned is known, so it is the true one
-        base, key, settings = context.physical, "physical.dt", dict(context.physical.parameters)
+        base, key = context.physical, "physical.dt"
+        settings = {name: _shared(setting) for name, setting in base.parameters.items()}
     else:
         raise SpecError(
             "the spec has no [physical] whose physics could make the data; name a physics here", key="data.physics"
@@ -209,6 +210,12 @@ def _true_physics(
         field = isinstance(value, Profile | ArrayFile)
         settings[name] = ParameterSetting(init=value, field=field, learn=False)
     return attrs.evolve(cast("Any", base), parameters=settings), key
+
+
+def _shared(setting: ParameterSetting, **more: Any) -> ParameterSetting:
+    """Return the setting of one value for all simulations; those that differ are drawn by `truth`."""
+    one = {"from_": None, "scope": "shared", "group": None, "prior": "none"}
+    return attrs.evolve(cast("Any", setting), **one, **more)
 
 
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
