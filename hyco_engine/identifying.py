@@ -33,7 +33,8 @@ def identify(
 
     These are the parameters that the run took from its data (`from`) or found for each group (`scope`). All others keep
     the values that the run found. The file is read as `[data]` of the run's spec says; `overrides` change its keys,
-    such as `data.variables.u = "velocity"`. With `frames`, only the first frames count.
+    such as `data.variables.u = "velocity"`; noise and masks of the spec are left out. With `frames`, at least 4, only
+    the first frames count.
 
     Returns `run`, `simulations`, `parameters` (for each name a list with `value`, `standard_error` and `interval` of
     each simulation) and `warnings`. Raises DataError where the run has no such parameter, or no physics.
@@ -118,6 +119,7 @@ def _only_the_physics(table: dict[str, Any], folder: Path, data: Path | str | No
     table["data"].get("fields", {}).pop("scalars", None)
     if data is not None:
         table["data"]["path"] = str(Path(data).absolute())
+        _as_observed(table["data"])
     if frames is not None:
         table["data"]["num_frames"] = frames
         # the last frames validate, and a window needs a start
@@ -126,3 +128,10 @@ def _only_the_physics(table: dict[str, Any], folder: Path, data: Path | str | No
     training.pop("synthetic", None)
     for key in ("horizon", "stride", "initial_states", "epochs_per_cycle"):
         training.get("physical", {}).pop(key, None)
+
+
+def _as_observed(data: dict[str, Any]) -> None:
+    """Take what the engine adds to data and hides of it out of `[data]`; a mark of missing values stays."""
+    observe = data.pop("observe", {})
+    if (mark := (observe.get("mask") or {}).get("value")) is not None:
+        data["observe"] = {"mask": {"value": mark}}

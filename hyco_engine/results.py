@@ -128,6 +128,9 @@ class Results:
                     between()
                     with attributed(trainer.who, f"rollouts on the {split} data"):
                         self.metrics.setdefault(player, {})[split] = heldout.measure(trainer.model)
+                        warning = heldout.instability(trainer.model)
+                    if warning is not None:
+                        self.report.warn(f"on the {split} data, {warning}")
                 floor = heldout.persistence()
                 if floor is not None:
                     self.metrics.setdefault("persistence", {})[split] = floor

@@ -100,7 +100,9 @@ def export(
 
 _HEAD = """# Results of the hyco-engine run "{name}".
 # [surrogate]: what the exported file takes and gives. A state is [batch, channels, *grid]; channels are those of the
-# dynamic fields, then of the static ones, in listed order. [parameters]: what the physics identified."""
+# dynamic fields, then of the static ones, in listed order. A field sampled "uniform" holds one number of a simulation
+# at all points, one sampled "index" the place of its group in "groups", or -1 where the state holds the group's values
+# itself. [parameters]: what the physics identified."""
 
 
 def read_exported(path: Path, registry: Registry | None = None, device: str | None = None) -> tuple[nn.Module, Weights]:
@@ -265,6 +267,8 @@ def _described(weights: Weights, steps: int, form: Format) -> dict[str, Any]:
             "sampling": field.sampling,
             "unit": field.unit,
             "boundary": field.boundary.to_data(),
+            **({"groups": list(field.groups)} if field.groups else {}),
+            **({"by": field.by} if field.by else {}),
         }
         for field in layout.fields
     ]
@@ -290,4 +294,7 @@ def _identified(run: LoadedRun) -> dict[str, Any]:
     for name, entry in parameters.items():
         table = {new: entry[old] for old, new in names.items() if entry.get(old) is not None}
         tables[name] = {**table, "learned": bool(entry.get("moved"))}
+        if "own" in entry:
+            own = [{key: value for key, value in one.items() if value is not None} for one in entry["own"]]
+            tables[name] |= {"by": entry["by"], "own": own}
     return {"physics": {"kind": run.spec.physical.kind}, "parameters": tables}

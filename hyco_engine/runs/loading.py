@@ -115,6 +115,8 @@ class LoadedRun:
                 raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
             heldout = heldout.in_detail()
             metrics[player] = {split: heldout.measure(model)}
+            if (told := heldout.instability(model)) is not None:
+                log.warning("on the %s data, %s", split, told)
         floor = None if heldout is None else heldout.persistence()
         return metrics if floor is None else {**metrics, "persistence": {split: floor}}
 

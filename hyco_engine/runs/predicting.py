@@ -19,6 +19,7 @@ from hyco_engine.data.scalars import beyond, with_scalars
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
+from hyco_engine.physics.within import instability
 from hyco_engine.runs.export import read_exported
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.loading import LoadedRun, Which
@@ -77,6 +78,8 @@ def _rolled_out(
     states = torch.as_tensor(np.ascontiguousarray(state)).to(like)
     single = states.ndim == weights.layout.n_axes + 1
     full = with_scalars(states[None] if single else states, weights.layout, scalars)
+    if (told := instability(model, full)) is not None:
+        log.warning("%s", told)
     rollout = model_rollout(model)(full, steps).cpu()
     if not torch.isfinite(rollout).all():
         first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1

@@ -21,6 +21,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
 from hyco_engine.interfaces import Points, Samples, Trajectory
+from hyco_engine.physics.within import instability, physics_within
 from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.point_losses import as_batch, predicted_at
@@ -208,6 +209,13 @@ class HeldOut(ABC):
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
         """Return the scores `[R]` of data in which units count `[R, units]` and lead times `[R, leads]` times."""
 
+    def instability(self, model: nn.Module) -> str | None:
+        """Return a warning if steps of a physics within `model` are too long for parameters that these data give it.
+
+        They were chosen for those of the training data.
+        """
+        return None
+
     def persistence(self) -> dict[str, Any] | None:
         """Return the metrics of the prediction "nothing changes"; None if the data has no states."""
         return None
@@ -275,6 +283,13 @@ class HeldOutRollouts(HeldOut):
         more = RolloutMetrics(self.layout, max(len(trajectory.dynamic) for trajectory in self.trajectories) - 1)
         errors = rollout_errors(predict, trajectories, self.layout, self.device, more.add)
         return errors | {name: value for name, value in more.results().items() if name not in errors}
+
+    def instability(self, model: nn.Module) -> str | None:
+        if not any(physics.learnables.given for physics in physics_within(model).values()):
+            return None
+        starts = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in self.trajectories]).to(self.device)
+        complete = starts.isfinite().flatten(1).all(1)
+        return instability(model, starts[complete]) if bool(complete.any()) else None
 
 
 class HeldOutSamples(HeldOut):

@@ -34,7 +34,9 @@ class Population:
 
 def pooled(estimates: Tensor, errors: Tensor) -> Population:
     """Return the population of `estimates [K]` with the standard errors `errors [K]`; infinite: not determined."""
-    y, variance = estimates.double(), errors.double().square()
+    y = estimates.double()
+    # no estimate is more exact than rounding
+    variance = torch.maximum(errors.double(), torch.finfo(torch.float64).eps * y.abs().clamp(min=1)).square()
     known = variance.isfinite()
     if int(known.sum()) < 2:
         raise ValueError("a population needs two groups whose values the data determine")

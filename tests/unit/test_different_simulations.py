@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,101 @@ def test_files_in_the_layout_of_the_well_train_conditioned_as_they_are(tmp_path:
     surrogate = hyco.load_surrogate(result.folder)
     assert surrogate.layout.scalars == ("f", "k")
     assert result.summary["metrics"]["physical"]["val"]["nrmse"] < 1e-3, "the physics took the pair of each simulation"
+
+
+def test_listed_fields_leave_the_groups_in_the_states(tmp_path: Path) -> None:
+    table = spec(tmp_path)
+    table["data"]["fields"] = {"dynamic": ["u"]}
+    own = hyco.run(table).summary["parameters"]["nu"]["own"]
+    assert [one["value"] for one in own] == pytest.approx(TRUTH, rel=1e-3)
+
+
+def test_a_number_that_names_groups_is_given_under_a_second_name(tmp_path: Path) -> None:
+    table = spec(tmp_path, physical={"kind": "burgers", "parameters": {"nu": {"scope": "group", "group": "rig"}}})
+    table["data"] |= {"scalars": {"rig": "nu"}, "fields": {"scalars": ["rig"]}}
+    with error_naming(DataError, "'rig' names the groups of nu", "rig_value", key="data.fields.scalars"):
+        Engine(table).plan()
+    table["data"] |= {"scalars": {"rig": "nu", "rig_value": "nu"}, "fields": {"scalars": ["rig_value"]}}
+    Engine(table).plan()
+
+
+def test_a_surrogate_that_contains_the_physics_has_no_values_of_groups(tmp_path: Path) -> None:
+    table = spec(tmp_path, **{**SURROGATE, "synthetic": {"kind": "corrected"}})
+    with error_naming(SpecError, "simulations differ in nu", "leave scope out", key="synthetic.kind"):
+        Engine(table).plan()
+
+
+def test_simulated_data_need_the_true_values_of_what_differs(tmp_path: Path) -> None:
+    for own in ({"scope": "simulation"}, {"from": "nu"}):
+        table = spec(tmp_path, physical={"kind": "burgers", "parameters": {"nu": {"scope": "simulation"}}})
+        table["physical"]["parameters"]["nu"] = own
+        del table["data"]["truth"]
+        with error_naming(SpecError, "needs the true value of 'nu'", key="data.truth.nu"):
+            Engine(table).plan()
+
+
+def written(path: Path, **arrays: Any) -> dict[str, Any]:
+    """Write two simulations of a decaying wave and `arrays` to a file, and return the `[data]` that reads them."""
+    x, t = np.arange(64) / 64, np.arange(12)[:, None]
+    u = np.stack([np.sin(2 * np.pi * (x + 0.1 * k)) * np.exp(-0.05 * t) for k in range(2)])
+    np.savez(path, u=u, **arrays)
+    own = {"path": str(path), "axes": "stx", "bounds": {"x": [0.0, 1.0]}, "dt": 0.1, "boundary": "periodic"}
+    return {"kind": "arrays", "name": path.stem, "variables": {"u": "u"}, "split": {"by": "time"}, **own}
+
+
+def test_a_plan_knows_no_range_of_a_field_that_is_not_read(tmp_path: Path) -> None:
+    data = written(tmp_path / "map.npz", k=np.full((2, 64), 0.01))
+    data |= {"variables": {"u": "u", "k": {"variable": "k", "axes": "sx"}}, "fields": {"static": ["k"]}}
+    table = spec(tmp_path, data=data, physical={"kind": "burgers", "parameters": {"nu": {"from": "k"}}})
+    Engine(table).plan()
+
+
+def test_data_that_give_a_parameter_have_no_other_truth_of_it(tmp_path: Path) -> None:
+    data = {**written(tmp_path / "two.npz", nu=np.array([0.01, 0.02])), "truth": {"nu": 0.01}}
+    with error_naming(SpecError, "the data give nu", "leave it out", key="data.truth.nu"):
+        Engine(spec(tmp_path, data=data, physical=KNOWN)).plan()
+
+
+def test_new_data_are_identified_without_the_noise_that_the_run_added(tmp_path: Path) -> None:
+    made = spec(tmp_path)
+    made["data"] |= {"num_simulations": 2, "truth": {"nu": {"grid": [0.01, 0.02]}}}
+    u = np.stack([one.dynamic[:, 0].numpy() for one in frames_of(made)])
+    np.savez(tmp_path / "two.npz", u=u)
+    own = {"axes": "stx", "bounds": {"x": [0.0, 1.0]}, "dt": 0.02, "boundary": "periodic", "variables": {"u": "u"}}
+    data = {"kind": "arrays", "name": "two", "path": str(tmp_path / "two.npz"), "split": {"by": "time"}, **own}
+    noisy = spec(tmp_path, data={**data, "observe": {"noise": {"level": 0.2}}})
+    result = hyco.run(noisy)
+    found = identify(result.folder, tmp_path / "two.npz")["parameters"]["nu"]
+    assert [each["value"] for each in found] == pytest.approx([0.01, 0.02], rel=1e-3)
+
+
+def frames_of(table: dict[str, Any]) -> Any:
+    task = Assembler(Engine(table).spec, Registry.discover()).task()
+    task.read()
+    return [task.simulations().clean(index) for index in range(2)]
+
+
+def test_steps_that_are_too_long_for_held_out_parameters_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = spec(tmp_path, physical=KNOWN)
+    table["data"] |= {"truth": {"nu": {"each": [0.01, 0.01, 0.02, 1.0]}}}
+    table["data"]["split"] = {"by": "simulation", "train": "0:2", "val": "2:3", "test": "3:4"}
+    result = hyco.run(table)
+    told = [text for text in result.summary["warnings"] if text.startswith("on the test data, burgers: steps of dt")]
+    assert len(told) == 1
+    assert "physical.dt" in told[0]
+    assert not [text for text in result.summary["warnings"] if "on the val data" in text]
+    np.save(tmp_path / "start.npy", np.zeros((1, 16), np.float32))
+    for nu, lines in ((0.01, 0), (1.0, 1)):
+        caplog.clear()
+        predict(result.folder, tmp_path / "start.npy", tmp_path / "out.npy", 1, "physical", parameters={"nu": nu})
+        assert caplog.text.count("steps of dt") == lines
+
+
+def test_an_exported_description_has_the_values_of_all_simulations(found: hyco.RunResult, tmp_path: Path) -> None:
+    export(found.folder, tmp_path / "found.toml")
+    nu = tomllib.loads((tmp_path / "found.toml").read_text(encoding="utf-8"))["parameters"]["nu"]
+    assert nu["by"] == "simulation"
+    assert [one["group"] for one in nu["own"]] == ["0", "1", "2", "3"]
+    assert [one["value"] for one in nu["own"]] == pytest.approx(TRUTH, rel=1e-3)

@@ -97,3 +97,9 @@ def test_a_run_with_thin_data_reports_pooled_values_and_their_population(tmp_pat
 def test_a_shared_value_has_no_population() -> None:
     with error_naming(SpecError, "population", "scope", key="prior"):
         ParameterSetting(prior="population")
+
+
+def test_exact_estimates_stay_as_they_are() -> None:
+    found = pooled(torch.tensor([1.0, 2.0, 4.0]), torch.zeros(3))
+    assert found.values.tolist() == pytest.approx([1.0, 2.0, 4.0])
+    assert pooled(torch.ones(3), torch.zeros(3)).values.tolist() == pytest.approx([1.0] * 3)
