@@ -116,7 +116,8 @@ class Assembler:
     def source(self) -> TrajectorySource | SampleSource:
         """Build the data source, in the units that the spec asks for, without reading anything."""
         choice = self.spec.data
-        context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
+        frames = None if choice.num_frames is None else (choice.num_frames - 1) * choice.every + 1
+        context = self._context(SourceContext, physical=self.spec.physical, num_frames=frames)
         made = self._build(choice, (TrajectorySource, SampleSource), context)
         return converted(cast("TrajectorySource | SampleSource", made), choice)
 
@@ -124,7 +125,8 @@ class Assembler:
         """Make the task of the data source without reading its data."""
         spec = self.spec
         dtype = DTYPES.get(spec.run.precision)
-        return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed)
+        spare = self.players == ("physical",)  # only a surrogate needs data that it has not seen
+        return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed, spare=spare)
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.

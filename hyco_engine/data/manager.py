@@ -26,7 +26,7 @@ from hyco_engine.data.points import PointWindows, cut_points, points_of
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
-from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
+from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split, split_of_labels
 from hyco_engine.data.statistics import Statistics, field_sizes
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
@@ -48,7 +48,7 @@ class DataManager:
     None, everything is held in memory. Several processes may share a cache: one builds an entry, the others wait.
 
     `[data.observe]` changes what was loaded; the result is a second entry, `observed_000000-<digest>.safetensors`.
-    `seed` seeds the random numbers of noise and masks.
+    `seed` seeds the random numbers of noise and masks. `spare` allows that short series leave nothing to validate on.
 
     Mistakes raise DataError before any model trains: an unknown field at once; a split that does not fit, or a window
     that is longer than the data, as soon as the numbers of frames are known; a value that is not finite in `prepare`.
@@ -62,6 +62,7 @@ class DataManager:
         *,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        spare: bool = False,
     ) -> None:
         if source.num_simulations < 1:
             raise DataError("the data holds no simulation", key="data")
@@ -76,6 +77,7 @@ class DataManager:
         self.layout: StateLayout = self._selection.layout
         self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
         self._cache = cache
+        self._spare = spare
         self._loaded: tuple[Trajectory, ...] | None = None
         self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
         known = [source.frames(i) for i in range(source.num_simulations)]
@@ -140,9 +142,15 @@ class DataManager:
         assert self._loaded is not None  # because prepare() has set it
         return self._loaded
 
+    @property
+    def validates(self) -> bool:
+        """True if there is validation data, which only series without a frame to spare may lack."""
+        planned = self._planned or (self._segments if self._loaded else None)
+        return planned is None or bool(planned["val"])
+
     def simulations_by_split(self) -> dict[SplitName, list[int]]:
         """Return the simulations of each split; if the split is not by simulation, all of them train."""
-        if self.choice.split.by != "simulation":
+        if self.choice.split.by in ("time", "sensor"):
             return {"train": list(range(self.num_simulations)), "val": [], "test": []}
         planned = self._planned or self._segments
         return {name: [part.simulation for part in planned[name]] for name in NAMES}
@@ -179,9 +187,14 @@ class DataManager:
         return self._segment([len(t.dynamic) for t in self.trajectories])
 
     def _segment(self, frames: list[int]) -> dict[SplitName, tuple[Segment, ...]]:
-        own = self.source.split if self.choice.split == Split() else None
-        segments = resolve_split(own or self.choice.split, frames)
-        check_lengths(segments, self.choice.num_predict_steps, self.choice.split.by)
+        source, horizon = self.source, self.choice.num_predict_steps
+        known: list[dict[str, float | str]] = [
+            {**source.labels(index), **source.scalars(index)} for index in range(self.num_simulations)
+        ]
+        own = (source.split or split_of_labels(known)) if self.choice.split == Split() else None
+        split = own or self.choice.split
+        segments = resolve_split(split, frames, known, horizon=horizon, spare=self._spare)
+        check_lengths(segments, horizon, split)
         return segments
 
     @property
@@ -375,6 +388,8 @@ class DataManager:
         shown = ", ".join(f"{name} {count}" for name, count in numbers["frames"].items())
         sizes = (numbers["simulations"], shown, numbers["n_windows"], numbers["bytes"] / 1e6)
         log.info("data: %d simulation(s), frames: %s, %d training windows, %.3g MB", *sizes)
+        if not self.validates:
+            log.warning("the series are too short to hold out a frame: all train, and nothing validates")
 
     # --- loading ---
 

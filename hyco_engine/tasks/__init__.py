@@ -30,12 +30,13 @@ def task_for(
     *,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    spare: bool = False,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
+    """Return the task of a source; `choice`, `cache`, `dtype`, `seed` and `spare` are those of `DataManager`.
 
     This loads no simulation. Raises SpecError and DataError if the source does not fit `choice`.
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
-    manager = DataManager(described(source, choice), choice, cache, dtype=dtype, seed=seed)
+    manager = DataManager(described(source, choice), choice, cache, dtype=dtype, seed=seed, spare=spare)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

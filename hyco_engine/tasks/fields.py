@@ -31,10 +31,8 @@ LEAST_SHARE = 0.03
 class FieldTask(Task, ABC):
     """States of fields on a grid, which models step forward from frame to frame.
 
-    `manager` keeps the simulations. Splits of simulations always leave validation data.
+    `manager` keeps the simulations.
     """
-
-    validates = True
 
     def __init__(self, manager: DataManager) -> None:
         self.manager = manager
@@ -58,6 +56,10 @@ class FieldTask(Task, ABC):
     @property
     def train(self) -> Samples:
         return self.manager.train
+
+    @property
+    def validates(self) -> bool:
+        return self.manager.validates
 
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         self.manager.prepare(progress)

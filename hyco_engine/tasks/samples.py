@@ -36,6 +36,8 @@ class SampleTask(Task):
             )
         if choice.scalars:
             raise SpecError("scalars belong to simulations, but this data consists of samples", key="data.scalars")
+        if choice.every > 1:
+            raise SpecError("samples have no frames of which some could be left out", key="data.every")
         self._source = source
         self._train = source.samples("train")
         if not len(self._train):
