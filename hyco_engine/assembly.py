@@ -15,6 +15,7 @@ from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
+from hyco_engine.data.table import with_files
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.registry import Registry
@@ -115,7 +116,7 @@ class Assembler:
 
     def source(self) -> TrajectorySource | SampleSource:
         """Build the data source, in the units that the spec asks for, without reading anything."""
-        choice = self.spec.data
+        choice = with_files(self.spec.data)
         frames = None if choice.num_frames is None else (choice.num_frames - 1) * choice.every + 1
         context = self._context(SourceContext, physical=self.spec.physical, num_frames=frames)
         made = self._build(choice, (TrajectorySource, SampleSource), context)

@@ -99,6 +99,9 @@ class TrajectorySource(ABC):
         """Return the groups that simulation `index` belongs to, by name, such as {"rig": "B"}."""
         return {}
 
+    def release(self) -> None:  # noqa: B027 - not every source holds what it read
+        """Free the memory that reading took, because other files are read next; `load` may be called again later."""
+
     def glimpse(self) -> Trajectory | None:
         """Return a simulation from which field scales are judged before a run, or None if none can be read quickly."""
         return None

@@ -43,6 +43,9 @@ class DerivedSource(TrajectorySource):
     def labels(self, index: int) -> Mapping[str, str]:
         return self.source.labels(index)
 
+    def release(self) -> None:
+        self.source.release()
+
     def glimpse(self) -> Trajectory | None:
         return self.source.glimpse()
 

@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from itertools import groupby
 
 import attrs
 
 from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
 from hyco_engine.data.derived import DerivedSource
+from hyco_engine.data.joined import FILE
 from hyco_engine.data.settings import SourceChoice
+from hyco_engine.data.table import Row, SimulationTable, read_table
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
 
 
 def described(source: TrajectorySource, choice: SourceChoice) -> TrajectorySource:
     """Return the source with the frames and scalars that the spec asks for, or the source itself."""
+    if choice.table is not None:
+        source = _Told(source, read_table(choice.table))
     if choice.scalars:
         source = _Named(source, choice.scalars)
     return _Thinned(source, choice.every) if choice.every > 1 else source
+
+
+class _Told(DerivedSource):
+    """A source of whose simulations a table tells more; it has the last word."""
+
+    def __init__(self, source: TrajectorySource, table: SimulationTable) -> None:
+        super().__init__(source)
+        self._rows = _rows(table, source)
+
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return {**self.source.scalars(index), **self._rows[index].scalars}
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        return {**self.source.labels(index), **self._rows[index].labels}
+
+
+def _rows(table: SimulationTable, source: TrajectorySource) -> list[Row]:
+    """Return the row of each simulation: its own one, or the only one of its file."""
+    total = range(source.num_simulations)
+    if not table.files:
+        if len(table.rows) != len(total):
+            raise DataError(
+                f"{table.path} has {len(table.rows)} rows, and the data {len(total)} simulations: give a row for each, "
+                f"in their order, or name the files in a column `file`",
+                key="data.table",
+            )
+        return list(table.rows)
+    found: list[Row] = []
+    for place, (name, group) in enumerate(groupby(source.labels(index).get(FILE, "") for index in total)):
+        count = len(list(group))
+        own = [row for row in table.rows if row.file == place]
+        if len(own) not in (1, count):
+            raise DataError(
+                f"{table.path} has {len(own)} rows for {name or table.files[0].name}, which holds {count} simulations: "
+                f"give one row for all of them, or one for each, in their order",
+                key="data.table",
+            )
+        found += own * count if len(own) == 1 else own
+    return found
 
 
 class _Thinned(DerivedSource):

@@ -209,11 +209,16 @@ class SourceChoice(Choice):
         attrs.Factory(dict),
         help='unit of each field after its conversion, such as {u = "m/s"}; a field without one has that of the source',
     )
+    table: Path | None = option(
+        None,
+        help="a .csv file with a row for each simulation: `file` names the data in place of path, `split` is train, "
+        "val or test, other columns of numbers are known numbers, and those of texts are groups",
+    )
     scalars: Mapping[str, str] = option(
         attrs.Factory(dict),
         help='known numbers of whole simulations, such as {nu = "viscosity"}: the name in the spec, and that in the '
         "data (an array with one number for each simulation, an attribute, a scalar of The Well, a property of a "
-        "Scene); numbers that are not named here keep the names that they have in the data",
+        "Scene, a column of the table); numbers that are not named here keep the names that they have in the data",
     )
     every: int = option(1, help="k: only every k-th frame of the data is used, and k times dt is between them", ge=1)
     num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)

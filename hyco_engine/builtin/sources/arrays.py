@@ -21,6 +21,7 @@ from hyco_engine.builtin.sources.array_files import Array, content_hash, open_ar
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.data.joined import file_of
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 
@@ -43,7 +44,7 @@ class ArraysSource(TrajectorySource):
 
     def __init__(self, options: ArraysOptions) -> None:
         self.options = options
-        self.reader = open_arrays(options.path)
+        self.reader = open_arrays(file_of(options))
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
         self._check_axes()
@@ -83,6 +84,9 @@ class ArraysSource(TrajectorySource):
             if np.isfinite(values).all():
                 found |= {name if one else f"{name}[{k}]": values[:, k] for k in range(values.shape[1])}
         return found
+
+    def release(self) -> None:
+        self.reader.release()
 
     def origin(self, field: str, index: int) -> str:
         name = next(array.name for array in self.arrays if array.info.name == field)

@@ -14,6 +14,7 @@ import torch
 
 from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
+from hyco_engine.data.joined import file_of
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Points
 
@@ -62,7 +63,7 @@ class Table:
                     heldout=torch.from_numpy(held[own]),
                 )
             )
-        files = [options.path, *([options.train_sensors] if options.train_sensors else [])]
+        files = [file_of(options), *([options.train_sensors] if options.train_sensors else [])]
         described = f"{columns} {options.interval} {options.heldout} {context.seed}"
         self.content = hashlib.sha256((content_hash(files) + described).encode()).hexdigest()
 
@@ -155,7 +156,7 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 
 def _read(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
     """Return (`[..., sensors, columns]`, the columns' names)."""
-    path = options.path
+    path = file_of(options)
     if path.suffix == ".csv":
         values, header = _read_csv(path)
         columns = options.columns or header
