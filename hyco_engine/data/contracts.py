@@ -61,6 +61,8 @@ class TrajectorySource(ABC):
     layout: StateLayout
     dt: float
     num_simulations: int
+    guesses_scalars: bool = False
+    """Whether `scalars` are any numbers that may mean something: only those count which the spec names."""
 
     @property
     def truth(self) -> Mapping[str, Tensor]:

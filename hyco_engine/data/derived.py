@@ -16,6 +16,7 @@ class DerivedSource(TrajectorySource):
     def __init__(self, source: TrajectorySource) -> None:
         self.source = source
         self.layout, self.dt, self.num_simulations = source.layout, source.dt, source.num_simulations
+        self.guesses_scalars = source.guesses_scalars
 
     @property
     def truth(self) -> Mapping[str, Tensor]:

@@ -136,9 +136,10 @@ class JoinedSource(TrajectorySource):
         self._names = tuple(names)
         self._places = [(k, own) for k, source in enumerate(sources) for own in range(source.num_simulations)]
         self.num_simulations = len(self._places)
+        self.guesses_scalars = any(source.guesses_scalars for source in sources)
         known = [set(source.scalars(0)) for source in sources]
         self._scalars = set.intersection(*known)
-        if lost := sorted(set.union(*known) - self._scalars):
+        if (lost := sorted(set.union(*known) - self._scalars)) and not self.guesses_scalars:
             lacks = next(name for name, own in zip(names, known, strict=True) if lost[0] not in own)
             log.warning("%s is not known of all simulations, and left out: %s does not give it", lost[0], lacks)
         self._reading = first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import groupby
 
 import attrs
@@ -17,13 +17,31 @@ from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
 
 
-def described(source: TrajectorySource, choice: SourceChoice) -> TrajectorySource:
-    """Return the source with the frames and scalars that the spec asks for, or the source itself."""
+def described(source: TrajectorySource, choice: SourceChoice, named: Iterable[str] = ()) -> TrajectorySource:
+    """Return the source with the frames and scalars that the spec asks for, or the source itself.
+
+    `named` are scalars that the spec names elsewhere than in `[data]`.
+    """
+    offered = source.scalars(0)
+    if source.guesses_scalars:
+        listed = () if choice.fields.scalars == "auto" else choice.fields.scalars
+        source = _Only(source, {*choice.scalars.values(), *listed, choice.split.name, *named})
     if choice.table is not None:
         source = _Told(source, read_table(choice.table))
     if choice.scalars:
-        source = _Named(source, choice.scalars)
+        source = _Named(source, choice.scalars, list({**offered, **source.scalars(0)}))
     return _Thinned(source, choice.every) if choice.every > 1 else source
+
+
+class _Only(DerivedSource):
+    """A source that guesses which of its numbers are scalars: only those count which the spec names."""
+
+    def __init__(self, source: TrajectorySource, names: Set[str]) -> None:
+        super().__init__(source)
+        self._names = names
+
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return {name: value for name, value in self.source.scalars(index).items() if name in self._names}
 
 
 class _Told(DerivedSource):
@@ -99,10 +117,10 @@ class _Thinned(DerivedSource):
 class _Named(DerivedSource):
     """A source some of whose scalars have other names."""
 
-    def __init__(self, source: TrajectorySource, names: Mapping[str, str]) -> None:
+    def __init__(self, source: TrajectorySource, names: Mapping[str, str], known: Sequence[str]) -> None:
+        """`known` are the scalars that could be named. Raises DataError if another one is."""
         super().__init__(source)
         self._names = names
-        known = source.scalars(0)
         for name, place in names.items():
             if place not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"

@@ -97,16 +97,19 @@ def test_files_may_hold_several_simulations(tmp_path):
         values = np.stack([wave(10 * number + k) for k in range(count)])
         np.savez(tmp_path / f"{number}.npz", u=values, nu=np.arange(count) + 10.0 * number)
     data = {**DATA, "axes": "stx", "path": str(tmp_path / "?.npz")}
-    manager = manager_of(tmp_path, {**data, "split": {"by": "value", "name": "file", "val": "1.npz"}})
+    data |= {"scalars": {"nu": "nu"}, "split": {"by": "value", "name": "file", "val": "1.npz"}}
+    manager = manager_of(tmp_path, data)
     assert numbers(manager) == [0, 1, 10, 11, 12]
     assert scalars_of(manager) == {"nu": [0.0, 1.0, 10.0, 11.0, 12.0]}
     assert [t.simulation for t in manager.heldout("val")] == [2, 3, 4]
 
 
 def test_numbers_that_some_files_lack_are_left_out_and_told(tmp_path, caplog):
-    paths = [write(tmp_path, "1.npz", 1, nu=0.1, Re=3.0), write(tmp_path, "2.npz", 2, nu=0.2)]
-    assert scalars_of(manager_of(tmp_path, {**DATA, "path": paths})) == {"nu": [0.1, 0.2]}
-    assert "Re is not known of all simulations, and left out: 2.npz does not give it" in caplog.text
+    write_well(tmp_path / "1.hdf5", 1, nu=0.1, Re=3.0)
+    write_well(tmp_path / "2.hdf5", 1, nu=0.2)
+    data = {"kind": "well", "path": [str(tmp_path / "1.hdf5"), str(tmp_path / "2.hdf5")]}
+    assert scalars_of(manager_of(tmp_path, data)) == {"nu": [0.1, 0.2]}
+    assert "Re is not known of all simulations, and left out: 2.hdf5 does not give it" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ class ArraysSource(TrajectorySource):
     cells the samples along an axis become; the source logs it.
     """
 
+    guesses_scalars = True
+
     def __init__(self, options: ArraysOptions) -> None:
         self.options = options
         self.reader = open_arrays(file_of(options))
