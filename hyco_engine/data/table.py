@@ -22,7 +22,7 @@ _SPLITS |= {"test": "test", "testing": "test"}
 
 
 @attrs.frozen(kw_only=True)
-class CsvTable:
+class _Csv:
     """The entries of a text table: its separator is the sign that is most frequent in the first line."""
 
     path: Path
@@ -52,7 +52,7 @@ class CsvTable:
             return math.nan
 
 
-def read_csv(path: Path) -> CsvTable:
+def _read_csv(path: Path) -> _Csv:
     """Read a text table with a header. Raises DataError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -66,7 +66,7 @@ def read_csv(path: Path) -> CsvTable:
     for (line, _), row in zip(numbered[1:], rows, strict=True):
         if len(row) != len(names):
             raise DataError(f"{path}: line {line} has {len(row)} entries, and the header {len(names)}", key=KEY)
-    return CsvTable(
+    return _Csv(
         path=path,
         names=tuple(names),
         rows=rows,
@@ -116,7 +116,7 @@ def read_table(path: Path) -> SimulationTable:
     The column `file` (or `path`) names a file or folder below that of the table, and `split` says whether its
     simulations train, validate or test. Any other column of numbers is a scalar, and one of texts a label.
     """
-    table = read_csv(path)
+    table = _read_csv(path)
     if not table.names:
         raise DataError(f"{path} does not name its columns in a first line, such as file,split,nu", key=KEY)
     place = next((k for k, name in enumerate(table.names) if name.lower() in FILES), None)
@@ -148,7 +148,7 @@ def read_table(path: Path) -> SimulationTable:
     )
 
 
-def _numbers(table: CsvTable, column: int, name: str) -> npt.NDArray[np.float64]:
+def _numbers(table: _Csv, column: int, name: str) -> npt.NDArray[np.float64]:
     values = table.numbers(column)
     missing = np.isnan(values)
     if missing.any():
@@ -157,7 +157,7 @@ def _numbers(table: CsvTable, column: int, name: str) -> npt.NDArray[np.float64]
     return values
 
 
-def _split(table: CsvTable, row: int, entry: str) -> str:
+def _split(table: _Csv, row: int, entry: str) -> str:
     word = _SPLITS.get(entry.strip().lower())
     if word is None:
         raise DataError(
@@ -168,7 +168,7 @@ def _split(table: CsvTable, row: int, entry: str) -> str:
     return word
 
 
-def _inside(table: CsvTable, row: int, entry: str) -> Path:
+def _inside(table: _Csv, row: int, entry: str) -> Path:
     """Return the file that a row names. A table is data, whose names stay inside of its folder."""
     name = PurePosixPath(entry.strip().replace("\\", "/"))
     if not name.parts or name.is_absolute() or ".." in name.parts:

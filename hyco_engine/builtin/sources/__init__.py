@@ -30,7 +30,7 @@ def hyco_sources() -> list[Record]:
         ),
         Record(
             kind="arrays",
-            summary="reads fields from .npy, .npz and .mat files",
+            summary="reads fields from .npy, .npz, .mat and .h5 files",
             options=ArraysOptions,
             factory=_arrays,
         ),
@@ -78,7 +78,7 @@ def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource 
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
     from hyco_engine.data.joined import open_files, single_file
 
-    suffixes = (".csv", ".tsv", ".txt", ".dat", ".npy", ".npz", ".mat")
+    suffixes = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".npy", ".npz", ".mat")
     if options.resolution:
         return open_files(options, lambda own: PointsSource(own, context), suffixes=suffixes)
     return PointSampleSource(single_file(options, suffixes=suffixes), context)
