@@ -120,11 +120,11 @@ class Assembler:
         made = self._build(choice, (TrajectorySource, SampleSource), context)
         return converted(cast("TrajectorySource | SampleSource", made), choice)
 
-    def task(self) -> Task:
-        """Make the task of the data source without reading its data."""
+    def task(self, *, writes: bool = True) -> Task:
+        """Make the task of the data source without reading its data; `writes` says whether the cache may change."""
         spec = self.spec
         dtype = DTYPES.get(spec.run.precision)
-        return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed)
+        return task_for(self.source(), spec.data, spec.paths.cache, writes=writes, dtype=dtype, seed=spec.run.seed)
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.

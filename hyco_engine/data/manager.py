@@ -18,7 +18,7 @@ from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
-from hyco_engine.data.keeping import cached, held, shared_folder
+from hyco_engine.data.keeping import Shelf, shelf
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
@@ -45,7 +45,8 @@ class DataManager:
     simulation with the fields that `[data.fields]` chooses. The digest covers data, fields, dtype and number of frames,
     so that several specs may share a name. The file is memory-mapped, so the data may be larger than memory; only a
     single simulation must fit into memory while it is loaded. A damaged entry is noticed and rebuilt. If `cache` is
-    None, everything is held in memory. Several processes may share a cache: one builds an entry, the others wait.
+    None, everything is held in memory; without `writes`, so is what the cache does not hold, and the cache stays as it
+    is. Several processes may share a cache: one builds an entry, the others wait.
 
     `[data.observe]` changes what was loaded; the result is a second entry, `observed_000000-<digest>.safetensors`.
     `seed` seeds the random numbers of noise and masks.
@@ -60,6 +61,7 @@ class DataManager:
         choice: SourceChoice,
         cache: Path | None,
         *,
+        writes: bool = True,
         dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
@@ -75,7 +77,7 @@ class DataManager:
         self._selection = Selection.of(source.layout, choice.fields)
         self.layout: StateLayout = self._selection.layout
         self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
-        self._cache = cache
+        self._cache, self._writes = cache, writes
         self._loaded: tuple[Trajectory, ...] | None = None
         self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
         known = [source.frames(i) for i in range(source.num_simulations)]
@@ -130,7 +132,7 @@ class DataManager:
         It loads once; if nobody calls it, the first use of the data does.
         """
         if self._loaded is None:
-            self._loaded = self._load(self._cache, progress)
+            self._loaded = self._load(progress)
             self._log_sizes()
 
     @property
@@ -361,18 +363,18 @@ class DataManager:
 
     # --- loading ---
 
-    def _load(self, cache: Path | None, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
+    def _load(self, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
         total = self.num_simulations
         found: list[Trajectory] = []
-        with shared_folder(cache, self.choice.name) as folder:
+        with shelf(self._cache, self.choice.name, writes=self._writes) as kept:
             fingerprint = self.source.fingerprint()
-            self._precision = choose_precision(self._look(folder, fingerprint), self.layout, self._asked)
+            self._precision = choose_precision(self._look(kept, fingerprint), self.layout, self._asked)
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
-                found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
+                found.append(kept.cached("sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
             if self._observer.acts and not self._has_points:
-                found = self._observe_all(folder, entries, found)
+                found = self._observe_all(kept, entries, found)
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
@@ -394,12 +396,12 @@ class DataManager:
                 out |= (chosen.frame >= part.start) & (chosen.frame <= part.stop - 1)
         return attrs.evolve(trajectory, points=self._observer.points(chosen, index, out))
 
-    def _look(self, folder: Path | None, fingerprint: str) -> Trajectory | None:
+    def _look(self, shelf: Shelf, fingerprint: str) -> Trajectory | None:
         """Return the chosen fields of the first simulation, from which the precision is chosen."""
         if (seen := self._glimpse()) is not None:
             return seen
         for dtype in (torch.float64, torch.float32):
-            kept = held(folder, "sim", self._entry(0, fingerprint, dtype))
+            kept = shelf.held("sim", self._entry(0, fingerprint, dtype))
             # what was rounded for an earlier run cannot say how many digits the source gives
             rounded = dtype == torch.float32
             if kept is not None and not (rounded and choose_precision(kept, self.layout, "float32").warnings):
@@ -453,9 +455,7 @@ class DataManager:
             )
         return Trajectory(dynamic=dynamic, static=static)
 
-    def _observe_all(
-        self, folder: Path | None, entries: Sequence[Entry], found: Sequence[Trajectory]
-    ) -> list[Trajectory]:
+    def _observe_all(self, kept: Shelf, entries: Sequence[Entry], found: Sequence[Trajectory]) -> list[Trajectory]:
         """Return the simulations as they are observed, which depends on what is held out."""
         segments = self._segment([len(trajectory.dynamic) for trajectory in found])
         observed = []
@@ -464,7 +464,7 @@ class DataManager:
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(cached(folder, "observed", own, build))
+            observed.append(kept.cached("observed", own, build))
         return observed
 
 

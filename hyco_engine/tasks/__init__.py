@@ -27,14 +27,15 @@ def task_for(
     choice: SourceChoice,
     cache: Path | None = None,
     *,
+    writes: bool = True,
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
+    """Return the task of a source; the other arguments are those of `DataManager`.
 
     This loads no simulation. Raises SpecError and DataError if the source does not fit `choice`.
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
-    manager = DataManager(source, choice, cache, dtype=dtype, seed=seed)
+    manager = DataManager(source, choice, cache, writes=writes, dtype=dtype, seed=seed)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)
