@@ -31,9 +31,12 @@ from hyco_engine.data.statistics import Statistics, field_sizes
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
+from hyco_engine.untrusted import refuse_large
 
 log = logging.getLogger("hyco_engine")
 
+_LOADED, _TRAINED = 12, 16
+"""The bytes of memory for each value of a simulation while it is loaded, and for each value of a window in training."""
 _MOST_FRAMES = 0.9
 """The longest windows use at least this share of the training frames."""
 
@@ -149,10 +152,27 @@ class DataManager:
         planned = self._planned or self._segments
         return {name: [part.simulation for part in planned[name]] for name in NAMES}
 
+    def scalars(self, split: SplitName | None = None) -> dict[str, Tensor]:
+        """Return the known numbers of the simulations of a split (None: of all) by name, `[simulations]` in float64.
+
+        In a split by time, a simulation has an entry for each of its stretches, in the order of `heldout`.
+        """
+        total = self.num_simulations
+        chosen = range(total) if split is None else [part.simulation for part in self._segments[split]]
+        found = [self.source.scalars(index) for index in chosen]
+        names = found[0] if found else ()
+        return {name: torch.tensor([own[name] for own in found], dtype=torch.float64) for name in names}
+
     def clean(self, index: int) -> Trajectory:
         """Return simulation `index` without noise or mask: all fields of the source, the frames that the spec takes."""
-        loaded = self.source.load(index)
+        loaded = self._known(index, self.source.load(index))
         return attrs.evolve(loaded, dynamic=loaded.dynamic[: _frames_used(len(loaded.dynamic), index, self.choice)])
+
+    def _known(self, index: int, trajectory: Trajectory) -> Trajectory:
+        """Return the trajectory with all that is known of the whole simulation."""
+        return attrs.evolve(
+            trajectory, scalars=self.source.scalars(index), labels=self.source.labels(index), simulation=index
+        )
 
     @cached_property
     def _has_points(self) -> bool:
@@ -300,9 +320,9 @@ class DataManager:
 
     def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
         return tuple(
-            Trajectory(
+            attrs.evolve(
+                t,
                 dynamic=t.dynamic[part.start : part.stop],
-                static=t.static,
                 points=points_of(t.points, split, self.choice.split.by, part.start, part.stop - 1),
             )
             for part in self._segments[split]
@@ -378,7 +398,7 @@ class DataManager:
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
-        return tuple(found)
+        return tuple(self._known(index, trajectory) for index, trajectory in enumerate(found))
 
     def _with_points(
         self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]
@@ -408,13 +428,31 @@ class DataManager:
                 break
         else:
             # a source may take long to give a simulation, so it is not asked twice
-            self._first = self.source.load(0)
+            self._first = self._load_source(0)
             check_shapes(self._first, self.source.layout, 0, self.choice.kind)
             kept = self._chosen(self._first, 0)
         points = self.source.points(0)
         if points is None:
             return kept
         return attrs.evolve(kept, points=attrs.evolve(points, value=self._selection.of_points(points.value)))
+
+    def _load_source(self, index: int) -> Trajectory:
+        """Load a simulation, unless what its source declares cannot fit into memory, which is said before reading."""
+        declared = self.source.frames(index)
+        if declared is not None:
+            layout = self.source.layout
+            cells = layout.n_all * math.prod(layout.spatial)
+            window = min(declared, self.choice.num_predict_steps + 1)
+            try:
+                refuse_large((_LOADED * declared + _TRAINED * window) * cells)
+            except ValueError as error:
+                shape = " x ".join(map(str, (layout.n_all, *layout.spatial)))
+                raise DataError(
+                    f"simulation {index} of the data has {declared} frames of {shape} values, and to load it and train "
+                    f"on one of its windows {error}. Take fewer frames (num_frames), fewer fields or a coarser grid",
+                    key="data",
+                ) from None
+        return self.source.load(index)
 
     def _chosen(self, loaded: Trajectory, index: int) -> Trajectory:
         frames = _frames_used(len(loaded.dynamic), index, self.choice)
@@ -432,7 +470,7 @@ class DataManager:
 
     def _build(self, index: int) -> Trajectory:
         """Load and check a simulation; return its chosen fields, `[T, C_dyn, *S]` and `[C_static, *S]`, zero padded."""
-        loaded = self._first if index == 0 and self._first is not None else self.source.load(index)
+        loaded = self._first if index == 0 and self._first is not None else self._load_source(index)
         self._first = None
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
         frames = _frames_used(len(loaded.dynamic), index, self.choice)

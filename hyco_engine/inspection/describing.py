@@ -177,8 +177,11 @@ def _names_dt(path: Path) -> bool:
 def _table(path: Path) -> Found:
     from hyco_engine.spec.places import key_text
 
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    except csv.Error as error:
+        raise DataError(f"cannot read {path}: {error}") from error
     if not rows:
         raise DataError(f"{path} is empty")
     header = rows[0]

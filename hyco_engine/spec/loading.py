@@ -17,7 +17,7 @@ from hyco_engine.spec.dumping import dump_spec
 from hyco_engine.spec.overrides import Overrides, apply_overrides, overrider, parse_overrides
 from hyco_engine.spec.places import Places, key_text, locate_keys
 from hyco_engine.spec.structuring import Kinds, Structurer
-from hyco_engine.spec.values import Mistake, Mistakes, has_keys
+from hyco_engine.spec.values import Mistake, Mistakes, has_keys, is_text
 from hyco_engine.untrusted import parse_toml
 
 __all__ = ["LoadedSpec", "dump_spec", "load_spec", "spec_from_dict", "spec_from_text"]
@@ -139,7 +139,11 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
     def walk(value: Any, key: str) -> Any:
         if isinstance(value, Path):
             inside = data_folder if key.startswith("data.") else folder
-            return (here if places.is_overridden(key) else inside) / value
+            path = (here if places.is_overridden(key) else inside) / value
+            if not is_text(str(path)):
+                message = f"the path {str(path)!a} is not UTF-8, and a spec holds no other text: rename the folder"
+                raise SpecError([places.located(Problem(message=message, key=key))])
+            return path
         if isinstance(value, tuple):
             return tuple(walk(entry, f"{key}[{index}]") for index, entry in enumerate(value))
         if isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import io
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import tomllib
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +443,14 @@ class Received:
             more = f"# {CANARY}\n" + text if name == "spec.toml" else text.replace('"python"', f'"{CANARY}"', 1)
             (inner / name).write_text(more, encoding="utf-8")
         self.watch = Watch(self.outside)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the commands once in this process, so that the copies of it need not import and parse the same again."""
+        self.work.mkdir()
+        for arguments in self.commands(self.root / "sound").values():
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
+                cli.main(arguments)
 
     def commands(self, run: Path) -> dict[str, list[str]]:
         """Return the commands that read a run folder, each with all that it may write."""

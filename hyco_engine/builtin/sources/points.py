@@ -22,6 +22,7 @@ from hyco_engine.interfaces import Batch, Points, Samples, SampleSource, Traject
 from hyco_engine.physics.parameters import profile
 from hyco_engine.physics.settings import ArrayFile, Profile
 from hyco_engine.spec.places import key_text
+from hyco_engine.untrusted import refuse_large
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import SourceContext
@@ -62,7 +63,10 @@ class PointsSource(TrajectorySource):
                 )
         last = max(float(points.time.max()) for points in self.table.simulations)
         # a time that equals a frame's up to rounding needs no frame after it
-        self.num_frames = context.num_frames or math.ceil(last / self.dt - 1e-3) + 1
+        steps = last / self.dt - 1e-3
+        if context.num_frames is None:
+            self._refuse_late(last, steps)
+        self.num_frames = context.num_frames or math.ceil(steps) + 1
         self.num_simulations = len(self.table.simulations)
         self._truth = true_values(options.truth, grid)
         self._points = [self._inside(points) for points in self.table.simulations]
@@ -90,6 +94,18 @@ class PointsSource(TrajectorySource):
         digest.update(self._initial.numpy().tobytes())
         digest.update(str((self.num_frames, self.num_simulations)).encode())
         return digest.hexdigest()
+
+    def _refuse_late(self, last: float, steps: float) -> None:
+        """Refuse a last observation up to which rollouts do not fit into memory."""
+        try:
+            refuse_large(math.ceil(min(steps, 1e300)) * self._initial.nbytes)
+        except ValueError as error:
+            raise DataError(
+                f"{self.options.path}: the last observation is at t = {last:g}, {steps:.3g} steps of dt = {self.dt:g} "
+                f"after the first frame, and a rollout up to there does not fit into memory: {error}. Remove the row "
+                "if it is wrong, or set num_frames or a larger dt",
+                key="data.dt",
+            ) from None
 
     def load(self, index: int) -> Trajectory:
         dynamic = torch.full((self.num_frames, *self._initial.shape), torch.nan, dtype=torch.float64)
