@@ -12,9 +12,11 @@ import argparse
 import ctypes
 import io
 import json
+import math
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import struct
@@ -29,6 +31,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import tomli_w
 import torch
@@ -498,13 +501,12 @@ class Received:
         what = f"trial {number}: {', '.join(told)}"
         before = _snapshot(self.root, run)
         self.watch.events()
-        for name, arguments in self.commands(run).items():
-            if number % EVERY and not self._reads(name, names):
-                continue
-            start = time.monotonic()
-            code, output, peak = in_child(arguments, self.work)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-            self._judge(name, what, code, output, peak)
+        chosen = {
+            name: arguments
+            for name, arguments in self.commands(run).items()
+            if not number % EVERY or self._reads(name, names)
+        }
+        in_child(chosen, self.work, lambda name, ended: self._judge(name, what, ended))
         after = _snapshot(self.root, run)
         if before != after:
             self._fail("outside_writes", f"{what}: {sorted(set(before.items()) ^ set(after.items()))[:4]}")
@@ -518,7 +520,9 @@ class Received:
             return any(not name.startswith(("weights", "checkpoints", "run.lock", ".run.lock")) for name in changed)
         return True
 
-    def _judge(self, name: str, what: str, code: int | None, output: str, peak: int) -> None:
+    def _judge(self, name: str, what: str, ended: Ended) -> None:
+        code, output = ended.code, ended.output
+        self.seconds[name] = self.seconds.get(name, 0.0) + ended.seconds
         told = f"{what}: {name}: {output.strip()[-700:]}"
         opened, altered = self.watch.events()
         if code is None:
@@ -527,8 +531,8 @@ class Received:
             self._fail("tracebacks", f"{told} (exit code {code})")
         elif name == "runs list" and (code != 0 or "sound-1" not in output):
             self._fail("tracebacks", f"{told} (the other run is not listed)")
-        if "out of memory" in output or peak > MEMORY:
-            self._fail("over_memory", f"{told} ({peak / 1e9:.2g} GB)")
+        if "out of memory" in output or ended.peak > MEMORY:
+            self._fail("over_memory", f"{told} ({ended.peak / 1e9:.2g} GB)")
         if opened or CANARY in output or self._shows_canary():
             self._fail("outside_reads", f"{told} ({sorted(opened)})")
         if altered:
@@ -564,50 +568,82 @@ def _snapshot(root: Path, run: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def in_child(arguments: list[str], folder: Path) -> tuple[int | None, str, int]:
-    """Run a command in a process of its own: its exit code (None: no end), all that it printed, its peak of memory."""
-    told = folder / "told"
-    pid = os.fork()
-    if pid == 0:
-        _become(arguments, told)
-    deadline = time.monotonic() + PATIENCE * SECONDS
-    while True:
-        done, status, usage = os.wait4(pid, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            _, status, usage = os.wait4(pid, 0)
-            break
-        time.sleep(0.005)
-    code = os.waitstatus_to_exitcode(status)
-    ended = code not in (-signal.SIGXCPU, -signal.SIGKILL)
-    return code if ended else None, told.read_text(errors="replace"), usage.ru_maxrss * 1024
+@attrs.frozen
+class Ended:
+    """How a command ended: its exit code (None: not in time), all that it printed, its peak of memory, its time."""
+
+    code: int | None
+    output: str
+    peak: int
+    seconds: float
 
 
-def _become(arguments: list[str], told: Path) -> None:
-    """Be the command, to the end of the process."""
-    code = 99
+def in_child(commands: Mapping[str, list[str]], folder: Path, after: Callable[[str, Ended], None]) -> None:
+    """Run the commands in a copy of this process, one after the other; a new copy goes on after one that was ended."""
+    left = list(commands)
+    while left:
+        told = folder / "told"
+        (reader, writer), (seen, see) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            os.close(see)
+            _become([commands[name] for name in left], told, writer, seen)
+        os.close(writer)
+        os.close(seen)
+        with os.fdopen(reader, "r") as results:
+            for name in list(left):
+                if not select.select([results], [], [], PATIENCE * SECONDS)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                line = results.readline()
+                if not line:
+                    break
+                code, peak, seconds = json.loads(line)
+                left.remove(name)
+                after(name, Ended(code, told.read_text(errors="replace"), peak, seconds))
+                with suppress(BrokenPipeError):
+                    os.write(see, b"s")
+        os.close(see)
+        _, status, usage = os.wait4(pid, 0)
+        if left and status:
+            code = os.waitstatus_to_exitcode(status)
+            slow = code in (-signal.SIGXCPU, -signal.SIGKILL)
+            output = told.read_text(errors="replace") if told.exists() else ""
+            after(left.pop(0), Ended(None if slow else code, output, usage.ru_maxrss * 1024, float(SECONDS)))
+
+
+def _become(commands: Iterable[list[str]], told: Path, writer: int, seen: int) -> None:
+    """Run the commands, each with its own limits; wait after each of them until its outcome has been looked at."""
+    code = 0
     try:
-        handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
         os.chdir(told.parent)
+        warnings.simplefilter("ignore")
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        limit = taken + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
-        warnings.simplefilter("ignore")
-        cli.main(arguments)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+        for arguments in commands:
+            handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os.close(handle)
+            start = time.process_time()
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(start) + SECONDS, resource.RLIM_INFINITY))
+            try:
+                cli.main(arguments)
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+            except BaseException:
+                code = 99
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            outcome = json.dumps([code, peak, time.process_time() - start])
+            os.write(writer, f"{outcome}\n".encode())
+            os.read(seen, 1)
+        os._exit(0)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        os._exit(98)
 
 
 def measure(trials: int, seed: int = 0, first: int = 0) -> dict[str, Any]:
@@ -618,7 +654,7 @@ def measure(trials: int, seed: int = 0, first: int = 0) -> dict[str, Any]:
         found.prepare()
         for number in range(first, first + trials):
             found.trial(number)
-            if found.trials % 50 == 0:
+            if found.trials % 20 == 0:
                 print(f"{found.trials} trials, {len(found.failures)} failures", file=sys.stderr, flush=True)
     return {"trials": found.trials, **found.counts, "failures": found.failures, "seconds": found.seconds}
 

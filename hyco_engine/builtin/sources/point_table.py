@@ -55,7 +55,7 @@ class Table:
             own = number == simulation
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(time[own] / (options.dt or 1.0)),
+                    frame=torch.from_numpy(time[own]) / (options.dt or 1.0),
                     time=torch.from_numpy(time[own].copy()),
                     position=torch.from_numpy(position[own]),
                     value=torch.from_numpy(np.stack([by_name[name][own] for name in self.columns], axis=1)),
