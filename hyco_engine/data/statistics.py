@@ -1,4 +1,4 @@
-"""The mean, the spread and the largest magnitude of the fields in the train split."""
+"""The mean, the spread and the range of the fields in the train split."""
 
 from __future__ import annotations
 
@@ -38,16 +38,36 @@ class Statistics:
     as even."""
     largest: Tensor = attrs.field()
     """`[C_all]`: the largest magnitude; if it is unknown, `|mean|` plus four standard deviations."""
+    lowest: Tensor = attrs.field()
+    """`[C_all]`: the smallest value; if it is unknown, `mean` less four standard deviations."""
+    highest: Tensor = attrs.field()
+    """`[C_all]`: the largest value; if it is unknown, `mean` plus four standard deviations."""
 
     @largest.default
     def _usual(self) -> Tensor:
         return self.mean.abs() + 4 * self.std
 
+    @lowest.default
+    def _usual_lowest(self) -> Tensor:
+        return self.mean - 4 * self.std
+
+    @highest.default
+    def _usual_highest(self) -> Tensor:
+        return self.mean + 4 * self.std
+
     @classmethod
-    def unknown(cls, layout: StateLayout) -> Statistics:
-        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1."""
+    def unknown(cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None) -> Statistics:
+        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1.
+
+        `scalars` are known numbers of all simulations, whose range is that of their uniform fields.
+        """
         channels, dynamic = layout.n_all, layout.n_dynamic
-        return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        found = cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        for name in layout.scalars:
+            own = layout.channels(name).start
+            values = (scalars or {}).get(name, torch.zeros(1))
+            found.lowest[own], found.highest[own] = values.min(), values.max()
+        return found
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
@@ -81,6 +101,8 @@ class Statistics:
             std=std,
             change_std=_spread(square, least[:n], std[:n], layout.dynamic),
             largest=torch.cat([dynamic.largest, static.largest]),
+            lowest=torch.cat([dynamic.lowest, static.lowest]),
+            highest=torch.cat([dynamic.highest, static.highest]),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -89,7 +111,7 @@ class Statistics:
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
-        """Read what `to_data` returned; `largest` may be missing. Raises ValueError on anything else."""
+        """Read what `to_data` returned; the range may be missing. Raises ValueError on anything else."""
         if not isinstance(data, Mapping) or not {*_NAMES[:3]} <= data.keys():
             raise ValueError(f"statistics need the entries {', '.join(_NAMES[:3])}")
         for name in _NAMES:
@@ -100,8 +122,8 @@ class Statistics:
 
     def check_fit(self, layout: StateLayout) -> None:
         """Raise ValueError unless there is a number for each channel of the layout, and all spreads are above 0."""
-        wanted = {"mean": layout.n_all, "std": layout.n_all, "change_std": layout.n_dynamic, "largest": layout.n_all}
-        for name, count in wanted.items():
+        for name in _NAMES:
+            count = layout.n_dynamic if name == "change_std" else layout.n_all
             if len(own := getattr(self, name)) != count:
                 raise ValueError(f"{name} of the statistics has {len(own)} numbers, and the layout {count} channels")
         for name in ("std", "change_std"):
@@ -109,7 +131,8 @@ class Statistics:
                 raise ValueError(f"{name} of the statistics must be above 0")
 
 
-_NAMES = ("mean", "std", "change_std", "largest")
+RANGE = ("lowest", "highest")
+_NAMES = ("mean", "std", "change_std", "largest", *RANGE)
 
 
 class _Changes:
@@ -137,7 +160,7 @@ class _Changes:
 
 
 class _Moments:
-    """The count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks.
+    """The count, mean, variance and range per channel of `[N, C, *S]` chunks.
 
     Chunks are merged as in Chan, Golub & LeVeque 1979.
     """
@@ -148,7 +171,8 @@ class _Moments:
         self.count = torch.zeros(len(mask), dtype=torch.float64)
         self.mean = torch.zeros(len(mask), dtype=torch.float64)
         self.squares = torch.zeros(len(mask), dtype=torch.float64)
-        self.largest = torch.zeros(len(mask), dtype=torch.float64)
+        self._low = torch.full((len(mask),), torch.inf, dtype=torch.float64)
+        self._high = -self._low
 
     def add(self, values: Tensor) -> None:
         if not values.numel():
@@ -161,14 +185,15 @@ class _Moments:
             count = torch.full_like(self.count, values[:, :1].numel())
             mean = total / count.clamp(min=1)
             squares = (values - mean.reshape(shape)).square_().sum(dims)
-            largest = values.abs().amax(dims)
+            low, high = values.amin(dims), values.amax(dims)
         else:
             seen = self.mask & ~values.isnan()
             count = seen.sum(dims).double()
             mean = torch.where(seen, values, 0.0).sum(dims) / count.clamp(min=1)
             squares = torch.where(seen, values - mean.reshape(shape), 0.0).square().sum(dims)
-            largest = torch.where(seen, values.abs(), 0.0).amax(dims)
-        self.largest = torch.maximum(self.largest, largest)
+            low = torch.where(seen, values, torch.inf).amin(dims)
+            high = torch.where(seen, values, -torch.inf).amax(dims)
+        self._reach(low, high)
         self._merge(count, mean, squares)
 
     def add_points(self, values: Tensor) -> None:
@@ -178,7 +203,26 @@ class _Moments:
         mean = torch.where(seen, values.double(), 0.0).sum(0) / count.clamp(min=1)
         self._merge(count, mean, torch.where(seen, values.double() - mean, 0.0).square().sum(0))
         if len(values):
-            self.largest = torch.maximum(self.largest, torch.where(seen, values.double().abs(), 0.0).amax(0))
+            values = values.double()
+            self._reach(torch.where(seen, values, torch.inf).amin(0), torch.where(seen, values, -torch.inf).amax(0))
+
+    def _reach(self, low: Tensor, high: Tensor) -> None:
+        self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+
+    @property
+    def lowest(self) -> Tensor:
+        """The smallest values; 0 where there is none."""
+        return torch.where(self.count > 0, self._low, 0.0)
+
+    @property
+    def highest(self) -> Tensor:
+        """The largest values; 0 where there is none."""
+        return torch.where(self.count > 0, self._high, 0.0)
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest magnitudes; 0 where there is no value."""
+        return torch.maximum(self.lowest.abs(), self.highest.abs())
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = (self.count + count).clamp(min=1)

@@ -313,7 +313,7 @@ def test_data_that_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest.M
         hyco.run(spec, run_dir="run")
     assert str(caught.value) == (
         "data: simulation 0 of the data has 10 frames of 1 x 1000 values, and to load it and train on one of its "
-        "windows it needs 0.000152 GB of memory, but only 0.0001 GB are free. Take fewer frames (num_frames), fewer "
+        "windows it needs 0.000184 GB of memory, but only 0.0001 GB are free. Take fewer frames (num_frames), fewer "
         "fields or a coarser grid"
     )
 
