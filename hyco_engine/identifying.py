@@ -120,6 +120,8 @@ def _only_the_physics(table: dict[str, Any], folder: Path, data: Path | str | No
         table["data"]["path"] = str(Path(data).absolute())
     if frames is not None:
         table["data"]["num_frames"] = frames
+        # the last frames validate, and a window needs a start
+        table["data"]["num_predict_steps"] = max(1, min(table["data"].get("num_predict_steps", 3), frames - 3))
     training = table.get("training", {})
     training.pop("synthetic", None)
     for key in ("horizon", "stride", "initial_states", "epochs_per_cycle"):

@@ -42,8 +42,8 @@ def carrying(
             has = f"they have {', '.join(known)}" if known else "they have none; a table or data.scalars can name them"
             raise DataError(f"the simulations have no number {name!r}{did_you_mean(name, known)} ({has})", key=key)
     chosen = [*_varying(source)] if scheme.scalars == "auto" else []
-    names = [name for name in dict.fromkeys((*chosen, *wanted)) if name not in found]
     groups = {index: groups_of(source, index) for index in dict.fromkeys(found.values())}
+    names = [name for name in dict.fromkeys((*chosen, *wanted)) if name not in found and name not in groups]
     return _Carrying(source, names, found, groups) if names or found else source
 
 
