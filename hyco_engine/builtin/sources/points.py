@@ -15,19 +15,22 @@ from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.builtin.sources.point_table import Table, column_of
 from hyco_engine.builtin.sources.truth import field_from_file, true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.data.points import select_points
+from hyco_engine.data.points import select_points, warn_of_shared_places
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource
 from hyco_engine.physics.parameters import profile
 from hyco_engine.physics.settings import ArrayFile, Profile
+from hyco_engine.resources import free_memory
 from hyco_engine.spec.places import key_text
-from hyco_engine.untrusted import refuse_large
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import SourceContext
 
 log = logging.getLogger("hyco_engine")
+
+_ENDLESS = 1e200
+"""More steps than any rollout has, where a time over dt is infinite."""
 
 
 class PointsSource(TrajectorySource):
@@ -48,7 +51,12 @@ class PointsSource(TrajectorySource):
             )
         boundary = _boundary(options, grid.axes)
         fields = tuple(
-            FieldInfo(name=name, components=components, boundary=boundary)
+            FieldInfo(
+                name=name,
+                components=components,
+                boundary=boundary,
+                unit=self.table.units.get(column_of(name, components[0] if components else ""), "1"),
+            )
             for name, components in self.table.components.items()
         )
         self.layout = StateLayout(grid=grid, dynamic=fields)
@@ -63,10 +71,15 @@ class PointsSource(TrajectorySource):
                 )
         last = max(float(points.time.max()) for points in self.table.simulations)
         # a time that equals a frame's up to rounding needs no frame after it
-        steps = last / self.dt - 1e-3
-        if context.num_frames is None:
-            self._refuse_late(last, steps)
-        self.num_frames = context.num_frames or math.ceil(steps) + 1
+        self.num_frames = context.num_frames or math.ceil(min(last / self.dt, _ENDLESS) - 1e-3) + 1
+        needed = 8 * self.num_frames * self._initial.numel()
+        if needed > (free := free_memory()):
+            raise DataError(
+                f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames:.15g} frames "
+                f"of {self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; correct "
+                f"dt, or set data.start to the time of the first frame",
+                key="data.dt",
+            )
         self.num_simulations = len(self.table.simulations)
         self._truth = true_values(options.truth, grid)
         self._points = [self._inside(points) for points in self.table.simulations]
@@ -94,18 +107,6 @@ class PointsSource(TrajectorySource):
         digest.update(self._initial.numpy().tobytes())
         digest.update(str((self.num_frames, self.num_simulations)).encode())
         return digest.hexdigest()
-
-    def _refuse_late(self, last: float, steps: float) -> None:
-        """Refuse a last observation up to which rollouts do not fit into memory."""
-        try:
-            refuse_large(math.ceil(min(steps, 1e300)) * self._initial.nbytes)
-        except ValueError as error:
-            raise DataError(
-                f"{self.options.path}: the last observation is at t = {last:g}, {steps:.3g} steps of dt = {self.dt:g} "
-                f"after the first frame, and a rollout up to there does not fit into memory: {error}. Remove the row "
-                "if it is wrong, or set num_frames or a larger dt",
-                key="data.dt",
-            ) from None
 
     def load(self, index: int) -> Trajectory:
         dynamic = torch.full((self.num_frames, *self._initial.shape), torch.nan, dtype=torch.float64)
@@ -169,6 +170,7 @@ class PointSampleSource(SampleSource):
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.table = Table(options, context)
+        warn_of_shared_places(self.table.simulations)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
                 raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")
