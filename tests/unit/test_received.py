@@ -346,7 +346,7 @@ def test_one_row_far_in_the_future(time: str, frames: str) -> None:
 
 def test_a_field_of_a_table_without_end() -> None:
     Path("a.csv").write_text("t,x,u\n0,0,1\n0,1," + "x" * 30_000_000 + "\n")
-    assert told("inspect", "a.csv") == "error: cannot read a.csv: field larger than field limit (131072)\n"
+    assert "a.csv: line 3: field larger than field limit (131072)" in told("inspect", "a.csv")
 
 
 def test_a_fifo_by_the_name_of_a_data_file() -> None:

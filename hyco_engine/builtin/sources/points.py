@@ -76,8 +76,8 @@ class PointsSource(TrajectorySource):
         if needed > (free := free_memory()):
             raise DataError(
                 f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames:.15g} frames "
-                f"of {self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; correct "
-                f"dt, or set data.start to the time of the first frame",
+                f"of {self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; "
+                f"correct dt, or set data.start to the time of the first frame",
                 key="data.dt",
             )
         self.num_simulations = len(self.table.simulations)
