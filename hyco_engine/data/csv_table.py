@@ -201,7 +201,7 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) ->
         notes.append(f"the entries are separated by {_named(form.separator)}")
     if form.decimal == ",":
         notes.append("the decimal sign is a comma")
-    names = _header(cells, comments, form) if header else None
+    names = _header(path, cells, comments, form) if header else None
     if names is cells[0][1]:
         cells = cells[1:]
     if not cells:
@@ -315,7 +315,9 @@ def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".",
     return "."
 
 
-def _header(cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm) -> list[str] | None:
+def _header(
+    path: Path, cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm
+) -> list[str] | None:
     first = cells[0][1]
     if not all(_is_number(entry, form.decimal) or entry.lower() in MISSING for entry in first):
         moments = [entry for entry in first if _like_moment(entry)]
