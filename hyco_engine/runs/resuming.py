@@ -125,10 +125,13 @@ def _metrics_differ(folder: Path, position: Any) -> str | None:
     path, left = folder / METRICS, int(position["bytes"])
     digest = hashlib.sha256()
     if has_metrics(folder):
-        with open_regular(path, links=False) as file:
-            while left > 0 and (part := file.read(min(left, 2**20))):
-                digest.update(part)
-                left -= len(part)
+        try:
+            with open_regular(path, links=False) as file:
+                while left > 0 and (part := file.read(min(left, 2**20))):
+                    digest.update(part)
+                    left -= len(part)
+        except (OSError, ValueError) as error:
+            return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
     return (
         None
         if digest.hexdigest() == position.get("sha256")

@@ -226,6 +226,14 @@ def test_a_run_is_not_resumed_through_links(received: Path, name: str) -> None:
     assert list(Path("outside").iterdir()) == []
 
 
+def test_a_folder_by_the_name_of_the_metrics_ends_no_resumed_run_in_a_traceback(received: Path) -> None:
+    (received / "summary.json").unlink()
+    (received / "metrics.jsonl").unlink()
+    (received / "metrics.jsonl").mkdir()
+    says = told("run", received / "spec.toml", "--run-dir", received, "--resume", code=1)
+    assert "metrics.jsonl cannot be read: it is a folder" in says
+
+
 # --- sizes and numbers (6) --------------------------------------------------------------------------------------------
 
 LAYOUT = layout_of(8).to_data()
