@@ -213,6 +213,8 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) ->
         notes.append(f"line {cells[0][0]} holds units: {', '.join(filter(None, units))}")
         cells = cells[1:]
     wanted = width if names is None else len(names)
+    if all(len(row) == wanted + 1 and not row[-1] for _, row in cells):  # each line ends in a separator
+        cells = [(number, row[:-1]) for number, row in cells]
     for number, row in cells:
         if len(row) != wanted:
             raise DataError(

@@ -235,4 +235,4 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
 
 def test_the_example_reads_its_file() -> None:
     source = opened(Path(__file__).parents[1] / "heat.nc", boundary=0.0)
-    assert (source.frames(0), source.layout.grid.resolution) == (21, (31,))
+    assert (source.frames(0), source.layout.grid.resolution) == (41, (31,))
