@@ -80,7 +80,7 @@ def _folder(path: Path) -> Found:
     if any(path.glob("*.npy")):
         return _arrays(path, "a folder of .npy files")
     if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
-        return _with_source("xarray", path, "a zarr store", (), _XARRAY)
+        return _with_source("xarray", path, "a zarr store, for the plugin hyco-engine-xarray", (), _XARRAY)
     if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
@@ -104,7 +104,9 @@ def _file(path: Path) -> Found:
     if path.suffix.lower() in PARQUET:
         return _table(read_parquet(path))
     if path.suffix.lower() in XARRAY:
-        return _with_source("xarray", path, "a netCDF file", _variables(path), _XARRAY)
+        return _with_source(
+            "xarray", path, "a netCDF file, for the plugin hyco-engine-xarray", _variables(path), _XARRAY
+        )
     if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
         return _hdf5(path)
     if path.suffix.lower() in (".npy", ".npz", ".mat"):
