@@ -30,13 +30,14 @@ def task_for(
     choice: SourceChoice,
     cache: Path | None = None,
     *,
+    writes: bool = True,
     dtype: torch.dtype | None = None,
     seed: int = 0,
     spare: bool = False,
     given: Mapping[str, str] | None = None,
     found: Mapping[str, str] | None = None,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `dtype`, `seed` and `spare` are those of `DataManager`.
+    """Return the task of a source; `choice`, `cache`, `writes`, `dtype`, `seed` and `spare` are those of `DataManager`.
 
     States carry the scalars of their simulation; `given` and `found` are those of
     `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
@@ -46,7 +47,6 @@ def task_for(
         return SampleTask(source, choice)
     given = given or {}
     known = described(source, choice, named=given.values())
-    manager = DataManager(
-        carrying(known, choice.fields, given, found or {}), choice, cache, dtype=dtype, seed=seed, spare=spare
-    )
+    carried = carrying(known, choice.fields, given, found or {})
+    manager = DataManager(carried, choice, cache, writes=writes, dtype=dtype, seed=seed, spare=spare)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)
