@@ -29,13 +29,14 @@ from hyco_engine.report.panels import lead_time_panels, spectrum_panels
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
-from hyco_engine.report.verdict import verdict
+from hyco_engine.report.verdict import correlation, verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import METRICS, SUMMARY, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.seal import verify
 
 REPORT = "report.html"
+LEAD_TIMES = "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above."
 
 
 @attrs.frozen(kw_only=True)
@@ -129,7 +130,7 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         (
             "Held-out data in detail",
             [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
-            "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above.",
+            " ".join([LEAD_TIMES, *correlation(run.summary)]),
         ),
     ]
     return [

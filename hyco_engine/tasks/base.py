@@ -140,6 +140,10 @@ class Task(ABC):
         """Return the first simulation of the test split, else of val; None if the data has no simulations."""
         return None
 
+    def whole_simulations(self) -> Sequence[Trajectory]:
+        """Return all simulations from their first frame to their last; none if the data has no simulations."""
+        return ()
+
     def check_fit(self, trained: DataForm, player: Player) -> None:
         """Raise DataError if a model that trained on states of the form `trained` cannot step this data."""
         if trained.layout is None:
