@@ -76,19 +76,28 @@ def lead_below(metrics: Mapping[str, Any], model: str, split: str, share: float 
 
     Both count frames from the start of a rollout. None stands for models whose errors are not known by lead time.
     """
+    below = _below(metrics, model, split, share)
+    if not below:
+        return None
+    reached = 0
+    for lead, is_below in below:
+        if not is_below:
+            break
+        reached = lead
+    return reached, below[-1][0]
+
+
+def _below(metrics: Mapping[str, Any], model: str, split: str, share: float = 1.0) -> list[tuple[int, bool]]:
+    """Return, by lead time, whether a model's error is below `share` of persistence's; empty where it is not known."""
     own, floor = (_measured(metrics, name, split) for name in (model, "persistence"))
     measure = "vrmse" if all(map(is_number, floor.get("vrmse_by_step") or (None,))) else "nrmse"
     errors, floors = own.get(f"{measure}_by_step") or (), floor.get(f"{measure}_by_step") or ()
     leads = own.get("lead_steps") or range(1, len(errors) + 1)
-    if not errors or len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
-        return None
-    reached = 0
-    for lead, error, level in zip(leads, errors, floors, strict=True):
-        # the error of a diverged rollout is infinite, or null in JSON
-        if not is_number(error) or error >= share * level:
-            break
-        reached = lead
-    return reached, leads[-1]
+    if len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
+        return []
+    # the error of a diverged rollout is infinite, or null in JSON
+    shares = zip(leads, errors, floors, strict=True)
+    return [(lead, is_number(error) and error < share * level) for lead, error, level in shares]
 
 
 def found_text(entry: Mapping[str, Any]) -> str:
@@ -264,6 +273,10 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
             half = f"; up to {_lead(useful, dt)} it is below half of that" if useful else ""
             passes = f"from there on its error passes that of {NOTHING} on {split} data"
             bad.append(f"{title} is of no use beyond {_lead(reach[0], dt)}: {passes}{half}")
+        elif reach is not None and reach[0] == 0 and ratio is not None and ratio < 1:
+            first = next((lead for lead, is_below in _below(metrics, model, split) if is_below), reach[1])
+            whole = f"over whole rollouts it has {_percent(ratio)} of its error"
+            bad.append(f"{title} errs more than {NOTHING} before {_lead(first, dt)} on {split} data; {whole}")
         elif ratio is None:
             bad.append(f"{title} diverges on {split} data")
         elif ratio >= 1:

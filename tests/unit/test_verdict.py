@@ -72,6 +72,13 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            completed(synthetic=measured([0.12, 0.3, 0.2, 0.1, 0.1]), persistence=measured(FLOORS)),
+            [
+                "The surrogate errs more than “nothing changes” before t = 0.3 on test data; over whole rollouts it "
+                "has 55 % of its error."
+            ],
+        ),
+        (
             completed(synthetic=measured([0.2, 0.4, 0.6, 0.8, 1.0]), persistence=measured(FLOORS)),
             ["The surrogate has learned nothing of use: it errs 2 times as much as “nothing changes” on test data."],
         ),
