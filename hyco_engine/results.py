@@ -151,10 +151,14 @@ class Results:
             return
         generator = derive_generator(self.spec.run.seed, "lyapunov")
         whole, device = parts.task.whole_simulations(), parts.device
-        with self.report.timed("evaluate"), attributed(trainer.who, "rollouts beyond the data"):
-            self.chaos = largest_exponent(
-                trainer.model, whole, form.layout, form.dt, form.statistics, generator, device
-            )
+        try:
+            with self.report.timed("evaluate"):
+                self.chaos = largest_exponent(
+                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device
+                )
+        except Exception as error:
+            # a physics may fail beyond the data
+            self.report.warn(f"whether the physics is chaotic could not be found out: {error}")
 
     # --- summed up and saved at any end ---
 

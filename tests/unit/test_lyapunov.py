@@ -136,3 +136,13 @@ def test_a_run_of_a_physics_without_chaos_tells_none(kind: str, name: str, tmp_p
     summary = a_run(kind, tmp_path, truth={name: 0.02}, **more)
     assert summary["chaos"] is None
     assert "chaotic" not in " ".join(summary["verdict"])
+
+
+def test_a_physics_that_fails_beyond_the_data_costs_no_results(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> None:
+        raise ArithmeticError("no convergence")
+
+    monkeypatch.setattr("hyco_engine.results.largest_exponent", fails)
+    summary = a_run("heat", tmp_path, truth={"kappa": 0.02}, num_frames=6, resolution={"x": 16}, dt=0.05)
+    assert (summary["status"], summary["chaos"]) == ("completed", None)
+    assert "whether the physics is chaotic could not be found out: no convergence" in summary["warnings"]
