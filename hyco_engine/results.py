@@ -204,8 +204,9 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
-        errors = {} if self.error_bars is None else self.error_bars.standard_error
-        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors)
+        bars = self.error_bars
+        errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
+        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""

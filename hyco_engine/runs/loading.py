@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.assembly import Assembler
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.scalars import with_scalars
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player
@@ -109,13 +111,31 @@ def load_surrogate(
 ) -> nn.Module:
     """Return a run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of dt, scaling included.
 
-    `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
+    A surrogate that knows scalars of a simulation also takes them by name, and then states without their channels:
+    `model(state, nu=0.03)`. `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
     """
     if Path(run_dir).is_file():
         from hyco_engine.runs.export import read_exported
 
-        return read_exported(Path(run_dir), registry, device)[0]
-    return LoadedRun(run_dir, registry, device).model("synthetic", which)
+        model, weights = read_exported(Path(run_dir), registry, device)
+    else:
+        model, weights = LoadedRun(run_dir, registry, device).model_and_weights("synthetic", which)
+    layout = weights.layout
+    return model if layout is None or not layout.scalars else KnowingScalars(model, layout)
+
+
+class KnowingScalars(nn.Module):
+    """A stepper that takes the scalars of its layout by name: `forward(state [B, C, *S], nu=...) -> [B, C_dyn, *S]`."""
+
+    def __init__(self, model: nn.Module, layout: StateLayout) -> None:
+        super().__init__()
+        self.model = model
+        self.layout = layout
+
+    def forward(self, state: Tensor, **scalars: float | Tensor) -> Tensor:
+        """Step states with all channels, or without those of the scalars; then all are given. Raises DataError."""
+        stepped: Tensor = self.model(with_scalars(state, self.layout, scalars))
+        return stepped
 
 
 def load_physics(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +34,15 @@ def parameters_summary(
     truth: Mapping[str, Tensor],
     folder: Path,
     standard_errors: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float] | None],
 ) -> dict[str, Any]:
     """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,best,last,truth}.npy`.
 
     `found` has the parameters `initial`, `final` (the reported ones), `best` (those of the smallest error on held-out
-    data) and `last` (those that training ended with).
+    data) and `last` (those that training ended with). Of a parameter with a value for each group, `own` has the name
+    of the group, its `value`, `standard_error`, `interval` and `truth`.
     """
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for name, value in found["final"].items():
         true = truth.get(name)
         declaration = model.learnables.declarations[name]
@@ -53,7 +55,31 @@ def parameters_summary(
             "unit": declaration.unit,
             "moved": not torch.equal(value, initial),
         }
+        if (index := model.learnables.index.get(name)) is not None:
+            groups = model.layout.field(index).groups
+            summary[name] |= {"by": index, "own": _own(name, groups, value, true, standard_errors, intervals)}
     return summary
+
+
+def _own(
+    name: str,
+    groups: Sequence[str],
+    values: Tensor,
+    truth: Tensor | None,
+    standard_errors: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float] | None],
+) -> list[dict[str, Any]]:
+    known = None if truth is None else truth.expand_as(values)
+    return [
+        {
+            "group": group,
+            "value": float(value),
+            "standard_error": standard_errors.get(f"{name}[{k}]"),
+            "interval": intervals.get(f"{name}[{k}]"),
+            "truth": None if known is None else float(known[k]),
+        }
+        for k, (group, value) in enumerate(zip(groups, values, strict=True))
+    ]
 
 
 def relative_error(value: Tensor, truth: Tensor, gauge: Literal["none", "constant"] = "none") -> float:

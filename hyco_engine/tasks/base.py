@@ -163,8 +163,12 @@ class Task(ABC):
         """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return {}
 
-    def check_truth(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know no truth
-        """Raise SpecError if the physics `kind` has no parameter for a true value, or one of another shape."""
+    def check_physics(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know nothing of it
+        """Raise SpecError if the parameters of the physics `kind` do not fit what is known of the data.
+
+        There may be no parameter for a true value, or one of another shape, or a group of simulations that only
+        validates, and for which no value is found.
+        """
 
     # --- sizes ---
 
