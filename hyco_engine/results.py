@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Parts
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.randomness import derive_generator
 from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
@@ -24,6 +25,7 @@ from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
+from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter
 
 PHASES = (
@@ -58,6 +60,8 @@ class Results:
     metrics: dict[str, Any] = attrs.Factory(dict)
     error_bars: ErrorBars | None = None
     chaos: Lyapunov | None = None
+    populations: dict[str, dict[str, float]] = attrs.Factory(dict)
+    """The populations of the values of groups, by the name of the parameter."""
     correction: dict[str, Any] | None = None
 
     def begin(self, parts: Parts, spec: Spec) -> None:
@@ -81,9 +85,31 @@ class Results:
             self.last = parameter_values(self.parts.physical)
         self.hybrid.settle()
         self._accept(self.hybrid)
-        self._evaluate(self.parts, self.hybrid, between)
-        self._measure_parameters(self.parts, self.hybrid)
+        if any(setting.prior == "population" for setting in self._settings().values()):
+            # pooled values need the error bars, and what is measured is measured with them
+            self._measure_parameters(self.parts, self.hybrid)
+            self._pool(self.parts)
+            self._evaluate(self.parts, self.hybrid, between)
+        else:
+            self._evaluate(self.parts, self.hybrid, between)
+            self._measure_parameters(self.parts, self.hybrid)
         self._measure_chaos(self.parts, self.hybrid)
+
+    def _settings(self) -> Mapping[str, ParameterSetting]:
+        return {} if self.spec.physical is None else self.spec.physical.parameters
+
+    def _pool(self, parts: Parts) -> None:
+        """Let the values of groups lean on one another where the spec assumes a population."""
+        for name, setting in self._settings().items():
+            if setting.prior != "population":
+                continue
+            if self.error_bars is None or parts.physical is None:
+                self.report.warn(f"without error bars, the values of {name} are not pooled")
+                continue
+            try:
+                self.error_bars, self.populations[name] = pool(parts.physical, self.error_bars, name)
+            except ValueError as error:
+                self.report.warn(f"the values of {name} are not pooled: {error}")
 
     def _accept(self, hybrid: HybridTrainer) -> None:
         """Decide whether to keep a learned correction of the physics."""
@@ -206,7 +232,10 @@ class Results:
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
         bars = self.error_bars
         errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
-        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        summary = parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        for name, population in self.populations.items():
+            summary[name]["population"] = population
+        return summary
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""

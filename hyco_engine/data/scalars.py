@@ -24,6 +24,12 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
         raise DataError(
             f"the model takes no {unknown[0]!r}; it takes {', '.join(known) or 'no numbers of a simulation'}"
         )
+    by = {layout.field(name).by for name in scalars} - {""}
+    if apart := [name for name in known if layout.field(name).by in by and name not in scalars]:
+        raise DataError(
+            f"{' and '.join(scalars)} make the state one that holds its values, so it needs {apart[0]} too: give "
+            f"{apart[0]} = ..."
+        )
     own = {name: layout.channels(name).start for name in known}
     if states.shape[1] == layout.n_all:
         full = states.clone() if scalars else states

@@ -150,6 +150,12 @@ class Task(ABC):
             return
         if trained.text != self.form.text:
             raise DataError(f"the {player} model steps {trained.text}; this data has {self.form.text}", key="data")
+        if [field.groups for field in trained.layout.static] != [field.groups for field in self.form.layout.static]:
+            raise DataError(
+                f"the {player} model has a value for each {' and '.join(trained.layout.indices)} of other data; "
+                "hyco-engine identify finds the parameters of new simulations",
+                key="data",
+            )
         dt, own = trained.dt, self.form.dt
         if dt is not None and own is not None and not math.isclose(dt, own, rel_tol=1e-6):
             raise DataError(

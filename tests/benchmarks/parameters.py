@@ -48,14 +48,14 @@ class Case:
 
 
 def spread(inside: tuple[float, float], outside: Sequence[float]) -> list[float]:
-    """Return TRAIN + VAL + TEST values on a logarithmic scale within `inside`, whose ends train, and those `outside`."""
+    """Return TRAIN + VAL + TEST values within `inside`, on a logarithmic scale, whose ends train, and `outside`."""
     low, high = map(math.log, inside)
     places = [k / (TRAIN - 1) for k in range(TRAIN)] + [(k + 0.5) / (VAL + TEST) for k in range(VAL + TEST)]
     return [math.exp(low + (high - low) * place) for place in places] + list(outside)
 
 
 FEED, KILL = (0.014, 0.018, 0.026, 0.029), (0.054, 0.051, 0.051, 0.057)
-"""Pairs of Gray-Scott that train, each from two starts; those of The Well's data set that extrapolate are far from them."""
+"""Pairs of Gray-Scott that train, each from two starts; some of The Well's data set that extrapolate are far away."""
 CASES = {
     "burgers": Case(
         kind="burgers",

@@ -19,6 +19,7 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.identifying import identify
 from hyco_engine.runs.export import export
+from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
 from hyco_engine.training.linearized import Linearizer
 from tests.unit.messages import error_naming
@@ -93,6 +94,14 @@ def test_identify_needs_parameters_in_which_simulations_differ(tmp_path: Path) -
     result = hyco.run(table)
     with error_naming(DataError, "all simulations share their parameters", "from", "scope"):
         identify(result.folder)
+
+
+def test_values_of_other_simulations_are_not_measured_on_new_data(found: hyco.RunResult) -> None:
+    with error_naming(DataError, "data.truth.nu", "identify", key="data"):
+        evaluate(found.folder, "val", overrides=["data.truth.nu = {grid = [0.015, 0.025]}"])
+    with error_naming(DataError, "each simulation of other data", key="data"):
+        evaluate(found.folder, "val", overrides=["data.num_simulations = 3"])
+    assert "physical" in evaluate(found.folder, "val")["metrics"]
 
 
 def test_simulations_of_a_group_share_a_value(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_scalars_fill_the_channels_that_states_lack() -> None:
     [
         (2, {"known": 0.5}, ("needs the number found",)),
         (2, {"known": 0.5, "found": 1.0, "nu": 2.0}, ("takes no 'nu'", "known, found")),
+        (5, {"known": 0.5, "more": 1.0}, ("takes no 'more'",)),
         (4, {"known": 0.5}, ("4 channels", "takes 5, or 2 beside known, found")),
         (2, {"known": torch.ones(2), "found": 1.0}, ("known must be one number or 3", "[2]")),
     ],
@@ -220,6 +221,13 @@ def test_scalars_fill_the_channels_that_states_lack() -> None:
 def test_states_without_their_scalars_are_refused(channels: int, scalars: dict[str, Any], words: Sequence[str]) -> None:
     with error_naming(DataError, *words):
         with_scalars(torch.rand(3, channels, CELLS), scalar_layout(), scalars)
+
+
+def test_two_values_of_a_group_are_given_together() -> None:
+    static = [FieldInfo.uniform(name, ("x",), by="rig") for name in ("a", "b")]
+    layout = layout_of("x", {"u": ""}, [*static, FieldInfo.index("rig", ("x",), ["A", "B"])])
+    with error_naming(DataError, "needs b too"):
+        with_scalars(torch.zeros(1, 4, CELLS), layout, {"a": 1.0})
 
 
 def test_the_value_of_a_group_is_taken_unless_the_state_holds_one() -> None:
