@@ -79,7 +79,7 @@ class Table:
             since = time[own] - start
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(since / (options.dt or 1.0)),
+                    frame=torch.from_numpy(since) / (options.dt or 1.0),
                     time=torch.from_numpy(since),
                     position=places[torch.from_numpy(own)],
                     value=torch.from_numpy(np.stack([rows.numbers[name][own] for name in self.columns], axis=1)),
@@ -207,7 +207,7 @@ def _read(options: PointsOptions) -> _Rows:
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
     numbers = {name: rows[:, k] for k, name in enumerate(columns) if name}
     own = next((numbers.pop(name) for name in SENSOR_NAMES if name in numbers), None)
-    sensor, labels = (None, ()) if own is None else _numbered([_label(f"{entry:g}") for entry in own])
+    sensor, labels = (None, ()) if own is None else _numbered([_label(str(entry)) for entry in own.tolist()])
     if sensor is None and values.ndim > 2:
         sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
     if "t" not in numbers:
@@ -312,10 +312,7 @@ def _numbered(labels: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
 
 def _label(entry: str) -> str:
     """Return the name of a sensor; one that is a whole number is the same however it is written."""
-    try:
-        return str(int(entry)) if "_" not in entry else entry
-    except ValueError:
-        return entry.removesuffix(".0")
+    return entry.removesuffix(".0") if entry.removesuffix(".0").isdecimal() else entry
 
 
 def _entries(path: Path, labels: Sequence[str]) -> list[str]:
@@ -325,4 +322,4 @@ def _entries(path: Path, labels: Sequence[str]) -> list[str]:
         named = found[0] in labels or found[0].isdecimal()
         return found if named or len(found) == 1 else found[1:]
     reader = open_arrays(path)
-    return [_label(f"{entry:g}") for entry in reader.read(next(iter(reader.arrays))).reshape(-1).tolist()]
+    return [_label(str(entry)) for entry in reader.read(next(iter(reader.arrays))).reshape(-1).tolist()]
