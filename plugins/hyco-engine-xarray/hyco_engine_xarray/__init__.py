@@ -10,8 +10,8 @@ import attrs
 
 from hyco_engine import Record, hookimpl, imported, option, options
 from hyco_engine.builtin.sources.options import LETTERS, Variable
-from hyco_engine.data.settings import BoundarySetting
-from hyco_engine.physics.settings import ArrayFile, Profile
+from hyco_engine.parts import ArrayFile, Profile
+from hyco_engine.spec.choices import BoundarySetting
 
 
 def _check_letters(value: Mapping[str, str]) -> None:
