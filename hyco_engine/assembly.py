@@ -122,14 +122,15 @@ class Assembler:
         made = self._build(choice, (TrajectorySource, SampleSource), context)
         return converted(cast("TrajectorySource | SampleSource", made), choice)
 
-    def task(self) -> Task:
-        """Make the task of the data source without reading its data."""
+    def task(self, *, writes: bool = True) -> Task:
+        """Make the task of the data source without reading its data; `writes` says whether the cache may change."""
         spec = self.spec
         parameters = {} if spec.physical is None else spec.physical.parameters
         return task_for(
             self.source(),
             spec.data,
             spec.paths.cache,
+            writes=writes,
             dtype=DTYPES.get(spec.run.precision),
             seed=spec.run.seed,
             given={f"physical.parameters.{name}.from": own.from_ for name, own in parameters.items() if own.from_},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -76,6 +77,9 @@ class LazyGroup(click.Group):
         # --debug is removed here, so that it may stand anywhere, after any command
         rest = [arg for arg in own if arg != "--debug"] + given[len(own) :]
         extra["standalone_mode"] = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # the name of a file need not be UTF-8, and what cannot be printed must not end a command
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(rest, prog_name or self.name, **extra)
             sys.stdout.flush()

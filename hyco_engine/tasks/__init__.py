@@ -30,12 +30,13 @@ def task_for(
     choice: SourceChoice,
     cache: Path | None = None,
     *,
+    writes: bool = True,
     dtype: torch.dtype | None = None,
     seed: int = 0,
     given: Mapping[str, str] | None = None,
     found: Mapping[str, str] | None = None,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
+    """Return the task of a source; `choice`, `cache`, `writes`, `dtype` and `seed` are those of `DataManager`.
 
     States carry the scalars of their simulation; `given` and `found` are those of
     `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
@@ -44,5 +45,5 @@ def task_for(
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
     carried = carrying(described(source, choice), choice.fields, given or {}, found or {})
-    manager = DataManager(carried, choice, cache, dtype=dtype, seed=seed)
+    manager = DataManager(carried, choice, cache, writes=writes, dtype=dtype, seed=seed)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

@@ -79,7 +79,7 @@ class Table:
             since = time[own] - start
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(since / (options.dt or 1.0)),
+                    frame=torch.from_numpy(since) / (options.dt or 1.0),
                     time=torch.from_numpy(since),
                     position=places[torch.from_numpy(own)],
                     value=torch.from_numpy(np.stack([rows.numbers[name][own] for name in self.columns], axis=1)),
