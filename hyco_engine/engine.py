@@ -150,7 +150,7 @@ class Engine:
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
             "memory": None if physical is None else task.memory(parts.trainers["physical"].settings, physical.dt),
             "precision": spec.run.precision,
-            "training": {key: value for key, value in assembler.chosen.items() if key.startswith("training.")},
+            "training": {key: value for key, value in assembler.chosen.items() if key != "run.precision"},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
             "phases": phases,

@@ -27,7 +27,7 @@ from hyco_engine.report.panels import lead_time_panels, spectrum_panels
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
-from hyco_engine.report.verdict import verdict
+from hyco_engine.report.verdict import correlation, verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
@@ -35,6 +35,7 @@ from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
 
 REPORT, SPEC, ENVIRONMENT = "report.html", "spec.toml", "environment.json"
+LEAD_TIMES = "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above."
 
 
 @attrs.frozen(kw_only=True)
@@ -129,7 +130,7 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         (
             "Held-out data in detail",
             [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
-            "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above.",
+            " ".join([LEAD_TIMES, *correlation(run.summary)]),
         ),
     ]
     return [

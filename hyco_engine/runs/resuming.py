@@ -110,7 +110,7 @@ def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
     """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
     stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
     left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {"run.precision"}
-    open_ = [key for key, value in now.items() if value == "auto" and key in left]
+    open_ = [key for key, value in now.items() if value == "auto" and (key in left or key.startswith("synthetic."))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 

@@ -46,6 +46,7 @@ MEASURED = {
     "nrmse_by_step": Rows(NUMBER),
     "vrmse_by_step": Rows(NUMBER),
     "lead_steps": Rows(int),
+    "correlation_time": int,
 }
 SUMMARY_SHAPE = {
     "status": str,
@@ -63,6 +64,7 @@ SUMMARY_SHAPE = {
         }
     ),
     "metrics": Each(Each(MEASURED)),
+    "chaos": dict.fromkeys(("lyapunov_exponent", "standard_error", "lyapunov_time"), NUMBER),
     "balance": Rows({"phase": str, "arm": str}),
     "cooperation": Rows({"direction": str, "e_pupil": NUMBER}),
     "arms": Each({"kept": str}),

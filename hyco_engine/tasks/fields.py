@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from hyco_engine.data.precision import Precision
 from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec, Trajectory
 from hyco_engine.tasks.base import Example, Task
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.noisy import is_noisy
@@ -123,6 +123,9 @@ class FieldTask(Task, ABC):
             if found := self.manager.heldout(split):
                 return Example(split=split, trajectory=found[0], layout=self.layout, dt=self.dt)
         return None
+
+    def whole_simulations(self) -> Sequence[Trajectory]:
+        return self.manager.trajectories
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
