@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -12,6 +10,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.settings import SourceChoice
 from hyco_engine.errors import DataError, SpecError
 
@@ -19,60 +18,6 @@ KEY = "data.table"
 FILES = ("file", "path")
 _SPLITS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
-
-
-@attrs.frozen(kw_only=True)
-class _Csv:
-    """The entries of a text table: its separator is the sign that is most frequent in the first line."""
-
-    path: Path
-    names: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    lines: Sequence[int]
-    """The number of each row's line in the file."""
-    decimal: str
-
-    def text(self, column: int) -> list[str]:
-        """Return the entries of a column."""
-        return [row[column] for row in self.rows]
-
-    def is_text(self, column: int) -> bool:
-        """Return true if no entry of the column is a number, though some are not empty."""
-        seen = [entry for entry in self.text(column) if entry]
-        return bool(seen) and not any(math.isfinite(self._number(entry)) for entry in seen)
-
-    def numbers(self, column: int) -> npt.NDArray[np.float64]:
-        """Return a column as numbers, with NaN for what is none."""
-        return np.array([self._number(entry) for entry in self.text(column)])
-
-    def _number(self, entry: str) -> float:
-        try:
-            return float(entry.replace(self.decimal, "."))
-        except ValueError:
-            return math.nan
-
-
-def _read_csv(path: Path) -> _Csv:
-    """Read a text table with a header. Raises DataError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", key=KEY) from None
-    numbered = [(k, line) for k, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")]
-    if len(numbered) < 2:
-        raise DataError(f"{path} holds no row below its header", key=KEY)
-    separator = max(",;\t", key=numbered[0][1].count)
-    names, *rows = ([cell.strip() for cell in row] for row in csv.reader((t for _, t in numbered), delimiter=separator))
-    for (line, _), row in zip(numbered[1:], rows, strict=True):
-        if len(row) != len(names):
-            raise DataError(f"{path}: line {line} has {len(row)} entries, and the header {len(names)}", key=KEY)
-    return _Csv(
-        path=path,
-        names=tuple(names),
-        rows=rows,
-        lines=[line for line, _ in numbered[1:]],
-        decimal="." if separator == "," else ",",
-    )
 
 
 @attrs.frozen(kw_only=True)
@@ -116,7 +61,10 @@ def read_table(path: Path) -> SimulationTable:
     The column `file` (or `path`) names a file or folder below that of the table, and `split` says whether its
     simulations train, validate or test. Any other column of numbers is a scalar, and one of texts a label.
     """
-    table = _read_csv(path)
+    try:
+        table = read_csv(path)
+    except DataError as error:
+        raise DataError(attrs.evolve(problem, key=KEY) for problem in error.problems) from None
     if not table.names:
         raise DataError(f"{path} does not name its columns in a first line, such as file,split,nu", key=KEY)
     place = next((k for k, name in enumerate(table.names) if name.lower() in FILES), None)
@@ -148,7 +96,7 @@ def read_table(path: Path) -> SimulationTable:
     )
 
 
-def _numbers(table: _Csv, column: int, name: str) -> npt.NDArray[np.float64]:
+def _numbers(table: CsvTable, column: int, name: str) -> npt.NDArray[np.float64]:
     values = table.numbers(column)
     missing = np.isnan(values)
     if missing.any():
@@ -157,7 +105,7 @@ def _numbers(table: _Csv, column: int, name: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _split(table: _Csv, row: int, entry: str) -> str:
+def _split(table: CsvTable, row: int, entry: str) -> str:
     word = _SPLITS.get(entry.strip().lower())
     if word is None:
         raise DataError(
@@ -168,7 +116,7 @@ def _split(table: _Csv, row: int, entry: str) -> str:
     return word
 
 
-def _inside(table: _Csv, row: int, entry: str) -> Path:
+def _inside(table: CsvTable, row: int, entry: str) -> Path:
     """Return the file that a row names. A table is data, whose names stay inside of its folder."""
     name = PurePosixPath(entry.strip().replace("\\", "/"))
     if not name.parts or name.is_absolute() or ".." in name.parts:
