@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,8 +45,7 @@ def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
     is 1 if there is a problem; warnings do not count.
     """
     registry = discover(disable_plugin)
-    with redirect_stdout(sys.stderr):  # packages that are imported here may print
-        findings = list(examine(registry))
+    findings = list(examine(registry))
     broken = any(finding.status == "problem" for finding in findings)
     if as_json:
         print_json({"ok": not broken, "findings": [attrs.asdict(finding) for finding in findings]})

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -50,10 +50,9 @@ def predict(
     .npz file with an array for each field.
     """
     registry = discover(disable_plugin)
-    with stdout_for_json(as_json):
-        from hyco_engine.runs.predicting import predict as roll_out
+    from hyco_engine.runs.predicting import predict as roll_out
 
-        result = roll_out(run, source, out, steps, model, registry, which)
+    result = roll_out(run, source, out, steps, model, registry, which)
     if as_json:
         print_json(result)
     else:
