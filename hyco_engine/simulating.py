@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import attrs
+
 from hyco_engine.assembly import Assembler
 from hyco_engine.data.splits import SplitName
 from hyco_engine.data.statistics import Statistics
@@ -42,7 +44,7 @@ def write_simulations(
     def written() -> Iterator[Trajectory]:
         for index in range(source.num_simulations):
             loaded = manager.clean(index)
-            single = Trajectory(dynamic=loaded.dynamic.float(), static=loaded.static.float())
+            single = attrs.evolve(loaded, dynamic=loaded.dynamic.float(), static=loaded.static.float())
             path = writer.write(index, single)
             if path not in paths:
                 paths.append(path)

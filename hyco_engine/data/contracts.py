@@ -41,11 +41,18 @@ class Trajectory:
     """One simulation: `dynamic [T, C_dyn, *S]` and `static [C_static, *S]`, channels as in the source's layout.
 
     With `points`, all frames but the first are NaN: rollouts start from the first frame and are read at the sensors.
+    What `scalars` and `labels` of the source say of the simulation is with it in all that the data manager gives.
     """
 
     dynamic: Tensor
     static: Tensor
     points: Points | None = None
+    scalars: Mapping[str, float] = attrs.Factory(dict)
+    """The known numbers of the whole simulation by name, such as its Reynolds number."""
+    labels: Mapping[str, str] = attrs.Factory(dict)
+    """The known groups of the simulation by name, such as the rig that it was measured on."""
+    simulation: int | None = None
+    """The number of the simulation among those of the source."""
 
 
 class TrajectorySource(ABC):
@@ -80,6 +87,17 @@ class TrajectorySource(ABC):
     def frames(self, index: int) -> int | None:
         """Return the number of frames of simulation `index` if it is known without loading, else None."""
         return None
+
+    def scalars(self, index: int) -> Mapping[str, float]:
+        """Return the known numbers of simulation `index` by name, such as parameters; it is cheap, and loads no field.
+
+        They are equally named for all simulations.
+        """
+        return {}
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        """Return the groups that simulation `index` belongs to, by name, such as {"rig": "B"}."""
+        return {}
 
     def glimpse(self) -> Trajectory | None:
         """Return a simulation from which field scales are judged before a run, or None if none can be read quickly."""

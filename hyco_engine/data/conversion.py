@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.contracts import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource, Values
+from hyco_engine.data.derived import DerivedSource
 from hyco_engine.data.fields import Boundary, FieldInfo, Rule, StateLayout
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.data.settings import Scale, SourceChoice, Split
+from hyco_engine.data.settings import Scale, SourceChoice
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 
@@ -35,7 +36,7 @@ def converted(source: TrajectorySource | SampleSource, choice: SourceChoice) -> 
     return _ConvertedTrajectories(source, scales, choice.units, None if mask is None else mask.value)
 
 
-class _ConvertedTrajectories(TrajectorySource):
+class _ConvertedTrajectories(DerivedSource):
     """Trajectories whose fields are `factor * value + offset`; entries equal to `missing` stay what they are."""
 
     def __init__(
@@ -44,10 +45,9 @@ class _ConvertedTrajectories(TrajectorySource):
         names = [field.name for field in source.layout.fields]
         _check_names(scales, names, "data.scale")
         _check_names(units, names, "data.units")
-        self._source = source
+        super().__init__(source)
         self._missing = missing
         self._described = repr(sorted(scales.items()))
-        self.dt, self.num_simulations = source.dt, source.num_simulations
         old = source.layout
         groups = [[_converted_field(field, scales, units) for field in group] for group in (old.dynamic, old.static)]
         self.layout = StateLayout(grid=old.grid, dynamic=tuple(groups[0]), static=tuple(groups[1]))
@@ -55,35 +55,21 @@ class _ConvertedTrajectories(TrajectorySource):
         self._factor = torch.tensor([scale.factor for scale in whole], dtype=torch.float64)
         self._offset = torch.tensor([scale.offset for scale in whole], dtype=torch.float64)
 
-    @property
-    def truth(self) -> Mapping[str, Tensor]:
-        return self._source.truth
-
-    @property
-    def split(self) -> Split | None:
-        return self._source.split
-
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._described} {self._source.fingerprint()}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._described} {self.source.fingerprint()}".encode()).hexdigest()
 
     def load(self, index: int) -> Trajectory:
-        return self._trajectory(self._source.load(index))
+        return self._trajectory(self.source.load(index))
 
     def points(self, index: int) -> Points | None:
-        points = self._source.points(index)
+        points = self.source.points(index)
         if points is None:
             return None
         return attrs.evolve(points, value=self._converted(points.value, slice(0, self.layout.n_dynamic), n_axes=0))
 
-    def frames(self, index: int) -> int | None:
-        return self._source.frames(index)
-
     def glimpse(self) -> Trajectory | None:
-        seen = self._source.glimpse()
+        seen = self.source.glimpse()
         return None if seen is None else self._trajectory(seen)
-
-    def origin(self, field: str, index: int) -> str:
-        return self._source.origin(field, index)
 
     def _trajectory(self, trajectory: Trajectory) -> Trajectory:
         # padding stays zero

@@ -85,7 +85,7 @@ def heldout_trajectories(
                 f"change the split",
                 key="data.split",
             )
-        found.append(Trajectory(dynamic=dynamic, static=trajectory.static, points=points))
+        found.append(attrs.evolve(trajectory, dynamic=dynamic, points=points))
     return HeldOutStretches(measure=measure, trajectories=tuple(found), last_known=tuple(known))
 
 

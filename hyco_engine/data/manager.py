@@ -147,10 +147,27 @@ class DataManager:
         planned = self._planned or self._segments
         return {name: [part.simulation for part in planned[name]] for name in NAMES}
 
+    def scalars(self, split: SplitName | None = None) -> dict[str, Tensor]:
+        """Return the known numbers of the simulations of a split (None: of all) by name, `[simulations]` in float64.
+
+        In a split by time, a simulation has an entry for each of its stretches, in the order of `heldout`.
+        """
+        total = self.num_simulations
+        chosen = range(total) if split is None else [part.simulation for part in self._segments[split]]
+        found = [self.source.scalars(index) for index in chosen]
+        names = found[0] if found else ()
+        return {name: torch.tensor([own[name] for own in found], dtype=torch.float64) for name in names}
+
     def clean(self, index: int) -> Trajectory:
         """Return simulation `index` without noise or mask: all fields of the source, the frames that the spec takes."""
-        loaded = self.source.load(index)
+        loaded = self._known(index, self.source.load(index))
         return attrs.evolve(loaded, dynamic=loaded.dynamic[: _frames_used(len(loaded.dynamic), index, self.choice)])
+
+    def _known(self, index: int, trajectory: Trajectory) -> Trajectory:
+        """Return the trajectory with all that is known of the whole simulation."""
+        return attrs.evolve(
+            trajectory, scalars=self.source.scalars(index), labels=self.source.labels(index), simulation=index
+        )
 
     @cached_property
     def _has_points(self) -> bool:
@@ -298,9 +315,9 @@ class DataManager:
 
     def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
         return tuple(
-            Trajectory(
+            attrs.evolve(
+                t,
                 dynamic=t.dynamic[part.start : part.stop],
-                static=t.static,
                 points=points_of(t.points, split, self.choice.split.by, part.start, part.stop - 1),
             )
             for part in self._segments[split]
@@ -376,7 +393,7 @@ class DataManager:
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
-        return tuple(found)
+        return tuple(self._known(index, trajectory) for index, trajectory in enumerate(found))
 
     def _with_points(
         self, index: int, trajectory: Trajectory, segments: Mapping[SplitName, Sequence[Segment]]

@@ -191,6 +191,12 @@ class SourceChoice(Choice):
         attrs.Factory(dict),
         help='unit of each field after its conversion, such as {u = "m/s"}; a field without one has that of the source',
     )
+    scalars: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='known numbers of whole simulations, such as {nu = "viscosity"}: the name in the spec, and that in the '
+        "data (an array with one number for each simulation, an attribute, a scalar of The Well, a property of a "
+        "Scene); numbers that are not named here keep the names that they have in the data",
+    )
     num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
     num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
     stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)

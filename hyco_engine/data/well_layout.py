@@ -47,8 +47,11 @@ class WellWriter:
         split = next(split for split, members in self._splits.items() if index in members)
         row = self._splits[split].index(index)
         if split not in self._files:
-            self._files[split] = self._open(split, len(trajectory.dynamic))
+            self._files[split] = self._open(split, trajectory)
         file = self._files[split]
+        for name, value in trajectory.scalars.items():
+            if name not in self._parameters:
+                file[f"scalars/{name}"][row] = value
         for field in self._layout.fields:
             own = self._layout.channels(field.name)
             if field in self._layout.dynamic:
@@ -73,8 +76,9 @@ class WellWriter:
         for file in self._files.values():
             file.close()
 
-    def _open(self, split: SplitName, frames: int) -> h5py.File:
-        layout, grid = self._layout, self._layout.grid
+    def _open(self, split: SplitName, first: Trajectory) -> h5py.File:
+        """Make the file of a split, with room for all simulations like its `first`."""
+        layout, grid, frames = self._layout, self._layout.grid, len(first.dynamic)
         path = self._folder / "data" / FOLDERS[split] / f"{self._name}.hdf5"
         path.parent.mkdir(parents=True)
         file = h5py.File(path, "w")
@@ -94,10 +98,14 @@ class WellWriter:
             dimensions[axis] = np.array(grid.centers(axis))
         _write_boundaries(file, layout)
         scalars = file.create_group("scalars")
-        scalars.attrs["field_names"] = list(self._parameters)
+        own = [name for name in first.scalars if name not in self._parameters]
+        scalars.attrs["field_names"] = [*self._parameters, *own]
         for name, value in self._parameters.items():
             scalars[name] = value
-            scalars[name].attrs.update({"sample_varying": False, "time_varying": False})
+        for name in own:
+            scalars[name] = np.zeros(count)
+        for name in scalars:
+            scalars[name].attrs.update({"sample_varying": name in own, "time_varying": False})
         for order in range(3):
             group = file.create_group(f"t{order}_fields")
             members = [field for field in layout.fields if self._orders[field.name] == order]

@@ -33,7 +33,7 @@ class SceneWriter:
             for name, field in fields.items():
                 if frame == 0 or name not in static:
                     write_single_field(_first(field), str(folder / f"{name}_{frame:06d}.npz"))
-        about = {"dt": self._dt, "static": static}
+        about = {**trajectory.scalars, "dt": self._dt, "static": static}
         (folder / "description.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
         return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hyco_engine.data.known import described
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.settings import SourceChoice
 from hyco_engine.interfaces import SampleSource, TrajectorySource
@@ -36,5 +37,5 @@ def task_for(
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
-    manager = DataManager(source, choice, cache, dtype=dtype, seed=seed)
+    manager = DataManager(described(source, choice), choice, cache, dtype=dtype, seed=seed)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

@@ -186,9 +186,11 @@ class FieldTask(Task, ABC):
         return self.manager.summary()
 
     def digest(self) -> str:
-        """Return a hash of the statistics of the training data, and of all held-out data."""
+        """Return a hash of the statistics and scalars of the training data, and of all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
         digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
+        for name, values in sorted(self.manager.scalars().items()):
+            digest.update(name.encode() + values.numpy().tobytes())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):
             for tensor in (trajectory.dynamic, trajectory.static):
                 digest.update(tensor.contiguous().numpy().tobytes())

@@ -34,6 +34,8 @@ class SampleTask(Task):
             raise SpecError(
                 "samples have no frames, so no split by time: their source divides them", key="data.split.by"
             )
+        if choice.scalars:
+            raise SpecError("scalars belong to simulations, but this data consists of samples", key="data.scalars")
         self._source = source
         self._train = source.samples("train")
         if not len(self._train):

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ log = logging.getLogger("hyco_engine")
 
 GLIMPSED = 2**25
 """Number of values of a simulation that can be read in well under a second."""
+
+
+MOST = 64
+"""An array with more numbers for each simulation is no list of parameters."""
 
 
 class ArraysSource(TrajectorySource):
@@ -56,6 +61,28 @@ class ArraysSource(TrajectorySource):
 
     def frames(self, index: int) -> int:
         return self.num_frames
+
+    def scalars(self, index: int) -> dict[str, float]:
+        return {name: float(values[index]) for name, values in self._scalars.items()}
+
+    @cached_property
+    def _scalars(self) -> dict[str, Array]:
+        """The arrays beside the fields that hold a finite number, or a line of them, for each simulation.
+
+        `[simulations]` by name; those of an array `p` of several numbers for each simulation are `p[0]`, `p[1]`, ...
+        """
+        used = {array.name for array in self.arrays} | {self.options.time, *self.options.coordinates.values()}
+        found: dict[str, Array] = {}
+        for name in sorted(self.reader.arrays.keys() - used):
+            shape = self.reader.arrays[name].shape
+            one = math.prod(shape) == self.num_simulations and max(shape, default=1) == self.num_simulations
+            several = len(shape) == 2 and shape[0] == self.num_simulations > 1 and shape[1] <= MOST
+            if not (one or several):
+                continue
+            values = self.reader.read(name).astype(np.float64).reshape(self.num_simulations, -1)
+            if np.isfinite(values).all():
+                found |= {name if one else f"{name}[{k}]": values[:, k] for k in range(values.shape[1])}
+        return found
 
     def origin(self, field: str, index: int) -> str:
         name = next(array.name for array in self.arrays if array.info.name == field)

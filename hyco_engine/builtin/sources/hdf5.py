@@ -54,6 +54,8 @@ class Opened:
     simulations: int
     names: tuple[str, ...] = ()
     """The place of each simulation in the file; empty where simulations have numbers alone."""
+    scalars: Mapping[str, Array] = attrs.Factory(dict)
+    """The known numbers by name, one for each simulation, or one for all."""
 
 
 class Hdf5Source(TrajectorySource):
@@ -92,6 +94,7 @@ class Hdf5Source(TrajectorySource):
         self.dt = first.dt
         self.num_simulations = sum(file.simulations for file in self.files)
         self._truth = true_values(truth, first.grid)
+        self._scalars = [name for name in first.scalars if all(name in file.scalars for file in self.files)]
         log.info(
             "%s: %d simulation(s) of %d frames, dt %.6g, fields %s on %s cells",
             first.path if len(files) == 1 else f"{len(files)} files such as {first.path}",
@@ -116,6 +119,14 @@ class Hdf5Source(TrajectorySource):
     def origin(self, field: str, index: int) -> str:
         opened, own = self._place(index)
         return f"{opened.path}, {opened.names[own] if opened.names else f'simulation {own}'}"
+
+    def scalars(self, index: int) -> dict[str, float]:
+        opened, own = self._place(index)
+        return {
+            name: float(values[own] if values.ndim else values)
+            for name, values in opened.scalars.items()
+            if name in self._scalars
+        }
 
     def fingerprint(self) -> str:
         described = json.dumps([self.layout.to_data(), self.dt])
@@ -163,6 +174,14 @@ def datasets(file: h5py.File | h5py.Group) -> dict[str, h5py.Dataset]:
 
     file.visititems(visit)
     return found
+
+
+def known_number(value: Any) -> Array | None:
+    """Return a finite number that a file holds, or a line of them, in float64; None for anything else."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.ndim > 1 or not np.isfinite(array).all():
+        return None
+    return array.astype(np.float64)
 
 
 def axis_of_centres(name: str, positions: Array, path: Path) -> tuple[float, float]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
-from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile
+from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile, check_interval
 from hyco_engine.spec.options import option, options
 
 SPACE = "xyz"
@@ -64,6 +64,30 @@ class ExtraTerms:
 
 
 @options
+class Draw:
+    """`data.truth.<name>` that differs between simulations: each one draws its own. One of the keys says how."""
+
+    uniform: tuple[float, float] | None = option(None, help="evenly in this interval", check=check_interval)
+    log_uniform: tuple[float, float] | None = option(
+        None, help="evenly on a logarithmic scale, in this interval of positive numbers", gt=0.0, check=check_interval
+    )
+    grid: tuple[float, ...] = option((), help="one of these in turn; grids of several parameters are combined")
+    latin_hypercube: tuple[float, float] | None = option(
+        None,
+        help="evenly in this interval, with one simulation in each of `num_simulations` equal parts of it",
+        check=check_interval,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        given = [name for name, value in attrs.asdict(cast("Any", self)).items() if value]
+        if len(given) != 1:
+            raise ValueError(
+                f"must have exactly one of uniform, log_uniform, grid and latin_hypercube, not "
+                f"{' and '.join(given) or 'none'}"
+            )
+
+
+@options
 class SimulateOptions:
     """Data that a physical model makes with its true parameters."""
 
@@ -78,8 +102,10 @@ class SimulateOptions:
     dt: float = option(help="time between two frames", gt=0.0)
     num_simulations: int = option(8, help="number of simulations, each of which has its own initial state", ge=1)
     skip_frames: int = option(0, help="number of frames to simulate before the first frame of the data", ge=0)
-    truth: Mapping[str, float | Profile | ArrayFile] = option(
-        attrs.Factory(dict), help="true value of each parameter that [physical] learns"
+    truth: Mapping[str, float | Profile | ArrayFile | Draw] = option(
+        attrs.Factory(dict),
+        help="true value of each parameter that [physical] learns; a table such as {uniform = [0.01, 0.1]} draws one "
+        "for each simulation",
     )
     boundary: BoundarySetting | None = option(None, help="boundary condition of the fields; none: that of the model")
     physics: PhysicalChoice | None = option(

@@ -10,8 +10,10 @@ Source: Takamoto et al., PDEBench, NeurIPS 2022, and the layout of its published
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import attrs
 import h5py
 import numpy as np
 
@@ -22,10 +24,12 @@ from hyco_engine.builtin.sources.hdf5 import (
     Found,
     Hdf5Source,
     Opened,
+    attribute,
     axes_named,
     axis_of_centres,
     datasets,
     grid_of,
+    known_number,
     parsed_boundary,
 )
 from hyco_engine.builtin.sources.options import PdebenchOptions
@@ -34,6 +38,9 @@ from hyco_engine.errors import DataError
 
 _FLOW = ("density", "pressure", "Vx", "Vy", "Vz")
 _NAMES = ("u", "v", "w")
+_SETTING = re.compile(
+    r"^\s*([A-Za-z_]\w*)\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*$", re.MULTILINE | re.ASCII
+)
 
 
 class PdebenchSource(Hdf5Source):
@@ -49,6 +56,10 @@ class PdebenchSource(Hdf5Source):
         return parsed
 
     def describe(self, path: Path, file: h5py.File) -> Opened:
+        opened = self._described(path, file)
+        return attrs.evolve(opened, scalars=_scalars(file, opened))
+
+    def _described(self, path: Path, file: h5py.File) -> Opened:
         sets = datasets(file)
         if "tensor" in sets:
             return self._arrays(path, sets, {"u": ("tensor",)})
@@ -205,3 +216,33 @@ class PdebenchSource(Hdf5Source):
         if frames < 2:
             raise DataError(f"{path} has {frames} frame, and at least 2 are needed", key=KEY)
         return even_spacing(times[:frames], "data.dt", f"{path}: the times")[1]
+
+
+def _scalars(file: h5py.File, opened: Opened) -> dict[str, Array]:
+    """Return the numbers that the file gives for whole simulations, by the names of their attributes.
+
+    The attributes of the file itself, such as `Nu`, hold for all simulations. A group of one simulation has its own,
+    and the text `config`, in which each line `name: number` is one.
+    """
+    own = [_numbers(file[name].parent) for name in opened.names]
+    found = _numbers(file)
+    for name in own[0] if own else ():
+        if all(name in numbers for numbers in own):
+            found[name] = np.array([numbers[name] for numbers in own])
+    return found
+
+
+def _numbers(item: h5py.File | h5py.Group) -> dict[str, Array]:
+    found = _configured(str(attribute(item, "config", "")))
+    for name, value in item.attrs.items():
+        if (number := known_number(value)) is not None and number.size == 1:
+            found[str(name)] = number.reshape(())
+    return found
+
+
+def _configured(text: str) -> dict[str, Array]:
+    """Return the numbers of a text in YAML by their names; one that several sections have is left out."""
+    found: dict[str, list[float]] = {}
+    for name, number in _SETTING.findall(text):
+        found.setdefault(name, []).append(float(number))
+    return {name: np.array(numbers[0]) for name, numbers in found.items() if len(numbers) == 1}

@@ -58,6 +58,8 @@ class SceneSource(TrajectorySource):
         self._header = {name: self._read(0, name, 0, data=False) for name in self._names}
         self.layout = self._layout()
         self._truth = true_values(options.truth, self.layout.grid)
+        self._scalars = [_numbers(_description(folder)) for folder in self._simulations]
+        self._known = [name for name in self._scalars[0] if all(name in own for own in self._scalars)]
         log.info(
             "%s: %d simulation(s) of %d frames, fields %s on %s cells",
             options.path,
@@ -73,6 +75,9 @@ class SceneSource(TrajectorySource):
 
     def frames(self, index: int) -> int:
         return len(self._numbers(index))
+
+    def scalars(self, index: int) -> dict[str, float]:
+        return {name: self._scalars[index][name] for name in self._known}
 
     def origin(self, field: str, index: int) -> str:
         return str(self._simulations[index])
@@ -244,6 +249,18 @@ def _description(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return described if isinstance(described, dict) else {}
+
+
+def _numbers(described: Mapping[str, Any], above: str = "") -> dict[str, float]:
+    """Return the numbers that description.json gives beside `dt`: those of tables as `table.name`."""
+    found: dict[str, float] = {}
+    for name, value in described.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{above}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            found[f"{above}{name}"] = float(value)
+    found.pop("dt", None)
+    return found
 
 
 def _speaks_of_obstacles(folder: Path) -> bool:

@@ -13,8 +13,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.builtin.sources.draws import drawn
 from hyco_engine.builtin.sources.extra import Extra
-from hyco_engine.builtin.sources.options import SPACE, SimulateOptions
+from hyco_engine.builtin.sources.options import SPACE, Draw, SimulateOptions
 from hyco_engine.data.fields import Boundary, Grid
 from hyco_engine.errors import DataError, PluginError, Problem, SpecError
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, Trajectory, TrajectorySource
@@ -43,15 +44,25 @@ class SimulateSource(TrajectorySource):
         self.num_simulations = options.num_simulations
         self.dt = options.dt
         self.num_frames = NUM_FRAMES if context.num_frames is None else context.num_frames
-        self.choice, self._inner_key = _true_physics(options, context)
+        self._draws = {name: value for name, value in options.truth.items() if isinstance(value, Draw)}
+        self._drawn = drawn(self._draws, options.num_simulations, context.generator)
+        self.choice, self._inner_key = _true_physics(options, context, self._drawn[0])
         self.model = _build(options, self.choice, context)
+        self._begun = {name: value.clone() for name, value in self.model.state_dict().items()}
+        for index in range(self.num_simulations) if self._draws else ():
+            self._take(index)
         self.layout = self.model.layout
         self._extra = None if options.extra is None else Extra(options.extra, self.layout, self.dt)
         self._ready: dict[int, Trajectory] = {}
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self.model.learnables.values().items()}
+        """The true values that all simulations share; those that are drawn are among `scalars`."""
+        values = self.model.learnables.values()
+        return {name: value.detach().cpu() for name, value in values.items() if name not in self._draws}
+
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return self._drawn[index]
 
     def frames(self, index: int) -> int:
         return self.num_frames
@@ -77,6 +88,8 @@ class SimulateSource(TrajectorySource):
             "extra": None if self.options.extra is None else attrs.asdict(cast("Any", self.options.extra)),
         }
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        if self._draws:
+            digest.update(json.dumps(self._drawn).encode())
         for name, value in sorted(self.truth.items()):
             digest.update(f"{name} {tuple(value.shape)}".encode() + value.double().numpy().tobytes())
         first = self.model.initial_states(1, self.context.generator("initial", 0))
@@ -96,12 +109,27 @@ class SimulateSource(TrajectorySource):
             self._ready = dict(self._simulate(range(start, min(start + size, self.num_simulations))))
         return self._ready.pop(index)
 
+    def _take(self, index: int) -> None:
+        """Give the model the parameters that simulation `index` drew, whatever it had before."""
+        self.model.load_state_dict(self._begun)
+        for name, value in self._drawn[index].items():
+            try:
+                self.model.learnables.set_(name, value)
+            except SpecError as error:
+                problems = (attrs.evolve(problem, key=f"data.truth.{name}") for problem in error.problems)
+                raise SpecError(problems) from None
+        self.model.settle_steps()
+
     def _chunk_size(self) -> int:
+        if self._draws:
+            return 1  # each simulation has parameters of its own
         values = self.num_frames * self.layout.n_dynamic * int(torch.Size(self.layout.spatial).numel())
         return max(1, min(CHUNK_SIMULATIONS, CHUNK_BYTES // (8 * values)))
 
     @torch.no_grad()
     def _simulate(self, indices: range) -> Iterator[tuple[int, Trajectory]]:
+        if self._draws:
+            self._take(indices.start)
         generators = [self.context.generator("initial", index) for index in indices]
         state = torch.cat([self.model.initial_states(1, generator) for generator in generators])
         state = state.to(device=self.context.device, dtype=torch.float64)
@@ -156,8 +184,13 @@ class SimulateSource(TrajectorySource):
         )
 
 
-def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[PhysicalChoice, str]:
-    """Return the physics that makes the data, with its true parameters, and the key of its internal time step."""
+def _true_physics(
+    options: SimulateOptions, context: SourceContext, first: Mapping[str, float]
+) -> tuple[PhysicalChoice, str]:
+    """Return the physics that makes the data, with its true parameters, and the key of its internal time step.
+
+    Of parameters that are drawn, it has those of the `first` simulation.
+    """
     if options.physics is not None:
         base, key = options.physics, "data.physics.dt"
         settings = {name: attrs.evolve(cast("Any", setting), learn=False) for name, setting in base.parameters.items()}
@@ -168,7 +201,8 @@ def _true_physics(options: SimulateOptions, context: SourceContext) -> tuple[Phy
         raise SpecError(
             "the spec has no [physical] whose physics could make the data; name a physics here", key="data.physics"
         )
-    for name, value in options.truth.items():
+    for name, given in options.truth.items():
+        value = first[name] if isinstance(given, Draw) else given
         field = isinstance(value, Profile | ArrayFile)
         settings[name] = ParameterSetting(init=value, field=field, learn=False)
     return attrs.evolve(cast("Any", base), parameters=settings), key

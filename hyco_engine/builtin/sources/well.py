@@ -23,6 +23,7 @@ from hyco_engine.builtin.sources.hdf5 import (
     axis_of_centres,
     datasets,
     grid_of,
+    known_number,
     log,
     parsed_boundary,
 )
@@ -101,6 +102,7 @@ class WellSource(Hdf5Source):
             dt=even_spacing(times, KEY, f"{path}: the times")[1],
             frames=len(times),
             simulations=simulations,
+            scalars=_scalars(file, sets, simulations),
         )
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
@@ -164,6 +166,24 @@ def _own_boundaries(file: h5py.File, path: Path) -> dict[str, Boundary]:
         return {field.name: field.boundary for field in StateLayout.from_data(json.loads(text)).fields}
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: the attribute {LAYOUT} is damaged: {error}", key=KEY) from None
+
+
+def _scalars(file: h5py.File, sets: dict[str, h5py.Dataset], simulations: int) -> dict[str, Array]:
+    """Return the numbers that a file gives for whole simulations: `simulation_parameters`, and those of `scalars`.
+
+    One that varies in time belongs to no whole simulation and is left out.
+    """
+    given = {str(name): file.attrs.get(str(name)) for name in attribute(file, "simulation_parameters", [])}
+    for full, values in sets.items():
+        name = full.removeprefix("scalars/")
+        if name != full and not attribute(values, "time_varying", False):
+            given[name] = values[()]
+    found = {name: known_number(value) for name, value in given.items() if value is not None}
+    return {
+        name: values.squeeze() if values.size == 1 else values
+        for name, values in found.items()
+        if values is not None and values.size in (1, simulations)
+    }
 
 
 def _line(values: h5py.Dataset, path: Path) -> Array:

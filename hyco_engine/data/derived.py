@@ -1,0 +1,50 @@
+"""The base of sources that change what another source gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
+from hyco_engine.data.settings import Split
+
+
+class DerivedSource(TrajectorySource):
+    """Gives all that `source` gives, as it is; a subclass overrides what it changes."""
+
+    def __init__(self, source: TrajectorySource) -> None:
+        self.source = source
+        self.layout, self.dt, self.num_simulations = source.layout, source.dt, source.num_simulations
+
+    @property
+    def truth(self) -> Mapping[str, Tensor]:
+        return self.source.truth
+
+    @property
+    def split(self) -> Split | None:
+        return self.source.split
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def load(self, index: int) -> Trajectory:
+        return self.source.load(index)
+
+    def points(self, index: int) -> Points | None:
+        return self.source.points(index)
+
+    def frames(self, index: int) -> int | None:
+        return self.source.frames(index)
+
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return self.source.scalars(index)
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        return self.source.labels(index)
+
+    def glimpse(self) -> Trajectory | None:
+        return self.source.glimpse()
+
+    def origin(self, field: str, index: int) -> str:
+        return self.source.origin(field, index)
