@@ -173,8 +173,7 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
-        errors = {} if self.error_bars is None else self.error_bars.standard_error
-        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors)
+        return parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, self.error_bars)
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hyco_engine.augment.balance import Balance
 from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.training.error_bars import ErrorBars
 
 try:
     import resource
@@ -33,7 +34,7 @@ def parameters_summary(
     found: Mapping[str, Mapping[str, Tensor]],
     truth: Mapping[str, Tensor],
     folder: Path,
-    standard_errors: Mapping[str, float | None],
+    bars: ErrorBars | None = None,
 ) -> dict[str, Any]:
     """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,best,last,truth}.npy`.
 
@@ -49,7 +50,8 @@ def parameters_summary(
             **{moment: _summarised(values[name], folder, f"{name}-{moment}") for moment, values in found.items()},
             "truth": None if true is None else _summarised(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
-            "standard_error": standard_errors.get(name),
+            "standard_error": None if bars is None else bars.standard_error.get(name),
+            "at_bound": None if bars is None else bars.at_bound.get(name),
             "unit": declaration.unit,
             "moved": not torch.equal(value, initial),
         }

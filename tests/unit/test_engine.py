@@ -318,6 +318,12 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
             "data.truth.nu",
             {"data": {"truth": {"nu": {"profile": "sin-squared", "offset": 0.1}}}},
         ),
+        (
+            SpecError,
+            "the truth 0.02 of 'nu' is outside of its bounds (0.1, 1), so it cannot be found",
+            "data.truth.nu",
+            {"physical": {"parameters": {"nu": {"init": 0.5, "bounds": [0.1, 1.0]}}}},
+        ),
         (SpecError, "has no parameter 'mu'", "physical.parameters.mu", {"physical": {"parameters": {"mu": {}}}}),
         (
             SpecError,

@@ -106,6 +106,25 @@ def affine_data(noise: float, seed: int, count: int = 6) -> Pairs:
     return Pairs(states, (targets + noise * torch.randn(targets.shape, generator=generator).double())[:, None])
 
 
+@pytest.mark.parametrize(
+    ("bounds", "side"), [((-1.0, 0.5), "upper"), ((1.5, 3.0), "lower"), ((0.99, 3.0), None), ((-1.0, 1.01), None)]
+)
+@pytest.mark.parametrize("transform", ["auto", "linear"])
+def test_a_parameter_pressed_against_a_bound_is_told_as_such(
+    bounds: tuple[float, float], side: str | None, transform: Any
+) -> None:
+    """The data ask for a = 1, whether the bounds allow that or not."""
+    start = sum(bounds) / 2
+    setting = ParameterSetting(init=start, bounds=bounds, transform=transform if bounds[0] >= 0 else "linear")
+    found = fitted(model_of(Affine(), a=setting), affine_data(1e-6, seed=1))
+    assert dict(found.at_bound) == ({} if side is None else {"a": side})
+    told = (
+        f"a lies at its {side} bound, and the fit would go on beyond it: set wider bounds "
+        "(physical.parameters.a.bounds), or ask whether the physics explains the data"
+    )
+    assert found.warnings == (() if side is None else (told,))
+
+
 WARNS = """
 import warnings
 
