@@ -37,6 +37,7 @@ from hyco_engine.interfaces import (
     TrackerContext,
     TrajectorySource,
 )
+from hyco_engine.physics.settings import index_of
 from hyco_engine.randomness import own_random_numbers
 from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
@@ -47,6 +48,7 @@ from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
+from hyco_engine.training.informed import build_informed
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, plan
@@ -123,8 +125,16 @@ class Assembler:
     def task(self) -> Task:
         """Make the task of the data source without reading its data."""
         spec = self.spec
-        dtype = DTYPES.get(spec.run.precision)
-        return task_for(self.source(), spec.data, spec.paths.cache, dtype=dtype, seed=spec.run.seed)
+        parameters = {} if spec.physical is None else spec.physical.parameters
+        return task_for(
+            self.source(),
+            spec.data,
+            spec.paths.cache,
+            dtype=DTYPES.get(spec.run.precision),
+            seed=spec.run.seed,
+            given={f"physical.parameters.{name}.from": own.from_ for name, own in parameters.items() if own.from_},
+            found={name: index for name, own in parameters.items() if (index := index_of(own)) is not None},
+        )
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.
@@ -142,7 +152,7 @@ class Assembler:
         self.spec = replaced(self.spec, self.chosen)
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
-            task.check_truth(physical, self.spec.physical.kind)
+            task.check_physics(physical, self.spec.physical.kind)
         trainers = {player: self.trainer(player, model, task) for player, model in models.items()}
         warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
         if warning is not None:
@@ -255,7 +265,11 @@ class Assembler:
                 SurrogateContext, layout=form.layout, dt=form.dt, statistics=form.statistics, physical=physical
             )
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
-            model: nn.Module = self._build(choice, expected, context)
+            model: nn.Module
+            if isinstance(context, SurrogateContext):
+                model = build_informed(lambda inner: self._build(choice, expected, inner), context)
+            else:
+                model = self._build(choice, expected, context)
         return model.to(self.device)
 
     def _planned_steps(self, n_real: int) -> int:

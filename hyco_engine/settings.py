@@ -112,6 +112,14 @@ class Choice:
     options: Any = None
 
 
+def key_of(field: attrs.Attribute[Any]) -> str:
+    """Return the spec key of an option: its name, less an underscore at the end, which keeps it apart from a keyword.
+
+    So the option `from_` is the key `from`.
+    """
+    return field.name.removesuffix("_")
+
+
 def check_folder_name(value: str) -> None:
     """Check that the value names a folder directly below another one and cannot lead out of it."""
     if not _NAME.fullmatch(value):

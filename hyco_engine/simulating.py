@@ -13,6 +13,8 @@ from hyco_engine.data.splits import SplitName
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
+from hyco_engine.spec.resolving import replaced
+from hyco_engine.tasks import task_for
 
 Form = Literal["scene", "well"]
 
@@ -34,8 +36,11 @@ def write_simulations(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not empty; name a new folder", key="--out")
+    # files hold scalars as such, not as fields of the states
+    data = assembler.spec.data
+    choice = replaced(data, {"fields.scalars": ()})
     # the manager has checked the split, and gives the frames that are wanted
-    manager = assembler.task().simulations()
+    manager = task_for(assembler.source(), choice, seed=assembler.spec.run.seed).simulations()
     source = manager.source
     splits = manager.simulations_by_split()
     writer = _writer(assembler, source, out, form, splits)

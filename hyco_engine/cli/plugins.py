@@ -21,6 +21,7 @@ from hyco_engine.hooks.checking import HOOKS, did_you_mean
 from hyco_engine.hooks.loading import PluginInfo, normalise
 from hyco_engine.hooks.records import ModelRecord, Record
 from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry, disabled_names
+from hyco_engine.settings import key_of
 
 if TYPE_CHECKING:
     from hyco_engine.testing.checks import Finding
@@ -227,7 +228,7 @@ def _options_data(record: Record) -> Iterator[dict[str, Any]]:
     for field in attrs.fields(record.options):
         required = field.default is attrs.NOTHING
         yield {
-            "name": field.name,
+            "name": key_of(field),
             "type": _type_name(types.get(field.name, field.type)),
             "required": required,
             "default": None if required else _plain_default(field.default),

@@ -3,6 +3,11 @@
 A state is a tensor `[B, C, *S]`. Its channels are the dynamic fields, then the static ones, each in listed order and
 each with its components in order. `S` is the grid's resolution, except that staggered fields on open sides need one
 more sample along each axis. Entries of `S` beyond a component's own samples are padding: they are zero and never count.
+
+A static field whose sampling is `uniform` holds one number of a simulation, such as its viscosity, at every cell: so
+each sample carries the numbers of its own simulation wherever it goes. One whose sampling is `index` holds the number
+of the group that the simulation belongs to, whose values a model has found itself; it is -1 for a state that holds its
+values.
 """
 
 from __future__ import annotations
@@ -17,6 +22,9 @@ RuleKind = Literal[
     "periodic", "constant", "zero-gradient", "symmetric", "antisymmetric", "reflect", "antireflect", "normal-tangential"
 ]
 RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
+
+SIMULATION = "simulation"
+"""The name of the index of which each simulation is a group of its own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -152,9 +160,23 @@ class FieldInfo:
 
     name: str
     components: tuple[str, ...] = ()
-    sampling: Literal["centered", "staggered"] = "centered"
+    sampling: Literal["centered", "staggered", "uniform", "index"] = "centered"
     boundary: Boundary
     unit: str = "1"
+    groups: tuple[str, ...] = ()
+    """The names of the groups of an index."""
+    by: str = ""
+    """The index of a number that a model finds for each group; empty for one that is known."""
+
+    @classmethod
+    def uniform(cls, name: str, axes: Sequence[str], by: str = "") -> FieldInfo:
+        """Return the field that holds one number of each simulation."""
+        return cls(name=name, sampling="uniform", boundary=Boundary.parse("zero-gradient", axes), by=by)
+
+    @classmethod
+    def index(cls, name: str, axes: Sequence[str], groups: Sequence[str]) -> FieldInfo:
+        """Return the field that holds the number of the group, among `groups`, that a simulation belongs to."""
+        return cls(name=name, sampling="index", boundary=Boundary.parse("zero-gradient", axes), groups=tuple(groups))
 
     @property
     def channels(self) -> int:
@@ -168,13 +190,15 @@ class FieldInfo:
             "sampling": self.sampling,
             "boundary": self.boundary.to_data(),
             "unit": self.unit,
+            **({"groups": list(self.groups)} if self.groups else {}),
+            **({"by": self.by} if self.by else {}),
         }
 
     @classmethod
     def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
         """Read what `to_data` returned. Raises ValueError on anything else."""
-        entries = _entries(data, cls)
-        if entries["sampling"] not in ("centered", "staggered"):
+        entries = _entries({"groups": [], "by": "", **data} if isinstance(data, Mapping) else data, cls)
+        if entries["sampling"] not in ("centered", "staggered", "uniform", "index"):
             raise ValueError(f"unknown sampling {entries['sampling']!r}")
         return cls(
             name=_text(entries["name"]),
@@ -182,6 +206,8 @@ class FieldInfo:
             sampling=entries["sampling"],
             boundary=Boundary.parse(entries["boundary"], axes),
             unit=_text(entries["unit"]),
+            groups=tuple(map(_text, _list(entries["groups"]))),
+            by=_text(entries["by"]),
         )
 
     def samples(self, grid: Grid, component: int) -> tuple[int, ...]:
@@ -261,9 +287,26 @@ class StateLayout:
             start += field.channels
         raise KeyError(name)
 
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """The names of the static fields that hold one number of each simulation."""
+        return tuple(field.name for field in self.static if field.sampling == "uniform")
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """The names of the static fields that hold the number of a simulation's group."""
+        return tuple(field.name for field in self.static if field.sampling == "index")
+
+    def field(self, name: str) -> FieldInfo:
+        """Return one field. Raises KeyError if there is no such field."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(name)
+
     def n_samples(self, name: str) -> int:
         """Return the number of values of one field in one state, without padding."""
-        field = next(f for f in self.fields if f.name == name)
+        field = self.field(name)
         return sum(math.prod(field.samples(self.grid, c)) for c in range(field.channels))
 
     def to_data(self) -> dict[str, Any]:

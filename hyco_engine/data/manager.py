@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.carrying import groups_of
 from hyco_engine.data.checks import check_shapes, check_values
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
@@ -157,6 +158,10 @@ class DataManager:
         found = [self.source.scalars(index) for index in chosen]
         names = found[0] if found else ()
         return {name: torch.tensor([own[name] for own in found], dtype=torch.float64) for name in names}
+
+    def groups(self, index: str) -> list[str]:
+        """Return the name of the group of each simulation for an index of the layout."""
+        return groups_of(self.source, index)
 
     def clean(self, index: int) -> Trajectory:
         """Return simulation `index` without noise or mask: all fields of the source, the frames that the spec takes."""

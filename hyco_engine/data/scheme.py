@@ -27,7 +27,8 @@ class Selection:
     def of(cls, source: StateLayout, scheme: FieldsScheme) -> Selection:
         """Choose the listed fields, in listed order; an empty scheme takes all fields as the source has them.
 
-        If `dynamic` is left out, all dynamic fields of the source that are not listed as static are predicted. Raises
+        If `dynamic` is left out, all dynamic fields of the source that are not listed as static are predicted. Scalars
+        of simulations always stay. Raises
         DataError for unknown names, names that are listed twice, and a static field that is listed as dynamic.
         """
         if not scheme.dynamic and not scheme.static:
@@ -58,7 +59,7 @@ class Selection:
         layout = StateLayout(
             grid=source.grid,
             dynamic=tuple(known[name] for name in dynamic),
-            static=tuple(known[name] for name in scheme.static),
+            static=tuple(known[name] for name in dict.fromkeys((*scheme.static, *source.scalars))),
         )
         return cls(source=source, layout=layout)
 

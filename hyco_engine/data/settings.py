@@ -53,10 +53,18 @@ def overlaps(ranges: Mapping[str, str]) -> list[str]:
 
 @options
 class FieldsScheme:
-    """The predicted fields and the fields that are inputs only; their order is the channel order."""
+    """The predicted fields, the fields that are inputs only, and the scalars of a simulation that models know.
+
+    Their order is the channel order.
+    """
 
     dynamic: tuple[str, ...] = option((), help="predicted fields; empty: all fields that the source calls dynamic")
     static: tuple[str, ...] = option((), help="fields that are inputs only")
+    scalars: Literal["auto"] | tuple[str, ...] = option(
+        "auto",
+        help="numbers of a whole simulation that the models get as inputs; auto: all that differ between simulations, "
+        "but for seeds and indices; those that a parameter takes with `from` are always among them",
+    )
 
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static

@@ -1,8 +1,8 @@
-"""The mean, the spread and the largest magnitude of the fields in the train split."""
+"""The mean, the spread and the range of the fields in the train split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -37,16 +37,36 @@ class Statistics:
     as even."""
     largest: Tensor = attrs.field()
     """`[C_all]`: the largest magnitude; if it is unknown, `|mean|` plus four standard deviations."""
+    lowest: Tensor = attrs.field()
+    """`[C_all]`: the smallest value; if it is unknown, `mean` less four standard deviations."""
+    highest: Tensor = attrs.field()
+    """`[C_all]`: the largest value; if it is unknown, `mean` plus four standard deviations."""
 
     @largest.default
     def _usual(self) -> Tensor:
         return self.mean.abs() + 4 * self.std
 
+    @lowest.default
+    def _usual_lowest(self) -> Tensor:
+        return self.mean - 4 * self.std
+
+    @highest.default
+    def _usual_highest(self) -> Tensor:
+        return self.mean + 4 * self.std
+
     @classmethod
-    def unknown(cls, layout: StateLayout) -> Statistics:
-        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1."""
+    def unknown(cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None) -> Statistics:
+        """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1.
+
+        `scalars` are known numbers of all simulations, whose range is that of their uniform fields.
+        """
         channels, dynamic = layout.n_all, layout.n_dynamic
-        return cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        found = cls(mean=torch.zeros(channels), std=torch.ones(channels), change_std=torch.ones(dynamic))
+        for name in layout.scalars:
+            own = layout.channels(name).start
+            values = (scalars or {}).get(name, torch.zeros(1))
+            found.lowest[own], found.highest[own] = values.min(), values.max()
+        return found
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
@@ -80,6 +100,8 @@ class Statistics:
             std=std,
             change_std=_spread(square, least[:n], std[:n], layout.dynamic),
             largest=torch.cat([dynamic.largest, static.largest]),
+            lowest=torch.cat([dynamic.lowest, static.lowest]),
+            highest=torch.cat([dynamic.highest, static.highest]),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -88,11 +110,12 @@ class Statistics:
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
-        """Read what `to_data` returned; `largest` may be missing."""
+        """Read what `to_data` returned; the range may be missing."""
         return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
 
 
-_NAMES = ("mean", "std", "change_std", "largest")
+RANGE = ("lowest", "highest")
+_NAMES = ("mean", "std", "change_std", "largest", *RANGE)
 
 
 class _Changes:
@@ -120,7 +143,7 @@ class _Changes:
 
 
 class _Moments:
-    """The count, mean, variance and largest magnitude per channel of `[N, C, *S]` chunks.
+    """The count, mean, variance and range per channel of `[N, C, *S]` chunks.
 
     Chunks are merged as in Chan, Golub & LeVeque 1979.
     """
@@ -131,7 +154,8 @@ class _Moments:
         self.count = torch.zeros(len(mask), dtype=torch.float64)
         self.mean = torch.zeros(len(mask), dtype=torch.float64)
         self.squares = torch.zeros(len(mask), dtype=torch.float64)
-        self.largest = torch.zeros(len(mask), dtype=torch.float64)
+        self._low = torch.full((len(mask),), torch.inf, dtype=torch.float64)
+        self._high = -self._low
 
     def add(self, values: Tensor) -> None:
         if not values.numel():
@@ -144,14 +168,15 @@ class _Moments:
             count = torch.full_like(self.count, values[:, :1].numel())
             mean = total / count.clamp(min=1)
             squares = (values - mean.reshape(shape)).square_().sum(dims)
-            largest = values.abs().amax(dims)
+            low, high = values.amin(dims), values.amax(dims)
         else:
             seen = self.mask & ~values.isnan()
             count = seen.sum(dims).double()
             mean = torch.where(seen, values, 0.0).sum(dims) / count.clamp(min=1)
             squares = torch.where(seen, values - mean.reshape(shape), 0.0).square().sum(dims)
-            largest = torch.where(seen, values.abs(), 0.0).amax(dims)
-        self.largest = torch.maximum(self.largest, largest)
+            low = torch.where(seen, values, torch.inf).amin(dims)
+            high = torch.where(seen, values, -torch.inf).amax(dims)
+        self._reach(low, high)
         self._merge(count, mean, squares)
 
     def add_points(self, values: Tensor) -> None:
@@ -161,7 +186,26 @@ class _Moments:
         mean = torch.where(seen, values.double(), 0.0).sum(0) / count.clamp(min=1)
         self._merge(count, mean, torch.where(seen, values.double() - mean, 0.0).square().sum(0))
         if len(values):
-            self.largest = torch.maximum(self.largest, torch.where(seen, values.double().abs(), 0.0).amax(0))
+            values = values.double()
+            self._reach(torch.where(seen, values, torch.inf).amin(0), torch.where(seen, values, -torch.inf).amax(0))
+
+    def _reach(self, low: Tensor, high: Tensor) -> None:
+        self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+
+    @property
+    def lowest(self) -> Tensor:
+        """The smallest values; 0 where there is none."""
+        return torch.where(self.count > 0, self._low, 0.0)
+
+    @property
+    def highest(self) -> Tensor:
+        """The largest values; 0 where there is none."""
+        return torch.where(self.count > 0, self._high, 0.0)
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest magnitudes; 0 where there is no value."""
+        return torch.maximum(self.lowest.abs(), self.highest.abs())
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = (self.count + count).clamp(min=1)

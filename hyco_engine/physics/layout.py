@@ -74,13 +74,17 @@ class Converter:
         with _precision_of(state.dtype):
             return {info.name: self._field(info, part) for info, part in zip(infos, parts, strict=True)}
 
-    def parameter(self, value: Tensor) -> Any:
+    def parameter(self, value: Tensor, *, one_each: bool = False) -> Any:
         """Convert a parameter: a number into a 0-d phi tensor, `[*resolution]` into a centred Field.
+
+        With `one_each`, `[B]` holds a number of each sample.
 
         Beyond the grid, such a Field is periodic where the first dynamic field is, else continued with zero gradient.
         """
         if value.dim() == 0:
             return wrap(value)
+        if one_each:
+            return wrap(value, batch(**{SAMPLES: len(value)}))
         grid = self.layout.grid
         boundary = self.layout.dynamic[0].boundary
         rules = {axis: "periodic" if boundary.is_periodic(axis) else "zero-gradient" for axis in grid.axes}

@@ -14,16 +14,20 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from hyco_engine.data.fields import FieldInfo, StateLayout
-from hyco_engine.errors import DataError, PluginError
+from hyco_engine.data.scalars import own_or_found
+from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
 from hyco_engine.physics.capture import StepRunner
 from hyco_engine.physics.disturbance import too_long
@@ -112,12 +116,14 @@ class DeclaredModel(PhysicalModel):
         if context.dt is None:
             raise DataError("a physical model needs the time between two frames, but this data has none")
         self.dt = context.dt
+        groups = {name: len(self.layout.field(name).groups) for name in self.layout.indices}
         self.learnables = Learnables(
-            physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device
+            physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device, groups
         )
-        start = {name: value.detach() for name, value in self.learnables.values().items()}
+        self._given = _given_fields(self.layout, self.learnables)
+        self._ranges = _ranges(self.layout, context, self.learnables)
         sizes = _sizes(self.layout, context)
-        self._steps = InternalSteps.of(physics, self.layout, sizes, start, context.dt, context.inner_dt)
+        self._steps = InternalSteps.of(physics, self.layout, sizes, self._everywhere(), context.dt, context.inner_dt)
         self.register_state_dict_post_hook(_save_steps)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_load_steps)  # type: ignore[no-untyped-call]
         self._runner = StepRunner(
@@ -154,10 +160,10 @@ class DeclaredModel(PhysicalModel):
         return self.bound()(state)
 
     def step_load(self, raw: Mapping[str, Tensor] | None = None) -> float:
-        return self._steps.load(self._values(raw))
+        return self._steps.load(self._everywhere(raw))
 
     def settle_steps(self, raw: Mapping[str, Tensor] | None = None) -> bool:
-        return self._steps.settle(self._values(raw))
+        return self._steps.settle(self._everywhere(raw))
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         values = list(self.learnables.values().values())
@@ -181,8 +187,16 @@ class DeclaredModel(PhysicalModel):
 
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
         parameter = next(iter(self.learnables.state_dict().values()), torch.empty(()))
-        states = self.physics.initial_states(self.layout, count, generator)
-        return states.to(dtype=parameter.dtype, device=parameter.device)
+        uniform = [field for field in self.layout.static if field.sampling == "uniform"]
+        declared = attrs.evolve(self.layout, static=tuple(f for f in self.layout.static if f not in uniform))
+        states = self.physics.initial_states(declared, count, generator).to(parameter)
+        if not uniform:
+            return states
+        # whoever takes these states gives them numbers
+        full = states.new_zeros(count, self.layout.n_all, *states.shape[2:])
+        kept = [k for f in declared.fields for k in range(self.layout.n_all)[self.layout.channels(f.name)]]
+        full[:, kept] = states
+        return full
 
     def prepare(self, state: Tensor) -> None:
         """Capture (and compile) the step for batches like this one, so that it costs no time later."""
@@ -199,9 +213,14 @@ class DeclaredModel(PhysicalModel):
         A physics that makes no statement of its own is tested: its step is halved and compared.
         """
         with torch.no_grad():
-            if type(self.physics).stability is not Physics.stability:
-                return self.physics.stability(self.layout, self._split(state), self.learnables.values(), self.inner_dt)
-            return self._tested(state[:TESTED])
+            if type(self.physics).stability is Physics.stability:
+                return self._tested(state[:TESTED])
+            fields, values = self._split(state), self.learnables.values()
+            own = self._own(state, values)
+            shared = {name: value for name, value in values.items() if name not in own}
+            every = _corners(shared, {name: torch.stack([each.min(), each.max()]) for name, each in own.items()})
+            told = (self.physics.stability(self.layout, fields, one, self.inner_dt) for one in every)
+            return next((text for text in told if text is not None), None)
 
     def _tested(self, state: Tensor) -> str | None:
         values = [value.to(state.dtype) for value in self.learnables.values().values()]
@@ -236,9 +255,14 @@ class DeclaredModel(PhysicalModel):
         """Return a context that is entered while the step is captured."""
         return nullcontext()
 
-    def _values(self, raw: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def _everywhere(self, raw: Mapping[str, Tensor] | None = None) -> list[dict[str, Tensor]]:
+        """Return sets of parameters between which those of all simulations lie, for `raw` or the present ones."""
         with torch.no_grad():
-            return self.learnables.values(raw)
+            values = self.learnables.values(raw)
+        index = self.learnables.index
+        shared = {name: value for name, value in values.items() if name not in index}
+        own = {name: torch.stack([values[name].min(), values[name].max()]) for name in index}
+        return _corners(shared, self._ranges | own)
 
     def _variant(self) -> int:
         """Return what the step depends on beside its arguments: the length of an internal step."""
@@ -247,6 +271,19 @@ class DeclaredModel(PhysicalModel):
     def _other_values(self) -> list[Tensor]:
         raw = {name: value.detach() + 0.1 for name, value in self.learnables.raw.items()}
         return list(self.learnables.values(raw).values())
+
+    def _own(self, state: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters that differ between states `[B, C_all, *S]`: each `[B]`, or `[B, *resolution]`.
+
+        They are in the states, or they are those of `values` that the index in the states names.
+        """
+        found = {}
+        for name, (channel, inside) in self._given.items():
+            # a known value is no variable, and its gradient would cost as much as that of a whole field
+            found[name] = state[(slice(None), channel, *inside)].detach()
+        for name in self.learnables.index:
+            found[name] = own_or_found(state.detach(), self.layout, name, values[name])
+        return found
 
     def _split(self, state: Tensor) -> dict[str, Tensor]:
         return {field.name: state[:, self.layout.channels(field.name)] for field in self.layout.fields}
@@ -277,11 +314,16 @@ class FlowModel(DeclaredModel):
         from hyco_engine.physics.phi_context import phi_context
 
         with phi_context(state):
-            parameters = {
-                name: self._converter.parameter(value)
-                for name, value in zip(self.learnables.names, values, strict=True)
-            }
-            result = self.physics.step(self._converter.fields(state), parameters, self.inner_dt)
+            named = dict(zip(self.learnables.names, values, strict=True))
+            own = self._own(state, named)
+            fields = self._converter.fields(state)
+            parameters = {name: self._converter.parameter(value) for name, value in named.items() if name not in own}
+            for name, value in own.items():
+                field = value.dim() > 1
+                parameters[name] = (
+                    fields[self.learnables.given[name]] if field else self._converter.parameter(value, one_each=True)
+                )
+            result = self.physics.step(fields, parameters, self.inner_dt)
             names = self._dynamic_names(result)
             try:
                 new = self._converter.tensor({name: result[name] for name in names}, names, count=state.shape[0])
@@ -312,6 +354,18 @@ class TorchModel(DeclaredModel):
 
     def _step(self, state: Tensor, *values: Tensor) -> Tensor:
         parameters = dict(zip(self.learnables.names, values, strict=True))
+        own = self._own(state, parameters)
+        if not own:
+            return self._advanced(state, parameters)
+
+        # a step is written for parameters that all samples share, so it makes each sample alone
+        def one(state: Tensor, own: dict[str, Tensor]) -> Tensor:
+            return self._advanced(state[None], parameters | own)[0]
+
+        advanced: Tensor = torch.vmap(one)(state, own)
+        return advanced
+
+    def _advanced(self, state: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         fields = self._split(state)
         result = self.physics.step(fields, parameters, self.inner_dt)
         names = self._dynamic_names(result)
@@ -344,3 +398,50 @@ def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:
         return {}
     size = context.statistics.largest
     return {field.name: float(size[layout.channels(field.name)].max()) for field in layout.fields}
+
+
+def _given_fields(layout: StateLayout, learnables: Learnables) -> dict[str, tuple[int, tuple[Any, ...]]]:
+    """Return, for each parameter that the data give, its channel in a state and the cells that hold it.
+
+    Raises SpecError where the data have no such static field, or where the physics cannot take a field there.
+    """
+    found: dict[str, tuple[int, tuple[Any, ...]]] = {}
+    known = {field.name: field for field in layout.static}
+    for name, source in learnables.given.items():
+        key = f"physical.parameters.{name}.from"
+        if source not in known:
+            listed = ", ".join(known) or "nothing"
+            raise SpecError(
+                f"the data give no {source!r} for each simulation; they give {listed}{did_you_mean(source, known)}. "
+                "data.scalars names the numbers of each simulation",
+                key=key,
+            )
+        field = known[source]
+        if field.channels > 1 or field.sampling == "staggered":
+            raise SpecError(f"{source!r} is a vector field, and {name} is one number or a scalar field", key=key)
+        if field.sampling == "uniform":
+            found[name] = layout.channels(source).start, (0,) * layout.n_axes
+            continue
+        if not learnables.declarations[name].may_be_field:
+            raise SpecError(f"{source!r} is a field, and {name} is one number in this physics", key=key)
+        found[name] = layout.channels(source).start, tuple(slice(n) for n in layout.grid.resolution)
+    return found
+
+
+def _ranges(layout: StateLayout, context: PhysicsContext, learnables: Learnables) -> dict[str, Tensor]:
+    """Return the smallest and the largest value, `[2]`, of each parameter that the data give, in the train split.
+
+    While the data are not read, the range is that of the declared start value alone.
+    """
+    if context.statistics is None:
+        return {
+            name: torch.tensor([learnables.declarations[name].init], dtype=torch.float64) for name in learnables.given
+        }
+    ends = torch.stack([context.statistics.lowest, context.statistics.highest])
+    return {name: ends[:, layout.channels(source).start] for name, source in learnables.given.items()}
+
+
+def _corners(shared: Mapping[str, Tensor], ranges: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the parameters with all combinations of the extreme values of those that differ, as 0-d tensors."""
+    every = itertools.product(*(own.unbind() for own in ranges.values()))
+    return [{**shared, **dict(zip(ranges, values, strict=True))} for values in every]

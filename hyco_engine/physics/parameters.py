@@ -15,7 +15,7 @@ from hyco_engine.data.fields import Grid
 from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import PluginError, Problem, SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
+from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile, index_of
 from hyco_engine.physics.transforms import Transform, choose_transform
 
 
@@ -64,7 +64,8 @@ class Learnables(nn.Module):
     """The parameters of one physics.
 
     The learned ones are unconstrained `nn.Parameter`s (`raw.<name>` in the state dict), which a smooth transform maps
-    to values within the bounds; the known ones are buffers (`fixed.<name>`).
+    to values within the bounds; the known ones are buffers (`fixed.<name>`). The values of those in `given` come with
+    each state instead, so they belong neither to `names` nor to `values`.
     """
 
     def __init__(
@@ -74,20 +75,31 @@ class Learnables(nn.Module):
         grid: Grid | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        groups: Mapping[str, int] | None = None,
     ) -> None:
-        """Raise SpecError with one problem per mistake in `settings`."""
+        """Raise SpecError with one problem per mistake in `settings`; `groups` has the number of groups of an index."""
         super().__init__()
         self.declarations = {declaration.name: declaration for declaration in declarations}
         self.raw = nn.ParameterDict()
         self.fixed = nn.Module()
         self._entries: dict[str, _Entry] = {}
+        self.given: dict[str, str] = {}
+        """The static fields of the data that hold the values of parameters, by the name of the parameter."""
+        self.index: dict[str, str] = {}
+        """The indices by which simulations differ in a parameter, by the name of the parameter; it has `[groups]`."""
         settings = settings or {}
         problems = [self._unknown(name) for name in settings if name not in self.declarations]
         for name, declaration in self.declarations.items():
             if declaration.optional and name not in settings:
                 continue
+            if name in settings and (source := settings[name].from_) is not None:
+                self.given[name] = source
+                continue
             try:
-                self._add(declaration, settings.get(name) or ParameterSetting(), grid, dtype, device)
+                setting = settings.get(name) or ParameterSetting()
+                if (index := index_of(setting)) is not None:
+                    self.index[name] = index
+                self._add(declaration, setting, grid, dtype, device, (groups or {}).get(index or ""))
             except SpecError as error:
                 problems += error.problems
         if problems:
@@ -95,7 +107,7 @@ class Learnables(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parameters that the physics has here, in declared order."""
+        """All parameters that the physics has here and the data do not give, in declared order."""
         return tuple(self._entries)
 
     @property
@@ -120,7 +132,10 @@ class Learnables(nn.Module):
         return self._entries[name].transform
 
     def values(self, raw: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return the values by name, 0-d or `[*resolution]`, differentiable by `raw` (default: the module's own)."""
+        """Return the values by name, differentiable by `raw` (default: the module's own).
+
+        A value is 0-d, `[*resolution]` for a field, or `[groups]` where simulations differ.
+        """
         chosen: Mapping[str, Tensor] | nn.ParameterDict = self.raw if raw is None else raw
         return {
             name: entry.transform.to_value(chosen[name]) if entry.learn else getattr(self.fixed, name)
@@ -153,6 +168,7 @@ class Learnables(nn.Module):
         grid: Grid | None,
         dtype: torch.dtype,
         device: torch.device | str,
+        groups: int | None,
     ) -> None:
         name = declaration.name
         key = f"physical.parameters.{name}"
@@ -161,6 +177,13 @@ class Learnables(nn.Module):
         if setting.field and grid is None:
             raise SpecError(f"{name} can be a field only if the data has a grid", key=f"{key}.field")
         start = _start(declaration, setting, grid if setting.field else None, key)
+        if index_of(setting) is not None:
+            if groups is None:
+                raise SpecError(
+                    f"the simulations do not differ here in {index_of(setting)!r}, so {name} has one value",
+                    key=f"{key}.scope",
+                )
+            start = start.expand(groups).clone()
         lower, upper = _bounds(declaration, setting)
         if setting.transform == "log" and not math.isfinite(lower):
             raise SpecError(f"the log scale needs a lower bound, but the bounds are ({lower:g}, {upper:g})", key=key)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 
+from hyco_engine.data.fields import SIMULATION
 from hyco_engine.errors import SpecError
 from hyco_engine.settings import Choice, option, options
 
@@ -39,8 +40,15 @@ class ArrayFile:
 class ParameterSetting:
     """`[physical.parameters.<name>]`: the start and the limits of a parameter of the physics.
 
-    A key that is left out takes its value from the model's declaration.
+    A key that is left out takes its value from the model's declaration. With `from`, the data give the value, of each
+    simulation its own, and no other key has a meaning.
     """
+
+    from_: str | None = option(
+        None,
+        help="name of the number of each simulation (`data.scalars`), or of the static field, that is the value; none: "
+        "all simulations have the same value",
+    )
 
     init: float | Profile | ArrayFile | None = option(None, help="start value: a number, a profile or a file")
     bounds: tuple[float, float] | None = option(
@@ -54,6 +62,13 @@ class ParameterSetting:
         help="false: the value is known and stays fixed; none: it is learned, unless the parameter is optional",
     )
     field: bool = option(False, help="true: the parameter has a value at each grid point; false: it is one number")
+    scope: Literal["shared", "simulation", "group"] = option(
+        "shared",
+        help="simulations that share the value; shared: all; simulation: each has its own; group: those of one group",
+    )
+    group: str | None = option(
+        None, help='with scope = "group": the label of a simulation that names its group, such as a column of the table'
+    )
     transform: Literal["auto", "linear", "log"] = option(
         "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
     )
@@ -64,6 +79,20 @@ class ParameterSetting:
     )
 
     def __attrs_post_init__(self) -> None:
+        if self.from_ is not None:
+            defaults = {field.name: field.default for field in attrs.fields(cast("Any", type(self)))}
+            for name in defaults.keys() - {"from_"}:
+                if getattr(self, name) != defaults[name]:
+                    raise SpecError(
+                        f'the data give the value, because from = "{self.from_}" is set: leave this key out', key=name
+                    )
+            return
+        if (self.group is None) == (self.scope == "group"):
+            raise SpecError('scope = "group" and group belong together: set both or none', key="group")
+        if self.scope != "shared" and (self.field or self.learn is False):
+            raise SpecError(
+                f'scope = "{self.scope}" is for a number that is learned: leave field and learn out', key="scope"
+            )
         if self.smoothness and (not self.field or self.learn is False):
             raise SpecError(
                 "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
@@ -80,6 +109,11 @@ class ParameterSetting:
                     f"start strictly between them or widen the bounds",
                     key="init",
                 )
+
+
+def index_of(setting: ParameterSetting) -> str | None:
+    """Return the name of the index by which simulations differ in the parameter; None if they share its value."""
+    return {"shared": None, "simulation": SIMULATION}.get(setting.scope, setting.group)
 
 
 @options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ class InternalSteps:
     The number that the physics asks for at the start values stays until it is no longer stable, or `TOO_MANY` times too
     large. It then becomes a power of two: a change is rare, and comes back to numbers whose graphs exist already. A
     number that the user set by `physical.dt` is `fixed`. `sizes` holds the largest magnitude of each field, if known.
+
+    Steps must be stable for each of several sets of parameters, since simulations may differ in them.
     """
 
     physics: Physics
@@ -50,7 +52,7 @@ class InternalSteps:
         physics: Physics,
         layout: StateLayout,
         sizes: Mapping[str, float],
-        start: Parameters,
+        start: Sequence[Parameters],
         dt: float,
         inner_dt: float | None,
     ) -> InternalSteps:
@@ -58,7 +60,7 @@ class InternalSteps:
         if inner_dt is not None:
             begun = divide(dt, inner_dt)
         else:
-            begun = _affordable(physics.internal_steps(layout, sizes, start, dt), sizes, dt)
+            begun = _affordable(max(physics.internal_steps(layout, sizes, one, dt) for one in start), sizes, dt)
         return cls(physics=physics, layout=layout, sizes=sizes, dt=dt, begun=begun, fixed=inner_dt is not None)
 
     @property
@@ -81,7 +83,7 @@ class InternalSteps:
         finally:
             self.count = count
 
-    def load(self, parameters: Parameters) -> float:
+    def load(self, parameters: Sequence[Parameters]) -> float:
         """Return the needed number of steps over the present one; above 1 the steps are too long for `parameters`.
 
         It is infinite where more than `MAX_INTERNAL_STEPS` are needed, and 0 for steps that the user set.
@@ -91,7 +93,7 @@ class InternalSteps:
         least = self._asked(self.physics.least_steps, parameters)
         return math.inf if self.count < least and least > MAX_INTERNAL_STEPS else least / self.count
 
-    def settle(self, parameters: Parameters) -> bool:
+    def settle(self, parameters: Sequence[Parameters]) -> bool:
         """Choose the number anew if `parameters` need another one; return true if it changed."""
         load = self.load(parameters)
         asked = 0.0 if self.fixed else self._asked(self.physics.internal_steps, parameters)
@@ -103,10 +105,10 @@ class InternalSteps:
         self.count = wanted
         return True
 
-    def _asked(self, of: Callable[..., float], parameters: Parameters) -> float:
-        """Return the physics' answer; it is infinite for parameters with which it cannot compute any."""
+    def _asked(self, of: Callable[..., float], parameters: Sequence[Parameters]) -> float:
+        """Return the physics' largest answer; it is infinite for parameters with which it cannot compute any."""
         try:
-            steps = float(of(self.layout, self.sizes, parameters, self.dt))
+            steps = max(float(of(self.layout, self.sizes, one, self.dt)) for one in parameters)
         except (ArithmeticError, ValueError):
             # a search may try values that are not finite, or overflow
             return math.inf

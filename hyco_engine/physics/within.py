@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.interfaces import PhysicalModel, Values
 
 
 def physics_within(model: nn.Module) -> dict[str, PhysicalModel]:
     """Return the physical models within a model by their names in it; a physics has itself, under the empty name."""
     return {name: part for name, part in model.named_modules() if isinstance(part, PhysicalModel)}
+
+
+def known_parameters(model: nn.Module, layout: StateLayout) -> tuple[str, ...]:
+    """Return the numbers of a simulation that a physical model takes as parameters; a surrogate takes none."""
+    physics = physics_within(model).get("")
+    if physics is None:
+        return ()
+    taken = {*physics.learnables.given.values(), *physics.learnables.index}
+    return tuple(name for name in layout.scalars if name in taken)
 
 
 def internal_steps(model: nn.Module) -> int:

@@ -93,6 +93,9 @@ def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             for entry in balance[:_ROWS_OF_BALANCE]
         ]
         tables.append({"title": "Balance and cache", "note": note, "columns": columns, "rows": rows})
+    for name, entry in (summary.get("parameters") or {}).items():
+        if own := entry.get("own"):
+            tables.append({"title": f"{name} of each {entry.get('by')}", "note": "", **_table_of(own)})
     if cooperation := summary.get("cooperation"):
         tables.append({"title": "Cooperation", "note": "", **_table_of(cooperation)})
     identification = summary.get("identification") or {}
@@ -188,7 +191,7 @@ def _times_better(ratio: float | None) -> str:
 def _level(value: Any) -> str:
     if isinstance(value, Mapping):
         low, mean, high = (significant(value.get(key), 4) for key in ("min", "mean", "max"))
-        return f"{mean} (field, {low} to {high})"
+        return f"{mean} (mean of {low} to {high})"
     return significant(value, 4)
 
 

@@ -95,7 +95,8 @@ def found_text(entry: Mapping[str, Any]) -> str:
     suffix = "" if unit == "1" else f" {unit}"
     if isinstance(value, Mapping):
         low, mean, high = (significant(value.get(key), 4) for key in ("min", "mean", "max"))
-        return f"a field, {low} to {high}, mean {mean}{suffix}"
+        kind = f"one value for each {entry['by']}" if entry.get("by") else "a field"
+        return f"{kind}, {low} to {high}, mean {mean}{suffix}"
     error = entry.get("standard_error")
     if not is_number(value):
         return ""

@@ -31,6 +31,7 @@ from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
+from hyco_engine.training.informed import build_informed
 
 Format = Literal["torch-export", "safetensors", "toml"]
 _SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}
@@ -142,8 +143,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         statistics=weights.statistics,
         physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
-    model: nn.Module = registry.build(choice.hook, choice.kind, choice.options, context)
-    return model
+    return build_informed(lambda inner: registry.build(choice.hook, choice.kind, choice.options, inner), context)
 
 
 def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.assembly import Assembler
+from hyco_engine.data.fields import SIMULATION, StateLayout
+from hyco_engine.data.form import DataForm
+from hyco_engine.data.scalars import with_scalars
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player
@@ -35,6 +38,7 @@ class LoadedRun:
     ) -> None:
         """Read the run's spec; `overrides` change its keys, such as `data.path`, as `--set` does."""
         self.folder = Path(run_dir)
+        self._overrides = tuple(overrides)
         registry = registry or Registry.discover(disabled_names())
         if not (self.folder / "spec.toml").is_file():
             raise DataError(f"{self.folder} is no run folder: it holds no spec.toml")
@@ -83,6 +87,16 @@ class LoadedRun:
         except HycoError as error:
             raise self._loaded.locate(error) from error.__cause__
 
+    def _check_own_data(self, form: DataForm) -> None:
+        """Raise DataError if the model found a value for each simulation, and these are others."""
+        others = [text for text in self._overrides if text.startswith("data.") and not text.startswith("data.split.")]
+        if others and form.layout is not None and SIMULATION in form.layout.indices:
+            raise DataError(
+                f"this run found parameters of each of its own simulations, and {others[0].partition('=')[0].strip()} "
+                "asks for others; hyco-engine identify finds the parameters of new simulations",
+                key="data",
+            )
+
     def _evaluate(self, split: Literal["val", "test"], which: Which) -> dict[str, Any]:
         cache = self.spec.paths.cache / "tensors" / self.spec.data.name
         if not cache.is_dir():
@@ -95,6 +109,7 @@ class LoadedRun:
         for player in assembler.players:
             model, weights = self.model_and_weights(player, which)
             task.check_fit(weights.form, player)
+            self._check_own_data(weights.form)
             heldout = task.heldout(split, assembler.objective(player, model, task), assembler.device)
             if heldout is None:
                 raise DataError(f"the {split} split is empty; name it under data.split", key=f"data.split.{split}")
@@ -109,13 +124,31 @@ def load_surrogate(
 ) -> nn.Module:
     """Return a run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of dt, scaling included.
 
-    `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
+    A surrogate that knows scalars of a simulation also takes them by name, and then states without their channels:
+    `model(state, nu=0.03)`. `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
     """
     if Path(run_dir).is_file():
         from hyco_engine.runs.export import read_exported
 
-        return read_exported(Path(run_dir), registry, device)[0]
-    return LoadedRun(run_dir, registry, device).model("synthetic", which)
+        model, weights = read_exported(Path(run_dir), registry, device)
+    else:
+        model, weights = LoadedRun(run_dir, registry, device).model_and_weights("synthetic", which)
+    layout = weights.layout
+    return model if layout is None or not layout.scalars else KnowingScalars(model, layout)
+
+
+class KnowingScalars(nn.Module):
+    """A stepper that takes the scalars of its layout by name: `forward(state [B, C, *S], nu=...) -> [B, C_dyn, *S]`."""
+
+    def __init__(self, model: nn.Module, layout: StateLayout) -> None:
+        super().__init__()
+        self.model = model
+        self.layout = layout
+
+    def forward(self, state: Tensor, **scalars: float | Tensor) -> Tensor:
+        """Step states with all channels, or without those of the scalars; then all are given. Raises DataError."""
+        stepped: Tensor = self.model(with_scalars(state, self.layout, scalars))
+        return stepped
 
 
 def load_physics(

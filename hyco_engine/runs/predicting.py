@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.npy import read_arrays
+from hyco_engine.data.scalars import beyond, with_scalars
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
@@ -22,6 +24,8 @@ from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.weights import Weights
 from hyco_engine.training.evaluation import model_rollout
+
+log = logging.getLogger("hyco_engine")
 
 
 def predict(
@@ -32,6 +36,7 @@ def predict(
     model: Player | None = None,
     registry: Registry | None = None,
     which: Which | None = None,
+    parameters: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Roll out a run's model from the state in `source` and write the predictions to `out`.
 
@@ -39,7 +44,8 @@ def predict(
     surrogate, or the physics of a run without one; `which` is by default the weights of the run's end.
 
     `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
-    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name.
+    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name. `parameters` are scalars
+    of the simulation, which the file may then lack.
     """
     if Path(run).is_file():
         if model == "physical" or which is not None:
@@ -53,32 +59,43 @@ def predict(
         stepper, weights = loaded.model_and_weights(player, which or "final")
     if weights.layout is None:
         raise DataError(f"the {player} model of {run} does not step states of fields forward")
-    rollout = _rolled_out(stepper, _read_state(source, weights.layout), steps, weights, player)
+    scalars = dict(parameters or {})
+    state = _read_state(source, weights.layout, scalars)
+    if player == "synthetic":
+        for told in beyond(scalars, weights.layout, weights.statistics):
+            log.warning("%s", told)
+    rollout = _rolled_out(stepper, state, steps, weights, player, scalars)
     _write(out, rollout, weights.layout)
     return {"model": player, "steps": steps, "shape": list(rollout.shape), "dt": weights.dt, "out": str(out)}
 
 
-def _rolled_out(model: nn.Module, state: NDArray[Any], steps: int, weights: Weights, player: Player) -> Tensor:
+def _rolled_out(
+    model: nn.Module, state: NDArray[Any], steps: int, weights: Weights, player: Player, scalars: Mapping[str, float]
+) -> Tensor:
     assert weights.layout is not None
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
     states = torch.as_tensor(np.ascontiguousarray(state)).to(like)
     single = states.ndim == weights.layout.n_axes + 1
-    rollout = model_rollout(model)(states[None] if single else states, steps).cpu()
+    full = with_scalars(states[None] if single else states, weights.layout, scalars)
+    rollout = model_rollout(model)(full, steps).cpu()
     if not torch.isfinite(rollout).all():
         first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1
         raise DataError(f"the {player} model diverges from this state: step {first} of {steps} is not finite")
     return rollout[0] if single else rollout
 
 
-def _read_state(path: Path, layout: StateLayout) -> NDArray[Any]:
+def _read_state(path: Path, layout: StateLayout, scalars: dict[str, float]) -> NDArray[Any]:
+    """Return the state with all channels, or without those of the scalars; scalars in the file join `scalars`."""
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path} is not a .npy or .npz file")
-    array = _read_arrays(path, layout)
+    array = _read_arrays(path, layout, scalars)
     spatial = layout.spatial
-    wanted = f"[{layout.n_all}, {', '.join(map(str, spatial))}]"
-    if array.shape == spatial and layout.n_all == 1:
+    fewer = layout.n_all - len(layout.scalars) - len(layout.indices)
+    wanted = " or ".join(f"[{n}, {', '.join(map(str, spatial))}]" for n in sorted({layout.n_all, fewer}))
+    if array.shape == spatial and fewer == 1:
         array = array[None]
-    if array.shape[-layout.n_axes - 1 :] != (layout.n_all, *spatial) or array.ndim > layout.n_axes + 2:
+    fits = array.ndim > layout.n_axes and array.shape[-layout.n_axes - 1] in (layout.n_all, fewer)
+    if not fits or array.shape[-layout.n_axes :] != spatial or array.ndim > layout.n_axes + 2:
         shape = list(array.shape)
         raise DataError(f"the state in {path} has the shape {shape}; it must be {wanted}, or a batch of that")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
@@ -86,23 +103,33 @@ def _read_state(path: Path, layout: StateLayout) -> NDArray[Any]:
     return array
 
 
-def _read_arrays(path: Path, layout: StateLayout) -> NDArray[Any]:
+def _read_arrays(path: Path, layout: StateLayout, scalars: dict[str, float]) -> NDArray[Any]:
     try:
         content = read_arrays(path)
-        return content if isinstance(content, np.ndarray) else _stacked(content, layout, path)
+        return content if isinstance(content, np.ndarray) else _stacked(content, layout, path, scalars)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def _stacked(arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path) -> NDArray[Any]:
+def _stacked(
+    arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path, scalars: dict[str, float]
+) -> NDArray[Any]:
     names = [field.name for field in layout.fields]
-    if set(arrays) != set(names):
+    numbers = {*layout.scalars, *layout.indices}
+    if set(arrays) - numbers != set(names) - numbers or not set(arrays) <= set(names):
         raise DataError(f"{path} holds {', '.join(arrays) or 'no array'}; the model's fields are {', '.join(names)}")
     axis = -layout.n_axes - 1
+    for name in layout.scalars:
+        if name in arrays and name not in scalars:
+            if arrays[name].size != 1:
+                raise DataError(
+                    f"{path} holds {name} as {list(arrays[name].shape)}; it is one number of the simulation"
+                )
+            scalars[name] = float(arrays[name].reshape(()))
     parts = []
-    for field in layout.fields:
+    for field in (field for field in layout.fields if field.name not in numbers):
         array = arrays[field.name]
         scalar = not field.components and array.ndim == layout.n_axes
         parts.append(np.expand_dims(array, axis) if scalar else array)

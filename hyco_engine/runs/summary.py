@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hyco_engine.augment.balance import Balance
 from hyco_engine.interfaces import PhysicalModel
-from hyco_engine.training.error_bars import ErrorBars
 
 try:
     import resource
@@ -34,14 +33,17 @@ def parameters_summary(
     found: Mapping[str, Mapping[str, Tensor]],
     truth: Mapping[str, Tensor],
     folder: Path,
-    bars: ErrorBars | None = None,
+    standard_errors: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float] | None],
+    at_bound: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,best,last,truth}.npy`.
 
     `found` has the parameters `initial`, `final` (the reported ones), `best` (those of the smallest error on held-out
-    data) and `last` (those that training ended with).
+    data) and `last` (those that training ended with). Of a parameter with a value for each group, `own` has the name
+    of the group, its `value`, `standard_error`, `interval` and `truth`.
     """
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for name, value in found["final"].items():
         true = truth.get(name)
         declaration = model.learnables.declarations[name]
@@ -50,12 +52,36 @@ def parameters_summary(
             **{moment: _summarised(values[name], folder, f"{name}-{moment}") for moment, values in found.items()},
             "truth": None if true is None else _summarised(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
-            "standard_error": None if bars is None else bars.standard_error.get(name),
-            "at_bound": None if bars is None else bars.at_bound.get(name),
+            "standard_error": standard_errors.get(name),
+            "at_bound": at_bound.get(name),
             "unit": declaration.unit,
             "moved": not torch.equal(value, initial),
         }
+        if (index := model.learnables.index.get(name)) is not None:
+            groups = model.layout.field(index).groups
+            summary[name] |= {"by": index, "own": _own(name, groups, value, true, standard_errors, intervals)}
     return summary
+
+
+def _own(
+    name: str,
+    groups: Sequence[str],
+    values: Tensor,
+    truth: Tensor | None,
+    standard_errors: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float] | None],
+) -> list[dict[str, Any]]:
+    known = None if truth is None else truth.expand_as(values)
+    return [
+        {
+            "group": group,
+            "value": float(value),
+            "standard_error": standard_errors.get(f"{name}[{k}]"),
+            "interval": intervals.get(f"{name}[{k}]"),
+            "truth": None if known is None else float(known[k]),
+        }
+        for k, (group, value) in enumerate(zip(groups, values, strict=True))
+    ]
 
 
 def relative_error(value: Tensor, truth: Tensor, gauge: Literal["none", "constant"] = "none") -> float:

@@ -11,7 +11,7 @@ import tomli_w
 
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
-from hyco_engine.settings import Choice
+from hyco_engine.settings import Choice, key_of
 from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.places import key_text
@@ -49,11 +49,11 @@ def _table(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(value, Choice) and field.name == "options":
             continue
         if entry is not None:
-            table[field.name] = plain(entry, (*path, field.name))
+            table[key_of(field)] = plain(entry, (*path, key_of(field)))
         elif field.default is not None:
             raise SpecError(
                 f"is none, which TOML cannot write, and without the key the default is {field.default!r}",
-                key=key_text((*path, field.name)),
+                key=key_text((*path, key_of(field))),
             )
     if isinstance(value, Choice) and value.options is not None:
         table |= _table(value.options, path)

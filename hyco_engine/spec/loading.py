@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 
 from hyco_engine.errors import HycoError, PluginError, Problem, SpecError
-from hyco_engine.settings import Choice
+from hyco_engine.settings import Choice, key_of
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.dumping import dump_spec
 from hyco_engine.spec.overrides import Overrides, apply_overrides, overrider, parse_overrides
@@ -143,7 +143,9 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
             return value
         changes = {
             # options have no key of their own: they are in the table of their choice
-            field.name: walk(getattr(value, field.name), key if is_options(value, field) else _below(key, field.name))
+            field.name: walk(
+                getattr(value, field.name), key if is_options(value, field) else _below(key, key_of(field))
+            )
             for field in attrs.fields(type(value))
             if field.init and not field.metadata.get("output")
         }

@@ -20,7 +20,7 @@ import attrs
 from hyco_engine.errors import HycoError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.physics.settings import ArrayFile, Profile
-from hyco_engine.settings import Choice
+from hyco_engine.settings import Choice, key_of
 from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.structuring import Fields, option_fields
@@ -59,7 +59,7 @@ def reference(registry: Registry) -> str:
     """Return the page as Markdown."""
     page = _Page(registry)
     for field in option_fields(Spec):
-        page.table(field.name, _own_class(field), _default(field))
+        page.table(key_of(field), _own_class(field), _default(field))
     for cls, title in _SHARED.items():
         page.shared(cls, title)
     return "\n".join([_HEAD.rstrip(), *page.lines]) + "\n"
@@ -83,7 +83,7 @@ class _Page:
         else:
             self._rows(fields, base)
         for field in fields:
-            self._inner(f"{path}.{field.name}", field, _value(field, base), depth + 1)
+            self._inner(f"{path}.{key_of(field)}", field, _value(field, base), depth + 1)
         if issubclass(cls, Choice):
             self._kinds(path, cls, depth + 1)
 
@@ -114,7 +114,7 @@ class _Page:
             if fields:
                 self._rows(fields, None)
                 for field in fields:
-                    self._inner(f"{path}.{field.name}", field, None, depth + 1)
+                    self._inner(f"{path}.{key_of(field)}", field, None, depth + 1)
             else:
                 self._say("This kind has no keys of its own.")
             if cls.role == "physical":
@@ -185,7 +185,7 @@ def _escaped(cell: str) -> str:
 def _row(field: attrs.Attribute[Any], base: Any) -> list[str]:
     unit = field.metadata.get("unit")
     meaning = field.metadata.get("help", "") + (f" [{unit}]" if unit else "")
-    return [f"`{field.name}`", _type(field), _default_text(_value(field, base)), meaning]
+    return [f"`{key_of(field)}`", _type(field), _default_text(_value(field, base)), meaning]
 
 
 def _type(field: attrs.Attribute[Any]) -> str:

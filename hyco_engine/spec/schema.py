@@ -12,7 +12,7 @@ import attrs
 
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import PluginError
-from hyco_engine.settings import Choice
+from hyco_engine.settings import Choice, key_of
 from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.dumping import plain
@@ -75,7 +75,7 @@ class _Walk:
                 continue
 
     def _properties(self, fields: Fields) -> Schema:
-        return {field.name: self._property(field) for field in fields}
+        return {key_of(field): self._property(field) for field in fields}
 
     def _property(self, field: attrs.Attribute[Any]) -> Schema:
         unit = field.metadata.get("unit")
@@ -134,7 +134,7 @@ def _object(description: str, properties: Schema, required: list[str]) -> Schema
 
 
 def _required(fields: Fields) -> list[str]:
-    return [field.name for field in fields if field.default is attrs.NOTHING]
+    return [key_of(field) for field in fields if field.default is attrs.NOTHING]
 
 
 def _summary(cls: type) -> str:

@@ -12,7 +12,7 @@ import attrs
 from hyco_engine.errors import HycoError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.hooks.records import Record
-from hyco_engine.settings import Choice
+from hyco_engine.settings import Choice, key_of
 from hyco_engine.spec.choices import TrackerChoice
 from hyco_engine.spec.values import (
     Mistake,
@@ -75,14 +75,14 @@ class Structurer:
         mistakes: list[Mistake] = []
         fields = option_fields(cls)
         values = self._fields(raw, fields, base, mistakes)
-        mistakes += _unknown(raw, [field.name for field in fields])
+        mistakes += _unknown(raw, [key_of(field) for field in fields])
         return _build(cls, values, mistakes)
 
     def _choice(self, raw: Mapping[str, Any], cls: type[Choice], base: Choice | None, name: str | None = None) -> Any:
         """Build a kind with its options; `name` is the kind if it is not written in the table."""
         mistakes: list[Mistake] = []
         fields = option_fields(cls)
-        core = [field.name for field in fields]
+        core = [key_of(field) for field in fields]
         kind: object = name
         if name is None:
             core.insert(0, "kind")
@@ -92,7 +92,7 @@ class Structurer:
             options_class, option_keys = self._options_class(cls, kind)
         except Mistakes as found:
             raise Mistakes([*(found.found if name is not None else found.below("kind")), *mistakes]) from None
-        known = [*core, *(field.name for field in option_keys)]
+        known = [*core, *(key_of(field) for field in option_keys)]
         if isinstance(raw, ChangedKind) and kind != (raw.old_kind or cls.default_kind):
             raw = self._without_leftovers(raw, known)
         mistakes += _unknown(raw, known, f"unknown key for {kind!r}")
@@ -150,8 +150,8 @@ class Structurer:
         for field in fields:
             default = _default(field) if base is None else getattr(base, field.name)
             try:
-                if field.name in raw:
-                    values[field.name] = self._value(raw[field.name], field.type, default)
+                if key_of(field) in raw:
+                    values[field.name] = self._value(raw[key_of(field)], field.type, default)
                 elif default is not attrs.NOTHING:
                     values[field.name] = self._filled(default)
                 elif inspect.isclass(field.type) and issubclass(field.type, Choice):
@@ -160,7 +160,7 @@ class Structurer:
                 else:
                     raise Mistakes(f"required but missing ({field.metadata.get('help', 'no help')})")
             except Mistakes as found:
-                mistakes += found.below(field.name)
+                mistakes += found.below(key_of(field))
         seen = SimpleNamespace(**values)
         for field in fields:
             if field.validator is None or field.name not in values:
@@ -168,12 +168,12 @@ class Structurer:
             try:
                 field.validator(seen, field, values[field.name])
             except (ValueError, TypeError) as error:
-                mistakes.append(Mistake(_text(error), (field.name,)))
+                mistakes.append(Mistake(_text(error), (key_of(field),)))
             except Exception as error:
                 # a check may read another field that is wrong, and then its failure is not its fault
                 if len(mistakes) == before:
                     message = f"the plugin's check of this key failed: {type(error).__name__}: {error}"
-                    mistakes.append(Mistake(message, (field.name,), plugin=True))
+                    mistakes.append(Mistake(message, (key_of(field),), plugin=True))
         return values
 
     def _value(self, raw: object, tp: Any, default: Any) -> Any:

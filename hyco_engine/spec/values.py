@@ -18,6 +18,7 @@ import cattrs
 
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.settings import key_of
 
 Step = str | int
 Hook = Callable[[Any, Any], Any]
@@ -216,7 +217,7 @@ def _same_shape(value: object, tp: Any) -> bool:
 
 
 def _keys(tp: Any) -> set[str]:
-    return {field.name for field in attrs.fields(tp)} if has_keys(tp) else set()
+    return {key_of(field) for field in attrs.fields(tp)} if has_keys(tp) else set()
 
 
 def _shown(value: object) -> str:

@@ -6,10 +6,12 @@ held-out data, and the sizes in a plan. No other code needs to know the kind of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from hyco_engine.data.carrying import carrying
 from hyco_engine.data.known import described
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.settings import SourceChoice
@@ -30,12 +32,17 @@ def task_for(
     *,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    given: Mapping[str, str] | None = None,
+    found: Mapping[str, str] | None = None,
 ) -> Task:
     """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
 
-    This loads no simulation. Raises SpecError and DataError if the source does not fit `choice`.
+    States carry the scalars of their simulation; `given` and `found` are those of
+    `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
+    not fit `choice`.
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
-    manager = DataManager(described(source, choice), choice, cache, dtype=dtype, seed=seed)
+    carried = carrying(described(source, choice), choice.fields, given or {}, found or {})
+    manager = DataManager(carried, choice, cache, dtype=dtype, seed=seed)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

@@ -146,6 +146,12 @@ class Task(ABC):
             return
         if trained.text != self.form.text:
             raise DataError(f"the {player} model steps {trained.text}; this data has {self.form.text}", key="data")
+        if [field.groups for field in trained.layout.static] != [field.groups for field in self.form.layout.static]:
+            raise DataError(
+                f"the {player} model has a value for each {' and '.join(trained.layout.indices)} of other data; "
+                "hyco-engine identify finds the parameters of new simulations",
+                key="data",
+            )
         dt, own = trained.dt, self.form.dt
         if dt is not None and own is not None and not math.isclose(dt, own, rel_tol=1e-6):
             raise DataError(
@@ -159,8 +165,12 @@ class Task(ABC):
         """Known true values of the physics' parameters: 0-d, or `[*S]` for a field."""
         return {}
 
-    def check_truth(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know no truth
-        """Raise SpecError if the physics `kind` has no parameter for a true value, or one of another shape."""
+    def check_physics(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know nothing of it
+        """Raise SpecError if the parameters of the physics `kind` do not fit what is known of the data.
+
+        There may be no parameter for a true value, or one of another shape, or a group of simulations that only
+        validates, and for which no value is found.
+        """
 
     # --- sizes ---
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hyco_engine.data.fields import SIMULATION
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.precision import Precision
-from hyco_engine.data.statistics import Statistics, field_sizes
+from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
@@ -41,7 +42,7 @@ class FieldTask(Task, ABC):
         self.manager = manager
         self.layout = manager.layout
         self.dt = manager.dt
-        self.statistics = Statistics.unknown(self.layout)
+        self.statistics = Statistics.unknown(self.layout, manager.scalars())
         self._is_read = False
 
     @property
@@ -124,9 +125,36 @@ class FieldTask(Task, ABC):
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
-        return self.manager.truth
+        return {**self.manager.truth, **self._own_truth()}
 
-    def check_truth(self, physical: PhysicalModel, kind: str) -> None:
+    def _own_truth(self) -> dict[str, Tensor]:
+        """Return the true values of parameters that are found for each simulation, where the data have such scalars."""
+        known = self.manager.scalars()
+        return {
+            name: known[name]
+            for name in self.layout.scalars
+            if self.layout.field(name).by == SIMULATION and name in known
+        }
+
+    def check_physics(self, physical: PhysicalModel, kind: str) -> None:
+        for name, index in physical.learnables.index.items():
+            self._check_groups(name, index)
+        self._check_truth(physical, kind)
+
+    def _check_groups(self, name: str, index: str) -> None:
+        """Raise SpecError if held-out simulations belong to groups of which none trains."""
+        members = self.manager.simulations_by_split()
+        groups = self.manager.groups(index)
+        trained = {groups[k] for k in members["train"]}
+        if lacking := [k for split in ("val", "test") for k in members[split] if groups[k] not in trained]:
+            what = "" if index == SIMULATION else f" of the {index} {groups[lacking[0]]!r}"
+            raise SpecError(
+                f"simulation {lacking[0]}{what} only validates, so no {name} is found for it: split the data in time "
+                '(data.split.by = "time"); hyco-engine identify finds the parameters of new simulations',
+                key=f"physical.parameters.{name}.scope",
+            )
+
+    def _check_truth(self, physical: PhysicalModel, kind: str) -> None:
         values = physical.learnables.values()
         for name, true in self.truth.items():
             if name in values and true.ndim and true.shape != values[name].shape:
@@ -180,7 +208,8 @@ class FieldTask(Task, ABC):
         return {
             "simulations": self.manager.num_simulations,
             "dt": self.dt,
-            "fields": [field.name for field in self.layout.fields],
+            "fields": [f.name for f in self.layout.fields if f.sampling not in ("uniform", "index")],
+            "scalars": list(self.layout.scalars),
             "resolution": list(self.layout.grid.resolution),
         }
 
@@ -198,7 +227,9 @@ class FieldTask(Task, ABC):
     def digest(self) -> str:
         """Return a hash of the statistics and scalars of the training data, and of all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
-        digest.update(json.dumps(self.statistics.to_data(), sort_keys=True).encode())
+        # the range was not among the statistics of earlier versions, whose runs can be resumed
+        known = {name: values for name, values in self.statistics.to_data().items() if name not in RANGE}
+        digest.update(json.dumps(known, sort_keys=True).encode())
         for name, values in sorted(self.manager.scalars().items()):
             digest.update(name.encode() + values.numpy().tobytes())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):
@@ -211,9 +242,19 @@ class FieldTask(Task, ABC):
         manager, grid = self.manager, self.layout.grid
         sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
         cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
-        fields = ", ".join(field.name for field in self.layout.fields)
+        fields = ", ".join(f.name for f in self.layout.fields if f.sampling not in ("uniform", "index"))
         frames = manager.source.frames(0)
         each = "" if frames is None else f" of {frames} frames"
         windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"
         simulations = f"{manager.num_simulations} simulation{'s' if manager.num_simulations > 1 else ''}"
-        return f"read as {simulations}{each}, {self.dt:.6g} apart; {fields} on {cells}{windows}"
+        return f"read as {simulations}{each}, {self.dt:.6g} apart; {fields} on {cells}{windows}{self._scalars_text}"
+
+    @property
+    def _scalars_text(self) -> str:
+        known = self.manager.scalars()
+        told = [
+            f"{name} from {float(known[name].min()):.4g} to {float(known[name].max()):.4g}"
+            for name in self.layout.scalars
+            if not self.layout.field(name).by
+        ]
+        return f"; models know, of each simulation, {', '.join(told)}" if told else ""

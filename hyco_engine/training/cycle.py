@@ -113,6 +113,8 @@ class Cycle:
         else:
             # a resumed phase generates the same samples again, and records that again
             history.rewind(state.marks)
+        if phase.player == "synthetic":
+            self.teaching.inform()
         with ExitStack() as stack:
             with trainer.at_phase_start():
                 augmentation = self.teaching.decide(place, turn.strategy, turn.alpha, real)

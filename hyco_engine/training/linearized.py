@@ -208,7 +208,8 @@ class Linearizer:
         for prediction, rates in zip(predictions, derivatives, strict=True):
             columns = [push_forward(residuals, (prediction, states), pair) for pair in zip(rates, moves, strict=True)]
             pairs.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
-        return chunk, torch.stack([r for r, _ in pairs]), torch.stack([j for _, j in pairs])
+        jacobian = self._rollout.spread(torch.stack([j for _, j in pairs]), states)
+        return chunk, torch.stack([r for r, _ in pairs]), jacobian
 
     def _one_by_one(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
         state, count = draws.get_state(), len(chunk.indices)

@@ -8,14 +8,17 @@ model's own step is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hyco_engine.data.scalars import number
 from hyco_engine.physics.graphs import clean, writes
 from hyco_engine.physics.model import DeclaredModel
+from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
 
 Run = Callable[..., Any]
@@ -42,12 +45,18 @@ class TangentRollout:
         """Roll out from `state [B, C_all, *S]` with raw parameters `points [S, P]`.
 
         Returns predictions `[S, B, steps, C_dyn, *S]`, and with `tangents` their derivatives
-        `[S, P, B, steps, C_dyn, *S]`. With a `basis [D, C_dyn, *S]` of changes of a start, derivatives along those of
-        each rollout's own start follow those by the parameters: `[S, P + D, B, steps, C_dyn, *S]`.
+        `[S, Q, B, steps, C_dyn, *S]` by the Q numbers on which one sample depends: of a parameter that has a value for
+        each group, a sample depends on that of its own group alone. `spread` gives derivatives by all P numbers.
+        With a `basis [D, C_dyn, *S]` of changes of a start, derivatives along those of each rollout's own start follow:
+        `[S, Q + D, B, steps, C_dyn, *S]`.
         """
         model, starts, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
-        count = points.shape[1] + (0 if basis is None else len(basis))
+        own = self._own_columns.to(points.device)
+        numbers = int(own.max()) + 1
+        if numbers < len(own):
+            derivatives = tuple(d.new_zeros(starts, numbers, *d.shape[2:]).index_add_(1, own, d) for d in derivatives)
+        count = numbers + (0 if basis is None else len(basis))
         if basis is not None:
             derivatives = tuple(_with_more(derivative, count) for derivative in derivatives)
         found_graph = model.graph_for(state)
@@ -60,7 +69,7 @@ class TangentRollout:
         now = padded.expand(starts, *padded.shape).contiguous()
         flow = now.new_zeros(starts, count, *padded.shape) if tangents else None
         if flow is not None and basis is not None:
-            flow[:, points.shape[1] :, :, : model.layout.n_dynamic] = basis[None, :, None]
+            flow[:, numbers:, :, : model.layout.n_dynamic] = basis[None, :, None]
         found, derived = [], []
         for index in range(steps * model.substeps):
             if flow is None:
@@ -75,6 +84,31 @@ class TangentRollout:
                 found.append(new[:, :size])
         predictions = torch.stack(found, dim=2)
         return predictions, torch.stack(derived, dim=3) if tangents else None
+
+    @cached_property
+    def _own_columns(self) -> Tensor:
+        """The place `[P]`, among the Q numbers on which a sample depends, of each of all P numbers."""
+        learnables = self._model.learnables
+        found: list[int] = []
+        for name, place in _places(learnables).items():
+            count = learnables.raw[name].numel()
+            found += [place] * count if name in learnables.index else range(place, place + count)
+        return torch.tensor(found)
+
+    def spread(self, jacobian: Tensor, state: Tensor) -> Tensor:
+        """Return derivatives by all P numbers `[S, B, N, P + D]`, for those by each sample's own `[S, B, N, Q + D]`."""
+        learnables, layout, parts = self._model.learnables, self._model.layout, []
+        places = _places(learnables)
+        for name in learnables.learned:
+            numel = learnables.raw[name].numel()
+            if name not in learnables.index:
+                parts.append(jacobian[..., places[name] : places[name] + numel])
+                continue
+            group = number(state, layout, learnables.index[name]).round().long()
+            chosen = group[:, None] == torch.arange(numel, device=group.device)
+            parts.append(jacobian[..., places[name], None] * chosen[:, None].to(jacobian))
+        numbers = int(self._own_columns.max()) + 1
+        return torch.cat([*parts, jacobian[..., numbers:]], dim=-1)
 
     def _push(self, run: Run, now: Tensor, flow: Tensor, values: Any, derivatives: Any) -> tuple[Tensor, Tensor]:
         """Return one step of states `[S, B, ...]` and tangents `[S, P, B, ...]`."""
@@ -135,6 +169,15 @@ class TangentRollout:
             self._graphs.pop(next(iter(self._graphs)))
         self._graphs[key] = graph
         return graph
+
+
+def _places(learnables: Learnables) -> dict[str, int]:
+    """Return the place of the first number of each learned parameter among those on which a sample depends."""
+    places, place = {}, 0
+    for name in learnables.learned:
+        places[name] = place
+        place += 1 if name in learnables.index else learnables.raw[name].numel()
+    return places
 
 
 class NotCaptured(Exception):

@@ -30,11 +30,13 @@ from hyco_engine.interfaces import (
     Samples,
     Strategy,
 )
+from hyco_engine.physics.within import physics_within
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import evaluating
 from hyco_engine.training.error_bars import Every
 from hyco_engine.training.evaluation import HeldOutSamples
 from hyco_engine.training.history import History
+from hyco_engine.training.informed import InformedSurrogate
 from hyco_engine.training.proposal import Proposals
 from hyco_engine.training.trainer import Trainer
 
@@ -85,6 +87,12 @@ class Teaching:
     folders: Folders | None
     strict: bool
     proposals: Proposals
+
+    def inform(self) -> None:
+        """Tell the surrogate what the physics has found for each group of simulations, where it takes that."""
+        physical, synthetic = (self.trainers.get(player) for player in ("physical", "synthetic"))
+        if physical is not None and synthetic is not None and isinstance(synthetic.model, InformedSurrogate):
+            synthetic.model.inform(physics_within(physical.model)[""].learnables.values())
 
     def decide(self, place: Place, strategy: Strategy | None, alpha: float, real: Samples) -> Augmentation | None:
         """Ask the strategy what the phase's teacher generates; None stands for real data alone."""

@@ -107,7 +107,7 @@ def value(model: TorchModel) -> float:
 
 
 def steps_for(start: float, fixed: bool = False) -> InternalSteps:
-    return InternalSteps.of(Stated(), LAYOUT, {}, {"D": torch.tensor(start)}, DT, DT / 2 if fixed else None)
+    return InternalSteps.of(Stated(), LAYOUT, {}, [{"D": torch.tensor(start)}], DT, DT / 2 if fixed else None)
 
 
 @pytest.mark.parametrize(
@@ -127,23 +127,23 @@ def steps_for(start: float, fixed: bool = False) -> InternalSteps:
 def test_a_number_stays_until_it_is_too_small_or_far_too_large(start: float, now: float, count: int) -> None:
     steps = steps_for(start)
     begun = steps.count
-    assert steps.settle({"D": torch.tensor(now)}) == (count != begun)
+    assert steps.settle([{"D": torch.tensor(now)}]) == (count != begun)
     assert (steps.count, steps.changed) == (count, None if count == begun else count)
-    assert not steps.settle({"D": torch.tensor(now)})
+    assert not steps.settle([{"D": torch.tensor(now)}])
 
 
 def test_the_load_is_the_needed_number_over_the_present_one() -> None:
     steps = steps_for(0.1)
-    assert [steps.load({"D": torch.tensor(d)}) for d in (0.01, 0.1, 0.2)] == pytest.approx([1 / 3, 1.0, 5 / 3])
-    assert steps.load({"D": torch.tensor(1e3)}) == math.inf
-    assert steps.load({"D": torch.tensor(math.nan)}) == math.inf
+    assert [steps.load([{"D": torch.tensor(d)}]) for d in (0.01, 0.1, 0.2)] == pytest.approx([1 / 3, 1.0, 5 / 3])
+    assert steps.load([{"D": torch.tensor(1e3)}]) == math.inf
+    assert steps.load([{"D": torch.tensor(math.nan)}]) == math.inf
 
 
 def test_a_number_that_the_user_set_stays() -> None:
     steps = steps_for(0.1, fixed=True)
     assert steps.count == 2
-    assert steps.load({"D": torch.tensor(10.0)}) == 0.0
-    assert not steps.settle({"D": torch.tensor(10.0)})
+    assert steps.load([{"D": torch.tensor(10.0)}]) == 0.0
+    assert not steps.settle([{"D": torch.tensor(10.0)}])
     steps.restore(8)
     assert steps.count == 2
 

@@ -269,6 +269,14 @@ def test_grids_are_combined(tmp_path):
     }
 
 
+def test_lists_that_belong_together_go_in_parallel(tmp_path):
+    truth = {**SHARED, "f": {"each": [0.03, 0.04, 0.05]}, "k": {"each": [0.05, 0.06, 0.065]}}
+    assert scalars_of(simulated(tmp_path, truth, count=4)) == {
+        "f": [0.03, 0.04, 0.05, 0.03],
+        "k": [0.05, 0.06, 0.065, 0.05],
+    }
+
+
 def test_a_latin_hypercube_has_one_simulation_in_each_layer(tmp_path):
     both = {"latin_hypercube": [0.02, 0.06]}
     found = simulated(tmp_path, {**SHARED, "f": both, "k": both}, count=20).scalars()
@@ -309,7 +317,7 @@ def test_draws_with_other_needs_of_internal_steps_do_not_depend_on_what_was_simu
         (
             {"uniform": [0.1, 0.2], "grid": [0.1]},
             "data.truth.kappa",
-            "must have exactly one of uniform, log_uniform, grid and latin_hypercube, not uniform and grid",
+            "must have exactly one of uniform, log_uniform, grid, each and latin_hypercube, not uniform and grid",
         ),
         (
             {"uniform": [0.2, 0.1]},

@@ -16,7 +16,8 @@ def drawn(
     """Return the values of each of `count` simulations by name; `generator(*purpose)` gives streams of their own.
 
     Grids of several parameters are combined with each other, the last one changing fastest, and begin again when all
-    combinations are used. Only a Latin hypercube depends on the number of simulations.
+    combinations are used. What `each` lists goes in parallel. Only a Latin hypercube depends on the number of
+    simulations.
     """
     found: list[dict[str, float]] = [{} for _ in range(count)]
     period = math.prod(len(draw.grid) for draw in draws.values() if draw.grid)
@@ -26,7 +27,10 @@ def drawn(
         order = torch.randperm(count, generator=generator("truth", name)).tolist()
         for index, values in enumerate(found):
             part = torch.rand((), dtype=torch.float64, generator=generator("truth", name, index)).item()
-            values[name] = _value(draw, part, index // period, (order[index] + part) / count)
+            if draw.each:
+                values[name] = draw.each[index % len(draw.each)]
+            else:
+                values[name] = _value(draw, part, index // period, (order[index] + part) / count)
     return tuple(found)
 
 

@@ -72,6 +72,9 @@ class Draw:
         None, help="evenly on a logarithmic scale, in this interval of positive numbers", gt=0.0, check=check_interval
     )
     grid: tuple[float, ...] = option((), help="one of these in turn; grids of several parameters are combined")
+    each: tuple[float, ...] = option(
+        (), help="one of these in turn; those of several parameters belong together, such as published pairs"
+    )
     latin_hypercube: tuple[float, float] | None = option(
         None,
         help="evenly in this interval, with one simulation in each of `num_simulations` equal parts of it",
@@ -82,7 +85,7 @@ class Draw:
         given = [name for name, value in attrs.asdict(cast("Any", self)).items() if value]
         if len(given) != 1:
             raise ValueError(
-                f"must have exactly one of uniform, log_uniform, grid and latin_hypercube, not "
+                f"must have exactly one of uniform, log_uniform, grid, each and latin_hypercube, not "
                 f"{' and '.join(given) or 'none'}"
             )
 

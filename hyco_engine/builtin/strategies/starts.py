@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.scalars import number, with_scalars
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples
 
@@ -16,6 +17,8 @@ States = Callable[[Tensor], Tensor]
 """A pure function `states(indices [B]) -> [B, C_all, *S]`."""
 SPIN_UP = 20
 """Largest number of spin-up steps from a mixed state, so that the sample starts on the teacher's own attractor."""
+_LOOKED_AT = 4096
+"""The most samples in which the range of a simulation's numbers is sought."""
 
 
 def check_steppers(models: Mapping[Player, nn.Module]) -> None:
@@ -67,6 +70,44 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
         return torch.cat([(mean + mixed).clamp(lower, upper), first[:, layout.n_dynamic :]], dim=1)
 
     return states
+
+
+def with_new_parameters(
+    states: States,
+    layout: StateLayout,
+    ranges: Mapping[str, tuple[float, float]],
+    count: int,
+    generator: torch.Generator,
+) -> States:
+    """Return `states` with new scalars of a simulation, drawn for each of `count` states within their `ranges`.
+
+    They are drawn evenly, on a logarithmic scale where all are positive: a teacher that takes parameters from them
+    knows there what no data say.
+    """
+    if not ranges:
+        return states
+    low, high = (torch.tensor(ends, dtype=torch.float64) for ends in zip(*ranges.values(), strict=True))
+    places = torch.rand(count, len(ranges), generator=generator, dtype=torch.float64)
+    drawn = torch.where(low > 0, low * (high / low) ** places, low + (high - low) * places)
+
+    def renewed(indices: Tensor) -> Tensor:
+        numbers = drawn[indices].unbind(1)
+        return with_scalars(states(indices), layout, dict(zip(ranges, numbers, strict=True)))
+
+    return renewed
+
+
+def scalar_ranges(
+    names: Sequence[str], physics: nn.Module, real: Samples, layout: StateLayout
+) -> dict[str, tuple[float, float]]:
+    """Return the range of scalars: what the physics found, of those that it finds for groups, else of real samples."""
+    few = torch.linspace(0, len(real) - 1, min(len(real), _LOOKED_AT)).long()
+    found = cast("PhysicalModel", physics).learnables.values()
+    ranges = {}
+    for name in names:
+        values = found[name] if layout.field(name).by else number(_inputs(real, few), layout, name)
+        ranges[name] = float(values.detach().min()), float(values.detach().max())
+    return ranges
 
 
 def drawn_starts(physics: nn.Module, generator: Callable[..., torch.Generator]) -> States:

@@ -19,10 +19,12 @@ from hyco_engine.builtin.strategies.starts import (
     drawn_starts,
     mixed_starts,
     random_starts,
+    scalar_ranges,
+    with_new_parameters,
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
-from hyco_engine.physics.within import instability
+from hyco_engine.physics.within import instability, known_parameters
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
@@ -96,7 +98,7 @@ class Trust(Strategy):
         count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
         recipe = None
         if count:
-            states, spin_up = self._starts(context, count)
+            states, spin_up = self._starts(context, phase.teacher, count)
             recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
             part = teachers_part(e_teacher, e_pupil)
             # a teacher that diverges is told of when it generates
@@ -109,18 +111,23 @@ class Trust(Strategy):
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
         return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau if accepted else 0.0, record=record)
 
-    def _starts(self, context: CycleContext, count: int) -> tuple[States, Tensor | None]:
+    def _starts(self, context: CycleContext, teacher: Player, count: int) -> tuple[States, Tensor | None]:
         """Return the states from which rollouts start, and how many steps the teacher takes before."""
         generator = context.generator("starts")
         if self.options.starts == "real":
             return random_starts(context.real, count, generator), None
         states: States
-        if self.options.starts == "drawn":
-            states = drawn_starts(context.models["physical"], context.generator)
-        elif context.layout is None:
+        layout = context.layout
+        if layout is None:
             raise RunError(
-                'the starts "mixed" are mixtures of fields on a grid, and this data has none; set starts = "real"'
+                f'the starts "{self.options.starts}" are fields on a grid, and this data has none; set starts = "real"'
             )
+        if self.options.starts == "drawn":
+            states, new = drawn_starts(context.models["physical"], context.generator), layout.scalars
         else:
-            states = mixed_starts(context.real, context.layout, count, generator)
+            states = mixed_starts(context.real, layout, count, generator)
+            new = known_parameters(context.models[teacher], layout)
+        if new:
+            ranges = scalar_ranges(new, context.models["physical"], context.real, layout)
+            states = with_new_parameters(states, layout, ranges, count, context.generator("parameters"))
         return states, torch.randint(1, SPIN_UP + 1, (count,), generator=generator)
