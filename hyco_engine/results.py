@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Parts
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
@@ -22,6 +23,7 @@ from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter
 
 PHASES = (
@@ -53,6 +55,8 @@ class Results:
     """The parameters that training ended with, if it did; those of the model are the ones that are reported."""
     metrics: dict[str, Any] = attrs.Factory(dict)
     error_bars: ErrorBars | None = None
+    populations: dict[str, dict[str, float]] = attrs.Factory(dict)
+    """The populations of the values of groups, by the name of the parameter."""
     correction: dict[str, Any] | None = None
 
     def begin(self, parts: Parts, spec: Spec) -> None:
@@ -76,8 +80,30 @@ class Results:
             self.last = parameter_values(self.parts.physical)
         self.hybrid.settle()
         self._accept(self.hybrid)
+        if any(setting.prior == "population" for setting in self._settings().values()):
+            # pooled values need the error bars, and what is measured is measured with them
+            self._measure_parameters(self.parts, self.hybrid)
+            self._pool(self.parts)
+            self._evaluate(self.parts, self.hybrid, between)
+            return
         self._evaluate(self.parts, self.hybrid, between)
         self._measure_parameters(self.parts, self.hybrid)
+
+    def _settings(self) -> Mapping[str, ParameterSetting]:
+        return {} if self.spec.physical is None else self.spec.physical.parameters
+
+    def _pool(self, parts: Parts) -> None:
+        """Let the values of groups lean on one another where the spec assumes a population."""
+        for name, setting in self._settings().items():
+            if setting.prior != "population":
+                continue
+            if self.error_bars is None or parts.physical is None:
+                self.report.warn(f"without error bars, the values of {name} are not pooled")
+                continue
+            try:
+                self.error_bars, self.populations[name] = pool(parts.physical, self.error_bars, name)
+            except ValueError as error:
+                self.report.warn(f"the values of {name} are not pooled: {error}")
 
     def _accept(self, hybrid: HybridTrainer) -> None:
         """Decide whether to keep a learned correction of the physics."""
@@ -173,11 +199,20 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
+<<<<<<< HEAD
         bars, truth = self.error_bars, parts.task.truth
         errors, intervals, at_bound = (
             ({}, {}, {}) if bars is None else (bars.standard_error, bars.interval, bars.at_bound)
         )
         return parameters_summary(parts.physical, found, truth, self.folder.path, errors, intervals, at_bound)
+=======
+        bars = self.error_bars
+        errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
+        summary = parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        for name, population in self.populations.items():
+            summary[name]["population"] = population
+        return summary
+>>>>>>> main
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,11 @@ from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.errors import DataError, PluginError
 
+log = logging.getLogger("hyco_engine")
+
 CHUNK_ELEMENTS = 2**24
+_LIMITS = (32767.0, 32768.0, 2147483647.0, 2147483648.0)
+"""The ends of the ranges of integers, which packed numbers leave."""
 
 
 def check_shapes(trajectory: Trajectory, layout: StateLayout, index: int, kind: str) -> None:
@@ -50,6 +56,42 @@ def check_values(trajectory: Trajectory, source: TrajectorySource, index: int, *
             if bool(bad.any()):
                 frame = None if values is not trajectory.dynamic else start
                 raise _refusal(bad, chunk, fields, source, index, frame)
+
+
+def warn_of_likely_gaps(values: Tensor, what: str) -> None:
+    """Warn if the least or the largest of `values` looks like what programs write for "not observed".
+
+    That is a number such as -9999 or 1e20 that occurs several times, far outside of all others.
+    """
+    seen = values[values.isfinite()].double()
+    if seen.numel() < 4:
+        return
+    for extreme in (float(seen.min()), float(seen.max())):
+        if not _is_no_measurement(extreme):
+            continue
+        others = seen[seen != extreme]
+        count = len(seen) - len(others)
+        if count < 2 or len(others) < 2:
+            continue
+        low, high = float(others.min()), float(others.max())
+        if max(low - extreme, extreme - high) > 10 * (high - low) > 0:
+            log.warning(
+                "%s holds %g %d times, far outside of its other values, %g to %g: if it means that they were not "
+                "observed, set data.observe.mask.value = %g",
+                what,
+                extreme,
+                count,
+                low,
+                high,
+                extreme,
+            )
+
+
+def _is_no_measurement(value: float) -> bool:
+    """Return whether a number is one that programs write where there is none."""
+    digits = f"{abs(value):.7g}".replace(".", "")
+    nines = len(digits) >= 3 and set(digits) == {"9"}
+    return nines or abs(value) in _LIMITS or (abs(value) >= 1e15 and f"{abs(value):.4g}"[:2] in ("1e", "9."))
 
 
 def _refusal(

@@ -19,19 +19,22 @@ from hyco_engine.data.derived import DerivedSource
 from hyco_engine.data.fields import Boundary, FieldInfo, Rule, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.settings import Scale, SourceChoice
+from hyco_engine.data.thin_axes import without_thin_axes
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 
 
 def converted(source: TrajectorySource | SampleSource, choice: SourceChoice) -> TrajectorySource | SampleSource:
-    """Return the source in the units that the spec asks for; the source itself if it asks for none."""
-    if not choice.scale and not choice.units:
-        return source
+    """Return the source without axes of one cell, in the units that the spec asks for; itself if it is so."""
+    asked = bool(choice.scale or choice.units)
     scales = {name: scale if isinstance(scale, Scale) else Scale(factor=scale) for name, scale in choice.scale.items()}
     if isinstance(source, SampleSource):
         if choice.units:
             raise SpecError("units belong to fields, and this data consists of samples", key="data.units")
-        return _ConvertedSamples(source, scales)
+        return _ConvertedSamples(source, scales) if asked else source
+    source = without_thin_axes(source, choice)
+    if not asked:
+        return source
     mask = choice.observe.mask
     return _ConvertedTrajectories(source, scales, choice.units, None if mask is None else mask.value)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.carrying import groups_of
-from hyco_engine.data.checks import check_shapes, check_values
+from hyco_engine.data.checks import check_shapes, check_values, warn_of_likely_gaps
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
@@ -23,7 +23,7 @@ from hyco_engine.data.keeping import cached, held, shared_folder
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
-from hyco_engine.data.points import PointWindows, cut_points, points_of
+from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of_shared_places
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
@@ -398,6 +398,8 @@ class DataManager:
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
+            if self.choice.split.by == "sensor":
+                warn_of_shared_places([trajectory.points for trajectory in found if trajectory.points is not None])
         return tuple(self._known(index, trajectory) for index, trajectory in enumerate(found))
 
     def _with_points(
@@ -407,6 +409,9 @@ class DataManager:
         points = self.source.points(index)
         if points is None:
             return trajectory
+        if index == 0 and (self.choice.observe.mask is None or self.choice.observe.mask.value is None):
+            for name in (field.name for field in self.source.layout.dynamic):
+                warn_of_likely_gaps(points.value[:, self.source.layout.channels(name)], f"the field {name!r}")
         chosen = attrs.evolve(points, value=self._selection.of_points(points.value).to(self.dtype))
         chosen = cut_points(chosen, 0, len(trajectory.dynamic) - 1)
         out = chosen.heldout
@@ -460,6 +465,10 @@ class DataManager:
         mask = self.choice.observe.mask
         missing = self._has_points or (mask is not None and mask.value == "nan")
         check_values(loaded, self.source, index, allow_missing=missing)
+        if index == 0 and (mask is None or mask.value is None):
+            for name in (field.name for field in self.source.layout.dynamic):
+                where = f"the field {name!r} of simulation 0"
+                warn_of_likely_gaps(loaded.dynamic[:, self.source.layout.channels(name)], where)
         chosen = self._selection.apply(loaded, index)
         own, fixed = sample_mask(self.layout).tensor_split([self.layout.n_dynamic])
         dynamic, static = (

@@ -7,6 +7,7 @@ gives the next sample, as it does for the physics.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -20,10 +21,16 @@ from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
 from hyco_engine.randomness import derive_generator
 
+log = logging.getLogger("hyco_engine")
+
 GRID = "grid"
 """The name of the rollouts `[B, T, C_dyn, *S]` of generated samples among the targets of sensors."""
 START = "start"
 """The name of a learned state `[B, 1, C_dyn, *S]` among the targets of sensors."""
+TIME_NAMES = ("time", "timestamp", "datetime", "date")
+"""Headers that name the column t of a table, in any case of letters, where no column is called t."""
+SENSOR_NAMES = ("sensor", "id")
+"""Columns of a table that name the sensor of each row."""
 # The rounding of a time that falls on a frame must not ask for the frame after it.
 _SLACK = 1e-6
 
@@ -49,6 +56,47 @@ def points_of(
 def select_points(points: Points, keep: Tensor) -> Points:
     """Return the observations for which `keep [N]` is True."""
     return Points(**{field.name: getattr(points, field.name)[keep] for field in attrs.fields(Points)})
+
+
+def begins_far(first: float, span: float, step: float | None) -> bool:
+    """Return true if times that begin at `first` and last for `span` are counted from something else than the start.
+
+    That is so if between 0 and the first of them lie ten times `span`, and 10 000 frames, `step` apart: nobody rolls
+    out that far to a first observation.
+    """
+    return first > 10 * max(span, (step or 0.0) * 1000) and span > 0
+
+
+def places_of(position: Tensor, rounding: float = 0.0) -> Tensor:
+    """Return the number `[N]` of each place in `position [N, n_axes]`, in the order in which they first appear.
+
+    Places are one if they are closer along each axis than 1e-9 of the extent, or than `rounding`.
+    """
+    numbers = torch.zeros(len(position), 0, dtype=torch.int64)
+    for values in position.T:
+        order = values.argsort()
+        steps = values[order].diff(prepend=values[order[:1]])
+        apart = 1e-9 * float(values.max() - values.min()) + rounding
+        number = torch.empty(len(values), dtype=torch.int64)
+        number[order] = (steps > apart).cumsum(0)
+        numbers = torch.cat([numbers, number[:, None]], dim=1)
+    _, place = torch.unique(numbers, dim=0, return_inverse=True)
+    first = torch.full((int(place.max()) + 1,), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
+    return first.argsort().argsort()[place]
+
+
+def warn_of_shared_places(parts: Sequence[Points]) -> None:
+    """Warn if sensors that validate are at the places of sensors that train, so that they say little that is new."""
+    place = places_of(torch.cat([points.position for points in parts]))
+    held = torch.cat([points.heldout for points in parts])
+    trains, validates = (set(place[own].tolist()) for own in (~held, held))
+    if shared := len(trains & validates):
+        log.warning(
+            "at %d of the %d places of sensors that validate, there are sensors that train as well: errors there say "
+            "nothing about other places",
+            shared,
+            len(validates),
+        )
 
 
 @attrs.frozen

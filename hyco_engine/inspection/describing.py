@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tomllib
 from collections.abc import Sequence
@@ -12,9 +11,15 @@ from typing import Any
 import attrs
 import h5py
 
+from hyco_engine.data.array_files import XARRAY, Hdf5Reader
+from hyco_engine.data.csv_table import SUFFIXES as CSV
+from hyco_engine.data.csv_table import CsvTable, read_csv
+from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
+from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
 from hyco_engine.inspection.guessing import data_section, split_line
+from hyco_engine.inspection.tables import Columns, table_section
 
 MAX_LINES = 40
 
@@ -40,6 +45,7 @@ def describe(path: Path) -> Found:
 
 def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
+    from hyco_engine.data.conversion import converted
     from hyco_engine.data.settings import SourceChoice
     from hyco_engine.hooks.registry import Registry, disabled_names
     from hyco_engine.interfaces import SourceContext
@@ -53,7 +59,7 @@ def _read_with(section: str) -> str:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
         context = SourceContext(seed=0, registry=registry)
         source = registry.build(choice.hook, choice.kind, choice.options, context)
-        return task_for(source, choice).text
+        return task_for(converted(source, choice), choice).text
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
         return f"this section does not work yet: {'; '.join(told)}"
@@ -69,6 +75,8 @@ def _folder(path: Path) -> Found:
         return _scenes(path, scenes or [path])
     if any(path.glob("*.npy")):
         return _arrays(path, "a folder of .npy files")
+    if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+        return _with_source("xarray", path, "a zarr store", (), _XARRAY)
     if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
@@ -81,15 +89,19 @@ def _folder(path: Path) -> Found:
 
 
 def _file(path: Path) -> Found:
-    if path.suffix == ".csv":
-        return _table(path)
+    if path.suffix.lower() in CSV and (table := _read_table(path)) is not None:
+        return _table(table)
     if path.suffix == ".toml":
         return _toml(path)
     if path.suffix == ".safetensors":
         return _weights(path)
-    if h5py.is_hdf5(path) and path.suffix != ".mat":
+    if path.suffix.lower() in PARQUET:
+        return _table(read_parquet(path))
+    if path.suffix.lower() in XARRAY:
+        return _with_source("xarray", path, "a netCDF file", _variables(path), _XARRAY)
+    if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
         return _hdf5(path)
-    if path.suffix in (".npy", ".npz", ".mat"):
+    if path.suffix.lower() in (".npy", ".npz", ".mat"):
         return _arrays(path, f"a {path.suffix} file")
     raise DataError(
         f"{path} is of no known kind; known are .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
@@ -97,12 +109,26 @@ def _file(path: Path) -> Found:
     )
 
 
+_XARRAY = (
+    'boundary = "periodic"   # <- the file does not say',
+    'split = { by = "time" }   # <- or by simulation, if the file holds several',
+)
+
+
+def _variables(path: Path) -> tuple[str, ...]:
+    """Return the arrays of a netCDF file, as far as they are HDF5."""
+    found = Hdf5Reader(path).arrays if h5py.is_hdf5(path) else {}
+    return tuple(f"{name}: {stored.dtype} {list(stored.shape)}" for name, stored in found.items())[:MAX_LINES]
+
+
 def _arrays(path: Path, what: str) -> Found:
-    arrays = arrays_in(path)
+    arrays, refused = arrays_in(path)
+    contents = tuple([*map(str, arrays.values()), *(f"{name}: {why}" for name, why in refused.items())][:MAX_LINES])
     if not arrays:
-        return Found(what=f"{what} without arrays of real numbers")
+        return Found(what=f"{what} without arrays of numbers", contents=contents)
     section = data_section(arrays, path)
-    contents = tuple(map(str, arrays.values()))[:MAX_LINES]
+    if section is None and (columns := Columns.of_arrays(arrays, path)) is not None:
+        return Found(what=f"{what} with a table of observations", contents=contents, spec=table_section(columns))
     if section is None:
         return Found(what=f"{what}; nothing in it looks like a field that changes in time", contents=contents)
     return Found(what=what, contents=contents, spec=section)
@@ -113,7 +139,8 @@ def _hdf5(path: Path) -> Found:
         keys, attributes = set(file), {str(k): _short(v) for k, v in file.attrs.items()}
         seeds = [key for key in keys if key.isdigit() and isinstance(file[key], h5py.Group) and "data" in file[key]]
     contents = [f"@{name} = {value}" for name, value in attributes.items()]
-    contents += [str(stored) for stored in arrays_in(path).values()]
+    arrays, _ = arrays_in(path)
+    contents += map(str, arrays.values())
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
     if _is_well(path):
         return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)
@@ -122,7 +149,13 @@ def _hdf5(path: Path) -> Found:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
-    return Found(what="an HDF5 file of an unknown layout; save its arrays as .npz to use them", contents=lines)
+    section = data_section(arrays, path)
+    if section is None:
+        return Found(
+            what="an HDF5 file of an unknown layout; nothing in it looks like a field that changes in time",
+            contents=lines,
+        )
+    return Found(what="an HDF5 file", contents=lines, spec=section)
 
 
 def _is_well(path: Path) -> bool:
@@ -168,47 +201,26 @@ def _names_dt(path: Path) -> bool:
     return isinstance(description, dict) and "dt" in description
 
 
-def _table(path: Path) -> Found:
-    from hyco_engine.spec.places import key_text
-
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    if not rows:
+def _read_table(path: Path) -> CsvTable | None:
+    """Return a table in a text file; None for a text that is none."""
+    if not path.stat().st_size:
         raise DataError(f"{path} is empty")
-    header = rows[0]
-    named = not all(_is_float(cell) for cell in header)
-    count = len(rows) - named
-    contents = (f"{count} rows", "columns: " + ", ".join(header) if named else f"{len(header)} columns without names")
-    axes = [axis for axis in "xyz" if axis in header]
-    fields = [name for name in header if name and name not in ("t", "s", *"xyz")]
-    if not (named and count and axes and "t" in header and fields):
+    try:
+        table = read_csv(path)
+    except DataError:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            raise
+        return None
+    return table if table.width > 1 or path.suffix.lower() in (".csv", ".tsv") else None
+
+
+def _table(table: CsvTable | ParquetTable) -> Found:
+    columns = Columns.of_table(table)
+    listed = "columns: " + ", ".join(table.names) if table.names else f"{table.width} columns without names"
+    contents = (f"{table.count} rows", listed, *table.notes)
+    if not columns.are_observations:
         return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
-    # the first frame of a vector may be one number for all components
-    whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in fields)
-    spans = {name: _span(rows[1:], header.index(name)) for name in ("t", *axes)}
-    steps = 20
-    # rounded up, so that these steps reach the last observation
-    dt = float(f"{1.005 * spans['t'][1] / steps:.3g}") or 1.0
-    bounds = ", ".join(f"{a} = [{spans[a][0]!r}, {spans[a][1]!r}]" for a in axes)
-    lines = [
-        "[data]",
-        'kind = "points"',
-        f"path = {_toml_text(str(path))}",
-        'split = { by = "sensor" }',
-        f"dt = {dt!r}   # <- the time between two frames of the models' rollouts",
-        f"num_predict_steps = {steps}   # <- the steps of a rollout, chosen so that it reaches the last observation",
-        f"resolution = {{ {', '.join(f'{a} = 64' for a in axes)} }}   # <- the grid of the models",
-        f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
-        'boundary = "periodic"   # <-',
-        f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
-    ]
-    return Found(what="a table of observations", contents=contents, spec="\n".join(lines))
-
-
-def _span(rows: list[list[str]], column: int) -> tuple[float, float]:
-    values = [float(row[column]) for row in rows if len(row) > column and _is_float(row[column])]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    return (low, high) if low < high else (low, low + 1.0)
+    return Found(what="a table of observations", contents=contents, spec=table_section(columns))
 
 
 def _toml(path: Path) -> Found:
@@ -251,14 +263,6 @@ def _run(path: Path) -> Found:
 
 def _toml_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _short(value: Any) -> str:

@@ -23,7 +23,7 @@ _FEW = 4
 
 @attrs.frozen(kw_only=True)
 class Vector:
-    """An increasing sequence of numbers, evenly spaced or not: times, or positions along an axis."""
+    """Numbers that increase or decrease, evenly or not: times, or positions along an axis."""
 
     name: str
     values: Array
@@ -31,34 +31,61 @@ class Vector:
     @property
     def even(self) -> bool:
         steps = np.diff(self.values)
-        return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3, atol=0.0))
+        # single precision rounds positions that lie far from 0
+        rounding = 1e-6 * float(np.abs(self.values).max(initial=0.0))
+        return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3, atol=rounding))
+
+    @property
+    def increases(self) -> bool:
+        return bool((np.diff(self.values) > 0).all())
+
+
+DERIVED = ("all", "swap", "clean", "true", "truth", "exact", "noise", "noisy", "pred", "error", "mask", "star", "ref")
+"""Words in the names of arrays that are copies of a field, or made from one."""
+SERIES = ("series", "timeseries", "data", "sol", "field", "train", "star", "all")
+"""Words that follow the letter of a field in the name of its array."""
+GENERIC = ("usol", "uu", "sol", "solution", "data", "values", "arr_0", "array", "tensor", "field", "output")
+"""Names that say only that an array is the field, which built-in physics call u."""
 
 
 def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     """Return the section for the source `arrays`, or None if no array looks like a field that changes in time."""
-    squeeze = path.suffix == ".mat"
+    squeeze = path.suffix.lower() == ".mat"
     vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored)) is not None}
     shapes = {n: _shape(s, squeeze) for n, s in arrays.items() if n not in vectors and len(_shape(s, squeeze)) >= 2}
-    if not shapes:
-        return None
-    most = max(shapes.values(), key=lambda shape: (len(shape), np.prod(shape, dtype=object)))
-    fields = [name for name, shape in shapes.items() if shape == most]
-    time = next((v for n, v in vectors.items() if _base(n).replace("-", "_") in TIMES and len(v.values) in most), None)
     positions = {
         axis: vector
         for axis in SPACE
         for name, vector in vectors.items()
-        if _base(name).replace("-", "_") in (axis, f"{axis}_coordinate") and len(vector.values) in most
+        if _base(name).replace("-", "_") in (axis, f"{axis}_coordinate")
     }
-    axes, sure = _axes(most, time, positions)
+    own = _without_derived([name for name in shapes if arrays[name].dtype.kind != "b"] or list(shapes))
+    if not own:
+        return None
+    most = max((shapes[name] for name in own), key=lambda shape: (len(shape), np.prod(shape, dtype=object)))
+    fields = [name for name in own if shapes[name] == most]
+    time = next((v for n, v in vectors.items() if _base(n).replace("-", "_") in TIMES and len(v.values) in most), None)
+    positions = {axis: vector for axis, vector in positions.items() if len(vector.values) in most}
+    axes, sure = _axes(tuple(n for n in most if n > 1), time, positions)
+    axes = _with_thin(axes, most)
+    if "t" not in axes or max(most) < 2:
+        return None
     space = [axis for axis in SPACE if axis in axes]
-    positions = {a: v for a, v in positions.items() if a in axes and most[axes.index(a)] == len(v.values) and v.even}
-    if time is not None and (not time.even or most[axes.index("t")] != len(time.values)):
+    positions = {a: v for a, v in positions.items() if a in axes and most[axes.index(a)] == len(v.values)}
+    if time is not None and (most[axes.index("t")] != len(time.values) or not time.increases):
         time = None
-    values = arrays[fields[0]].read()
-    sides = None if values is None else _sides(values.reshape(most), axes)
+    read = {name: values.reshape(most) for name in fields if (values := arrays[name].read()) is not None}
+    rings = {axis for axis, vector in positions.items() if _ends_before_its_period(vector.values)}
+    sides = {name: _sides(_real(values), axes, rings) for name, values in read.items()}
     lines = ["[data]", 'kind = "arrays"', f"path = {_text(str(path))}"]
-    named = ", ".join(f"{_field(name, k, fields)} = {_text(name)}" for k, name in enumerate(fields))
+    names = {name: _field(name, k, fields) for k, name in enumerate(fields)}
+    together = len({str(own) for own in sides.values()}) <= 1
+    named = ", ".join(
+        f"{names[name]} = {_text(name)}"
+        if together and not _needs_part(read.get(name))
+        else f"{names[name]} = {_table(name, None if together else sides[name], read[name], space)}"
+        for name in fields
+    )
     lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
     lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_meaning(axes)}"))
     lines.append(
@@ -68,24 +95,63 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
         lines.append(
             "coordinates = { " + ", ".join(f"{axis} = {_text(v.name)}" for axis, v in positions.items()) + " }"
         )
-    if missing := [axis for axis in space if axis not in positions]:
+    uneven = [v.name for v in (*positions.values(), *([time] if time else [])) if not v.even]
+    if uneven:
+        lines.append(f'resample = "linear"   # <- {" and ".join(uneven)}: not evenly spaced, so that it interpolates')
+    if missing := [axis for axis in space if axis not in positions and most[axes.index(axis)] > 1]:
         ends = ", ".join(f"{axis} = [0.0, 1.0]" for axis in missing)
         lines.append(f"bounds = {{ {ends} }}   # <- the ends of the domain are not in the file")
-    lines.append(_boundary(sides, space))
+    if together:
+        lines.append(_boundary(next(iter(sides.values()), None), space))
     frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
+    if any(not np.isfinite(_real(values)).all() for values in read.values()):
+        lines.append('observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed')
     lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
     lines.append(split_line(frames, sims))
     return "\n".join(lines)
 
 
+def _without_derived(names: list[str]) -> list[str]:
+    """Return the names of arrays that are not named as copies of another one, or of it with something added."""
+    bare = {name: _base(name) for name in names}
+    added = [n for n in names if any(bare[n].startswith(f"{bare[other]}_") for other in names if other != n)]
+    words = [n for n in names if set(bare[n].replace("-", "_").split("_")) & set(DERIVED)]
+    return [n for n in names if n not in added and n not in words] or names
+
+
+def _real(values: Array) -> Array:
+    return np.asarray(values.real if values.dtype.kind == "c" else values)
+
+
+def _needs_part(values: Array | None) -> bool:
+    """Return whether complex numbers have imaginary parts that are no rounding."""
+    if values is None or values.dtype.kind != "c":
+        return False
+    return float(np.abs(values.imag).max(initial=0.0)) > 1e-6 * float(np.abs(values).max(initial=0.0))
+
+
+def _table(name: str, sides: Mapping[str, object] | None, values: Array, space: list[str]) -> str:
+    """Return the table of one field that differs from others in its boundary, or is made of complex numbers."""
+    entries = [f"variable = {_text(name)}"]
+    if sides is not None:
+        entries.append(f"boundary = {_rules(sides, space)}")
+    if _needs_part(values):
+        entries.append('part = "real"')
+    return f"{{ {', '.join(entries)} }}"
+
+
 def _vector(stored: Stored) -> Vector | None:
-    if len([n for n in stored.shape if n > 1]) != 1 or stored.dtype.kind not in "fiu":
+    if len([n for n in stored.shape if n > 1]) != 1 or stored.dtype.kind not in "fiuMm":
         return None
     values = stored.read()
     if values is None:
         return None
-    values = np.asarray(values, dtype=np.float64).reshape(-1)
-    return Vector(name=stored.name, values=values) if bool((np.diff(values) > 0).all()) else None
+    values = values.reshape(-1)
+    if values.dtype.kind in "Mm":
+        values = (values - values[0]) / np.timedelta64(1, "s")
+    steps = np.diff(np.asarray(values, dtype=np.float64))
+    straight = bool((steps > 0).all() or (steps < 0).all())
+    return Vector(name=stored.name, values=np.asarray(values, dtype=np.float64)) if straight else None
 
 
 def _shape(stored: Stored, squeeze: bool) -> tuple[int, ...]:
@@ -109,6 +175,13 @@ def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, V
         rest = _guess_space(shape[:at] + shape[at + 1 :])
         return rest[:at] + "t" + rest[at:], False
     return _guess(shape), False
+
+
+def _with_thin(axes: str, shape: tuple[int, ...]) -> str:
+    """Return the letters of all axes, given those of the axes that are longer than 1."""
+    rest = iter(axes)
+    free = [letter for letter in ("s" if shape[0] == 1 else "") + "yzxs" if letter not in axes]
+    return "".join(free.pop(0) if n == 1 else next(rest) for n in shape)
 
 
 def _guess(shape: tuple[int, ...]) -> str:
@@ -138,33 +211,63 @@ def _meaning(axes: str) -> str:
     return ", ".join(words[axis] for axis in axes)
 
 
-def _sides(values: Array, axes: str) -> dict[str, object]:
-    """Guess the boundary at the ends of each space axis from the first simulation, allowing for noise."""
+def _ends_before_its_period(positions: Array) -> bool:
+    """Return whether positions such as 0, 0.1, ..., 0.9 or -1, ..., 0.9 leave out the end of a period."""
+    if len(positions) < 3:
+        return False
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    first, end = float(positions[0]), float(positions[-1] + step)
+    symmetric = abs(first + end) <= 0.01 * abs(step) and first != 0
+    return symmetric or (abs(first) <= 0.01 * abs(step) and len(f"{end:.6g}") < len(f"{positions[-1]:.6g}"))
+
+
+def _sides(values: Array, axes: str, rings: set[str]) -> dict[str, object]:
+    """Guess the boundary at the ends of each space axis from the first simulation, allowing for noise.
+
+    The positions along `rings` are those of a period: where the values at the ends say nothing, they decide.
+    """
     if "s" in axes:
         values, axes = np.take(values, 0, axis=axes.index("s")), axes.replace("s", "")
     found: dict[str, object] = {}
     for axis in (axis for axis in axes if axis in SPACE):
         u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
         u = u[np.isfinite(u).all(axis=-1)]
-        found[axis] = _side(u, constant="c" not in axes) if u.size and u.shape[-1] >= 4 else "zero-gradient"
+        known = u.size and u.shape[-1] >= 4
+        found[axis] = _side(u, constant="c" not in axes, ring=axis in rings) if known else "zero-gradient"
     return found
 
 
-def _side(u: Array, *, constant: bool) -> object:
-    """Guess from rows `u [rows, cells]` across the axis; `constant` says whether one value may hold at both ends."""
+def _side(u: Array, *, constant: bool, ring: bool) -> object:
+    """Guess from rows `u [rows, cells]` across the axis; `constant` says whether one value may hold at an end."""
     spread = float(u.std())
+    if not spread:
+        return "zero-gradient"
     ends = u[:, [0, -1]]
-    if constant and spread > 0 and np.ptp(ends) <= 1e-6 * float(np.ptp(u)):
-        return _level(float(ends.mean()), 1e-6 * spread)
+    near = 1e-4 * float(np.ptp(u))
+    kept = [constant and float(np.ptp(ends[:, side])) <= near for side in (0, 1)]
     bends = np.square(np.diff(u, 2, axis=-1)).mean(0)
+    jump, step = np.abs(u[:, -1] - u[:, 0]).mean(), np.abs(u[:, 1] - u[:, 0]).mean()
+    if all(kept) and jump <= near:
+        # a wall, or a period whose end is repeated: there the slope goes on
+        seam = np.square(u[:, -2] - u[:, -1] + u[:, 1] - u[:, 0]).mean()
+        if ring or (step > 1e-2 * spread and seam <= 2 * bends.max()):
+            return "periodic"
+        return _level(float(ends.mean()), 1e-6 * spread)
+    if all(kept):
+        lower, upper = (_level(float(ends[:, side].mean()), near) for side in (0, 1))
+        return {"lower": lower, "upper": upper}
     # across the seam of a periodic axis, values and slopes continue as they do inside
     around = np.concatenate([u[:, -2:], u[:, :2]], axis=-1)
-    jump, step = np.abs(u[:, -1] - u[:, 0]).mean(), np.abs(u[:, 1] - u[:, 0]).mean()
     seam = np.square(np.diff(around, 2, axis=-1)).mean(0)
     if jump <= 2 * step + 1e-6 * spread and seam.max() <= 2 * bends.max() + 1e-12 * spread**2:
         return "periodic"
+    repeated = np.square(u[:, -2] - u[:, -1] + u[:, 1] - u[:, 0]).mean()
+    if jump <= 1e-6 * spread and repeated <= 2 * bends.max():
+        return "periodic"
+    if ring and jump <= 0.1 * spread:
+        return "periodic"
     walls = 1.5 * ends - 0.5 * u[:, [1, -2]]
-    if constant and spread > 0 and walls.std() <= 0.1 * spread:
+    if constant and walls.std() <= 0.1 * spread:
         return _level(float(walls.mean()), 0.05 * spread)
     return "zero-gradient"
 
@@ -175,12 +278,22 @@ def _level(value: float, near: float) -> float:
 
 
 def _boundary(sides: Mapping[str, object] | None, space: list[str]) -> str:
-    marked = "   # <- guessed from the values at the ends"
     if sides is None:
         return 'boundary = "periodic"   # <- guessed: the file is too large to be examined'
-    if len({str(rule) for rule in sides.values()}) == 1:
-        return f"boundary = {json.dumps(sides[space[0]])}{marked}"
-    return f"boundary = {{ {', '.join(f'{axis} = {json.dumps(sides[axis])}' for axis in space)} }}{marked}"
+    return f"boundary = {_rules(sides, space)}   # <- guessed from the values at the ends"
+
+
+def _rules(sides: Mapping[str, object], space: list[str]) -> str:
+    """Return the rules of a boundary as TOML."""
+    if len({str(rule) for rule in sides.values()}) == 1 and not isinstance(sides[space[0]], dict):
+        return json.dumps(sides[space[0]])
+    return f"{{ {', '.join(f'{axis} = {_rule(sides[axis])}' for axis in space)} }}"
+
+
+def _rule(rule: object) -> str:
+    if isinstance(rule, dict):
+        return f"{{ {', '.join(f'{side} = {json.dumps(value)}' for side, value in rule.items())} }}"
+    return json.dumps(rule)
 
 
 def split_line(frames: int, sims: int) -> str:
@@ -189,8 +302,8 @@ def split_line(frames: int, sims: int) -> str:
     # a rollout needs at least two frames
     least = 1 if by == "simulation" else 2
     second = min(max(int(0.85 * count), 1), count - least)
-    first = min(max(int(0.7 * count), 1), second - least)
-    if first < 1:
+    first = min(max(int(0.7 * count), least), second - least)
+    if first < least:
         return f'split = {{ by = "{by}", train = "0:{count - least}", val = "{count - least}:{count}" }}'
     return f'split = {{ by = "{by}", train = "0:{first}", val = "{first}:{second}", test = "{second}:{count}" }}'
 
@@ -198,12 +311,18 @@ def split_line(frames: int, sims: int) -> str:
 def _field(name: str, k: int, fields: list[str]) -> str:
     """Return a name for the field of an array that TOML takes as a key without quotes."""
     clean = _identifier(name)
+    if len(fields) == 1 and clean.lower() in GENERIC:
+        return "u"
+    letter, _, rest = clean.partition("_")
+    letters = [_identifier(other).partition("_")[0] for other in fields]
+    if len(letter) == 1 and letter.isalpha() and rest.lower() in ("", *SERIES) and letters.count(letter) == 1:
+        return letter.lower() if letter in "UVW" else letter
     usable = clean and not clean[0].isdigit() and [_identifier(other) for other in fields].count(clean) == 1
     return clean if usable else f"u{k or ''}"
 
 
 def _identifier(name: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in _base(name)).strip("_")
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name.rpartition("/")[2]).strip("_")
 
 
 def _text(text: str) -> str:

@@ -69,6 +69,11 @@ class ParameterSetting:
     group: str | None = option(
         None, help='with scope = "group": the label of a simulation that names its group, such as a column of the table'
     )
+    prior: Literal["none", "population"] = option(
+        "none",
+        help="what is assumed of the values of simulations or groups; population: they belong to one, whose mean and "
+        "spread the data determine, so that a value with few data leans on the others",
+    )
     transform: Literal["auto", "linear", "log"] = option(
         "auto", help="scale on which the optimizer steps; auto takes log if the lower bound is >= 0, else linear"
     )
@@ -92,6 +97,10 @@ class ParameterSetting:
         if self.scope != "shared" and (self.field or self.learn is False):
             raise SpecError(
                 f'scope = "{self.scope}" is for a number that is learned: leave field and learn out', key="scope"
+            )
+        if self.prior != "none" and self.scope == "shared":
+            raise SpecError(
+                'only values of simulations or groups have a population: set scope = "simulation"', key="prior"
             )
         if self.smoothness and (not self.field or self.learn is False):
             raise SpecError(

@@ -39,7 +39,21 @@ def plain(value: Any, path: tuple[str, ...] = ()) -> Any:
         return tables
     if isinstance(value, tuple):
         return [plain(entry, path) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    return _text(str(value), path) if isinstance(value, Path | str) else value
+
+
+def _text(text: str, path: tuple[str, ...]) -> str:
+    """Return the text. Raise SpecError if TOML cannot hold it, as the name of a file whose bytes are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise SpecError(
+            f"{shown} has bytes that are not UTF-8, which a spec cannot hold: rename the file or folder, or make a "
+            f"link to it with another name (ln -s)",
+            key=key_text(path),
+        ) from None
+    return text
 
 
 def _table(value: Any, path: tuple[str, ...]) -> dict[str, Any]:

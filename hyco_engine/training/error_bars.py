@@ -47,6 +47,8 @@ MOST_PARAMETERS = 50
 """Most parameters with error bars: data rarely determine the values of a field one by one."""
 NEAR = 0.01
 """A parameter is near a bound if its distance is at most this share of the interval, or of the size of its start."""
+MOST_VALUES = 1000
+"""Most values of parameters with error bars, if many are those of single groups."""
 WANTED_BLOCKS = 10
 CONFIDENCE = 0.95
 
@@ -77,7 +79,9 @@ class ErrorBars:
     def to_data(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         names = ("names", "standard_error", "interval", "correlation", "condition", "assumption", "warnings")
-        return {name: _plain(getattr(self, name)) for name in names}
+        found = {name: _plain(getattr(self, name)) for name in names}
+        # the table of all pairs of values of many groups would be longer than all else
+        return found if len(self.names) <= MOST_PARAMETERS else {**found, "correlation": None}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -156,9 +160,11 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     model = trainer.unknowns.physics
     if model is None or not trainer.trainable or not trainer.objective.squared:
         return None
-    if sum(model.learnables.raw[name].numel() for name in model.learnables.learned) > MOST_PARAMETERS:
-        return None
-    if sum(p.numel() for p in model.parameters() if p.requires_grad) > MOST_PARAMETERS:
+    learnables = model.learnables
+    own = {name: learnables.raw[name].numel() for name in learnables.learned}
+    shared = sum(1 if name in learnables.index else count for name, count in own.items())
+    every = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if shared > MOST_PARAMETERS or every - sum(own.values()) + shared > MOST_PARAMETERS or every > MOST_VALUES:
         return None
     used, chunk, left_out = _affordable(trainer, data) if trainer.state.initial is None else (data, None, "")
     # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
@@ -306,7 +312,7 @@ def _bars(
     dof: float,
     assumption: str,
 ) -> ErrorBars:
-    names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * _quantile(dof))
+    names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * quantile(dof))
     known = hessian.diagonal() > 0
     raw_errors = covariance.diagonal().sqrt()
     errors = {n: float(raw_errors[k] * slopes[k].abs()) if known[k] else None for k, n in enumerate(names)}
@@ -392,7 +398,8 @@ def _physical(
     return tuple(names), torch.cat(values), torch.cat(slopes), edges
 
 
-def _quantile(dof: float) -> float:
+def quantile(dof: float) -> float:
+    """Return how many standard errors a 95 % interval reaches to both sides, with `dof` degrees of freedom."""
     return float(stdtrit(dof, 0.5 + CONFIDENCE / 2))
 
 

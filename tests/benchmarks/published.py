@@ -208,13 +208,14 @@ def gray_scott(folder: Path, scratch: Path, seed: int, *, noise: float = 0.0, sh
     drawn = np.random.default_rng(seed).choice(steps * cells**2, count + HELD_OUT, replace=False)
     frame, i, j = np.unravel_index(drawn, (steps, cells, cells))
     rows = [40.0 * (frame + 1), (i + 0.5) * SPACING, (j + 0.5) * SPACING, *frames[frame + 1, :, i, j].T]
+    rows.append(np.arange(len(drawn)))  # each point in space and time is a sensor of its own
     files = {name: {"file": _saved(scratch / f"{name}.npy", frames[0, k])} for k, name in enumerate("uv")}
     spec = {
         "run": {"cycles": GRAY_SCOTT_CYCLES},
         "data": {
             "kind": "points",
             "path": _saved(scratch / "points.npy", np.stack(rows, axis=1)),
-            "columns": ["t", "x", "y", "u", "v"],
+            "columns": ["t", "x", "y", "u", "v", "sensor"],
             "train_sensors": _saved(scratch / "train.npy", np.arange(count)),
             "split": {"by": "sensor"},
             "resolution": {"x": cells, "y": cells},

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from messages import error_naming
 from safetensors.torch import save_file
 
-from hyco_engine.builtin.sources.array_files import open_arrays
 from hyco_engine.cli import cli
+from hyco_engine.data.array_files import open_arrays
 from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.runs.checkpoint import Checkpoints

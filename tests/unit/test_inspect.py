@@ -47,7 +47,7 @@ def test_all_that_a_file_says_is_used(tmp_path: Path) -> None:
         "[data]",
         'kind = "arrays"',
         f'path = "{path}"',
-        'variables = { usol = "usol" }   # field = array; name fields as your physics does',
+        'variables = { u = "usol" }   # field = array; name fields as your physics does',
         'axes = "xt"',
         'time = "t"',
         'coordinates = { x = "x" }',
@@ -56,7 +56,7 @@ def test_all_that_a_file_says_is_used(tmp_path: Path) -> None:
         'split = { by = "time", train = "0:14", val = "14:17", test = "17:21" }',
     ]
     assert found.tried == (
-        "read as 1 simulation of 21 frames, 0.1 apart; usol on 32 cells along x in [-0.015625, 0.984375]; "
+        "read as 1 simulation of 21 frames, 0.1 apart; u on 32 cells along x in [-0.015625, 0.984375]; "
         "12 windows to train on"
     )
     plan = planned(found.spec)
@@ -107,6 +107,52 @@ def test_ends_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -
     assert found == (pytest.approx(boundary, rel=0.01) if isinstance(boundary, float) else boundary)
 
 
+ENDS = np.linspace(-1, 1, 33)
+REPEATED = -np.sin(np.pi * ENDS)[None] * np.exp(-T)[:, None]
+"""A period whose end is repeated and stays 0."""
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"u": REPEATED, "x": ENDS, "t": T}, {"variables": {"u": "u"}, "boundary": "periodic"}),
+        (
+            {"u": (1 - X) * np.exp(0 * T)[:, None] + np.sin(np.pi * X) * np.exp(-T)[:, None], "x": X * 32 / 31, "t": T},
+            {"variables": {"u": "u"}},
+        ),
+        (
+            {"C": WAVE.T, "C_all": np.stack([WAVE.T] * 3, -1), "C_all_swap": np.stack([WAVE] * 3, -1), "x": X, "t": T},
+            {"variables": {"C": "C"}, "axes": "tx"},
+        ),
+        ({"u": WAVE.T + NOISE, "clean": WAVE.T, "x": X, "t": T}, {"variables": {"u": "u"}, "boundary": "periodic"}),
+        ({"U_series": WAVE.T, "V_series": WAVE.T}, {"variables": {"u": "U_series", "v": "V_series"}}),
+        ({"u": WAVE.T + 0j, "x": X, "t": T}, {"variables": {"u": "u"}}),
+        ({"psi": WAVE.T * 1j, "x": X, "t": T}, {"variables": {"psi": {"variable": "psi", "part": "real"}}}),
+        ({"u": WAVE.T[:, ::-1], "x": X[::-1], "t": T}, {"coordinates": {"x": "x"}, "boundary": "periodic"}),
+        ({"u": WAVE.T, "x": X**1.5, "t": T}, {"coordinates": {"x": "x"}, "resample": "linear"}),
+        ({"u": WAVE.T, "x": X, "t": T**1.5}, {"time": "t", "resample": "linear"}),
+        ({"u": WAVE.T[..., None], "x": X, "t": T}, {"axes": "txy"}),
+    ],
+)
+def test_what_is_printed_runs(tmp_path: Path, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
+    found = describe(npz(tmp_path, **arrays))
+    section = tomllib.loads(found.spec)["data"]
+    assert {key: section.get(key) for key in expected} == expected
+    assert found.tried.startswith("read as 1 simulation of "), found.tried
+    assert planned(found.spec)["n_real"] > 0
+
+
+def test_each_field_has_the_boundary_that_its_ends_show(tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 33)
+    bump = np.sin(np.pi * x) * np.exp(-T)[:, None]
+    found = describe(npz(tmp_path, a=bump + 1 - x, b=bump + 2, x=x, t=T))
+    assert tomllib.loads(found.spec)["data"]["variables"] == {
+        "a": {"variable": "a", "boundary": {"x": {"lower": 1.0, "upper": 0.0}}},
+        "b": {"variable": "b", "boundary": 2.0},
+    }
+    assert "a, b on 31 cells" in found.tried
+
+
 def test_matlab_and_folders(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "old.mat", {"usol": WAVE, "x": X, "t": T})
     with h5py.File(tmp_path / "new.mat", "w", userblock_size=512) as file:
@@ -134,6 +180,34 @@ def test_sensor_tables(tmp_path: Path) -> None:
     assert planned(found.spec)["parts"]["data"]["kind"] == "points"
     (tmp_path / "other.csv").write_text("name,size\na,1\n")
     assert describe(tmp_path / "other.csv").spec == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "told"),
+    [
+        ("timestamp;sensor;x;u [K];flag", "2024-05-01T00:{k:02d};S{place};0,{place};1,5;ok", {"columns", "split"}),
+        ("t,x,u", "{epoch},0.{place},{k}", {"split"}),
+        ("t\tx\ty\tu.x\tu.y", "0.{k}\t0.{place}\t0.5\t1.5\t-2", {"split"}),
+        ("t,x,u", "-{k},0.{place},1", {"start", "split"}),
+        ("t,x,u", "{k},0.5,1", {"split"}),
+    ],
+)
+def test_what_is_printed_for_a_table_runs(tmp_path: Path, header: str, row: str, told: set[str]) -> None:
+    rows = [row.format(k=k, place=place, epoch=1.7e9 + k) for k in range(1, 21) for place in (25, 50, 75)]
+    (tmp_path / "seen.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = describe(tmp_path / "seen.csv")
+    assert found.tried.startswith("read as 1 simulation of 21 frames, "), found.tried
+    assert planned(found.spec)["parts"]["data"]["kind"] == "points"
+    assert {"columns", "split", "start"} & set(tomllib.loads(found.spec)["data"]) == told
+    by = tomllib.loads(found.spec)["data"]["split"]["by"]
+    assert by == ("time" if row.count("place") == 0 else "sensor")
+
+
+def test_a_table_may_be_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    found = describe(npz(tmp_path, t=rng.uniform(0, 1, 50), x=rng.uniform(0, 1, 50), u=rng.normal(size=50)))
+    assert found.what == "a .npz file with a table of observations"
+    assert found.tried.startswith("read as 1 simulation of 21 frames, "), found.tried
 
 
 def test_nothing_that_changes(tmp_path: Path) -> None:
@@ -198,7 +272,11 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, m
 
 def test_objects_are_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", u=WAVE.T, o=np.array([{}], dtype=object))
-    assert describe(tmp_path / "data.npz").contents == ("u: float64 [21, 32]",)
+    assert describe(tmp_path / "data.npz").contents == (
+        "u: float64 [21, 32]",
+        "o: it holds object, pickled Python objects, which the engine never reads; save them as numbers, "
+        "np.asarray(u, dtype=float)",
+    )
 
 
 def test_pdebench(tmp_path: Path) -> None:
@@ -242,7 +320,8 @@ def test_what_simulate_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         found.tried
         == "read as 4 simulations of 8 frames, 0.02 apart; u on 16 cells along x in [0, 1]; 10 windows to train on"
     )
-    assert planned(found.spec)["data"] == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16]}
+    plan = planned(found.spec)["data"]
+    assert plan == {"simulations": 4, "dt": 0.02, "fields": ["u"], "resolution": [16], "scalars": []}
 
 
 @pytest.mark.parametrize(

@@ -560,13 +560,13 @@ def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
 @pytest.mark.parametrize(
     ("text", "data", "message"),
     [
-        ("t,x,u\n0.1,0.5,1\n0.2,oops,1\n", {}, "line 3 does not hold 3 numbers"),
-        ("t,x,u\n0.1,0.5,1\n0.2,0.5\n", {}, "line 3 does not hold 3 numbers"),
+        ("t,x,u\n0.1,0.5,1\n0.2,oops,1\n", {}, "seen.csv: line 3, column 'x': 'oops' is no number"),
+        ("t,x,u\n0.1,0.5,1\n0.2,0.5\n", {}, "seen.csv: line 3 has 2 entries, and the first line of the table has 3"),
         ("t,x,u\n", {}, "holds no rows"),
         ("0.1,0.5,1\n", {}, "does not name its 3 columns: name them in columns"),
         ("0.1,0.5,1\n", {"columns": ["t", "x"]}, "has 3 columns, and the spec names 2: t, x"),
         ("t,x,u\n0.1,,1\n", {}, "row 0 has a time or position that is not finite"),
-        ("t,x,u\n-0.1,0.5,1\n", {}, "row 0 is at t = -0.1, before the first frame"),
+        ("t,x,u\n-0.1,0.5,1\n", {}, "an observation is at t = -0.1, before the first frame, which is at 0; data.start"),
         ("t,x,u\n0.1,5,1\n", {}, "no sensor lies inside the domain, x in [0.03125, 0.96875]"),
         ("t,u\n0.1,5\n", {}, "hold no position (x, y or z)"),
         ("t,x\n0.1,0.5\n", {}, "hold no field"),

@@ -18,7 +18,7 @@ from messages import error_naming
 from spec_kinds import GOOD, make_registry
 
 from hyco_engine.errors import Problem, SpecError
-from hyco_engine.spec.dumping import dump_spec
+from hyco_engine.spec.dumping import dump_spec, plain
 from hyco_engine.spec.loading import load_spec, spec_from_dict
 
 REGISTRY = make_registry()
@@ -219,3 +219,12 @@ def test_mutated_specs(text: str, overrides: list[str]) -> None:
             assert problem.file in (path, Path("--set"))
             assert problem.message
             assert problem.line is None or 1 <= problem.line <= text.count("\n") + 1
+
+
+def test_a_path_whose_bytes_are_not_utf8_is_refused() -> None:
+    with error_naming(
+        SpecError,
+        "data.path: /data/m\\udcfcller.npz has bytes that are not UTF-8, which a spec cannot hold: rename the file or "
+        "folder, or make a link to it with another name (ln -s)",
+    ):
+        plain({"path": Path("/data/m\udcfcller.npz")}, ("data",))

@@ -30,7 +30,7 @@ def hyco_sources() -> list[Record]:
         ),
         Record(
             kind="arrays",
-            summary="reads fields from .npy, .npz and .mat files",
+            summary="reads fields from .npy, .npz, .mat and .h5 files",
             options=ArraysOptions,
             factory=_arrays,
         ),

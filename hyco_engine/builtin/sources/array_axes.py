@@ -25,6 +25,11 @@ SPACING_TOLERANCE = 1e-3
 END_TOLERANCE = 0.02
 """Largest distance of samples from the ends of the domain, or from half a cell inside, in spacings."""
 
+UNEVEN = (
+    'data.resample = "linear" or "cubic" interpolates, "missing" takes frames that are missing among even ones as not '
+    'observed, and kind = "points" takes samples as sensors at any place and time'
+)
+
 Side = Literal["fixed", "periodic", "open", "mixed"]
 Points = Literal["auto", "cells", "nodes"]
 
@@ -99,7 +104,27 @@ def _kind(rule: Rule) -> Side:
     return {"constant": "fixed", "periodic": "periodic"}.get(rule.kind, "open")  # type: ignore[return-value]
 
 
-def even_spacing(values: npt.NDArray[Any], key: str, what: str) -> tuple[float, float]:
+def downwards(values: npt.NDArray[Any]) -> bool:
+    """Return whether numbers decrease from each to the next."""
+    return len(values) > 1 and bool((values[1:] < values[:-1]).all())
+
+
+def is_uneven(values: npt.NDArray[Any]) -> bool:
+    """Return whether finite, increasing numbers are not evenly spaced."""
+    known = len(values) > 1 and bool(np.isfinite(values).all()) and bool((np.diff(values) > 0).all())
+    try:
+        even_spacing(values, "", "")
+    except DataError:
+        return known
+    return False
+
+
+def even_spacing(
+    values: npt.NDArray[Any],
+    key: str,
+    what: str,
+    remedy: str = "interpolate the data onto an evenly spaced grid first",
+) -> tuple[float, float]:
     """Return (first, step) of increasing numbers.
 
     Raise DataError if one is a thousandth of a step from even spacing.
@@ -117,7 +142,7 @@ def even_spacing(values: npt.NDArray[Any], key: str, what: str) -> tuple[float, 
     if off[worst] > SPACING_TOLERANCE * step + rounding * np.abs(values).max():
         raise DataError(
             f"{what} must be evenly spaced; entry {worst} is {values[worst]:g} where a spacing of {step:g} gives "
-            f"{first + step * worst:g}; interpolate the data onto an evenly spaced grid first",
+            f"{first + step * worst:g}; {remedy}",
             key=key,
         )
     return first, step
@@ -151,12 +176,19 @@ def plan_axis(
         assert bounds is not None  # the first test above
         samples = _by_bounds(n, bounds, points)
     else:
-        first, step = even_spacing(positions, f"data.coordinates.{axis}", f"the positions along {axis}")
+        first, step = even_spacing(positions, f"data.coordinates.{axis}", f"the positions along {axis}", UNEVEN)
         if bounds is None:
             samples = _by_positions(axis, n, first, step, sides, points, evidence)
         else:
             samples = _by_both(axis, n, first, step, bounds, sides, points)
     return _plan(axis, samples, bounds, sides)
+
+
+def thin_axis(axis: str, positions: npt.NDArray[Any] | None, bounds: tuple[float, float] | None) -> AxisPlan:
+    """Return the plan for an axis of one sample, which the engine leaves out of the grid."""
+    centre = 0.5 if positions is None else float(positions[0])
+    lower, upper = bounds or (centre - 0.5, centre + 0.5)
+    return AxisPlan(axis=axis, resolution=1, lower=lower, upper=upper, text=f"{axis}: one sample")
 
 
 def _by_bounds(n: int, bounds: tuple[float, float], points: Points) -> _Samples:

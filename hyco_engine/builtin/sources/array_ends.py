@@ -9,12 +9,10 @@ import attrs
 import numpy as np
 
 from hyco_engine.builtin.sources.array_axes import AxisPlan, EndLook
-from hyco_engine.builtin.sources.array_files import Array
+from hyco_engine.data.array_files import Array
 from hyco_engine.data.fields import FieldInfo, Rule
 from hyco_engine.errors import DataError
 
-TOLERANCE = 1e-4
-"""Allowed difference of end samples from a fixed or repeated value, relative to the range of the field's values."""
 SIDES = ("lower", "upper")
 
 
@@ -27,6 +25,10 @@ class FieldSamples:
     space: str
     where: str
     """The name of these values and where they come from, to begin a message with."""
+    allowed: float
+    """The allowed difference of end samples from a fixed or repeated value, relative to the range of the values."""
+    rounding: float
+    """By how much the file rounds its numbers, relative to the largest of them."""
 
     @cached_property
     def tolerance(self) -> float:
@@ -38,8 +40,7 @@ class FieldSamples:
         if not seen.size:
             return 0.0
         low, high = float(seen.min()), float(seen.max())
-        rounding = float(np.finfo(self.values.dtype).eps) * max(abs(low), abs(high))
-        return TOLERANCE * (high - low) + rounding
+        return self.allowed * (high - low) + self.rounding * max(abs(low), abs(high))
 
     def end(self, axis: str, side: int, others: dict[str, slice], depth: int = 0) -> Array:
         """Return the samples at one end, `[T, C, ...]`, cut along the other axes by `others`, with 0 for NaN."""
@@ -84,7 +85,7 @@ class FieldSamples:
                 raise DataError(
                     f"{self.where} has nodes on both ends of the period along {axis}, but its last samples differ from "
                     f"the first by up to {jump:.3g} (allowed: {self.tolerance:.3g}): the grid does not match the "
-                    f'boundary; correct bounds or boundary, or set points = "cells"',
+                    f'boundary; correct bounds or boundary, set points = "cells", or allow more by data.tolerance',
                     key="data.boundary",
                 )
             for side in (side for side in (0, 1) if plan.drops[side]):
@@ -101,7 +102,8 @@ class FieldSamples:
                 f"{fixed[first[1]]:.9g}, but a sample is {self._shown(ends[first])} in frame {first[0]} (allowed "
                 f"difference: {self.tolerance:.3g}): the grid does not match the boundary; correct boundary or "
                 f"bounds. If these are measured values at a wall whose value is known, write that value into the "
-                f'file; if the samples lie in the middle of cells, set points = "cells"',
+                f"file, or allow more by data.tolerance; if the samples lie in the middle of cells, set points = "
+                f'"cells"',
                 key="data.boundary",
             )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import attrs
 
-from hyco_engine.builtin.sources.array_files import ArrayReader
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions, Variable
+from hyco_engine.data.array_files import ArrayReader
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid
 from hyco_engine.errors import DataError, SpecError
 
@@ -22,6 +22,8 @@ class FieldArray:
     axes: str
     shape: tuple[int, ...]
     static: bool
+    part: Literal["", "real", "imag", "abs"]
+    """Which real numbers are made of complex ones; empty: the real parts, if the others are rounding."""
 
     def size(self, axis: str) -> int:
         """Return its length along one of its axes."""
@@ -134,6 +136,7 @@ def _array(
         axes=axes,
         shape=shape,
         static=variable.static or "t" not in axes,
+        part=variable.part,
     )
 
 

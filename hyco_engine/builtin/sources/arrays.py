@@ -1,4 +1,4 @@
-"""Fields in `.npy`, `.npz` and `.mat` files."""
+"""Fields in `.npy`, `.npz`, `.mat` and `.h5` files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyco_engine.builtin.sources.array_axes import AxisPlan, EndLook, Evidence, even_spacing, plan_axis, side_kinds
+from hyco_engine.builtin.sources.array_axes import (
+    UNEVEN,
+    AxisPlan,
+    EndLook,
+    Evidence,
+    downwards,
+    even_spacing,
+    is_uneven,
+    plan_axis,
+    side_kinds,
+    thin_axis,
+)
 from hyco_engine.builtin.sources.array_ends import FieldSamples
 from hyco_engine.builtin.sources.array_fields import FieldArray, common_cells, common_length, find_fields
-from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
+from hyco_engine.builtin.sources.array_resample import Resampling
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
+from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
@@ -28,6 +40,8 @@ log = logging.getLogger("hyco_engine")
 
 GLIMPSED = 2**25
 """Number of values of a simulation that can be read in well under a second."""
+NEGLIGIBLE = 1e-6
+"""Imaginary parts of this size, relative to the largest number, are what rounding leaves, also in single precision."""
 
 
 MOST = 64
@@ -41,15 +55,18 @@ class ArraysSource(TrajectorySource):
     cells the samples along an axis become; the source logs it.
     """
 
-    def __init__(self, options: ArraysOptions) -> None:
+    def __init__(self, options: ArraysOptions, reader: ArrayReader | None = None) -> None:
         self.options = options
-        self.reader = open_arrays(options.path)
+        self.reader = reader or open_arrays(options.path)
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
+        self._told: set[str] = set()
         self._check_axes()
         self.num_simulations = common_length(self.arrays, "s") or 1
+        self._resampled: dict[str, Resampling] = {}
         self.num_frames = common_length(self.arrays, "t") or 0
         self.dt = self._time_step()
+        self._downwards: set[str] = set()
         self.plans = {axis: self._plan(axis) for axis in self.space}
         self.layout = self._layout()
         self._truth = true_values(options.truth, self.layout.grid)
@@ -75,6 +92,8 @@ class ArraysSource(TrajectorySource):
         found: dict[str, Array] = {}
         for name in sorted(self.reader.arrays.keys() - used):
             shape = self.reader.arrays[name].shape
+            if self.reader.arrays[name].dtype.kind not in "fiub":
+                continue
             one = math.prod(shape) == self.num_simulations and max(shape, default=1) == self.num_simulations
             several = len(shape) == 2 and shape[0] == self.num_simulations > 1 and shape[1] <= MOST
             if not (one or several):
@@ -93,7 +112,10 @@ class ArraysSource(TrajectorySource):
         described = {
             "arrays": [[array.name, array.axes, array.static] for array in self.arrays],
             "keep": [[axis, plan.keep.start, plan.keep.stop] for axis, plan in self.plans.items()],
-            "content": content_hash(self.reader.files(array.name for array in self.arrays)),
+            "content": self.reader.content(array.name for array in self.arrays),
+            **({"flipped": sorted(self._downwards)} if self._downwards else {}),
+            **({"resample": [self.options.resample, sorted(self._resampled)]} if self._resampled else {}),
+            **({"parts": [array.part for array in self.arrays]} if any(array.part for array in self.arrays) else {}),
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
@@ -130,6 +152,7 @@ class ArraysSource(TrajectorySource):
             f"{self.reader.path}: {self.num_simulations} simulation(s) of {self.num_frames} frames, dt {self.dt:.6g}",
             *(f"{a.info.name}: array {a.name!r} {a.shape}, axes {a.axes!r}" for a in self.arrays),
             *(plan.text for plan in self.plans.values()),
+            *(f"{axis}: the samples run downwards in the file, and are flipped" for axis in sorted(self._downwards)),
         ]
         return "\n  ".join(lines)
 
@@ -149,34 +172,93 @@ class ArraysSource(TrajectorySource):
         if self.options.dt is not None:
             return self.options.dt
         times = self._numbers(self.options.time, self.num_frames, "frames", "data.time")
-        return even_spacing(times, "data.time", f"the times {self.options.time!r}")[1]
+        times = self._even(times, "t", "data.time", f"the times {self.options.time!r}")
+        self.num_frames = len(times)
+        return even_spacing(times, "data.time", f"the times {self.options.time!r}", UNEVEN)[1]
+
+    def _even(self, positions: Array, axis: str, key: str, what: str) -> Array:
+        """Return even positions, and note how samples are interpolated to them, if the spec asks for it."""
+        if not self.options.resample or not is_uneven(positions):
+            return positions
+        try:
+            found = Resampling.of(positions, self.options.resample)
+        except ValueError as error:
+            raise DataError(f"{self.reader.path}: {what}: {error}; {UNEVEN}", key=key) from None
+        if found.method == "missing" and axis != "t":
+            raise DataError(f'{what} are uneven, and data.resample = "missing" concerns frames; {UNEVEN}', key=key)
+        self._resampled[axis] = found
+        return found.even
 
     def _numbers(self, name: str, length: int, what: str, key: str) -> Array:
-        """Return an array of `length` numbers, one for each of `what`, without its axes of length 1."""
+        """Return an array of `length` numbers, one for each of `what`, without its axes of length 1.
+
+        Date-times become seconds since the first of them.
+        """
         shape = self.reader.find(name, key).shape
-        if tuple(n for n in shape if n > 1) != (length,):
+        if tuple(n for n in shape if n > 1) != (length,) and shape != (1,) * len(shape):
             raise DataError(
                 f"{self.reader.path}: {name!r} {shape} must hold one number for each of the {length} {what}", key=key
             )
-        return self.reader.read(name).reshape(-1)
+        values = self.reader.read(name).reshape(-1)
+        if values.dtype.kind in DATES:
+            self._tell(f"{name}: date-times are read as seconds since {values[0]}")
+            return (values - values[0]) / np.timedelta64(1, "s")  # type: ignore[no-any-return]
+        if values.dtype.kind == "c":
+            raise DataError(f"{self.reader.path}: {name!r} holds complex numbers, and not {what}", key=key)
+        return values
+
+    def _positions(self, name: str, axis: str, n: int, key: str) -> Array:
+        """Return the positions of the samples along an axis; a file may repeat them for each cell of the grid."""
+        shape = self.reader.find(name, key).shape
+        array = self.arrays[0]
+        letters = [letter for letter in array.axes if letter in SPACE]
+        if len(letters) == 1 or shape != tuple(array.size(letter) for letter in letters):
+            return self._numbers(name, n, f"samples along {axis}", key)
+        lines = np.moveaxis(self.reader.read(name), letters.index(axis), -1).reshape(-1, n)
+        off = np.abs(lines - lines[0]).max()
+        if not off <= 1e-3 * np.abs(np.diff(lines[0])).min():
+            raise DataError(
+                f"{self.reader.path}: the positions {name!r} along {axis} differ by up to {off:.3g} between lines of "
+                f"the grid, which must be one of straight, even lines; "
+                f'kind = "points" takes samples as sensors at any place',
+                key=key,
+            )
+        return lines[0]  # type: ignore[no-any-return]
+
+    def _tell(self, message: str) -> None:
+        """Log a message about the file once."""
+        if message not in self._told:
+            self._told.add(message)
+            log.info("%s: %s", self.reader.path, message)
 
     def _plan(self, axis: str) -> AxisPlan:
         n = common_cells(self.arrays, axis)
         name = self.options.coordinates.get(axis)
         key = f"data.coordinates.{axis}"
+        positions = None if name is None else self._positions(name, axis, n, key)
+        if positions is not None and downwards(positions):
+            # before the plan, which looks at the samples
+            self._downwards.add(axis)
+            positions = positions[::-1]
+        if positions is not None:
+            positions = self._even(positions, axis, key, f"the positions along {axis}")
+            n = len(positions)
+        if n == 1 and len(self.space) > 1:
+            return thin_axis(axis, positions, self.options.bounds.get(axis))
         plan = plan_axis(
             axis,
             n,
-            positions=None if name is None else self._numbers(name, n, f"samples along {axis}", key),
+            positions=positions,
             bounds=self.options.bounds.get(axis),
             sides=side_kinds([array.info for array in self._moving], axis),
             points=self.options.points,
             evidence=Evidence(look=lambda side: self._look(axis, side), repeats=lambda: self._repeats(axis)),
         )
-        if plan.keep != slice(0, n) and any(array.info.sampling == "staggered" for array in self.arrays):
+        flipped = axis in self._downwards
+        if (plan.keep != slice(0, n) or flipped) and any(array.info.sampling == "staggered" for array in self.arrays):
             raise DataError(
-                f"staggered fields lie on the faces of cells, and the samples along {axis} are nodes; give bounds "
-                f"instead of coordinates",
+                f"staggered fields lie on the faces of cells, and the samples along {axis} "
+                f"{'run downwards' if flipped else 'are nodes'}; give bounds instead of coordinates",
                 key=key,
             )
         return plan
@@ -228,20 +310,70 @@ class ArraysSource(TrajectorySource):
             values = self.reader.read(array.name, chosen)
         else:
             values = self.reader.read(array.name).reshape(array.shape)[chosen]
+        if values.dtype.kind == "c":
+            values = self._real(array, values, where)
         if values.dtype.kind not in "fiub":
-            raise DataError(f"{where} holds {values.dtype}, and the engine reads only real numbers", key="data.path")
+            raise DataError(f"{where} holds {values.dtype}, and the engine reads only numbers", key="data.path")
         axes = array.axes.replace("s", "")
         for axis in "ct":
             if axis not in axes:
                 values, axes = values[None], axis + axes
-        small = values.dtype.kind == "f" and values.dtype.itemsize <= 4
+        # longdouble holds more digits than any tensor
+        exact = values.dtype.kind != "f"
+        rounding = float(np.finfo(np.float64 if exact else values.dtype).eps)
+        small = not exact and values.dtype.itemsize <= 4
         ordered = values.transpose([axes.index(axis) for axis in "tc" + self.space])
+        flipped = tuple(2 + k for k, axis in enumerate(self.space) if axis in self._downwards)
+        samples = np.flip(ordered, flipped).astype(np.float32 if small else np.float64, copy=False)
+        for axis, resampling in self._resampled.items():
+            place = 0 if axis == "t" else 2 + self.space.index(axis)
+            if axis != "t" or not array.static:
+                samples = self._interpolated(resampling, samples, place, axis, array, index)
         return FieldSamples(
             info=array.info,
-            values=ordered.astype(np.float32 if small else np.float64, copy=False),
+            values=samples,
             space=self.space,
             where=f"{where}: the field {array.info.name!r} of simulation {index}",
+            allowed=self.options.tolerance,
+            rounding=4 * max(rounding, float(np.finfo(np.float64).eps)),
         )
+
+    def _interpolated(
+        self, resampling: Resampling, samples: Array, place: int, axis: str, array: FieldArray, index: int
+    ) -> Array:
+        if resampling.method == "cubic" and not np.isfinite(samples).all():
+            raise DataError(
+                f"{self.origin(array.info.name, index)} holds values that were not observed, which "
+                f'data.resample = "cubic" cannot interpolate; "linear" can',
+                key="data.resample",
+            )
+        if index == 0 and resampling.method == "missing":
+            self._tell(f"{axis}: {resampling.missing} of {len(resampling.even)} frames are missing, and not observed")
+        elif index == 0:
+            self._tell(
+                f"{array.info.name}: {len(resampling.given)} samples at uneven places along {axis} are interpolated to "
+                f"{len(resampling.even)} even ones ({resampling.method}); the error is about "
+                f"{resampling.error(samples, place):.2g} of the field's standard deviation"
+            )
+        return resampling(samples, place)
+
+    def _real(self, array: FieldArray, values: Array, where: str) -> Array:
+        """Return the real numbers that are made of complex ones. Raise DataError where the spec must say which."""
+        if array.part:
+            return np.abs(values) if array.part == "abs" else np.asarray(getattr(values, array.part))
+        seen = values[np.isfinite(values)]
+        imaginary, largest = (float(np.abs(part).max(initial=0.0)) for part in (seen.imag, seen))
+        if imaginary > NEGLIGIBLE * largest:
+            raise DataError(
+                f"{where} holds complex numbers up to {largest:.3g}, with imaginary parts up to {imaginary:.3g}; set "
+                f'part = "real", "imag" or "abs"',
+                key=f"data.variables.{array.info.name}.part",
+            )
+        self._tell(
+            f"array {array.name!r} holds complex numbers, of which the real parts are read; the imaginary parts are "
+            + ("0" if not imaginary else f"at most {imaginary / largest:.1g} of the largest number")
+        )
+        return np.asarray(values.real)
 
 
 def _one_frame(samples: FieldSamples) -> Array:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.sources.array_axes import even_spacing
-from hyco_engine.builtin.sources.array_files import Array, content_hash, is_elsewhere, reading
 from hyco_engine.builtin.sources.options import SPACE
 from hyco_engine.builtin.sources.truth import true_values
+from hyco_engine.data.array_files import Array, content_hash, is_elsewhere, reading
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import DataError, SpecError
@@ -186,6 +186,9 @@ def known_number(value: Any) -> Array | None:
 
 def axis_of_centres(name: str, positions: Array, path: Path) -> tuple[float, float]:
     """Return (lower, upper) of the cells with these centres. Raise DataError where they are not evenly spaced."""
+    if positions.size == 1:  # an axis of one cell, which the engine leaves out
+        centre = float(positions.reshape(-1)[0])
+        return centre - 0.5, centre + 0.5
     first, step = even_spacing(np.asarray(positions).reshape(-1), KEY, f"{path}: the positions {name!r}")
     return first - step / 2, first + step * (len(positions.reshape(-1)) - 0.5)
 

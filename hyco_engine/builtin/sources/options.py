@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import attrs
 
+from hyco_engine.data.csv_table import CsvForm
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile, check_interval
@@ -137,14 +138,17 @@ class Variable:
         help="staggered: component i lies on the faces across axis i, and padding gives all components one shape",
     )
     static: bool = option(False, help="true: the field is an input only; a field without an axis t always is")
+    part: Literal["", "real", "imag", "abs"] = option(
+        "", help="real numbers made of complex ones; empty: the real parts, if the imaginary ones are rounding"
+    )
     unit: str = option("1", help="its unit, such as m/s")
 
 
 @options
 class ArraysOptions:
-    """Fields in `.npy`, `.npz` or `.mat` files, or in a folder of `.npy` files."""
+    """Fields in `.npy`, `.npz`, `.mat` or `.h5` files, or in a folder of `.npy` files."""
 
-    path: Path = option(help="a .npy, .npz or .mat file, or a folder of .npy files")
+    path: Path = option(help="a .npy, .npz, .mat, .h5 or .hdf5 file, or a folder of .npy files")
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),
         help='array of each field, such as {u = "usol"}; a file with one array needs no entry and gives the field u',
@@ -172,6 +176,17 @@ class ArraysOptions:
         help="position of the samples; cells: in the middle of cells; nodes: on nodes that include both ends of the "
         "domain; auto decides by positions and end values, and takes cells if bounds alone are given",
     )
+    resample: Literal["", "linear", "cubic", "missing"] = option(
+        "",
+        help="interpolation of uneven positions and times to even ones, whose error is told; missing: frames that are "
+        "missing among even ones are not observed, which needs observe.mask.value; empty: uneven ones are refused",
+    )
+    tolerance: float = option(
+        1e-4,
+        help="largest difference of end samples from the value that the boundary fixes or repeats, relative to the "
+        "range of the field's values; what the file's numbers are rounded by is allowed beside it",
+        ge=0.0,
+    )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help="true parameters of the physics, if you know them; the run reports errors against them",
@@ -196,20 +211,30 @@ def _check_columns(value: tuple[str, ...]) -> None:
 class PointsOptions:
     """Observations of sensors: a table with one observation a row, at any position and time, of one or more fields."""
 
-    path: Path = option(help="a .csv, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]")
+    path: Path = option(
+        help="a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]"
+    )
     array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
         (),
         help="names of the columns: t is the time, x, y, z the position, s the simulation; any other name is a "
-        "field, or with a dot a component of a field (u.x, u.y); a column with an empty name is not read; none: the "
-        "first line of a .csv file names them",
+        "field, or with a dot a component of a field (u.x, u.y), and sensor (or id) names the sensor; a column with an "
+        "empty name is not read; none: the first line of a .csv file names them",
         check=_check_columns,
     )
+    csv: CsvForm = option(attrs.Factory(CsvForm), help="form of a .csv file, where it cannot be found in the file")
     interval: float | None = option(
         None, help="time between two entries along axis 0 of the array, if there is no column t", gt=0.0
     )
+    start: float | None = option(
+        None,
+        help="time of the first frame; none: 0, or that of a simulation's first observation if the times are "
+        "date-times or begin very far from 0",
+    )
     train_sensors: Path | None = option(
-        None, help='for split by = "sensor": a file with the sensors that train, counted from 0; the others validate'
+        None,
+        help='for split by = "sensor": a file with the sensors that train, counted from 0 in the order of their first '
+        "observation, or named as in the column sensor; the others validate",
     )
     heldout: float = option(
         0.2, help="share of the sensors that validate, drawn at random, if there is no such file", ge=0.0, lt=1.0

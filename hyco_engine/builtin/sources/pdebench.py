@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 
 from hyco_engine.builtin.sources.array_axes import even_spacing
-from hyco_engine.builtin.sources.array_files import Array
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -33,6 +32,7 @@ from hyco_engine.builtin.sources.hdf5 import (
     parsed_boundary,
 )
 from hyco_engine.builtin.sources.options import PdebenchOptions
+from hyco_engine.data.array_files import Array
 from hyco_engine.data.fields import Boundary
 from hyco_engine.errors import DataError
 

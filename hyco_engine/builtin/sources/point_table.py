@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import numpy as np
 import torch
 
-from hyco_engine.builtin.sources.array_files import Array, content_hash, open_arrays
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
+from hyco_engine.data.array_files import Array, content_hash, open_arrays
+from hyco_engine.data.csv_table import SUFFIXES as CSV
+from hyco_engine.data.csv_table import CsvForm, CsvTable, read_csv
+from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
+from hyco_engine.data.parquet_table import ParquetTable, read_parquet
+from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
 from hyco_engine.errors import DataError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Points
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import SourceContext
+
+
+log = logging.getLogger("hyco_engine")
+
+
+@attrs.frozen(kw_only=True)
+class _Rows:
+    """The rows of a file by column, `[N]` each, without the columns that are not read."""
+
+    columns: tuple[str, ...]
+    """The names of all columns of the file, in order."""
+    numbers: Mapping[str, Array]
+    sensor: Array | None
+    """The number of the sensor of each row, None if places tell the sensors apart."""
+    labels: tuple[str, ...] = ()
+    """The names of the sensors, where a column gives them."""
+    units: Mapping[str, str] = attrs.Factory(dict)
+    dated: bool = False
+    """Whether the times count from the first date-time of the file."""
+    rounding: float = 0.0
+    """How far apart the positions of one place may be, because of the digits that the file holds."""
 
 
 class Table:
@@ -26,44 +53,43 @@ class Table:
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
-        values, columns = _read(options)
-        names = [name for name in columns if name]
+        rows = _read(options)
+        names = list(rows.numbers)
+        self.units = rows.units
+        """The units of columns, where the file gives them."""
         self.axes = tuple(axis for axis in SPACE if axis in names)
         self.components = _components([name for name in names if name not in ("s", "t", *SPACE)], self.axes)
         """Names of each field's components; a scalar has none."""
         if not self.axes or not self.components:
             raise SpecError(
-                f"the columns {list(columns)} hold no {'position (x, y or z)' if not self.axes else 'field'}",
+                f"the columns {names} hold no {'position (x, y or z)' if not self.axes else 'field'}",
                 key="data.columns",
             )
-        # [..., sensors, columns]: the second last axis counts the sensors
-        sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
-        rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
-        by_name = {name: rows[:, k] for k, name in enumerate(columns) if name}
-        if "t" in by_name:
-            time = by_name["t"]
-        else:
-            time = np.broadcast_to(
-                self._times(values.shape).reshape(-1, *(1 for _ in values.shape[1:-1])), values.shape[:-1]
-            ).reshape(-1)
-        position = np.stack([by_name[axis] for axis in self.axes], axis=1)
+        position = np.stack([rows.numbers[axis] for axis in self.axes], axis=1)
+        time = rows.numbers["t"]
         self._refuse_holes(time, position)
-        number = by_name.get("s", np.zeros(len(rows)))
-        held = np.isin(sensor, self._held_out(values.shape[-2], context))
+        places = torch.from_numpy(position)
+        sensor = places_of(places, rows.rounding).numpy() if rows.sensor is None else rows.sensor
+        number = rows.numbers.get("s", np.zeros(len(time)))
+        held = np.isin(sensor, self._held_out(int(sensor.max()) + 1, rows.labels, context))
+        owners = [number == simulation for simulation in np.unique(number)]
+        starts = self._starts([time[own] for own in owners], rows.dated)
         self.simulations = []
-        for simulation in np.unique(number):
-            own = number == simulation
+        for own, start in zip(owners, starts, strict=True):
+            since = time[own] - start
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(time[own] / (options.dt or 1.0)),
-                    time=torch.from_numpy(time[own].copy()),
-                    position=torch.from_numpy(position[own]),
-                    value=torch.from_numpy(np.stack([by_name[name][own] for name in self.columns], axis=1)),
+                    frame=torch.from_numpy(since / (options.dt or 1.0)),
+                    time=torch.from_numpy(since),
+                    position=places[torch.from_numpy(own)],
+                    value=torch.from_numpy(np.stack([rows.numbers[name][own] for name in self.columns], axis=1)),
                     heldout=torch.from_numpy(held[own]),
                 )
             )
         files = [options.path, *([options.train_sensors] if options.train_sensors else [])]
-        described = f"{columns} {options.interval} {options.heldout} {context.seed}"
+        described = f"{rows.columns} {options.interval} {options.heldout} {context.seed}"
+        if options.start is not None or options.csv != CsvForm():
+            described += f" {options.start} {options.csv}"
         self.content = hashlib.sha256((content_hash(files) + described).encode()).hexdigest()
 
     @property
@@ -75,15 +101,6 @@ class Table:
             for component in components or ("",)
         )
 
-    def _times(self, shape: tuple[int, ...]) -> Array:
-        if self.options.interval is None or len(shape) < 3:
-            raise SpecError(
-                "the times are missing: name a column t, or give as interval the time between entries of the first "
-                f"axis of an array [times, sensors, columns]; this one is {list(shape)}",
-                key="data.columns" if self.options.interval is None else "data.interval",
-            )
-        return np.arange(shape[0]) * self.options.interval
-
     def _refuse_holes(self, time: Array, position: Array) -> None:
         bad = ~np.isfinite(time) | ~np.isfinite(position).all(axis=1)
         if bad.any():
@@ -92,28 +109,54 @@ class Table:
                 f"fields may be NaN, where they were not observed",
                 key="data.path",
             )
-        if (time < -1e-9 * np.abs(time).max()).any():
-            raise DataError(
-                f"{self.options.path}: row {int(time.argmin())} is at t = {float(time.min()):g}, before the first "
-                "frame, which is at 0",
-                key="data.path",
-            )
 
-    def _held_out(self, count: int, context: SourceContext) -> Array:
+    def _starts(self, times: Sequence[Array], dated: bool) -> list[float]:
+        """Return the time of the first frame of each simulation, and tell it where it is not 0."""
+        begins = [float(own.min()) for own in times]
+        start, first = self.options.start, min(begins)
+        if start is None:
+            span = max(float(own.max()) - begin for own, begin in zip(times, begins, strict=True))
+            if dated or begins_far(first, span, self.options.dt):
+                log.info(
+                    "%s: the first frame of a simulation is at its first observation, t = %.10g, since the times %s; "
+                    "data.start sets another time",
+                    self.options.path,
+                    first,
+                    "are date-times" if dated else "begin very far from 0",
+                )
+                return begins
+            start = 0.0
+        if first - start < -1e-9 * max(float(np.abs(own).max()) for own in times):
+            raise DataError(
+                f"{self.options.path}: an observation is at t = {first:g}, before the first frame, which is at "
+                f"{start:g}; data.start sets the time of the first frame",
+                key="data.start",
+            )
+        return [start] * len(times)
+
+    def _held_out(self, count: int, labels: Sequence[str], context: SourceContext) -> Array:
         """Return the sensors that validate in a split by sensor."""
         file = self.options.train_sensors
         if file is None:
             order = torch.randperm(count, generator=context.generator("sensors")).numpy()
-            return order[: round(self.options.heldout * count)]
-        rows, _ = _read_csv(file) if file.suffix == ".csv" else (_one_array(file), None)
-        chosen = rows.reshape(-1)
-        if not ((chosen == np.round(chosen)) & (chosen >= 0) & (chosen < count)).all():
+            share = round(self.options.heldout * count)
+            return order[: max(share, 1) if self.options.heldout and count > 1 else share]
+        named = _entries(file, labels)
+        if labels:
+            known = {label: number for number, label in enumerate(labels)}
+            if strange := [name for name in named if name not in known]:
+                raise DataError(
+                    f"{file} names the sensor {strange[0]!r}, which {self.options.path} does not "
+                    f"have{did_you_mean(strange[0], labels)}",
+                    key="data.train_sensors",
+                )
+            return np.setdiff1d(np.arange(count), [known[name] for name in named])
+        if strange := [name for name in named if not (name.isdecimal() and int(name) < count)]:
             raise DataError(
-                f"{file} must hold sensor numbers from 0 to {count - 1}, and holds {chosen.min():g} to "
-                f"{chosen.max():g}",
+                f"{file} must hold sensor numbers from 0 to {count - 1}, and holds {strange[0]}",
                 key="data.train_sensors",
             )
-        return np.setdiff1d(np.arange(count), chosen.astype(np.int64))
+        return np.setdiff1d(np.arange(count), [int(name) for name in named])
 
 
 def column_of(field: str, component: str) -> str:
@@ -153,60 +196,130 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
     return {name: tuple(c for c in components if c) for name, components in found.items()}
 
 
-def _read(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
-    """Return (`[..., sensors, columns]`, the columns' names)."""
-    path = options.path
-    if path.suffix == ".csv":
-        values, header = _read_csv(path)
-        columns = options.columns or header
-    else:
-        reader = open_arrays(path)
-        name = options.array or next(iter(reader.arrays))
-        stored = reader.find(name, "data.array")
-        if len(reader.arrays) > 1 and not options.array:
-            raise SpecError(f"{path} holds several arrays, {reader.listing()}: name one of them", key="data.array")
-        if len(stored.shape) < 2:
-            raise DataError(f"{path}: {name!r} {stored.shape} has no columns", key="data.path")
-        values, columns = reader.read(name), options.columns
+def _read(options: PointsOptions) -> _Rows:
+    suffix = options.path.suffix.lower()
+    if suffix in CSV:
+        return _of_table(read_csv(options.path, options.csv), options)
+    if suffix in PARQUET:
+        return _of_table(read_parquet(options.path), options)
+    values, columns = _read_arrays(options)
+    # [..., sensors, columns]: the second last axis counts the sensors
+    rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    numbers = {name: rows[:, k] for k, name in enumerate(columns) if name}
+    own = next((numbers.pop(name) for name in SENSOR_NAMES if name in numbers), None)
+    sensor, labels = (None, ()) if own is None else _numbered([_label(str(entry)) for entry in own.tolist()])
+    if sensor is None and values.ndim > 2:
+        sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
+    if "t" not in numbers:
+        times = _times(options, values.shape).reshape(-1, *(1 for _ in values.shape[1:-1]))
+        numbers["t"] = np.broadcast_to(times, values.shape[:-1]).reshape(-1)
+    exact = values.dtype.kind != "f"
+    largest = max(
+        (float(np.nanmax(np.abs(numbers[axis]), initial=0.0)) for axis in SPACE if axis in numbers), default=0
+    )
+    rounding = 0.0 if exact else 4 * float(np.finfo(values.dtype).eps) * largest
+    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, rounding=rounding)
+
+
+def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
+    """Return (`[..., sensors, columns]`, the columns) of one array, or of several that hold a column each."""
+    reader = open_arrays(options.path)
+    if not options.array and len(reader.arrays) > 1:
+        columns = tuple(name for name in options.columns or reader.arrays if name)
+        lengths = {tuple(n for n in reader.find(name, "data.columns").shape if n > 1) for name in columns}
+        if len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            raise SpecError(
+                f"{options.path} holds several arrays, {reader.listing()}: name one of them, or in data.columns those "
+                f"that hold a column each",
+                key="data.array",
+            )
+        return np.stack([reader.read(name).reshape(-1) for name in columns], axis=-1), columns
+    name = options.array or next(iter(reader.arrays), "")
+    stored = reader.find(name, "data.array")
+    if len(stored.shape) < 2:
+        raise DataError(f"{options.path}: {name!r} {stored.shape} has no columns", key="data.path")
+    values = reader.read(name)
+    return values, _checked_columns(options, values.shape[-1])
+
+
+def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
+    columns = _checked_columns(options, table.width, table.names)
+    named = {name: k for k, name in enumerate(columns) if name}
+    notes = list(table.notes)
+    given = next((name for name in named if name.lower() in TIME_NAMES), None)
+    if given is not None and "t" not in named and not options.columns:
+        named["t"] = named.pop(given)
+        notes.append(f"the column {given!r} is the time t")
+    own = next((named.pop(name) for name in SENSOR_NAMES if name in named), None)
+    sensor, labels = (None, ()) if own is None else _numbered([_label(entry) for entry in table.text(own)])
+    numbers, dated = {}, False
+    for name, k in named.items():
+        if name == "t" and table.are_moments(k):
+            numbers[name], first = table.seconds(k)
+            notes.append(f"t is counted in seconds since {first}")
+            dated = True
+        elif name == "s" and table.is_text(k):
+            numbers[name] = _numbered(table.text(k))[0].astype(np.float64)
+        elif name not in ("s", "t", *SPACE) and table.is_text(k):
+            raise SpecError(
+                f"{options.path}: the column {name!r} holds text, such as {table.text(k)[0][:40]!r}, and a field holds "
+                f"numbers; an empty name in its place in data.columns leaves it out",
+                key="data.columns",
+            )
+        else:
+            numbers[name] = table.numbers(k)
+    if "t" not in numbers:
+        _times(options, (table.count, table.width))
+    if notes:
+        log.info("%s: %s", options.path, "; ".join(notes))
+    units = {name: table.units[k] for name, k in named.items() if table.units[k]}
+    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, units=units, dated=dated)
+
+
+def _checked_columns(options: PointsOptions, width: int, header: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the names of the columns. Raise SpecError if the spec and the file do not give one for each."""
+    columns = options.columns or header
     if not columns:
+        raise SpecError(f"{options.path} does not name its {width} columns: name them in columns", key="data.columns")
+    if len(columns) != width:
         raise SpecError(
-            f"{path} does not name its {values.shape[-1]} columns: name them in columns", key="data.columns"
-        )
-    if len(columns) != values.shape[-1]:
-        raise SpecError(
-            f"{path} has {values.shape[-1]} columns, and the spec names {len(columns)}: {', '.join(columns)}",
+            f"{options.path} has {width} columns, and the spec names {len(columns)}: {', '.join(columns)}",
             key="data.columns",
         )
-    return values, tuple(columns)
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise SpecError(
+            f"{options.path} has several columns {twice[0]!r}: name them in columns, and leave empty what is not read",
+            key="data.columns",
+        )
+    return columns
 
 
-def _one_array(path: Path) -> Array:
+def _times(options: PointsOptions, shape: tuple[int, ...]) -> Array:
+    if options.interval is None or len(shape) < 3:
+        raise SpecError(
+            "the times are missing: name a column t, or give as interval the time between entries of the first "
+            f"axis of an array [times, sensors, columns]; this one is {list(shape)}",
+            key="data.columns" if options.interval is None else "data.interval",
+        )
+    return np.arange(shape[0]) * options.interval
+
+
+def _numbered(labels: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
+    """Return (the number of each label, the labels in the order in which they first appear)."""
+    known = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.array([known[label] for label in labels]), tuple(known)
+
+
+def _label(entry: str) -> str:
+    """Return the name of a sensor; one that is a whole number is the same however it is written."""
+    return entry.removesuffix(".0") if entry.removesuffix(".0").isdecimal() else entry
+
+
+def _entries(path: Path, labels: Sequence[str]) -> list[str]:
+    """Return all entries of a file, as names of sensors; the first one may be a header if it names none of them."""
+    if path.suffix.lower() in CSV:
+        found = [_label(entry) for row in read_csv(path, header=False).rows for entry in row if entry]
+        named = found[0] in labels or found[0].isdecimal()
+        return found if named or len(found) == 1 else found[1:]
     reader = open_arrays(path)
-    return reader.read(next(iter(reader.arrays)))
-
-
-def _read_csv(path: Path) -> tuple[Array, tuple[str, ...]]:
-    """Return (numbers `[rows, columns]`, the names in the first line or none). An empty entry becomes NaN."""
-    try:
-        with path.open(newline="") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}", key="data.path") from None
-    header: tuple[str, ...] = ()
-    if lines and not all(_is_number(entry) for entry in lines[0]):
-        header, lines = tuple(entry.strip() for entry in lines[0]), lines[1:]
-    if not lines:
-        raise DataError(f"{path} holds no rows", key="data.path")
-    width = len(lines[0])
-    for number, line in enumerate(lines, start=2 if header else 1):
-        if len(line) != width or not all(_is_number(entry) for entry in line):
-            raise DataError(f"{path}: line {number} does not hold {width} numbers", key="data.path")
-    return np.array([[float(entry) if entry.strip() else math.nan for entry in line] for line in lines]), header
-
-
-def _is_number(entry: str) -> bool:
-    try:
-        float(entry or "nan")
-    except ValueError:
-        return not entry.strip()
-    return True
+    return [_label(str(entry)) for entry in reader.read(next(iter(reader.arrays))).reshape(-1).tolist()]

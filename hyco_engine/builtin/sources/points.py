@@ -15,12 +15,13 @@ from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.builtin.sources.point_table import Table, column_of
 from hyco_engine.builtin.sources.truth import field_from_file, true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.data.points import select_points
+from hyco_engine.data.points import select_points, warn_of_shared_places
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource
 from hyco_engine.physics.parameters import profile
 from hyco_engine.physics.settings import ArrayFile, Profile
+from hyco_engine.resources import free_memory
 from hyco_engine.spec.places import key_text
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ class PointsSource(TrajectorySource):
             )
         boundary = _boundary(options, grid.axes)
         fields = tuple(
-            FieldInfo(name=name, components=components, boundary=boundary)
+            FieldInfo(
+                name=name,
+                components=components,
+                boundary=boundary,
+                unit=self.table.units.get(column_of(name, components[0] if components else ""), "1"),
+            )
             for name, components in self.table.components.items()
         )
         self.layout = StateLayout(grid=grid, dynamic=fields)
@@ -63,6 +69,14 @@ class PointsSource(TrajectorySource):
         last = max(float(points.time.max()) for points in self.table.simulations)
         # a time that equals a frame's up to rounding needs no frame after it
         self.num_frames = context.num_frames or math.ceil(last / self.dt - 1e-3) + 1
+        needed = 8 * self.num_frames * self._initial.numel()
+        if needed > (free := free_memory()):
+            raise DataError(
+                f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames} frames of "
+                f"{self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; correct "
+                f"dt, or set data.start to the time of the first frame",
+                key="data.dt",
+            )
         self.num_simulations = len(self.table.simulations)
         self._truth = true_values(options.truth, grid)
         self._points = [self._inside(points) for points in self.table.simulations]
@@ -153,6 +167,7 @@ class PointSampleSource(SampleSource):
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.table = Table(options, context)
+        warn_of_shared_places(self.table.simulations)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
                 raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")

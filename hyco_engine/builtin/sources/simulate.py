@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from hyco_engine.physics.settings import ArrayFile, ParameterSetting, PhysicalCh
 
 if TYPE_CHECKING:
     from hyco_engine.interfaces import SourceContext
+
+log = logging.getLogger("hyco_engine")
 
 NUM_FRAMES = 50
 """The number of frames where the spec gives none."""
@@ -211,6 +214,9 @@ def _true_physics(
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
     """Build the true model, in float64. Raise SpecError for parameters without a true value."""
     axes = tuple(axis for axis in SPACE if axis in options.resolution)
+    if thin := [axis for axis in axes if options.resolution[axis] == 1 and len(axes) > 1]:
+        log.info("the grid has one cell along %s, which is left out: nothing varies along it", " and ".join(thin))
+        axes = tuple(axis for axis in axes if axis not in thin) or axes
     bounds = [options.bounds.get(axis, (0.0, 1.0)) for axis in axes]
     grid = Grid(
         axes=axes,
@@ -219,6 +225,8 @@ def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceCont
         upper=tuple(upper for _, upper in bounds),
     )
     boundary = None if options.boundary is None else options.boundary.value
+    if isinstance(boundary, Mapping) and set(boundary) == set(options.resolution):
+        boundary = {axis: boundary[axis] for axis in axes}
     if boundary is not None:
         try:
             Boundary.parse(boundary, axes)

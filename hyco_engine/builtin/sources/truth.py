@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyco_engine.builtin.sources.array_files import open_arrays
+from hyco_engine.data.array_files import open_arrays
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError
 from hyco_engine.physics.parameters import profile

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 
 from hyco_engine.builtin.sources.array_axes import even_spacing
-from hyco_engine.builtin.sources.array_files import Array
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -28,6 +27,7 @@ from hyco_engine.builtin.sources.hdf5 import (
     parsed_boundary,
 )
 from hyco_engine.builtin.sources.options import SPACE, WellOptions
+from hyco_engine.data.array_files import Array
 from hyco_engine.data.fields import Boundary, Rule, StateLayout
 from hyco_engine.data.settings import Split
 from hyco_engine.data.well_layout import LAYOUT

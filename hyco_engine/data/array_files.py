@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import scipy.io
+import scipy.sparse
 
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
@@ -24,7 +27,12 @@ Array = npt.NDArray[Any]
 Index = tuple[int | slice, ...]
 
 KEY = "data.path"
-SUFFIXES = (".npy", ".npz", ".mat")
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = (".npy", ".npz", ".mat", *HDF5)
+XARRAY = (".nc", ".nc4", ".cdf", ".zarr")
+NUMBERS = "fiubc"
+"""The kinds of types that are numbers, as numpy names them."""
+DATES = "Mm"
 WHOLE_HASH_BYTES = 2**28
 _SAMPLES = 64
 _BLOCK = 2**20
@@ -67,6 +75,10 @@ class ArrayReader(ABC):
     def files(self, names: Iterable[str]) -> list[Path]:
         """Return the files that hold these arrays."""
         return [self.path]
+
+    def content(self, names: Iterable[str]) -> str:
+        """Return a hash of the content from which these arrays are read."""
+        return content_hash(self.files(names))
 
     def find(self, name: str, key: str) -> Stored:
         """Return the declaration of that array. Raise DataError with the arrays that there are instead."""
@@ -170,7 +182,7 @@ class NpzReader(HoldingReader):
 
 
 class MatReader(HoldingReader):
-    """A `.mat` file up to version 7.2; an array is read as a whole."""
+    """A `.mat` file up to version 7.2; an array is read as a whole. The array `u` in a struct `s` is named `s/u`."""
 
     squeezes = True
 
@@ -180,34 +192,103 @@ class MatReader(HoldingReader):
             dtype = numeric.get(kind) or (kind if kind.startswith(("int", "uint")) else None)
             if dtype:
                 yield name, Stored(tuple(shape), np.dtype(dtype))
+            elif kind == "struct" and math.prod(shape) == 1:
+                for inner, values in self._members(name, self._load(name)):
+                    yield inner, Stored(values.shape, values.dtype)
+            else:
+                self.refused[name] = _MATLAB.get(kind, f"it is a MATLAB {kind}; save its numbers as an array")
+
+    def _load(self, name: str) -> Any:
+        return scipy.io.loadmat(self.path, variable_names=[name])[name]
+
+    def _members(self, name: str, struct: Any) -> Iterator[tuple[str, Array]]:
+        """Yield the arrays of a struct, and of the structs in it."""
+        for field in struct.dtype.names or ():
+            inner, values = f"{name}/{field}", struct.reshape(-1)[0][field]
+            if not isinstance(values, np.ndarray):
+                self.refused[inner] = _MATLAB["sparse"] if scipy.sparse.issparse(values) else _MATLAB["opaque"]
+            elif values.dtype.kind in NUMBERS:
+                yield inner, values
+            elif values.dtype.names and values.size == 1:
+                yield from self._members(inner, values)
+            else:
+                kind = "struct" if values.dtype.names else "cell" if values.dtype.kind == "O" else "char"
+                self.refused[inner] = _MATLAB[kind]
 
     def _open(self, name: str) -> Array:
         self._whole(name)
-        array: Array = scipy.io.loadmat(self.path, variable_names=[name])[name]
+        variable = name.partition("/")[0]
+        loaded = self._load(variable)
+        array: Array = loaded if variable == name else dict(self._members(variable, loaded))[name]
         return array
 
 
-class Mat73Reader(ArrayReader):
-    """A `.mat` file of version 7.3, which is HDF5 with all axes reversed; read piece by piece."""
+_MATLAB = {
+    "cell": "it is a cell array; cat(3, c{:}) in MATLAB makes one array of equal parts",
+    "struct": "it is an array of several structs; cat(3, s.u) in MATLAB makes one array of their fields u",
+    "char": "it is text",
+    "sparse": "it is sparse; full(u) in MATLAB makes it an array",
+    "opaque": "it is a MATLAB object, such as a table; save its numbers as an array",
+}
 
-    squeezes = True
 
-    def _list(self) -> Iterator[tuple[str, Stored]]:
+class Hdf5Reader(ArrayReader):
+    """An HDF5 file, read piece by piece. An array in a group is named by its path.
+
+    In a `.mat` file of version 7.3, all axes are reversed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.squeezes = path.suffix.lower() == ".mat"
+        super().__init__(path)
+
+    def _list(self) -> Iterable[tuple[str, Stored]]:
         found: dict[str, Stored] = {}
 
         # visititems follows hard links alone, so no name leads out of the file
         def visit(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not is_elsewhere(item):
-                found[name] = Stored(tuple(item.shape[::-1]), item.dtype)
+            kind = self._matlab_kind(item)
+            if name[0] == "#" or any(name.startswith(f"{other}/") for other in self.refused):
+                return  # where MATLAB keeps the parts of cells and objects
+            if kind is not None:
+                self.refused[name] = _MATLAB[kind]
+            elif isinstance(item, h5py.Dataset) and not is_elsewhere(item) and _number_type(item.dtype):
+                shape = item.shape[::-1] if self.squeezes else item.shape
+                found[name] = Stored(tuple(shape), _number_type(item.dtype) or item.dtype)
 
         with h5py.File(self.path, "r") as file:
             file.visititems(visit)
-        return iter(found.items())
+        return found.items()
+
+    def _matlab_kind(self, item: Any) -> str | None:
+        """Return the entry of `_MATLAB` that says why an item holds no array."""
+        if not self.squeezes:
+            return None
+        if "MATLAB_sparse" in item.attrs:
+            return "sparse"
+        kind = bytes(item.attrs.get("MATLAB_class", b"")).decode("ascii", "replace")
+        if kind in ("cell", "char"):
+            return kind
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "O":
+            return "struct" if kind in ("", "struct") else "opaque"
+        return None
 
     def read(self, name: str, index: Index = ()) -> Array:
         with reading(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
-            return np.asarray(file[name][index[::-1]]).T
+            values = np.asarray(file[name][index[::-1] if self.squeezes else index])
+            if values.dtype.names:  # complex numbers, as MATLAB writes them
+                real, imaginary = (values[part] for part in values.dtype.names)
+                values = real + 1j * imaginary
+            return values.T if self.squeezes else values
+
+
+def _number_type(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the type of the numbers that are read, None where there are no numbers."""
+    parts = [dtype[name] for name in dtype.names or ()]
+    if [name[0] for name in dtype.names or ()] == ["r", "i"] and all(part.kind == "f" for part in parts):
+        return np.result_type(*parts, np.complex64)
+    return dtype if dtype.kind in NUMBERS else None
 
 
 def is_elsewhere(dataset: h5py.Dataset) -> bool:
@@ -219,14 +300,22 @@ class _NotNumeric(ValueError):
     pass
 
 
+_REMEDIES = {
+    "O": "pickled Python objects, which the engine never reads; save them as numbers, np.asarray(u, dtype=float)",
+    "V": "raw bytes without a type, as numpy saves bfloat16; save u.astype('float32')",
+    "U": "text, and the engine reads only numbers",
+    "S": "text, and the engine reads only numbers",
+}
+
+
 def _npy_header(file: IO[bytes], path: Path) -> Stored:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"unknown .npy version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
-    if dtype.hasobject or dtype.kind not in "fiub":
-        raise _NotNumeric(f"it holds {dtype}, and the engine reads only real numbers, never pickled objects")
+    if dtype.kind not in NUMBERS + DATES:
+        raise _NotNumeric(f"it holds {dtype}, {_REMEDIES.get(dtype.kind, 'and the engine reads only numbers')}")
     return Stored(tuple(shape), dtype)
 
 
@@ -253,14 +342,22 @@ def open_arrays(path: Path) -> ArrayReader:
     if not path.is_file():
         folder = next(parent for parent in path.parents if parent.is_dir())
         raise DataError(f"there is no file {path}{_nearby(folder, path.relative_to(folder).parts[0])}", key=KEY)
-    if path.suffix == ".npy":
-        return NpyReader(path)
-    if path.suffix == ".npz":
-        return NpzReader(path)
-    if path.suffix == ".mat":
-        return Mat73Reader(path) if h5py.is_hdf5(path) else MatReader(path)
+    match path.suffix.lower():
+        case ".npy":
+            return NpyReader(path)
+        case ".npz":
+            return NpzReader(path)
+        case ".mat":
+            return Hdf5Reader(path) if h5py.is_hdf5(path) else MatReader(path)
+        case suffix if suffix in HDF5:
+            return Hdf5Reader(path)
     raise DataError(
-        f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES)} files and from folders of .npy",
+        f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES)} files and from folders of .npy"
+        + (
+            '; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr'
+            if path.suffix in XARRAY
+            else ""
+        ),
         key=KEY,
     )
 
@@ -287,7 +384,7 @@ def content_hash(files: Iterable[Path]) -> str:
     for path in files:
         with reading(path), path.open("rb") as file:
             status = path.stat()
-            digest.update(f"{path.name} {status.st_size}\n".encode())
+            digest.update(os.fsencode(path.name) + f" {status.st_size}\n".encode())
             if status.st_size < WHOLE_HASH_BYTES:
                 while block := file.read(_BLOCK):
                     digest.update(block)

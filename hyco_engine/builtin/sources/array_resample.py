@@ -1,0 +1,96 @@
+"""Interpolation of samples at uneven positions or times to even ones, where the spec asks for it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Method = Literal["linear", "cubic", "missing"]
+
+_SAME = 1e-3
+"""The largest distance of a sample from an even place, in steps, at which it counts as being there."""
+_LONGEST = 100
+"""Samples are laid out among missing ones only if at most so many times as many places result."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Resampling:
+    """The interpolation of samples at `given` to the even places `even`, both increasing and with the same ends."""
+
+    given: Array
+    even: Array
+    method: Method
+
+    @classmethod
+    def of(cls, given: Array, method: Method) -> Resampling:
+        """Lay out even places: the multiples of the smallest step if all samples are on them, else as many as samples.
+
+        Raises ValueError where samples are missing and none may be interpolated.
+        """
+        given = given.astype(np.float64)
+        count = len(given)
+        step = float(np.diff(given).min())
+        places = (given - given[0]) / step
+        # the smallest step is the least exact one, so that the last sample gives a better one
+        whole = round(places[-1])
+        on_step = whole < _LONGEST * count and bool((np.abs(_steps(given, whole) - _near(given, whole)) <= _SAME).all())
+        if method == "missing" and not on_step:
+            raise ValueError("the samples are not at multiples of one step, of which some are missing")
+        return cls(given=given, even=np.linspace(given[0], given[-1], whole + 1 if on_step else count), method=method)
+
+    @property
+    def missing(self) -> int:
+        """The number of even places without a sample, if the samples are at even places."""
+        return len(self.even) - len(self.given)
+
+    def __call__(self, values: Array, axis: int) -> Array:
+        """Return values at the even places along an axis; those at places without a sample are NaN if `missing`."""
+        moved = np.moveaxis(values, axis, 0)
+        if self.method == "missing":
+            out = np.full((len(self.even), *moved.shape[1:]), np.nan, moved.dtype)
+            out[_near(self.given, len(self.even) - 1).astype(int)] = moved
+        else:
+            out = _interpolated(self.given, moved, self.even, self.method)
+        return np.moveaxis(out, 0, axis)
+
+    def error(self, values: Array, axis: int) -> float:
+        """Estimate the error of the interpolation, relative to the standard deviation of the values.
+
+        Every second sample is interpolated from the others, whose distance is twice as large: the error there is
+        reduced by the order of the method.
+        """
+        moved = np.moveaxis(values, axis, 0).astype(np.float64)
+        spread = float(np.nanstd(moved))
+        if self.method == "missing" or len(moved) < 5 or not spread:
+            return 0.0
+        found = _interpolated(self.given[::2], moved[::2], self.given[1:-1:2], self.method)
+        off = float(np.sqrt(np.nanmean((found - moved[1:-1:2]) ** 2)))
+        return off / spread / {"linear": 4, "cubic": 16}[self.method]
+
+
+def _steps(given: Array, whole: int) -> Array:
+    """Return the positions in units of one of `whole` steps between the first and the last."""
+    return np.asarray((given - given[0]) / (given[-1] - given[0]) * whole)
+
+
+def _near(given: Array, whole: int) -> Array:
+    return np.round(_steps(given, whole))
+
+
+def _interpolated(given: Array, values: Array, wanted: Array, method: Method) -> Array:
+    """Interpolate along axis 0; what is NaN makes only values next to it NaN if the method is linear."""
+    if method == "cubic" and len(given) > 3:
+        from scipy.interpolate import make_interp_spline
+
+        return np.asarray(make_interp_spline(given, values, k=3)(wanted)).astype(values.dtype)
+    low = np.clip(np.searchsorted(given, wanted, side="right") - 1, 0, len(given) - 2)
+    share = ((wanted - given[low]) / (given[low + 1] - given[low])).reshape(-1, *[1] * (values.ndim - 1))
+    share = share.clip(0.0, 1.0)
+    # a share of 0 or 1 leaves the other sample out, also if it is NaN
+    inner = (1 - share) * values[low] + share * values[low + 1]
+    out = np.where(share == 0, values[low], np.where(share == 1, values[low + 1], inner))
+    return np.asarray(out).astype(values.dtype)

@@ -1,0 +1,370 @@
+"""Tables in text files, in the forms in which people have them.
+
+Separator, decimal sign, encoding, comments, header, a row of units, marks of missing entries and date-times are found
+where the text leaves one possibility, and told in `notes`. Where it leaves several, the refusal names the key of
+`[data.csv]` that decides.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from hyco_engine.errors import DataError
+from hyco_engine.settings import option, options
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
+"""Entries that mean "not observed", in lower case."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
+_DIGITS = re.compile(r"[+−-]?[\d., ':/TZ+-]*\d[\d., ':/TZeEdD+-]*|[+-]?inf", re.IGNORECASE)
+"""Entries that are numbers or times, in whatever form."""
+_COMMENTS = ("#", "%", "//", "!")
+_UNIT = re.compile(r"(.*?)\s*[\[(]\s*([^\])]*?)\s*[\])]")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def _check_encoding(value: str) -> None:
+    if value:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"there is no encoding {value!r}") from None
+
+
+def _check_separator(value: str) -> None:
+    if len(value) > 1:
+        raise ValueError(f"must be one character, not {value!r}")
+
+
+@options
+class CsvForm:
+    """`[data.csv]`: the form of a text table. Each key that is left out is found in the file."""
+
+    separator: str = option(
+        "", help='sign between two entries; " " for white space; empty: found', check=_check_separator
+    )
+    decimal: Literal["", ".", ","] = option("", help="decimal sign; empty: found")
+    encoding: str = option("", help='encoding, such as "latin-1"; empty: found', check=_check_encoding)
+    skip: int = option(0, help="number of lines before the first line of the table", ge=0)
+    missing: tuple[str, ...] = option(
+        (), help='entries that mean "not observed", such as "inf", beside empty ones, NA, NaN, null, none and -'
+    )
+    time_format: str = option(
+        "", help='form of date-times, such as "%d.%m.%Y %H:%M"; empty: numbers, or ISO 8601 (2024-05-01T12:00:00)'
+    )
+
+
+@attrs.frozen(kw_only=True)
+class CsvTable:
+    """The entries of a table as text, and how they are to be read."""
+
+    path: Path
+    names: tuple[str, ...]
+    """The names in the header, without their units; empty without a header."""
+    units: tuple[str, ...]
+    """The unit of each column, "" where the file gives none."""
+    rows: Sequence[Sequence[str]]
+    lines: Sequence[int]
+    """The number of each row's line in the file."""
+    form: CsvForm
+    notes: tuple[str, ...]
+    """How the file was read, where that is not plain."""
+
+    @property
+    def width(self) -> int:
+        return len(self.rows[0])
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    def text(self, column: int) -> list[str]:
+        """Return the entries of a column."""
+        return [row[column] for row in self.rows]
+
+    def is_missing(self, entry: str) -> bool:
+        """Return true if the entry means "not observed"."""
+        return entry.lower() in MISSING or entry in self.form.missing
+
+    def is_text(self, column: int) -> bool:
+        """Return true if no entry of the column is made of digits, though some are not missing."""
+        seen = [entry for entry in self.text(column) if not self.is_missing(entry)]
+        return bool(seen) and not any(_DIGITS.fullmatch(entry) for entry in seen)
+
+    def numbers(self, column: int) -> npt.NDArray[np.float64]:
+        """Return a column as numbers, with NaN where an entry is missing. Raises DataError at what is no number."""
+        out = np.full(len(self.rows), math.nan)
+        for row, entry in enumerate(self.text(column)):
+            if self.is_missing(entry):
+                continue
+            if not _is_number(entry, self.form.decimal):
+                self._refuse(row, column, "is no number", *self._remedy(entry))
+            out[row] = float(_plain(entry, self.form.decimal))
+            if math.isinf(out[row]):
+                self._refuse(row, column, "is not finite", *_not_observed(entry))
+        return out
+
+    def seconds(self, column: int) -> tuple[npt.NDArray[np.float64], str]:
+        """Return (the date-times of a column in seconds since the first of them, that one as text)."""
+        times: list[datetime | None] = []
+        for row, entry in enumerate(self.text(column)):
+            if self.is_missing(entry):
+                times.append(None)
+                continue
+            moment = self._moment(entry)
+            if moment is None:
+                self._refuse(row, column, "is no date-time", *_how_times_are_written("they are"))
+            times.append(moment)
+        known = [moment for moment in times if moment is not None]
+        if len({moment.tzinfo is None for moment in known}) > 1:
+            raise DataError(
+                f"{self.path}: some date-times of the column {self._name(column)} have a time zone and some have none",
+                key="data.path",
+            )
+        # what has no zone is counted as if it were in UTC, which knows no summer time
+        zoned = [None if moment is None else moment.astimezone(UTC) if moment.tzinfo else moment for moment in times]
+        first = min(moment for moment in zoned if moment is not None)
+        return (
+            np.array([math.nan if moment is None else (moment - first).total_seconds() for moment in zoned]),
+            first.isoformat(),
+        )
+
+    def are_moments(self, column: int) -> bool:
+        """Return true if the first entry of the column is a date-time, or the form says so."""
+        if self.form.time_format:
+            return True
+        seen = next((entry for entry in self.text(column) if not self.is_missing(entry)), "")
+        return not _is_number(seen, self.form.decimal) and self._moment(seen) is not None
+
+    def _moment(self, entry: str) -> datetime | None:
+        try:
+            if self.form.time_format:
+                return datetime.strptime(entry, self.form.time_format)
+            return datetime.fromisoformat(entry)
+        except ValueError:
+            return None
+
+    def _remedy(self, entry: str) -> tuple[str, str]:
+        if "," in entry and _is_number(entry, ","):
+            return 'if the comma is the decimal sign, set data.csv.decimal = ","', "data.csv.decimal"
+        if _like_moment(entry):
+            return _how_times_are_written("date-times are")
+        if _DIGITS.fullmatch(entry):
+            return "write numbers without signs between their thousands", "data.path"
+        return _not_observed(entry)
+
+    def _refuse(self, row: int, column: int, what: str, remedy: str, key: str) -> NoReturn:
+        entry = self.rows[row][column]
+        raise DataError(
+            f"{self.path}: line {self.lines[row]}, column {self._name(column)}: {entry[:40]!r} {what}; {remedy}",
+            key=key,
+        )
+
+    def _name(self, column: int) -> str:
+        return repr(self.names[column]) if self.names else str(column + 1)
+
+
+def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) -> CsvTable:
+    """Read a text table. Raises DataError where the text leaves open what it means, and names the key that decides.
+
+    With `header = False`, each line is a row.
+    """
+    form = form or CsvForm()
+    notes: list[str] = []
+    text = _decoded(path, form, notes)
+    every = enumerate(re.split(r"\r\n|\n|\r", text), start=1)
+    lines = [(number, line) for number, line in every if line.strip() and number > form.skip]
+    if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0][1], re.IGNORECASE)):
+        form = form if form.separator else _with(form, separator=told[1])
+        lines = lines[1:]
+    comments = [line for _, line in lines if _is_comment(line)]
+    body = [(number, line) for number, line in lines if not _is_comment(line)]
+    if not body:
+        raise DataError(f"{path} holds no rows", key="data.path")
+    if not form.separator:
+        form = _with(form, separator=_separator([line for _, line in islice(body, 2)]))
+    cells = [(number, row) for number, row in _split(body, form.separator) if any(row)]
+    form = _with(form, decimal=form.decimal or _decimal(path, cells))
+    if form.separator not in (",", ""):
+        notes.append(f"the entries are separated by {_named(form.separator)}")
+    if form.decimal == ",":
+        notes.append("the decimal sign is a comma")
+    names = _header(cells, comments, form) if header else None
+    if names is cells[0][1]:
+        cells = cells[1:]
+    if not cells:
+        raise DataError(f"{path} holds no rows", key="data.path")
+    width = len(cells[0][1])
+    bare, units = _names(names or ())
+    if names is not None and len(cells) > 1 and _are_units(cells[0][1], cells[1][1], form):
+        units = tuple(own or given.strip("[]() ") for own, given in zip(units, cells[0][1], strict=True))
+        notes.append(f"line {cells[0][0]} holds units: {', '.join(filter(None, units))}")
+        cells = cells[1:]
+    wanted = width if names is None else len(names)
+    if all(len(row) == wanted + 1 and not row[-1] for _, row in cells):  # each line ends in a separator
+        cells = [(number, row[:-1]) for number, row in cells]
+    for number, row in cells:
+        if len(row) != wanted:
+            raise DataError(
+                f"{path}: line {number} has {len(row)} entries, and the first line of the table has {wanted}; "
+                f"data.csv.separator says what separates them (here {_named(form.separator)}), and data.csv.skip how "
+                f"many lines precede the table",
+                key="data.csv.separator",
+            )
+    return CsvTable(
+        path=path,
+        names=bare,
+        units=units or ("",) * width,
+        rows=[row for _, row in cells],
+        lines=[number for number, _ in cells],
+        form=form,
+        notes=tuple(notes),
+    )
+
+
+def _not_observed(entry: str) -> tuple[str, str]:
+    return f'if it means "not observed", set data.csv.missing = ["{entry}"]', "data.csv.missing"
+
+
+def _how_times_are_written(they: str) -> tuple[str, str]:
+    return f'data.csv.time_format says how {they} written, such as "%d.%m.%Y %H:%M"', "data.csv.time_format"
+
+
+def _with(form: CsvForm, **found: str) -> CsvForm:
+    return attrs.evolve(cast("Any", form), **found)  # type: ignore[no-any-return]
+
+
+def _decoded(path: Path, form: CsvForm, notes: list[str]) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}", key="data.path") from None
+    marked = next((name for mark, name in _MARKS if content.startswith(mark)), "")
+    # half of the bytes of numbers in UTF-16 are zero
+    wide = {0: "utf-16-be", 1: "utf-16-le"}
+    found = next((wide[k] for k in wide if len(content) > 3 and not any(content[k:200:2])), "")
+    for name in [form.encoding] if form.encoding else [marked or found or "utf-8", "cp1252"]:
+        try:
+            text = content.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if "\0" in text:
+            break
+        if name not in ("utf-8", "utf-8-sig", form.encoding):
+            notes.append(f"the encoding is {'Latin-1' if name == 'cp1252' else 'UTF-16'}")
+        return text
+    raise DataError(
+        f"{path} is no text in {form.encoding or 'UTF-8, UTF-16 or Latin-1'}; data.csv.encoding names its encoding",
+        key="data.csv.encoding",
+    )
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip(" \t\"'").startswith(_COMMENTS) and not line.lstrip(" \t\"'").lower().startswith("#n/a")
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """Return the sign that occurs in the first two lines; a comma comes last, since it may be a decimal sign."""
+    bare = [re.sub(r'"[^"]*"', "", line) for line in lines]
+    for sign in (";", "\t", "|", ","):
+        if all(sign in line for line in bare):
+            return sign
+    return " " if all(len(line.split()) > 1 for line in bare) and not any("," in line for line in bare) else ","
+
+
+def _split(lines: Sequence[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
+    if separator == " ":
+        for number, line in lines:
+            yield number, line.split()
+        return
+    reader = csv.reader((line for _, line in lines), delimiter=separator, skipinitialspace=True)
+    try:
+        for row in reader:
+            yield lines[reader.line_num - 1][0], [entry.strip() for entry in row]
+    except csv.Error as error:
+        raise DataError(f"line {lines[reader.line_num - 1][0]}: {error}", key="data.path") from None
+
+
+def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".", ","]:
+    """Return the decimal sign. Raises DataError if each comma could as well stand between thousands."""
+    doubtful: tuple[int, str] | None = None
+    for number, row in cells:
+        for entry in row:
+            if "." in entry and _is_number(entry, "."):
+                return "."
+            if "," in entry and _is_number(entry, ","):
+                if not re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", entry):
+                    return ","
+                doubtful = doubtful or (number, entry)
+    if doubtful is not None:
+        raise DataError(
+            f"{path}: line {doubtful[0]}: {doubtful[1]!r} may be {doubtful[1].replace(',', '.')} or "
+            f"{doubtful[1].replace(',', '')}; data.csv.decimal says which sign is the decimal one",
+            key="data.csv.decimal",
+        )
+    return "."
+
+
+def _header(cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm) -> list[str] | None:
+    first = cells[0][1]
+    if not all(_is_number(entry, form.decimal) or entry.lower() in MISSING for entry in first):
+        moments = [entry for entry in first if _like_moment(entry)]
+        if not moments:
+            return first
+    # numpy.savetxt writes the header as a comment
+    for comment in reversed(comments):
+        bare = comment.strip().lstrip("#%!/ ")
+        ((_, row),) = _split([(0, bare)], form.separator)
+        if len(row) == len(first) and not any(_is_number(entry, form.decimal) for entry in row):
+            return row
+    return None
+
+
+def _like_moment(entry: str) -> bool:
+    return bool(re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}:\d{2}", entry))
+
+
+def _names(header: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (names, units) of a header such as `t [s], x (m), u`."""
+    found = [
+        (match[1], match[2]) if (match := _UNIT.fullmatch(entry)) and match[1] else (entry, "") for entry in header
+    ]
+    return tuple(name for name, _ in found), tuple(unit for _, unit in found)
+
+
+def _are_units(row: Sequence[str], after: Sequence[str], form: CsvForm) -> bool:
+    """Return true if a row below the header names the units of the numbers in the row `after` it."""
+    if len(row) != len(after) or any(_is_number(entry, form.decimal) or _like_moment(entry) for entry in row):
+        return False
+    numeric = [_is_number(entry, form.decimal) or _like_moment(entry) for entry in after]
+    named = [entry.lower() not in MISSING for entry in row]
+    return any(map(min, named, numeric)) and not any(
+        own and not number for own, number in zip(named, numeric, strict=True)
+    )
+
+
+def _is_number(entry: str, decimal: str) -> bool:
+    return ("," not in entry or decimal == ",") and _NUMBER.fullmatch(_plain(entry, decimal)) is not None
+
+
+def _plain(entry: str, decimal: str) -> str:
+    """Return a number as Python writes it."""
+    if decimal == ",":
+        entry = entry.replace(".", "_").replace(",", ".")
+    return entry.replace("−", "-").replace("D", "e").replace("d", "e")
+
+
+def _named(separator: str) -> str:
+    return {" ": "white space", "\t": "tabs"}.get(separator, repr(separator))

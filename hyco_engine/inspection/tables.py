@@ -1,0 +1,132 @@
+"""The guess of a `[data]` section from a table of observations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+
+from hyco_engine.data.csv_table import CsvTable
+from hyco_engine.data.npy import Array
+from hyco_engine.data.parquet_table import ParquetTable
+from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
+from hyco_engine.inspection.contents import Stored
+
+SPACE = "xyz"
+_STEPS = 20
+_TRAINING = 15
+"""The frames that train if the split is in time."""
+
+
+@attrs.frozen(kw_only=True)
+class Columns:
+    """The columns of a table by the names that the source `points` gives them; those of text are left out."""
+
+    path: Path
+    header: tuple[str, ...]
+    """The names of all columns in the file, in order."""
+    numbers: Mapping[str, Array]
+    dated: bool = False
+
+    @classmethod
+    def of_table(cls, table: CsvTable | ParquetTable) -> Columns:
+        """Return the columns of a table. Raises DataError for what cannot be read."""
+        numbers, dated = {}, False
+        for k, name in enumerate(table.names):
+            own = _own_name(name, table.names)
+            if own == "t" and table.are_moments(k):
+                numbers[own], dated = table.seconds(k)[0], True
+            elif not table.is_text(k):
+                numbers[own] = table.numbers(k)
+        return cls(path=table.path, header=table.names, numbers=numbers, dated=dated)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Stored], path: Path) -> Columns | None:
+        """Return the columns that a file holds as arrays of one length, None if they are no observations."""
+        lengths = {tuple(n for n in stored.shape if n > 1) for stored in arrays.values()}
+        if len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            return None
+        numbers = {
+            name: values.reshape(-1).astype(np.float64)
+            for name, stored in arrays.items()
+            if stored.dtype.kind in "fiu" and (values := stored.read()) is not None
+        }
+        found = cls(path=path, header=tuple(arrays), numbers=numbers)
+        return found if found.are_observations and len(numbers) == len(arrays) else None
+
+    @property
+    def axes(self) -> list[str]:
+        return [axis for axis in SPACE if axis in self.numbers]
+
+    @property
+    def fields(self) -> list[str]:
+        return [name for name in self.numbers if name and name not in ("t", "s", *SPACE, *SENSOR_NAMES)]
+
+    @property
+    def are_observations(self) -> bool:
+        """Whether there is a time, a place and a value."""
+        return bool("t" in self.numbers and self.axes and self.fields and len(self.numbers["t"]))
+
+
+def _own_name(name: str, header: Sequence[str]) -> str:
+    given = next((other for other in header if other.lower() in TIME_NAMES), None)
+    return "t" if name == given and "t" not in header else name
+
+
+def table_section(columns: Columns, more: Sequence[str] = ()) -> str:
+    """Return the section for the source `points`."""
+    from hyco_engine.spec.places import key_text
+
+    time = columns.numbers["t"]
+    time = time[np.isfinite(time)]
+    first, last = float(time.min()), float(time.max())
+    # rounded up, so that these steps reach the last observation
+    start = first if columns.dated or begins_far(first, last - first, None) or first < 0 else 0.0
+    dt = float(f"{1.005 * (last - start) / _STEPS:.3g}") or 1.0
+    bounds = ", ".join(f"{a} = {list(_span(columns.numbers[a]))!r}" for a in columns.axes)
+    # the first frame of a vector may be one number for all components
+    whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in columns.fields)
+    names = [_own_name(name, columns.header) for name in columns.header]
+    several = _has_several_sensors(columns)
+    steps = _STEPS if several else _TRAINING - 1
+    lines = ["[data]", 'kind = "points"', f"path = {_text(str(columns.path))}", *more]
+    if any(name not in columns.numbers for name in names):
+        listed = ", ".join(_text(name if name in columns.numbers or name in SENSOR_NAMES else "") for name in names)
+        lines.append(f"columns = [{listed}]   # an empty name leaves a column out")
+    lines.append(
+        'split = { by = "sensor" }'
+        if several
+        else f'split = {{ by = "time", train = "0:{_TRAINING}", val = "{_TRAINING}:{_STEPS + 1}" }}'
+    )
+    if first < 0:
+        lines.append(f"start = {first!r}   # <- the time of the first frame; this is the first observation")
+    lines += [
+        f"dt = {dt!r}   # <- the time between two frames of the models' rollouts",
+        f"num_predict_steps = {steps}   # <- the steps of a rollout, chosen so that it reaches the last observation",
+        f"resolution = {{ {', '.join(f'{a} = 64' for a in columns.axes)} }}   # <- the grid of the models",
+        f"bounds = {{ {bounds} }}   # <- the ends of the domain; these are the outermost sensors",
+        'boundary = "periodic"   # <-',
+        f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
+    ]
+    return "\n".join(lines)
+
+
+def _has_several_sensors(columns: Columns) -> bool:
+    position = np.stack([columns.numbers[axis] for axis in columns.axes], axis=1)
+    position = position[np.isfinite(position).all(axis=1)]
+    named = any(name in columns.header for name in SENSOR_NAMES)
+    return named or not len(position) or int(places_of(torch.from_numpy(position)).max()) > 0
+
+
+def _span(values: Array) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

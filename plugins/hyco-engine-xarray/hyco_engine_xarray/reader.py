@@ -1,0 +1,143 @@
+"""The arrays of a data set of xarray, read lazily: fill values are NaN, packed numbers unpacked, times in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray
+
+from hyco_engine.data.array_files import NUMBERS, Array, ArrayReader, Index, Stored, content_hash, is_elsewhere
+from hyco_engine.errors import DataError
+
+SECONDS = {
+    "microsecond": 1e-6,
+    "millisecond": 1e-3,
+    "ms": 1e-3,
+    "second": 1.0,
+    "sec": 1.0,
+    "s": 1.0,
+    "minute": 60.0,
+    "min": 60.0,
+    "hour": 3600.0,
+    "hr": 3600.0,
+    "h": 3600.0,
+    "day": 86400.0,
+    "d": 86400.0,
+}
+"""The units in which CF counts times since a date, without a plural s."""
+_WHOLE = 2**28
+"""The size of a store up to which its whole content is hashed."""
+
+
+class XarrayReader(ArrayReader):
+    """A netCDF file, or the folder of a zarr store. Nothing is read before it is asked for but coordinates."""
+
+    def __init__(self, path: Path, group: str = "") -> None:
+        self._group = group
+        if not path.exists():
+            raise DataError(f"there is no file or folder {path}", key="data.path")
+        super().__init__(path)
+
+    def _list(self) -> Iterable[tuple[str, Stored]]:
+        _refuse_what_is_elsewhere(self.path)
+        # times are counted, not decoded: a calendar of 360 days has no dates in numpy
+        engine = _engine(self.path)
+        self._data = xarray.open_dataset(
+            self.path,
+            engine=engine,
+            # what is consolidated may be older than the store
+            backend_kwargs={"consolidated": False} if engine == "zarr" else None,
+            group=self._group or None,
+            decode_times=False,
+            decode_timedelta=False,
+        )
+        for name, variable in self._data.variables.items():
+            if variable.dtype.kind in NUMBERS:
+                yield str(name), Stored(tuple(variable.shape), variable.dtype)
+            else:
+                self.refused[str(name)] = f"it holds {variable.dtype}, and the engine reads only numbers"
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of all dimensions."""
+        return tuple(map(str, self._data.sizes))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the variables with numbers that are no coordinates."""
+        return tuple(str(name) for name in self._data.data_vars if str(name) in self.arrays)
+
+    def dimensions_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the dimensions of a variable, in order."""
+        return tuple(map(str, self._data.variables[name].dims))
+
+    def attribute(self, name: str, attribute: str) -> str:
+        """Return an attribute of a variable as text; empty without the variable or the attribute."""
+        found = self._data.variables[name].attrs.get(attribute) if name in self._data.variables else None
+        return found if isinstance(found, str) else ""
+
+    def read(self, name: str, index: Index = ()) -> Array:
+        try:
+            values = np.asarray(self._data.variables[name][index].values)
+        except Exception as error:  # the backends raise many types on damaged files
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"cannot read {self.path} ({name!r}): {reason}", key="data.path") from error
+        unit, since, _ = self.attribute(name, "units").partition(" since ")
+        if not since:
+            return values
+        unit = unit.strip().lower()
+        factor = SECONDS.get(unit, SECONDS.get(unit.removesuffix("s")))
+        if factor is None:
+            raise DataError(
+                f"{self.path}: {name!r} counts {unit} since a date, which are not equally long; give data.dt, the time "
+                f"between two frames",
+                key="data.dt",
+            )
+        # what is counted from a date has digits for the date alone in single precision
+        return (values.astype(np.float64) - float(np.ravel(values)[0])) * factor
+
+    def content(self, names: Iterable[str]) -> str:
+        """Return a hash of the file, or of the store: of its content, or of sizes and times if it is large."""
+        if self.path.is_file():
+            return content_hash([self.path])
+        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        if sum(path.stat().st_size for path in files) <= _WHOLE:
+            return content_hash(files)
+        listed = [(str(f.relative_to(self.path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _engine(path: Path) -> str:
+    if path.is_dir():
+        return "zarr"
+    return "h5netcdf" if h5py.is_hdf5(path) else "scipy"
+
+
+def _refuse_what_is_elsewhere(path: Path) -> None:
+    """Raise DataError for links out of an HDF5 file, and for pickled objects in a zarr store."""
+    if path.is_dir():
+        for file in (*path.rglob(".zarray"), *path.rglob("zarr.json")):
+            if "pickle" in file.read_text("utf-8", "replace"):
+                raise DataError(f"{file} declares pickled objects, which the engine never reads", key="data.path")
+    elif h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            for name, item in _items(file):
+                if isinstance(item, h5py.ExternalLink) or (isinstance(item, h5py.Dataset) and is_elsewhere(item)):
+                    raise DataError(
+                        f"{path}: the numbers of {name!r} are in another file, which you did not name", key="data.path"
+                    )
+
+
+def _items(group: Any) -> Iterator[tuple[str, Any]]:
+    for name in group:
+        link = group.get(name, getlink=True)
+        item = link if isinstance(link, h5py.ExternalLink) else group[name]
+        yield f"{group.name.rstrip('/')}/{name}", item
+        if isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink):
+            yield from _items(item)

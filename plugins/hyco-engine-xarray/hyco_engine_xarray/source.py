@@ -1,0 +1,141 @@
+"""The source `xarray`: what CF metadata say of a data set becomes options of the source `arrays`, which reads it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from hyco_engine.builtin.sources.arrays import ArraysSource
+from hyco_engine.builtin.sources.options import SPACE, ArraysOptions, Variable
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
+from hyco_engine.interfaces import SourceContext
+from hyco_engine_xarray.reader import XarrayReader
+
+if TYPE_CHECKING:
+    from hyco_engine_xarray import XarrayOptions
+
+log = logging.getLogger("hyco_engine")
+
+NAMES = {
+    "t": ("t", "time", "times"),
+    "x": ("x", "lon", "longitude", "projection_x_coordinate", "x_coordinate", "grid_longitude"),
+    "y": ("y", "lat", "latitude", "projection_y_coordinate", "y_coordinate", "grid_latitude"),
+    "z": ("z", "lev", "level", "depth", "height", "altitude", "z_coordinate"),
+    "s": ("s", "simulation", "sample", "member", "ensemble", "realization", "trajectory", "batch"),
+    "c": ("c", "component", "channel", "vector"),
+}
+"""The names and CF standard names of the dimension of each axis, in lower case."""
+
+
+def build(options: XarrayOptions, context: SourceContext) -> ArraysSource:
+    """Build the source `xarray`. Raise SpecError or DataError where the data set does not say what it must."""
+    reader = XarrayReader(options.path, options.group)
+    letters = _letters(options, reader)
+    variables = _variables(options, reader, letters)
+    used = {letter for variable in variables.values() for letter in variable.axes}
+    dimension = {letter: name for name, letter in letters.items() if letter in used}
+    positions = {axis: dimension[axis] for axis in SPACE if axis in dimension and dimension[axis] in reader.arrays}
+    time = "" if options.dt is not None else dimension.get("t", "")
+    if not options.dt and time not in reader.arrays:
+        raise SpecError(
+            f"{options.path} holds no times of its frames; give dt, the time between two of them", key="data.dt"
+        )
+    log.info(
+        "%s: %s",
+        options.path,
+        "; ".join(f"{axis} is the dimension {name!r}{_unit(reader, name)}" for axis, name in dimension.items()),
+    )
+    arrays = ArraysOptions(
+        path=options.path,
+        variables=variables,
+        dt=options.dt,
+        time=time,
+        bounds=options.bounds,
+        coordinates=positions | dict(options.coordinates),
+        boundary=options.boundary,
+        points=options.points,
+        resample=options.resample,
+        tolerance=options.tolerance,
+        truth=options.truth,
+    )
+    return ArraysSource(arrays, reader)
+
+
+def _unit(reader: XarrayReader, name: str) -> str:
+    unit = reader.attribute(name, "units")
+    return f" in {unit}" if unit else ""
+
+
+def _letters(options: XarrayOptions, reader: XarrayReader) -> dict[str, str]:
+    """Return the letter of each dimension that has one."""
+    found = {}
+    for letter, name in options.dimensions.items():
+        if name not in reader.dimensions:
+            known = list(reader.dimensions)
+            raise SpecError(
+                f"{options.path} has no dimension {name!r}{did_you_mean(name, known)} (it has {', '.join(known)})",
+                key=f"data.dimensions.{letter}",
+            )
+        found[name] = letter
+    for name in reader.dimensions:
+        letter = _letter(reader, name)
+        if name not in found and letter and letter not in found.values():
+            found[name] = letter
+    return found
+
+
+def _letter(reader: XarrayReader, name: str) -> str:
+    """Return the letter of a dimension by the CF attributes of its coordinate, else by its name; "" if unknown."""
+    axis = reader.attribute(name, "axis").lower()
+    if axis in ("x", "y", "z", "t"):
+        return axis
+    words = (reader.attribute(name, "standard_name").lower(), name.lower())
+    return next((letter for word in words for letter, known in NAMES.items() if word in known), "")
+
+
+def _variables(options: XarrayOptions, reader: XarrayReader, letters: Mapping[str, str]) -> dict[str, Variable]:
+    """Return the fields with the letters of their axes and their units filled in."""
+    if not options.variables:
+        fields = {name: Variable(variable=name) for name in _fields(options, reader, letters)}
+    else:
+        fields = {
+            field: Variable(variable=given) if isinstance(given, str) else given
+            for field, given in options.variables.items()
+        }
+    return {field: _filled(field, variable, options, reader, letters) for field, variable in fields.items()}
+
+
+def _fields(options: XarrayOptions, reader: XarrayReader, letters: Mapping[str, str]) -> list[str]:
+    """Return the variables that vary in time and along as many axes as any."""
+    axes = {name: [letters.get(d, "") for d in reader.dimensions_of(name)] for name in reader.variables}
+    moving = {name: own for name, own in axes.items() if "t" in own and "" not in own}
+    most = max((len(set(own) & set(SPACE)) for own in moving.values()), default=0)
+    if not most:
+        listed = ", ".join(f"{name} ({', '.join(reader.dimensions_of(name))})" for name in reader.variables)
+        raise DataError(
+            f"{options.path}: no variable has a dimension of time and one of space (it has {listed or 'no variable'}); "
+            f'data.dimensions names them, such as {{ t = "time", x = "lon" }}',
+            key="data.dimensions",
+        )
+    return [name for name, own in moving.items() if len(set(own) & set(SPACE)) == most]
+
+
+def _filled(
+    field: str, variable: Variable, options: XarrayOptions, reader: XarrayReader, letters: Mapping[str, str]
+) -> Variable:
+    name = variable.variable or field
+    reader.find(name, f"data.variables.{field}")
+    own = reader.dimensions_of(name)
+    if strange := [dimension for dimension in own if dimension not in letters]:
+        raise SpecError(
+            f"{options.path}: {name!r} has the dimension {strange[0]!r}, of which nothing says what it is; "
+            f"data.dimensions names the dimension of each axis: s simulation, t time, c component, x, y, z",
+            key="data.dimensions",
+        )
+    unit = reader.attribute(name, "units") if variable.unit == "1" else variable.unit
+    axes = variable.axes or "".join(letters[dimension] for dimension in own)
+    return cast("Variable", attrs.evolve(cast("Any", variable), variable=name, axes=axes, unit=unit or "1"))

@@ -1,0 +1,217 @@
+"""The source `xarray`: the contract of sources, and what CF metadata say, in netCDF files and zarr stores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray
+from hyco_engine_xarray import XarrayOptions
+from hyco_engine_xarray.source import build
+
+from hyco_engine.builtin.sources.options import Variable
+from hyco_engine.data.settings import BoundarySetting
+from hyco_engine.errors import HycoError
+from hyco_engine.interfaces import SourceContext, TrajectorySource
+from hyco_engine.testing.contexts import tiny_context
+from hyco_engine.testing.sources import TrajectoryContract
+
+pytest_plugins = ["hyco_engine.testing.fixtures"]
+
+U = np.random.default_rng(0).integers(-32, 32, (6, 8)).astype(float) / 8
+X = (np.arange(8) + 0.5) / 8
+T = 0.5 * np.arange(6)
+
+
+def data(u: Any = U, dims: tuple[str, ...] = ("time", "x"), **coords: Any) -> xarray.Dataset:
+    coords = {"time": ("time", T), "x": ("x", X)} | coords
+    return xarray.Dataset({"u": (dims, u, {"units": "K"})}, coords=coords)
+
+
+def netcdf(folder: Path, found: xarray.Dataset, **encoding: Any) -> Path:
+    found.to_netcdf(folder / "a.nc", engine="h5netcdf", encoding=encoding)
+    return folder / "a.nc"
+
+
+def netcdf3(folder: Path, found: xarray.Dataset, **encoding: Any) -> Path:
+    found.to_netcdf(folder / "a.nc", engine="scipy", encoding=encoding)
+    return folder / "a.nc"
+
+
+def zarr(folder: Path, found: xarray.Dataset, **encoding: Any) -> Path:
+    found.to_zarr(folder / "a.zarr", encoding=encoding, consolidated=False)
+    return folder / "a.zarr"
+
+
+def opened(path: Path, **keys: Any) -> TrajectorySource:
+    setting = BoundarySetting.from_data(keys.pop("boundary", "periodic"))
+    return build(XarrayOptions(path=path, boundary=setting, **keys), tiny_context().derive(SourceContext))
+
+
+def refused(make: Callable[[], Any]) -> str:
+    with pytest.raises(HycoError) as caught:
+        make()
+    return str(caught.value)
+
+
+class TestContract(TrajectoryContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make(self, context: SourceContext) -> TrajectorySource:
+        if not (self.folder / "a.nc").exists():
+            netcdf(self.folder, data(np.stack([U, U + 1, 2 * U]), ("member", "time", "x")))
+        return opened(self.folder / "a.nc")
+
+    def changed(self) -> TrajectorySource:
+        (self.folder / "other").mkdir(exist_ok=True)
+        return opened(netcdf(self.folder / "other", data(U + 1e-9)))
+
+
+@pytest.mark.parametrize("write", [netcdf, netcdf3, zarr])
+def test_each_format_gives_the_same(tmp_path: Path, write: Any) -> None:
+    source = opened(write(tmp_path, data()))
+    assert source.dt == 0.5
+    assert source.layout.grid.resolution == (8,)
+    assert (source.layout.grid.lower, source.layout.grid.upper) == ((0.0,), (1.0,))
+    assert source.layout.dynamic[0].unit == "K"
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(U))
+
+
+@pytest.mark.parametrize("write", [netcdf, zarr])
+def test_chunks_are_read_piece_by_piece(tmp_path: Path, write: Any) -> None:
+    many = np.stack([U + k for k in range(4)])
+    key = "chunksizes" if write is netcdf else "chunks"
+    source = opened(write(tmp_path, data(many, ("member", "time", "x")), u={key: (1, 3, 4)}))
+    assert source.num_simulations == 4
+    for k in (3, 0):
+        assert torch.equal(source.load(k).dynamic[:, 0], torch.from_numpy(U + k))
+
+
+@pytest.mark.parametrize("write", [netcdf, netcdf3, zarr])
+def test_fill_values_are_not_observed_and_packed_numbers_are_unpacked(tmp_path: Path, write: Any) -> None:
+    gaps = np.where(U > 3, np.nan, U)
+    packed = {"dtype": "i2", "scale_factor": 0.125, "add_offset": 1.0, "_FillValue": -9999}
+    source = opened(write(tmp_path, data(gaps), u=packed))
+    found = source.load(0).dynamic[:, 0].double()
+    torch.testing.assert_close(found, torch.from_numpy(gaps), rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "calendar", "dt"),
+    [
+        ("seconds since 2024-05-01", "standard", 0.5),
+        ("hours since 1900-01-01 00:00:0.0", "360_day", 1800.0),
+        ("days since 2000-02-30", "360_day", 43200.0),
+        ("ms since 2024-05-01", "noleap", 0.0005),
+    ],
+)
+def test_times_since_a_date_are_seconds(tmp_path: Path, units: str, calendar: str, dt: float) -> None:
+    times = ("time", 1000 + T, {"units": units, "calendar": calendar})
+    assert opened(netcdf(tmp_path, data(time=times))).dt == pytest.approx(dt)
+
+
+def test_months_are_not_equally_long(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, data(time=("time", T, {"units": "months since 2000-01-01"})))
+    assert refused(lambda: opened(path)) == (
+        f"data.dt: {path}: 'time' counts months since a date, which are not equally long; give data.dt, the time "
+        "between two frames"
+    )
+    assert opened(path, dt=1.0).dt == 1.0
+
+
+def test_axes_are_found_by_attributes_and_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plane = U[:, :, None] * np.arange(1, 4)
+    found = xarray.Dataset(
+        {
+            "sst": (("time", "lat", "lon"), plane, {"units": "degC"}),
+            "land": (("lat", "lon"), np.ones((8, 3))),
+            "time_bnds": (("time", "bnds"), np.stack([T, T + 0.5], axis=1)),
+        },
+        coords={"time": T, "lat": ("lat", X[::-1], {"units": "degrees_north"}), "lon": np.arange(3.0)},
+    )
+    path = netcdf(tmp_path, found)
+    with caplog.at_level(logging.INFO):
+        source = opened(path)
+    assert [field.name for field in source.layout.fields] == ["sst"]
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(plane[:, ::-1].transpose(0, 2, 1).copy()))
+    assert "y is the dimension 'lat' in degrees_north" in caplog.text
+    assert "y: the samples run downwards in the file, and are flipped" in caplog.text
+    both = opened(path, variables={"T": "sst", "land": Variable(static=True)})
+    assert [field.name for field in both.layout.static] == ["land"]
+
+
+def test_dimensions_that_nothing_explains_are_named(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, data(U, ("step", "cell"), time=("step", T), x=("cell", X)))
+    assert refused(lambda: opened(path)) == (
+        f"data.dimensions: {path}: no variable has a dimension of time and one of space (it has u (step, cell)); "
+        'data.dimensions names them, such as { t = "time", x = "lon" }'
+    )
+    source = opened(path, dimensions={"t": "step", "x": "cell"}, dt=0.5, coordinates={"x": "x"})
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(U))
+    assert refused(lambda: opened(path, dimensions={"t": "steps"})).endswith(
+        "has no dimension 'steps'; did you mean 'step'? (it has step, cell)"
+    )
+    assert refused(lambda: opened(path, dimensions={"t": "step"}, variables={"u": "u"}, dt=0.5)) == (
+        f"data.dimensions: {path}: 'u' has the dimension 'cell', of which nothing says what it is; data.dimensions "
+        "names the dimension of each axis: s simulation, t time, c component, x, y, z"
+    )
+
+
+def test_uneven_positions_are_refused_or_interpolated(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, data(x=("x", X**1.2)))
+    assert refused(lambda: opened(path)).startswith("data.coordinates.x: the positions along x must be evenly spaced")
+    assert opened(path, resample="linear").load(0).dynamic.shape == (6, 1, 8)
+
+
+def test_curvilinear_grids_are_refused(tmp_path: Path) -> None:
+    plane = U[:, :, None] + np.zeros(3)
+    skewed = (("y", "x"), X[:, None] + 0.1 * np.arange(3) ** 2)
+    found = xarray.Dataset({"u": (("time", "y", "x"), plane), "lat": skewed}, coords={"time": T, "x": np.arange(3.0)})
+    message = refused(lambda: opened(netcdf(tmp_path, found), coordinates={"y": "lat"}, points="cells"))
+    assert message.endswith('kind = "points" takes samples as sensors at any place')
+
+
+def test_groups(tmp_path: Path) -> None:
+    data().to_netcdf(tmp_path / "a.nc", engine="h5netcdf", group="run")
+    assert opened(tmp_path / "a.nc", group="run").dt == 0.5
+
+
+def test_links_out_of_a_file_are_refused(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, data())
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["v"] = U
+    with h5py.File(path, "r+") as file:
+        file["v"] = h5py.ExternalLink(tmp_path / "secret.h5", "v")
+    assert refused(lambda: opened(path)) == (
+        f"data.path: {path}: the numbers of '/v' are in another file, which you did not name"
+    )
+
+
+def test_pickled_objects_in_a_store_are_refused(tmp_path: Path) -> None:
+    path = zarr(tmp_path, data())
+    (path / "o").mkdir()
+    (path / "o" / ".zarray").write_text(json.dumps({"filters": [{"id": "pickle"}]}))
+    assert refused(lambda: opened(path)) == (
+        f"data.path: {path / 'o' / '.zarray'} declares pickled objects, which the engine never reads"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"CDF\x01", b"\x89HDF\r\n\x1a\n"])
+def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.nc").write_bytes(content)
+    assert refused(lambda: opened(tmp_path / "a.nc")).startswith(f"data.path: cannot read {tmp_path / 'a.nc'}")
+    assert refused(lambda: opened(tmp_path / "b.nc")) == f"data.path: there is no file or folder {tmp_path / 'b.nc'}"
+
+
+def test_the_example_reads_its_file() -> None:
+    source = opened(Path(__file__).parents[1] / "heat.nc", boundary=0.0)
+    assert (source.frames(0), source.layout.grid.resolution) == (41, (31,))
