@@ -199,20 +199,12 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
-<<<<<<< HEAD
         bars, truth = self.error_bars, parts.task.truth
-        errors, intervals, at_bound = (
-            ({}, {}, {}) if bars is None else (bars.standard_error, bars.interval, bars.at_bound)
-        )
-        return parameters_summary(parts.physical, found, truth, self.folder.path, errors, intervals, at_bound)
-=======
-        bars = self.error_bars
-        errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
-        summary = parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        known = ({}, {}, {}) if bars is None else (bars.standard_error, bars.interval, bars.at_bound)
+        summary = parameters_summary(parts.physical, found, truth, self.folder.path, *known)
         for name, population in self.populations.items():
             summary[name]["population"] = population
         return summary
->>>>>>> main
 
     def _identification(self) -> dict[str, Any]:
         """Return the error bars and minima, as far as there are any."""
