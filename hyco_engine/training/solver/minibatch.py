@@ -227,9 +227,10 @@ def _relative_step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor
     """Take a step and return its length relative to the weights, all of which may be 0."""
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer.step()
-    length = math.hypot(*(float((p.detach() - b).norm()) for p, b in zip(parameters, before, strict=True)))
+    moved = (p.detach().double() - b.double() for p, b in zip(parameters, before, strict=True))
+    length = math.hypot(*(float(part.norm()) for part in moved))
     least = LEAST * math.sqrt(sum(b.numel() for b in before))
-    return length / max(math.hypot(*(float(b.norm()) for b in before)), least)
+    return length / max(math.hypot(*(float(b.double().norm()) for b in before)), least)
 
 
 def _layers(device: torch.device) -> dict[str, Tensor]:
