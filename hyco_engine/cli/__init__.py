@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,9 @@ class LazyGroup(click.Group):
         # --debug is removed here, so that it may stand anywhere, after any command
         rest = [arg for arg in own if arg != "--debug"] + given[len(own) :]
         as_json = "--json" in own
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # the name of a file need not be UTF-8, and what cannot be printed must not end a command
+            sys.stdout.reconfigure(errors="backslashreplace")
         with stdout_for_json(as_json) as stdout:
             extra |= {"standalone_mode": False, "obj": stdout}
             try:

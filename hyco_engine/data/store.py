@@ -84,6 +84,8 @@ def read_entry(path: Path, entry: Entry) -> Trajectory:
     It reads every byte once, for the checksum.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise Unusable("it is no regular file")
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["hyco"])
             if not isinstance(metadata, Mapping):

@@ -18,7 +18,8 @@ from hyco_engine.errors import RunError, how_to_write
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step; the content is on the disk on return. Raise RunError, leaving no file behind."""
-    data = content.encode() if isinstance(content, str) else content
+    # half a character, as in the name of a folder that is no UTF-8, becomes a question mark
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
