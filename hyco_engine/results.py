@@ -230,9 +230,9 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
-        bars = self.error_bars
-        errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
-        summary = parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        bars, truth = self.error_bars, parts.task.truth
+        known = ({}, {}, {}) if bars is None else (bars.standard_error, bars.interval, bars.at_bound)
+        summary = parameters_summary(parts.physical, found, truth, self.folder.path, *known)
         for name, population in self.populations.items():
             summary[name]["population"] = population
         return summary

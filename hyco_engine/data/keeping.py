@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
-from hyco_engine.errors import DataError
+from hyco_engine.errors import DataError, how_to_write
 from hyco_engine.settings import check_folder_name
 
 log = logging.getLogger("hyco_engine")
@@ -119,6 +119,7 @@ def shelf(cache: Path | None, name: str, *, writes: bool) -> Iterator[Shelf]:
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write to {folder}: {error.strerror or error}; free disk space, or set paths.cache to another folder",
+        f"cannot write to {folder}: {error.strerror or error}; "
+        f"{how_to_write(error, 'set paths.cache to another folder')}",
         key="paths.cache",
     )

@@ -160,6 +160,11 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         starts = "its start" if len(parameters) == 1 else "their starts"
         yield f"{_listed(list(parameters))} did not move from {starts}."
         return
+    pressed = [name for name, entry in learned.items() if entry.get("at_bound")]
+    for name in pressed:
+        side, value = learned[name]["at_bound"], found_text(learned[name])
+        yield f"{name} lies at its {side} bound, and the fit would go on beyond it: {value}."
+    learned = {name: entry for name, entry in learned.items() if name not in pressed}
     vague = [name for name, entry in learned.items() if _vague(entry)]
     for name in vague:
         yield f"{name} is uncertain: {found_text(learned[name])}{_off(learned[name])}."

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hyco_engine.errors import RunError
+from hyco_engine.errors import RunError, how_to_write
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -46,7 +46,7 @@ def is_temporary(path: Path) -> bool:
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Return the error for a failed write, in the user's terms."""
-    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")
+    return RunError(f"cannot write {path}: {error.strerror or error}; {how_to_write(error)}")
 
 
 def _sync_folder(folder: Path) -> None:

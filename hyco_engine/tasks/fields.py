@@ -20,6 +20,7 @@ from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec, Trajectory
+from hyco_engine.physics.parameters import span_text
 from hyco_engine.tasks.base import Example, Task
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.noisy import is_noisy
@@ -179,6 +180,15 @@ class FieldTask(Task, ABC):
                 raise SpecError(
                     f"the physics {kind!r} has no parameter {name!r}; it has "
                     f"{known}{did_you_mean(name, physical.learnables.names)}",
+                    key=f"data.truth.{name}",
+                )
+            transform = physical.learnables.transform(name)
+            low, high = float(true.min()), float(true.max())
+            if name in physical.learnables.learned and not (transform.lower <= low and high <= transform.upper):
+                raise SpecError(
+                    f"the truth {span_text(low, high)} of {name!r} is outside of its bounds ({transform.lower:g}, "
+                    f"{transform.upper:g}), so it cannot be found: set wider bounds "
+                    f"(physical.parameters.{name}.bounds), or correct the truth",
                     key=f"data.truth.{name}",
                 )
 

@@ -365,9 +365,8 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path)
     assert str(caught.value) == (
-        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free disk space, or set "
-        f"paths.cache "
-        f"to another folder"
+        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; set paths.cache to another "
+        f"folder"
     )
     target = tmp_path / "other"
     prepared(source, target)

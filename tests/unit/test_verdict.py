@@ -120,6 +120,13 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            {"parameters": {"nu": {"final": 0.1, "standard_error": 0.4, "at_bound": "lower", "moved": True}}},
+            [
+                "This run is unfinished after 0 whole cycles; the results are those that it had reached by then.",
+                "nu lies at its lower bound, and the fit would go on beyond it: 0.1 ± 0.4.",
+            ],
+        ),
+        (
             completed("val", physical=measured([None]), persistence=measured([0.5]))
             | {"cooperation": [{"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.0037}]},
             [
