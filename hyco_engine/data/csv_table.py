@@ -195,13 +195,13 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) ->
         raise DataError(f"{path} holds no rows", key="data.path")
     if not form.separator:
         form = _with(form, separator=_separator([line for _, line in islice(body, 2)]))
-    cells = [(number, row) for number, row in _split(body, form.separator) if any(row)]
+    cells = [(number, row) for number, row in _split(path, body, form.separator) if any(row)]
     form = _with(form, decimal=form.decimal or _decimal(path, cells))
     if form.separator not in (",", ""):
         notes.append(f"the entries are separated by {_named(form.separator)}")
     if form.decimal == ",":
         notes.append("the decimal sign is a comma")
-    names = _header(cells, comments, form) if header else None
+    names = _header(path, cells, comments, form) if header else None
     if names is cells[0][1]:
         cells = cells[1:]
     if not cells:
@@ -213,6 +213,8 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) ->
         notes.append(f"line {cells[0][0]} holds units: {', '.join(filter(None, units))}")
         cells = cells[1:]
     wanted = width if names is None else len(names)
+    if all(len(row) == wanted + 1 and not row[-1] for _, row in cells):  # each line ends in a separator
+        cells = [(number, row[:-1]) for number, row in cells]
     for number, row in cells:
         if len(row) != wanted:
             raise DataError(
@@ -282,7 +284,7 @@ def _separator(lines: Sequence[str]) -> str:
     return " " if all(len(line.split()) > 1 for line in bare) and not any("," in line for line in bare) else ","
 
 
-def _split(lines: Sequence[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
+def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
     if separator == " ":
         for number, line in lines:
             yield number, line.split()
@@ -292,7 +294,7 @@ def _split(lines: Sequence[tuple[int, str]], separator: str) -> Iterator[tuple[i
         for row in reader:
             yield lines[reader.line_num - 1][0], [entry.strip() for entry in row]
     except csv.Error as error:
-        raise DataError(f"line {lines[reader.line_num - 1][0]}: {error}", key="data.path") from None
+        raise DataError(f"{path}: line {lines[reader.line_num - 1][0]}: {error}", key="data.path") from None
 
 
 def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".", ","]:
@@ -315,7 +317,9 @@ def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".",
     return "."
 
 
-def _header(cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm) -> list[str] | None:
+def _header(
+    path: Path, cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm
+) -> list[str] | None:
     first = cells[0][1]
     if not all(_is_number(entry, form.decimal) or entry.lower() in MISSING for entry in first):
         moments = [entry for entry in first if _like_moment(entry)]
@@ -324,7 +328,7 @@ def _header(cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], for
     # numpy.savetxt writes the header as a comment
     for comment in reversed(comments):
         bare = comment.strip().lstrip("#%!/ ")
-        ((_, row),) = _split([(0, bare)], form.separator)
+        ((_, row),) = _split(path, [(0, bare)], form.separator)
         if len(row) == len(first) and not any(_is_number(entry, form.decimal) for entry in row):
             return row
     return None

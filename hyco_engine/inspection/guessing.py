@@ -66,9 +66,12 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     fields = [name for name in own if shapes[name] == most]
     time = next((v for n, v in vectors.items() if _base(n).replace("-", "_") in TIMES and len(v.values) in most), None)
     positions = {axis: vector for axis, vector in positions.items() if len(vector.values) in most}
-    axes, sure = _axes(tuple(n for n in most if n > 1), time, positions)
+    longer = tuple(n for n in most if n > 1)
+    if len(longer) < 2:
+        return None
+    axes, sure = _axes(longer, time, positions)
     axes = _with_thin(axes, most)
-    if "t" not in axes or max(most) < 2:
+    if "t" not in axes:
         return None
     space = [axis for axis in SPACE if axis in axes]
     positions = {a: v for a, v in positions.items() if a in axes and most[axes.index(a)] == len(v.values)}
@@ -254,7 +257,7 @@ def _side(u: Array, *, constant: bool, ring: bool) -> object:
             return "periodic"
         return _level(float(ends.mean()), 1e-6 * spread)
     if all(kept):
-        lower, upper = (_level(float(ends[:, side].mean()), near) for side in (0, 1))
+        lower, upper = (_kept(float(ends[:, side].mean()), near) for side in (0, 1))
         return {"lower": lower, "upper": upper}
     # across the seam of a periodic axis, values and slopes continue as they do inside
     around = np.concatenate([u[:, -2:], u[:, :2]], axis=-1)
@@ -270,6 +273,14 @@ def _side(u: Array, *, constant: bool, ring: bool) -> object:
     if constant and walls.std() <= 0.1 * spread:
         return _level(float(walls.mean()), 0.05 * spread)
     return "zero-gradient"
+
+
+def _kept(value: float, near: float) -> float:
+    """Return the shortest number within a tenth of `near` of a value, zero if zero is within `near`."""
+    if abs(value) <= near:
+        return 0.0
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((number for number in shorter if abs(number - value) <= near / 10), value)
 
 
 def _level(value: float, near: float) -> float:

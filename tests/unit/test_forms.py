@@ -20,6 +20,7 @@ from hyco_engine.builtin.sources.options import ArraysOptions, Variable
 from hyco_engine.data.checks import check_values
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import HycoError
+from hyco_engine.inspection import describe
 
 FRAMES, CELLS = 6, 8
 U = np.random.default_rng(0).integers(-32, 32, (FRAMES, CELLS)) / 8.0
@@ -415,3 +416,18 @@ def test_a_value_that_was_not_observed_is_named_with_the_key(tmp_path: Path) -> 
     with pytest.raises(HycoError) as caught:
         check_values(source.load(0), source, 0)
     assert 'say with data.observe.mask.value = "nan" that it was not observed' in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_inspect_prints_what_reads_a_form_or_says_why_nothing_does(tmp_path: Path, name: str) -> None:
+    path = FORMS[name].write(tmp_path)
+    if name in ("objects", "bfloat16", "text"):
+        with pytest.raises(HycoError):
+            describe(path)
+        return
+    found = describe(path)
+    if found.spec:
+        assert found.tried.startswith("read as "), found.tried
+    else:
+        assert FORMS[name].refused
+        assert found.contents or "no installed source reads it" in found.what

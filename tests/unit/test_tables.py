@@ -48,6 +48,7 @@ ROWS = ((0.0, 0.25, 1.5), (0.5, 0.25, np.nan), (1.5, 0.75, -2000.0))
     ("content", "csv"),
     [
         ("t,x,u\n0,0.25,1.5\n0.5,0.25,\n1.5,0.75,-2000\n", {}),
+        ("t,x,u\n0,0.25,1.5,\n0.5,0.25,,\n1.5,0.75,-2000,\n", {}),
         ("t,x,u\r\n0,0.25,1.5\r\n0.5,0.25,NA\r\n1.5,0.75,-2e3\r\n", {}),
         ("t,x,u\r0,0.25,1.5\r0.5,0.25,-\r1.5,0.75,-2E+03\r", {}),
         (codecs.BOM_UTF8 + b"t,x,u\n0,0.25,1.5\n0.5,0.25,NaN\n1.5,0.75,-2.0D3\n", {}),
@@ -254,9 +255,9 @@ def test_a_column_names_the_sensors(tmp_path: Path, caplog: pytest.LogCaptureFix
         f"data.train_sensors: {tmp_path / 'train.csv'} names the sensor 'AA', which {path} does not have; did you mean "
         "'A'?"
     )
-    numbers = np.array([[0, 7, 0.5, 1], [0, 9, 0.6, 1], [1, 7, 0.5, 2]])
+    numbers = np.array([[0, 7, 0.5, 1], [0, 123456789, 0.6, 1], [1, 7, 0.5, 2]])
     np.save(tmp_path / "a.npy", numbers)
-    np.save(tmp_path / "train.npy", np.array([9]))
+    np.save(tmp_path / "train.npy", np.array([123456789]))
     named = table(tmp_path / "a.npy", columns=("t", "id", "x", "u"), train_sensors=tmp_path / "train.npy")
     assert named.simulations[0].heldout.tolist() == [True, False, True]
 

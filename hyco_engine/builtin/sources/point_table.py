@@ -16,6 +16,7 @@ from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.data.array_files import Array, content_hash, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvForm, CsvTable, read_csv
+from hyco_engine.data.joined import file_of
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
@@ -79,14 +80,14 @@ class Table:
             since = time[own] - start
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(since / (options.dt or 1.0)),
+                    frame=torch.from_numpy(since) / (options.dt or 1.0),
                     time=torch.from_numpy(since),
                     position=places[torch.from_numpy(own)],
                     value=torch.from_numpy(np.stack([rows.numbers[name][own] for name in self.columns], axis=1)),
                     heldout=torch.from_numpy(held[own]),
                 )
             )
-        files = [options.path, *([options.train_sensors] if options.train_sensors else [])]
+        files = [file_of(options), *([options.train_sensors] if options.train_sensors else [])]
         described = f"{rows.columns} {options.interval} {options.heldout} {context.seed}"
         if options.start is not None or options.csv != CsvForm():
             described += f" {options.start} {options.csv}"
@@ -197,17 +198,17 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 
 
 def _read(options: PointsOptions) -> _Rows:
-    suffix = options.path.suffix.lower()
+    suffix = file_of(options).suffix.lower()
     if suffix in CSV:
-        return _of_table(read_csv(options.path, options.csv), options)
+        return _of_table(read_csv(file_of(options), options.csv), options)
     if suffix in PARQUET:
-        return _of_table(read_parquet(options.path), options)
+        return _of_table(read_parquet(file_of(options)), options)
     values, columns = _read_arrays(options)
     # [..., sensors, columns]: the second last axis counts the sensors
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
     numbers = {name: rows[:, k] for k, name in enumerate(columns) if name}
     own = next((numbers.pop(name) for name in SENSOR_NAMES if name in numbers), None)
-    sensor, labels = (None, ()) if own is None else _numbered([_label(f"{entry:g}") for entry in own])
+    sensor, labels = (None, ()) if own is None else _numbered([_label(str(entry)) for entry in own.tolist()])
     if sensor is None and values.ndim > 2:
         sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
     if "t" not in numbers:
@@ -223,7 +224,7 @@ def _read(options: PointsOptions) -> _Rows:
 
 def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
     """Return (`[..., sensors, columns]`, the columns) of one array, or of several that hold a column each."""
-    reader = open_arrays(options.path)
+    reader = open_arrays(file_of(options))
     if not options.array and len(reader.arrays) > 1:
         columns = tuple(name for name in options.columns or reader.arrays if name)
         lengths = {tuple(n for n in reader.find(name, "data.columns").shape if n > 1) for name in columns}
@@ -312,10 +313,7 @@ def _numbered(labels: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
 
 def _label(entry: str) -> str:
     """Return the name of a sensor; one that is a whole number is the same however it is written."""
-    try:
-        return str(int(entry)) if "_" not in entry else entry
-    except ValueError:
-        return entry.removesuffix(".0")
+    return entry.removesuffix(".0") if entry.removesuffix(".0").isdecimal() else entry
 
 
 def _entries(path: Path, labels: Sequence[str]) -> list[str]:
@@ -325,4 +323,4 @@ def _entries(path: Path, labels: Sequence[str]) -> list[str]:
         named = found[0] in labels or found[0].isdecimal()
         return found if named or len(found) == 1 else found[1:]
     reader = open_arrays(path)
-    return [_label(f"{entry:g}") for entry in reader.read(next(iter(reader.arrays))).reshape(-1).tolist()]
+    return [_label(str(entry)) for entry in reader.read(next(iter(reader.arrays))).reshape(-1).tolist()]

@@ -9,14 +9,14 @@ from typing import Literal
 import attrs
 
 from hyco_engine import Record, hookimpl, imported, option, options
-from hyco_engine.builtin.sources.options import LETTERS, Variable
+from hyco_engine.builtin.sources.options import Variable
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.physics.settings import ArrayFile, Profile
 
 
 def _check_letters(value: Mapping[str, str]) -> None:
     for letter in value:
-        if letter not in tuple(LETTERS):
+        if letter not in ("s", "t", "c", "x", "y", "z"):
             raise ValueError(f"axes are s (simulation), t (time), c (component), x, y and z, not {letter!r}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import h5py
 import numpy as np
 import xarray
 
-from hyco_engine.data.array_files import NUMBERS, Array, ArrayReader, Index, Stored, content_hash, is_elsewhere
+from hyco_engine.data.array_files import ArrayReader, Stored, content_hash
 from hyco_engine.errors import DataError
 
 SECONDS = {
+    "nanosecond": 1e-9,
+    "ns": 1e-9,
     "microsecond": 1e-6,
+    "us": 1e-6,
     "millisecond": 1e-3,
     "ms": 1e-3,
     "second": 1.0,
@@ -29,8 +33,11 @@ SECONDS = {
     "h": 3600.0,
     "day": 86400.0,
     "d": 86400.0,
+    "week": 604800.0,
 }
 """The units in which CF counts times since a date, without a plural s."""
+_NUMBERS = "fiubc"
+"""The kinds of types that are numbers, as numpy names them."""
 _WHOLE = 2**28
 """The size of a store up to which its whole content is hashed."""
 
@@ -58,7 +65,7 @@ class XarrayReader(ArrayReader):
             decode_timedelta=False,
         )
         for name, variable in self._data.variables.items():
-            if variable.dtype.kind in NUMBERS:
+            if variable.dtype.kind in _NUMBERS:
                 yield str(name), Stored(tuple(variable.shape), variable.dtype)
             else:
                 self.refused[str(name)] = f"it holds {variable.dtype}, and the engine reads only numbers"
@@ -82,7 +89,7 @@ class XarrayReader(ArrayReader):
         found = self._data.variables[name].attrs.get(attribute) if name in self._data.variables else None
         return found if isinstance(found, str) else ""
 
-    def read(self, name: str, index: Index = ()) -> Array:
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray[Any, np.dtype[Any]]:
         try:
             values = np.asarray(self._data.variables[name][index].values)
         except Exception as error:  # the backends raise many types on damaged files
@@ -95,7 +102,7 @@ class XarrayReader(ArrayReader):
         factor = SECONDS.get(unit, SECONDS.get(unit.removesuffix("s")))
         if factor is None:
             raise DataError(
-                f"{self.path}: {name!r} counts {unit} since a date, which are not equally long; give data.dt, the time "
+                f"{self.path}: {name!r} counts {unit} since a date, whose length is not known; give data.dt, the time "
                 f"between two frames",
                 key="data.dt",
             )
@@ -120,24 +127,46 @@ def _engine(path: Path) -> str:
 
 
 def _refuse_what_is_elsewhere(path: Path) -> None:
-    """Raise DataError for links out of an HDF5 file, and for pickled objects in a zarr store."""
+    """Raise DataError for what leads out of a file or store, and for pickled objects in a store."""
     if path.is_dir():
-        for file in (*path.rglob(".zarray"), *path.rglob("zarr.json")):
-            if "pickle" in file.read_text("utf-8", "replace"):
-                raise DataError(f"{file} declares pickled objects, which the engine never reads", key="data.path")
+        for entry in _entries(path):
+            if entry.is_symlink():
+                raise DataError(f"{entry.path} is a link to another place, which you did not name", key="data.path")
+            if entry.name in (".zarray", "zarr.json") and "pickle" in _words(Path(entry.path)):
+                raise DataError(f"{entry.path} declares pickled objects, which the engine never reads", key="data.path")
     elif h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
-            for name, item in _items(file):
-                if isinstance(item, h5py.ExternalLink) or (isinstance(item, h5py.Dataset) and is_elsewhere(item)):
+            for name, item in _items(file, set()):
+                dataset = isinstance(item, h5py.Dataset)
+                if isinstance(item, h5py.ExternalLink) or (dataset and (item.is_virtual or item.external)):
                     raise DataError(
                         f"{path}: the numbers of {name!r} are in another file, which you did not name", key="data.path"
                     )
 
 
-def _items(group: Any) -> Iterator[tuple[str, Any]]:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(Path(entry.path))
+
+
+def _words(path: Path) -> str:
+    """Return the content of a JSON file with its escapes resolved, as the library that reads the store sees it."""
+    try:
+        return json.dumps(json.loads(path.read_bytes()), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        raise DataError(f"{path} is no JSON", key="data.path") from None
+
+
+def _items(group: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a group and of the groups in it, each group once, by however many names it goes."""
+    seen.add(h5py.h5o.get_info(group.id).addr)
     for name in group:
         link = group.get(name, getlink=True)
         item = link if isinstance(link, h5py.ExternalLink) else group[name]
         yield f"{group.name.rstrip('/')}/{name}", item
-        if isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink):
-            yield from _items(item)
+        own = isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink)
+        if own and h5py.h5o.get_info(item.id).addr not in seen:
+            yield from _items(item, seen)

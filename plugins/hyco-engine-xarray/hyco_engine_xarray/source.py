@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from hyco_engine.builtin.sources.arrays import ArraysSource
-from hyco_engine.builtin.sources.options import SPACE, ArraysOptions, Variable
+from hyco_engine.builtin.sources.options import ArraysOptions, Variable
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import SourceContext
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hyco_engine_xarray import XarrayOptions
 
 log = logging.getLogger("hyco_engine")
+
+SPACE = "xyz"
 
 NAMES = {
     "t": ("t", "time", "times"),
