@@ -235,14 +235,13 @@ class FieldTask(Task, ABC):
         return self.manager.summary()
 
     def digest(self) -> str:
-        """Return a hash of the training data's statistics, the scalars and groups in states, and all held-out data."""
+        """Return a hash of the training data's statistics, all scalars, the groups in states, and all held-out data."""
         digest = hashlib.sha256(str(len(self.train)).encode())
         # the range was not among the statistics of earlier versions, whose runs can be resumed
         known = {name: values for name, values in self.statistics.to_data().items() if name not in RANGE}
         digest.update(json.dumps(known, sort_keys=True).encode())
         for name, values in sorted(self.manager.scalars().items()):
-            if name in self.layout.scalars:
-                digest.update(name.encode() + values.numpy().tobytes())
+            digest.update(name.encode() + values.numpy().tobytes())
         for index in self.layout.indices:
             digest.update(json.dumps([index, self.manager.groups(index)]).encode())
         for trajectory in (*self.manager.heldout("val"), *self.manager.heldout("test")):

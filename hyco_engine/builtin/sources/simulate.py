@@ -215,7 +215,8 @@ def _true_physics(
 def _shared(setting: ParameterSetting, **more: Any) -> ParameterSetting:
     """Return the setting of one value for all simulations; those that differ are drawn by `truth`."""
     one = {"from_": None, "scope": "shared", "group": None, "prior": "none"}
-    return attrs.evolve(cast("Any", setting), **one, **more)
+    shared: ParameterSetting = attrs.evolve(cast("Any", setting), **one, **more)
+    return shared
 
 
 def _build(options: SimulateOptions, choice: PhysicalChoice, context: SourceContext) -> PhysicalModel:
