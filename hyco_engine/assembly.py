@@ -15,8 +15,10 @@ from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
+from hyco_engine.data.table import with_files
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
+from hyco_engine.hooks.records import ModelRecord
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import (
     CacheBackend,
@@ -51,7 +53,7 @@ from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.informed import build_informed
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
-from hyco_engine.training.planning import Size, plan
+from hyco_engine.training.planning import Size, operations, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.settings import TRAINED, PhysicsTraining, SurrogateTraining, TrainingSettings
@@ -117,21 +119,24 @@ class Assembler:
 
     def source(self) -> TrajectorySource | SampleSource:
         """Build the data source, in the units that the spec asks for, without reading anything."""
-        choice = self.spec.data
-        context = self._context(SourceContext, physical=self.spec.physical, num_frames=choice.num_frames)
+        choice = with_files(self.spec.data)
+        frames = None if choice.num_frames is None else (choice.num_frames - 1) * choice.every + 1
+        context = self._context(SourceContext, physical=self.spec.physical, num_frames=frames)
         made = self._build(choice, (TrajectorySource, SampleSource), context)
         return converted(cast("TrajectorySource | SampleSource", made), choice)
 
-    def task(self) -> Task:
-        """Make the task of the data source without reading its data."""
+    def task(self, *, writes: bool = True) -> Task:
+        """Make the task of the data source without reading its data; `writes` says whether the cache may change."""
         spec = self.spec
         parameters = {} if spec.physical is None else spec.physical.parameters
         return task_for(
             self.source(),
             spec.data,
             spec.paths.cache,
+            writes=writes,
             dtype=DTYPES.get(spec.run.precision),
             seed=spec.run.seed,
+            spare=self.players == ("physical",),  # only a surrogate needs data that it has not seen
             given={f"physical.parameters.{name}.from": own.from_ for name, own in parameters.items() if own.from_},
             found={name: index for name, own in parameters.items() if (index := index_of(own)) is not None},
         )
@@ -146,6 +151,8 @@ class Assembler:
         self.chosen = self._choose_precision(task)
         self.spec = replaced(self.spec, self.chosen)
         strategy = self.strategy()
+        self.chosen |= self._choose_size(task, strategy)
+        self.spec = replaced(self.spec, self.chosen)
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
         self.chosen |= self._choose(task, models, strategy)
@@ -180,6 +187,32 @@ class Assembler:
                 )
             self.reasons.append(found.reason)
         return {"run.precision": found.name}
+
+    def _choose_size(self, task: Task, strategy: Strategy | None) -> dict[str, Any]:
+        """Choose options of the surrogate that are left open, by the size of the data and the budget."""
+        choice = self.spec.synthetic
+        if choice is None:
+            return {}
+        record = cast("ModelRecord", self.registry.get(choice.hook, choice.kind, role="synthetic"))
+        if record.settled is None:
+            return {}
+        wanted, limit = self.spec.training.synthetic, None
+        if wanted.epochs_per_cycle == "auto":
+            limit = operations(wanted, Budget.parse(self.spec.run.budget), self._samples(task, strategy))
+        with attributed(self._named(choice), "its choice of options"):
+            found = attrs.asdict(
+                record.settled(choice.options, self._surrogate_context(task.form, limit)), recurse=False
+            )
+        new = {name: value for name, value in found.items() if getattr(choice.options, name) != value}
+        if new:
+            told = " and ".join(f"{name} = {value}" for name, value in new.items())
+            self.reasons.append(f"the surrogate has {told}, by the size of the data and run.budget")
+        return {f"synthetic.{name}": value for name, value in new.items()}
+
+    def _samples(self, task: Task, strategy: Strategy | None) -> int:
+        """Return the most samples in an epoch of the surrogate."""
+        real = task.count(self._settings("synthetic"))
+        return real + (0 if strategy is None else strategy.max_generated(real, self.spec.augmentation.alpha))
 
     def _choose(self, task: Task, models: Mapping[Player, nn.Module], strategy: Strategy | None) -> dict[str, Any]:
         """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
@@ -227,10 +260,9 @@ class Assembler:
             return settings
         first = candidates_of(strategy)[0].strategy
         every = [phase for cycle in range(spec.run.cycles) for phase in planned_phases(first, self.players, cycle)]
-        real = task.count(settings)
         size = Size(
             layout=layout,
-            samples=real + (0 if strategy is None else strategy.max_generated(real, spec.augmentation.alpha)),
+            samples=self._samples(task, strategy),
             horizon=task.horizon(settings),
             phases=max(1, sum(phase.player == "synthetic" and phase.epochs is None for phase in every)),
             validates=task.validates,
@@ -261,9 +293,7 @@ class Assembler:
                 planned_steps=planned_steps,
             )
         else:
-            context = self._context(
-                SurrogateContext, layout=form.layout, dt=form.dt, statistics=form.statistics, physical=physical
-            )
+            context = self._surrogate_context(form)
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module
             if isinstance(context, SurrogateContext):
@@ -271,6 +301,16 @@ class Assembler:
             else:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
+
+    def _surrogate_context(self, form: DataForm, operations: float | None = None) -> SurrogateContext:
+        return self._context(
+            SurrogateContext,
+            layout=form.layout,
+            dt=form.dt,
+            statistics=form.statistics,
+            physical=self.spec.physical,
+            operations=operations,
+        )
 
     def _planned_steps(self, n_real: int) -> int:
         """Return how many frames of one sample the physics is going to be trained through."""

@@ -13,6 +13,8 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player, Tracker
 from hyco_engine.runs.metrics import read_summary
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.structure import check
 from hyco_engine.spec.loading import dump_spec
 
 NAMES: dict[Player, str] = {"physical": "physics-only", "synthetic": "surrogate-only"}
@@ -112,14 +114,17 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _data_of(folder: Path) -> dict[str, Any]:
     """Return the spec keys that determine the data, with their values."""
+    files = RunFiles(folder)
+    tables = files.toml("spec.toml") or {}
     try:
-        tables = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'spec.toml'} cannot be read: {error}") from error
-    found = {f"data.{key}": value for key, value in tables["data"].items() if key not in ("name", "physics")}
-    found |= {f"run.{key}": tables["run"][key] for key in ("seed", "precision")}
-    if tables["data"]["kind"] == "simulate":
-        made = tables["data"].get("physics") or tables.get("physical", {})
+        check(tables, {"run": {}, "data": {"physics": {}}, "physical": {}})
+    except ValueError as error:
+        raise files.damaged("spec.toml", error) from error
+    data, run = tables.get("data", {}), tables.get("run", {})
+    found = {f"data.{key}": value for key, value in data.items() if key not in ("name", "physics")}
+    found |= {f"run.{key}": run.get(key) for key in ("seed", "precision")}
+    if data.get("kind") == "simulate":
+        made = data.get("physics") or tables.get("physical", {})
         found["data.physics"] = {key: value for key, value in made.items() if key not in ("parameters", "compile")}
     return found
 
@@ -127,15 +132,16 @@ def _data_of(folder: Path) -> dict[str, Any]:
 def _row(name: str, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     errors = {
         f"{model} {split}": values.get("nrmse", values.get("loss"))
-        for model, splits in summary["metrics"].items()
+        for model, splits in (summary.get("metrics") or {}).items()
         for split, values in splits.items()
     }
+    trained = {player: told for player, told in (summary.get("trained") or {}).items() if told.get("samples")}
     return {
         "name": name,
         "run": str(folder),
         "errors": errors,
-        "parameters": {name: p["relative_error"] for name, p in summary["parameters"].items()},
-        "samples": {player: counts["samples"] for player, counts in (summary.get("trained") or {}).items()},
-        "converged": [player for player, counts in (summary.get("trained") or {}).items() if counts["converged"]],
-        "seconds": summary["timings"]["total_s"],
+        "parameters": {name: p.get("relative_error") for name, p in (summary.get("parameters") or {}).items()},
+        "samples": {player: told["samples"] for player, told in trained.items()},
+        "converged": [player for player, told in trained.items() if told.get("converged")],
+        "seconds": (summary.get("timings") or {}).get("total_s"),
     }

@@ -21,6 +21,7 @@ from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
+from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_folder, with_choices
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
@@ -105,6 +106,7 @@ class Engine:
     ) -> RunResult:
         if not is_run_folder(path):
             raise SpecError(f"{path} is not empty and no run folder: there is no spec.toml in it", key="--run-dir")
+        RunFiles(path).refuse_others()
         with RunLock(path) as lock:
             gone = lock.acquire()
             summary = completed(path)
@@ -148,7 +150,7 @@ class Engine:
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
             "memory": None if physical is None else task.memory(parts.trainers["physical"].settings, physical.dt),
             "precision": spec.run.precision,
-            "training": {key: value for key, value in assembler.chosen.items() if key.startswith("training.")},
+            "training": {key: value for key, value in assembler.chosen.items() if key != "run.precision"},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
             "phases": phases,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,3 +62,18 @@ class RunError(HycoError):
     """The run failed after it had started (divergence, a full disk, ...)."""
 
     exit_code = 1
+
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def how_to_write(error: OSError, elsewhere: str = "choose another folder") -> str:
+    """Return what helps against a failed write, by its cause; `elsewhere` says how to name another folder."""
+    if error.errno in _FULL:
+        return f"free space or {elsewhere}"
+    if error.errno in _FORBIDDEN:
+        return f"allow writing there or {elsewhere}"
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    return elsewhere

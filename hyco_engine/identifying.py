@@ -118,6 +118,7 @@ def _only_the_physics(table: dict[str, Any], folder: Path, data: Path | str | No
     table["data"].get("fields", {}).pop("scalars", None)
     if data is not None:
         table["data"]["path"] = str(Path(data).absolute())
+        table["data"].pop("table", None)  # it told of the simulations of the run
     if frames is not None:
         table["data"]["num_frames"] = frames
         # the last frames validate, and a window needs a start

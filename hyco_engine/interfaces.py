@@ -183,6 +183,9 @@ class SurrogateContext(PartContext):
     """Mean and spread of the train split."""
     physical: PhysicalChoice | None = None
     """The spec's `[physical]`, where there is one."""
+    operations: float | None = None
+    """The number of operations that training can spend on one sample, forward and backward, if all its steps are to fit
+    into `run.budget`. None where no budget limits the training."""
 
     def physics(self) -> PhysicalModel:
         """Build a physical model as `[physical]` says, for a surrogate that contains one. Raises SpecError."""

@@ -13,6 +13,7 @@ from hyco_engine.assembly import Parts
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.randomness import derive_generator
 from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
@@ -23,6 +24,7 @@ from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.error_bars import ErrorBars, measure
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
+from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
 from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter
 
@@ -36,6 +38,8 @@ PHASES = (
     "evaluate",
     "checkpoint",
 )
+TABLES = ("by_field", "by_step")
+"""Metrics that `hyco-engine evaluate` prints, and which would be most of a summary."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -55,6 +59,7 @@ class Results:
     """The parameters that training ended with, if it did; those of the model are the ones that are reported."""
     metrics: dict[str, Any] = attrs.Factory(dict)
     error_bars: ErrorBars | None = None
+    chaos: Lyapunov | None = None
     populations: dict[str, dict[str, float]] = attrs.Factory(dict)
     """The populations of the values of groups, by the name of the parameter."""
     correction: dict[str, Any] | None = None
@@ -85,9 +90,10 @@ class Results:
             self._measure_parameters(self.parts, self.hybrid)
             self._pool(self.parts)
             self._evaluate(self.parts, self.hybrid, between)
-            return
-        self._evaluate(self.parts, self.hybrid, between)
-        self._measure_parameters(self.parts, self.hybrid)
+        else:
+            self._evaluate(self.parts, self.hybrid, between)
+            self._measure_parameters(self.parts, self.hybrid)
+        self._measure_chaos(self.parts, self.hybrid)
 
     def _settings(self) -> Mapping[str, ParameterSetting]:
         return {} if self.spec.physical is None else self.spec.physical.parameters
@@ -124,13 +130,18 @@ class Results:
                 heldout = parts.task.heldout(split, objective, parts.device)
                 if heldout is None:
                     continue
+                heldout = heldout.in_detail()
                 for player, trainer in hybrid.trainers.items():
                     between()
                     with attributed(trainer.who, f"rollouts on the {split} data"):
-                        self.metrics.setdefault(player, {})[split] = heldout.measure(trainer.model)
+                        self._keep(player, split, heldout.measure(trainer.model))
                 floor = heldout.persistence()
                 if floor is not None:
-                    self.metrics.setdefault("persistence", {})[split] = floor
+                    self._keep("persistence", split, floor)
+
+    def _keep(self, model: str, split: str, metrics: Mapping[str, Any]) -> None:
+        kept = {name: value for name, value in metrics.items() if name not in TABLES}
+        self.metrics.setdefault(model, {})[split] = kept
 
     def _measure_parameters(self, parts: Parts, hybrid: HybridTrainer) -> None:
         """Compute error bars of the physics' learned parameters, from the real training data."""
@@ -156,6 +167,25 @@ class Results:
             at |= trainer.at
             self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
+    def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
+        """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.
+
+        Without any field that was measured there is no lead time to compare it with.
+        """
+        trainer, form = hybrid.trainers.get("physical"), parts.task.form
+        if trainer is None or form.layout is None or form.dt is None or form.statistics is None or not self.metrics:
+            return
+        generator = derive_generator(self.spec.run.seed, "lyapunov")
+        whole, device = parts.task.whole_simulations(), parts.device
+        try:
+            with self.report.timed("evaluate"):
+                self.chaos = largest_exponent(
+                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device
+                )
+        except Exception as error:
+            # a physics may fail beyond the data
+            self.report.warn(f"whether the physics is chaotic could not be found out: {error}")
+
     # --- summed up and saved at any end ---
 
     def summary(self, status: str, error: str | None) -> dict[str, Any]:
@@ -174,6 +204,7 @@ class Results:
             "noise": {} if parts is None else parts.task.noise_summary(),
             "parameters": {} if parts is None else self._parameters(parts),
             "metrics": self.metrics,
+            "chaos": None if self.chaos is None else self.chaos.to_data(),
             "balance": [balance_summary(balance) for balance in history.balance],
             "cooperation": history.cooperation,
             "arms": history.candidates,
@@ -199,9 +230,9 @@ class Results:
             with parts.trainers["physical"].unknowns.with_weights(best):
                 found["best"] = parameter_values(parts.physical)
         found = {**found, "best": found.get("best", found["final"]), "last": self.last or found["final"]}
-        bars = self.error_bars
-        errors, intervals = ({}, {}) if bars is None else (bars.standard_error, bars.interval)
-        summary = parameters_summary(parts.physical, found, parts.task.truth, self.folder.path, errors, intervals)
+        bars, truth = self.error_bars, parts.task.truth
+        known = ({}, {}, {}) if bars is None else (bars.standard_error, bars.interval, bars.at_bound)
+        summary = parameters_summary(parts.physical, found, truth, self.folder.path, *known)
         for name, population in self.populations.items():
             summary[name]["population"] = population
         return summary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,8 +11,9 @@ from typing import Any
 
 import click
 
-from hyco_engine.cli.errors import Ended
+from hyco_engine.cli.errors import INTERRUPTED, Ended
 from hyco_engine.cli.errors import report as tell  # `report` is also the name of a command's module
+from hyco_engine.cli.options import claim_stdout, stdout_for_json
 
 # name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
@@ -75,14 +78,19 @@ class LazyGroup(click.Group):
         debug = "--debug" in own
         # --debug is removed here, so that it may stand anywhere, after any command
         rest = [arg for arg in own if arg != "--debug"] + given[len(own) :]
-        extra["standalone_mode"] = False
-        try:
-            code = super().main(rest, prog_name or self.name, **extra)
-            sys.stdout.flush()
-        except Ended as ended:
-            code = tell(ended.error, as_json="--json" in own, debug=debug)
-        except (click.ClickException, click.Abort, BrokenPipeError) as error:
-            code = tell(error, as_json="--json" in own, debug=debug)
+        as_json = "--json" in own
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # the name of a file need not be UTF-8, and what cannot be printed must not end a command
+            sys.stdout.reconfigure(errors="backslashreplace")
+        with stdout_for_json(as_json) as stdout:
+            extra |= {"standalone_mode": False, "obj": stdout}
+            try:
+                code = super().main(rest, prog_name or self.name, **extra)
+                stdout.flush()
+            except Ended as ended:
+                code = tell(ended.error, stdout, as_json=as_json, debug=debug)
+            except (click.ClickException, click.Abort, BrokenPipeError) as error:
+                code = tell(error, stdout, as_json=as_json, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -115,5 +123,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the distribution."""
-    cli.main()
+    """Run the command line; the entry point of the distribution, to which the process belongs."""
+    claim_stdout()
+    try:
+        cli.main()
+    except KeyboardInterrupt:  # one that came after the command had told its end
+        sys.exit(INTERRUPTED)
+    finally:
+        # what is left is the interpreter's exit: an interrupt ends it without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # and what libraries print then is no part of a result
+        sys.stdout = sys.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -23,10 +23,9 @@ def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...
     # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
-    with stdout_for_json(as_json):
-        from hyco_engine.engine import Engine
+    from hyco_engine.engine import Engine
 
-        plan = Engine(loaded, registry=registry).plan()
+    plan = Engine(loaded, registry=registry).plan()
     if as_json:
         print_json(plan)
         return

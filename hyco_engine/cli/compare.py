@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option
 from hyco_engine.cli.plugins import disable_option, discover
 from hyco_engine.errors import DataError
 
@@ -44,33 +44,31 @@ def compare(
     elif len(targets) > 1:
         raise click.UsageError("give either one spec, to compare with its baselines, or several run folders")
     else:
-        found = _run(targets[0], overrides, disable_plugin, as_json)
-    with stdout_for_json(as_json):
-        from hyco_engine.report.compare_page import write_comparison
+        found = _run(targets[0], overrides, disable_plugin)
+    from hyco_engine.report.compare_page import write_comparison
 
-        page = write_comparison(found, out)
+    page = write_comparison(found, out)
     if as_json:
         print_json({**found, "page": str(page)})
     else:
         click.echo("\n".join([*comparison_lines(found), "", f"wrote {page}: open it in a browser"]))
 
 
-def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> dict[str, Any]:
+def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]) -> dict[str, Any]:
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
     # a wrong spec is reported before torch is imported, which takes seconds
     load_spec(spec, registry, overrides)
-    with stdout_for_json(as_json):
-        from hyco_engine.cli.terminal import Terminal, library_warnings
-        from hyco_engine.comparing import compare_spec
+    from hyco_engine.cli.terminal import Terminal, library_warnings
+    from hyco_engine.comparing import compare_spec
 
-        terminal = Terminal(results=False)
-        with library_warnings(terminal):
-            try:
-                return compare_spec(spec, registry=registry, overrides=overrides, callbacks=[terminal])
-            finally:
-                terminal.close()
+    terminal = Terminal(results=False)
+    with library_warnings(terminal):
+        try:
+            return compare_spec(spec, registry=registry, overrides=overrides, callbacks=[terminal])
+        finally:
+            terminal.close()
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:

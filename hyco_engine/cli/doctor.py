@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,14 +39,13 @@ class Finding:
 @disable_option
 @json_option
 def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Check that this machine is ready: versions, PhiFlow, compiler, devices, disk, memory, plugins.
+    """Check that this machine is ready: versions, torch's build, PhiFlow, compiler, devices, disk, memory, plugins.
 
     The command looks for the cache and the runs at the default places of a spec in the working directory. The exit code
     is 1 if there is a problem; warnings do not count.
     """
     registry = discover(disable_plugin)
-    with redirect_stdout(sys.stderr):  # packages that are imported here may print
-        findings = list(examine(registry))
+    findings = list(examine(registry))
     broken = any(finding.status == "problem" for finding in findings)
     if as_json:
         print_json({"ok": not broken, "findings": [attrs.asdict(finding) for finding in findings]})
@@ -61,6 +59,7 @@ def doctor(disable_plugin: tuple[str, ...], as_json: bool) -> None:
 def examine(registry: Registry) -> Iterator[Finding]:
     """Yield the result of every check, in the order in which they are printed."""
     yield _versions()
+    yield _torch()
     yield _phiflow()
     yield _compiler()
     yield from _devices()
@@ -100,6 +99,43 @@ def _versions() -> Finding:
         command = " ".join(f"'{text}'" for text in wrong)
         return Finding("versions", "problem", f"{told}; required are {', '.join(wrong)}", f"pip install {command}")
     return Finding("versions", "ok", told)
+
+
+def _torch() -> Finding:
+    """Tell which build of torch is installed and its size, which differs by gigabytes."""
+    import torch
+
+    cuda, hip = torch.version.cuda, torch.version.hip
+    built = f"CUDA {cuda}" if cuda is not None else f"ROCm {hip}" if hip is not None else "CPUs"
+    size = _installed_bytes("torch")
+    told = f"torch {torch.__version__} is built for {built}"
+    if size:
+        told += f" and takes {size / 1e9:.1f} GB" + (" with its libraries for GPUs" if cuda is not None else "")
+    if cuda is not None and not Path("/dev/nvidiactl").exists():
+        told += "; there is no NVIDIA GPU here, so the build for CPUs would do and is much smaller (see the README)"
+    return Finding("torch", "ok", told)
+
+
+def _installed_bytes(distribution: str) -> int:
+    """Return the size of a distribution and of the libraries for GPUs that it requires; 0 if it is unknown."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    waiting, total, seen = [distribution], 0, set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        total += sum(file.size or 0 for file in found.files or ())
+        required = (Requirement(text).name for text in found.requires or ())
+        waiting += [name for name in required if name.startswith(("nvidia-", "cuda-", "triton"))]
+    return total
 
 
 def _phiflow() -> Finding:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import sys
 import traceback
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import click
 
@@ -33,15 +34,15 @@ class Logged(Exception):
         self.log = log
 
 
-def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
-    """Print the error for the user; return the exit code."""
+def report(error: BaseException, stdout: TextIO, *, as_json: bool, debug: bool) -> int:
+    """Print the error for the user, with `as_json` to `stdout`; return the exit code."""
     log: Path | None = None
     if isinstance(error, Logged) and error.__cause__ is not None:
         log, error = error.log, error.__cause__
     if isinstance(error, BrokenPipeError):
         # the reader of the pipe ended; without this Python reports an error when it flushes at exit
         with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return 1
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
@@ -52,7 +53,8 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
         traceback.print_exception(error)
     problems, code, hint = _explain(error, log)
     if as_json:
-        click.echo(json.dumps({"errors": [_data(problem) for problem in problems]}, indent=2, ensure_ascii=False))
+        errors = {"errors": [_data(problem) for problem in problems]}
+        click.echo(json.dumps(errors, indent=2, ensure_ascii=False), file=stdout)
     else:
         click.echo(block(problems, hint), err=True)
     return code
@@ -83,7 +85,9 @@ def _explain(error: BaseException, log: Path | None) -> tuple[tuple[Problem, ...
         advice = "use smaller batches, fewer windows or augmentation.cache.kind = 'disk'"
         return (Problem(message=f"{text}; {advice}"),), 1, ""
     if isinstance(error, OSError) and error.filename is not None:
-        return (Problem(message=f"{error.filename}: {error.strerror}"),), 1, ""
+        # a name that the system cannot have is a mistake of whoever wrote it
+        code = 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
+        return (Problem(message=f"{error.filename}: {error.strerror}"),), code, ""
     return _explain_bug(error, log)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json, which_option
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option, which_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -39,14 +39,13 @@ def evaluate(
     """
     registry = discover(disable_plugin)
 
-    with stdout_for_json(as_json):
-        from hyco_engine.runs.loading import evaluate as measure
+    from hyco_engine.runs.loading import evaluate as measure
 
-        result = measure(run, split, registry, which=which, overrides=overrides)
-        if table is not None:
-            from hyco_engine.runs.metrics_table import write_table
+    result = measure(run, split, registry, which=which, overrides=overrides)
+    if table is not None:
+        from hyco_engine.runs.metrics_table import write_table
 
-            write_table(result, table)
+        write_table(result, table)
     if as_json:
         from hyco_engine.report.verdict import models_verdict
 

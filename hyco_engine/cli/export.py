@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json, which_option
+from hyco_engine.cli.options import PATH, json_option, print_json, which_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -48,10 +48,9 @@ def export(
     An exported program needs only torch: torch.export.load(FILE).module()(state).
     """
     registry = discover(disable_plugin)
-    with stdout_for_json(as_json):
-        from hyco_engine.runs.export import export as write
+    from hyco_engine.runs.export import export as write
 
-        result = write(run, out, form, steps=steps, which=which, registry=registry)
+    result = write(run, out, form, steps=steps, which=which, registry=registry)
     if as_json:
         print_json(result)
         return

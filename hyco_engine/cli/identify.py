@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -30,10 +30,9 @@ def identify(
     The parameters are those with from or scope in [physical.parameters] of the run's spec.
     """
     registry = discover(disable_plugin)
-    with stdout_for_json(as_json):
-        from hyco_engine.identifying import identify as find
+    from hyco_engine.identifying import identify as find
 
-        found = find(run, data, frames=frames, registry=registry, overrides=overrides)
+    found = find(run, data, frames=frames, registry=registry, overrides=overrides)
     if as_json:
         print_json(found)
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json
 
 
 @click.command()
@@ -15,10 +15,9 @@ from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_js
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Describe the content of the file or folder PATH, and print the section of a spec that reads it."""
-    with stdout_for_json(as_json):
-        from hyco_engine.inspection import describe
+    from hyco_engine.inspection import describe
 
-        found = describe(path)
+    found = describe(path)
     if as_json:
         print_json({"path": str(path), **attrs.asdict(found)})
         return

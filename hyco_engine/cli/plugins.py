@@ -122,9 +122,9 @@ def _findings(registry: Registry, chosen: Iterable[PluginInfo]) -> Findings:
         return {}
     from hyco_engine.testing.checks import check_record
 
-    # plugins print to stderr, since stdout may be JSON, and write files with relative paths into a temporary folder
-    # instead of the user's; such a file may still be open at the end
-    with redirect_stdout(sys.stderr), TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chdir(scratch):
+    # plugins write files with relative paths into a temporary folder instead of the user's; such a file may still be
+    # open at the end
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chdir(scratch):
         return {(hook, record.kind): list(check_record(hook, record, registry)) for hook, record in wanted}
 
 

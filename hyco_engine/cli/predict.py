@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -59,10 +59,9 @@ def predict(
     """
     scalars = dict(_number(text) for text in parameters)
     registry = discover(disable_plugin)
-    with stdout_for_json(as_json):
-        from hyco_engine.runs.predicting import predict as roll_out
+    from hyco_engine.runs.predicting import predict as roll_out
 
-        result = roll_out(run, source, out, steps, model, registry, which, scalars)
+    result = roll_out(run, source, out, steps, model, registry, which, scalars)
     if as_json:
         print_json(result)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json
 
 
 @click.command()
@@ -15,10 +15,9 @@ from hyco_engine.cli.options import PATH, json_option, print_json, stdout_for_js
 @json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
     """Write the results in the run folder RUN as one HTML page, which opens without a network."""
-    with stdout_for_json(as_json):
-        from hyco_engine.report.page import write_report
+    from hyco_engine.report.page import write_report
 
-        path = write_report(run, out)
+    path = write_report(run, out)
     if as_json:
         print_json({"run": str(run), "report": str(path), "bytes": path.stat().st_size})
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option
 from hyco_engine.cli.plugins import disable_option, discover
 from hyco_engine.errors import HycoError
 
@@ -44,8 +44,7 @@ def run(
     # a wrong spec is reported before torch is imported, which takes seconds
     loaded = load_spec(spec, registry, overrides)
 
-    with stdout_for_json(as_json):
-        result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
+    result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
     if result.resumed_completed:
         click.echo(f"the run in {result.folder} was completed before: there is nothing left to do", err=True)
     if as_json:

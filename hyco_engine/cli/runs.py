@@ -21,7 +21,7 @@ def runs() -> None:
 def list_runs(folder: Path, as_json: bool) -> None:
     """Show the status of each run in DIR (default: runs) and the command that resumes it.
 
-    A run is running, completed, failed, interrupted or killed.
+    A run is running, completed, failed, interrupted, killed or damaged.
     """
     from hyco_engine.runs.listing import list_runs
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from hyco_engine.cli.options import PATH, json_option, print_json, set_option, stdout_for_json
+from hyco_engine.cli.options import PATH, json_option, print_json, set_option
 from hyco_engine.cli.plugins import disable_option, discover
 
 
@@ -38,10 +38,9 @@ def simulate(
 
     registry = discover(disable_plugin)
     loaded = load_spec(spec, registry, overrides)
-    with stdout_for_json(as_json):
-        from hyco_engine.engine import Engine
+    from hyco_engine.engine import Engine
 
-        written = Engine(loaded, registry=registry).simulate(out, form)
+    written = Engine(loaded, registry=registry).simulate(out, form)
     if as_json:
         print_json(written)
         return

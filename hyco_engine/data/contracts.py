@@ -61,6 +61,8 @@ class TrajectorySource(ABC):
     layout: StateLayout
     dt: float
     num_simulations: int
+    guesses_scalars: bool = False
+    """Whether `scalars` are any numbers that may mean something: only those count which the spec names."""
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
@@ -98,6 +100,9 @@ class TrajectorySource(ABC):
     def labels(self, index: int) -> Mapping[str, str]:
         """Return the groups that simulation `index` belongs to, by name, such as {"rig": "B"}."""
         return {}
+
+    def release(self) -> None:  # noqa: B027 - not every source holds what it read
+        """Free the memory that reading took, because other files are read next; `load` may be called again later."""
 
     def glimpse(self) -> Trajectory | None:
         """Return a simulation from which field scales are judged before a run, or None if none can be read quickly."""

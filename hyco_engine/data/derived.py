@@ -16,6 +16,7 @@ class DerivedSource(TrajectorySource):
     def __init__(self, source: TrajectorySource) -> None:
         self.source = source
         self.layout, self.dt, self.num_simulations = source.layout, source.dt, source.num_simulations
+        self.guesses_scalars = source.guesses_scalars
 
     @property
     def truth(self) -> Mapping[str, Tensor]:
@@ -42,6 +43,9 @@ class DerivedSource(TrajectorySource):
 
     def labels(self, index: int) -> Mapping[str, str]:
         return self.source.labels(index)
+
+    def release(self) -> None:
+        self.source.release()
 
     def glimpse(self) -> Trajectory | None:
         return self.source.glimpse()

@@ -124,7 +124,9 @@ class Grid:
     def __attrs_post_init__(self) -> None:
         if not len(self.axes) == len(self.resolution) == len(self.lower) == len(self.upper) in (1, 2, 3):
             raise ValueError(f"a grid has 1 to 3 axes, each with resolution, lower and upper bound: {self}")
-        if min(self.resolution) < 1 or any(lo >= up for lo, up in zip(self.lower, self.upper, strict=True)):
+        if len(set(self.axes)) < len(self.axes):
+            raise ValueError(f"a grid has distinct axes: {self}")
+        if min(self.resolution) < 1 or not all(0 < width < math.inf for width in self.spacing):
             raise ValueError(f"every resolution must be at least 1 and every lower bound below its upper one: {self}")
 
     @property
@@ -139,7 +141,7 @@ class Grid:
     def from_data(cls, data: Any) -> Grid:
         """Read what `to_data` returned. Raises ValueError on anything else."""
         entries = {name: _list(value) for name, value in _entries(data, cls).items()}
-        if not all(isinstance(n, int) for n in entries["resolution"]):
+        if not all(type(n) is int for n in entries["resolution"]):
             raise ValueError(f"a resolution is a list of whole numbers, not {entries['resolution']!r}")
         return cls(
             axes=tuple(map(_text, entries["axes"])),

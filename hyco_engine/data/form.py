@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import attrs
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.untrusted import parse_json, refuse_large
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -46,11 +48,21 @@ class DataForm:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> DataForm:
-        """The form that `to_metadata` wrote; other names in `metadata` are not looked at."""
+        """The form that `to_metadata` wrote; other names in `metadata` are not looked at.
+
+        Raises ValueError or KeyError on anything else, and for states that do not fit into memory.
+        """
         if "layout" not in metadata:
             return cls()
-        return cls(
-            layout=StateLayout.from_data(json.loads(metadata["layout"])),
-            dt=float(metadata["dt"]),
-            statistics=Statistics.from_data(json.loads(metadata["statistics"])),
-        )
+        layout = StateLayout.from_data(parse_json(metadata["layout"]))
+        refuse_large(_COPIES * 4 * layout.n_all * math.prod(layout.spatial))
+        dt = float(metadata["dt"])
+        if not 0 < dt < math.inf:
+            raise ValueError(f"the time between two frames is {dt:g}; it must be a finite number above 0")
+        statistics = Statistics.from_data(parse_json(metadata["statistics"]))
+        statistics.check_fit(layout)
+        return cls(layout=layout, dt=dt, statistics=statistics)
+
+
+_COPIES = 8
+"""The states that a model holds at least at a time: its input, its output, and what is between them."""

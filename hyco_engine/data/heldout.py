@@ -8,7 +8,7 @@ There are two measures:
 
 A rollout that starts from a noisy frame inherits the noise of its start, so its error can rank models in the wrong
 order (errors in variables). `auto` therefore takes the continuation if a split by time has noise in its held-out
-frames, or if a held-out stretch has no complete frame to start from; otherwise it takes the rollout.
+frames, or if a held-out stretch has no complete frame to start from, or a single frame; otherwise it takes the rollout.
 
 "Nothing changes" holds the last complete frame before what it predicts. In a continuation, that is a training frame
 long after the start of the models: their own start would be a floor that every model beats.
@@ -59,7 +59,7 @@ def heldout_trajectories(
     masked = choice.observe.mask is not None or any(t.points is not None for t in trajectories)
     parts = segments[split]
     starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
-    measure = _measure(choice, starts)
+    measure = _measure(choice, starts, min(map(len, parts), default=2))
     found, known = [], []
     for part, own in zip(parts, starts, strict=True):
         trajectory, last = trajectories[part.simulation], None
@@ -89,12 +89,13 @@ def heldout_trajectories(
     return HeldOutStretches(measure=measure, trajectories=tuple(found), last_known=tuple(known))
 
 
-def _measure(choice: SourceChoice, starts: Sequence[int | None]) -> Measure:
+def _measure(choice: SourceChoice, starts: Sequence[int | None], frames: int) -> Measure:
+    """Return how the stretches are measured, of which the shortest has so many `frames`."""
     if choice.split.measure != "auto":
         return choice.split.measure
     noise = choice.observe.noise
     noisy = noise is not None and noise.heldout and noise.level > 0
-    return "continuation" if choice.split.by == "time" and (noisy or None in starts) else "rollout"
+    return "continuation" if choice.split.by == "time" and (noisy or None in starts or frames < 2) else "rollout"
 
 
 def _first(trajectory: Trajectory, part: Segment) -> int | None:

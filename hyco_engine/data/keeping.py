@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import attrs
 from filelock import FileLock, Timeout
 
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
-from hyco_engine.errors import DataError
+from hyco_engine.errors import DataError, how_to_write
 from hyco_engine.settings import check_folder_name
 
 log = logging.getLogger("hyco_engine")
@@ -21,43 +22,53 @@ MAX_VARIANTS = 4
 """How many variants of one simulation are cached, as several specs want them; the oldest are deleted."""
 
 
-def cached(folder: Path | None, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
-    """Return the trajectory that the cache holds for `entry`; if it holds none, build and store it.
+@attrs.frozen
+class Shelf:
+    """The cached simulations of one data set; without a folder there are none, and unless it `writes` they stay.
 
-    Without a folder, nothing is stored. The caller holds the folder's lock. Specs that want other variants have files
-    of their own, so that no spec rebuilds the file of another. Raises DataError if the folder cannot be written.
+    Who writes holds the folder's lock.
     """
-    if folder is None:
-        return build()
-    if (found := held(folder, name, entry)) is not None:
+
+    folder: Path | None
+    writes: bool
+
+    def cached(self, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
+        """Return the trajectory that the cache holds for `entry`; if it holds none, build it, and store it if it may.
+
+        Specs that want other variants have files of their own, so that no spec rebuilds the file of another. Raises
+        DataError if the folder cannot be written.
+        """
+        if (found := self.held(name, entry)) is not None:
+            return found
+        built = build()
+        if self.folder is None or not self.writes:
+            return built
+        path = _path(self.folder, name, entry)
+        try:
+            write_entry(path, entry, built)
+            _delete_old_variants(self.folder, _stem(name, entry))
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        try:
+            return read_entry(path, entry)
+        except Unusable as reason:
+            raise DataError(f"{path} was written but cannot be read back: {reason}", key="paths.cache") from None
+
+    def held(self, name: str, entry: Entry) -> Trajectory | None:
+        """Return the trajectory that the cache holds for `entry`; None if it holds none that can be used."""
+        if self.folder is None:
+            return None
+        path = _path(self.folder, name, entry)
+        try:
+            found = read_entry(path, entry)
+        except Unusable as reason:
+            if path.exists():
+                log.info("the cache entry %s is rebuilt, because %s", path, reason)
+            return None
+        if self.writes:
+            with suppress(OSError):  # the folder may be read-only
+                os.utime(path)
         return found
-    path = _path(folder, name, entry)
-    built = build()
-    try:
-        write_entry(path, entry, built)
-        _delete_old_variants(folder, _stem(name, entry))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        return read_entry(path, entry)
-    except Unusable as reason:
-        raise DataError(f"{path} was written but cannot be read back: {reason}", key="paths.cache") from None
-
-
-def held(folder: Path | None, name: str, entry: Entry) -> Trajectory | None:
-    """Return the trajectory that the cache holds for `entry`; None if it holds none that can be used."""
-    if folder is None:
-        return None
-    path = _path(folder, name, entry)
-    try:
-        found = read_entry(path, entry)
-    except Unusable as reason:
-        if path.exists():
-            log.info("the cache entry %s is rebuilt, because %s", path, reason)
-        return None
-    with suppress(OSError):  # the folder may be read-only
-        os.utime(path)
-    return found
 
 
 def _stem(name: str, entry: Entry) -> str:
@@ -77,16 +88,16 @@ def _delete_old_variants(folder: Path, stem: str) -> None:
 
 
 @contextmanager
-def shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
-    """Lock the folder of a data set's tensors against other processes and yield it; yield None without a cache."""
-    if cache is None:
-        yield None
-        return
+def shelf(cache: Path | None, name: str, *, writes: bool) -> Iterator[Shelf]:
+    """Yield the cached tensors of a data set; to write, lock their folder against other processes."""
     try:
         check_folder_name(name)
     except ValueError as error:
         raise DataError(str(error), key="data.name") from None
-    folder = cache / "tensors" / name
+    folder = None if cache is None else cache / "tensors" / name
+    if folder is None or not writes:
+        yield Shelf(folder, writes=False)
+        return
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +112,14 @@ def shared_folder(cache: Path | None, name: str) -> Iterator[Path | None]:
         # under the lock no other process writes, so a process that was killed left these files
         for rest in folder.glob("*.tmp"):
             rest.unlink(missing_ok=True)
-        yield folder
+        yield Shelf(folder, writes=True)
     finally:
         lock.release()
 
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write to {folder}: {error.strerror or error}; free disk space, or set paths.cache to another folder",
+        f"cannot write to {folder}: {error.strerror or error}; "
+        f"{how_to_write(error, 'set paths.cache to another folder')}",
         key="paths.cache",
     )

@@ -19,7 +19,7 @@ from hyco_engine.data.checks import check_shapes, check_values, warn_of_likely_g
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
-from hyco_engine.data.keeping import cached, held, shared_folder
+from hyco_engine.data.keeping import Shelf, shelf
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.observation import Observer, observed_share
@@ -27,14 +27,17 @@ from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
 from hyco_engine.data.settings import SourceChoice, Split
-from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split
+from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split, split_of_labels
 from hyco_engine.data.statistics import Statistics, field_sizes
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
+from hyco_engine.untrusted import refuse_large
 
 log = logging.getLogger("hyco_engine")
 
+_LOADED, _TRAINED = 12, 16
+"""The bytes of memory for each value of a simulation while it is loaded, and for each value of a window in training."""
 _MOST_FRAMES = 0.9
 """The longest windows use at least this share of the training frames."""
 
@@ -46,10 +49,11 @@ class DataManager:
     simulation with the fields that `[data.fields]` chooses. The digest covers data, fields, dtype and number of frames,
     so that several specs may share a name. The file is memory-mapped, so the data may be larger than memory; only a
     single simulation must fit into memory while it is loaded. A damaged entry is noticed and rebuilt. If `cache` is
-    None, everything is held in memory. Several processes may share a cache: one builds an entry, the others wait.
+    None, everything is held in memory; without `writes`, so is what the cache does not hold, and the cache stays as it
+    is. Several processes may share a cache: one builds an entry, the others wait.
 
     `[data.observe]` changes what was loaded; the result is a second entry, `observed_000000-<digest>.safetensors`.
-    `seed` seeds the random numbers of noise and masks.
+    `seed` seeds the random numbers of noise and masks. `spare` allows that short series leave nothing to validate on.
 
     Mistakes raise DataError before any model trains: an unknown field at once; a split that does not fit, or a window
     that is longer than the data, as soon as the numbers of frames are known; a value that is not finite in `prepare`.
@@ -61,8 +65,10 @@ class DataManager:
         choice: SourceChoice,
         cache: Path | None,
         *,
+        writes: bool = True,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        spare: bool = False,
     ) -> None:
         if source.num_simulations < 1:
             raise DataError("the data holds no simulation", key="data")
@@ -76,7 +82,8 @@ class DataManager:
         self._selection = Selection.of(source.layout, choice.fields)
         self.layout: StateLayout = self._selection.layout
         self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
-        self._cache = cache
+        self._cache, self._writes = cache, writes
+        self._spare = spare
         self._loaded: tuple[Trajectory, ...] | None = None
         self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
         known = [source.frames(i) for i in range(source.num_simulations)]
@@ -131,7 +138,7 @@ class DataManager:
         It loads once; if nobody calls it, the first use of the data does.
         """
         if self._loaded is None:
-            self._loaded = self._load(self._cache, progress)
+            self._loaded = self._load(progress)
             self._log_sizes()
 
     @property
@@ -141,9 +148,15 @@ class DataManager:
         assert self._loaded is not None  # because prepare() has set it
         return self._loaded
 
+    @property
+    def validates(self) -> bool:
+        """True if there is validation data, which only series without a frame to spare may lack."""
+        planned = self._planned or (self._segments if self._loaded else None)
+        return planned is None or bool(planned["val"])
+
     def simulations_by_split(self) -> dict[SplitName, list[int]]:
         """Return the simulations of each split; if the split is not by simulation, all of them train."""
-        if self.choice.split.by != "simulation":
+        if self.choice.split.by in ("time", "sensor"):
             return {"train": list(range(self.num_simulations)), "val": [], "test": []}
         planned = self._planned or self._segments
         return {name: [part.simulation for part in planned[name]] for name in NAMES}
@@ -184,9 +197,14 @@ class DataManager:
         return self._segment([len(t.dynamic) for t in self.trajectories])
 
     def _segment(self, frames: list[int]) -> dict[SplitName, tuple[Segment, ...]]:
-        own = self.source.split if self.choice.split == Split() else None
-        segments = resolve_split(own or self.choice.split, frames)
-        check_lengths(segments, self.choice.num_predict_steps, self.choice.split.by)
+        source, horizon = self.source, self.choice.num_predict_steps
+        known: list[dict[str, float | str]] = [
+            {**source.labels(index), **source.scalars(index)} for index in range(self.num_simulations)
+        ]
+        own = (source.split or split_of_labels(known)) if self.choice.split == Split() else None
+        split = own or self.choice.split
+        segments = resolve_split(split, frames, known, horizon=horizon, spare=self._spare)
+        check_lengths(segments, horizon, split)
         return segments
 
     @property
@@ -380,21 +398,23 @@ class DataManager:
         shown = ", ".join(f"{name} {count}" for name, count in numbers["frames"].items())
         sizes = (numbers["simulations"], shown, numbers["n_windows"], numbers["bytes"] / 1e6)
         log.info("data: %d simulation(s), frames: %s, %d training windows, %.3g MB", *sizes)
+        if not self.validates:
+            log.warning("the series are too short to hold out a frame: all train, and nothing validates")
 
     # --- loading ---
 
-    def _load(self, cache: Path | None, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
+    def _load(self, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
         total = self.num_simulations
         found: list[Trajectory] = []
-        with shared_folder(cache, self.choice.name) as folder:
+        with shelf(self._cache, self.choice.name, writes=self._writes) as kept:
             fingerprint = self.source.fingerprint()
-            self._precision = choose_precision(self._look(folder, fingerprint), self.layout, self._asked)
+            self._precision = choose_precision(self._look(kept, fingerprint), self.layout, self._asked)
             entries = [self._entry(index, fingerprint) for index in range(total)]
             for entry in entries:
-                found.append(cached(folder, "sim", entry, partial(self._build, entry.index)))
+                found.append(kept.cached("sim", entry, partial(self._build, entry.index)))
                 progress(entry.index + 1, total)
             if self._observer.acts and not self._has_points:
-                found = self._observe_all(folder, entries, found)
+                found = self._observe_all(kept, entries, found)
         if self._has_points:
             segments = self._segment([len(trajectory.dynamic) for trajectory in found])
             found = [self._with_points(index, trajectory, segments) for index, trajectory in enumerate(found)]
@@ -421,25 +441,43 @@ class DataManager:
                 out |= (chosen.frame >= part.start) & (chosen.frame <= part.stop - 1)
         return attrs.evolve(trajectory, points=self._observer.points(chosen, index, out))
 
-    def _look(self, folder: Path | None, fingerprint: str) -> Trajectory | None:
+    def _look(self, shelf: Shelf, fingerprint: str) -> Trajectory | None:
         """Return the chosen fields of the first simulation, from which the precision is chosen."""
         if (seen := self._glimpse()) is not None:
             return seen
         for dtype in (torch.float64, torch.float32):
-            kept = held(folder, "sim", self._entry(0, fingerprint, dtype))
+            kept = shelf.held("sim", self._entry(0, fingerprint, dtype))
             # what was rounded for an earlier run cannot say how many digits the source gives
             rounded = dtype == torch.float32
             if kept is not None and not (rounded and choose_precision(kept, self.layout, "float32").warnings):
                 break
         else:
             # a source may take long to give a simulation, so it is not asked twice
-            self._first = self.source.load(0)
+            self._first = self._load_source(0)
             check_shapes(self._first, self.source.layout, 0, self.choice.kind)
             kept = self._chosen(self._first, 0)
         points = self.source.points(0)
         if points is None:
             return kept
         return attrs.evolve(kept, points=attrs.evolve(points, value=self._selection.of_points(points.value)))
+
+    def _load_source(self, index: int) -> Trajectory:
+        """Load a simulation, unless what its source declares cannot fit into memory, which is said before reading."""
+        declared = self.source.frames(index)
+        if declared is not None:
+            layout = self.source.layout
+            cells = layout.n_all * math.prod(layout.spatial)
+            window = min(declared, self.choice.num_predict_steps + 1)
+            try:
+                refuse_large((_LOADED * declared + _TRAINED * window) * cells)
+            except ValueError as error:
+                shape = " x ".join(map(str, (layout.n_all, *layout.spatial)))
+                raise DataError(
+                    f"simulation {index} of the data has {declared} frames of {shape} values, and to load it and train "
+                    f"on one of its windows {error}. Take fewer frames (num_frames), fewer fields or a coarser grid",
+                    key="data",
+                ) from None
+        return self.source.load(index)
 
     def _chosen(self, loaded: Trajectory, index: int) -> Trajectory:
         frames = _frames_used(len(loaded.dynamic), index, self.choice)
@@ -457,7 +495,7 @@ class DataManager:
 
     def _build(self, index: int) -> Trajectory:
         """Load and check a simulation; return its chosen fields, `[T, C_dyn, *S]` and `[C_static, *S]`, zero padded."""
-        loaded = self._first if index == 0 and self._first is not None else self.source.load(index)
+        loaded = self._first if index == 0 and self._first is not None else self._load_source(index)
         self._first = None
         check_shapes(loaded, self.source.layout, index, self.choice.kind)
         frames = _frames_used(len(loaded.dynamic), index, self.choice)
@@ -484,9 +522,7 @@ class DataManager:
             )
         return Trajectory(dynamic=dynamic, static=static)
 
-    def _observe_all(
-        self, folder: Path | None, entries: Sequence[Entry], found: Sequence[Trajectory]
-    ) -> list[Trajectory]:
+    def _observe_all(self, kept: Shelf, entries: Sequence[Entry], found: Sequence[Trajectory]) -> list[Trajectory]:
         """Return the simulations as they are observed, which depends on what is held out."""
         segments = self._segment([len(trajectory.dynamic) for trajectory in found])
         observed = []
@@ -495,7 +531,7 @@ class DataManager:
             described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
             build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(cached(folder, "observed", own, build))
+            observed.append(kept.cached("observed", own, build))
         return observed
 
 

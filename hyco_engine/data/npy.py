@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from hyco_engine.resources import free_memory
+from hyco_engine.untrusted import open_regular, refuse_large
 
 Array = npt.NDArray[Any]
 
@@ -22,14 +23,14 @@ def read_arrays(path: Path) -> Array | dict[str, Array]:
 
     Raises OSError or ValueError; the message says what is wrong, and the caller adds the name of the file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(2) != b"PK":
-            size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
             file.seek(0)
             return read_array(file, size)
         try:
             with zipfile.ZipFile(file) as archive:
-                _refuse_large(sum(info.file_size for info in archive.infolist()))
+                refuse_large(sum(info.file_size for info in archive.infolist()))
                 return {info.filename.removesuffix(".npy"): _entry(archive, info) for info in archive.infolist()}
         except OSError:
             raise
@@ -53,7 +54,7 @@ def read_array(file: IO[bytes], file_size: int) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if file.tell() + size != file_size:
         raise ValueError(f"it declares {size} bytes of numbers, but has {file_size - file.tell()}")
-    _refuse_large(size)
+    refuse_large(size)
     values = np.empty(size, np.uint8)
     done = 0
     while part := file.read(min(_PIECE, max(1, size - done))):
@@ -74,8 +75,3 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if any(length < 0 for length in shape):
         raise ValueError(f"it declares the shape {shape}")
     return tuple(shape), bool(fortran), dtype
-
-
-def _refuse_large(size: int) -> None:
-    if size > (free := free_memory()):
-        raise ValueError(f"it needs {size / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free")

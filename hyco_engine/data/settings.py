@@ -76,16 +76,23 @@ class FieldsScheme:
 class Split:
     """The simulations (or frames) that train, validate and test. Ranges are `start:stop`, as in Python."""
 
-    by: Literal["simulation", "time", "sensor"] = option(
+    by: Literal["simulation", "time", "sensor", "value"] = option(
         "simulation",
         help="simulation: split the set of simulations; time: split each simulation in time; sensor: the source "
-        "chooses the points that validate",
+        "chooses the points that validate; value: split the simulations by a known number or group",
     )
-    train: str = option("", help='range, such as "0:30"; empty: all that val and test leave', check=check_range)
+    name: str = option("", help='for by = "value": the name of the number, such as "nu", or of the group')
+    train: str = option(
+        "",
+        help='range, such as "0:30"; by value: values and ranges of numbers, such as "0.01, 0.05:0.1", or names of '
+        'groups, such as "A, B"; empty: all that val and test leave',
+    )
     val: str = option(
-        "", help="range; empty: the last tenth of the simulations (at least one), or of the frames", check=check_range
+        "",
+        help="as train; empty: the last tenth of the simulations (at least one), or of the frames, or a tenth of the "
+        "values, from amid the others",
     )
-    test: str = option("", help="range; empty: nothing", check=check_range)
+    test: str = option("", help="as train; empty: nothing")
     measure: Literal["auto", "rollout", "continuation"] = option(
         "auto",
         help="start of the rollouts that measure held-out data; rollout: its own first complete frame; continuation: "
@@ -94,8 +101,19 @@ class Split:
     )
 
     def __attrs_post_init__(self) -> None:
-        if pairs := overlaps({"train": self.train, "val": self.val, "test": self.test}):
-            raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
+        ranges = {"train": self.train, "val": self.val, "test": self.test}
+        if self.by == "value" and not self.name:
+            raise SpecError('by = "value" needs the name of a number or of a group of the simulations', key="name")
+        if self.name and self.by != "value":
+            raise SpecError('only a split by = "value" has a name', key="name")
+        if self.by != "value":
+            for name, text in ranges.items():
+                try:
+                    check_range(text)
+                except ValueError as error:
+                    raise SpecError(str(error), key=name) from None
+            if pairs := overlaps(ranges):
+                raise ValueError(f"the ranges of a split must not overlap: {', '.join(pairs)}")
         if self.by == "sensor" and (self.train or self.val or self.test):
             raise SpecError('by = "sensor" takes no ranges: the source says which sensors train', key="by")
         if self.measure == "continuation" and self.by != "time":
@@ -199,12 +217,18 @@ class SourceChoice(Choice):
         attrs.Factory(dict),
         help='unit of each field after its conversion, such as {u = "m/s"}; a field without one has that of the source',
     )
+    table: Path | None = option(
+        None,
+        help="a .csv file with a row for each simulation: `file` names the data in place of path, `split` is train, "
+        "val or test, other columns of numbers are known numbers, and those of texts are groups",
+    )
     scalars: Mapping[str, str] = option(
         attrs.Factory(dict),
         help='known numbers of whole simulations, such as {nu = "viscosity"}: the name in the spec, and that in the '
         "data (an array with one number for each simulation, an attribute, a scalar of The Well, a property of a "
-        "Scene); numbers that are not named here keep the names that they have in the data",
+        "Scene, a column of the table); numbers that are not named here keep the names that they have in the data",
     )
+    every: int = option(1, help="k: only every k-th frame of the data is used, and k times dt is between them", ge=1)
     num_frames: int | None = option(None, help="number of frames to use of each simulation; none: all", ge=2)
     num_predict_steps: int = option(3, help="horizon: the number of steps that a training rollout predicts", ge=1)
     stride: int = option(1, help="number of frames between the starts of neighbouring windows", ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,8 +111,24 @@ class Statistics:
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
-        """Read what `to_data` returned; the range may be missing."""
+        """Read what `to_data` returned; the range may be missing. Raises ValueError on anything else."""
+        if not isinstance(data, Mapping) or not {*_NAMES[:3]} <= data.keys():
+            raise ValueError(f"statistics need the entries {', '.join(_NAMES[:3])}")
+        for name in _NAMES:
+            own = data.get(name, [])
+            if not isinstance(own, list) or not all(isinstance(n, int | float) and math.isfinite(n) for n in own):
+                raise ValueError(f"{name} of the statistics must be a list of finite numbers")
         return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
+
+    def check_fit(self, layout: StateLayout) -> None:
+        """Raise ValueError unless there is a number for each channel of the layout, and all spreads are above 0."""
+        for name in _NAMES:
+            count = layout.n_dynamic if name == "change_std" else layout.n_all
+            if len(own := getattr(self, name)) != count:
+                raise ValueError(f"{name} of the statistics has {len(own)} numbers, and the layout {count} channels")
+        for name in ("std", "change_std"):
+            if not bool((getattr(self, name) > 0).all()):
+                raise ValueError(f"{name} of the statistics must be above 0")
 
 
 RANGE = ("lowest", "highest")

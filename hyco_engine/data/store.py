@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
         try:
             save_file(tensors, temporary, metadata={"hyco": text})
         except SafetensorError as error:  # safetensors reports a full disk this way
-            raise OSError(str(error)) from error
+            number = re.search(r"\(os error ([0-9]+)\)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error
         with temporary.open("r+b") as file:  # Windows syncs no file that is open for reading alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -82,6 +84,8 @@ def read_entry(path: Path, entry: Entry) -> Trajectory:
     It reads every byte once, for the checksum.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise Unusable("it is no regular file")
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["hyco"])
             if not isinstance(metadata, Mapping):

@@ -6,11 +6,14 @@ import stop all others, and lets misspelt hooks pass.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Literal
 
@@ -19,8 +22,11 @@ import attrs
 from hyco_engine.hooks.checking import Records, Refusal, as_refusal, collect, deprecated, describe, without_help
 from hyco_engine.hooks.hookspecs import PROJECT
 
+logger = logging.getLogger(__name__)
+
 ENGINE = "hyco-engine"
 SLOW_IMPORT_S = 0.5
+LONG_IMPORT_S = 5.0
 
 _HEAVY = ("torch", "phi")
 
@@ -97,8 +103,12 @@ def load_plugins(disabled: Collection[str], entry_points: Iterable[metadata.Entr
 
     # sorted, because only the first plugin that imports torch can be caught at it
     for name, claims in sorted(by_name.items()):
-        if len(claims) == 1:
-            plugins.append(_load(*claims[0]))
+        own = [claim for claim in claims if normalise(claim[0].distribution) == ENGINE]
+        if len(claims) == 1 or len(own) == 1:
+            kept = own[0] if own else claims[0]
+            plugins.append(_load(*kept))
+            reason = f"{kept[0]} has this entry-point name, which no other distribution may use; rename the entry point"
+            plugins += [info.failed(reason) for info, _ in claims if info is not kept[0]]
             continue
         owners = " and ".join(sorted(f"{info.distribution} {info.version}" for info, _ in claims))
         reason = (
@@ -169,13 +179,29 @@ def _check_version(distribution: metadata.Distribution | None) -> None:
             )
 
 
+@contextmanager
+def _told_if_it_lasts(info: PluginInfo, entry_point: metadata.EntryPoint) -> Iterator[None]:
+    """Log which plugin is being imported once that has lasted `LONG_IMPORT_S`; the import goes on."""
+    message = (
+        f"{info} has been importing {entry_point.value!r} for {LONG_IMPORT_S:g} s; if it does not end, leave it out: "
+        f"--disable-plugin {info.name}"
+    )
+    timer = threading.Timer(LONG_IMPORT_S, logger.warning, (message,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
     before = {name for name in _HEAVY if name in sys.modules}
     start = time.perf_counter()
     try:
         if not entry_point.pattern.match(entry_point.value):
             raise Refusal(f"its entry point {entry_point.value!r} is neither 'module' nor 'module:object'")
-        with as_refusal(f"importing {entry_point.value!r} failed", place=True):
+        with as_refusal(f"importing {entry_point.value!r} failed", place=True), _told_if_it_lasts(info, entry_point):
             target = entry_point.load()
         records = collect(target)
     except Refusal as refusal:

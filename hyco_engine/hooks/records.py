@@ -29,10 +29,17 @@ class ModelRecord(Record):
     """A model; `role` says which of the two players it can be."""
 
     role: Literal["physical", "synthetic"]
+    settled: Callable[[Any, Any], Any] | None = None
+    """For a surrogate whose size may depend on the data: a function of the same arguments as `factory`. It returns the
+    options with a value for each that is "auto". The engine calls it first, and writes these values into the resolved
+    spec."""
 
 
 def imported(module: str, name: str = "build") -> Callable[[Any, Any], Any]:
-    """Return a factory that imports `module` when it is first called, so that the record itself stays light."""
+    """Return a function of options and context that imports `module` when it is first called.
+
+    So the record itself stays light.
+    """
 
     def factory(options: Any, context: Any) -> Any:
         return getattr(import_module(module), name)(options, context)

@@ -20,6 +20,9 @@ from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
 from hyco_engine.inspection.guessing import data_section, split_line
 from hyco_engine.inspection.tables import Columns, table_section
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.spec.loading import MAX_BYTES
+from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
 
 MAX_LINES = 40
 
@@ -68,7 +71,8 @@ def _read_with(section: str) -> str:
 
 
 def _folder(path: Path) -> Found:
-    if (path / "spec.toml").is_file() and ((path / "log.txt").is_file() or (path / "summary.json").is_file()):
+    run = RunFiles(path)
+    if run.has("spec.toml") and (run.has("log.txt") or run.has("summary.json")):
         return _run(path)
     scenes = sorted(p for p in path.glob("sim_[0-9]*") if p.is_dir())
     if scenes or (path.name.startswith("sim_") and any(path.glob("*_000000.npz"))):
@@ -82,13 +86,15 @@ def _folder(path: Path) -> Found:
         splits = sorted({f.parent.name for f in files})
         contents = tuple(f"data/{split}: {len(list(path.glob(f'data/{split}/*.hdf5')))} files" for split in splits)
         return _with_source("well", path, "a data set of The Well", contents)
-    if files := sorted(p for p in path.glob("*") if h5py.is_hdf5(p) and _is_well(p)):
-        return _with_source("well", path, "files of The Well", (f"{len(files)} files such as {files[0].name}",))
+    if found := sorted(p for p in path.glob("*") if p.is_file() and h5py.is_hdf5(p) and _is_well(p)):
+        return _with_source("well", path, "files of The Well", (f"{len(found)} files such as {found[0].name}",))
     names = sorted(p.name for p in path.iterdir())[:12]
     raise DataError(f"{path} is a folder without data of a known kind; it holds {', '.join(names) or 'nothing'}")
 
 
 def _file(path: Path) -> Found:
+    if not path.is_file():
+        raise DataError(f"{path} is neither a regular file nor a folder, and the engine reads nothing else")
     if path.suffix.lower() in CSV and (table := _read_table(path)) is not None:
         return _table(table)
     if path.suffix == ".toml":
@@ -200,7 +206,7 @@ def _scenes(path: Path, scenes: list[Path]) -> Found:
 
 def _names_dt(path: Path) -> bool:
     try:
-        description = json.loads(path.read_text("utf-8"))
+        description = parse_json(read_regular(path, memory=PARSED))
     except (OSError, ValueError):
         return False
     return isinstance(description, dict) and "dt" in description
@@ -230,7 +236,7 @@ def _table(table: CsvTable | ParquetTable) -> Found:
 
 def _toml(path: Path) -> Found:
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = parse_toml(read_regular(path, most=MAX_BYTES).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     parts = [f"[{name}] kind = {tables[name].get('kind')}" for name in tables if isinstance(tables[name], dict)]
@@ -244,7 +250,7 @@ def _weights(path: Path) -> Found:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = [f"{name}: {list(file.get_slice(name).get_shape())}" for name in file.keys()]  # noqa: SIM118
-    except Exception as error:
+    except Exception as error:  # the reader raises many kinds on damaged files
         raise DataError(f"cannot read {path}: {error}") from error
     facts = [f"{name}: {metadata[name]}" for name in ("kind", "dt") if name in metadata]
     return Found(what="weights in safetensors", contents=tuple([*facts, *tensors][:MAX_LINES]))
@@ -252,15 +258,15 @@ def _weights(path: Path) -> Found:
 
 def _run(path: Path) -> Found:
     from hyco_engine.report.verdict import verdict
-    from hyco_engine.runs.metrics import SUMMARY, read_summary
+    from hyco_engine.runs.metrics import has_summary, read_summary
 
     contents: list[str] = []
     status = "unfinished"
-    if (path / SUMMARY).is_file():
+    if has_summary(path):
         summary = read_summary(path)
         status = str(summary.get("status"))
         contents.append(" ".join(verdict(summary)))
-    contents += sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    contents += RunFiles(path).names()
     return Found(
         what=f"a run folder, {status}; hyco-engine report {path} shows it", contents=tuple(contents[:MAX_LINES])
     )

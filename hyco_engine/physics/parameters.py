@@ -252,12 +252,16 @@ def _read(source: ArrayFile, grid: Grid, key: str) -> Tensor:
     return torch.as_tensor(array.astype(np.float64))
 
 
+def span_text(low: float, high: float) -> str:
+    """Return the text of a number, or of the range of a field."""
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
 def _check_within(name: str, value: Tensor, transform: Transform, *, key: str) -> None:
     low, high = float(value.min()), float(value.max())
     if not (transform.lower < low and high < transform.upper):
-        given = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         raise SpecError(
-            f"{name} = {given} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}): choose a "
-            "value between them, or set other bounds",
+            f"{name} = {span_text(low, high)} is outside of its open bounds ({transform.lower:g}, {transform.upper:g}):"
+            " choose a value between them, or set other bounds",
             key=key,
         )

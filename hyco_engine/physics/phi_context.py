@@ -43,7 +43,8 @@ def _in_context(state: Tensor) -> Iterator[None]:
     with TORCH, precision(torch.finfo(state.dtype).bits), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CFL condition violated.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"phi(ml)?\.")
-        warnings.filterwarnings("ignore", message="`torch.jit.*` is deprecated", category=DeprecationWarning)
+        # torch's category for this depends on its version
+        warnings.filterwarnings("ignore", message="`torch.jit.*` is deprecated")
         TORCH.set_default_device(_device_of(state))
         # None if the method is that of the class, else the method that the surrounding context has set
         outer = vars(TORCH).get("grid_sample")

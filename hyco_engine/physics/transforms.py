@@ -69,10 +69,10 @@ class Transform:
 
     def _between(self, raw: Tensor) -> Tensor:
         # computed from the nearer bound: sigmoid rounds to 1, and its gradient to 0, long before it underflows to 0
-        span = self.upper - self.lower
-        near_lower = self.lower + span * torch.sigmoid(torch.clamp(raw, max=0.0))
-        near_upper = self.upper - span * torch.sigmoid(torch.clamp(-raw, max=0.0))
-        return torch.where(raw < 0, near_lower, near_upper)
+        below = raw < 0
+        # not by abs or clamp, whose derivative midway is 0 in some version of torch
+        distance = (self.upper - self.lower) * torch.sigmoid(torch.where(below, raw, -raw))
+        return torch.where(below, self.lower + distance, self.upper - distance)
 
 
 def _softplus(raw: Tensor) -> Tensor:

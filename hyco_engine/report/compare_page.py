@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from hyco_engine.report.side import MODELS, Side, sides_of
 from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.views import MAX_BYTES, views
 from hyco_engine.runs.files import write_atomic
+from hyco_engine.untrusted import parse_toml
 
 MAX_PICTURES = 6
 """Largest number of rollouts beside one truth; more would be too small to see."""
@@ -74,7 +74,9 @@ def _errors(sides: Sequence[Side], split: str, *, mark: bool) -> dict[str, Any]:
         numbers = [value for value in values if is_number(value)]
         best = min(numbers) if mark and len(numbers) > 1 and model in NAMES else None
         cells = [
-            _cell("", "") if model not in found[side.name] else _cell(_number(value), "best" if value == best else "")
+            _cell("", "")
+            if model not in found[side.name]
+            else _cell(_number(value), "best" if is_number(value) and value == best else "")
             for side, value in zip(sides, values, strict=True)
         ]
         columns.append(cells)
@@ -236,6 +238,6 @@ def _trained(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _tables(spec: str) -> Mapping[str, Any]:
     try:
-        return {name: table for name, table in tomllib.loads(spec).items() if isinstance(table, Mapping)}
-    except (ValueError, RecursionError):
+        return {name: table for name, table in parse_toml(spec).items() if isinstance(table, Mapping)}
+    except ValueError:
         return {}

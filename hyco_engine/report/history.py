@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -12,8 +13,7 @@ import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.data.npy import read_arrays
-from hyco_engine.errors import DataError
+from hyco_engine.data.npy import read_array
 from hyco_engine.report.drawing import (
     COLORS,
     NAMES,
@@ -30,7 +30,7 @@ from hyco_engine.report.drawing import (
     with_unit,
 )
 from hyco_engine.report.numbers import is_number
-from hyco_engine.runs.seal import verify
+from hyco_engine.runs.reading import RunFiles
 
 Record = Mapping[str, Any]
 Points = list[tuple[int, float]]
@@ -291,14 +291,13 @@ def _profile(value: Any, folder: Path) -> Array | None:
     name = value.get("file") if isinstance(value, Mapping) else None
     if not name:
         return None
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()) or not file.is_file():
+    files = RunFiles(folder)
+    if (content := files.read(name, memory=4)) is None:
         return None
-    verify(folder, folder / name)
     try:
-        values = np.asarray(read_arrays(file), dtype=np.float64)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
+        values = np.asarray(read_array(io.BytesIO(content), len(content)), dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise files.damaged(name, error) from error
     return values if values.ndim in (1, 2, 3) and np.isfinite(values).any() else None
 
 

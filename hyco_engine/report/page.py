@@ -6,8 +6,6 @@ It needs neither the data nor the models, so a copy of a run folder is enough. T
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,15 @@ from hyco_engine.report.panels import lead_time_panels, spectrum_panels
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
-from hyco_engine.report.verdict import verdict
+from hyco_engine.report.verdict import correlation, verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.metrics import METRICS, SUMMARY, of_kept_arms, read_metrics, read_summary
-from hyco_engine.runs.seal import verify
+from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
 
-REPORT = "report.html"
+REPORT, SPEC, ENVIRONMENT = "report.html", "spec.toml", "environment.json"
+LEAD_TIMES = "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above."
 
 
 @attrs.frozen(kw_only=True)
@@ -56,17 +56,18 @@ class RunRecord:
 
         Raise DataError where it is no run folder, or a file in it is damaged.
         """
-        spec = _text(folder / "spec.toml")
+        files = RunFiles(folder)
+        spec = files.text(SPEC)
         if not spec:
-            raise DataError(f"{folder} is no run folder: it holds no spec.toml")
+            raise DataError(f"{folder} is no run folder: it holds no {SPEC}")
         if summary is None:
-            summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
+            summary = read_summary(folder) if has_summary(folder) else {}
         return cls(
             folder=folder,
             name=run_name(folder),
             summary=summary,
-            metrics=of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else [],
-            environment=_environment(folder),
+            metrics=of_kept_arms(read_metrics(folder), summary) if has_metrics(folder) else [],
+            environment=_environment(files),
             spec=spec,
             rollout=HeldOutRollout.load(folder),
         )
@@ -129,7 +130,7 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         (
             "Held-out data in detail",
             [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
-            "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above.",
+            " ".join([LEAD_TIMES, *correlation(run.summary)]),
         ),
     ]
     return [
@@ -149,26 +150,14 @@ def _no_views(run: RunRecord) -> str:
 
 def run_name(folder: Path) -> str:
     """Return a run's name in its spec, else the folder's name."""
+    run = (RunFiles(folder).toml(SPEC) or {}).get("run")
+    return str((run.get("name") if isinstance(run, Mapping) else None) or folder.name)
+
+
+def _environment(files: RunFiles) -> Mapping[str, Any]:
+    found = files.json(ENVIRONMENT)
     try:
-        named = str(tomllib.loads(_text(folder / "spec.toml")).get("run", {}).get("name") or "")
-    except (ValueError, AttributeError, RecursionError):
-        named = ""
-    return named or folder.name
-
-
-def _environment(folder: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(_text(folder / "environment.json") or "{}")
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{folder / 'environment.json'} is damaged: {error}") from error
-    return found if isinstance(found, Mapping) else {}
-
-
-def _text(path: Path) -> str:
-    verify(path.parent, path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        check(found or {}, ENVIRONMENT_SHAPE)
+    except ValueError as error:
+        raise files.damaged(ENVIRONMENT, error) from error
+    return found or {}

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import DataError
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.seal import verify
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.untrusted import parse_json, tensors_metadata
 
 ROLLOUT = "figures/rollout.safetensors"
 MAX_BYTES = 16_000_000
 _TRUTH = "truth"
+_COPIES = 6
+"""The content of a file, its arrays, and their copies in float64."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -68,22 +70,25 @@ class HeldOutRollout:
     @classmethod
     def load(cls, folder: Path) -> HeldOutRollout | None:
         """Return what `save` wrote; None where the run has none. Raise DataError where it is damaged."""
-        from safetensors import safe_open
+        from safetensors.numpy import load
 
-        path = folder / ROLLOUT
-        if not path.is_file():
+        files = RunFiles(folder)
+        if (content := files.read(ROLLOUT, memory=_COPIES)) is None:
             return None
-        verify(folder, path)
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})["rollout"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = parse_json(tensors_metadata(content)["rollout"])
+            # safetensors gives them in any order
+            arrays = dict(sorted(load(content).items()))
             truth = arrays.pop(_TRUTH)
             layout = StateLayout.from_data(about["layout"])
-            if truth.shape[1:] != (layout.n_dynamic, *layout.spatial) or any(
-                values.shape != truth.shape for values in arrays.values()
-            ):
+            wanted = (len(truth), layout.n_dynamic, *layout.spatial)
+            if not len(truth) or any(values.shape != wanted for values in (truth, *arrays.values())):
                 raise ValueError(f"its arrays must have the shape [T, {layout.n_dynamic}, *{list(layout.spatial)}]")
-            return cls(truth=truth, predictions=arrays, layout=layout, dt=float(about["dt"]), split=str(about["split"]))
-        except Exception as error:
-            raise DataError(f"{path} is damaged: {error}") from error
+            if any(values.dtype != np.float32 for values in (truth, *arrays.values())):
+                raise ValueError("its arrays must hold float32")
+            dt, split = about["dt"], about["split"]
+            if not isinstance(dt, int | float) or dt <= 0 or split not in ("val", "test"):
+                raise ValueError(f"it says that {dt!r} is the time between two frames, and {split!r} their split")
+            return cls(truth=truth, predictions=arrays, layout=layout, dt=dt, split=split)
+        except Exception as error:  # safetensors raises many kinds on damaged files
+            raise files.damaged(ROLLOUT, error) from error

@@ -13,7 +13,7 @@ from hyco_engine.interfaces import Player
 from hyco_engine.report.figures import comparison_figure, history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.runs.metrics import METRICS, of_kept_arms, read_metrics
+from hyco_engine.runs.metrics import has_metrics, of_kept_arms, read_metrics
 from hyco_engine.training.evaluation import model_rollout
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def draw(folder: Path, summary: Mapping[str, Any], task: Task, models: Mapping[P
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    records = of_kept_arms(read_metrics(folder), summary) if (folder / METRICS).is_file() else []
+    records = of_kept_arms(read_metrics(folder), summary) if has_metrics(folder) else []
     name = run_name(folder)
     yield history_figure(records, summary, figures / "history.png", title=f"{name}: how training went")
     if (rollout := held_out_rollout(task, models)) is not None:

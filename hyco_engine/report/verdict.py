@@ -28,13 +28,15 @@ FITS = 1.5
 """Factor between a model's error and the noise of the data up to which noise is all that is left."""
 RISE = 1.02
 """Growth of a held-out error that counts as harm."""
+CORRELATED = 0.8
+"""Correlation below which a prediction has left the data; `correlation_time` counts up to there."""
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
 
-    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics` and `cooperation`, each of
-    which may be missing.
+    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics`, `cooperation` and `chaos`,
+    each of which may be missing.
     """
     metrics = summary.get("metrics") or {}
     found = [
@@ -42,7 +44,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_parameters(summary.get("parameters") or {}),
         *_unexplained(metrics, summary.get("noise") or {}),
         *_harm(metrics, summary.get("cooperation") or ()),
-        *_models(metrics, (summary.get("data") or {}).get("dt"), _level(summary.get("noise") or {})),
+        *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
+        *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
     ]
     return found or ["This run trained and measured no model."]
 
@@ -73,19 +76,28 @@ def lead_below(metrics: Mapping[str, Any], model: str, split: str, share: float 
 
     Both count frames from the start of a rollout. None stands for models whose errors are not known by lead time.
     """
+    below = _below(metrics, model, split, share)
+    if not below:
+        return None
+    reached = 0
+    for lead, is_below in below:
+        if not is_below:
+            break
+        reached = lead
+    return reached, below[-1][0]
+
+
+def _below(metrics: Mapping[str, Any], model: str, split: str, share: float = 1.0) -> list[tuple[int, bool]]:
+    """Return, by lead time, whether a model's error is below `share` of persistence's; empty where it is not known."""
     own, floor = (_measured(metrics, name, split) for name in (model, "persistence"))
     measure = "vrmse" if all(map(is_number, floor.get("vrmse_by_step") or (None,))) else "nrmse"
     errors, floors = own.get(f"{measure}_by_step") or (), floor.get(f"{measure}_by_step") or ()
     leads = own.get("lead_steps") or range(1, len(errors) + 1)
-    if not errors or len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
-        return None
-    reached = 0
-    for lead, error, level in zip(leads, errors, floors, strict=True):
-        # the error of a diverged rollout is infinite, or null in JSON
-        if not is_number(error) or error >= share * level:
-            break
-        reached = lead
-    return reached, leads[-1]
+    if len(errors) != len(floors) or len(errors) != len(leads) or not all(map(is_number, floors)):
+        return []
+    # the error of a diverged rollout is infinite, or null in JSON
+    shares = zip(leads, errors, floors, strict=True)
+    return [(lead, is_number(error) and error < share * level) for lead, error, level in shares]
 
 
 def found_text(entry: Mapping[str, Any]) -> str:
@@ -101,6 +113,29 @@ def found_text(entry: Mapping[str, Any]) -> str:
     if not is_number(value):
         return ""
     return significant(value, 4) + (f" ± {significant(error, 2)}" if is_number(error) else "") + suffix
+
+
+def correlation(summary: Mapping[str, Any]) -> list[str]:
+    """Return sentences on chaos, and on how long the surrogate stays correlated with the data, as far as it is known.
+
+    They depend on `data.dt`, `metrics` and `chaos`.
+    """
+    metrics, dt, chaos = summary.get("metrics") or {}, _dt(summary), summary.get("chaos") or {}
+    split = tested_split(metrics)
+    own, falls = _measured(metrics, "synthetic", split), _falls(metrics)
+    found, time, spread = [], chaos.get("lyapunov_time"), chaos.get("standard_error")
+    if is_number(time) and is_number(spread):
+        off = significant(spread * time**2, 2)
+        found.append(f"The physics is chaotic, with a Lyapunov time of {significant(time, 3)} ± {off}.")
+    if not own.get("lead_steps") or "correlation_time" not in own:
+        return found
+    which = f"The correlation of the surrogate with the {split} data"
+    if falls == own["lead_steps"][0]:
+        return [*found, f"{which} is below {CORRELATED} from the first step on."]
+    steps = own["lead_steps"][-1] if falls is None else max(s for s in own["lead_steps"] if s < falls)
+    times = f", {significant(steps * dt / time, 2)} Lyapunov times" if is_number(time) and is_number(dt) else ""
+    end = ", the end of the rollouts" if falls is None else ""
+    return [*found, f"{which} stays at {CORRELATED} or above up to {_lead(steps, dt)}{end}{times}."]
 
 
 # --- the run as a whole -----------------------------------------------------------------------------------------------
@@ -125,6 +160,11 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         starts = "its start" if len(parameters) == 1 else "their starts"
         yield f"{_listed(list(parameters))} did not move from {starts}."
         return
+    pressed = [name for name, entry in learned.items() if entry.get("at_bound")]
+    for name in pressed:
+        side, value = learned[name]["at_bound"], found_text(learned[name])
+        yield f"{name} lies at its {side} bound, and the fit would go on beyond it: {value}."
+    learned = {name: entry for name, entry in learned.items() if name not in pressed}
     vague = [name for name, entry in learned.items() if _vague(entry)]
     for name in vague:
         yield f"{name} is uncertain: {found_text(learned[name])}{_off(learned[name])}."
@@ -239,6 +279,10 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
             half = f"; up to {_lead(useful, dt)} it is below half of that" if useful else ""
             passes = f"from there on its error passes that of {NOTHING} on {split} data"
             bad.append(f"{title} is of no use beyond {_lead(reach[0], dt)}: {passes}{half}")
+        elif reach is not None and reach[0] == 0 and ratio is not None and ratio < 1:
+            first = next((lead for lead, is_below in _below(metrics, model, split) if is_below), reach[1])
+            whole = f"over whole rollouts it has {_percent(ratio)} of its error"
+            bad.append(f"{title} errs more than {NOTHING} before {_lead(first, dt)} on {split} data; {whole}")
         elif ratio is None:
             bad.append(f"{title} diverges on {split} data")
         elif ratio >= 1:
@@ -252,6 +296,18 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
     yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
+
+
+def _falls(metrics: Mapping[str, Any]) -> int | None:
+    """Return the first lead time at which the surrogate is not correlated with the data; None if there is none."""
+    found: int | None = _measured(metrics, "synthetic", tested_split(metrics)).get("correlation_time")
+    return found
+
+
+def _dt(summary: Mapping[str, Any]) -> float | None:
+    """Return the time between two frames of the data, if it is known."""
+    dt: float | None = (summary.get("data") or {}).get("dt")
+    return dt
 
 
 def _measured(metrics: Mapping[str, Any], model: str, split: str) -> Mapping[str, Any]:

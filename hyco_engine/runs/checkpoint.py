@@ -23,14 +23,16 @@ import attrs
 from torch import Tensor
 
 from hyco_engine.errors import RunError
-from hyco_engine.resources import free_memory
 from hyco_engine.runs.files import write_atomic
+from hyco_engine.untrusted import PARSED, read_regular
 
 FORMAT = 2
 KEPT = 2
 MAX_JSON_BYTES = 2**28
 _FILE = re.compile(r"([0-9]{6,9})\.(json|safetensors)")
 _MARK = "$"
+_COPIES = 2
+"""The content of a file of tensors, and the tensors."""
 
 
 class Damaged(Exception):
@@ -93,13 +95,13 @@ class Checkpoints:
 
     def _read(self, number: int) -> dict[str, Any]:
         try:
-            told = json.loads(_bounded(self._path(number, "json"), MAX_JSON_BYTES).decode())
+            told = json.loads(_bounded(self._path(number, "json"), MAX_JSON_BYTES, PARSED).decode())
             if told.pop("sha256") != _sha256(_canonical(told)):
                 raise Damaged("its checksum does not match its content")
             if told["format"] != FORMAT:
                 raise Damaged(f"its format is {told['format']!r}, and this engine reads format {FORMAT}")
             size = told["tensors"]["bytes"]
-            data = _bounded(self._path(number, "safetensors"), size)
+            data = _bounded(self._path(number, "safetensors"), size, _COPIES)
             if len(data) != size or _sha256(data) != told["tensors"]["sha256"]:
                 raise Damaged(f"{self._path(number, 'safetensors').name} is not the file that was written with it")
             content = _decoded(told["content"], _tensors(data))
@@ -125,14 +127,14 @@ class Checkpoints:
         return {int(path.stem) for path in self._files() if path.suffix.endswith(suffix)}
 
 
-def _bounded(path: Path, most: int) -> bytes:
+def _bounded(path: Path, most: int, memory: int) -> bytes:
     """Return the file's content. Raise Damaged, without reading, for a file that is too large."""
-    if path.is_symlink() or not path.is_file():
-        raise Damaged(f"there is no file {path.name}")
-    size = path.stat().st_size
-    if size > most or size > free_memory():
-        raise Damaged(f"{path.name} has {size} bytes, more than a checkpoint can have or than the memory holds")
-    return path.read_bytes()
+    try:
+        return read_regular(path, most=most, memory=memory, links=False)
+    except FileNotFoundError:
+        raise Damaged(f"there is no file {path.name}") from None
+    except ValueError as error:
+        raise Damaged(f"{path.name}: {error}") from error
 
 
 def _sha256(data: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
-from hyco_engine.runs.metrics import SUMMARY, read_summary
+from hyco_engine.runs.metrics import has_summary, read_summary
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
@@ -87,7 +86,7 @@ def export(
         model, weights = _surrogate(run, which)
         about["surrogate"] = {"file": out.name, "format": form, "weights": which, **_described(weights, steps, form)}
         content, difference = (
-            _program(model, weights, steps) if form == "torch-export" else _tensors(model, weights, run)
+            _program(model, weights, steps) if form == "torch-export" else _tensors(model, weights, run, out)
         )
         write_atomic(out, content)
     about |= _identified(run)
@@ -116,7 +115,7 @@ def read_exported(path: Path, registry: Registry | None = None, device: str | No
             f"docs/results.md shows"
         )
     registry = registry or Registry.discover(disabled_names())
-    weights = Weights(path)
+    weights = Weights.of_file(path)
     if weights.options is None or weights.layout is None:
         raise DataError(
             f"{path} holds weights alone; export the run's surrogate, or name the run folder: hyco-engine export --help"
@@ -182,7 +181,7 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
     return buffer.getvalue(), _difference(read, whole, states)
 
 
-def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes, float]:
+def _tensors(model: nn.Module, weights: Weights, run: LoadedRun, out: Path) -> tuple[bytes, float]:
     """Return the weights with metadata as a file's content, and their largest difference from the model."""
     assert weights.layout is not None
     assert weights.statistics is not None
@@ -197,10 +196,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun) -> tuple[bytes,
         "statistics": json.dumps(weights.statistics.to_data()),
     }
     content = weights_bytes(model.state_dict(), metadata)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "exported.safetensors"
-        path.write_bytes(content)
-        read = Weights(path)
+    read = Weights(out, content)
     again = _built(read, run.assembler.registry)
     again.load_state_dict(read.state)
     return content, _difference(again.eval(), model, _states(weights))
@@ -280,8 +276,7 @@ def _shape(channels: int, layout: StateLayout) -> str:
 
 def _identified(run: LoadedRun) -> dict[str, Any]:
     """Return `physics` and `parameters` of the description; unknown values are left out."""
-    path = run.folder / SUMMARY
-    summary: Mapping[str, Any] = read_summary(run.folder) if path.is_file() else {}
+    summary: Mapping[str, Any] = read_summary(run.folder) if has_summary(run.folder) else {}
     parameters = summary.get("parameters") or {}
     if run.spec.physical is None or not parameters:
         return {}

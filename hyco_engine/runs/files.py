@@ -13,12 +13,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hyco_engine.errors import RunError
+from hyco_engine.errors import RunError, how_to_write
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step; the content is on the disk on return. Raise RunError, leaving no file behind."""
-    data = content.encode() if isinstance(content, str) else content
+    # half a character, as in the name of a folder that is no UTF-8, becomes a question mark
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def is_temporary(path: Path) -> bool:
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Return the error for a failed write, in the user's terms."""
-    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")
+    return RunError(f"cannot write {path}: {error.strerror or error}; {how_to_write(error)}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -148,7 +148,10 @@ class RunFolder(Tracker):
         """Continue after the first `size` bytes of metrics.jsonl, `elapsed` seconds after the start; drop the rest."""
         tidy(self.path)
         path = self.path / METRICS
-        data = path.read_bytes()[:size] if path.is_file() else b""
+        data = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                data = file.read(size)
         self._size, self._lines, self._digest = len(data), data.count(b"\n"), hashlib.sha256(data)
         self._elapsed = elapsed
         if path.is_file():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hyco_engine.errors import DataError
 from hyco_engine.runs.lock import LOCK, is_held
-from hyco_engine.runs.metrics import SUMMARY, read_metrics, read_summary
+from hyco_engine.runs.metrics import has_metrics, has_summary, read_metrics, read_summary
+from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.resuming import resume_command
 
 SHOWN = ("train/loss", "val/nrmse", "val/loss")
@@ -18,13 +18,13 @@ SHOWN = ("train/loss", "val/nrmse", "val/loss")
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one record a run folder, by name. Raise DataError where there is no such folder.
 
-    `status` is "running", "completed", "failed", "interrupted", "killed" (it ended without a summary), or "damaged";
-    `cycle` the number of cycles begun so far, of `cycles`; `last` the last values of a few metrics, by model and name;
-    `resume` the command that resumes it, or None.
+    `status` is "running", "completed", "failed", "interrupted", "killed" (it ended without a summary), or "damaged",
+    with the reason as `error`; `cycle` is the number of cycles begun so far, of `cycles`; `last` holds the last values
+    of a few metrics, by model and name; `resume` is the command that resumes it, or None.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    found = [path for path in folder.iterdir() if path.is_dir() and (path / "spec.toml").is_file()]
+    found = [path for path in folder.iterdir() if path.is_dir() and RunFiles(path).has("spec.toml")]
     return [_described(path) for path in sorted(found, key=_order)]
 
 
@@ -34,21 +34,25 @@ def _order(path: Path) -> tuple[str, int, str]:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    summary: Mapping[str, Any] = {}
-    if is_held(path / LOCK):
-        status = "running"
-    elif (path / SUMMARY).is_file():
-        try:
-            summary = read_summary(path)
-            status = str(summary.get("status"))
-        except DataError:
-            status = "damaged"
-    else:
-        status = "killed"
     try:
-        lines = read_metrics(path)
-    except DataError:
-        lines = []
+        return _sound(path)
+    except DataError as error:
+        return {
+            "run": str(path),
+            "status": "damaged",
+            "cycle": 0,
+            "cycles": None,
+            "last": {},
+            "error": str(error).splitlines()[0],
+            "resume": resume_command(path),
+        }
+
+
+def _sound(path: Path) -> dict[str, Any]:
+    running, ended = is_held(path / LOCK), has_summary(path)
+    summary: Mapping[str, Any] = read_summary(path) if ended and not running else {}
+    status = "running" if running else str(summary.get("status")) if ended else "killed"
+    lines = read_metrics(path) if has_metrics(path) else []
     last: dict[str, Any] = {}
     for line in lines:
         player = str(line.get("phase")).removeprefix("train_")
@@ -60,14 +64,12 @@ def _described(path: Path) -> dict[str, Any]:
         "cycle": max((line["cycle"] + 1 for line in lines if isinstance(line.get("cycle"), int)), default=0),
         "cycles": _cycles(path),
         "last": last,
-        "error": None if error is None else str(error).splitlines()[0],
+        "error": None if error is None else next(iter(str(error).splitlines()), ""),
         "resume": None if status in ("running", "completed") else resume_command(path),
     }
 
 
 def _cycles(path: Path) -> int | None:
-    try:
-        cycles = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))["run"]["cycles"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    run = (RunFiles(path).toml("spec.toml") or {}).get("run")
+    cycles = run.get("cycles") if isinstance(run, Mapping) else None
     return cycles if isinstance(cycles, int) else None

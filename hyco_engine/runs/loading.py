@@ -16,13 +16,17 @@ from hyco_engine.data.scalars import with_scalars
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry, disabled_names
 from hyco_engine.interfaces import Player
-from hyco_engine.runs.metrics import SUMMARY, read_summary
-from hyco_engine.runs.seal import verify
+from hyco_engine.physics.settings import ArrayFile
+from hyco_engine.runs.metrics import has_summary, read_summary
+from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.weights import Weights
-from hyco_engine.spec.loading import load_spec
+from hyco_engine.spec.classes import Spec
+from hyco_engine.spec.loading import LoadedSpec, spec_from_text
+from hyco_engine.spec.resolving import replaced
 
 log = logging.getLogger("hyco_engine")
 
+SPEC = "spec.toml"
 Which = Literal["best", "final"]
 
 
@@ -38,21 +42,33 @@ class LoadedRun:
     ) -> None:
         """Read the run's spec; `overrides` change its keys, such as `data.path`, as `--set` does."""
         self.folder = Path(run_dir)
+        self._files = RunFiles(self.folder)
         self._overrides = tuple(overrides)
         registry = registry or Registry.discover(disabled_names())
-        if not (self.folder / "spec.toml").is_file():
-            raise DataError(f"{self.folder} is no run folder: it holds no spec.toml")
-        verify(self.folder, self.folder / "spec.toml")
+        if (text := self._files.text(SPEC)) is None:
+            raise DataError(f"{self.folder} is no run folder: it holds no {SPEC}")
         more = [] if device is None else [f'run.device="{device}"']
-        self._loaded = load_spec(self.folder / "spec.toml", registry, [*overrides, *more])
-        self.spec = self._loaded.spec
+        self._loaded = spec_from_text(text, self.folder / SPEC, registry, [*overrides, *more])
+        self.spec = self._with_own_starts(self._loaded)
         self.assembler = Assembler(self.spec, registry)
+
+    def _with_own_starts(self, loaded: LoadedSpec) -> Spec:
+        """Return the spec with the run's own copies in place of the files that its parameters started from."""
+        settings = {} if loaded.spec.physical is None else loaded.spec.physical.parameters
+        own = {}
+        for name, setting in settings.items():
+            key, copy = f"physical.parameters.{name}.init", f"parameters/{name}-initial.npy"
+            if not isinstance(setting.init, ArrayFile) or loaded.places.is_overridden(key):
+                continue
+            if self._files.read(copy) is None:
+                raise DataError(f"{self.folder} holds no {copy}, which {name} started from")
+            own[name] = replaced(setting, {"init": ArrayFile(file=self.folder / copy)})
+        return replaced(loaded.spec, {"physical.parameters": {**settings, **own}}) if own else loaded.spec
 
     @property
     def status(self) -> str:
         """Return how the run ended: "completed", "failed", "interrupted", or "unfinished" where it left no summary."""
-        path = self.folder / SUMMARY
-        return str(read_summary(self.folder).get("status")) if path.is_file() else "unfinished"
+        return str(read_summary(self.folder).get("status")) if has_summary(self.folder) else "unfinished"
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
         """Return a trained model in eval mode. Raise DataError where the run lacks it, or its weights are damaged."""
@@ -60,7 +76,7 @@ class LoadedRun:
 
     def weights(self, player: Player, which: Which = "final") -> Weights:
         """Return a model's weights file. Raise DataError where there is none, or it is damaged."""
-        return Weights(self.folder / "weights" / f"{player}-{which}.safetensors")
+        return Weights.of_run(self._files, f"{player}-{which}")
 
     def model_and_weights(self, player: Player, which: Which) -> tuple[nn.Module, Weights]:
         """Return a trained model in eval mode, and its weights file."""
@@ -102,7 +118,8 @@ class LoadedRun:
         if not cache.is_dir():
             log.warning("the cache %s does not exist: the data is read or simulated again", cache)
         assembler = self.assembler
-        task = assembler.task()
+        # a run folder may come from somebody else, whose spec must not say where to write
+        task = assembler.task(writes=self._loaded.places.is_overridden("paths.cache"))
         task.read()
         metrics: dict[str, Any] = {}
         heldout = None

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hyco_engine.errors import RunError
 from hyco_engine.runs.files import write_atomic
+from hyco_engine.untrusted import parse_json, read_regular
 
 LOCK, GUARD = "run.lock", ".run.lock"
 """The note, and the file that is locked. They are two, since no other process can read a locked file on Windows."""
@@ -60,7 +61,7 @@ class Holder:
         """True if the process runs on this machine."""
         try:
             return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
-        except psutil.Error:
+        except (psutil.Error, ValueError, OverflowError):  # no such process, or no number of one
             return False
 
 
@@ -118,7 +119,8 @@ class RunLock:
 def is_held(path: Path) -> bool:
     """Return whether a process, on this machine or another, holds the lock to which the note `path` belongs."""
     guard = path.with_name(GUARD)
-    if guard.exists():
+    # a lock is made by opening a file for writing, and in a folder of somebody else it may be a link
+    if guard.is_file() and not guard.is_symlink():
         try:
             with FileLock(guard, timeout=0):
                 pass
@@ -133,8 +135,7 @@ def is_held(path: Path) -> bool:
 def read_holder(path: Path) -> Holder | None:
     """Return the process that a note names, or None if there is no readable note."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(4096))
+        found = parse_json(read_regular(path, most=4096, links=False))
         return Holder(pid=int(found["pid"]), started=float(found["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -6,16 +6,16 @@ JSON has no NaN and no infinity. In metrics.jsonl such a value is null, and the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hyco_engine.errors import DataError
-from hyco_engine.resources import free_memory
 from hyco_engine.runs.files import dump_json, plain
-from hyco_engine.runs.seal import verify
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.structure import LINE_SHAPE, SCALAR, SUMMARY_SHAPE, Shape, check
+from hyco_engine.untrusted import PARSED, parse_json
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -47,10 +47,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
     Raise DataError if the file is missing or damaged.
     """
-    path = folder / METRICS
+    content = _existing(RunFiles(folder), METRICS)
     # the text after the last newline is empty or was cut short
-    lines = _read(path).split(b"\n")[:-1]
-    return [_with_nonfinite(path, number, _parse(path, text, number)) for number, text in enumerate(lines, start=1)]
+    return [_record(folder / METRICS, k, line) for k, line in enumerate(content.split(b"\n")[:-1], start=1)]
 
 
 def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) 
 
     Where it chose none, as in a run that was interrupted, each model's first candidate counts.
     """
-    kept = {player: told["kept"] for player, told in (summary.get("arms") or {}).items()}
+    kept = {player: told["kept"] for player, told in (summary.get("arms") or {}).items() if told.get("kept")}
 
     def is_kept(record: Mapping[str, Any]) -> bool:
         player = str(record.get("phase", "")).removeprefix("train_")
@@ -67,40 +66,47 @@ def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) 
     return [record for record in records if is_kept(record)]
 
 
-def _with_nonfinite(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    strange = record.pop("nonfinite", {})
-    try:
-        return record | {name: float(text) for name, text in strange.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}:{number} is damaged: its nonfinite is {strange!r}, which names no numbers") from error
-
-
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary.json. Raise DataError if it is damaged, or missing because the run did not end."""
-    path = folder / SUMMARY
-    return _parse(path, _read(path))
-
-
-def _read(path: Path) -> bytes:
-    verify(path.parent, path)
+    content = _existing(RunFiles(folder), SUMMARY)
     try:
-        # the parsed content takes about ten times as much memory
-        if (size := path.stat().st_size) * 10 > free_memory():
-            raise DataError(f"cannot read {path}: its {size} bytes need more memory than is free")
-        return path.read_bytes()
-    except FileNotFoundError:
-        what = "is no run folder" if path.parent.is_dir() else "does not exist"
-        raise DataError(f"{path.parent} {what}: there is no {path.name} in it") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        return _object(content, SUMMARY_SHAPE)
+    except ValueError as error:
+        raise DataError(f"{folder / SUMMARY} is damaged: {error}") from error
 
 
-def _parse(path: Path, text: bytes, number: int | None = None) -> dict[str, Any]:
-    place = str(path) if number is None else f"{path}:{number}"
+def has_summary(folder: Path) -> bool:
+    """Return whether a run left a summary, be it damaged."""
+    return RunFiles(folder).has(SUMMARY)
+
+
+def has_metrics(folder: Path) -> bool:
+    """Return whether a run left metrics, be they damaged."""
+    return RunFiles(folder).has(METRICS)
+
+
+def _existing(files: RunFiles, name: str) -> bytes:
+    content = files.read(name, memory=PARSED)
+    if content is None:
+        what = "is no run folder" if files.folder.is_dir() else "does not exist"
+        raise DataError(f"{files.folder} {what}: there is no {name} in it")
+    return content
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is damaged: {error}") from error
+        found = _object(line, LINE_SHAPE)
+        strange = found.pop("nonfinite", None) or {}
+        for name, value in found.items():
+            check(value, SCALAR, name)
+        return found | {name: float(text) for name, text in strange.items()}
+    except ValueError as error:
+        raise DataError(f"{path}:{number} is damaged: {error}") from error
+
+
+def _object(content: bytes, shape: Shape) -> dict[str, Any]:
+    value = parse_json(content)
     if not isinstance(value, dict):
-        raise DataError(f"{place} is damaged: it must be a JSON object")
+        raise ValueError("it must be a JSON object")
+    check(value, shape)
     return value

@@ -14,12 +14,14 @@ import attrs
 from hyco_engine.errors import DataError, Problem, RunError, SpecError
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.lock import GUARD, LOCK
-from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, has_metrics, read_metrics, read_summary
+from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.training.settings import CHOSEN
+from hyco_engine.untrusted import open_regular, parse_toml
 
 CHECKPOINTS = "checkpoints"
 HARMLESS = (
@@ -81,29 +83,34 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
 
     Raise SpecError where the spec differs, RunError where no checkpoint can be used.
     """
-    found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content["metrics"]))
+    found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content.get("metrics")))
     if found is None:
-        if (folder / "spec.toml").is_file():
-            stored = _stored(folder)
+        if (stored := RunFiles(folder).toml("spec.toml")) is not None:
             _compare(stored, with_choices(spec, stored), None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
-    run, training = found.content["run"], found.content["training"]
-    cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
-    stored = tomllib.loads(run["spec"])
-    _compare(stored, with_choices(spec, stored), cycles)
-    return Earlier(
-        checkpoint=found.content,
-        records=tuple(_kept(folder, found.content["metrics"]["lines"])),
-        notes=(*found.notes, f"resuming from {found.path}"),
-        warnings=tuple(_differences(run, facts, spec)),
-    )
+    try:
+        run, training = found.content["run"], found.content["training"]
+        cycles = training["history"]["cycles"] + (training["next"] > 0 or training["marks"] is not None)
+        stored = parse_toml(run["spec"])
+        _compare(stored, with_choices(spec, stored), cycles)
+        return Earlier(
+            checkpoint=found.content,
+            records=tuple(_kept(folder, found.content["metrics"]["lines"])),
+            notes=(*found.notes, f"resuming from {found.path}"),
+            warnings=tuple(_differences(run, facts, spec)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"the checkpoint {found.path} does not hold the state of a run ({type(error).__name__}: {error}): start "
+            "again with a new run folder"
+        ) from error
 
 
 def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
     """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
     stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
     left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {"run.precision"}
-    open_ = [key for key, value in now.items() if value == "auto" and key in left]
+    open_ = [key for key, value in now.items() if value == "auto" and (key in left or key.startswith("synthetic."))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
 
@@ -111,18 +118,23 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _metrics_differ(folder: Path, position: Mapping[str, Any]) -> str | None:
+def _metrics_differ(folder: Path, position: Any) -> str | None:
     """Return None if metrics.jsonl begins as it did when a checkpoint was written, else the reason for a message."""
+    if not isinstance(position, Mapping) or not isinstance(position.get("bytes"), int):
+        return "it does not say how long metrics.jsonl was"
     path, left = folder / METRICS, int(position["bytes"])
     digest = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb") as file:
-            while left > 0 and (part := file.read(min(left, 2**20))):
-                digest.update(part)
-                left -= len(part)
+    if has_metrics(folder):
+        try:
+            with open_regular(path, links=False) as file:
+                while left > 0 and (part := file.read(min(left, 2**20))):
+                    digest.update(part)
+                    left -= len(part)
+        except (OSError, ValueError) as error:
+            return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
     return (
         None
-        if digest.hexdigest() == position["sha256"]
+        if digest.hexdigest() == position.get("sha256")
         else f"{path} does not begin as it did when the checkpoint was written"
     )
 
@@ -132,13 +144,6 @@ def _kept(folder: Path, lines: int) -> Iterator[dict[str, Any]]:
     for record in records:
         record.pop("time", None)
         yield record
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / 'spec.toml'} is damaged: {error}; start again with a new run folder") from error
 
 
 def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:

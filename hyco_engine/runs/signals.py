@@ -39,11 +39,16 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Lets the signals ask within the block, and do afterwards what they did before. Only the main thread may enter."""
+    """Lets the signals ask within the block, and do afterwards what they did before. Only the main thread may enter.
+
+    A process that was asked is about to end, and what asks again must not end it before it has told its exit code: such
+    signals are ignored after the block, except for SIGINT, by which a person hastens the end.
+    """
     request = StopRequest()
     before = {number: signal.signal(number, request.receive) for number in ASKING}
     try:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            asked = request.signal is not None and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if asked else handler)

@@ -35,6 +35,7 @@ def parameters_summary(
     folder: Path,
     standard_errors: Mapping[str, float | None],
     intervals: Mapping[str, tuple[float, float] | None],
+    at_bound: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return `summary.parameters`; write fields to `<folder>/parameters/<name>-{initial,final,best,last,truth}.npy`.
 
@@ -52,6 +53,7 @@ def parameters_summary(
             "truth": None if true is None else _summarised(true.expand_as(value), folder, f"{name}-truth"),
             "relative_error": None if true is None else relative_error(value, true, declaration.gauge),
             "standard_error": standard_errors.get(name),
+            "at_bound": at_bound.get(name),
             "unit": declaration.unit,
             "moved": not torch.equal(value, initial),
         }

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from hyco_engine.data.form import DataForm
 from hyco_engine.errors import DataError
 from hyco_engine.runs.folder import RunFolder
-from hyco_engine.runs.seal import verify
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.untrusted import parse_json, read_regular, tensors_metadata
 
 
 def save_model(folder: RunFolder, name: str, state: Mapping[str, Tensor], kind: str, form: DataForm) -> Path:
@@ -22,20 +22,50 @@ def save_model(folder: RunFolder, name: str, state: Mapping[str, Tensor], kind: 
 
 
 class Weights:
-    """A weights file. Reading it executes nothing. Raise DataError where it is missing or damaged."""
+    """The weights of a model, and the form of its data, from a file. Reading it executes nothing."""
 
-    def __init__(self, path: Path) -> None:
-        verify(path.parent.parent, path)
+    def __init__(self, path: Path, content: bytes) -> None:
+        """Read the content of the file `path`. Raise DataError where it is damaged."""
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                self.state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.options: dict[str, Any] | None = json.loads(metadata["options"]) if "options" in metadata else None
-            self.physical: dict[str, Any] | None = json.loads(metadata["physical"]) if "physical" in metadata else None
-            self.kind = str(metadata["kind"])
+            metadata = tensors_metadata(content)
+            # sorted, since safetensors gives them in any order; copied, since their places in the file are not aligned
+            self.state: dict[str, Tensor] = {name: value.clone() for name, value in sorted(load(content).items())}
+            self.options = _table(metadata, "options")
+            self.physical = _table(metadata, "physical")
+            self.kind = metadata["kind"]
             self.form = DataForm.from_metadata(metadata)
             self.layout, self.dt, self.statistics = self.form.layout, self.form.dt, self.form.statistics
-        except FileNotFoundError:
-            raise DataError(f"there are no weights {path}: the run did not end, or it has no such model") from None
-        except Exception as error:
-            raise DataError(f"the weights {path} are damaged: {error}") from error
+        except Exception as error:  # safetensors and torch raise many kinds on damaged files
+            why = f"there is no {error} in it" if isinstance(error, KeyError) else str(error) or type(error).__name__
+            raise DataError(f"the weights {path} are damaged: {why.splitlines()[0]}") from error
+
+    @classmethod
+    def of_run(cls, files: RunFiles, name: str) -> Weights:
+        """Return `weights/<name>.safetensors` of a run. Raise DataError where it is missing or damaged."""
+        place = f"weights/{name}.safetensors"
+        path = files.folder / place
+        if (content := files.read(place, memory=_COPIES)) is None:
+            raise DataError(f"there are no weights {path}: the run did not end, or it has no such model")
+        return cls(path, content)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Weights:
+        """Return the weights in a file that the user named. Raise DataError where it is missing or damaged."""
+        try:
+            return cls(path, read_regular(path, memory=_COPIES))
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+_COPIES = 3
+"""The content of a file, the tensors in it, and their copies."""
+
+
+def _table(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """Return the table that a text of the metadata holds, None without one."""
+    if name not in metadata:
+        return None
+    found = parse_json(metadata[name])
+    if not isinstance(found, dict):
+        raise ValueError(f"its {name} must be a table")
+    return found

@@ -17,9 +17,10 @@ from hyco_engine.spec.dumping import dump_spec
 from hyco_engine.spec.overrides import Overrides, apply_overrides, overrider, parse_overrides
 from hyco_engine.spec.places import Places, key_text, locate_keys
 from hyco_engine.spec.structuring import Kinds, Structurer
-from hyco_engine.spec.values import Mistake, Mistakes, has_keys
+from hyco_engine.spec.values import Mistake, Mistakes, has_keys, is_text
+from hyco_engine.untrusted import parse_toml
 
-__all__ = ["LoadedSpec", "dump_spec", "load_spec", "spec_from_dict"]
+__all__ = ["LoadedSpec", "dump_spec", "load_spec", "spec_from_dict", "spec_from_text"]
 
 MAX_BYTES = 1_000_000
 
@@ -50,10 +51,14 @@ def load_spec(path: Path | str, registry: Kinds, overrides: Overrides = ()) -> L
     working directory. Raises SpecError with all mistakes, or PluginError if only plugins are at fault.
     """
     path = Path(path)
-    text = _read(path)
+    return spec_from_text(_read(path), path, registry, overrides)
+
+
+def spec_from_text(text: str, path: Path, registry: Kinds, overrides: Overrides = ()) -> LoadedSpec:
+    """Read a spec from the text of the file `path`, as `load_spec` does."""
     try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse_toml(text)
+    except ValueError as error:
         raise SpecError([_syntax_problem(error, text, path), *parse_overrides(overrides)[1]]) from None
     lines = {key_text(key): line for key, line in locate_keys(text).items()}
     return _load(data, registry, overrides, Places(file=path, lines=lines), path.parent.absolute())
@@ -87,10 +92,10 @@ def _read(path: Path) -> str:
     raise SpecError([Problem(message=message, file=path)])
 
 
-def _syntax_problem(error: Exception, text: str, path: Path) -> Problem:
-    if isinstance(error, RecursionError):
-        return Problem(message="is nested too deeply", file=path)
+def _syntax_problem(error: ValueError, text: str, path: Path) -> Problem:
     message = str(error)
+    if not isinstance(error, tomllib.TOMLDecodeError):
+        return Problem(message=message.removeprefix("it "), file=path)
     line: int | None = None
     if place := re.search(r" \(at line (\d+), column (\d+)\)$", message):
         line = int(place[1])
@@ -134,7 +139,11 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
     def walk(value: Any, key: str) -> Any:
         if isinstance(value, Path):
             inside = data_folder if key.startswith("data.") else folder
-            return (here if places.is_overridden(key) else inside) / value
+            path = (here if places.is_overridden(key) else inside) / value
+            if not is_text(str(path)):
+                message = f"the path {str(path)!a} is not UTF-8, and a spec holds no other text: rename the folder"
+                raise SpecError([places.located(Problem(message=message, key=key))])
+            return path
         if isinstance(value, tuple):
             return tuple(walk(entry, f"{key}[{index}]") for index, entry in enumerate(value))
         if isinstance(value, Mapping):

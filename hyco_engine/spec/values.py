@@ -186,20 +186,21 @@ def _is_float(value: object) -> bool:
     return _is_int(value) or (isinstance(value, float) and not math.isnan(value))
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
+    """Return whether the value is text that a file can hold."""
     # surrogates without a partner cannot be written to a file
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str | Path) and _is_text(str(value)) and "\0" not in str(value)
+    return isinstance(value, str | Path) and is_text(str(value)) and "\0" not in str(value)
 
 
 _SCALARS: Mapping[Any, tuple[str, Callable[[object], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     int: ("an integer", _is_int),
     float: ("a number", _is_float),
-    str: ("a string", _is_text),
+    str: ("a string", is_text),
     Path: ("a path (a string)", _is_path),
 }
 

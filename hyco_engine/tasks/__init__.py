@@ -30,12 +30,14 @@ def task_for(
     choice: SourceChoice,
     cache: Path | None = None,
     *,
+    writes: bool = True,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    spare: bool = False,
     given: Mapping[str, str] | None = None,
     found: Mapping[str, str] | None = None,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `dtype` and `seed` are those of `DataManager`.
+    """Return the task of a source; `choice`, `cache`, `writes`, `dtype`, `seed` and `spare` are those of `DataManager`.
 
     States carry the scalars of their simulation; `given` and `found` are those of
     `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
@@ -43,6 +45,8 @@ def task_for(
     """
     if isinstance(source, SampleSource):
         return SampleTask(source, choice)
-    carried = carrying(described(source, choice), choice.fields, given or {}, found or {})
-    manager = DataManager(carried, choice, cache, dtype=dtype, seed=seed)
+    given = given or {}
+    known = described(source, choice, named=given.values())
+    carried = carrying(known, choice.fields, given, found or {})
+    manager = DataManager(carried, choice, cache, writes=writes, dtype=dtype, seed=seed, spare=spare)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

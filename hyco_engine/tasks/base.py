@@ -140,13 +140,18 @@ class Task(ABC):
         """Return the first simulation of the test split, else of val; None if the data has no simulations."""
         return None
 
+    def whole_simulations(self) -> Sequence[Trajectory]:
+        """Return all simulations from their first frame to their last; none if the data has no simulations."""
+        return ()
+
     def check_fit(self, trained: DataForm, player: Player) -> None:
         """Raise DataError if a model that trained on states of the form `trained` cannot step this data."""
+        layout = self.form.layout
         if trained.layout is None:
             return
-        if trained.text != self.form.text:
+        if layout is None or trained.text != self.form.text:
             raise DataError(f"the {player} model steps {trained.text}; this data has {self.form.text}", key="data")
-        if [field.groups for field in trained.layout.static] != [field.groups for field in self.form.layout.static]:
+        if [field.groups for field in trained.layout.static] != [field.groups for field in layout.static]:
             raise DataError(
                 f"the {player} model has a value for each {' and '.join(trained.layout.indices)} of other data; "
                 "hyco-engine identify finds the parameters of new simulations",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,8 @@ from hyco_engine.data.precision import Precision
 from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec
+from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec, Trajectory
+from hyco_engine.physics.parameters import span_text
 from hyco_engine.tasks.base import Example, Task
 from hyco_engine.training.memory import expected_memory
 from hyco_engine.training.noisy import is_noisy
@@ -32,10 +33,8 @@ LEAST_SHARE = 0.03
 class FieldTask(Task, ABC):
     """States of fields on a grid, which models step forward from frame to frame.
 
-    `manager` keeps the simulations. Splits of simulations always leave validation data.
+    `manager` keeps the simulations.
     """
-
-    validates = True
 
     def __init__(self, manager: DataManager) -> None:
         self.manager = manager
@@ -59,6 +58,10 @@ class FieldTask(Task, ABC):
     @property
     def train(self) -> Samples:
         return self.manager.train
+
+    @property
+    def validates(self) -> bool:
+        return self.manager.validates
 
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         self.manager.prepare(progress)
@@ -122,6 +125,9 @@ class FieldTask(Task, ABC):
                 return Example(split=split, trajectory=found[0], layout=self.layout, dt=self.dt)
         return None
 
+    def whole_simulations(self) -> Sequence[Trajectory]:
+        return self.manager.trajectories
+
     @property
     def truth(self) -> Mapping[str, Tensor]:
         return {**self.manager.truth, **self._own_truth()}
@@ -174,6 +180,15 @@ class FieldTask(Task, ABC):
                 raise SpecError(
                     f"the physics {kind!r} has no parameter {name!r}; it has "
                     f"{known}{did_you_mean(name, physical.learnables.names)}",
+                    key=f"data.truth.{name}",
+                )
+            transform = physical.learnables.transform(name)
+            low, high = float(true.min()), float(true.max())
+            if name in physical.learnables.learned and not (transform.lower <= low and high <= transform.upper):
+                raise SpecError(
+                    f"the truth {span_text(low, high)} of {name!r} is outside of its bounds ({transform.lower:g}, "
+                    f"{transform.upper:g}), so it cannot be found: set wider bounds "
+                    f"(physical.parameters.{name}.bounds), or correct the truth",
                     key=f"data.truth.{name}",
                 )
 

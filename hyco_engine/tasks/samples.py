@@ -34,8 +34,11 @@ class SampleTask(Task):
             raise SpecError(
                 "samples have no frames, so no split by time: their source divides them", key="data.split.by"
             )
-        if choice.scalars:
-            raise SpecError("scalars belong to simulations, but this data consists of samples", key="data.scalars")
+        if choice.scalars or choice.table is not None:
+            key = "data.scalars" if choice.scalars else "data.table"
+            raise SpecError("known numbers belong to simulations, but this data consists of samples", key=key)
+        if choice.every > 1:
+            raise SpecError("samples have no frames of which some could be left out", key="data.every")
         self._source = source
         self._train = source.samples("train")
         if not len(self._train):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import torch
@@ -45,10 +45,14 @@ MOST_TANGENTS = 2**30
 """Most values times steps times parameters to push forward, a minute or two of work; more windows are left out."""
 MOST_PARAMETERS = 50
 """Most parameters with error bars: data rarely determine the values of a field one by one."""
+NEAR = 0.01
+"""A parameter is near a bound if its distance is at most this share of the interval, or of the size of its start."""
 MOST_VALUES = 1000
 """Most values of parameters with error bars, if many are those of single groups."""
 WANTED_BLOCKS = 10
 CONFIDENCE = 0.95
+
+Side = Literal["lower", "upper"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -69,6 +73,8 @@ class ErrorBars:
     """The largest over the smallest singular value of J with columns of length 1."""
     assumption: str
     warnings: tuple[str, ...] = ()
+    at_bound: Mapping[str, Side] = attrs.field(factory=dict)
+    """The parameters that lie at a bound beyond which the data pull them."""
 
     def to_data(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -113,7 +119,7 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
         covariance = _at_least(_by_blocks(hessian, found.scores, blocks.of_sample), covariance)
         assumption += f"; or, where that gives more, {k} {blocks.said} err independently"
         dof = min(dof, float(k - 1))
-    return _bars(model, whole, point[0], hessian, covariance, dof, assumption)
+    return _bars(model, whole, point[0], hessian, found.scores.sum(0), covariance, dof, assumption)
 
 
 def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
@@ -131,7 +137,8 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     hessian = arrow.reduced
     covariance = float(arrow.values) / dof * _inverse(hessian)
     assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
-    return _bars(model, whole, point, hessian, covariance, dof, assumption)
+    # where the starts are at their minimum, the parameters' own gradient is that of both
+    return _bars(model, whole, point, hessian, arrow.gradient, covariance, dof, assumption)
 
 
 def _volume_in_windows(whole: Problem) -> float:
@@ -300,6 +307,7 @@ def _bars(
     whole: Problem,
     point: Tensor,
     hessian: Tensor,
+    gradient: Tensor,
     covariance: Tensor,
     dof: float,
     assumption: str,
@@ -315,8 +323,14 @@ def _bars(
     eigenvalues, vectors = torch.linalg.eigh(hessian / (scale[:, None] * scale))
     smallest, largest = float(eigenvalues[0].clamp(min=0)), float(eigenvalues[-1])
     condition = math.sqrt(largest / smallest) if smallest > 0 else math.inf
+    pressed = _pressed(model, names, values, values - slopes * (_inverse(hessian) @ gradient.double().cpu()))
     mute = [name for k, name in enumerate(names) if not known[k]]
     notes = [f"the data say nothing about {name}: no prediction depends on it" for name in mute]
+    notes += [
+        f"{name} lies at its {side} bound, and the fit would go on beyond it: set wider bounds "
+        f"(physical.parameters.{name.partition('[')[0]}.bounds), or ask whether the physics explains the data"
+        for name, side in pressed.items()
+    ]
     relative = vectors[:, 0] / scale * slopes / values.abs().clamp(min=1e-300)
     if bool(known.all()) and condition > torch.finfo(whole.unknowns.dtype).eps ** -0.5:
         notes.append(
@@ -324,7 +338,9 @@ def _bars(
             f"no more than rounding (condition number {condition:.2g}). Fix one of them (learn = false), or add data"
         )
     elif bool(known.all()):
-        unsure = [f"{n} (± {errors[n]:.2g})" for k, n in enumerate(names) if float(raw_errors[k]) > 1]
+        unsure = [
+            f"{n} (± {errors[n]:.2g})" for k, n in enumerate(names) if float(raw_errors[k]) > 1 and n not in pressed
+        ]
         if unsure:
             notes.append(
                 f"hardly determined by the data: {', '.join(unsure)}; the least certain direction is "
@@ -339,7 +355,25 @@ def _bars(
         condition=condition,
         assumption=assumption,
         warnings=tuple(notes),
+        at_bound=pressed,
     )
+
+
+def _pressed(model: PhysicalModel, names: Sequence[str], values: Tensor, ahead: Tensor) -> dict[str, Side]:
+    """Return the parameters near a bound that a Gauss–Newton step without bounds, to `ahead`, would cross.
+
+    The transform hides this: near a bound its slope vanishes, and with it the gradient that the search follows.
+    """
+    found: dict[str, Side] = {}
+    for name, value, wanted in zip(names, values.tolist(), ahead.tolist(), strict=True):
+        transform = model.learnables.transform(name.partition("[")[0])
+        span = transform.upper - transform.lower
+        near = NEAR * (span if math.isfinite(span) else transform.scale)
+        if value - transform.lower <= near and wanted <= transform.lower:
+            found[name] = "lower"
+        elif transform.upper - value <= near and wanted >= transform.upper:
+            found[name] = "upper"
+    return found
 
 
 def _physical(

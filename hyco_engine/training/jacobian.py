@@ -54,19 +54,29 @@ class ForwardJacobian:
 
 @cache
 def _load_rules() -> None:
-    """Load rules of forward mode that torch loads at their first use, through a function that it calls deprecated."""
+    """Load rules of forward mode that torch loads at their first use, and what torch warns of its own code there.
+
+    The category of that warning depends on torch's version, and no warning may cost a derivative.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 def push_forward(
-    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    function: Callable[..., Tensor], inputs: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Return (f, its derivative along `tangents`)."""
+    """Return (f, its derivative along `tangents`); an input and its tangent are tensors or equal trees of them."""
     _load_rules()
     pair: Any = torch.func.jvp(function, inputs, tangents)
     return pair[0], pair[1]
+
+
+def push_forward_all(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Return the function that computes the derivatives of all outputs along every element of the input."""
+    _load_rules()
+    derivatives: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.jacfwd(function)
+    return derivatives
 
 
 def _together(function: Function, x: Tensor, size: int) -> tuple[Tensor, Tensor]:

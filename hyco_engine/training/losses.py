@@ -28,6 +28,7 @@ from hyco_engine.interfaces import (
     TermSpec,
 )
 from hyco_engine.rollout import rollout
+from hyco_engine.training.divergence import LeftFinite
 
 _SQUARED = ("gaussian", "residual", "other")
 
@@ -77,8 +78,8 @@ class Objective(ABC):
         """Return the number of rollout steps in the loss of this batch; None if it needs more than rollouts."""
         return None
 
-    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
-        """Describe where the rollouts of the batch stop being finite; None if they are finite or there are none."""
+    def left_finite(self, model: nn.Module, batch: Batch) -> LeftFinite | None:
+        """Return where the rollouts of the batch stop being finite; None if they are finite or there are none."""
         return None
 
     @property
@@ -158,7 +159,7 @@ class RolloutObjective(Objective):
         parts = {name: differences[:, :, channels].flatten(1) for name, channels in self._channels.items()}
         return {name: part * part.shape[1] ** -0.5 for name, part in parts.items()}
 
-    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
+    def left_finite(self, model: nn.Module, batch: Batch) -> LeftFinite | None:
         states, steps = batch[0], self.steps(batch)
         if not isinstance(states, Tensor) or steps is None:
             return None
@@ -169,10 +170,11 @@ class RolloutObjective(Objective):
             for name, channels in self._channels.items():
                 bad = int((~finite[:, step, channels].flatten(1).all(1)).sum())
                 if bad:
-                    return (
+                    text = (
                         f"{name!r} is not finite from lead time {step + 1} of {steps} on in {bad} of {len(finite)} "
                         "rollouts"
                     )
+                    return LeftFinite(lead=step + 1, steps=steps, text=text)
         return None
 
     def _differences(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -61,12 +61,28 @@ class Size:
     noisy: bool = False
 
 
+def batch_size(samples: int) -> int:
+    """Return the usual number of samples in a step, a power of two."""
+    return max(4, min(16, 1 << int(math.log2(max(samples / BATCHES, 1)))))
+
+
+def operations(wanted: SurrogateTraining, budget: Budget, samples: int) -> float:
+    """Return how many operations a step may spend on one sample if all steps are to fit into the budget.
+
+    This, too, is counted: a network has the same size on every machine.
+    """
+    batch = wanted.settled(batch_size=batch_size(samples)).batch_size
+    steps = MOST_STEPS if budget.epochs is None else budget.epochs * math.ceil(samples / batch)
+    seconds = (budget.seconds or DEFAULT_SECONDS) - steps * OVERHEAD
+    return max(0.0, seconds) * OPERATIONS_PER_SECOND / (steps * batch)
+
+
 def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module, objective: Objective) -> Plan:
     """Choose what `wanted` leaves open for a stepper that is trained on rollouts by stochastic gradient descent."""
     # one step a rollout costs least, and unobserved or noisy frames need longer ones
     short = size.horizon > 1 and not size.hidden and not size.noisy
     choices: dict[str, Any] = {
-        "batch_size": max(4, min(16, 2 ** int(math.log2(max(size.samples / BATCHES, 1))))),
+        "batch_size": batch_size(size.samples),
         "lr": _rate(model),
         "curriculum": ((1, 1),) if short else (),
         "input_noise": 0.0 if size.noisy else 0.1,

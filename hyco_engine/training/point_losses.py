@@ -14,6 +14,7 @@ from hyco_engine.data.points import GRID, START, Sensors
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.interfaces import Batch, LossTerm, Player, Points
 from hyco_engine.rollout import rollout
+from hyco_engine.training.divergence import LeftFinite
 from hyco_engine.training.losses import Objective, RolloutObjective
 
 # (prediction - target, which is 0 if not observed; mask of observed values), both `[B, N, C_dyn]`
@@ -148,7 +149,7 @@ class PointPredictorObjective(PointObjective):
 
     takes_parts = True
 
-    def left_finite(self, model: nn.Module, batch: Batch) -> str | None:
+    def left_finite(self, model: nn.Module, batch: Batch) -> LeftFinite | None:
         return None
 
     def _compared(self, model: nn.Module, batch: Batch) -> list[_Part]:

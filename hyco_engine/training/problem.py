@@ -26,7 +26,7 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.physics.within import instability
 from hyco_engine.randomness import derive_generator
-from hyco_engine.training.divergence import Diverged, Outgrown, broken_losses
+from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, broken_losses, out_of_range
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
@@ -246,8 +246,8 @@ class Problem:
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
         left = self.objective.left_finite(self.model, batch)
-        told = f"the {self.player} model diverged in {where}: {what}{f', since {left}' if left else ''}"
-        return Diverged(told, advice=instability(self.model, batch[0]) or "")
+        told = f"the {self.player} model diverged in {where}: {what}{f', since {left.text}' if left else ''}"
+        return Diverged(told, advice=self._cause(batch), left=left)
 
     def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
         """Return the loss terms of some samples. With `where`, an error names the plugin's part that failed."""
@@ -287,14 +287,17 @@ class Problem:
         self._observed()
         yield from map(self._started, self._chunks)
 
-    def instability(self) -> str | None:
-        """Return a warning that internal steps are too long for the start states of the data, or None."""
-        return instability(self.model, self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch[0])
+    def cause(self) -> str:
+        """Return what helps against a cause of divergence that no training removes; empty if none is seen."""
+        return self._cause(self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch)
 
-    def left_finite(self) -> str:
-        """Describe the first rollout that does not stay finite, as ", since ..."; empty if all stay finite."""
+    def _cause(self, batch: Batch) -> str:
+        return out_of_range(batch) or instability(self.model, batch[0]) or ""
+
+    def left_finite(self) -> LeftFinite | None:
+        """Return where the first rollouts that do not stay finite stop being so; None if all stay finite."""
         found = (self.objective.left_finite(self.model, chunk.batch) for chunk in self.chunks())
-        return next((f", since {left}" for left in found if left), "")
+        return next((left for left in found if left), None)
 
     def _started(self, chunk: Chunk) -> Chunk:
         """Return the chunk with the learned start states of its samples."""

@@ -19,7 +19,7 @@ from hyco_engine.data.scalars import number
 from hyco_engine.physics.graphs import clean, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.parameters import Learnables
-from hyco_engine.training.jacobian import push_forward
+from hyco_engine.training.jacobian import push_forward, push_forward_all
 
 Run = Callable[..., Any]
 MAX_GRAPHS = 8
@@ -132,7 +132,7 @@ class TangentRollout:
             return tuple(value + 0 * point.sum() for value in learnables.values(raw).values())
 
         found = torch.func.vmap(values)(points)
-        derivatives = torch.func.vmap(torch.func.jacfwd(values))(points)
+        derivatives = torch.func.vmap(push_forward_all(values))(points)
         return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
 
     def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:

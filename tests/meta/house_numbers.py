@@ -35,6 +35,7 @@ ARMS_AT_HOME = (
     "parts.py",
     "runs/summary.py",
     "runs/metrics.py",
+    "runs/structure.py",
     "comparing.py",
     "results.py",
     "interfaces.py",

@@ -10,6 +10,7 @@ import numpy as np
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.runs.files import dump_json
 
 EVIL = "<script>alert('x')</script>&amp;"
 
@@ -94,7 +95,7 @@ def run_folder(
     (folder / "environment.json").write_text(json.dumps({"packages": {"torch": "2"}, "device": {"name": "cpu"}}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     if summary is not None:
-        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "summary.json").write_text(dump_json(summary))
     if rollout is not None:
         rollout.save(folder)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ import hyco_engine.cli as package
 from hyco_engine.cli import COMMANDS, cli
 from hyco_engine.cli.layout import metrics_lines
 from hyco_engine.errors import DataError, PluginError, Problem, RunError, SpecError
+from hyco_engine.testing.distributions import Site
 
 ROOT = Path(package.__file__).parents[2]
 SUMMARY = {
@@ -283,6 +285,7 @@ def test_problems_as_json(world: World, command: str) -> None:
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (MemoryError(), 1, "error: out of memory; use smaller batches, fewer windows or "),
         (PermissionError(13, "Permission denied", "/data/u.npy"), 1, "error: /data/u.npy: Permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xxx"), 2, "error: xxx: File name too long"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -384,6 +387,62 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+LOUD = """
+import atexit, os, sys
+from hyco_engine.hooks import hookimpl
+
+def shout():
+    os.write(1, b"raw\\n")
+    print("printed")
+    sys.__stdout__.write("past sys.stdout\\n")
+    sys.__stdout__.flush()
+
+shout()
+atexit.register(shout)
+
+@hookimpl
+def hyco_caches():
+    shout()
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["plugins", "list", "--json"], 0),
+        (["plugins", "check", "loud", "--json"], 0),
+        (["check", "nowhere.toml", "--json"], 2),
+        (["schema"], 0),
+    ],
+)
+def test_whatever_a_plugin_writes_stdout_holds_one_object(args: list[str], code: int, tmp_path: Path) -> None:
+    Site(tmp_path).install("loud", modules={"loud": LOUD}, entry_points={"loud": "loud"})
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "hyco_engine", *args]
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == code
+    assert json.loads(done.stdout)
+    for text in ("raw", "printed", "past sys.stdout"):
+        assert done.stderr.count(f"{text}\n") == 3  # at its import, in its hook, at the end of the process
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "s.toml", "--run-dir", "x" * 300],
+        ["inspect", "x" * 300],
+        ["report", "x" * 300],
+        ["runs", "list", "x" * 300],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_a_mistake_of_usage(args: list[str], world: World) -> None:
+    result = world(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "File name too long" in result.stderr
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

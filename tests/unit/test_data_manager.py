@@ -24,6 +24,7 @@ from hyco_engine.data.manager import DataManager
 from hyco_engine.data.settings import FieldsScheme, Split
 from hyco_engine.errors import DataError, PluginError
 from hyco_engine.interfaces import Trajectory
+from hyco_engine.tasks import task_for
 
 
 def make_source(count=3, frames=6, **keys):
@@ -364,9 +365,8 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path)
     assert str(caught.value) == (
-        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; free disk space, or set "
-        f"paths.cache "
-        f"to another folder"
+        f"paths.cache: cannot write to {tmp_path / 'tensors' / 'data'}: Not a directory; set paths.cache to another "
+        f"folder"
     )
     target = tmp_path / "other"
     prepared(source, target)
@@ -513,3 +513,52 @@ def test_a_source_that_breaks_its_contract(source, trajectory, error, message):
 def test_no_simulations():
     with error_naming(DataError, "simulation", key="data"):
         DataManager(ListSource(trajectories=[]), choice(), None)
+
+
+# --- every k-th frame, and short series ---
+
+
+@pytest.mark.parametrize("frames", [9, 10, 11])
+def test_every_third_frame(tmp_path, frames):
+    mine = choice(every=3, num_predict_steps=1)
+    source = ListSource(trajectories=[numbered(frames, i) for i in range(3)])
+    manager = task_for(source, mine, tmp_path).simulations()
+    count = -(-frames // 3)
+    assert manager.dt == 1.5
+    assert manager.planned_windows == 2 * (count - 1)
+    assert torch.equal(manager.trajectories[1].dynamic[:, 0, 0], 1000.0 + 3 * torch.arange(count))
+    again = task_for(ListSource(trajectories=source.trajectories), choice(num_predict_steps=1), tmp_path).simulations()
+    assert len(again.trajectories[0].dynamic) == frames, "the cache keeps both apart"
+
+
+def test_sensors_keep_their_times_where_every_second_frame_is_rolled_out(tmp_path):
+    from hyco_engine.data.known import described
+    from hyco_engine.interfaces import Points
+
+    class Seen(ListSource):
+        def points(self, index):
+            time = torch.tensor([1.0, 2.5])
+            return Points(
+                frame=time / 0.5,
+                time=time,
+                position=torch.rand(2, 1),
+                value=torch.rand(2, 1),
+                heldout=torch.tensor([False, True]),
+            )
+
+    points = described(Seen(trajectories=[numbered(7)]), choice(every=2)).points(0)
+    assert points.frame.tolist() == [1.0, 2.5]
+    assert points.time.tolist() == [1.0, 2.5]
+
+
+def test_one_held_out_frame_is_compared_with_a_continuation(tmp_path):
+    source = ListSource(trajectories=[numbered(5, i) for i in range(2)])
+    manager = DataManager(source, choice(split=Split(by="time"), num_predict_steps=3), None)
+    assert manager.measure["val"] == "continuation"
+    (first, second) = manager.heldout("val")
+    assert torch.equal(second.dynamic[0], source.trajectories[1].dynamic[0])
+    assert bool(second.dynamic[1:4].isnan().all())
+    assert torch.equal(second.dynamic[4], source.trajectories[1].dynamic[4])
+    assert torch.equal(manager.last_known("val")[0], source.trajectories[0].dynamic[3])
+    assert first.simulation == 0
+    assert second.simulation == 1

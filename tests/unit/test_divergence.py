@@ -91,11 +91,43 @@ def test_a_rollout_that_is_not_finite_is_told_with_field_and_lead_time() -> None
         one.train(decay_windows(), 1)
     assert str(caught.value) == (
         "the synthetic model diverged in epoch 1, batch 1: the loss of 'u' is not finite for 4 of 4 samples, since 'u' "
-        "is not finite from lead time 2 of 3 on in 4 of 4 rollouts. Lower training.synthetic.lr (now 0.05), set "
-        "clip_grad_norm, or shorten data.num_predict_steps"
+        "is not finite from lead time 2 of 3 on in 4 of 4 rollouts. No step was taken yet, so no learning rate "
+        "helps. The first lead time is finite: shorten data.num_predict_steps to 1, or let the horizon grow "
+        "(training.synthetic.curriculum)"
     )
     assert float(one.model.weight.detach()) == 50.0
     assert one.steps_done == 0
+
+
+class Scaled(Samples):
+    """The decay's windows in another unit."""
+
+    def __init__(self, factor: float) -> None:
+        self.real = decay_windows()
+        self.factor = factor
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        states, targets = self.real.batch(indices)
+        return states * self.factor, targets * self.factor
+
+
+@pytest.mark.parametrize(
+    ("start", "factor", "advice"),
+    [
+        # the data: float32 has no squares of them
+        (0.1, 1e25, r"The data reach \S+e\+25, and their squares are more than float32 can hold: leave run\.precision"),
+        # the horizon: one step of exp(50) is finite, two are not
+        (50.0, 1.0, r"learning rate helps\. The first lead time is finite: shorten data\.num_predict_steps to 1"),
+        # the model: its first prediction is not finite, and no step led there
+        (100.0, 1.0, r"learning rate helps\. The model's first prediction is not finite: start from other values"),
+    ],
+)
+def test_the_advice_is_that_of_the_cause(start: float, factor: float, advice: str) -> None:
+    with pytest.raises(Diverged, match=advice):
+        trainer(Growing(start)).train(Scaled(factor), 1)
 
 
 def test_a_state_that_nobody_observed_is_looked_at_too() -> None:
@@ -122,7 +154,8 @@ def test_a_gradient_that_is_not_finite_is_told_with_its_parameter_before_the_ste
             return super().forward(state) + (self.weight - 1.0).abs().sqrt()
 
     one = trainer(Root(), clip_grad_norm=1.0)
-    with pytest.raises(Diverged, match=r"diverged in epoch 1, batch 1: the gradient of 'weight' is not finite\. Lower"):
+    told = r"diverged in epoch 1, batch 1: the gradient of 'weight' is not finite\. No step was taken yet"
+    with pytest.raises(Diverged, match=told):
         one.train(decay_windows(), 1)
     assert float(one.model.weight.detach()) == 1.0
 
@@ -232,7 +265,7 @@ def test_after_a_rollback_training_is_that_of_the_smaller_step() -> None:
 
 def test_going_back_is_bounded() -> None:
     one = thrown(lr=1e6, on_divergence="rollback")
-    with pytest.raises(Diverged, match=r"Lower training\.synthetic\.lr \(now 31250\)"):
+    with pytest.raises(Diverged, match=r"weights are large: lower training\.synthetic\.lr \(now 31250\)"):
         one.train(decay_windows(), 3)
     assert one.rollbacks == MOST_ROLLBACKS
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from hyco_engine import resources
 from hyco_engine.cli import cli, doctor
+from hyco_engine.hooks import Registry
 from hyco_engine.resources import MemoryLimit, memory_limits
 from hyco_engine.testing.distributions import Site
 
@@ -38,6 +39,7 @@ def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     names = [finding["name"] for finding in found["findings"]]
     assert list(dict.fromkeys(names)) == [
         "versions",
+        "torch",
         "phiflow",
         "compiler",
         "device",
@@ -92,6 +94,46 @@ def test_versions_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["status"] == "problem"
     assert "phiml 1.16.1" in found["message"]
     assert "'phiml!=1.16.1,<1.17,>=1.14.3'" in found["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "device", "told"),
+    [
+        (None, None, False, "torch 9.1+x is built for CPUs and takes 0.2 GB"),
+        (None, "6.4", False, "torch 9.1+x is built for ROCm 6.4 and takes 0.2 GB"),
+        ("13.2", None, True, "torch 9.1+x is built for CUDA 13.2 and takes 3.2 GB with its libraries for GPUs"),
+        (
+            "13.2",
+            None,
+            False,
+            "torch 9.1+x is built for CUDA 13.2 and takes 3.2 GB with its libraries for GPUs; there is no NVIDIA GPU "
+            "here, so the build for CPUs would do and is much smaller (see the README)",
+        ),
+    ],
+)
+def test_the_build_of_torch_and_its_size(
+    cuda: str | None, hip: str | None, device: bool, told: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build for CUDA comes with libraries in distributions of their own, which require each other."""
+
+    def install(name: str, size: int, *requires: str) -> None:
+        site.install(name, "9.1", requires=requires)
+        (folder,) = site.folder.glob(f"{name.replace('-', '_')}-9.1.dist-info")
+        (folder / "RECORD").write_text(f"{name}/library.so,,{size}\n{folder.name}/RECORD,,\n")
+
+    libraries = ("nvidia-all==9", "triton>=3; platform_system == 'Linux'") if cuda else ()
+    install("torch", 200_000_000, "sympy>=1", *libraries)
+    install("nvidia-all", 1_000_000_000, "nvidia-part", "torch")
+    install("nvidia-part", 1_500_000_000)
+    install("triton", 500_000_000)
+    monkeypatch.setattr("torch.__version__", "9.1+x")
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("torch.version.hip", hip)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: device if str(path) == "/dev/nvidiactl" else exists(path))
+    found = next(finding for finding in doctor.examine(Registry()) if finding.name == "torch")
+    assert (found.status, found.message) == ("ok", told)
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

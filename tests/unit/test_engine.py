@@ -86,7 +86,8 @@ def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
         assert {"nrmse", "vrmse", "nrmse_by_field", "nrmse_by_step"} <= set(metrics["val"])
         assert len(metrics["val"]["nrmse_by_step"]) == 7
     nu = summary["parameters"]["nu"]
-    assert set(nu) == {"initial", "final", "best", "last", "truth", "relative_error", "standard_error", "unit", "moved"}
+    errors = {"relative_error", "standard_error", "at_bound"}
+    assert set(nu) == {"initial", "final", "best", "last", "truth", "unit", "moved"} | errors
     assert (nu["truth"], nu["moved"], nu["unit"]) == (0.02, True, "length^2/time")
     assert nu["initial"] == pytest.approx(0.05, rel=1e-6)
     assert nu["relative_error"] == pytest.approx(abs(nu["final"] - 0.02) / 0.02, rel=1e-5)
@@ -317,6 +318,12 @@ def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) ->
             "the truth of 'nu' has the shape [16], the parameter []",
             "data.truth.nu",
             {"data": {"truth": {"nu": {"profile": "sin-squared", "offset": 0.1}}}},
+        ),
+        (
+            SpecError,
+            "the truth 0.02 of 'nu' is outside of its bounds (0.1, 1), so it cannot be found",
+            "data.truth.nu",
+            {"physical": {"parameters": {"nu": {"init": 0.5, "bounds": [0.1, 1.0]}}}},
         ),
         (SpecError, "has no parameter 'mu'", "physical.parameters.mu", {"physical": {"parameters": {"mu": {}}}}),
         (

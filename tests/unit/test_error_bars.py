@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -100,6 +104,55 @@ def affine_data(noise: float, seed: int, count: int = 6) -> Pairs:
     states = torch.randn(count, 1, CELLS, generator=generator, dtype=torch.float64)
     targets = states + 1.0 + 0.5 * pattern()
     return Pairs(states, (targets + noise * torch.randn(targets.shape, generator=generator).double())[:, None])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "side"), [((-1.0, 0.5), "upper"), ((1.5, 3.0), "lower"), ((0.99, 3.0), None), ((-1.0, 1.01), None)]
+)
+@pytest.mark.parametrize("transform", ["auto", "linear"])
+def test_a_parameter_pressed_against_a_bound_is_told_as_such(
+    bounds: tuple[float, float], side: str | None, transform: Any
+) -> None:
+    """The data ask for a = 1, whether the bounds allow that or not."""
+    start = sum(bounds) / 2
+    setting = ParameterSetting(init=start, bounds=bounds, transform=transform if bounds[0] >= 0 else "linear")
+    found = fitted(model_of(Affine(), a=setting), affine_data(1e-6, seed=1))
+    assert dict(found.at_bound) == ({} if side is None else {"a": side})
+    told = (
+        f"a lies at its {side} bound, and the fit would go on beyond it: set wider bounds "
+        "(physical.parameters.a.bounds), or ask whether the physics explains the data"
+    )
+    assert found.warnings == (() if side is None else (told,))
+
+
+WARNS = """
+import warnings
+
+import torch
+
+script = torch.jit.script
+
+
+def deprecated(*args, **kwargs):
+    warnings.warn("`torch.jit.script` is deprecated.", FutureWarning, stacklevel=2)
+    return script(*args, **kwargs)
+
+
+torch.jit.script = deprecated
+import test_error_bars as here
+
+found = here.fitted(here.model_of(here.Affine()), here.affine_data(0.1, seed=1))
+print(sorted(found.standard_error), found.warnings)
+"""
+
+
+def test_what_torch_warns_of_its_own_rules_costs_no_error_bars() -> None:
+    """torch 2.15 warns by a FutureWarning where it loads rules of forward mode."""
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", WARNS]
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == ("['a', 'b'] ()\n", "")
 
 
 def test_the_covariance_of_a_linear_model_is_the_formulas() -> None:

@@ -22,7 +22,8 @@ from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.metrics import read_metrics, read_summary
-from hyco_engine.runs.seal import SEAL, seal, verify
+from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.runs.weights import Weights
 
 
@@ -94,7 +95,7 @@ def test_pickles_in_arrays(suffix: str) -> None:
 def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(Path("a.npz"), u=npy("<f4", "(4000000,)", bytes(16_000_000)))
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**7)
+    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 10**7)
     with error_naming(ValueError, "0.016 GB", "0.01 GB"):
         read_arrays(path)
 
@@ -134,13 +135,13 @@ def test_hostile_json(text: str) -> None:
         read_metrics(Path())
     Path(SEAL).write_text(text)
     with pytest.raises(DataError, match=r"checksums\.json is damaged|is damaged: its checksum is not the one"):
-        verify(Path(), Path("summary.json"))
+        RunFiles(Path()).read("summary.json")
 
 
 def test_enormous_json(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("summary.json").write_text(json.dumps({"a": "x" * 10_000}))
-    monkeypatch.setattr("hyco_engine.runs.metrics.free_memory", lambda: 50_000)
-    with error_naming(DataError, "summary.json", 10009):
+    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 50_000)
+    with error_naming(DataError, "summary.json", "0.0004 GB of memory", "5e-05 GB are free"):
         read_summary(Path())
 
 
@@ -160,7 +161,7 @@ def test_hostile_weights(content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     with error_naming(DataError, "synthetic-final.safetensors"):
-        Weights(path)
+        Weights.of_run(RunFiles(Path()), "synthetic-final")
 
 
 @pytest.mark.parametrize("layout", ['{"grid": 1}', "[" * 100_000, '{"grid": {"axes": ["../x"]}}', "null"])
@@ -168,7 +169,7 @@ def test_weights_with_hostile_metadata(layout: str) -> None:
     path = Path("weights.safetensors")
     save_file({"a": torch.zeros(1)}, path, metadata={"kind": "unet", "layout": layout, "dt": "1", "statistics": "{}"})
     with error_naming(DataError, "weights.safetensors"):
-        Weights(path)
+        Weights.of_file(path)
 
 
 def test_checkpoints_that_are_links_or_lie() -> None:
@@ -194,10 +195,10 @@ def test_a_seal_follows_no_links_and_names_stay_inside() -> None:
     (run / "link").symlink_to("/etc/passwd")
     seal(run)
     assert list(json.loads((run / SEAL).read_text())) == ["summary.json"]
-    verify(run, run / "summary.json")
+    assert RunFiles(run).read("summary.json") == b"{}"
     (run / SEAL).write_text(json.dumps({"../outside": "00", "summary.json": 3}))
     with error_naming(DataError, "summary.json"):
-        verify(run, run / "summary.json")
+        RunFiles(run).read("summary.json")
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -78,8 +79,22 @@ def test_a_damaged_lock_file_is_nobodys(content: str, tmp_path: Path) -> None:
         assert lock.acquire() is None
 
 
-def test_signals_ask_and_a_second_interrupt_ends() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+@pytest.fixture
+def before() -> Iterator[dict[signal.Signals, Any]]:
+    """The handlers of this process, which are set again afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield handlers
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_without_a_signal_the_handlers_are_what_they_were(before: dict[signal.Signals, Any]) -> None:
+    with stop_on_signals() as stop:
+        assert stop() is None
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_signals_ask_and_a_second_interrupt_ends(before: dict[signal.Signals, Any]) -> None:
     for number in before:
         with stop_on_signals() as stop:
             assert stop() is None
@@ -89,7 +104,9 @@ def test_signals_ask_and_a_second_interrupt_ends() -> None:
             assert stop() == number.name
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
-        assert {number: signal.getsignal(number) for number in before} == before
+        # the process is ending: what asks again is ignored, a person's interrupt is not
+        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+        assert {signal.getsignal(other) for other in before if other != signal.SIGINT} == {signal.SIG_IGN}
 
 
 def run_folder(path: Path, status: str | None, lines: str = "") -> None:
@@ -181,3 +198,16 @@ def test_the_command_ends_after_its_step_and_says_how_to_go_on(tmp_path: Path) -
     assert "to resume it: hyco-engine run 'my run/spec.toml' --run-dir 'my run' --resume" in err
     assert err.splitlines()[-1] == "error: interrupted by SIGUSR1"
     assert json.loads((tmp_path / "my run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_a_signal_that_does_not_cease_changes_no_exit_code(tmp_path: Path) -> None:
+    """It comes until the process has ended, as from an impatient scheduler."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    command = [sys.executable, "-m", "hyco_engine", "run", "spec.toml", "--run-dir", "r", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("r/checkpoints/*.json")) and process.poll() is None:
+        time.sleep(0.05)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    assert process.returncode == 130

@@ -17,6 +17,7 @@ from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration, profile
 from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
 from hyco_engine.physics.transforms import Transform, choose_transform
+from hyco_engine.training.jacobian import push_forward
 
 INF = math.inf
 GRID = Grid(axes=("x", "y"), resolution=(4, 3), lower=(0.0, -1.0), upper=(1.0, 1.0))
@@ -34,6 +35,14 @@ def transforms() -> st.SearchStrategy[Transform]:
         ),
         log.map(lambda b: choose_transform("log", b[0], b[1], 1.0, positive=True)),
     )
+
+
+def test_midway_between_its_bounds_a_parameter_has_its_gradient() -> None:
+    raw = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    value = Transform(lower=0.0, upper=11.0, log=True, scale=1.0).to_value(raw)
+    (slope,) = torch.autograd.grad(value, raw)
+    # 11 sigmoid(raw) has the slope 11 / 4 at 0
+    assert (float(value.detach()), float(slope)) == (5.5, 2.75)
 
 
 @settings(max_examples=200, deadline=None)
@@ -104,11 +113,10 @@ def test_names_units_and_state_dict() -> None:
     assert not learnables.values()["drag"].requires_grad
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_values_of_other_raw_numbers_are_differentiable() -> None:
     learnables = Learnables([NU], dtype=torch.float64)
     raw = {"nu": torch.tensor(-2.0, dtype=torch.float64)}
-    value, slope = torch.func.jvp(
+    value, slope = push_forward(
         lambda r: learnables.values({"nu": r})["nu"], (raw["nu"],), (torch.ones_like(raw["nu"]),)
     )
     assert float(value) == pytest.approx(math.exp(-2.0))

@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import Queue
 from types import ModuleType, SimpleNamespace
 
 import attrs
@@ -417,6 +420,22 @@ def test_two_entry_points_of_one_name(site: Site) -> None:
     assert Registry.discover(disabled=["second"]).origin("hyco_caches", "shelf").distribution == "first"
 
 
+def test_the_names_of_the_engines_entry_points_are_its_own(site: Site) -> None:
+    (site.folder / "ours.py").write_text("from kit import *\n" + CACHE)
+    engine = site.folder / f"hyco_engine-{ENGINE_VERSION}.dist-info"
+    (engine / "entry_points.txt").write_text("[hyco_engine]\nbuiltin-caches = ours\n")
+    importlib.invalidate_caches()
+    site.install("rival", code=CACHE, name="builtin-caches")
+    ours, theirs = Registry.discover().plugins
+    assert (ours.distribution, ours.status) == ("hyco-engine", "ok")
+    assert (theirs.distribution, theirs.status) == ("rival", "failed")
+    assert theirs.reason == (
+        "plugin 'builtin-caches' (hyco-engine 0.4.0) has this entry-point name, which no other distribution may use; "
+        "rename the entry point"
+    )
+    assert "rival" not in sys.modules
+
+
 def test_two_plugins_with_one_kind(site: Site) -> None:
     code = "@hookimpl\ndef hyco_caches():\n    return [record('shelf'), record({!r})]\n"
     site.install("first", "1.0", code=code.format("memory"))
@@ -497,6 +516,29 @@ def test_slow_imports_are_a_warning(site: Site) -> None:
     (warning,) = info.warnings
     assert warning.startswith("loading it took ")
     assert warning.endswith(" s, more than 0.5 s; import slow modules inside the factory")
+
+
+def test_an_import_that_does_not_end_is_told_while_it_lasts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading_module, "LONG_IMPORT_S", 0.01)
+    told = Queue[logging.LogRecord]()
+    logger = logging.getLogger("hyco_engine.hooks.loading")
+    handler = QueueHandler(told)
+    logger.addHandler(handler)
+    # the import waits for what is told
+    monkeypatch.setattr(loading_module, "waits", lambda: told.get(timeout=60), raising=False)
+    site.install("endless", "2.0", code="from hyco_engine.hooks import loading\nheard = loading.waits()\n" + CACHE)
+    try:
+        info = only(Registry.discover())
+    finally:
+        logger.removeHandler(handler)
+    assert info.status == "ok"
+    heard = sys.modules["endless"].heard
+    assert heard.getMessage() == (
+        "plugin 'endless' (endless 2.0) has been importing 'endless' for 0.01 s; if it does not end, leave it out: "
+        "--disable-plugin endless"
+    )
+    assert heard.levelno == logging.WARNING
+    assert told.empty()
 
 
 def test_options_without_help_are_a_warning(site: Site) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -249,19 +251,30 @@ class TestWhole:
 
 
 class TestWriteAtomic:
-    def test_a_failure_leaves_the_old_content_and_nothing_else(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("number", "advice"),
+        [
+            (errno.ENOSPC, "free space or choose another folder"),
+            (errno.EDQUOT, "free space or choose another folder"),
+            (errno.EACCES, "allow writing there or choose another folder"),
+            (errno.EROFS, "allow writing there or choose another folder"),
+            (errno.ENAMETOOLONG, "choose a shorter name"),
+            (errno.EIO, "choose another folder"),
+        ],
+    )
+    def test_a_failure_leaves_the_old_content_and_nothing_else_and_is_told_with_what_helps(
+        self, number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "summary.json"
         write_atomic(path, "old")
 
-        def full(handle: int) -> None:
-            raise OSError(28, "No space left on device")
+        def fails(handle: int) -> None:
+            raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("os.fsync", full)
+        monkeypatch.setattr("os.fsync", fails)
         with pytest.raises(RunError) as caught:
             write_atomic(path, "new")
-        assert message(caught) == (f"cannot write {path}: No space left on device; free space or choose another folder")
+        assert message(caught) == f"cannot write {path}: {os.strerror(number)}; {advice}"
         assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
         assert path.read_text() == "old"
 

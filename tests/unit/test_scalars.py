@@ -112,13 +112,19 @@ def test_arrays_with_a_number_for_each_simulation_are_known(tmp_path):
         grid=np.zeros((4, 5, 8)),
     )
     found = scalars_of(manager_of(tmp_path, {**data, "scalars": {"nu": "viscosity", "k": "p[1]"}}))
-    assert found == {"nu": [1.0, 2.0, 3.0, 4.0], "p[0]": [0.0, 2.0, 4.0, 6.0], "k": [1.0, 3.0, 5.0, 7.0]}
+    assert found == {"nu": [1.0, 2.0, 3.0, 4.0], "k": [1.0, 3.0, 5.0, 7.0]}
+    assert scalars_of(manager_of(tmp_path, data)) == {}, "only what the spec names counts"
+    by_value = {"by": "value", "name": "viscosity", "val": "2.0"}
+    assert set(scalars_of(manager_of(tmp_path, {**data, "split": by_value}))) == {"viscosity"}
+    assert set(scalars_of(manager_of(tmp_path, {**data, "fields": {"scalars": ["p[0]"]}}))) == {"p[0]"}
+    from_file = {"kind": "heat", "parameters": {"kappa": {"from": "viscosity"}}}
+    assert set(scalars_of(manager_of(tmp_path, data, physical=from_file))) == {"viscosity"}
 
 
 def test_the_number_beside_a_single_simulation_is_known(tmp_path):
     data = arrays(tmp_path, nu=0.3, t=np.arange(5) * 0.1)
     np.savez(tmp_path / "runs.npz", u=np.random.default_rng(0).normal(size=(5, 8)), nu=0.3, x=np.arange(8))
-    data |= {"axes": "tx", "split": {"by": "time"}}
+    data |= {"axes": "tx", "split": {"by": "time"}, "scalars": {"nu": "nu"}}
     assert scalars_of(manager_of(tmp_path, data)) == {"nu": [0.3]}
 
 
@@ -127,8 +133,8 @@ def test_numbers_in_matlab_files_are_known_whatever_their_shape(tmp_path):
 
     u = np.random.default_rng(0).normal(size=(4, 5, 8))
     scipy.io.savemat(tmp_path / "runs.mat", {"u": u, "nu": np.arange(4.0), "Re": np.arange(4.0)[:, None]})
-    data = {**arrays(tmp_path), "path": str(tmp_path / "runs.mat")}
-    assert scalars_of(manager_of(tmp_path, data)) == {"Re": [0.0, 1.0, 2.0, 3.0], "nu": [0.0, 1.0, 2.0, 3.0]}
+    data = {**arrays(tmp_path), "path": str(tmp_path / "runs.mat"), "scalars": {"nu": "nu", "Re": "Re"}}
+    assert scalars_of(manager_of(tmp_path, data)) == {"nu": [0.0, 1.0, 2.0, 3.0], "Re": [0.0, 1.0, 2.0, 3.0]}
 
 
 def test_a_scalar_that_the_data_lacks_is_told(tmp_path):

@@ -137,7 +137,11 @@ def _with(key: str, value: str) -> str:
         ("run.device", '"gpu"', "must be 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps', not 'gpu'"),
         ("data.also", '"v.npy"', "must be an array (each entry a path (a string)), not 'v.npy'; write ['v.npy']"),
         ("data.also", '["a", "b\\u0000"]', "must be a path (a string), not 'b\\x00'"),
-        ("data.split", '{by = "tiem"}', "must be 'simulation', 'time' or 'sensor', not 'tiem'; did you mean 'time'?"),
+        (
+            "data.split",
+            '{by = "tiem"}',
+            "must be 'simulation', 'time', 'sensor' or 'value', not 'tiem'; did you mean 'time'?",
+        ),
         ("data.split", '{val = "30"}', "must be a range start:stop such as '0:30' or '30:', not '30'"),
         ("data.split", '{val = "3:3"}', "the range '3:3' is empty: start must be below stop, which is not part of it"),
         ("data.fields", '{dynamic = ["u"], static = ["u"]}', "a field must be listed once, as dynamic or as static: u"),

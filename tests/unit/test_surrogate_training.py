@@ -26,7 +26,7 @@ from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, d
 from hyco_engine.training import planning
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.losses import RolloutObjective
-from hyco_engine.training.planning import Size, plan
+from hyco_engine.training.planning import Size, operations, plan
 from hyco_engine.training.problem import with_noise
 from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
 from hyco_engine.training.trainer import Trainer
@@ -140,6 +140,18 @@ def test_with_a_number_of_epochs_nothing_else_is_chosen() -> None:
     assert SurrogateTraining(epochs_per_cycle=7).settled() == TrainingSettings(epochs_per_cycle=7)
 
 
+def test_what_a_step_may_spend_on_a_sample_is_counted() -> None:
+    open_ = SurrogateTraining()
+    # 180 s less 5000 times 3 ms, at 2e10 operations a second, for 5000 steps of 16 samples
+    assert operations(open_, Budget(), 1000) == pytest.approx(165 * 2e10 / (5000 * 16))
+    assert operations(open_, Budget(), 10) == pytest.approx(165 * 2e10 / (5000 * 4))
+    assert operations(SurrogateTraining(batch_size=100), Budget(), 1000) == pytest.approx(165 * 2e10 / (5000 * 100))
+    assert operations(open_, Budget(seconds=25.0), 1000) == pytest.approx(10 * 2e10 / (5000 * 16))
+    # 10 epochs of 63 batches
+    assert operations(open_, Budget(epochs=10), 1000) == pytest.approx((180 - 1.89) * 2e10 / (630 * 16))
+    assert operations(open_, Budget(seconds=1.0), 1000) == 0
+
+
 # --- in a spec --------------------------------------------------------------------------------------------------------
 
 OPEN: dict[str, Any] = {**BURGERS, "training": {"physical": BURGERS["training"]["physical"]}}
@@ -186,6 +198,52 @@ def test_check_tells_the_choice() -> None:
         "0, rollouts of 1 step(s), noise of 0.1 of a frame's change, ending after 5 epochs without a lower error on "
         "held-out data"
     ]
+
+
+UNET: dict[str, Any] = {**OPEN, "synthetic": {"kind": "unet"}, "run": {"name": "tiny", "cycles": 2}}
+
+
+def network(**changes: Any) -> tuple[Any, Any]:
+    plan = hyco.Engine(copy.deepcopy(UNET), overrides={key.replace("__", "."): v for key, v in changes.items()}).plan()
+    found = plan["training"]
+    return found.get("synthetic.levels"), found.get("synthetic.width")
+
+
+def test_the_size_of_the_network_follows_the_grid_and_the_budget() -> None:
+    assert network() == (2, 32)
+    assert network(data__resolution__x=6) == (1, 32)
+    assert network(data__resolution__x=512) == (2, 16)
+    assert network(run__budget="2 h", data__resolution__x=512) == (2, 32)
+    assert network(run__budget="16 s") == (2, 16)
+    assert network(run__budget="12 epochs") == (2, 32)
+    # without a budget nothing says what is too large
+    assert network(training__synthetic__epochs_per_cycle=1) == (2, 16)
+
+
+def test_a_size_that_the_user_sets_is_kept() -> None:
+    assert network(synthetic__levels=1) == (None, 32)
+    assert network(synthetic__levels=1, synthetic__width=5) == (None, None)
+
+
+def test_the_size_of_the_network_is_told_written_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = {**UNET, "run": {**UNET["run"], "budget": "2 epochs"}}
+    told = "the surrogate has levels = 2 and width = 32, by the size of the data and run.budget"
+    assert told in hyco.Engine(copy.deepcopy(spec)).plan()["notes"]
+    count = StopAt(-1)
+    result = hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("whole", stop=count)
+    assert sum(p.numel() for p in result.synthetic.parameters()) == 157_505  # type: ignore[union-attr]
+    resolved = tomllib.loads((tmp_path / "whole" / "spec.toml").read_text())
+    assert resolved["synthetic"] | {"levels": 2, "width": 32} == resolved["synthetic"]
+    assert told in (tmp_path / "whole" / "log.txt").read_text()
+    with pytest.raises(Interrupted):
+        hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", stop=StopAt(count.asked // 2))
+    # a resumed run keeps its network, whatever a newer engine would choose
+    monkeypatch.setattr("hyco_engine.builtin.models.unet.WIDE", 64)
+    hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", resume=True)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    with error_naming(SpecError, "was 32 when the run began, and is 8 now", key="synthetic.width"):
+        hyco.Engine(copy.deepcopy(spec), overrides={"synthetic.width": 8}).run("parts", resume=True)
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import hyco_engine as hyco
-from hyco_engine.report.verdict import lead_below, models_verdict, verdict
+from hyco_engine.report.verdict import correlation, lead_below, models_verdict, verdict
 from hyco_engine.testing.specs import TINY, merged
 
 FLOORS = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -72,6 +72,13 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            completed(synthetic=measured([0.12, 0.3, 0.2, 0.1, 0.1]), persistence=measured(FLOORS)),
+            [
+                "The surrogate errs more than “nothing changes” before t = 0.3 on test data; over whole rollouts it "
+                "has 55 % of its error."
+            ],
+        ),
+        (
             completed(synthetic=measured([0.2, 0.4, 0.6, 0.8, 1.0]), persistence=measured(FLOORS)),
             ["The surrogate has learned nothing of use: it errs 2 times as much as “nothing changes” on test data."],
         ),
@@ -113,6 +120,13 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            {"parameters": {"nu": {"final": 0.1, "standard_error": 0.4, "at_bound": "lower", "moved": True}}},
+            [
+                "This run is unfinished after 0 whole cycles; the results are those that it had reached by then.",
+                "nu lies at its lower bound, and the fit would go on beyond it: 0.1 ± 0.4.",
+            ],
+        ),
+        (
             completed("val", physical=measured([None]), persistence=measured([0.5]))
             | {"cooperation": [{"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.0037}]},
             [
@@ -143,6 +157,49 @@ def test_without_a_time_step_lead_times_are_counted() -> None:
     assert models_verdict(summary["metrics"], None) == [
         "The physics is of no use beyond 1 step: from there on its error passes that of “nothing changes” on test data."
     ]
+
+
+CHAOS = {"chaos": {"lyapunov_exponent": 0.5, "standard_error": 0.05, "lyapunov_time": 2.0}}
+CORRELATION = "The correlation of the surrogate with the test data"
+
+
+@pytest.mark.parametrize(
+    ("more", "falls", "sentences", "in_verdict"),
+    [
+        ({}, 4, [f"{CORRELATION} stays at 0.8 or above up to t = 0.3."], True),
+        ({}, 1, [f"{CORRELATION} is below 0.8 from the first step on."], True),
+        ({}, None, [f"{CORRELATION} stays at 0.8 or above up to t = 0.5, the end of the rollouts."], False),
+        (
+            CHAOS,
+            5,
+            [
+                "The physics is chaotic, with a Lyapunov time of 2 ± 0.2.",
+                f"{CORRELATION} stays at 0.8 or above up to t = 0.4, 0.2 Lyapunov times.",
+            ],
+            True,
+        ),
+        (
+            CHAOS | {"data": {}},
+            None,
+            [
+                "The physics is chaotic, with a Lyapunov time of 2 ± 0.2.",
+                f"{CORRELATION} stays at 0.8 or above up to 5 steps, the end of the rollouts.",
+            ],
+            True,
+        ),
+    ],
+)
+def test_how_long_the_surrogate_stays_correlated(
+    more: dict[str, Any], falls: int | None, sentences: list[str], in_verdict: bool
+) -> None:
+    own = measured([0.01] * 5, lead_steps=[1, 2, 3, 4, 5], correlation_time=falls)
+    summary = completed(synthetic=own, persistence=measured(FLOORS)) | more
+    assert correlation(summary) == sentences
+    assert [told for told in verdict(summary) if told in sentences] == (sentences if in_verdict else [])
+
+
+def test_without_lead_times_nothing_is_said_about_correlation() -> None:
+    assert correlation(completed(synthetic={"loss": 0.1})) == correlation({}) == []
 
 
 def test_terminal_report_and_summary_tell_the_same(

@@ -20,7 +20,7 @@ from torch import Tensor
 from hyco_engine.builtin.caches.ahead import Ahead
 from hyco_engine.builtin.caches.shards import WORD, ShardLayout
 from hyco_engine.builtin.caches.values import Flat, Form, chunks
-from hyco_engine.errors import RunError
+from hyco_engine.errors import RunError, how_to_write
 from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe, Values
 
 Integers = npt.NDArray[np.int64]
@@ -249,8 +249,8 @@ def _unwritable(folder: Path, needed: int, error: OSError) -> str:
         free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
     except OSError:
         free = "how much is free is unknown"
+    advice = how_to_write(error, "choose another folder (augmentation.cache.directory)")
     return (
         f"cannot write the generated samples to {folder}: {error.strerror or error}; {needed / 1e6:.1f} MB are needed "
-        f"and {free}. Free some space, choose another folder (augmentation.cache.directory), generate less "
-        "(augmentation.alpha), or choose the cache 'on-the-fly' (augmentation.cache.kind)"
+        f"and {free}; {advice}, or choose the cache 'on-the-fly' (augmentation.cache.kind)"
     )

@@ -10,10 +10,17 @@ from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import ModelRecord, imported
 
 
-def _record(kind: str, role: Literal["physical", "synthetic"], options: type, summary: str) -> ModelRecord:
-    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package."""
-    factory = imported(f"{__name__}.{kind.replace('-', '_')}", "build")
-    return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory)
+def _record(
+    kind: str, role: Literal["physical", "synthetic"], options: type, summary: str, *, settles: bool = False
+) -> ModelRecord:
+    """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package.
+
+    If its options may be left open, the function `settled` of that module settles them.
+    """
+    module = f"{__name__}.{kind.replace('-', '_')}"
+    settled = imported(module, "settled") if settles else None
+    factory = imported(module, "build")
+    return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory, settled=settled)
 
 
 @hookimpl
@@ -96,5 +103,6 @@ def hyco_models() -> list[ModelRecord]:
             "synthetic",
             synthetic.UNetOptions,
             "convolutions on halved resolutions, with skips; predicts the change of one step",
+            settles=True,
         ),
     ]

@@ -38,14 +38,20 @@ class ResNetOptions:
 class UNetOptions:
     """`[synthetic] kind = "unet"`."""
 
-    levels: int = option(
-        2,
+    levels: int | Literal["auto"] = option(
+        "auto",
         help="number of times that the network halves the resolution; the grid needs 2^(levels + 1) cells along each "
-        "axis",
+        "axis; auto: 2, or 1 for a grid of fewer than 8 cells along an axis",
         ge=1,
         le=8,
     )
-    width: int = option(16, help="number of feature channels at full resolution; each level doubles it", ge=1, le=512)
+    width: int | Literal["auto"] = option(
+        "auto",
+        help="number of feature channels at full resolution; each level doubles it; auto: 32 if run.budget allows so "
+        "wide a network all its steps, else 16",
+        ge=1,
+        le=512,
+    )
     kernel_size: KernelSize = option(3, help="taps of each convolution along each axis")
     activation: Activation = option("gelu", help="nonlinearity")
     positions: bool = option(False, help=POSITIONS)

@@ -15,9 +15,11 @@ References      O. Ronneberger et al. (2015), U-Net: convolutional networks for 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +32,10 @@ from hyco_engine.errors import SpecError
 if TYPE_CHECKING:
     from hyco_engine.builtin.models.options_synthetic import UNetOptions
     from hyco_engine.interfaces import SurrogateContext
+
+
+NARROW, WIDE = 16, 32
+"""The widths from which the engine chooses."""
 
 
 class DoubleConvolution(nn.Module):
@@ -64,11 +70,11 @@ class UNetBody(nn.Module):
     sample is computed alone.
     """
 
-    def __init__(self, options: UNetOptions, layout: StateLayout, n_in: int) -> None:
+    def __init__(self, options: UNetOptions, levels: int, width: int, layout: StateLayout, n_in: int) -> None:
         super().__init__()
         self.dims = dims = len(layout.grid.axes)
         self.padding = FeaturePadding(layout)
-        widths = [options.width * 2**level for level in range(options.levels + 1)]
+        widths = [width * 2**level for level in range(levels + 1)]
         pairs = list(itertools.pairwise(widths))
         self.entry = DoubleConvolution(n_in, widths[0], options, self.padding, dims, padded=True)
         pad = self.padding
@@ -108,6 +114,35 @@ def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x
 
 
+def settled(options: UNetOptions, context: SurrogateContext) -> UNetOptions:
+    """Return the options with levels that the grid allows, and the widest network whose steps fit into the budget."""
+    levels, width = _size(options, context.layout, context.operations)
+    return cast("UNetOptions", attrs.evolve(cast("Any", options), levels=levels, width=width))
+
+
+def _size(options: UNetOptions, layout: StateLayout | None, most: float | None) -> tuple[int, int]:
+    """Return levels and width; a width that is left open costs `most` operations for each sample, or is the least."""
+    levels, width = options.levels, options.width
+    if levels == "auto":
+        levels = 1 if layout is not None and min(layout.grid.resolution) < 8 else 2
+    if width == "auto":
+        fits = layout is not None and most is not None and _operations(options, layout, levels, WIDE) <= most
+        width = WIDE if fits else NARROW
+    return levels, width
+
+
+def _operations(options: UNetOptions, layout: StateLayout, levels: int, width: int) -> int:
+    """Return the number of operations, forward and backward, that the convolutions spend on one sample."""
+    cells = [math.prod(math.ceil(n / 2**level) for n in layout.spatial) for level in range(levels + 1)]
+    widths = [width * 2**level for level in range(levels + 1)]
+    products: int = cells[0] * width * (layout.n_all + width + layout.n_dynamic)
+    for (fine, a), (coarse, b) in itertools.pairwise(zip(cells, widths, strict=True)):
+        products += coarse * b * (a + b) + fine * a * (a + b + a)
+    # a product and a sum each, once forward and twice backward
+    taps = math.prod([options.kernel_size] * len(layout.grid.axes))
+    return 6 * taps * products
+
+
 def _check_size(grid: Grid, levels: int) -> None:
     needed = 2 ** (levels + 1)
     axis, cells = min(zip(grid.axes, grid.resolution, strict=True), key=lambda pair: pair[1])
@@ -128,6 +163,7 @@ def build(options: UNetOptions, context: SurrogateContext) -> IncrementNet:
     resolution is such a multiple.
     Raise SpecError where the coarsest level would hold less than two cells along an axis.
     """
+    levels, width = _size(options, context.layout, context.operations)
     if context.layout is not None:
-        _check_size(context.layout.grid, options.levels)
-    return assemble(lambda layout, n_in: UNetBody(options, layout, n_in), options, context, "unet")
+        _check_size(context.layout.grid, levels)
+    return assemble(lambda layout, n_in: UNetBody(options, levels, width, layout, n_in), options, context, "unet")

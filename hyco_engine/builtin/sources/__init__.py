@@ -69,29 +69,37 @@ def _simulate(options: SimulateOptions, context: SourceContext) -> TrajectorySou
 
 def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.arrays import ArraysSource
+    from hyco_engine.data.joined import open_files
 
-    return ArraysSource(options)
+    return open_files(options, ArraysSource, suffixes=(".npz", ".mat", ".h5", ".hdf5"), parts=(".npy",))
 
 
 def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
+    from hyco_engine.data.joined import open_files, single_file
 
-    return PointsSource(options, context) if options.resolution else PointSampleSource(options, context)
+    suffixes = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".npy", ".npz", ".mat")
+    if options.resolution:
+        return open_files(options, lambda own: PointsSource(own, context), suffixes=suffixes)
+    return PointSampleSource(single_file(options, suffixes=suffixes), context)
 
 
 def _scene(options: SceneOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.scene import SceneSource
+    from hyco_engine.data.joined import open_files
 
-    return SceneSource(options)
+    return open_files(options, SceneSource)
 
 
 def _well(options: WellOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.well import WellSource
+    from hyco_engine.data.joined import open_files
 
-    return WellSource(options)
+    return open_files(options, WellSource, parts=(".hdf5", ".h5"))
 
 
 def _pdebench(options: PdebenchOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.pdebench import PdebenchSource
+    from hyco_engine.data.joined import open_files
 
-    return PdebenchSource(options)
+    return open_files(options, PdebenchSource, suffixes=(".hdf5", ".h5"))

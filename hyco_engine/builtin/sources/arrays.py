@@ -33,6 +33,7 @@ from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
 from hyco_engine.data.fields import Grid, StateLayout
+from hyco_engine.data.joined import file_of
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 
@@ -55,9 +56,11 @@ class ArraysSource(TrajectorySource):
     cells the samples along an axis become; the source logs it.
     """
 
+    guesses_scalars = True
+
     def __init__(self, options: ArraysOptions, reader: ArrayReader | None = None) -> None:
         self.options = options
-        self.reader = reader or open_arrays(options.path)
+        self.reader = reader or open_arrays(file_of(options))
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
         self._told: set[str] = set()
@@ -102,6 +105,9 @@ class ArraysSource(TrajectorySource):
             if np.isfinite(values).all():
                 found |= {name if one else f"{name}[{k}]": values[:, k] for k in range(values.shape[1])}
         return found
+
+    def release(self) -> None:
+        self.reader.release()
 
     def origin(self, field: str, index: int) -> str:
         name = next(array.name for array in self.arrays if array.info.name == field)

@@ -120,6 +120,10 @@ class Hdf5Source(TrajectorySource):
         opened, own = self._place(index)
         return f"{opened.path}, {opened.names[own] if opened.names else f'simulation {own}'}"
 
+    def file(self, index: int) -> Path:
+        """Return the file that holds simulation `index`."""
+        return self._place(index)[0].path
+
     def scalars(self, index: int) -> dict[str, float]:
         opened, own = self._place(index)
         return {

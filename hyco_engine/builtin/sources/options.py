@@ -14,6 +14,8 @@ from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile, check_interval
 from hyco_engine.spec.options import option, options
 
+Files = Path | tuple[Path, ...] | None
+MANY = 'also a list or a glob ("runs/*.npz"), whose files are joined in order'
 SPACE = "xyz"
 LETTERS = "stcxyz"
 
@@ -148,7 +150,11 @@ class Variable:
 class ArraysOptions:
     """Fields in `.npy`, `.npz`, `.mat` or `.h5` files, or in a folder of `.npy` files."""
 
-    path: Path = option(help="a .npy, .npz, .mat, .h5 or .hdf5 file, or a folder of .npy files")
+    path: Files = option(
+        None,
+        help=f"a .npy, .npz, .mat, .h5 or .hdf5 file, or a folder of .npy files; other files in a folder are joined; "
+        f"{MANY}",
+    )
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),
         help='array of each field, such as {u = "usol"}; a file with one array needs no entry and gives the field u',
@@ -211,8 +217,10 @@ def _check_columns(value: tuple[str, ...]) -> None:
 class PointsOptions:
     """Observations of sensors: a table with one observation a row, at any position and time, of one or more fields."""
 
-    path: Path = option(
-        help="a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]"
+    path: Files = option(
+        None,
+        help=f"a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]; "
+        f"{MANY}",
     )
     array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
@@ -271,7 +279,7 @@ class PointsOptions:
 class SceneOptions:
     """Folders that PhiFlow's `Scene` writes."""
 
-    path: Path = option(help="a folder that holds sim_000000, sim_000001, ..., or one of these folders")
+    path: Files = option(None, help=f"a folder that holds sim_000000, sim_000001, ..., or one of these folders; {MANY}")
     dt: float | None = option(None, help="time between two stored frames; none: `dt` in description.json", gt=0.0)
     static: tuple[str, ...] = option(
         (), help="fields that are inputs only, of which the first frame is used; none: `static` in description.json"
@@ -286,7 +294,9 @@ class SceneOptions:
 class WellOptions:
     """HDF5 files in the layout of The Well."""
 
-    path: Path = option(help="a data set's folder (with data/train, ...), a folder of .hdf5 files, or one file")
+    path: Files = option(
+        None, help=f"a data set's folder (with data/train, ...), a folder of .hdf5 files, or one file; {MANY}"
+    )
     boundary: BoundarySetting | None = option(None, help="boundary condition, as for arrays; none: that of the files")
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
@@ -298,7 +308,7 @@ class WellOptions:
 class PdebenchOptions:
     """An HDF5 file in one of PDEBench's layouts."""
 
-    path: Path = option(help="a .hdf5 or .h5 file")
+    path: Files = option(None, help=f"a .hdf5 or .h5 file, or a folder of them; {MANY}")
     boundary: BoundarySetting = option(help="boundary condition, as for arrays; the files do not state it")
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict), help="ends of each axis; left out: those of the file, else 0 and 1", check=_check_bounds

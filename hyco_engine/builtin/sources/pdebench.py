@@ -34,6 +34,7 @@ from hyco_engine.builtin.sources.hdf5 import (
 from hyco_engine.builtin.sources.options import PdebenchOptions
 from hyco_engine.data.array_files import Array
 from hyco_engine.data.fields import Boundary
+from hyco_engine.data.joined import file_of
 from hyco_engine.errors import DataError
 
 _FLOW = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -48,7 +49,7 @@ class PdebenchSource(Hdf5Source):
 
     def __init__(self, options: PdebenchOptions) -> None:
         self.options = options
-        super().__init__([options.path.absolute()], boundary=self._boundary, truth=options.truth)
+        super().__init__([file_of(options)], boundary=self._boundary, truth=options.truth)
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
         parsed = parsed_boundary(self.options.boundary, opened.grid.axes)

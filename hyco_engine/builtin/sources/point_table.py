@@ -16,6 +16,7 @@ from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.data.array_files import Array, content_hash, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvForm, CsvTable, read_csv
+from hyco_engine.data.joined import file_of
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
@@ -81,14 +82,14 @@ class Table:
             since = time[own] - start
             self.simulations.append(
                 Points(
-                    frame=torch.from_numpy(since / (options.dt or 1.0)),
+                    frame=torch.from_numpy(since) / (options.dt or 1.0),
                     time=torch.from_numpy(since),
                     position=places[torch.from_numpy(own)],
                     value=torch.from_numpy(np.stack([rows.numbers[name][own] for name in self.columns], axis=1)),
                     heldout=torch.from_numpy(held[own]),
                 )
             )
-        files = [options.path, *([options.train_sensors] if options.train_sensors else [])]
+        files = [file_of(options), *([options.train_sensors] if options.train_sensors else [])]
         described = f"{rows.columns} {options.interval} {options.heldout} {context.seed}"
         if options.start is not None or options.csv != CsvForm():
             described += f" {options.start} {options.csv}"
@@ -219,11 +220,11 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 
 
 def _read(options: PointsOptions) -> _Rows:
-    suffix = options.path.suffix.lower()
+    suffix = file_of(options).suffix.lower()
     if suffix in CSV:
-        return _of_table(read_csv(options.path, options.csv, named=bool(options.columns)), options)
+        return _of_table(read_csv(file_of(options), options.csv, named=bool(options.columns)), options)
     if suffix in PARQUET:
-        return _of_table(read_parquet(options.path), options)
+        return _of_table(read_parquet(file_of(options)), options)
     values, columns, dated = _read_arrays(options)
     # [..., sensors, columns]: the second last axis counts the sensors
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
@@ -248,7 +249,7 @@ def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...], bool]:
 
     They are those of one array, or of several that hold a column each.
     """
-    reader = open_arrays(options.path)
+    reader = open_arrays(file_of(options))
     if not options.array and len(reader.arrays) > 1:
         columns = tuple(name for name in options.columns or reader.arrays if name)
         lengths = {tuple(n for n in reader.find(name, "data.columns").shape if n > 1) for name in columns}

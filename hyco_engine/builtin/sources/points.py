@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hyco_engine")
 
+_ENDLESS = 1e200
+"""More steps than any rollout has, where a time over dt is infinite."""
+
 
 class PointsSource(TrajectorySource):
     """Observations of fields that a model rolls out on a grid of its own, from a given first frame."""
@@ -68,13 +71,13 @@ class PointsSource(TrajectorySource):
                 )
         last = max(float(points.time.max()) for points in self.table.simulations)
         # a time that equals a frame's up to rounding needs no frame after it
-        self.num_frames = context.num_frames or math.ceil(last / self.dt - 1e-3) + 1
+        self.num_frames = context.num_frames or math.ceil(min(last / self.dt, _ENDLESS) - 1e-3) + 1
         needed = 8 * self.num_frames * self._initial.numel()
         if needed > (free := free_memory()):
             raise DataError(
-                f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames} frames of "
-                f"{self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; correct "
-                f"dt, or set data.start to the time of the first frame",
+                f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames:.15g} frames "
+                f"of {self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; "
+                f"correct dt, or set data.start to the time of the first frame",
                 key="data.dt",
             )
         self.num_simulations = len(self.table.simulations)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hyco_engine.builtin.sources.options import SceneOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import RULE_KINDS, Boundary, FieldInfo, Grid, Rule, StateLayout
+from hyco_engine.data.joined import file_of
 from hyco_engine.data.masks import corner
 from hyco_engine.data.scene_pickle import SceneField, read_scene_npz
 from hyco_engine.errors import DataError, HycoError, Problem, SpecError
@@ -50,7 +51,7 @@ class SceneSource(TrajectorySource):
 
     def __init__(self, options: SceneOptions) -> None:
         self.options = options
-        self._simulations = _simulations(options.path.absolute())
+        self._simulations = _simulations(file_of(options))
         self.num_simulations = len(self._simulations)
         self._static, self.dt = _about(options, self._simulations[0])
         self._names = self._choose(self._simulations[0])

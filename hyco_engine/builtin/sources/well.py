@@ -29,11 +29,12 @@ from hyco_engine.builtin.sources.hdf5 import (
 from hyco_engine.builtin.sources.options import SPACE, WellOptions
 from hyco_engine.data.array_files import Array
 from hyco_engine.data.fields import Boundary, Rule, StateLayout
-from hyco_engine.data.settings import Split
+from hyco_engine.data.joined import file_of
 from hyco_engine.data.well_layout import LAYOUT
 from hyco_engine.errors import DataError
 
-FOLDERS = ("train", "valid", "test")
+FOLDERS = {"train": "train", "valid": "val", "test": "test"}
+"""The split of each folder."""
 SUFFIXES = (".hdf5", ".h5")
 
 
@@ -45,23 +46,16 @@ class WellSource(Hdf5Source):
 
     def __init__(self, options: WellOptions) -> None:
         self.options = options
-        self._by_folder = _files(options.path.absolute())
+        self._by_folder = _files(file_of(options))
         self._kinds: dict[str, tuple[str, str]] = {}
         self._own: dict[str, Boundary] = {}
         files = [path for paths in self._by_folder.values() for path in paths]
         super().__init__(files, boundary=self._boundary, truth=options.truth)
 
-    @property
-    def split(self) -> Split | None:
-        counts = {file.path: file.simulations for file in self.files}
-        sizes = {name: sum(counts[path] for path in paths) for name, paths in self._by_folder.items()}
-        if not (sizes.get("train") and sizes.get("valid")):
-            return None
-        ranges, start = {}, 0
-        for name, size in sizes.items():
-            ranges["val" if name == "valid" else name] = f"{start}:{start + size}"
-            start += size
-        return Split(train=ranges["train"], val=ranges["val"], test=ranges.get("test", ""))
+    def labels(self, index: int) -> dict[str, str]:
+        path = self.file(index)
+        folder = next(name for name, paths in self._by_folder.items() if path in paths)
+        return {"split": FOLDERS[folder]} if folder else {}
 
     def describe(self, path: Path, file: h5py.File) -> Opened:
         grid_type = str(attribute(file, "grid_type", "cartesian"))

@@ -83,11 +83,13 @@ class FullBatch(Solver[F], Generic[F]):
             self.freeze(problem, state)
             done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
         if not math.isfinite(done.loss):
+            left = problem.left_finite()
+            told = f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
+            advice = problem.cause() or (left and left.advice(problem.player))
             raise Diverged(
-                f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
-                f"{problem.left_finite()}",
-                advice=problem.instability()
-                or "Start closer, narrow the parameters' bounds, or shorten data.num_predict_steps",
+                told if left is None else f"{told}, since {left.text}",
+                advice=advice or "Start closer, or narrow the parameters' bounds",
+                left=left,
             )
         problem.normalization.step(problem.context(state.epochs, state.steps))
         state.epochs += 1

@@ -13,12 +13,17 @@ from torch import Tensor, nn
 
 from hyco_engine.interfaces import NormalizedLoss, Player
 from hyco_engine.randomness import own_random_numbers
-from hyco_engine.training.divergence import Diverged, broken_gradient
+from hyco_engine.training.divergence import Diverged, LeftFinite, broken_gradient
 from hyco_engine.training.epoch_metrics import EpochMetrics, SkippedBatches
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress, Solver, State
 from hyco_engine.training.starved import StarvedTerms
+
+LONG = 1.0
+"""A first step that is as long as the weights are large, or longer, is to blame for what follows."""
+LEAST = 1e-2
+"""The size of a weight from which on steps are relative to it."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -68,6 +73,8 @@ class MinibatchState(State):
     starved: StarvedTerms = attrs.Factory(StarvedTerms)
     skipped: SkippedBatches = attrs.Factory(SkippedBatches)
     notes: list[str] = attrs.Factory(list)
+    first_step: float | None = None
+    """The length of the first step, relative to the weights."""
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -79,6 +86,7 @@ class MinibatchState(State):
             "starved": self.starved.state_dict(),
             "skipped": attrs.asdict(self.skipped),
             "notes": list(self.notes),
+            "first_step": self.first_step,
         }
 
 
@@ -163,12 +171,17 @@ class Minibatch(Solver[MinibatchState]):
             loss.total.backward()  # type: ignore[no-untyped-call]
             if (broken := broken_gradient(model, parameters)) is not None:
                 told = f"the {self.player} model diverged in {where}: {broken}"
-                raise Diverged(told, advice=problem.instability() or "")
+                raise Diverged(told, advice=problem.cause())
         except Diverged as error:
-            raise Diverged(error.what, advice=error.advice or self._advice(state)) from error
+            raise Diverged(
+                error.what, advice=error.advice or self._advice(state, error.left), left=error.left
+            ) from error
         if self.settings.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm)
-        state.optimizer.step()
+        if state.first_step is None:
+            state.first_step = _relative_step(state.optimizer, parameters)
+        else:
+            state.optimizer.step()
         problem.normalization.step(problem.context(state.epochs, state.steps))
         state.steps += 1
 
@@ -180,9 +193,17 @@ class Minibatch(Solver[MinibatchState]):
             rate = rate * 0.5 * (1.0 + math.cos(math.pi * fraction))
         return rate * state.rate
 
-    def _advice(self, state: MinibatchState) -> str:
-        table, rate = f"training.{self.player}", self.settings.lr * state.rate
-        return f"Lower {table}.lr (now {rate:g}), set clip_grad_norm, or shorten data.num_predict_steps"
+    def _advice(self, state: MinibatchState, left: LeftFinite | None) -> str:
+        """Return what helps, by whether a step was taken, how long the first was, and where the rollout left."""
+        horizon = None if left is None else left.advice(self.player)
+        lower = f"training.{self.player}.lr (now {self.settings.lr * state.rate:g}), or set clip_grad_norm"
+        if not state.steps:
+            first = "The model's first prediction is not finite: start from other values"
+            other = "Look at the data and at the loss terms" if left is None else first
+            return f"No step was taken yet, so no learning rate helps. {horizon or other}"
+        if state.first_step is not None and state.first_step >= LONG:
+            return f"The first step was {state.first_step:.2g} times as long as the weights are large: lower {lower}"
+        return horizon or f"Lower {lower}"
 
     def report(self, state: MinibatchState, *, first: bool) -> list[str]:
         skipped = state.skipped.note(self.player)
@@ -200,6 +221,16 @@ class Minibatch(Solver[MinibatchState]):
         state.optimizer.load_state_dict(optimizer)
         problem.normalization.load_state_dict(normalization)
         state.epoch = None
+
+
+def _relative_step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> float:
+    """Take a step and return its length relative to the weights, all of which may be 0."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer.step()
+    moved = (p.detach().double() - b.double() for p, b in zip(parameters, before, strict=True))
+    length = math.hypot(*(float(part.norm()) for part in moved))
+    least = LEAST * math.sqrt(sum(b.numel() for b in before))
+    return length / max(math.hypot(*(float(b.double().norm()) for b in before)), least)
 
 
 def _layers(device: torch.device) -> dict[str, Tensor]:
