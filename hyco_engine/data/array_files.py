@@ -252,6 +252,11 @@ class Hdf5Reader(ArrayReader):
                 return  # where MATLAB keeps the parts of cells and objects
             if kind is not None:
                 self.refused[name] = _MATLAB[kind]
+            elif isinstance(item, h5py.Dataset) and {"scale_factor", "add_offset"} & set(item.attrs):
+                self.refused[name] = (
+                    'it holds packed numbers (scale_factor, add_offset); kind = "xarray", of the plugin '
+                    "hyco-engine-xarray, unpacks them"
+                )
             elif isinstance(item, h5py.Dataset) and not is_elsewhere(item) and _number_type(item.dtype):
                 shape = item.shape[::-1] if self.squeezes else item.shape
                 found[name] = Stored(tuple(shape), _number_type(item.dtype) or item.dtype)
@@ -315,7 +320,8 @@ def _npy_header(file: IO[bytes], path: Path) -> Stored:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.kind not in NUMBERS + DATES:
-        raise _NotNumeric(f"it holds {dtype}, {_REMEDIES.get(dtype.kind, 'and the engine reads only numbers')}")
+        remedy = "records; save each of their fields as an array" if dtype.names else _REMEDIES.get(dtype.kind)
+        raise _NotNumeric(f"it holds {dtype}, {remedy or 'and the engine reads only numbers'}")
     return Stored(tuple(shape), dtype)
 
 

@@ -22,16 +22,22 @@ import numpy as np
 import numpy.typing as npt
 
 from hyco_engine.errors import DataError
+from hyco_engine.resources import free_memory
 from hyco_engine.settings import option, options
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
 """Entries that mean "not observed", in lower case."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
-_DIGITS = re.compile(r"[+−-]?[\d., ':/TZ+-]*\d[\d., ':/TZeEdD+-]*|[+-]?inf", re.IGNORECASE)
+# each expression decides in one pass over the entry, however long it is
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
+_DIGITS = re.compile(r"[+−-]?[.,]?\d[\d., ':/TZeEdD+-]*|[+-]?inf", re.IGNORECASE)
 """Entries that are numbers or times, in whatever form."""
+_COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}(?:\d{2})?)?")
+"""Date-times written as one number: 20240501, or 202405011230."""
+_FINER = re.compile(r"[.,]\d{6}0*[1-9]")
+"""Digits of a second that `datetime` has no place for."""
 _COMMENTS = ("#", "%", "//", "!")
-_UNIT = re.compile(r"(.*?)\s*[\[(]\s*([^\])]*?)\s*[\])]")
+_OPENING = {"]": "[", ")": "("}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -46,6 +52,10 @@ def _check_encoding(value: str) -> None:
 def _check_separator(value: str) -> None:
     if len(value) > 1:
         raise ValueError(f"must be one character, not {value!r}")
+
+
+_MEMORY = 25
+"""How many times the size of a text table its entries take in memory."""
 
 
 @options
@@ -100,13 +110,21 @@ class CsvTable:
 
     def is_text(self, column: int) -> bool:
         """Return true if no entry of the column is made of digits, though some are not missing."""
-        seen = [entry for entry in self.text(column) if not self.is_missing(entry)]
-        return bool(seen) and not any(_DIGITS.fullmatch(entry) for entry in seen)
+        seen = False
+        for entry in self.text(column):
+            if not self.is_missing(entry):
+                if _DIGITS.fullmatch(entry):
+                    return False
+                seen = True
+        return seen
 
     def numbers(self, column: int) -> npt.NDArray[np.float64]:
         """Return a column as numbers, with NaN where an entry is missing. Raises DataError at what is no number."""
-        out = np.full(len(self.rows), math.nan)
-        for row, entry in enumerate(self.text(column)):
+        entries = self.text(column)
+        if (plain := _all_plain(entries, self.form.decimal)) is not None:
+            return plain
+        out = np.full(len(entries), math.nan)
+        for row, entry in enumerate(entries):
             if self.is_missing(entry):
                 continue
             if not _is_number(entry, self.form.decimal):
@@ -126,6 +144,14 @@ class CsvTable:
             moment = self._moment(entry)
             if moment is None:
                 self._refuse(row, column, "is no date-time", *_how_times_are_written("they are"))
+            if _FINER.search(entry):
+                self._refuse(
+                    row,
+                    column,
+                    "is finer than a microsecond",
+                    "write the times as numbers, of seconds since the first one",
+                    "data.path",
+                )
             times.append(moment)
         known = [moment for moment in times if moment is not None]
         if len({moment.tzinfo is None for moment in known}) > 1:
@@ -135,28 +161,36 @@ class CsvTable:
             )
         # what has no zone is counted as if it were in UTC, which knows no summer time
         zoned = [None if moment is None else moment.astimezone(UTC) if moment.tzinfo else moment for moment in times]
-        first = min(moment for moment in zoned if moment is not None)
+        first = min((moment for moment in zoned if moment is not None), default=datetime.min)
         return (
             np.array([math.nan if moment is None else (moment - first).total_seconds() for moment in zoned]),
             first.isoformat(),
         )
 
     def are_moments(self, column: int) -> bool:
-        """Return true if the first entry of the column is a date-time, or the form says so."""
+        """Return true if the first entry of the column is a date-time, or the form says so.
+
+        Whole numbers are date-times if each of them can be one, such as 20240501.
+        """
         if self.form.time_format:
             return True
-        seen = next((entry for entry in self.text(column) if not self.is_missing(entry)), "")
-        return not _is_number(seen, self.form.decimal) and self._moment(seen) is not None
+        seen = [entry for entry in self.text(column) if not self.is_missing(entry)]
+        if seen and not _is_number(seen[0], self.form.decimal):
+            return self._moment(seen[0]) is not None
+        return bool(seen) and all(_COMPACT.fullmatch(entry) and self._moment(entry) for entry in seen)
 
     def _moment(self, entry: str) -> datetime | None:
         try:
             if self.form.time_format:
                 return datetime.strptime(entry, self.form.time_format)
-            return datetime.fromisoformat(entry)
+            compact = _COMPACT.fullmatch(entry)
+            return datetime.fromisoformat("T".join(filter(None, compact.groups())) if compact else entry)
         except ValueError:
             return None
 
     def _remedy(self, entry: str) -> tuple[str, str]:
+        if "\n" in entry:
+            return "a quotation mark before it is not closed", "data.path"
         if "," in entry and _is_number(entry, ","):
             return 'if the comma is the decimal sign, set data.csv.decimal = ","', "data.csv.decimal"
         if _like_moment(entry):
@@ -167,6 +201,8 @@ class CsvTable:
 
     def _refuse(self, row: int, column: int, what: str, remedy: str, key: str) -> NoReturn:
         entry = self.rows[row][column]
+        if not row and not self.names:
+            remedy += "; if the line is a header, data.csv.skip leaves it out"
         raise DataError(
             f"{self.path}: line {self.lines[row]}, column {self._name(column)}: {entry[:40]!r} {what}; {remedy}",
             key=key,
@@ -176,10 +212,10 @@ class CsvTable:
         return repr(self.names[column]) if self.names else str(column + 1)
 
 
-def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) -> CsvTable:
+def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True, named: bool = False) -> CsvTable:
     """Read a text table. Raises DataError where the text leaves open what it means, and names the key that decides.
 
-    With `header = False`, each line is a row.
+    With `header = False`, each line is a row. If the columns are `named` elsewhere, a first line with a number is one.
     """
     form = form or CsvForm()
     notes: list[str] = []
@@ -201,7 +237,7 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True) ->
         notes.append(f"the entries are separated by {_named(form.separator)}")
     if form.decimal == ",":
         notes.append("the decimal sign is a comma")
-    names = _header(path, cells, comments, form) if header else None
+    names = _header(path, cells, comments, form, named) if header else None
     if names is cells[0][1]:
         cells = cells[1:]
     if not cells:
@@ -248,6 +284,13 @@ def _with(form: CsvForm, **found: str) -> CsvForm:
 
 def _decoded(path: Path, form: CsvForm, notes: list[str]) -> str:
     try:
+        size, free = path.stat().st_size, free_memory()
+        if size * _MEMORY > free:
+            raise DataError(
+                f"{path}: a text table of {size / 1e9:.3g} GB takes about {size * _MEMORY / 1e9:.3g} GB of memory, and "
+                f"{free / 1e9:.3g} GB are free; save it as .parquet or .npy",
+                key="data.path",
+            )
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}", key="data.path") from None
@@ -289,12 +332,15 @@ def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> Iter
         for number, line in lines:
             yield number, line.split()
         return
-    reader = csv.reader((line for _, line in lines), delimiter=separator, skipinitialspace=True)
+    # without its end, a line whose quotation mark is not closed would join the next one
+    reader = csv.reader((f"{line}\n" for _, line in lines), delimiter=separator, skipinitialspace=True)
+    first = 0
     try:
         for row in reader:
-            yield lines[reader.line_num - 1][0], [entry.strip() for entry in row]
+            yield lines[first][0], [entry.strip() for entry in row]
+            first = reader.line_num
     except csv.Error as error:
-        raise DataError(f"{path}: line {lines[reader.line_num - 1][0]}: {error}", key="data.path") from None
+        raise DataError(f"{path}: line {lines[first][0]}: {error}", key="data.path") from None
 
 
 def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".", ","]:
@@ -318,13 +364,11 @@ def _decimal(path: Path, cells: Sequence[tuple[int, list[str]]]) -> Literal[".",
 
 
 def _header(
-    path: Path, cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm
+    path: Path, cells: Sequence[tuple[int, list[str]]], comments: Sequence[str], form: CsvForm, named: bool
 ) -> list[str] | None:
     first = cells[0][1]
-    if not all(_is_number(entry, form.decimal) or entry.lower() in MISSING for entry in first):
-        moments = [entry for entry in first if _like_moment(entry)]
-        if not moments:
-            return first
+    if _is_header(first, cells[1][1] if len(cells) > 1 else [], form, named):
+        return first
     # numpy.savetxt writes the header as a comment
     for comment in reversed(comments):
         bare = comment.strip().lstrip("#%!/ ")
@@ -334,16 +378,33 @@ def _header(
     return None
 
 
+def _is_header(first: Sequence[str], after: Sequence[str], form: CsvForm, named: bool) -> bool:
+    """Return true if the first line names the columns.
+
+    Numbers among its text are names only if the text stands above numbers: a row may hold the name of a sensor.
+    """
+    valued = [_is_number(entry, form.decimal) or _like_moment(entry) for entry in first]
+    text = [k for k, entry in enumerate(first) if not valued[k] and entry.lower() not in MISSING]
+    if not text or not any(valued):
+        return bool(text)
+    below = [after[k] for k in text if k < len(after)]
+    return not named and any(_is_number(entry, form.decimal) or _like_moment(entry) for entry in below)
+
+
 def _like_moment(entry: str) -> bool:
     return bool(re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}:\d{2}", entry))
 
 
 def _names(header: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (names, units) of a header such as `t [s], x (m), u`."""
-    found = [
-        (match[1], match[2]) if (match := _UNIT.fullmatch(entry)) and match[1] else (entry, "") for entry in header
-    ]
+    found = [_name_and_unit(entry) for entry in header]
     return tuple(name for name, _ in found), tuple(unit for _, unit in found)
+
+
+def _name_and_unit(entry: str) -> tuple[str, str]:
+    opening = _OPENING.get(entry[-1:])
+    name, sign, unit = entry[:-1].rpartition(opening) if opening else ("", "", "")
+    return (name.strip(), unit.strip()) if sign and name.strip() else (entry, "")
 
 
 def _are_units(row: Sequence[str], after: Sequence[str], form: CsvForm) -> bool:
@@ -359,6 +420,18 @@ def _are_units(row: Sequence[str], after: Sequence[str], form: CsvForm) -> bool:
 
 def _is_number(entry: str, decimal: str) -> bool:
     return ("," not in entry or decimal == ",") and _NUMBER.fullmatch(_plain(entry, decimal)) is not None
+
+
+def _all_plain(entries: Sequence[str], decimal: str) -> npt.NDArray[np.float64] | None:
+    """Return entries as numbers at once if all are plain, finite ones, as in most columns; else None."""
+    try:
+        found = np.array(list(map(float, entries)))
+    except ValueError:
+        return None
+    # Python reads 1_000, and a point always as the decimal sign
+    foreign = "_." if decimal == "," else "_"
+    strange = any(sign in entry for sign in foreign for entry in entries)
+    return None if strange or not np.isfinite(found).all() else found
 
 
 def _plain(entry: str, decimal: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class ParquetTable:
     names: tuple[str, ...]
     columns: tuple[Any, ...]
     notes: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()
+    """A parquet file has no lines."""
 
     @property
     def width(self) -> int:
@@ -41,15 +44,16 @@ class ParquetTable:
 
     def is_text(self, column: int) -> bool:
         """Return true if the column holds neither numbers nor times."""
-        return not self.are_moments(column) and self._numpy(column).dtype.kind not in "fiub"
+        return not self.are_moments(column) and self._numpy(column).dtype.kind not in "fiubm"
 
     def are_moments(self, column: int) -> bool:
         """Return true if the column holds date-times."""
         return self._numpy(column).dtype.kind == "M"
 
     def numbers(self, column: int) -> npt.NDArray[np.float64]:
-        """Return a column as numbers, with NaN where an entry is missing."""
-        return self._numpy(column).astype(np.float64)
+        """Return a column as numbers, with NaN where an entry is missing; spans of time are in seconds."""
+        values = self._numpy(column)
+        return values / np.timedelta64(1, "s") if values.dtype.kind == "m" else values.astype(np.float64)
 
     def seconds(self, column: int) -> tuple[npt.NDArray[np.float64], str]:
         """Return (the date-times of a column in seconds since the first of them, that one as text)."""
@@ -58,8 +62,16 @@ class ParquetTable:
         return (moments - first) / np.timedelta64(1, "s"), str(first)
 
     def _numpy(self, column: int) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = self.columns[column].to_numpy()
-        return values
+        """Return a column: decimal numbers as numbers, and text that is date-times as date-times."""
+        import pyarrow
+
+        values, kind = self.columns[column], self.columns[column].type
+        if pyarrow.types.is_decimal(kind):
+            values = values.cast(pyarrow.float64())
+        elif pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+            with suppress(pyarrow.ArrowInvalid):
+                values = values.cast(pyarrow.timestamp("ns"))
+        return values.to_numpy()  # type: ignore[no-any-return]
 
 
 def read_parquet(path: Path) -> ParquetTable:

@@ -125,8 +125,11 @@ _XARRAY = (
 
 def _variables(path: Path) -> tuple[str, ...]:
     """Return the arrays of a netCDF file, as far as they are HDF5."""
-    found = Hdf5Reader(path).arrays if h5py.is_hdf5(path) else {}
-    return tuple(f"{name}: {stored.dtype} {list(stored.shape)}" for name, stored in found.items())[:MAX_LINES]
+    if not h5py.is_hdf5(path):
+        return ()
+    reader = Hdf5Reader(path)
+    arrays = [f"{name}: {stored.dtype} {list(stored.shape)}" for name, stored in reader.arrays.items()]
+    return tuple([*arrays, *(f"{name}: {why}" for name, why in reader.refused.items())][:MAX_LINES])
 
 
 def _arrays(path: Path, what: str) -> Found:
@@ -147,8 +150,8 @@ def _hdf5(path: Path) -> Found:
         keys, attributes = set(file), {str(k): _short(v) for k, v in file.attrs.items()}
         seeds = [key for key in keys if key.isdigit() and isinstance(file[key], h5py.Group) and "data" in file[key]]
     contents = [f"@{name} = {value}" for name, value in attributes.items()]
-    arrays, _ = arrays_in(path)
-    contents += map(str, arrays.values())
+    arrays, refused = arrays_in(path)
+    contents += [*map(str, arrays.values()), *(f"{name}: {why}" for name, why in refused.items())]
     lines = tuple(contents[:MAX_LINES]) + (("...",) if len(contents) > MAX_LINES else ())
     if _is_well(path):
         return _with_source("well", path, f"a file of The Well, data set {attributes.get('dataset_name')}", lines)

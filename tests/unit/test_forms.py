@@ -88,6 +88,13 @@ def hdf5(name: str = "a.h5", **arrays: Any) -> Write:
     return write
 
 
+def packed(folder: Path) -> Path:
+    path = hdf5(u=(8 * U).astype("i2"))(folder)
+    with h5py.File(path, "r+") as file:
+        file["u"].attrs["scale_factor"] = 0.125
+    return path
+
+
 def matlab_complex(values: Any) -> Any:
     parts = np.empty(values.shape, dtype=[("real", "f8"), ("imag", "f8")])
     parts["real"], parts["imag"] = values.real, values.imag
@@ -218,6 +225,16 @@ FORMS = {
         refused="data.path: cannot read FILE: it holds |V2, raw bytes without a "
         "type, as numpy saves bfloat16; save u.astype('float32')",
     ),
+    "records": Form(
+        write=npy(np.zeros((FRAMES, CELLS), [("u", "f8")])),
+        refused="data.path: cannot read FILE: it holds [('u', '<f8')], records; save each of their fields as an array",
+    ),
+    "packed, hdf5": Form(
+        write=packed,
+        keys={"variables": {"u": "u"}},
+        refused="data.variables.u: FILE: the array 'u' cannot be used: it holds packed numbers (scale_factor, "
+        'add_offset); kind = "xarray"',
+    ),
     "text": Form(
         write=npy(U.astype("U")),
         refused="data.path: cannot read FILE: it holds <U32, text, and the engine reads only numbers",
@@ -283,6 +300,17 @@ FORMS = {
         expected=EVEN,
         atol=1e-3,
     ),
+    "uneven positions of faces": Form(
+        write=npz(u=SMOOTH[..., None], t=T, x=SMOOTH_X),
+        keys=LINES | {"axes": "txc", "resample": "linear", "variables": {"u": Variable(sampling="staggered")}},
+        refused="data.coordinates.x: staggered fields lie on the faces of cells, and the samples along x are uneven; "
+        "give bounds instead of coordinates",
+    ),
+    "positions that do not increase": Form(
+        write=npz(u=U, t=T, x=X[[0, 2, 1, *range(3, CELLS)]]),
+        keys=LINES | {"resample": "linear"},
+        refused="data.coordinates.x: the positions along x must increase; entry 1 is 0.3125 and the next one 0.1875",
+    ),
     "nodes of a period": Form(write=npz(u=NODES, t=T, x=np.arange(CELLS + 1) / CELLS), keys=LINES),
     "nodes at walls": Form(
         write=npz(u=WALLS, t=T, x=np.arange(CELLS + 2) / (CELLS + 1)), keys=LINES | {"boundary": 0.0}
@@ -331,6 +359,21 @@ FORMS = {
         write=npz(u=U, t=np.datetime64("2024-05-01T12:00") + (1000 * T).astype("m8[ms]")),
         keys={"variables": {"u": "u"}, "time": "t", "dt": None},
         told="t: date-times are read as seconds since 2024-05-01T12:00:00.000",
+    ),
+    "times from 1.7e9 in float32": Form(
+        write=npz(u=U, t=(1.7e9 + T).astype("f4")),
+        keys={"variables": {"u": "u"}, "time": "t", "dt": None},
+        refused="data.time: the times 't' must increase; it runs from 1.7e+09 to 1.7e+09",
+    ),
+    "times from 1.7e9 in float32, over hours": Form(
+        write=npz(u=U, t=(1.7e9 + 60 * T).astype("f4")),
+        keys={"variables": {"u": "u"}, "time": "t", "dt": None},
+        refused="data.time: the times 't' must increase; entry 0 is 1.7e+09 and the next one 1.7e+09",
+    ),
+    "spans of time": Form(
+        write=npz(u=U, t=(1000 * T).astype("m8[ms]")),
+        keys={"variables": {"u": "u"}, "time": "t", "dt": None},
+        told="t: spans of time are read as seconds since 0 milliseconds",
     ),
     "integer times": Form(write=npz(u=U, t=np.arange(FRAMES)), keys={"variables": {"u": "u"}, "time": "t", "dt": None}),
     "backward times": Form(
@@ -421,7 +464,7 @@ def test_a_value_that_was_not_observed_is_named_with_the_key(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", FORMS)
 def test_inspect_prints_what_reads_a_form_or_says_why_nothing_does(tmp_path: Path, name: str) -> None:
     path = FORMS[name].write(tmp_path)
-    if name in ("objects", "bfloat16", "text"):
+    if name in ("objects", "bfloat16", "records", "text"):
         with pytest.raises(HycoError):
             describe(path)
         return

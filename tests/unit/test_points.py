@@ -565,7 +565,7 @@ def test_without_a_grid_the_rows_are_samples_for_predictors(tmp_path):
         ("t,x,u\n", {}, "holds no rows"),
         ("0.1,0.5,1\n", {}, "does not name its 3 columns: name them in columns"),
         ("0.1,0.5,1\n", {"columns": ["t", "x"]}, "has 3 columns, and the spec names 2: t, x"),
-        ("t,x,u\n0.1,,1\n", {}, "row 0 has a time or position that is not finite"),
+        ("t,x,u\n0.1,,1\n", {}, "line 2 has nan in the column 'x'; each row needs a time"),
         ("t,x,u\n-0.1,0.5,1\n", {}, "an observation is at t = -0.1, before the first frame, which is at 0; data.start"),
         ("t,x,u\n0.1,5,1\n", {}, "no sensor lies inside the domain, x in [0.03125, 0.96875]"),
         ("t,u\n0.1,5\n", {}, "hold no position (x, y or z)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import logging
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,37 @@ def test_each_form_gives_the_same(tmp_path: Path, content: str | bytes, csv: dic
         (
             "t,x,flag,u\n0,0.5,good,1\n",
             {},
-            "data.columns: FILE: the column 'flag' holds text, such as 'good', and a field holds numbers; an empty "
-            "name in its place in data.columns leaves it out",
+            "data.columns: FILE: the column 'flag' holds text, such as 'good', and not numbers; an empty name in its "
+            "place in data.columns leaves it out",
+        ),
+        (
+            't,x,u\n0,0.5,1\n1,0.5,"1\n2,0.5,2\n',
+            {},
+            "data.path: FILE: line 3, column 'u': '1\\n2,0.5,2' is no number; a quotation mark before it is not closed",
+        ),
+        (
+            "t;x;u\n0;0,5;1.234\n1;0,5;5.678\n",
+            {},
+            "data.path: FILE: line 2, column 'u': '1.234' is no number; write numbers without signs between their "
+            "thousands",
+        ),
+        (
+            "t,x,u\n2024-05-01T00:00:00.000000001,0.5,1\n",
+            {},
+            "data.path: FILE: line 2, column 't': '2024-05-01T00:00:00.000000001' is finer than a microsecond; write "
+            "the times as numbers, of seconds since the first one",
+        ),
+        (
+            "s,t,x,u\n0,0,0.5,1\nNA,1,0.5,1\n",
+            {},
+            "data.path: FILE: line 3 has nan in the column 's'; each row needs a time, a position and a simulation, "
+            "and only fields may be NaN, where they were not observed",
+        ),
+        (
+            "t,x,u\nNA,0.5,1\n",
+            {"time_format": "%Y"},
+            "data.path: FILE: line 2 has nan in the column 't'; each row needs a time, a position and a simulation, "
+            "and only fields may be NaN, where they were not observed",
         ),
         (
             b"t,x,u\n0,0.5,\x00\x01\x02\n",
@@ -165,6 +195,78 @@ def test_what_is_not_clear_is_refused_with_the_key_that_decides(
 ) -> None:
     path = saved(tmp_path, content)
     assert refused(lambda: table(path, csv=csv)) == message.replace("FILE", str(path))
+
+
+def test_a_first_row_that_names_a_sensor_is_no_header(tmp_path: Path) -> None:
+    path = saved(tmp_path, "A,0,0.1,1\nA,1,0.1,2\nB,0,0.2,3\n")
+    (points,) = table(path, columns=("sensor", "t", "x", "u")).simulations
+    assert points.value[:, 0].tolist() == [1, 2, 3]
+
+
+def test_numbers_may_be_names_in_a_header(tmp_path: Path) -> None:
+    assert table(saved(tmp_path, "t,x,300\n0,0.1,1\n")).columns == ("300",)
+
+
+def test_a_first_row_with_a_strange_entry_is_not_lost(tmp_path: Path) -> None:
+    path = saved(tmp_path, "0,0.1,off\n1,0.1,2\n")
+    columns = ("t", "x", "u")
+    assert refused(lambda: table(path, columns=columns)) == (
+        f"data.csv.missing: {path}: line 1, column 3: 'off' is no number; if it means \"not observed\", set "
+        'data.csv.missing = ["off"]; if the line is a header, data.csv.skip leaves it out'
+    )
+    (points,) = table(path, columns=columns, csv={"missing": ("off",)}).simulations
+    assert points.value[:, 0].isnan().tolist() == [True, False]
+    (points,) = table(path, columns=columns, csv={"skip": 1}).simulations
+    assert points.value[:, 0].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (("20240531", "20240601"), [0, 86400]),
+        (("202405312359", "202406010000"), [0, 60]),
+        (("20240531235959", "20240601000000"), [0, 1]),
+    ],
+)
+def test_dates_without_signs_are_dates(tmp_path: Path, times: tuple[str, ...], seconds: list[float]) -> None:
+    path = saved(tmp_path, "\n".join(["date,x,u", *(f"{t},0.5,1" for t in times)]))
+    assert table(path).simulations[0].time.tolist() == seconds
+
+
+def test_numbers_that_are_no_dates_are_numbers(tmp_path: Path) -> None:
+    path = saved(tmp_path, "t,x,u\n19990000,0.5,1\n19990001,0.5,1\n")
+    assert table(path, start=0.0).simulations[0].time.tolist() == [19990000, 19990001]
+
+
+def test_units_of_times_and_places_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        path = saved(tmp_path, "t [h],x (mm),u [W/(m^2 K)]\n0,0,2\n")
+        assert table(path).unit("u") == "W/(m^2 K)"
+    told = "the numbers stay as they are, t in h, x in mm, and so must be dt and bounds"
+    assert caplog.messages == [f"{path}: {told}"]
+    path = saved(tmp_path, "t,x,y,v.x [m/s],v.y [cm/s]\n0,0,0,1,1\n")
+    assert refused(lambda: table(path).unit("v")) == (
+        f"data.columns: {path}: the components of 'v' are in cm/s and m/s; give all in one unit"
+    )
+
+
+def test_a_table_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyco_engine.data import csv_table
+
+    monkeypatch.setattr(csv_table, "free_memory", lambda: 2.5e9)
+    path = saved(tmp_path, "t,x,u\n0,0.5,1\n")
+    with path.open("r+b") as file:
+        file.truncate(10**8 + 1)
+    assert refused(lambda: table(path)) == (
+        f"data.path: {path}: a text table of 0.1 GB takes about 2.5 GB of memory, and 2.5 GB are free; save it as "
+        ".parquet or .npy"
+    )
+
+
+def test_long_entries_take_no_longer_than_their_length(tmp_path: Path) -> None:
+    """One of 100 000 digits would take 10^10 steps in an expression that tries each split of it."""
+    path = saved(tmp_path, f"t,x,u [{'(' * 100_000}\n0,0.5,{'1' * 100_000}x\n")
+    assert refused(lambda: table(path)).startswith(f"data.columns: {path}: the column 'u [(((")
 
 
 def test_what_was_found_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,6 +294,24 @@ def test_parquet(tmp_path: Path) -> None:
     )
 
 
+def test_columns_of_parquet_that_are_no_plain_numbers(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def read(**columns: Any) -> Any:
+        parquet.write_table(pyarrow.table({"t": [0.0, 1.0], "x": [0.5, 0.5], "u": [1, 2]} | columns), tmp_path / "a.pq")
+        return table(tmp_path / "a.pq").simulations[0]
+
+    assert read(u=[Decimal("1.5"), None]).value[:, 0].tolist()[0] == 1.5
+    assert read(t=pyarrow.array([0, 500], pyarrow.duration("ms"))).time.tolist() == [0, 0.5]
+    assert read(t=["2024-05-01T00:00", "2024-05-01T00:01"]).time.tolist() == [0, 60]
+    assert refused(lambda: read(t=pyarrow.array([0, 1], pyarrow.time32("s")))).startswith(
+        f"data.columns: {tmp_path / 'a.pq'}: the column 't' holds text, such as '00:00:00', and not numbers"
+    )
+    assert refused(lambda: read(u=[1.0, float("inf")])) == (
+        f"data.path: {tmp_path / 'a.pq'}: row 1 has inf in the column 'u'; if it was not observed, write NaN instead"
+    )
+
+
 def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -213,6 +333,24 @@ def test_an_array_for_each_column(tmp_path: Path) -> None:
     assert refused(lambda: table(tmp_path / "b.npz")) == (
         f"data.array: {tmp_path / 'b.npz'} holds several arrays, t (4,), x (4,), u (4,), more (2, 2): name one of "
         "them, or in data.columns those that hold a column each"
+    )
+
+
+def test_arrays_that_are_no_plain_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+
+    def read(**arrays: Any) -> Any:
+        np.savez(path, **{"t": np.arange(2.0), "x": np.full(2, 0.5), "u": np.arange(2)} | arrays)
+        return table(path).simulations[0]
+
+    assert read(u=np.arange(2) + 0j).value[:, 0].tolist() == [0, 1]
+    assert refused(lambda: read(u=np.arange(2) + 1j)) == (
+        f"data.path: {path}: the array 'u' holds complex128, and a table of observations holds real numbers"
+    )
+    assert read(t=np.array(["2024-05-01", "2024-05-02"], "M8[s]")).time.tolist() == [0, 86400]
+    assert refused(lambda: read(sensor=np.array(["A", "B"]))) == (
+        f"data.path: {path}: the array 'sensor' cannot be used: it holds <U1, text, and the engine reads only numbers; "
+        "number the sensors"
     )
 
 

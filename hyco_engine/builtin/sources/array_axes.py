@@ -137,6 +137,12 @@ def even_spacing(
     first, step = float(values[0]), float((values[-1] - values[0]) / (len(values) - 1))
     if step <= 0:
         raise DataError(f"{what} must increase; it runs from {values[0]:g} to {values[-1]:g}", key=key)
+    if (np.diff(values) <= 0).any():  # as where single precision rounds seconds since 1970
+        stuck = int((np.diff(values) <= 0).argmax())
+        raise DataError(
+            f"{what} must increase; entry {stuck} is {values[stuck]:.9g} and the next one {values[stuck + 1]:.9g}",
+            key=key,
+        )
     off = np.abs(values - (first + step * np.arange(len(values))))
     worst = int(off.argmax())
     if off[worst] > SPACING_TOLERANCE * step + rounding * np.abs(values).max():

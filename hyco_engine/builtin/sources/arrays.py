@@ -207,7 +207,8 @@ class ArraysSource(TrajectorySource):
             )
         values = self.reader.read(name).reshape(-1)
         if values.dtype.kind in DATES:
-            self._tell(f"{name}: date-times are read as seconds since {values[0]}")
+            spans = "spans of time" if values.dtype.kind == "m" else "date-times"
+            self._tell(f"{name}: {spans} are read as seconds since {values[0]}")
             return (values - values[0]) / np.timedelta64(1, "s")  # type: ignore[no-any-return]
         if values.dtype.kind == "c":
             raise DataError(f"{self.reader.path}: {name!r} holds complex numbers, and not {what}", key=key)
@@ -261,10 +262,13 @@ class ArraysSource(TrajectorySource):
             evidence=Evidence(look=lambda side: self._look(axis, side), repeats=lambda: self._repeats(axis)),
         )
         flipped = axis in self._downwards
-        if (plan.keep != slice(0, n) or flipped) and any(array.info.sampling == "staggered" for array in self.arrays):
+        uneven = axis in self._resampled
+        moved = uneven or flipped or plan.keep != slice(0, n)
+        if moved and any(array.info.sampling == "staggered" for array in self.arrays):
             raise DataError(
                 f"staggered fields lie on the faces of cells, and the samples along {axis} "
-                f"{'run downwards' if flipped else 'are nodes'}; give bounds instead of coordinates",
+                f"{'are uneven' if uneven else 'run downwards' if flipped else 'are nodes'}; give bounds instead of "
+                f"coordinates",
                 key=key,
             )
         return plan

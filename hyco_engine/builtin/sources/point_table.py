@@ -43,6 +43,8 @@ class _Rows:
     labels: tuple[str, ...] = ()
     """The names of the sensors, where a column gives them."""
     units: Mapping[str, str] = attrs.Factory(dict)
+    lines: Sequence[int] = ()
+    """The line of each row, where the file has lines."""
     dated: bool = False
     """Whether the times count from the first date-time of the file."""
     rounding: float = 0.0
@@ -68,7 +70,7 @@ class Table:
             )
         position = np.stack([rows.numbers[axis] for axis in self.axes], axis=1)
         time = rows.numbers["t"]
-        self._refuse_holes(time, position)
+        self._refuse_holes(rows, ["t", *self.axes, *({"s"} & set(names))])
         places = torch.from_numpy(position)
         sensor = places_of(places, rows.rounding).numpy() if rows.sensor is None else rows.sensor
         number = rows.numbers.get("s", np.zeros(len(time)))
@@ -102,14 +104,34 @@ class Table:
             for component in components or ("",)
         )
 
-    def _refuse_holes(self, time: Array, position: Array) -> None:
-        bad = ~np.isfinite(time) | ~np.isfinite(position).all(axis=1)
-        if bad.any():
-            raise DataError(
-                f"{self.options.path}: row {int(bad.argmax())} has a time or position that is not finite; only "
-                f"fields may be NaN, where they were not observed",
-                key="data.path",
+    def unit(self, field: str) -> str:
+        """Return the unit of a field; "1" where the file gives none. Raise SpecError if its components differ in it."""
+        own = {self.units.get(column_of(field, component), "1") for component in self.components[field] or ("",)}
+        if len(own) > 1:
+            raise SpecError(
+                f"{self.options.path}: the components of {field!r} are in {' and '.join(sorted(own))}; give all in one "
+                f"unit",
+                key="data.columns",
             )
+        return own.pop()
+
+    def _refuse_holes(self, rows: _Rows, needed: Sequence[str]) -> None:
+        """Raise DataError for rows without a time, a position or a simulation, and for infinite values."""
+        for name, values in rows.numbers.items():
+            bad = ~np.isfinite(values) if name in needed else np.isinf(values)
+            if bad.any():
+                row = int(bad.argmax())
+                place = f"line {rows.lines[row]}" if rows.lines else f"row {row}"
+                raise DataError(
+                    f"{self.options.path}: {place} has {values[row]:g} in the column {name!r}; "
+                    + (
+                        "each row needs a time, a position and a simulation, and only fields may be NaN, where they "
+                        "were not observed"
+                        if name in needed
+                        else "if it was not observed, write NaN instead"
+                    ),
+                    key="data.path",
+                )
 
     def _starts(self, times: Sequence[Array], dated: bool) -> list[float]:
         """Return the time of the first frame of each simulation, and tell it where it is not 0."""
@@ -200,10 +222,10 @@ def _components(columns: Sequence[str], axes: Sequence[str]) -> dict[str, tuple[
 def _read(options: PointsOptions) -> _Rows:
     suffix = file_of(options).suffix.lower()
     if suffix in CSV:
-        return _of_table(read_csv(file_of(options), options.csv), options)
+        return _of_table(read_csv(file_of(options), options.csv, named=bool(options.columns)), options)
     if suffix in PARQUET:
         return _of_table(read_parquet(file_of(options)), options)
-    values, columns = _read_arrays(options)
+    values, columns, dated = _read_arrays(options)
     # [..., sensors, columns]: the second last axis counts the sensors
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
     numbers = {name: rows[:, k] for k, name in enumerate(columns) if name}
@@ -219,11 +241,14 @@ def _read(options: PointsOptions) -> _Rows:
         (float(np.nanmax(np.abs(numbers[axis]), initial=0.0)) for axis in SPACE if axis in numbers), default=0
     )
     rounding = 0.0 if exact else 4 * float(np.finfo(values.dtype).eps) * largest
-    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, rounding=rounding)
+    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, dated=dated, rounding=rounding)
 
 
-def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
-    """Return (`[..., sensors, columns]`, the columns) of one array, or of several that hold a column each."""
+def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...], bool]:
+    """Return (`[..., sensors, columns]`, the columns, whether times are date-times).
+
+    They are those of one array, or of several that hold a column each.
+    """
     reader = open_arrays(file_of(options))
     if not options.array and len(reader.arrays) > 1:
         columns = tuple(name for name in options.columns or reader.arrays if name)
@@ -234,13 +259,40 @@ def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...]]:
                 f"that hold a column each",
                 key="data.array",
             )
-        return np.stack([reader.read(name).reshape(-1) for name in columns], axis=-1), columns
+        for name in sorted(reader.refused.keys() - set(options.columns)):
+            if name in SENSOR_NAMES:
+                raise DataError(
+                    f"{options.path}: the array {name!r} cannot be used: {reader.refused[name]}; number the sensors",
+                    key="data.path",
+                )
+            log.info("%s: the array %r is left out: %s", options.path, name, reader.refused[name])
+        dated = False
+        read = []
+        for name in columns:
+            values = reader.read(name).reshape(-1)
+            if name == "t" and values.dtype.kind == "M":
+                log.info("%s: t is counted in seconds since %s", options.path, first := np.nanmin(values))
+                values, dated = (values - first) / np.timedelta64(1, "s"), True
+            read.append(_real(values, name, options))
+        return np.stack(read, axis=-1), columns, dated
     name = options.array or next(iter(reader.arrays), "")
     stored = reader.find(name, "data.array")
     if len(stored.shape) < 2:
         raise DataError(f"{options.path}: {name!r} {stored.shape} has no columns", key="data.path")
-    values = reader.read(name)
-    return values, _checked_columns(options, values.shape[-1])
+    values = _real(reader.read(name), name, options)
+    return values, _checked_columns(options, values.shape[-1]), False
+
+
+def _real(values: Array, name: str, options: PointsOptions) -> Array:
+    """Return real numbers. Raise DataError for what is none."""
+    if values.dtype.kind == "c" and not np.abs(values.imag).max(initial=0.0):
+        return np.asarray(values.real)
+    if values.dtype.kind not in "fiub":
+        raise DataError(
+            f"{options.path}: the array {name!r} holds {values.dtype}, and a table of observations holds real numbers",
+            key="data.path",
+        )
+    return values
 
 
 def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
@@ -261,20 +313,32 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
             dated = True
         elif name == "s" and table.is_text(k):
             numbers[name] = _numbered(table.text(k))[0].astype(np.float64)
-        elif name not in ("s", "t", *SPACE) and table.is_text(k):
+        elif table.is_text(k):
             raise SpecError(
-                f"{options.path}: the column {name!r} holds text, such as {table.text(k)[0][:40]!r}, and a field holds "
-                f"numbers; an empty name in its place in data.columns leaves it out",
+                f"{options.path}: the column {name!r} holds text, such as {table.text(k)[0][:40]!r}, and not numbers; "
+                f"an empty name in its place in data.columns leaves it out",
                 key="data.columns",
             )
         else:
             numbers[name] = table.numbers(k)
     if "t" not in numbers:
         _times(options, (table.count, table.width))
+    units = {name: table.units[k] for name, k in named.items() if table.units[k]}
+    if own_units := [
+        f"{name} in {units[name]}" for name in ("t", *SPACE) if name in units and not (dated and name == "t")
+    ]:
+        notes.append(f"the numbers stay as they are, {', '.join(own_units)}, and so must be dt and bounds")
     if notes:
         log.info("%s: %s", options.path, "; ".join(notes))
-    units = {name: table.units[k] for name, k in named.items() if table.units[k]}
-    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, units=units, dated=dated)
+    return _Rows(
+        columns=columns,
+        numbers=numbers,
+        sensor=sensor,
+        labels=labels,
+        units=units,
+        lines=table.lines,
+        dated=dated,
+    )
 
 
 def _checked_columns(options: PointsOptions, width: int, header: tuple[str, ...] = ()) -> tuple[str, ...]:

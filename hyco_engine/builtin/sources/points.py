@@ -55,7 +55,7 @@ class PointsSource(TrajectorySource):
                 name=name,
                 components=components,
                 boundary=boundary,
-                unit=self.table.units.get(column_of(name, components[0] if components else ""), "1"),
+                unit=self.table.unit(name),
             )
             for name, components in self.table.components.items()
         )

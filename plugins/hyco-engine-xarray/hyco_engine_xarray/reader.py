@@ -95,6 +95,8 @@ class XarrayReader(ArrayReader):
         except Exception as error:  # the backends raise many types on damaged files
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"cannot read {self.path} ({name!r}): {reason}", key="data.path") from error
+        if (limits := self._limits(name)) is not None:
+            values = np.where((values < limits[0]) | (values > limits[1]), np.nan, values)
         unit, since, _ = self.attribute(name, "units").partition(" since ")
         if not since:
             return values
@@ -108,6 +110,21 @@ class XarrayReader(ArrayReader):
             )
         # what is counted from a date has digits for the date alone in single precision
         return (values.astype(np.float64) - float(np.ravel(values)[0])) * factor
+
+    def _limits(self, name: str) -> tuple[float, float] | None:
+        """Return the range outside of which a value was not observed; None where the file gives none.
+
+        CF gives the range of packed numbers as these are in the file.
+        """
+        variable = self._data.variables[name]
+        given = variable.attrs.get("valid_range", [variable.attrs.get(f"valid_{end}") for end in ("min", "max")])
+        ends = [None if end is None else float(end) for end in np.ravel(np.asarray(given, dtype=object))]
+        if len(ends) != 2 or ends == [None, None]:
+            return None
+        scale, offset = (float(variable.encoding.get(k, v)) for k, v in (("scale_factor", 1.0), ("add_offset", 0.0)))
+        low = -np.inf if ends[0] is None else ends[0] * scale + offset
+        high = np.inf if ends[1] is None else ends[1] * scale + offset
+        return min(low, high), max(low, high)
 
     def content(self, names: Iterable[str]) -> str:
         """Return a hash of the file, or of the store: of its content, or of sizes and times if it is large."""

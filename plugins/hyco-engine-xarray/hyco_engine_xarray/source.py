@@ -51,19 +51,22 @@ def build(options: XarrayOptions, context: SourceContext) -> ArraysSource:
         options.path,
         "; ".join(f"{axis} is the dimension {name!r}{_unit(reader, name)}" for axis, name in dimension.items()),
     )
-    arrays = ArraysOptions(
-        path=options.path,
-        variables=variables,
-        dt=options.dt,
-        time=time,
-        bounds=options.bounds,
-        coordinates=positions | dict(options.coordinates),
-        boundary=options.boundary,
-        points=options.points,
-        resample=options.resample,
-        tolerance=options.tolerance,
-        truth=options.truth,
-    )
+    try:
+        arrays = ArraysOptions(
+            path=options.path,
+            variables=variables,
+            dt=options.dt,
+            time=time,
+            bounds=options.bounds,
+            coordinates=positions | dict(options.coordinates),
+            boundary=options.boundary,
+            points=options.points,
+            resample=options.resample,
+            tolerance=options.tolerance,
+            truth=options.truth,
+        )
+    except ValueError as error:  # the options of `arrays` check what is given here
+        raise SpecError(f"{options.path}: {error}", key="data") from None
     return ArraysSource(arrays, reader)
 
 

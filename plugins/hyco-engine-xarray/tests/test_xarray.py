@@ -119,6 +119,31 @@ def test_times_since_a_date_are_seconds(tmp_path: Path, units: str, calendar: st
     assert opened(netcdf(tmp_path, data(time=times))).dt == pytest.approx(dt)
 
 
+@pytest.mark.parametrize("limits", [{"valid_range": [-2.0, 3.0]}, {"valid_min": -2.0, "valid_max": 3.0}])
+def test_values_outside_of_the_valid_range_are_not_observed(tmp_path: Path, limits: dict[str, Any]) -> None:
+    found = data()
+    found["u"].attrs |= limits
+    expected = np.where((U < -2) | (U > 3), np.nan, U)
+    source = opened(netcdf(tmp_path, found))
+    torch.testing.assert_close(source.load(0).dynamic[:, 0], torch.from_numpy(expected), equal_nan=True)
+
+
+def test_the_valid_range_of_packed_numbers_is_packed(tmp_path: Path) -> None:
+    found = data()
+    found["u"].attrs["valid_max"] = np.int16(24)
+    source = opened(netcdf(tmp_path, found, u={"dtype": "i2", "scale_factor": 0.125, "_FillValue": -9999}))
+    values = source.load(0).dynamic[:, 0].double()
+    expected = torch.from_numpy(np.where(U > 3, np.nan, U))
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+def test_options_of_arrays_are_checked(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, data())
+    assert refused(lambda: opened(path, bounds={"x": (1.0, 0.0)})) == (
+        f"data: {path}: the lower bound of x must be below the upper one, not 1 and 0"
+    )
+
+
 def test_months_are_not_equally_long(tmp_path: Path) -> None:
     path = netcdf(tmp_path, data(time=("time", T, {"units": "months since 2000-01-01"})))
     assert refused(lambda: opened(path)) == (
