@@ -21,9 +21,9 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.errors import DataError
 from hyco_engine.resources import free_memory
-from hyco_engine.settings import option, options
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
@@ -39,41 +39,6 @@ _FINER = re.compile(r"[.,]\d{6}0*[1-9]")
 _COMMENTS = ("#", "%", "//", "!")
 _OPENING = {"]": "[", ")": "("}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-def _check_encoding(value: str) -> None:
-    if value:
-        try:
-            codecs.lookup(value)
-        except LookupError:
-            raise ValueError(f"there is no encoding {value!r}") from None
-
-
-def _check_separator(value: str) -> None:
-    if len(value) > 1:
-        raise ValueError(f"must be one character, not {value!r}")
-
-
-_MEMORY = 25
-"""How many times the size of a text table its entries take in memory."""
-
-
-@options
-class CsvForm:
-    """`[data.csv]`: the form of a text table. Each key that is left out is found in the file."""
-
-    separator: str = option(
-        "", help='sign between two entries; " " for white space; empty: found', check=_check_separator
-    )
-    decimal: Literal["", ".", ","] = option("", help="decimal sign; empty: found")
-    encoding: str = option("", help='encoding, such as "latin-1"; empty: found', check=_check_encoding)
-    skip: int = option(0, help="number of lines before the first line of the table", ge=0)
-    missing: tuple[str, ...] = option(
-        (), help='entries that mean "not observed", such as "inf", beside empty ones, NA, NaN, null, none and -'
-    )
-    time_format: str = option(
-        "", help='form of date-times, such as "%d.%m.%Y %H:%M"; empty: numbers, or ISO 8601 (2024-05-01T12:00:00)'
-    )
 
 
 @attrs.frozen(kw_only=True)

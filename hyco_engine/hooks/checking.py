@@ -39,7 +39,8 @@ _CORE_KEYS: Mapping[str, frozenset[str]] = {
     "hyco_normalizers": frozenset({"kind"}),
     "hyco_caches": frozenset({"kind", "memory_budget_gb", "directory"}),
     "hyco_sources": frozenset(
-        {"kind", "name", "fields", "scale", "units", "num_frames", "num_predict_steps", "stride", "split", "observe"}
+        {"kind", "name", "fields", "scale", "units", "table", "scalars", "every", "num_frames", "num_predict_steps"}
+        | {"stride", "split", "observe"}
     ),
     "hyco_trackers": frozenset({"kind"}),
 }

@@ -149,7 +149,9 @@ class StepRunner:
         size = self._fitting(state, parameters)
         key = self._key(state, size, parameters)
         if key not in self._graphs:
-            return self._step(state, *parameters)
+            # a step must not look at values there, as it must not while a graph is captured
+            with self._tracing():
+                return self._step(state, *parameters)
         self._graphs.move_to_end(key)
         result: Tensor = self._graphs[key][0](_pad(state, size), *parameters)
         return result[: state.shape[0]]

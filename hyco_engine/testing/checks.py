@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 from torch import nn
 
-from hyco_engine.errors import HycoError
+from hyco_engine.errors import DataError, HycoError, SpecError
 from hyco_engine.hooks.attribution import ENGINE
 from hyco_engine.hooks.checking import describe
 from hyco_engine.hooks.records import ModelRecord, Record
@@ -86,6 +86,9 @@ def check_record(hook: str, record: Record, registry: Registry) -> Iterator[Find
         yield Finding(check="the contract", status="not checked", message=str(why))
         return
     except Exception as error:
+        if (needed := _needed(hook, record, error)) is not None:
+            yield Finding(check="the contract", status="not checked", message=needed)
+            return
         yield Finding(check="the factory builds what its hook asks for", status="failed", message=_explained(error))
         return
     claims = 0
@@ -152,13 +155,25 @@ def _explained(error: Exception) -> str:
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
+def _needed(hook: str, record: Record, error: Exception) -> str | None:
+    """Return what a source without data misses, if `error` asks for values of its options; else None."""
+    if hook != "hyco_sources" or not isinstance(error, SpecError | DataError):
+        return None
+    asked = {(problem.key or "").removeprefix("data.").partition(".")[0] for problem in error.problems}
+    if not asked <= {field.name for field in attrs.fields(record.options)}:
+        return None
+    return _author_knows(sorted(asked))
+
+
+def _author_knows(names: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, names))
+    return f"its options need values for {listed}, which only its author knows; its own tests must check it"
+
+
 def _default_options(record: Record) -> Any:
     required = [field.name for field in attrs.fields(record.options) if field.default is attrs.NOTHING and field.init]
     if required:
-        names = ", ".join(map(repr, required))
-        raise _NotChecked(
-            f"its options need values for {names}, which only its author knows; its own tests must check it"
-        )
+        raise _NotChecked(_author_knows(required))
     return record.options()
 
 

@@ -137,7 +137,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     )
     fake(
         "hyco_engine.runs.predicting",
-        predict=lambda run, source, out, steps, model, registry, which: {
+        predict=lambda run, source, out, steps, model, registry, which, parameters: {
             "out": str(out),
             "steps": steps,
             "dt": 0.02,

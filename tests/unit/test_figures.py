@@ -17,7 +17,9 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.errors import DataError
 from hyco_engine.report.figures import comparison_figure, history_figure
+from tests.unit.messages import error_naming
 
 RNG = np.random.default_rng(0)
 
@@ -182,14 +184,23 @@ def test_history_shows_field_parameters(tmp_path: Path, texts: Texts, shape: tup
     assert {"Mean of the field D", "Field D: 3.1 % off", title} <= set(texts)
 
 
-@pytest.mark.parametrize("file", [None, "absent.npy", "../outside.npy", "/etc/hostname"])
-def test_history_reads_no_file_outside_the_run(tmp_path: Path, texts: Texts, file: str | None) -> None:
+@pytest.mark.parametrize("file", [None, "absent.npy"])
+def test_history_shows_no_field_whose_file_is_missing(tmp_path: Path, texts: Texts, file: str | None) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    summary = {"parameters": {"D": {"final": a_field(file), "initial": a_field(None), "truth": None}}}
+    size_of(history_figure([], summary, tmp_path / "h.png", folder=folder))
+    assert "nothing was recorded" in texts
+
+
+@pytest.mark.parametrize("file", ["../outside.npy", "/etc/hostname"])
+def test_history_reads_no_file_outside_the_run(tmp_path: Path, file: str) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     np.save(tmp_path / "outside.npy", np.ones(4))
     summary = {"parameters": {"D": {"final": a_field(file), "initial": a_field(None), "truth": None}}}
-    size_of(history_figure([], summary, tmp_path / "h.png", folder=folder))
-    assert "nothing was recorded" in texts
+    with error_naming(DataError, file, "not in the run folder"):
+        history_figure([], summary, tmp_path / "h.png", folder=folder)
 
 
 # --- comparison -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from hyco_engine.cli.plugins import plugins
+from hyco_engine.cli import cli
 from hyco_engine.testing.distributions import Site
 
 pytest_plugins = ["hyco_engine.testing.fixtures"]
@@ -42,7 +42,7 @@ def check(site: Site, what: str, build: str, *arguments: str) -> Result:
     more = {"surrogate": ', role="synthetic"', "physics": ', role="physical"'}.get(what, "")
     code = HEAD.format(hook=HOOKS[what], cls="ModelRecord" if more else "Record", more=more) + build
     site.install("under-test", modules={"under_test": code}, entry_points={"under-test": "under_test"})
-    return CliRunner().invoke(plugins, ["check", "under-test", *arguments])
+    return CliRunner().invoke(cli, ["plugins", "check", "under-test", *arguments])
 
 
 def lines(result: Result) -> list[str]:
@@ -169,7 +169,7 @@ def test_options_that_a_spec_cannot_hold(site: Site) -> None:
 
 def test_failed_plugins_are_not_held_against_contracts(site: Site) -> None:
     site.install("under-test", modules={"under_test": "1 / 0\n"}, entry_points={"under-test": "under_test"})
-    result = CliRunner().invoke(plugins, ["check", "under-test"])
+    result = CliRunner().invoke(cli, ["plugins", "check", "under-test"])
     assert result.exit_code == 3
     assert lines(result) == []
     assert "importing 'under_test' failed: ZeroDivisionError: division by zero" in result.stdout
@@ -177,7 +177,7 @@ def test_failed_plugins_are_not_held_against_contracts(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["builtin-strategies", "builtin-caches", "builtin-trackers", "builtin-sources"])
 def test_the_built_ins_pass(name: str) -> None:
-    result = CliRunner().invoke(plugins, ["check", name, "--json"])
+    result = CliRunner().invoke(cli, ["plugins", "check", name, "--json"])
     assert result.exit_code == 0, result.stdout
     records: Mapping[str, Any] = json.loads(result.stdout)["plugins"][0]["records"]
     found = [entry["status"] for ours in records.values() for record in ours for entry in record["checks"]]

@@ -255,7 +255,7 @@ def test_lying_and_wrong_entries(tmp_path: Path, name: str, content: bytes, mess
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = scene(tmp_path / "f.npz", data=np.zeros((400, 400, 2), np.float32))
-    monkeypatch.setattr("hyco_engine.data.npy.free_memory", lambda: 10**6)
+    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 10**6)
     with error_naming(DataError, "'data'", "0.00128 GB", "0.001 GB"):
         read_scene_npz(path)
     assert read_scene_npz(path, data=False).shape == (400, 400, 2)

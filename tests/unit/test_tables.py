@@ -17,7 +17,7 @@ import hyco_engine as hyco
 from hyco_engine.builtin.sources.options import PointsOptions
 from hyco_engine.builtin.sources.point_table import Table
 from hyco_engine.data.checks import warn_of_likely_gaps
-from hyco_engine.data.csv_table import CsvForm
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.points import places_of
 from hyco_engine.errors import HycoError
 from hyco_engine.inspection import describe

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import attrs
 
-from hyco_engine.data.csv_table import CsvForm
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice, Profile, check_interval

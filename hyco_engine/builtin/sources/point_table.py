@@ -14,8 +14,9 @@ import torch
 
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
 from hyco_engine.data.array_files import Array, content_hash, open_arrays
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.csv_table import SUFFIXES as CSV
-from hyco_engine.data.csv_table import CsvForm, CsvTable, read_csv
+from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.joined import file_of
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
