@@ -21,10 +21,6 @@ def _check_separator(value: str) -> None:
         raise ValueError(f"must be one character, not {value!r}")
 
 
-_MEMORY = 25
-"""How many times the size of a text table its entries take in memory."""
-
-
 @options
 class CsvForm:
     """`[data.csv]`: the form of a text table. Each key that is left out is found in the file."""

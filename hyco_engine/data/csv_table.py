@@ -41,6 +41,10 @@ _OPENING = {"]": "[", ")": "("}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
+_MEMORY = 25
+"""How many times the size of a text table its entries take in memory."""
+
+
 @attrs.frozen(kw_only=True)
 class CsvTable:
     """The entries of a table as text, and how they are to be read."""
