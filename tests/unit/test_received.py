@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from messages import error_naming
 from report_cases import layout_of, rollout_of, run_folder, summary_of
 from safetensors.torch import save_file
-from tiny_specs import no_figures
+from tiny_specs import HEAT_DATA, no_figures
 from torch import zeros
 
 import hyco_engine as hyco
@@ -151,16 +151,7 @@ def test_looking_at_a_lock_opens_no_link() -> None:
 
 SPEC: dict[str, Any] = {
     "run": {"name": "tiny", "cycles": 1},
-    "data": {
-        "kind": "simulate",
-        "name": "tiny",
-        "truth": {"kappa": 0.1},
-        "num_simulations": 3,
-        "num_frames": 5,
-        "resolution": {"x": 8},
-        "dt": 0.01,
-        "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
-    },
+    "data": HEAT_DATA,
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"field": True}}},
     "training": {"physical": {"epochs_per_cycle": 1, "optimizer": "adam"}},
 }

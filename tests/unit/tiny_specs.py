@@ -25,6 +25,27 @@ BURGERS: dict[str, Any] = {
     },
 }
 
+HEAT_DATA: dict[str, Any] = {
+    "kind": "simulate",
+    "name": "tiny",
+    "truth": {"kappa": 0.1},
+    "num_simulations": 3,
+    "num_frames": 5,
+    "resolution": {"x": 8},
+    "dt": 0.01,
+    "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
+}
+"""Heat on 8 cells, with a simulation in each split."""
+HEAT_HYBRID: dict[str, Any] = {
+    "data": HEAT_DATA,
+    "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
+    "training": {
+        "synthetic": {"epochs_per_cycle": 1, "batch_size": 4},
+        "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},
+    },
+}
+"""The same data, with a surrogate and what one short cycle takes; it lacks a name, the physics and a strategy."""
+
 
 def no_figures(*drawn: Any) -> tuple[()]:
     """What an engine draws with in tests that look at no figure: nine tenths of a tiny run's time would go there."""

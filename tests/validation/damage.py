@@ -30,25 +30,14 @@ from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.metrics import read_metrics, read_summary
 from hyco_engine.runs.predicting import predict
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from tiny_specs import HEAT_HYBRID
+
 SPEC: dict[str, Any] = {
+    **HEAT_HYBRID,
     "run": {"name": "damaged", "cycles": 1},
-    "data": {
-        "kind": "simulate",
-        "name": "tiny",
-        "truth": {"kappa": 0.1},
-        "num_simulations": 3,
-        "num_frames": 5,
-        "resolution": {"x": 8},
-        "dt": 0.01,
-        "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
-    },
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.2}}},
-    "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
     "augmentation": {"kind": "count", "alpha": 1.0, "cache": {"kind": "disk"}},
-    "training": {
-        "synthetic": {"epochs_per_cycle": 1, "batch_size": 4},
-        "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},
-    },
 }
 UNREAD = ("log.txt", "run.lock", ".run.lock")
 """Files that nothing reads back."""

@@ -8,14 +8,14 @@ project itself pass there.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+
+from steps import command, expect, say
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "hyco-engine"
@@ -106,23 +106,6 @@ def check_sdist(sdist: Path, folder: Path) -> None:
 def only(folder: Path, pattern: str) -> Path:
     (found,) = folder.glob(pattern)
     return found
-
-
-def command(module: str, *arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-    """Run the module as a program of this environment; return its output. End the script on another exit code."""
-    line = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
-    expect(done.returncode == code, f"{' '.join(line)}\nended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
-
-
-def expect(right: bool, message: str) -> None:
-    if not right:
-        sys.exit(message)
-
-
-def say(message: str) -> None:
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

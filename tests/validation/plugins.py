@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from steps import command, expect, say
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "docs" / "examples" / "quickstart.toml"
@@ -100,23 +100,6 @@ def run_example(spec: Path, scratch: Path, *changes: str) -> float:
 def hyco(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
     """Run the command; return its output, of an error that on stderr."""
     return command("hyco_engine", *arguments, code=code, cwd=cwd)
-
-
-def command(module: str, *arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-    """Run the module as a program of this environment; return its output. End the script on another exit code."""
-    line = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
-    expect(done.returncode == code, f"{' '.join(line)}\nended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stderr if code else done.stdout
-
-
-def expect(right: bool, message: str) -> None:
-    if not right:
-        sys.exit(message)
-
-
-def say(message: str) -> None:
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

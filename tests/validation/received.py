@@ -40,30 +40,19 @@ import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.runs.seal import SEAL, seal
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from tiny_specs import HEAT_HYBRID
+
 MEMORY = 2 * 10**9
 SECONDS = 20
 PATIENCE = 6
 """How many times longer a command may take that waits for the processor; its own time is limited by `SECONDS`."""
 CANARY = "precious-content-of-another-file"
 SPEC: dict[str, Any] = {
+    **HEAT_HYBRID,
     "run": {"name": "received", "cycles": 1},
-    "data": {
-        "kind": "simulate",
-        "name": "tiny",
-        "truth": {"kappa": 0.1},
-        "num_simulations": 3,
-        "num_frames": 5,
-        "resolution": {"x": 8},
-        "dt": 0.01,
-        "split": {"train": "0:1", "val": "1:2", "test": "2:3"},
-    },
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.2, "field": True}}},
-    "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
     "augmentation": {"kind": "count", "alpha": 1.0},
-    "training": {
-        "synthetic": {"epochs_per_cycle": 1, "batch_size": 4},
-        "physical": {"epochs_per_cycle": 1, "batch_size": 4, "optimizer": "adam"},
-    },
 }
 EVERY = 4
 """Commands that do not read the changed file are tried in one trial out of so many."""
