@@ -20,12 +20,15 @@ from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.rollout import evaluating, rollout
 
 SIMULATIONS = 4
 SPANS = 9
 """Number of spans of the data over which growth counts, as long as these are no more than `MOST_FRAMES` frames."""
 MOST_FRAMES = 2000
+MOST_WORK = 2**32
+"""The physics runs on for so many values times internal steps at most, well under a minute of work."""
 LEAST_GROWTH = 5.0
 """Least growth that counts, as a logarithm. Without chaos a difference may still grow with a power of time; ten spans
 hold 2.3 such units for the first power."""
@@ -59,18 +62,24 @@ def largest_exponent(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Lyapunov | None:
-    """Return the exponent of a stepper from the first frames of `trajectories`; None unless it is clearly positive."""
+    """Return the exponent of a stepper from the first frames of `trajectories`.
+
+    None stands for one that is not clearly positive, or that would cost more than `MOST_WORK` to find out.
+    """
     known = [t for t in trajectories if len(t.dynamic) > 1 and bool(t.dynamic[0].isfinite().all())][:SIMULATIONS]
     if not known:
         return None
     span = max(len(trajectory.dynamic) for trajectory in known) - 1
     states = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in known]).to(device)
+    affordable = MOST_WORK // (2 * states.numel() * internal_steps(model))
+    if affordable < 2 * span:
+        return None
     pair = _Pair(model, states, layout, statistics, generator)
     with torch.no_grad(), evaluating(model):
         first, _ = pair.run(span)
         if not float(first[span // 4 :].sum()) > 0:
             return None
-        growth, change = pair.run(min(SPANS * span, max(span, MOST_FRAMES)))
+        growth, change = pair.run(min(SPANS * span, max(span, MOST_FRAMES), affordable - span))
     total = growth.sum(0)
     # a state that no longer changes has the change 0, and log 0 is -inf
     beyond = total - (change[-1] - change[0])

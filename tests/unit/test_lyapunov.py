@@ -97,6 +97,14 @@ def test_without_a_known_start_state_there_is_none() -> None:
     assert largest_exponent(Ode(lorenz), [trajectory], layout, DT, statistics, torch.Generator()) is None
 
 
+def test_a_physics_that_costs_too_much_is_not_rolled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, values = 100, 2 * 3 * 2
+    monkeypatch.setattr("hyco_engine.training.lyapunov.MOST_WORK", values * (2 * frames - 1))
+    assert exponent(lorenz, [-8.0, -8.0, 27.0], frames=frames) is None
+    monkeypatch.setattr("hyco_engine.training.lyapunov.MOST_WORK", values * 9 * frames)
+    assert exponent(lorenz, [-8.0, -8.0, 27.0], frames=frames) is not None
+
+
 # --- in a run ---------------------------------------------------------------------------------------------------------
 
 
