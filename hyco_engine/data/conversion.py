@@ -61,20 +61,10 @@ class _ConvertedTrajectories(DerivedSource):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._described} {self.source.fingerprint()}".encode()).hexdigest()
 
-    def load(self, index: int) -> Trajectory:
-        return self._trajectory(self.source.load(index))
-
-    def points(self, index: int) -> Points | None:
-        points = self.source.points(index)
-        if points is None:
-            return None
+    def changed_points(self, points: Points) -> Points:
         return attrs.evolve(points, value=self._converted(points.value, slice(0, self.layout.n_dynamic), n_axes=0))
 
-    def glimpse(self) -> Trajectory | None:
-        seen = self.source.glimpse()
-        return None if seen is None else self._trajectory(seen)
-
-    def _trajectory(self, trajectory: Trajectory) -> Trajectory:
+    def changed(self, trajectory: Trajectory, index: int) -> Trajectory:
         # padding stays zero
         own, n, n_axes = sample_mask(self.layout), self.layout.n_dynamic, self.layout.n_axes
         dynamic = torch.where(own[:n], self._converted(trajectory.dynamic, slice(0, n), n_axes), 0.0)

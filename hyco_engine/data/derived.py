@@ -11,7 +11,7 @@ from hyco_engine.data.settings import Split
 
 
 class DerivedSource(TrajectorySource):
-    """Gives all that `source` gives, as it is; a subclass overrides what it changes."""
+    """Gives all that `source` gives, as it is; a subclass overrides what it changes, such as `changed`."""
 
     def __init__(self, source: TrajectorySource) -> None:
         self.source = source
@@ -29,11 +29,20 @@ class DerivedSource(TrajectorySource):
     def fingerprint(self) -> str:
         return self.source.fingerprint()
 
+    def changed(self, trajectory: Trajectory, index: int) -> Trajectory:
+        """Return what is made of simulation `index` of the source."""
+        return trajectory
+
+    def changed_points(self, points: Points) -> Points:
+        """Return what is made of observations of the source."""
+        return points
+
     def load(self, index: int) -> Trajectory:
-        return self.source.load(index)
+        return self.changed(self.source.load(index), index)
 
     def points(self, index: int) -> Points | None:
-        return self.source.points(index)
+        points = self.source.points(index)
+        return None if points is None else self.changed_points(points)
 
     def frames(self, index: int) -> int | None:
         return self.source.frames(index)
@@ -48,7 +57,8 @@ class DerivedSource(TrajectorySource):
         self.source.release()
 
     def glimpse(self) -> Trajectory | None:
-        return self.source.glimpse()
+        seen = self.source.glimpse()
+        return None if seen is None else self.changed(seen, 0)
 
     def origin(self, field: str, index: int) -> str:
         return self.source.origin(field, index)

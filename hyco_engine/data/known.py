@@ -94,22 +94,14 @@ class _Thinned(DerivedSource):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"every {self._every} {self.source.fingerprint()}".encode()).hexdigest()
 
-    def load(self, index: int) -> Trajectory:
-        return self._thinned(self.source.load(index))
-
     def frames(self, index: int) -> int | None:
         count = self.source.frames(index)
         return None if count is None else -(-count // self._every)
 
-    def points(self, index: int) -> Points | None:
-        points = self.source.points(index)
-        return None if points is None else attrs.evolve(points, frame=points.frame / self._every)
+    def changed_points(self, points: Points) -> Points:
+        return attrs.evolve(points, frame=points.frame / self._every)
 
-    def glimpse(self) -> Trajectory | None:
-        seen = self.source.glimpse()
-        return None if seen is None else self._thinned(seen)
-
-    def _thinned(self, trajectory: Trajectory) -> Trajectory:
+    def changed(self, trajectory: Trajectory, index: int) -> Trajectory:
         # a copy, so that the other frames are not kept in memory
         return attrs.evolve(trajectory, dynamic=trajectory.dynamic[:: self._every].clone())
 

@@ -70,17 +70,7 @@ class _ThinSource(DerivedSource):
         full = self.source.layout.n_axes
         return {name: self._cut(v) if v.ndim == full else v for name, v in self.source.truth.items()}
 
-    def load(self, index: int) -> Trajectory:
-        return self._trajectory(self.source.load(index), index)
-
-    def glimpse(self) -> Trajectory | None:
-        seen = self.source.glimpse()
-        return None if seen is None else self._trajectory(seen, 0)
-
-    def points(self, index: int) -> Points | None:
-        points = self.source.points(index)
-        if points is None:
-            return None
+    def changed_points(self, points: Points) -> Points:
         own = self._channels[: self.source.layout.n_dynamic]
         return attrs.evolve(points, position=points.position[:, self._kept], value=points.value[:, own])
 
@@ -96,7 +86,7 @@ class _ThinSource(DerivedSource):
             return True
         return not set(field.components[component]) & set(self._thin)
 
-    def _trajectory(self, trajectory: Trajectory, index: int) -> Trajectory:
+    def changed(self, trajectory: Trajectory, index: int) -> Trajectory:
         n = self.source.layout.n_dynamic
         self._check(trajectory, index)
         return attrs.evolve(
