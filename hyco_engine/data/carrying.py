@@ -129,13 +129,6 @@ class _Carrying(DerivedSource):
         described = f"{[field.to_data() for field in self.layout.static]} {own} {self.source.fingerprint()}"
         return hashlib.sha256(described.encode()).hexdigest()
 
-    def load(self, index: int) -> Trajectory:
-        return self._with_numbers(self.source.load(index), index)
-
-    def glimpse(self) -> Trajectory | None:
-        seen = self.source.glimpse()
-        return None if seen is None else self._with_numbers(seen, 0)
-
     def _numbers(self, index: int) -> list[float]:
         scalars = self.scalars(index)
         return [
@@ -144,7 +137,7 @@ class _Carrying(DerivedSource):
             *(float(own[index]) for own in self._groups.values()),
         ]
 
-    def _with_numbers(self, trajectory: Trajectory, index: int) -> Trajectory:
+    def changed(self, trajectory: Trajectory, index: int) -> Trajectory:
         own = torch.tensor(self._numbers(index), dtype=torch.float64)
         space = self.layout.spatial
         uniform = own.reshape(-1, *[1] * len(space)).expand(-1, *space)

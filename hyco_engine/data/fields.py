@@ -13,7 +13,7 @@ values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -298,6 +298,20 @@ class StateLayout:
     def indices(self) -> tuple[str, ...]:
         """The names of the static fields that hold the number of a simulation's group."""
         return tuple(field.name for field in self.static if field.sampling == "index")
+
+    @property
+    def bare(self) -> StateLayout:
+        """The layout without scalars and indices: the fields that differ from cell to cell."""
+        return self.without((*self.scalars, *self.indices))
+
+    def without(self, names: Collection[str]) -> StateLayout:
+        """Return the layout without these static fields."""
+        return attrs.evolve(self, static=tuple(field for field in self.static if field.name not in names))
+
+    def places(self, fields: Iterable[FieldInfo]) -> list[int]:
+        """Return the channels of these fields in a state, field by field."""
+        every = range(self.n_all)
+        return [channel for field in fields for channel in every[self.channels(field.name)]]
 
     def field(self, name: str) -> FieldInfo:
         """Return one field. Raises KeyError if there is no such field."""

@@ -18,12 +18,9 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
     `states` have all channels, or lack those of all scalars and indices of the layout; then all scalars must be given.
     Raises DataError for an unknown scalar, for one that is missing, and for states of another shape.
     """
-    known = layout.scalars
-    lacking = layout.n_all - len(known) - len(layout.indices)
+    known, bare = layout.scalars, layout.bare
     if unknown := [name for name in scalars if name not in known]:
-        raise DataError(
-            f"the model takes no {unknown[0]!r}; it takes {', '.join(known) or 'no numbers of a simulation'}"
-        )
+        raise DataError(f"the model takes no {unknown[0]!r}; it takes {', '.join(known) or 'no scalars'}")
     by = {layout.field(name).by for name in scalars} - {""}
     if apart := [name for name in known if layout.field(name).by in by and name not in scalars]:
         raise DataError(
@@ -33,7 +30,7 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
     own = {name: layout.channels(name).start for name in known}
     if states.shape[1] == layout.n_all:
         full = states.clone() if scalars else states
-    elif states.shape[1] == lacking:
+    elif states.shape[1] == bare.n_all:
         if missing := [name for name in known if name not in scalars]:
             raise DataError(
                 f"the model needs the number {missing[0]} of the simulation: give {missing[0]} = ..., or a state whose "
@@ -41,18 +38,17 @@ def with_scalars(states: Tensor, layout: StateLayout, scalars: Mapping[str, floa
             )
         # -1 in an index: the state holds its values
         full = states.new_full((states.shape[0], layout.n_all, *states.shape[2:]), -1.0)
-        numbers = {layout.channels(name).start for name in (*known, *layout.indices)}
-        full[:, [k for k in range(layout.n_all) if k not in numbers]] = states
+        full[:, layout.places(bare.fields)] = states
     else:
         raise DataError(
             f"the states have {states.shape[1]} channels; the model takes {layout.n_all}"
-            + (f", or {lacking} beside {', '.join(own)}" if own else "")
+            + (f", or {bare.n_all} beside {', '.join(own)}" if own else "")
         )
     for name, value in scalars.items():
-        number = torch.as_tensor(value, dtype=full.dtype, device=full.device)
-        if number.dim() > 1 or (number.dim() == 1 and len(number) not in (1, len(full))):
-            raise DataError(f"{name} must be one number or {len(full)}, one for each state, not {list(number.shape)}")
-        full[:, own[name]] = number.reshape(-1, *[1] * layout.n_axes)
+        given = torch.as_tensor(value, dtype=full.dtype, device=full.device)
+        if given.dim() > 1 or (given.dim() == 1 and len(given) not in (1, len(full))):
+            raise DataError(f"{name} must be one number or {len(full)}, one for each state, not {list(given.shape)}")
+        full[:, own[name]] = given.reshape(-1, *[1] * layout.n_axes)
         if index := layout.field(name).by:
             full[:, layout.channels(index).start] = -1.0
     return full

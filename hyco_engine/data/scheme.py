@@ -86,7 +86,7 @@ class Selection:
         return values[:, self._channels(self.layout.dynamic)]
 
     def _channels(self, fields: Sequence[FieldInfo]) -> Tensor:
-        return torch.cat([torch.arange(self.source.n_all)[self.source.channels(field.name)] for field in fields])
+        return torch.tensor(self.source.places(fields))
 
 
 def _frozen(values: Tensor, name: str, index: int) -> Tensor:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -187,15 +186,13 @@ class DeclaredModel(PhysicalModel):
 
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
         parameter = next(iter(self.learnables.state_dict().values()), torch.empty(()))
-        uniform = [field for field in self.layout.static if field.sampling == "uniform"]
-        declared = attrs.evolve(self.layout, static=tuple(f for f in self.layout.static if f not in uniform))
-        states = self.physics.initial_states(declared, count, generator).to(parameter)
-        if not uniform:
+        bare = self.layout.bare
+        states = self.physics.initial_states(bare, count, generator).to(parameter)
+        if bare == self.layout:
             return states
         # whoever takes these states gives them numbers
         full = states.new_zeros(count, self.layout.n_all, *states.shape[2:])
-        kept = [k for f in declared.fields for k in range(self.layout.n_all)[self.layout.channels(f.name)]]
-        full[:, kept] = states
+        full[:, self.layout.places(bare.fields)] = states
         return full
 
     def prepare(self, state: Tensor) -> None:

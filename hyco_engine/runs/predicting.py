@@ -93,7 +93,7 @@ def _read_state(path: Path, layout: StateLayout, scalars: dict[str, float]) -> N
         raise DataError(f"{path} is not a .npy or .npz file")
     array = _read_arrays(path, layout, scalars)
     spatial = layout.spatial
-    fewer = layout.n_all - len(layout.scalars) - len(layout.indices)
+    fewer = layout.bare.n_all
     wanted = " or ".join(f"[{n}, {', '.join(map(str, spatial))}]" for n in sorted({layout.n_all, fewer}))
     if array.shape == spatial and fewer == 1:
         array = array[None]
@@ -120,8 +120,7 @@ def _stacked(
     arrays: Mapping[str, NDArray[Any]], layout: StateLayout, path: Path, scalars: dict[str, float]
 ) -> NDArray[Any]:
     names = [field.name for field in layout.fields]
-    numbers = {*layout.scalars, *layout.indices}
-    if set(arrays) - numbers != set(names) - numbers or not set(arrays) <= set(names):
+    if not {field.name for field in layout.bare.fields} <= set(arrays) <= set(names):
         raise DataError(f"{path} holds {', '.join(arrays) or 'no array'}; the model's fields are {', '.join(names)}")
     axis = -layout.n_axes - 1
     for name in layout.scalars:
@@ -132,7 +131,7 @@ def _stacked(
                 )
             scalars[name] = float(arrays[name].reshape(()))
     parts = []
-    for field in (field for field in layout.fields if field.name not in numbers):
+    for field in layout.bare.fields:
         array = arrays[field.name]
         scalar = not field.components and array.ndim == layout.n_axes
         parts.append(np.expand_dims(array, axis) if scalar else array)

@@ -218,7 +218,7 @@ class FieldTask(Task, ABC):
         return {
             "simulations": self.manager.num_simulations,
             "dt": self.dt,
-            "fields": [f.name for f in self.layout.fields if f.sampling not in ("uniform", "index")],
+            "fields": [f.name for f in self.layout.bare.fields],
             "scalars": list(self.layout.scalars),
             "resolution": list(self.layout.grid.resolution),
         }
@@ -254,7 +254,7 @@ class FieldTask(Task, ABC):
         manager, grid = self.manager, self.layout.grid
         sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
         cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
-        fields = ", ".join(f.name for f in self.layout.fields if f.sampling not in ("uniform", "index"))
+        fields = ", ".join(f.name for f in self.layout.bare.fields)
         frames = manager.source.frames(0)
         each = "" if frames is None else f" of {frames} frames"
         windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"

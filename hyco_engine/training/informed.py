@@ -32,9 +32,7 @@ class InformedSurrogate(nn.Module):
             groups = len(layout.field(layout.field(name).by).groups)
             self.register_buffer(f"found_{name}", torch.zeros(groups, dtype=like.dtype, device=like.device))
             self.register_buffer(f"scale_{name}", torch.tensor([0.0, 1.0], dtype=like.dtype, device=like.device))
-        self._kept = [
-            k for f in layout.fields if f.sampling != "index" for k in range(layout.n_all)[layout.channels(f.name)]
-        ]
+        self._kept = layout.places(layout.without(layout.indices).fields)
 
     def forward(self, state: Tensor) -> Tensor:
         channels = list(state.unbind(1))
@@ -66,14 +64,10 @@ def build_informed(build: Callable[[SurrogateContext], nn.Module], context: Surr
     layout = context.layout
     if layout is None or not layout.indices:
         return build(context)
-    kept = [k for k, channel in enumerate(_fields_by_channel(layout)) if channel not in layout.indices]
+    inner = layout.without(layout.indices)
+    kept = layout.places(inner.fields)
     own = context.statistics
     if own is not None:
         moved = {name: getattr(own, name)[kept] for name in ("mean", "std", "largest", "lowest", "highest")}
         own = Statistics(**moved, change_std=own.change_std)
-    inner = attrs.evolve(layout, static=tuple(f for f in layout.static if f.sampling != "index"))
     return InformedSurrogate(build(attrs.evolve(context, layout=inner, statistics=own)), layout)
-
-
-def _fields_by_channel(layout: StateLayout) -> list[str]:
-    return [field.name for field in layout.fields for _ in range(field.channels)]

@@ -110,6 +110,15 @@ def test_a_value_of_each_group_is_read_and_learned_where_the_state_names_the_gro
     assert gradient[:2].tolist() == [0.0, 0.0]
 
 
+def test_drawn_starts_have_room_for_values_and_groups() -> None:
+    static = [FieldInfo.uniform("nu", ("x",), by=SIMULATION), FieldInfo.index(SIMULATION, ("x",), "012")]
+    model = physics("burgers", layout_of("x", {"u": ""}, static), {"nu": ParameterSetting(scope="simulation")})
+    states = model.initial_states(2, torch.Generator().manual_seed(0))
+    alone = physics("burgers", layout_of("x", {"u": ""}), {}).initial_states(2, torch.Generator().manual_seed(0))
+    assert torch.equal(states[:, :1], alone)
+    assert states.shape == (2, 3, CELLS)
+
+
 def test_internal_steps_stand_the_largest_of_all_values() -> None:
     layout = layout_of("x", {"u": ""}, [FieldInfo.uniform("nu", ("x",))])
     states = waves(2, attrs.evolve(layout, static=()))
