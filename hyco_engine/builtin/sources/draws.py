@@ -27,17 +27,18 @@ def drawn(
         order = torch.randperm(count, generator=generator("truth", name)).tolist()
         for index, values in enumerate(found):
             part = torch.rand((), dtype=torch.float64, generator=generator("truth", name, index)).item()
-            if draw.each:
-                values[name] = draw.each[index % len(draw.each)]
-            else:
-                values[name] = _value(draw, part, index // period, (order[index] + part) / count)
+            place = index if draw.each else index // period
+            values[name] = _value(draw, part, place, (order[index] + part) / count)
     return tuple(found)
 
 
 def _value(draw: Draw, part: float, place: int, even: float) -> float:
-    """Return the value of a draw for a share in [0, 1): `part` is independent, `even` is in a layer of its own."""
-    if draw.grid:
-        return draw.grid[place % len(draw.grid)]
+    """Return the value of a draw: one of a list at its `place`, or for a share in [0, 1).
+
+    The share `part` is independent of other simulations, `even` is in a layer of its own.
+    """
+    if listed := draw.grid or draw.each:
+        return listed[place % len(listed)]
     if draw.log_uniform is not None:
         lower, upper = map(math.log, draw.log_uniform)
         return math.exp(lower + part * (upper - lower))
