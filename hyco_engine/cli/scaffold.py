@@ -77,13 +77,14 @@ def write_plugin(name: str, what: str, parent: Path, registry: Registry) -> list
     """
     part, kind = KINDS[what], name.removeprefix(_PREFIX)
     package = name.replace("-", "_")
-    _check_name(name, kind, package)
-    if kind in registry.kinds(part.hook) or (part.hook, kind) == ("hyco_caches", "auto"):
-        owner = "the core" if kind == "auto" else str(registry.origin(part.hook, kind))
-        raise SpecError(f"the kind {kind!r} of {part.hook} belongs to {owner}; choose another name", key="NAME")
+    _check_name(name, kind)
     folder = parent / name
     if folder.exists():
         raise SpecError(f"{folder} exists and is not overwritten; choose another name, or remove it", key="NAME")
+    _check_package(name, package)
+    if kind in registry.kinds(part.hook) or (part.hook, kind) == ("hyco_caches", "auto"):
+        owner = "the core" if kind == "auto" else str(registry.origin(part.hook, kind))
+        raise SpecError(f"the kind {kind!r} of {part.hook} belongs to {owner}; choose another name", key="NAME")
     engine, following = _versions()
     values = {
         "name": name,
@@ -106,7 +107,7 @@ def write_plugin(name: str, what: str, parent: Path, registry: Registry) -> list
     return written
 
 
-def _check_name(name: str, kind: str, package: str) -> None:
+def _check_name(name: str, kind: str) -> None:
     if not _NAME.fullmatch(name) or not _NAME.fullmatch(kind):
         after = f" after {_PREFIX!r}" if name.startswith(_PREFIX) else ""
         raise SpecError(
@@ -114,6 +115,9 @@ def _check_name(name: str, kind: str, package: str) -> None:
             f"first{after}, such as 'my-plugin' or '{_PREFIX}my-plugin'",
             key="NAME",
         )
+
+
+def _check_package(name: str, package: str) -> None:
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or find_spec(package) is not None:
         raise SpecError(
             f"{name!r} cannot name a plugin: its package {package!r} would hide an installed Python module of that "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import error_naming
 from safetensors.torch import load_file
 
 import hyco_engine as hyco
@@ -23,7 +24,6 @@ from hyco_engine.runs.export import export
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
 from hyco_engine.training.linearized import Linearizer
-from tests.unit.messages import error_naming
 
 TRUTH = [0.005, 0.01, 0.02, 0.03]
 

@@ -15,11 +15,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
+from messages import error_naming
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError
 from hyco_engine.report.figures import comparison_figure, history_figure
-from tests.unit.messages import error_naming
 
 RNG = np.random.default_rng(0)
 

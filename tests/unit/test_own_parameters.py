@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from messages import error_naming
 from torch import Tensor
 
 from hyco_engine.builtin.strategies.starts import scalar_ranges, with_new_parameters
@@ -18,7 +19,6 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext
 from hyco_engine.physics.settings import ParameterSetting
-from tests.unit.messages import error_naming
 
 REGISTRY = Registry.discover()
 CELLS = 16

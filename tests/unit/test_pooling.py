@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import error_naming
+from test_different_simulations import spec
 
 import hyco_engine as hyco
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.training.pooling import pooled
-from tests.unit.messages import error_naming
-from tests.unit.test_different_simulations import spec
 
 
 def test_equal_errors_have_the_closed_form() -> None:
