@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +37,12 @@ def plugin_versions(registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
-def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
-    """Return everything that the last digits of results may depend on."""
-    import torch
-
+def running_on(registry: Registry, device: torch.device, threads: int | Literal["auto"]) -> dict[str, Any]:
+    """Return everything that the last digits of results may depend on; `threads` is `run.threads`."""
     return {
         "versions": package_versions(),
         "plugins": {plugin.name: plugin.version for plugin in registry.plugins if plugin.status == "ok"},
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "device": str(device),
     }
 
