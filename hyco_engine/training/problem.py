@@ -24,13 +24,13 @@ from hyco_engine.interfaces import (
     StepContext,
     Values,
 )
-from hyco_engine.physics.within import instability
+from hyco_engine.physics.within import instability, internal_steps
 from hyco_engine.randomness import derive_generator
 from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, broken_losses, out_of_range
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
-from hyco_engine.training.memory import MemoryPlan, plan_rollouts
+from hyco_engine.training.memory import MemoryPlan, Room, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.prior import Prior
 from hyco_engine.training.unknowns import Unknowns
@@ -38,8 +38,6 @@ from hyco_engine.training.unknowns import Unknowns
 Metrics = dict[str, float]
 MOST_GROWTH = 8.0
 """A search may try parameters that need so many times as many internal steps; beyond, its step was too long."""
-TOGETHER = 32
-"""The number of short windows that are computed together, however few of the long ones are."""
 KEPT_BYTES = 2**28
 """A data set up to this size stays gathered between passes over it."""
 
@@ -103,8 +101,8 @@ class Problem:
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
     curvature a lower bound. `initial` holds the start states that are learned beside the model. Messages call the model
-    `model_name`, and the whole loss computes `batch_size` samples at a time. The phase has `epochs` epochs, after
-    `begun` earlier ones.
+    `model_name`. The whole loss computes as many rollouts at a time as have `room`; without it, and for what is no
+    rollout, `batch_size` samples. The phase has `epochs` epochs, after `begun` earlier ones.
     """
 
     unknowns: Unknowns
@@ -118,6 +116,7 @@ class Problem:
     device: torch.device
     terms: Sequence[ExtraTerm] = ()
     initial: InitialStates | None = None
+    room: Room | None = None
     epochs: int = 0
     begun: int = 0
     weights: Mapping[str, float] = attrs.Factory(dict)
@@ -129,7 +128,16 @@ class Problem:
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
-        self._chunks = _Chunks(self.data, self.batch_size, self.device)
+        self._chunks = _Chunks(self.data, self._together(), self.device)
+
+    def _together(self) -> int:
+        states, steps = None, None
+        if self.room is not None and len(self.data):
+            batch = self.data.batch(torch.tensor([0]))
+            states, steps = batch[0], self.objective.steps(batch)
+        if self.room is None or steps is None or not isinstance(states, Tensor):
+            return self.batch_size
+        return self.room.together(len(self.data), states[0], steps, internal_steps(self.model))
 
     @property
     def model(self) -> nn.Module:
@@ -185,12 +193,11 @@ class Problem:
             return None
         data = AugmentedDataset(Recut(self.data.real, horizon))
         objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
-        size = max(self.batch_size, TOGETHER)
-        return attrs.evolve(self, data=data, objective=objective, initial=None, batch_size=size) if len(data) else None
+        return attrs.evolve(self, data=data, objective=objective, initial=None) if len(data) else None
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
         """Return how rollouts fit into memory; None if there are none. The log states the cost."""
-        indices = torch.arange(min(len(self.data), self.batch_size))
+        indices = torch.arange(min(len(self.data), self._chunks.size))
         batch = to_device(self.data.batch(indices), self.device)
         return plan_rollouts(self.model, self.objective, batch, budget_gb * 2**30, self.player)
 
