@@ -28,6 +28,7 @@ from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
 from hyco_engine.training.candidates import candidates_of, label
+from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded
 
 
@@ -175,7 +176,8 @@ def _memory(parts: Parts, physical: PhysicalChoice | None) -> dict[str, Any] | N
     if physical is None:
         return None
     trainer = parts.trainers["physical"]
-    return parts.task.memory(trainer.settings, physical.dt, trainer.room())
+    room = Room.of(trainer.unknowns, trainer.settings, trainer.solver.passes)
+    return parts.task.memory(trainer.settings, physical.dt, room)
 
 
 def run(

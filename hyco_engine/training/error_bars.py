@@ -167,8 +167,7 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
     known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
-    room = None if learned else trainer.room_for_derivatives
-    found = error_bars(model, trainer.whole_loss(used, room=room), linearizer)
+    found = error_bars(model, trainer.whole_loss(used, passes="tangents"), linearizer)
     return attrs.evolve(found, assumption=found.assumption + left_out)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
-from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.initial_states import MOST_NUMBERS
 from hyco_engine.training.jacobian import ForwardJacobian, push_each, push_forward
 from hyco_engine.training.least_squares import NormalEquations
 from hyco_engine.training.problem import Chunk, Problem
@@ -22,8 +22,6 @@ from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 
 logger = logging.getLogger(__name__)
 
-MOST_NUMBERS = 2**26
-"""Derivatives by the start states are held as numbers up to so many for a window, and curvatures for all windows."""
 MOST_WORK = 2**29
 """So many derivatives are pushed through all steps at most; beyond that, products with them must do."""
 
@@ -146,12 +144,6 @@ class Linearizer:
             value, gradient, hessian = _prior(whole, x)
             found = found.with_prior(value[0], gradient[0], hessian[0])
         return found
-
-    @staticmethod
-    def of_starts(initial: InitialStates, steps: int) -> int:
-        """Return by how many values of its start a sample's derivatives are held as numbers; else products do."""
-        values = initial.scaled[0].numel()
-        return values if values**2 * (steps + 1) <= MOST_NUMBERS else 0
 
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from hyco_engine.interfaces import Batch, Player
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.unknowns import Unknowns
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ _TANGENTS_OF_FRAME = 6
 """The number of copies of a frame's tangents: as they are collected, stacked, pushed into residuals and summed up."""
 
 
+Passes = Literal["batches", "gradients", "tangents"]
+"""What passes over all samples compute: batch after batch, or whole gradients, or derivatives in forward mode."""
+
+
 @attrs.frozen(kw_only=True)
 class Room:
     """What a pass over all samples may take: memory, for derivatives by `tangents` numbers of each sample.
@@ -38,6 +44,20 @@ class Room:
     budget_bytes: float
     tangents: int | None = None
     starts: int = 1
+
+    @classmethod
+    def of(cls, unknowns: Unknowns, settings: TrainingSettings, passes: Passes) -> Room | None:
+        """Return the room that the settings give to such passes; None for batches of their own size.
+
+        A compiled step is for such batches too, and one call of it costs little.
+        """
+        compiled = unknowns.physics is not None and unknowns.physics.execution[0] == "inductor"
+        if compiled or passes == "batches":
+            return None
+        budget = settings.memory_gb * 2**30
+        if passes == "gradients":
+            return cls(budget_bytes=budget)
+        return cls(budget_bytes=budget, tangents=unknowns.numbers_of_a_sample, starts=settings.starts)
 
     def together(self, count: int, state: Tensor, steps: int, internal: int) -> int:
         """Return how many of `count` samples to compute at a time: all that fit, as far as more of them are faster.

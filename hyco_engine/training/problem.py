@@ -30,9 +30,10 @@ from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, brok
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
-from hyco_engine.training.memory import MemoryPlan, Room, plan_rollouts
+from hyco_engine.training.memory import MemoryPlan, Passes, Room, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.prior import Prior
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.unknowns import Unknowns
 
 Metrics = dict[str, float]
@@ -101,8 +102,8 @@ class Problem:
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
     curvature a lower bound. `initial` holds the start states that are learned beside the model. Messages call the model
-    `model_name`. The whole loss computes as many rollouts at a time as have `room`; without it, and for what is no
-    rollout, `batch_size` samples. The phase has `epochs` epochs, after `begun` earlier ones.
+    `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
+    phase has `epochs` epochs, after `begun` earlier ones.
     """
 
     unknowns: Unknowns
@@ -112,11 +113,11 @@ class Problem:
     player: Player
     model_name: str
     seed: int
-    batch_size: int
+    settings: TrainingSettings
     device: torch.device
     terms: Sequence[ExtraTerm] = ()
     initial: InitialStates | None = None
-    room: Room | None = None
+    passes: Passes = "batches"
     epochs: int = 0
     begun: int = 0
     weights: Mapping[str, float] = attrs.Factory(dict)
@@ -131,13 +132,16 @@ class Problem:
         self._chunks = _Chunks(self.data, self._together(), self.device)
 
     def _together(self) -> int:
-        states, steps = None, None
-        if self.room is not None and len(self.data):
-            batch = self.data.batch(torch.tensor([0]))
-            states, steps = batch[0], self.objective.steps(batch)
-        if self.room is None or steps is None or not isinstance(states, Tensor):
-            return self.batch_size
-        return self.room.together(len(self.data), states[0], steps, internal_steps(self.model))
+        room = Room.of(self.unknowns, self.settings, self.passes)
+        if room is None or not len(self.data):
+            return self.settings.batch_size
+        batch = self.data.batch(torch.tensor([0]))
+        states, steps = batch[0], self.objective.steps(batch)
+        if steps is None or not isinstance(states, Tensor):
+            return self.settings.batch_size
+        if self.initial is not None and room.tangents is not None:
+            room = attrs.evolve(room, tangents=room.tangents + self.initial.numbers(steps))
+        return room.together(len(self.data), states[0], steps, internal_steps(self.model))
 
     @property
     def model(self) -> nn.Module:
@@ -296,7 +300,7 @@ class Problem:
 
     def cause(self) -> str:
         """Return what helps against a cause of divergence that no training removes; empty if none is seen."""
-        return self._cause(self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch)
+        return self._cause(self._chunks.gather(torch.arange(min(len(self.data), self.settings.batch_size))).batch)
 
     def _cause(self, batch: Batch) -> str:
         return out_of_range(batch) or instability(self.model, batch[0]) or ""

@@ -20,12 +20,11 @@ from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.training.fit import fit
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, objective_for
-from hyco_engine.training.memory import Room
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress
-from hyco_engine.training.solver.choosing import FULL_BATCH, solver_for
+from hyco_engine.training.solver.choosing import solver_for
 from hyco_engine.training.solver.minima import Minima
 from hyco_engine.training.state import TrainingState
 from hyco_engine.training.unknowns import Unknowns
@@ -243,43 +242,12 @@ class Trainer:
             model_name=self.model_name,
             seed=self.seed,
             device=self.device,
-            batch_size=self.settings.batch_size,
+            settings=self.settings,
             terms=terms,
             initial=state.initial,
             begun=self.epochs_done - done,
-            **{"room": self.room(data), **more},
+            **{"passes": self.solver.passes, **more},
         )
-
-    def room(self, data: Samples | None = None) -> Room | None:
-        """Return what a pass over all samples may take; None for an optimizer that takes them batch by batch.
-
-        Start states that are learned count once there is `data`.
-        """
-        if self.solver.name not in FULL_BATCH or self._is_compiled:
-            # a compiled step is for batches of one size, and one call of it costs little
-            return None
-        if self.solver.name == "lbfgs":
-            return Room(budget_bytes=self._budget)
-        room, initial = self.room_for_derivatives, self.state.initial
-        if initial is None or data is None:
-            return room
-        steps = self.objective.steps(data.batch(torch.tensor([0]))) or 1
-        return attrs.evolve(room, tangents=(room.tangents or 0) + self.linearizer.of_starts(initial, steps))
-
-    @property
-    def room_for_derivatives(self) -> Room:
-        """What the derivatives by the learned numbers may take."""
-        numbers = self.unknowns.numbers_of_a_sample
-        return Room(budget_bytes=self._budget, tangents=numbers, starts=self.settings.starts)
-
-    @property
-    def _budget(self) -> float:
-        return self.settings.memory_gb * 2**30
-
-    @property
-    def _is_compiled(self) -> bool:
-        physics = self.unknowns.physics
-        return physics is not None and physics.execution[0] == "inductor"
 
     def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within the context, its weights from the start of the phase under way."""
@@ -287,15 +255,15 @@ class Trainer:
         return nullcontext() if phase is None else self.unknowns.with_weights(phase.start)
 
     def whole_loss(
-        self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, room: Room | None = None
+        self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, **more: Any
     ) -> Problem:
-        """Return the loss over all samples of `data`, with frozen weights; a pass over them may take `room`.
+        """Return the loss over all samples of `data`, with frozen weights; `more` are further fields of the problem.
 
         With `commit`, the weights follow from these samples, which count as one step of the normalizer. Without it they
         are those of the normalizer's last step, and the normalizer does not change.
         """
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        problem = self._problem(dataset, terms, room=room or self.room(dataset))
+        problem = self._problem(dataset, terms, **more)
         problem.freeze(self.epochs_done, self.steps_done, commit=commit)
         return problem
 

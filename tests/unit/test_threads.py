@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_specs import HEAT_HYBRID, no_figures
+from tiny_specs import HEAT_HYBRID
 
 import hyco_engine as hyco
 from hyco_engine.interfaces import Tracker
@@ -37,7 +37,7 @@ def _four_threads_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 class Watch(Tracker):
-    """Keeps the numbers of threads that the phases of a run had, and ends the run in phase `fails`."""
+    """Keeps the numbers of threads that the phases of a run had."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -48,7 +48,7 @@ class Watch(Tracker):
 
 def run(folder: str, changes: Mapping[str, Any] | None = None, stop: Any = lambda: None, resume: bool = False) -> Any:
     watch = Watch()
-    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=[watch], draw=no_figures)
+    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=[watch])
     try:
         result = engine.run(folder, stop=stop, resume=resume)
     finally:
