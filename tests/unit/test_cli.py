@@ -631,7 +631,7 @@ def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, found, models, learned, _, _, report, _ = done.stdout.splitlines()
     assert first.endswith(" in runs/own-physics-1")
-    assert found.startswith("verdict   kappa was found to within ")
+    assert found.startswith("verdict   Both parameters were found to within ")
     assert " data the physics errs " in models
     assert learned.startswith("learned   kappa 0.05 -> 0.02")
     assert report == "results   runs/own-physics-1/report.html"
