@@ -14,7 +14,7 @@ from hyco_engine.assembly import Assembler
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
 from hyco_engine.hooks.attribution import naming_plugins
-from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.environment import running_on
@@ -49,7 +49,7 @@ class Engine:
         disabled: Collection[str] = (),
         draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
-        self.registry = registry or Registry.discover(disabled_names(disabled))
+        self.registry = registry or Registry.installed(disabled)
         self._loaded = spec if isinstance(spec, LoadedSpec) else _load(spec, self.registry, overrides)
         self.spec = self._loaded.spec
         self._callbacks = tuple(callbacks)

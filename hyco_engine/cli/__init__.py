@@ -13,7 +13,7 @@ import click
 
 from hyco_engine.cli.errors import INTERRUPTED, Ended
 from hyco_engine.cli.errors import report as tell  # `report` is also the name of a command's module
-from hyco_engine.cli.options import claim_stdout, stdout_for_json
+from hyco_engine.cli.options import claim_stdout, stdout_for_json, with_plugin_option
 
 # name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return with_plugin_option(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
