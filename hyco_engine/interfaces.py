@@ -315,6 +315,11 @@ class PhysicalModel(nn.Module, ABC):
         return False
 
     @property
+    def statements(self) -> Sequence[str]:
+        """Sentences on how the physics is solved, for the plan and the log of a run."""
+        return ()
+
+    @property
     def execution(self) -> tuple[StepExecution, str]:
         """The way in which the step runs, and the reason for it."""
         return "eager", "plain torch"

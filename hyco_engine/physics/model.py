@@ -81,6 +81,10 @@ class Physics(ABC):
         """
         return None
 
+    def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
+        """Return sentences on how the physics is solved, for the plan and the log of a run; `dt` is that of a frame."""
+        return ()
+
 
 class FlowPhysics(Physics):
     """A physics whose step is plain PhiFlow."""
@@ -147,6 +151,10 @@ class DeclaredModel(PhysicalModel):
     def inner_dt(self) -> float:
         """The internal time step."""
         return self.dt / self.substeps
+
+    @property
+    def statements(self) -> Sequence[str]:
+        return self.physics.statements(self.layout, self.substeps, self.dt)
 
     @property
     def execution(self) -> tuple[StepExecution, str]:

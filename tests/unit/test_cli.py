@@ -567,7 +567,8 @@ class TestPredict:
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:5]] == [
+        assert [line.split()[0] for line in lines[:6]] == [
+            "equation",
             "own-data",
             "own-physics",
             "quickstart",
@@ -598,13 +599,14 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        names = "own-data, own-physics, quickstart, sensors, surrogate"
+        names = "equation, own-data, own-physics, quickstart, sensors, surrogate"
         assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
 @pytest.mark.parametrize(
     ("template", "parts"),
     [
+        ("equation", {"physical", "synthetic"}),
         ("quickstart", {"physical", "synthetic"}),
         ("own-data", {"physical", "synthetic"}),
         ("sensors", {"physical"}),

@@ -18,6 +18,7 @@ KINDS = [
 SMALL = Case(kind="any", resolution=(8, 6))
 """What a kind runs on that needs nothing special."""
 SPECIAL = {
+    "equation": {"options": {"rates": {"u": "nu*lap(u) - u*dx(u)"}}, "parameters": {"nu": 0.02}},
     "gray-scott": {"upper": (14.0, 10.0), "dt": 0.4},
     "inviscid-burgers": {"resolution": (16,)},
     "kuramoto-sivashinsky": {"resolution": (16,), "upper": (22.0,), "dt": 0.25},
