@@ -1,7 +1,32 @@
 """Settings of all tests."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
 # a test never judges by the clock: on a busy machine an example takes as long as it takes
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _draw() -> Iterator[Any]:
+    """Runs in this process draw neither figures nor a report, which would take half of a tiny run's time."""
+    from hyco_engine.report import run_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw = run_figures.draw
+        patch.setattr(run_figures, "draw", lambda *drawn: ())
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn(_draw: Any) -> Iterator[None]:
+    """For a module that looks at figures or reports: its runs draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hyco_engine.report.run_figures.draw", _draw)
+        yield

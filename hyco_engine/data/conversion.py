@@ -1,7 +1,8 @@
 """The conversion of a source's fields to other units: `[data.scale]` and `[data.units]`.
 
-The source, the boundary values and the value that means "not observed" are in the units of the source; whoever reads
-from here on knows the converted values alone.
+A unit that the spec asks for converts a field whose own unit the data gives. A scale converts by its numbers, and the
+unit then names the result. The source, the boundary values and the value that means "not observed" are in the units of
+the source; whoever reads from here on knows the converted values alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Rule, StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.settings import Scale, SourceChoice
 from hyco_engine.data.thin_axes import without_thin_axes
+from hyco_engine.data.units import between
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 
@@ -49,6 +51,8 @@ class _ConvertedTrajectories(DerivedSource):
         _check_names(scales, names, "data.scale")
         _check_names(units, names, "data.units")
         super().__init__(source)
+        named = {name: unit for name, unit in units.items() if name not in scales}
+        scales = {**_between_units(source.layout, named), **scales}
         self._missing = missing
         self._described = repr(sorted(scales.items()))
         old = source.layout
@@ -127,6 +131,12 @@ def _check_names(given: Iterable[str], known: Iterable[str], key: str) -> None:
                 f"the data has no field {name!r}{did_you_mean(name, known)} (its fields: {', '.join(known)})",
                 key=f"{key}.{name}",
             )
+
+
+def _between_units(layout: StateLayout, units: Mapping[str, str]) -> dict[str, Scale]:
+    """Return the conversions of fields whose unit the data gives and the spec wants to be another one."""
+    own = {field.name: field.unit for field in layout.fields}
+    return {name: between(own[name], unit, name) for name, unit in units.items() if own[name] not in ("1", unit)}
 
 
 def _converted_field(field: FieldInfo, scales: Mapping[str, Scale], units: Mapping[str, str]) -> FieldInfo:

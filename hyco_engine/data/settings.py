@@ -215,7 +215,8 @@ class SourceChoice(Choice):
     )
     units: Mapping[str, str] = option(
         attrs.Factory(dict),
-        help='unit of each field after its conversion, such as {u = "m/s"}; a field without one has that of the source',
+        help='unit of each field, such as {u = "m/s"}: pint converts a field for which the data gives another unit; '
+        "with a `scale` of its own, or where the data gives no unit, this names its unit",
     )
     table: Path | None = option(
         None,

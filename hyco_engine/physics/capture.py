@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -268,16 +270,21 @@ def bucket(size: int) -> int:
     return -(-size // unit) * unit
 
 
+def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
+    """Return the simplified graph of what `function` does with inputs like these."""
+    # torch describes each node by a fake tensor, and without a context makes a mode for each of them: half of the time
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        graph = make_fx(function)(*inputs)
+        if writes(graph):
+            graph = make_fx(torch.func.functionalize(function), {torch.ops.aten.copy.default: _copy})(*inputs)
+    return clean(graph)
+
+
 def capture(step: Step, state: Tensor, parameters: Sequence[Tensor]) -> GraphModule:
     """Capture the step as a simplified graph for inputs like these. Raises CaptureError."""
     try:
         with torch.no_grad():
-            graph = make_fx(step)(state, *parameters)
-            if writes(graph):
-                graph = make_fx(torch.func.functionalize(step), {torch.ops.aten.copy.default: _copy})(
-                    state, *parameters
-                )
-            return clean(graph)
+            return trace(step, state, *parameters)
     except Exception as error:
         raise CaptureError(_advice(_first_line(error))) from error
 

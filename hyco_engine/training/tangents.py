@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.data.scalars import number
-from hyco_engine.physics.graphs import clean, writes
+from hyco_engine.physics.capture import trace
+from hyco_engine.physics.graphs import writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
@@ -197,10 +197,7 @@ class Replay(nn.Module):
 
 def _captured(function: Run, *inputs: Any) -> Run:
     try:
-        graph = make_fx(function)(*inputs)
-        if writes(graph):
-            graph = make_fx(torch.func.functionalize(function))(*inputs)
-        return clean(graph)
+        return trace(function, *inputs)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 

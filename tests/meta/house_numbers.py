@@ -14,6 +14,7 @@ source_lines             lines of the package that are not blank
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import sys
@@ -253,6 +254,7 @@ def source_lines() -> int:
     )
 
 
+@functools.cache
 def findings() -> dict[str, list[str]]:
     """What is behind each number that counts places or names."""
     return {

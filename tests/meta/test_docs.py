@@ -96,8 +96,6 @@ def titled(page: Path) -> str:
 def test_blocks_of_a_page_run_in_order(
     page: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # pictures and report have tests of their own, and take most of a tiny run's time
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *parts: ())
     names: dict[str, Any] = {"__name__": "page"}
     if page is README:
         (place / "spec.toml").write_text(TINY)

@@ -25,9 +25,8 @@ TAUGHT = {"kind": "count", "alpha": 1.0}
 
 
 @pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
 
 
 def spec(augmentation: dict[str, Any], **tables: Any) -> dict[str, Any]:

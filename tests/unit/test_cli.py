@@ -120,9 +120,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             raise world.spec_error
 
     def fake(name: str, **content: Any) -> None:
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
+        for key, value in content.items():
+            monkeypatch.setattr(f"{name}.{key}", value)
 
     fake("hyco_engine.spec.loading", load_spec=load_spec)
     fake("hyco_engine.engine", Engine=Engine)

@@ -33,7 +33,9 @@ SPEC: dict[str, Any] = {
 }
 
 
-def test_baselines_train_on_as_many_samples_and_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_train_on_as_many_samples_and_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: None
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = compare_spec(SPEC)
     both, physics, surrogate = found["runs"]

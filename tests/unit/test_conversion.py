@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,57 @@ def test_named_fields_are_converted_in_float64_and_the_others_kept() -> None:
     assert [field.unit for field in there.layout.fields] == ["m", "1", "1"]
     assert there.layout.dynamic[0].boundary.to_data() == {"x": {"lower": 0.002, "upper": 0.002}}
     assert there.layout.static[0].boundary == mine.layout.static[0].boundary
+
+
+def in_unit(unit: str) -> ListSource:
+    """One field `u`, of the boundary value 32."""
+    layout = StateLayout(grid=grid(5), dynamic=(attrs.evolve(scalar("u", boundary=32.0), unit=unit),))
+    return ListSource(trajectories=[numbered(6, 0, n_dynamic=1, n_static=0)], layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "factor", "offset"),
+    [
+        ("cm/s", "m/s", 0.01, 0.0),
+        ("m s-1", "km/h", 3.6, 0.0),
+        ("m2 s-1", "cm^2/s", 1e4, 0.0),
+        ("degF", "degC", 5 / 9, -160 / 9),
+        ("W/(m^2 K)", "mW/(cm^2 K)", 0.1, 0.0),
+        ("%", "1", 0.01, 0.0),
+        ("µm", "m", 1e-6, 0.0),
+    ],
+)
+def test_a_unit_that_the_data_gives_is_converted(own: str, wanted: str, factor: float, offset: float) -> None:
+    pytest.importorskip("pint")
+    there = converted(in_unit(own), choice(units={"u": wanted}))
+    old = in_unit(own).load(0).dynamic.double()
+    torch.testing.assert_close(there.load(0).dynamic, factor * old + offset, rtol=1e-12, atol=1e-9)
+    assert there.layout.dynamic[0].unit == wanted
+    (pair,) = there.layout.dynamic[0].boundary.sides.values()
+    assert pair[0].value == pytest.approx(factor * 32 + offset)
+    named = converted(in_unit(own), choice(units={"u": wanted}, scale={"u": 2.0}))
+    torch.testing.assert_close(named.load(0).dynamic, 2 * old, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("unit", ["blah", "9**9**9**9", "(9**9)**9", "m9**9**9", "m" * 100, "__import__('os')", "[m]"])
+def test_a_unit_that_is_none_names_the_key_for_a_conversion_by_hand(unit: str) -> None:
+    pytest.importorskip("pint")
+    with error_naming(DataError, repr(unit), "data.scale.u", key="data.units.u"):
+        converted(in_unit(unit), choice(units={"u": "m"}))
+    with error_naming(DataError, repr(unit), "data.scale.u", key="data.units.u"):
+        converted(in_unit("m"), choice(units={"u": unit}))
+
+
+def test_units_of_different_things_are_refused() -> None:
+    pytest.importorskip("pint")
+    with error_naming(DataError, "'s'", "'m'", "data.scale.u", key="data.units.u"):
+        converted(in_unit("m"), choice(units={"u": "s"}))
+
+
+def test_without_pint_the_message_names_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pint", None)
+    with error_naming(DataError, "'cm'", "'m'", "hyco-engine[units]", key="data.units.u"):
+        converted(in_unit("cm"), choice(units={"u": "m"}))
 
 
 def test_a_boundary_of_vectors_is_converted_side_by_side() -> None:

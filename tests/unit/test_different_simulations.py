@@ -20,6 +20,7 @@ from hyco_engine.engine import Engine
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.identifying import identify
+from hyco_engine.report.run_figures import draw
 from hyco_engine.runs.export import export
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
@@ -60,7 +61,7 @@ KNOWN = {"kind": "burgers", "parameters": {"nu": {"from": "nu"}}}
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
-    return hyco.run(spec(tmp_path_factory.mktemp("found")))
+    return hyco.Engine(spec(tmp_path_factory.mktemp("found")), draw=draw).run()
 
 
 def test_each_simulation_gets_its_own_value_with_an_error_bar(found: hyco.RunResult) -> None:

@@ -20,6 +20,7 @@ from hyco_engine.errors import DataError, HycoError, PluginError, RunError, Spec
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
 from hyco_engine.interfaces import CacheBackend, Strategy, Tracker
+from hyco_engine.report.run_figures import draw
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.metrics import read_metrics
 from hyco_engine.runs.predicting import predict
@@ -45,7 +46,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def finished(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
     folder = tmp_path_factory.mktemp("finished")
     spec = changed(paths={"cache": str(folder / "cache")})
-    return hyco.run(spec, run_dir=folder / "run")
+    return hyco.Engine(spec, draw=draw).run(folder / "run")
 
 
 def files(folder: Path) -> set[str]:
@@ -381,8 +382,14 @@ AFTER_SYNTHETIC = ("generate_synthetic", "train_physical")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("broken")])
 def test_whatever_ends_a_run_leaves_no_generated_samples(phase: str, error: BaseException, tmp_path: Path) -> None:
     tracker = Interrupting(phase, error)
+    drawn: list[Any] = []
+    engine = hyco.Engine(
+        changed(augmentation={"cache": {"kind": "disk"}}),
+        callbacks=[tracker],
+        draw=lambda folder, *parts: drawn.append(folder) or (),
+    )
     with pytest.raises(type(error)):
-        hyco.run(SPEC, overrides={"augmentation.cache.kind": "disk"}, run_dir=tmp_path / "run", callbacks=[tracker])
+        engine.run(tmp_path / "run")
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     assert tracker.summary["status"] == status
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == status
@@ -390,7 +397,7 @@ def test_whatever_ends_a_run_leaves_no_generated_samples(phase: str, error: Base
     # only what was trained is worth a file
     trained = {"synthetic-final.safetensors", "synthetic-best.safetensors"} if phase in AFTER_SYNTHETIC else set()
     assert {path.name for path in tmp_path.rglob("run/weights/*")} == trained
-    assert (tmp_path / "run" / "figures" / "history.png").exists() == (bool(trained) and status == "failed")
+    assert drawn == ([tmp_path / "run"] if trained and status == "failed" else [])
 
 
 # --- foreign parts --------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from test_resuming import SPEC, results
-from tiny_specs import no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import HycoError
@@ -68,9 +67,7 @@ class FillAt(Tracker):
 
 def run(folder: Path, cache: Path, resume: bool = False, callbacks: Any = ()) -> Any:
     overrides = {**CHANGES, "paths.cache": str(cache)}
-    return hyco.Engine(copy.deepcopy(SPEC), overrides=overrides, callbacks=callbacks, draw=no_figures).run(
-        folder, resume=resume
-    )
+    return hyco.Engine(copy.deepcopy(SPEC), overrides=overrides, callbacks=callbacks).run(folder, resume=resume)
 
 
 def files(folder: Path) -> list[Path]:

@@ -122,7 +122,7 @@ def a_run(kind: str, tmp_path: Any, **data: Any) -> dict[str, Any]:
         "physical": {"kind": kind, "parameters": {name: {"init": v} for name, v in data["truth"].items()}},
         "training": {"physical": {"epochs_per_cycle": 0}},
     }
-    return dict(hyco.Engine(spec, draw=lambda *a: []).run().summary)
+    return dict(hyco.Engine(spec).run().summary)
 
 
 def test_a_run_tells_the_chaos_of_its_physics(tmp_path: Any) -> None:

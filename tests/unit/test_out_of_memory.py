@@ -17,7 +17,6 @@ import psutil
 import pytest
 import torch
 from test_resuming import SPEC, results
-from tiny_specs import no_figures
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError
@@ -101,9 +100,7 @@ def run(folder: Path, phase: str = "", resume: bool = False) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HeldOutRollouts, "measure", measured)
-        hyco.Engine(copy.deepcopy(SPEC), overrides=changes, callbacks=[greedy], draw=no_figures).run(
-            folder, resume=resume
-        )
+        hyco.Engine(copy.deepcopy(SPEC), overrides=changes, callbacks=[greedy]).run(folder, resume=resume)
 
 
 @pytest.fixture(scope="module")

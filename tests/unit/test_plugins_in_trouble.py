@@ -13,7 +13,6 @@ import pytest
 import torch
 from messages import error_naming
 from test_resuming import SPEC, results
-from tiny_specs import no_figures
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -164,7 +163,7 @@ def run(folder: Path, resume: bool = False, registry: hyco.Registry | None = Non
     spec["loss"] = {"normalizer": {"kind": "troubled"}}
     for player in ("physical", "synthetic"):
         spec["training"][player]["epochs_per_cycle"] = 1
-    return hyco.Engine(spec, registry=registry, draw=no_figures).run(folder, resume=resume)
+    return hyco.Engine(spec, registry=registry).run(folder, resume=resume)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from messages import error_naming
 from report_cases import layout_of, rollout_of, run_folder, summary_of
 from safetensors.torch import save_file
-from tiny_specs import HEAT_DATA, no_figures
+from tiny_specs import HEAT_DATA
 from torch import zeros
 
 import hyco_engine as hyco
@@ -165,7 +165,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = json.loads(json.dumps(SPEC))
     spec["physical"]["parameters"]["kappa"]["init"] = {"file": str(root / "start.npy")}
     spec["paths"] = {"cache": str(root / "cache")}
-    return hyco.Engine(spec, draw=no_figures).run(root / "run").folder
+    return hyco.Engine(spec).run(root / "run").folder
 
 
 @pytest.fixture

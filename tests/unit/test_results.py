@@ -43,7 +43,7 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
+def result(tmp_path_factory: pytest.TempPathFactory, drawn: None) -> hyco.RunResult:
     folder = tmp_path_factory.mktemp("results")
     return hyco.run(SPEC | {"paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")}})
 

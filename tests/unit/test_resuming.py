@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from messages import error_naming
-from tiny_specs import BURGERS, no_figures
+from tiny_specs import BURGERS
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
@@ -52,7 +52,7 @@ def run(
     changes: Mapping[str, Any] | None = None,
     callbacks: Any = (),
 ) -> Any:
-    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks, draw=no_figures)
+    engine = hyco.Engine(copy.deepcopy(SPEC), overrides=changes or {}, callbacks=callbacks)
     return engine.run(folder, resume=resume, stop=stop)
 
 
@@ -358,7 +358,7 @@ def test_a_plugins_tracker_that_fails_is_named_and_left_out(
     tracker = Failing(event)
     registry = registry_with("hyco_trackers", tracker)
     spec = {**copy.deepcopy(SPEC), "trackers": {"foreign": {}}}
-    summary = hyco.Engine(spec, registry=registry, draw=no_figures).run(tmp_path / "run").summary
+    summary = hyco.Engine(spec, registry=registry).run(tmp_path / "run").summary
     assert tracker.events.count(event) == 1
     assert tracker.events[-1] == event
     found = {**results(tmp_path / "run"), "summary": None}

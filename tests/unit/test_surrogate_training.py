@@ -13,7 +13,7 @@ import attrs
 import pytest
 import torch
 from messages import error_naming
-from tiny_specs import BURGERS, no_figures
+from tiny_specs import BURGERS
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -231,16 +231,16 @@ def test_the_size_of_the_network_is_told_written_and_kept(tmp_path: Path, monkey
     told = "the surrogate has levels = 2 and width = 32, by the size of the data and run.budget"
     assert told in hyco.Engine(copy.deepcopy(spec)).plan()["notes"]
     count = StopAt(-1)
-    result = hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("whole", stop=count)
+    result = hyco.Engine(copy.deepcopy(spec)).run("whole", stop=count)
     assert sum(p.numel() for p in result.synthetic.parameters()) == 157_505  # type: ignore[union-attr]
     resolved = tomllib.loads((tmp_path / "whole" / "spec.toml").read_text())
     assert resolved["synthetic"] | {"levels": 2, "width": 32} == resolved["synthetic"]
     assert told in (tmp_path / "whole" / "log.txt").read_text()
     with pytest.raises(Interrupted):
-        hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", stop=StopAt(count.asked // 2))
+        hyco.Engine(copy.deepcopy(spec)).run("parts", stop=StopAt(count.asked // 2))
     # a resumed run keeps its network, whatever a newer engine would choose
     monkeypatch.setattr("hyco_engine.builtin.models.unet.WIDE", 64)
-    hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", resume=True)
+    hyco.Engine(copy.deepcopy(spec)).run("parts", resume=True)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     with error_naming(SpecError, "was 32 when the run began, and is 8 now", key="synthetic.width"):
         hyco.Engine(copy.deepcopy(spec), overrides={"synthetic.width": 8}).run("parts", resume=True)
@@ -268,20 +268,20 @@ def test_the_resolved_spec_repeats_the_run_and_a_resumed_run_keeps_the_choice(
     monkeypatch.setattr(planning, "_timed", lambda step: next(step_times))
     spec = {**OPEN, "run": {**OPEN["run"], "budget": "25 s"}}
     count = StopAt(-1)
-    hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("whole", stop=count)
+    hyco.Engine(copy.deepcopy(spec)).run("whole", stop=count)
     resolved = tomllib.loads((tmp_path / "whole" / "spec.toml").read_text())
     assert resolved["training"]["synthetic"]["epochs_per_cycle"] == 6
     told = [line for line in (tmp_path / "whole" / "log.txt").read_text().splitlines() if "surrogate trains" in line]
     assert "2 x 6 epochs of 4 batches of 4 (at most 25 s here)" in told[0]
 
-    hyco.Engine(tmp_path / "whole" / "spec.toml", draw=no_figures).run("again")
+    hyco.Engine(tmp_path / "whole" / "spec.toml").run("again")
     assert weights(tmp_path / "again") == weights(tmp_path / "whole")
 
     monkeypatch.setattr(planning, "_timed", lambda step: 0.5)
     with pytest.raises(Interrupted):
-        hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", stop=StopAt(count.asked // 2))
+        hyco.Engine(copy.deepcopy(spec)).run("parts", stop=StopAt(count.asked // 2))
     monkeypatch.setattr(planning, "_timed", lambda step: 0.01)
-    hyco.Engine(copy.deepcopy(spec), draw=no_figures).run("parts", resume=True)
+    hyco.Engine(copy.deepcopy(spec)).run("parts", resume=True)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     metrics = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]

@@ -348,7 +348,6 @@ SPECS = {
 @pytest.mark.parametrize("name", SPECS)
 def test_a_run_records_what_check_announces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.report.run_figures.draw", lambda *args: [])
     spec = SPECS[name]()
     with monkeypatch.context() as patch:
         if name not in ("points", "samples"):

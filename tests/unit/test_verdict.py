@@ -203,7 +203,7 @@ def test_without_lead_times_nothing_is_said_about_correlation() -> None:
 
 
 def test_terminal_report_and_summary_tell_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn: None
 ) -> None:
     from hyco_engine.cli.terminal import Terminal
 

@@ -47,11 +47,6 @@ HEAT_HYBRID: dict[str, Any] = {
 """The same data, with a surrogate and what one short cycle takes; it lacks a name, the physics and a strategy."""
 
 
-def no_figures(*drawn: Any) -> tuple[()]:
-    """What an engine draws with in tests that look at no figure: nine tenths of a tiny run's time would go there."""
-    return ()
-
-
 def heat_on_disk(*, cycles: int, epochs: int, kappa: float = 0.1, frames: int = 6) -> str:
     """TOML: heat on 8 cells, whose generated samples are held on disk."""
     return f"""
