@@ -19,6 +19,7 @@ from hyco_engine.cli.options import claim_stdout, stdout_for_json, with_plugin_o
 COMMANDS = {
     "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
     "check": ("hyco_engine.cli.check:check", "Show the plan of a spec without running it."),
+    "equation": ("hyco_engine.cli.equation:equation", "Show how the equations of a spec are read and solved."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
     "compare": ("hyco_engine.cli.compare:compare", "Compare a spec with its baselines, or compare runs."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),

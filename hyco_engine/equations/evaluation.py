@@ -178,13 +178,11 @@ class Spectral(Evaluation):
 
     def forward(self, value: Any) -> Tensor:
         """Return the spectrum of values that may not vary along each axis."""
-        value = self.tensor(value)
-        return self.spectrum.forward(value.expand(torch.broadcast_shapes(value.shape, self.grid.resolution)))
+        return self.spectrum.forward(spread(self.tensor(value), self.grid.resolution))
 
     def mean(self, argument: Node) -> Any:
-        value = self.tensor(self.of(argument))
-        dims = self.spectrum.axes
-        return value.expand(torch.broadcast_shapes(value.shape, self.grid.resolution)).mean(dims, keepdim=True)
+        value = spread(self.tensor(self.of(argument)), self.grid.resolution)
+        return value.mean(self.spectrum.axes, keepdim=True)
 
 
 class Differences(Evaluation):
@@ -252,9 +250,8 @@ class Differences(Evaluation):
 
     def whole(self, node: Node) -> Tensor:
         """Return the values with their margin along each axis, also where they do not vary."""
-        value = self.tensor(self.of(node))
         sizes = [n + 2 * width for n, width in zip(self.grid.resolution, self.margin, strict=True)]
-        return value.expand(torch.broadcast_shapes(value.shape, sizes))
+        return spread(self.tensor(self.of(node)), sizes)
 
     def _partial(self, orders: Sequence[int], argument: Node) -> Tensor:
         passes = [(axis, part) for axis, n in enumerate(orders) for part in ((2,) * (n // 2) + (1,) * (n % 2))]
@@ -279,6 +276,11 @@ class Differences(Evaluation):
             made._wider = self._wider
             self._wider[margin] = made
         return self._wider[margin]
+
+
+def spread(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return values with these sizes along the axes, also where they do not vary."""
+    return value.expand(*value.shape[: max(0, value.dim() - len(sizes))], *sizes)
 
 
 def coordinate(grid: Grid, axis: str, like: Tensor, margin: int = 0) -> Tensor:

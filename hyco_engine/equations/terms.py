@@ -226,7 +226,7 @@ class _Lowering:
         name, arguments = node.function, node.arguments
         if name in self.along:
             return self._along(node)
-        counts = FUNCTIONS | {"lap": 1, "grad": 1, "div": 1, "dot": 2, "advect": 2, "mean": 1, "where": 3}
+        counts = {**FUNCTIONS, "lap": 1, "grad": 1, "div": 1, "dot": 2, "advect": 2, "mean": 1, "where": 3}
         if name not in counts:
             known = [*self.along, *DIFFERENTIAL, *FUNCTIONS]
             raise self.source.mistake(
@@ -274,13 +274,13 @@ class _Lowering:
         condition, chosen, other = node.arguments
         match condition:
             case Operation(sign=sign, left=left, right=right) if sign in COMPARISONS:
-                compared = [self._scalar(side, "a compared value") for side in (left, right)]
+                low, high = (self._scalar(side, "a compared value") for side in (left, right))
             case _:
                 raise self.source.mistake(condition.place, "where begins with a comparison, such as where(u > 0, u, 0)")
         first, second = self.of(chosen), self.of(other)
         if len(first) != len(second):
             raise self.source.mistake(node.place, f"where chooses between {_sort(first)} and {_sort(second)}")
-        return tuple(Choice(sign, *compared, a, b) for a, b in zip(first, second, strict=True))
+        return tuple(Choice(sign, low, high, a, b) for a, b in zip(first, second, strict=True))
 
 
 def _sort(found: Vector) -> str:

@@ -6,17 +6,21 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from gallery_cases import Case
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+import hyco_engine as hyco
+from hyco_engine.cli import cli
 from hyco_engine.data.fields import Boundary
 from hyco_engine.equations.evaluation import continued
 from hyco_engine.equations.syntax import parse
@@ -258,6 +262,78 @@ class TestAgainstAnotherCode:
         assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "truth", "rate", "length", "dt"),
+    [
+        ("-a*u*dx(u) - d*dx(u, 3)", {"a": 6.0, "d": 1.0}, lambda u, d: -6 * u * d(u, 1) - d(u, 3), 20.0, 0.1),
+        (
+            "r*u - b*u**3 + e*lap(u)",
+            {"r": 1.0, "b": 0.8, "e": 0.1},
+            lambda u, d: u - 0.8 * u**3 + 0.1 * d(u, 2),
+            6.0,
+            0.2,
+        ),
+        (
+            "lap(b*c**3 - c - g*lap(c))",
+            {"b": 1.0, "g": 0.3},
+            lambda u, d: d(u**3 - u - 0.3 * d(u, 2), 2),
+            12.0,
+            0.05,
+        ),
+    ],
+    ids=["kdv", "allen-cahn", "cahn-hilliard"],
+)
+def test_all_parameters_are_found_from_data_of_another_code(
+    text: str,
+    truth: dict[str, float],
+    rate: Any,
+    length: float,
+    dt: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From starts two times off to 0.1 % of the truth."""
+    monkeypatch.chdir(tmp_path)
+    n, frames, rng = 48, 11, np.random.default_rng(0)
+    x = (np.arange(n) + 0.5) * length / n
+    name = "c" if "c**3" in text else "u"
+    every = []
+
+    def derived(u: Any, order: int) -> Any:
+        return spectral_derivative(u, order, length)
+
+    for _ in range(3):
+        waves = [rng.normal() * np.sin(2 * np.pi * k * x / length + rng.uniform(0, 6)) for k in (1, 2, 3)]
+        every.append([0.4 * sum(waves)])
+        for _ in range(frames - 1):
+            step = reference(
+                lambda u: rate(u, lambda v, order: spectral_derivative(v, order, length)), every[-1][-1], dt
+            )
+            every[-1].append(step)
+    np.savez(tmp_path / "data.npz", **{name: np.array(every), "x": x, "t": dt * np.arange(frames)})
+    spec = {
+        "run": {"name": "found", "cycles": 1},
+        "data": {
+            "kind": "arrays",
+            "path": str(tmp_path / "data.npz"),
+            "variables": {name: name},
+            "axes": "stx",
+            "time": "t",
+            "bounds": {"x": [0.0, length]},
+            "boundary": "periodic",
+            "split": {"train": "0:2", "val": "2:3"},
+        },
+        "physical": {
+            "kind": "equation",
+            "rates": {name: text},
+            "parameters": {key: {"init": value * 2} for key, value in truth.items()},
+        },
+    }
+    found = hyco.run(spec).summary["parameters"]
+    assert {key: found[key]["final"] for key in truth} == pytest.approx(truth, rel=1e-3)
+
+
 class TestAgainstTheGallery:
     @pytest.mark.parametrize(
         ("kind", "rates", "values", "more"),
@@ -383,3 +459,40 @@ def test_constants_and_functions_have_their_values() -> None:
     state = torch.full((1, 1, 16), 1.0, dtype=torch.float64)
     wanted = 2 + (1 - 2) * math.exp(-0.1)
     assert torch.allclose(rolled(own, state, 1), torch.full_like(state, wanted), atol=1e-6)
+
+
+def test_equations_are_written_in_unicode_and_latex() -> None:
+    text = "nu*div(u**2*grad(u))/(1 + x) - 0.5*(u - 1)**2/u + where(u >= 2, mean(u), sin(pi*x)) - lap(lap(u)) + 3*nu*u"
+    (found,) = model(text, (16,), parameters={"nu": 0.1}).equations
+    assert found["unicode"] == (
+        "∂t u = nu·∂x (u²·∂x u)/(x + 1) - 0.5·(u - 1)²/u + (⟨u⟩ where u ≥ 2, else sin(π·x)) - ∂x⁴ u + 3·nu·u"
+    )
+    assert found["latex"] == (
+        r"\partial_t u = \frac{\nu \partial_{x} (u^{2} \partial_{x} u)}{x + 1} - \frac{0.5 (u - 1)^{2}}{u} + "
+        r"(\langle u \rangle\text{ where }u \ge 2\text{, else }\operatorname{sin}(\pi x)) - "
+        r"\partial_{x}^{4} u + 3 \nu u"
+    )
+    assert found["exact"] == ["-∂x⁴ u", "3·nu·u"]
+    plane = model({"u": "-advect(u, u) + lap(u)", "c": "-dot(u, grad(c))"}, (16, 16), vectors=("u",))
+    assert [one["unicode"] for one in plane.equations] == [
+        "∂t u.x = -(u.x·∂x u.x + u.y·∂y u.x) + ∇² u.x",
+        "∂t u.y = -(u.x·∂x u.y + u.y·∂y u.y) + ∇² u.y",
+        "∂t c = -(u.x·∂x c + u.y·∂y c)",
+    ]
+
+
+def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["init", "equation", "--out", str(tmp_path / "own.toml")]).exit_code == 0
+    shown = CliRunner().invoke(cli, ["equation", str(tmp_path / "own.toml")]).stdout.splitlines()
+    assert shown[:4] == [
+        "∂t u = -6·u·∂x u - dispersion·∂x³ u",
+        r"  LaTeX  \partial_t u = -6 u \partial_{x} u - \mathrm{dispersion} \partial_{x}^{3} u",
+        "  exact  -dispersion·∂x³ u",
+        "  other  -3·∂x (u·u)",
+    ]
+    assert shown[4].startswith("the equation is solved by Fourier transforms")
+    other = tmp_path / "heat.toml"
+    other.write_text('[data]\nkind = "simulate"\ndt = 1\nresolution = {x = 8}\n[physical]\nkind = "heat"\n')
+    told = CliRunner().invoke(cli, ["equation", str(other)])
+    assert told.exit_code == 2
+    assert "has the kind 'heat', whose equation docs/models.md shows" in told.stderr

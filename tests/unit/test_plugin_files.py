@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_specs import HEAT_DATA, no_figures
+from tiny_specs import HEAT_DATA
 
 from hyco_engine.cli import cli
 from hyco_engine.cli.layout import summary_lines
@@ -147,7 +147,7 @@ def test_a_run_records_its_file_and_asks_for_it(tracker: Path, monkeypatch: pyte
     registry = Registry.discover(files=[tracker.name])
     version = registry.origin("hyco_trackers", "silent").version
     with pytest.raises(KeyboardInterrupt):
-        Engine(spec(), registry=registry, draw=no_figures).run("run", stop=lambda: next(steps, "enough"))
+        Engine(spec(), registry=registry).run("run", stop=lambda: next(steps, "enough"))
     folder = Path("run")
     (kept,) = [info for info in json.loads((folder / "environment.json").read_text())["plugins"] if "file" in info]
     named = {"name": "my tracker.py", "distribution": "file my tracker.py", "version": version, "status": "ok"}
@@ -174,7 +174,7 @@ def test_a_run_records_its_file_and_asks_for_it(tracker: Path, monkeypatch: pyte
     # with another content, the resumed run says so
     tracker.write_text(f"{TRACKER}\n")
     changed = Registry.discover(files=[tracker.name])
-    result = Engine(spec(), registry=changed, draw=no_figures).run("run", resume=True)
+    result = Engine(spec(), registry=changed).run("run", resume=True)
     now = changed.origin("hyco_trackers", "silent").version
     assert (
         f"resumed with other files as plugins (my tracker.py {version} -> {now}): from here on the run follows these"

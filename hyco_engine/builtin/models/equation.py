@@ -18,8 +18,8 @@ scheme = "finite-difference" (default else)
     than 0. Time: classical Runge-Kutta.
 
 Internal steps follow from the symbol of the rates, linearised about constant states up to the largest values of the
-data, with slopes as of waves 16 cells long: no wave may grow more in a step than the equation lets it grow. Numerical
-diffusion: none.
+data, with slopes as of waves 16 cells long: no wave may grow more in a step than the equation lets it grow.
+Numerical diffusion: none.
 
 References      S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002); C. Canuto et al., Spectral Methods (2007); B.
                 Gustafsson, H.-O. Kreiss, J. Oliger, Time Dependent Problems and Difference Methods (1995)
@@ -64,6 +64,7 @@ from hyco_engine.equations.terms import (
     skew_form,
     symbols,
 )
+from hyco_engine.equations.writing import Style
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import LEARNING_ROOM, rk4
@@ -114,7 +115,7 @@ class Equation(TorchPhysics):
         self.components = tuple(
             Symbol("field", info.name, index) for info in layout.dynamic for index in range(info.channels)
         )
-        nodes = [part for info in layout.dynamic for part in lowered_rates[info.name]]
+        self.nodes = nodes = [part for info in layout.dynamic for part in lowered_rates[info.name]]
         found = dict.fromkeys(symbol for node in nodes for symbol in symbols(node))
         self.statics = tuple(symbol for symbol in found if symbol.kind == "static")
         self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
@@ -141,7 +142,7 @@ class Equation(TorchPhysics):
         others |= {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
         advance = self._spectral_step if self.spectral else self._difference_step
         new = advance(state, others, dt)
-        parts = new.split([info.channels for info in self.layout.dynamic], dim=1)
+        parts = torch.split(new, [info.channels for info in self.layout.dynamic], dim=1)
         return {info.name: part for info, part in zip(self.layout.dynamic, parts, strict=True)}
 
     # --- steps ---
@@ -150,16 +151,7 @@ class Equation(TorchPhysics):
         spectrum = Spectrum(self.layout.grid, state)
         u = spectrum.forward(state)
         known = Spectral(self.layout.grid, spectrum, {}, others)
-        linear = torch.stack(
-            torch.broadcast_tensors(
-                *(
-                    reduce(add, (known.factor(term, known.factor_of(operator)) for term, operator in rate.linear))
-                    if rate.linear
-                    else torch.zeros_like(spectrum.square)
-                    for rate in self.rates
-                )
-            )
-        )
+        linear = torch.stack([_exact(rate, known) for rate in self.rates])
         if not any(rate.rest for rate in self.rates):
             return spectrum.inverse(torch.exp(dt * linear) * u)
 
@@ -277,6 +269,24 @@ class Equation(TorchPhysics):
             f"{counted} by the symbol of its linearised rates"
         ]
 
+    def equations(self) -> list[dict[str, Any]]:
+        """Return the equation of each component in Unicode and LaTeX, and its terms by how they are solved in time."""
+        infos = [*self.layout.dynamic, *self.layout.static]
+        components = {info.name: info.components for info in infos}
+        plain, latex = (
+            Style(axes=self.layout.grid.axes, components=components, latex=latex) for latex in (False, True)
+        )
+        return [
+            {
+                "field": plain.of(symbol),
+                "unicode": plain.rate(symbol, node),
+                "latex": latex.rate(symbol, node),
+                "exact": [plain.term(term) for term, _ in rate.linear],
+                "other": [plain.term(term) for term in rate.rest],
+            }
+            for symbol, node, rate in zip(self.components, self.nodes, self.rates, strict=True)
+        ]
+
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid = layout.grid
         scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
@@ -317,10 +327,18 @@ class Equation(TorchPhysics):
                 )
 
 
+def _exact(rate: Rate, evaluation: Spectral) -> Tensor:
+    """Return the factor of the linear terms of a rate for each wave."""
+    total = torch.zeros_like(evaluation.spectrum.square)
+    for term, operator in rate.linear:
+        total = total + evaluation.factor(term, evaluation.factor_of(operator))
+    return total
+
+
 def _transformed(terms: Sequence[Term], evaluation: Spectral) -> Tensor:
     """Return the spectrum of a sum of terms; those with the same outer derivative take one transform."""
     groups: dict[Operator | None, list[Any]] = {}
-    total: Any = torch.zeros_like(evaluation.spectrum.square)
+    total: Tensor = torch.zeros_like(evaluation.spectrum.square)
     for term in terms:
         operator, core = None, term.core
         if type(core) is Derivative:
