@@ -22,6 +22,7 @@ COMMANDS = {
     "equation": ("hyco_engine.cli.equation:equation", "Show how the equations of a spec are read and solved."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
     "compare": ("hyco_engine.cli.compare:compare", "Compare a spec with its baselines, or compare runs."),
+    "sweep": ("hyco_engine.cli.sweep:sweep", "Run a spec with many values of its keys."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
     "simulate": ("hyco_engine.cli.simulate:simulate", "Write a spec's simulations as files."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
