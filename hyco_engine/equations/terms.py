@@ -237,7 +237,7 @@ class _Lowering:
             raise self.source.mistake(node.place, f"{name} takes {wanted}, not {len(arguments)}")
         match name:
             case "lap":
-                laplacian: Operator = tuple(tuple(2 * one for one in unit) for unit in self.units)
+                laplacian: Operator = tuple(sorted(tuple(2 * one for one in unit) for unit in self.units))
                 return tuple(derivative(laplacian, part) for part in self.of(arguments[0]))
             case "grad":
                 return tuple(derivative((unit,), self._scalar(arguments[0], "grad's argument")) for unit in self.units)
