@@ -8,7 +8,10 @@ from importlib import import_module
 import attrs
 import pytest
 import torch
-from gallery_cases import REGISTRY, Case, run, states
+from gallery_cases import REGISTRY, Case, run, states, windows
+
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
 
 KINDS = [
     kind
@@ -18,6 +21,7 @@ KINDS = [
 SMALL = Case(kind="any", resolution=(8, 6))
 """What a kind runs on that needs nothing special."""
 SPECIAL = {
+    "equation": {"options": {"rates": {"u": "nu*lap(u) - u*dx(u)"}}, "parameters": {"nu": 0.02}},
     "gray-scott": {"upper": (14.0, 10.0), "dt": 0.4},
     "inviscid-burgers": {"resolution": (16,)},
     "kuramoto-sivashinsky": {"resolution": (16,), "upper": (22.0,), "dt": 0.25},
@@ -48,12 +52,29 @@ def test_default_steps_are_stable_and_far_longer_ones_are_told(kind: str) -> Non
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "1, 2 or 3 dimensions" in " ".join(card(kind).split())])
 @pytest.mark.parametrize("axes", [1, 3])
 def test_what_is_said_to_run_in_any_dimension_does(kind: str, axes: int) -> None:
-    case = attrs.evolve(SMALL, kind=kind, dt=1e-4, resolution=(6, 5, 7)[:axes])
+    own = {name: value for name, value in SPECIAL.get(kind, {}).items() if name in ("options", "parameters")}
+    case = attrs.evolve(SMALL, kind=kind, dt=1e-4, resolution=(6, 5, 7)[:axes], **own)
     model = case.model(compile="eager")
     made = run(model, states(model, 1), 1)
     assert made.shape == (1, 2, model.layout.n_dynamic, *case.resolution)
     assert bool(made.isfinite().all())
     assert not torch.equal(made[:, 0], made[:, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_that_run_as_they_are_written_are_differentiated_forwards(kind: str) -> None:
+    """Differences would take two rollouts for each parameter, five times as long as forward mode."""
+    model = attrs.evolve(SMALL, kind=kind, **SPECIAL.get(kind, {})).model(compile="eager")
+    trainer = Trainer(model, player="physical", layout=model.layout, settings=TrainingSettings())
+    whole = trainer.whole_loss(windows(model, count=1, frames=3))
+    point = whole.unknowns.point()
+    step = torch.full_like(point, 1e-6)
+    ends = []
+    for where in (point - step, point + step, point):
+        ((_, residual, jacobian),) = trainer.linearizer.linearized(whole, where[None])
+        ends.append(residual)
+    assert trainer.linearizer.way == "together", trainer.linearizer.reason
+    torch.testing.assert_close(jacobian @ step, (ends[1] - ends[0]) / 2, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
