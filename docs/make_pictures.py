@@ -48,6 +48,15 @@ PHYSICAL: Mapping[str, tuple[dict[str, Any], Sequence[int] | None, str]] = {
         None,
         "u",
     ),
+    "equation": (
+        {
+            "data": {"resolution": {"x": 128}, "bounds": {"x": [0.0, 30.0]}, "dt": 0.02, "num_frames": 200},
+            "physical": {"rates": {"u": "-6*u*dx(u) - dispersion*dx(u, 3)"}, "amplitude": 0.6, "length_scale": 0.2},
+            "truth": {"dispersion": 1.0},
+        },
+        None,
+        "u",
+    ),
     "fisher-kpp": (
         {
             "data": {"resolution": {"x": 96, "y": 96}, "bounds": UNIT_SQUARE, "dt": 0.5, "num_frames": 17},

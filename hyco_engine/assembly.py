@@ -160,6 +160,7 @@ class Assembler:
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_physics(physical, self.spec.physical.kind)
+            self.reasons += physical.statements
         trainers = {player: self.trainer(player, model, task) for player, model in models.items()}
         warning = task.scale_warning({player: trainer.objective.specs for player, trainer in trainers.items()})
         if warning is not None:

@@ -49,7 +49,7 @@ def compare_spec(
         alone = baseline(tables, player, result.summary)
         found = Engine(alone, registry=registry, callbacks=callbacks).run()
         done.append((name, found))
-    return {"runs": [_row(name, r.folder, r.summary) for name, r in done], "notes": notes, "comparable": True}
+    return {"runs": [run_row(name, r.folder, r.summary) for name, r in done], "notes": notes, "comparable": True}
 
 
 def baseline(tables: Mapping[str, Any], player: Player, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
             raise DataError(
                 f"the run {folder} is {summary.get('status')}, and only completed runs can be compared: resume it first"
             )
-        rows.append(_row(name, folder, summary))
+        rows.append(run_row(name, folder, summary))
         seen.append(_data_of(folder))
     notes = []
     for row, data in zip(rows[1:], seen[1:], strict=True):
@@ -129,7 +129,8 @@ def _data_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _row(name: str, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def run_row(name: str, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a table of runs says of one: errors by model and split, parameters, samples and seconds."""
     errors = {
         f"{model} {split}": values.get("nrmse", values.get("loss"))
         for model, splits in (summary.get("metrics") or {}).items()

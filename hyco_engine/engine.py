@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 
@@ -14,8 +14,8 @@ from hyco_engine.assembly import Assembler
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
 from hyco_engine.hooks.attribution import naming_plugins
-from hyco_engine.hooks.registry import Registry, disabled_names
-from hyco_engine.interfaces import Tracker
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import PhysicalModel, Tracker
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
@@ -49,7 +49,7 @@ class Engine:
         disabled: Collection[str] = (),
         draw: Callable[..., Iterable[Path]] | None = None,
     ) -> None:
-        self.registry = registry or Registry.discover(disabled_names(disabled))
+        self.registry = registry or Registry.installed(disabled)
         self._loaded = spec if isinstance(spec, LoadedSpec) else _load(spec, self.registry, overrides)
         self.spec = self._loaded.spec
         self._callbacks = tuple(callbacks)
@@ -59,6 +59,13 @@ class Engine:
         """Return what a run would do, from sizes alone, without simulations and training."""
         with self._located():
             return self._plan(Assembler(self.spec, self.registry))
+
+    def equations(self) -> dict[str, Any]:
+        """Return the `equations` of the physics as it reads them, and `statements` on how it solves them."""
+        with self._located():
+            assembler = Assembler(self.spec, self.registry)
+            model = cast("PhysicalModel", assembler.model("physical", assembler.task().form))
+            return {"equations": list(model.equations), "statements": list(model.statements)}
 
     def run(
         self,

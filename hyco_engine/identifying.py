@@ -15,7 +15,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.engine import Engine
 from hyco_engine.errors import DataError
-from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.spec.dumping import dump_spec
@@ -39,7 +39,7 @@ def identify(
     Returns `run`, `simulations`, `parameters` (for each name a list with `value`, `standard_error` and `interval` of
     each simulation) and `warnings`. Raises DataError where the run has no such parameter, or no physics.
     """
-    registry = registry or Registry.discover(disabled_names())
+    registry = registry or Registry.installed()
     run = LoadedRun(run_dir, registry, overrides=overrides)
     model, weights = run.model_and_weights("physical", "final")
     physics = cast("PhysicalModel", model)

@@ -315,6 +315,16 @@ class PhysicalModel(nn.Module, ABC):
         return False
 
     @property
+    def equations(self) -> Sequence[Mapping[str, Any]]:
+        """What is known of the equation of each component, as `hyco-engine equation --json` gives it."""
+        return ()
+
+    @property
+    def statements(self) -> Sequence[str]:
+        """Sentences on how the physics is solved, for the plan and the log of a run."""
+        return ()
+
+    @property
     def execution(self) -> tuple[StepExecution, str]:
         """The way in which the step runs, and the reason for it."""
         return "eager", "plain torch"

@@ -1,7 +1,8 @@
-"""Says how much memory this process may still take, by the machine, its control groups and its own limits."""
+"""Says what this process may take: memory, by the machine, its control groups and its own limits, and processors."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def limit_text() -> str:
     tightest = memory_limits()[0]
     by = {"machine": "", "cgroup": " (limited by a control group)", "rlimit": " (limited by ulimit -v)"}
     return f"{tightest.free / 1e9:.1f} GB of {tightest.total / 1e9:.1f} GB free{by[tightest.source]}"
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:

@@ -13,14 +13,16 @@ import click
 
 from hyco_engine.cli.errors import INTERRUPTED, Ended
 from hyco_engine.cli.errors import report as tell  # `report` is also the name of a command's module
-from hyco_engine.cli.options import claim_stdout, stdout_for_json
+from hyco_engine.cli.options import claim_stdout, stdout_for_json, with_plugin_option
 
 # name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
     "init": ("hyco_engine.cli.init:init", "Write a commented spec to start from."),
     "check": ("hyco_engine.cli.check:check", "Show the plan of a spec without running it."),
+    "equation": ("hyco_engine.cli.equation:equation", "Show how the equations of a spec are read and solved."),
     "run": ("hyco_engine.cli.run:run", "Train as a spec says."),
     "compare": ("hyco_engine.cli.compare:compare", "Compare a spec with its baselines, or compare runs."),
+    "sweep": ("hyco_engine.cli.sweep:sweep", "Run a spec with many values of its keys."),
     "evaluate": ("hyco_engine.cli.evaluate:evaluate", "Measure a run's models on real data."),
     "simulate": ("hyco_engine.cli.simulate:simulate", "Write a spec's simulations as files."),
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
@@ -46,7 +48,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return with_plugin_option(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -17,11 +17,13 @@ from hyco_engine.cli.plugins import disable_option, discover
 @json_option
 def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
     """Show the plan of SPEC without training: its parts, data, generated samples, cache and phases."""
+    from hyco_engine.runs.environment import asking_for_files
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
     # a wrong spec is reported before torch is imported, which takes seconds
-    loaded = load_spec(spec, registry, overrides)
+    with asking_for_files(spec.parent, registry):
+        loaded = load_spec(spec, registry, overrides)
 
     from hyco_engine.engine import Engine
 

@@ -165,8 +165,9 @@ def _compiler() -> Finding:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
+    from hyco_engine.resources import usable_cores
+
+    usable, threads = usable_cores(), torch.get_num_threads()
     told = f"cpu, {usable} core(s), {threads} torch thread(s)"
     if threads > usable:
         yield Finding("device", "warning", told, f"more threads than cores are slow: set OMP_NUM_THREADS={usable}")

@@ -108,11 +108,15 @@ def _culprit(trace: TracebackType | None) -> tuple[str, str, str]:
     for entry_point in metadata.entry_points(group="hyco_engine"):
         if entry_point.dist is not None:
             owners.setdefault(entry_point.module.partition(".")[0], entry_point.dist.name)
-    owner, place = ENGINE, ""
+    owner, place, file = ENGINE, "", None
     for frame, line in traceback.walk_tb(trace):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in owners:
-            owner, place = owners[package], f"{frame.f_code.co_filename}:{line}"
+        # a file that is a plugin has a loader that says so
+        given = getattr(frame.f_globals.get("__loader__"), "plugin", None)
+        if given is not None or package in owners:
+            owner, place, file = owners.get(package, ""), f"{frame.f_code.co_filename}:{line}", given
+    if file is not None:
+        return file.distribution, file.version, place
     try:
         return owner, metadata.version(owner), place
     except metadata.PackageNotFoundError:

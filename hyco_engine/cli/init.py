@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,16 +15,24 @@ SCHEMA = "hyco-engine.schema.json"
 
 
 def templates() -> dict[str, str]:
-    """Return the text of each template by file name; its first line is a comment that says what it is for."""
+    """Return the spec of each template by name; its first line is a comment that says what it is for."""
+    return _texts(".toml")
+
+
+def plugins() -> dict[str, str]:
+    """Return the file of Python code that a template has beside its spec, by the template's name."""
+    # it ends in .txt, since it is no module of this package
+    return _texts(".py.txt")
+
+
+def _texts(suffix: str) -> dict[str, str]:
     folder = files("hyco_engine.cli") / "templates"
-    # a template that is a program ends in .txt, since it is no module of this package
-    texts = {f.name.removesuffix(".txt"): f for f in folder.iterdir() if f.name.endswith((".toml", ".py.txt"))}
-    found = {name: f.read_text("utf-8") for name, f in texts.items()}
-    return dict(sorted(found.items()))
+    found = (file for file in folder.iterdir() if file.name.endswith(suffix))
+    return {file.name.removesuffix(suffix): file.read_text("utf-8") for file in sorted(found, key=lambda f: f.name)}
 
 
 def _names(start: str) -> list[str]:
-    return [name.rpartition(".")[0] for name in templates() if name.startswith(start)]
+    return [name for name in templates() if name.startswith(start)]
 
 
 @click.command()
@@ -34,49 +43,52 @@ def _names(start: str) -> list[str]:
 def init(template: str | None, out: Path | None) -> None:
     """Write a commented spec from TEMPLATE; without TEMPLATE, list the templates.
 
-    The command also writes hyco-engine.schema.json beside the spec. Editors check and complete the spec by it.
+    The command also writes hyco-engine.schema.json beside the spec, by which editors check and complete the spec, and
+    for the template own-physics a file of Python code, own_physics.py.
     """
-    known = {name.rpartition(".")[0]: name for name in templates()}
+    known = templates()
     if template is None:
         if out is not None:
             raise SpecError(f"--out needs the name of a template; there are {', '.join(known)}", key="TEMPLATE")
         width = max(map(len, known))
-        for name, text in zip(known, templates().values(), strict=True):
+        for name, text in known.items():
             click.echo(f"{name:<{width}}  {text.splitlines()[0].lstrip('# ')}")
         click.echo("\nwrite one with: hyco-engine init TEMPLATE")
         return
     if template not in known:
         raise SpecError(f"there is no template {template!r}; there are {', '.join(known)}", key="TEMPLATE")
-    name = known[template]
-    text = templates()[name]
-    is_spec = name.endswith(".toml")
-    if is_spec:
-        # editors read the place of the schema from the first line that begins like this
-        text = f"#:schema ./{SCHEMA}\n{text}"
+    # editors read the place of the schema from the first line that begins like this
+    text = f"#:schema ./{SCHEMA}\n{known[template]}"
     if out == Path("-"):
         click.echo(text, nl=False)
         return
-    path = out or Path(name)
+    path = out or Path(f"{template}.toml")
+    texts = {path: text}
+    if template in plugins():
+        texts[path.with_name(f"{template.replace('-', '_')}.py")] = plugins()[template]
+    for place in texts:
+        if place.exists():
+            raise SpecError(f"{place} exists and is not overwritten; name another file with --out", key="--out")
+    own = list(texts)[1:]
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        if is_spec:
-            _write_schema(path.parent / SCHEMA)
-    except FileExistsError:
-        raise SpecError(f"{path} exists and is not overwritten; name another file with --out", key="--out") from None
+        for place, content in texts.items():
+            with place.open("x", encoding="utf-8") as file:
+                file.write(content)
+        _write_schema(path.parent / SCHEMA, own)
     except OSError as error:
-        raise SpecError(f"cannot write {path}: {error.strerror}", key="--out") from error
-    if is_spec:
-        click.echo(f"wrote {path}, and {SCHEMA} for editors")
-        click.echo(f"next: hyco-engine check {path}, then hyco-engine run {path}")
-    else:
-        click.echo(f"wrote {path}; next: python {path}")
+        raise SpecError(f"cannot write {error.filename}: {error.strerror}", key="--out") from error
+    click.echo("".join([f"wrote {path}", *(f", {place}" for place in own), f", and {SCHEMA} for editors"]))
+    more = "".join(f" --plugin {place}" for place in own)
+    click.echo(f"next: hyco-engine check {path}{more}, then hyco-engine run {path}{more}")
 
 
-def _write_schema(path: Path) -> None:
-    """Write the schema, new each time, since its keys depend on the plugins that are installed."""
-    from hyco_engine.cli.plugins import discover
+def _write_schema(path: Path, own: Sequence[Path]) -> None:
+    """Write the schema, new each time, since its keys depend on the plugins, such as those written beside it."""
+    from hyco_engine.hooks.registry import Registry, disabled_names, plugin_files
     from hyco_engine.runs.files import dump_json
     from hyco_engine.spec.schema import json_schema
 
-    path.write_text(dump_json(json_schema(discover(()))) + "\n", encoding="utf-8")
+    path.write_text(
+        dump_json(json_schema(Registry.discover(disabled_names(), files=[*plugin_files(), *own]))) + "\n",
+        encoding="utf-8",
+    )

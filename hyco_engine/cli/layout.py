@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyco_engine.report.numbers import seconds, size
+from hyco_engine.runs.environment import plugin_files, plugin_options
 
 __all__ = ["metrics_lines", "number", "plan_lines", "seconds", "size", "summary_lines"]
 
@@ -206,6 +207,7 @@ def _next_text(summary: Mapping[str, Any], folder: Path) -> str:
     models = summary.get("metrics") or {}
     split = "test" if any(_of_split(models, name, "test") for name in PLAYERS) else "val"
     steps = ["open that page in a browser"] if (folder / "report.html").is_file() else []
-    steps.append(f"hyco-engine evaluate {folder} --split {split}")
+    plugins = plugin_options(plugin_files(folder))
+    steps.append(f"hyco-engine evaluate {folder} --split {split}{plugins}")
     form = "--out surrogate.pt2" if "synthetic" in models else "--out parameters.toml"
-    return ", or ".join([*steps, f"hyco-engine export {folder} {form}"])
+    return ", or ".join([*steps, f"hyco-engine export {folder} {form}{plugins}"])

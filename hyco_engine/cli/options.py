@@ -12,7 +12,11 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from hyco_engine.variables import FILES_VARIABLE
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PLUGIN = "plugin_files"
 
 # click does not check that the path exists, since the reader's message is better
 PATH = click.Path(path_type=Path)
@@ -32,6 +36,48 @@ def set_option(command: F) -> F:
         multiple=True,
         help="Override a key of the spec by a line of TOML: --set run.cycles=2. Repeatable.",
     )(command)
+
+
+def with_plugin_option(command: click.Command) -> click.Command:
+    """Give a command, or each command of a group, the option `--plugin`: the files stand in the environment's variable.
+
+    So every registry that the command makes has them, and every process that it starts.
+    """
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            with_plugin_option(inner)
+    elif not any(parameter.name == _PLUGIN for parameter in command.params):
+        help = (
+            f"Load this file of Python code as a plugin. Repeatable; {FILES_VARIABLE}={os.pathsep.join('ab')} does the "
+            "same."
+        )
+        option = click.Option(
+            ["--plugin", _PLUGIN],
+            metavar="FILE",
+            multiple=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_keep_files,
+            help=help,
+        )
+        command.params.append(option)
+    return command
+
+
+def _keep_files(ctx: click.Context, parameter: click.Parameter, files: tuple[str, ...]) -> None:
+    if not files:
+        return
+    if inside := [name for name in files if os.pathsep in name]:
+        raise click.BadParameter(f"{inside[0]!r} holds {os.pathsep!r}, which separates files: rename it")
+    before = os.environ.get(FILES_VARIABLE)
+
+    def restore() -> None:
+        del os.environ[FILES_VARIABLE]
+        if before is not None:
+            os.environ[FILES_VARIABLE] = before
+
+    os.environ[FILES_VARIABLE] = os.pathsep.join([*files, *([before] if before else [])])
+    ctx.call_on_close(restore)
 
 
 def print_json(value: object) -> None:

@@ -20,8 +20,9 @@ from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.hooks.checking import HOOKS, did_you_mean
 from hyco_engine.hooks.loading import PluginInfo, normalise
 from hyco_engine.hooks.records import ModelRecord, Record
-from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry, disabled_names
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.settings import key_of
+from hyco_engine.variables import DISABLE_VARIABLE
 
 if TYPE_CHECKING:
     from hyco_engine.testing.checks import Finding
@@ -46,7 +47,7 @@ def discover(disable_plugin: Sequence[str]) -> Registry:
     What plugins print while they load goes to stderr, since stdout may be JSON.
     """
     with redirect_stdout(sys.stderr):
-        registry = Registry.discover(disabled_names(disable_plugin))
+        registry = Registry.installed(disable_plugin)
     for name in registry.unmatched:
         click.echo(f"note: {name!r} is not disabled, since no plugin or distribution has that name", err=True)
     return registry

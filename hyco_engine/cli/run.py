@@ -38,11 +38,13 @@ def run(
 
     Ctrl-C, SIGTERM and SIGUSR1 end the run after the present step, with a checkpoint. A second Ctrl-C ends it at once.
     """
+    from hyco_engine.runs.environment import asking_for_files
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
     # a wrong spec is reported before torch is imported, which takes seconds
-    loaded = load_spec(spec, registry, overrides)
+    with asking_for_files(run_dir or spec.parent, registry):
+        loaded = load_spec(spec, registry, overrides)
 
     result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
     if result.resumed_completed:

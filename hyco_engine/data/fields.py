@@ -97,6 +97,19 @@ class Boundary:
     def is_periodic(self, axis: str) -> bool:
         return self.sides[axis][0].kind == "periodic"
 
+    def rules(self, axis: str, axes: Sequence[str], component: int | None) -> tuple[Rule, Rule]:
+        """Return the rules of one component, None for a scalar, on the two sides of an axis."""
+        lower, upper = self.sides[axis]
+        return _of_component(lower, axis, axes, component), _of_component(upper, axis, axes, component)
+
+
+def _of_component(rule: Rule, axis: str, axes: Sequence[str], component: int | None) -> Rule:
+    if rule.normal is not None and rule.tangential is not None:
+        return rule.normal if component is not None and axes[component] == axis else rule.tangential
+    if isinstance(rule.value, tuple):
+        return Rule(kind="constant", value=rule.value[component or 0])
+    return rule
+
 
 def _finite(data: Any) -> float:
     value = _number(data)

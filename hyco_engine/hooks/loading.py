@@ -6,6 +6,7 @@ import stop all others, and lets misspelt hooks pass.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import sys
@@ -15,6 +16,10 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Literal
 
 import attrs
@@ -27,6 +32,8 @@ logger = logging.getLogger(__name__)
 ENGINE = "hyco-engine"
 SLOW_IMPORT_S = 0.5
 LONG_IMPORT_S = 5.0
+DIGITS = 12
+"""How many digits of its digest are the version of a file."""
 
 _HEAVY = ("torch", "phi")
 
@@ -35,7 +42,8 @@ _HEAVY = ("torch", "phi")
 class PluginInfo:
     """The result of loading one plugin.
 
-    `name` is the name of the entry point. `reason` says why a plugin is disabled or failed, and is empty otherwise.
+    `name` is the name of the entry point, or that of the `file` which is the plugin; the version of a file is its
+    digest. `reason` says why a plugin is disabled or failed, and is empty otherwise.
     `records` maps a hook to its records sorted by kind. A plugin that failed only because another plugin offers the
     same kind keeps its records, and those of its kinds that are not in conflict can be used.
     """
@@ -46,6 +54,7 @@ class PluginInfo:
     status: Literal["ok", "disabled", "failed"] = "ok"
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    file: Path | None = None
     records: Records = attrs.field(factory=dict, repr=False)
 
     @property
@@ -54,7 +63,8 @@ class PluginInfo:
         return {hook: tuple(record.kind for record in records) for hook, records in self.records.items()}
 
     def __str__(self) -> str:
-        return f"plugin {self.name!r} ({self.distribution} {self.version})"
+        name = f"plugin {self.name!r}" if self.file is None else "plugin"
+        return f"{name} ({self.distribution} {self.version})"
 
     def disabled(self) -> PluginInfo:
         return attrs.evolve(self, status="disabled", reason="disabled by name")
@@ -216,3 +226,49 @@ def _load(info: PluginInfo, entry_point: metadata.EntryPoint) -> PluginInfo:
         took = f"{seconds:.1f} s, more than {SLOW_IMPORT_S} s"
         told.append(f"loading it took {took}; import slow modules inside the factory")
     return attrs.evolve(info, warnings=tuple(told)).offering(records)
+
+
+def load_file(path: Path, disabled: Collection[str]) -> PluginInfo:
+    """Return the plugin that is one file of Python code, which its user named. Raises OSError if it cannot be read."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:DIGITS]
+    info = PluginInfo(name=path.name, distribution=f"file {path.name}", version=digest, file=path)
+    if info.answers_to(disabled):
+        return info.disabled()
+    try:
+        with as_refusal("importing it failed", place=True):
+            module = _module_of(info, path.absolute(), content)
+        return info.offering(collect(module))
+    except Refusal as refusal:
+        return info.failed(str(refusal))
+
+
+class _Given(SourceFileLoader):
+    """Runs the text that was read, and writes no compiled copy beside the file."""
+
+    def __init__(self, name: str, path: Path, content: bytes, plugin: PluginInfo) -> None:
+        super().__init__(name, str(path))
+        self._content = content
+        self.plugin = plugin
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self._content, self.path)
+        return code
+
+
+def _module_of(info: PluginInfo, path: Path, content: bytes) -> ModuleType:
+    """Return the module of this content; the same content is run once."""
+    name = f"{re.sub('[^0-9a-zA-Z_]', '_', path.stem)}_{info.version}"
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = _Given(name, path, content, info)
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

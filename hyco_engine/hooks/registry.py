@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, Literal
 
 from hyco_engine.errors import HycoError, PluginError, SpecError
@@ -17,18 +18,22 @@ from hyco_engine.hooks.checking import (
     collect,
     did_you_mean,
 )
-from hyco_engine.hooks.loading import PluginInfo, load_plugins, normalise
+from hyco_engine.hooks.loading import PluginInfo, load_file, load_plugins, normalise
 from hyco_engine.hooks.records import ModelRecord, Record
+from hyco_engine.variables import DISABLE_VARIABLE, FILES_VARIABLE
 
 Role = Literal["physical", "synthetic"]
-
-DISABLE_VARIABLE = "HYCO_ENGINE_DISABLE_PLUGINS"
 
 
 def disabled_names(given: Iterable[str] = (), environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """Return the plugins not to import: those `given` and those in HYCO_ENGINE_DISABLE_PLUGINS, separated by commas."""
     names = (*given, *environ.get(DISABLE_VARIABLE, "").split(","))
     return frozenset(name.strip() for name in names if name.strip())
+
+
+def plugin_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the files in HYCO_ENGINE_PLUGINS, separated as in PATH: each is a plugin."""
+    return tuple(Path(text) for text in environ.get(FILES_VARIABLE, "").split(os.pathsep) if text)
 
 
 class Registry:
@@ -45,14 +50,25 @@ class Registry:
         self._unmatched: tuple[str, ...] = ()
 
     @classmethod
-    def discover(cls, disabled: Collection[str] = (), entry_points: Iterable[EntryPoint] | None = None) -> Registry:
-        """Load the installed plugins, or those of `entry_points`.
+    def installed(cls, disabled: Iterable[str] = ()) -> Registry:
+        """Load the installed plugins as the environment variables say: without these, and with these files."""
+        return cls.discover(disabled_names(disabled), files=plugin_files())
 
-        `disabled` names entry points or distributions, which are then not imported.
+    @classmethod
+    def discover(
+        cls,
+        disabled: Collection[str] = (),
+        entry_points: Iterable[EntryPoint] | None = None,
+        files: Iterable[Path | str] = (),
+    ) -> Registry:
+        """Load the installed plugins, or those of `entry_points`, and `files` of Python code, each of them a plugin.
+
+        `disabled` names entry points, distributions or files, which are then not imported. Raises SpecError for a file
+        that cannot be read.
         """
         registry = cls()
         names = {normalise(name): name for name in disabled}
-        registry._adopt(load_plugins(names.keys(), entry_points))
+        registry._adopt([*load_plugins(names.keys(), entry_points), *_from_files(files, names.keys())])
         known = {normalise(name) for info in registry._loaded for name in (info.name, info.distribution)}
         registry._unmatched = tuple(sorted(name for key, name in names.items() if key not in known))
         return registry
@@ -197,6 +213,28 @@ class Registry:
             if len(self._offers[hook, kind]) > 1
         ]
         return info.failed("; ".join(conflicts)) if conflicts else info
+
+
+def _from_files(files: Iterable[Path | str], disabled: Collection[str]) -> list[PluginInfo]:
+    """Load each file once. Raises SpecError for one that cannot be read, and for two of one name."""
+    loaded: dict[str, Path] = {}
+    plugins = []
+    for path in dict.fromkeys(map(Path, files)):
+        if (other := loaded.setdefault(path.name, path)) is not path:
+            if os.path.realpath(other) == os.path.realpath(path):
+                continue
+            raise SpecError(
+                f"{other} and {path} have one name, by which runs know a plugin: rename one of them", key="--plugin"
+            )
+        try:
+            plugins.append(load_file(path, disabled))
+        except OSError as error:
+            raise SpecError(
+                f"{path}: {error.strerror or error}; name a file of Python code with hooks, as "
+                f"`hyco-engine init own-physics` writes one",
+                key="--plugin",
+            ) from error
+    return plugins
 
 
 def _single(record: Record, hook: str | None) -> Records:

@@ -50,14 +50,14 @@ def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
     from hyco_engine.data.conversion import converted
     from hyco_engine.data.settings import SourceChoice
-    from hyco_engine.hooks.registry import Registry, disabled_names
+    from hyco_engine.hooks.registry import Registry
     from hyco_engine.interfaces import SourceContext
     from hyco_engine.spec.places import key_text
     from hyco_engine.spec.structuring import Structurer
     from hyco_engine.spec.values import Mistakes
     from hyco_engine.tasks import task_for
 
-    registry = Registry.discover(disabled_names())
+    registry = Registry.installed()
     try:
         choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
         context = SourceContext(seed=0, registry=registry)
@@ -184,9 +184,9 @@ def _pdebench_split(path: Path, seeds: list[str]) -> list[str]:
 
 def _with_source(kind: str, path: Path, what: str, contents: tuple[str, ...], more: Sequence[str] = ()) -> Found:
     """Describe a layout that says most itself: the section only names the file, if such a source is installed."""
-    from hyco_engine.hooks.registry import Registry, disabled_names
+    from hyco_engine.hooks.registry import Registry
 
-    if kind not in Registry.discover(disabled_names()).kinds("hyco_sources"):
+    if kind not in Registry.installed().kinds("hyco_sources"):
         return Found(what=f"{what}; no installed source reads it (see docs/extending.md)", contents=contents)
     lines = ["[data]", f'kind = "{kind}"', f"path = {_toml_text(str(path))}", *more]
     return Found(what=what, contents=contents, spec="\n".join(lines))

@@ -38,7 +38,7 @@ def smooth_noise(
     axis if they differ from the cells. Raises DataError for boundaries that no such field satisfies.
     """
     shape = grid.resolution if samples is None else samples
-    rules = [_rules(boundary, axis, grid.axes, component) for axis in grid.axes]
+    rules = [boundary.rules(axis, grid.axes, component) for axis in grid.axes]
     bases, waves = [], []
     for sides, size, lower, upper in zip(rules, shape, grid.lower, grid.upper, strict=True):
         basis, periods = _modes(sides, size, (upper - lower) / scale if scale else 4.0)
@@ -78,23 +78,9 @@ def noise_field(
         place: tuple[slice | int, ...] = (slice(None), index, *(slice(n) for n in own))
         component = index if field.components else None
         noise = smooth_noise(grid, field.boundary, count, generator, scale=scale, component=component, samples=own)
-        base = _base([_rules(field.boundary, axis, grid.axes, component) for axis in grid.axes], own)
+        base = _base([field.boundary.rules(axis, grid.axes, component) for axis in grid.axes], own)
         values[place] = base + amplitude * (noise - base)
     return values
-
-
-def _rules(boundary: Boundary, axis: str, axes: tuple[str, ...], component: int | None) -> tuple[Rule, Rule]:
-    """Return the rules of one component on the two sides of an axis."""
-    lower, upper = boundary.sides[axis]
-    return _of_component(lower, axis, axes, component), _of_component(upper, axis, axes, component)
-
-
-def _of_component(rule: Rule, axis: str, axes: tuple[str, ...], component: int | None) -> Rule:
-    if rule.normal is not None and rule.tangential is not None:
-        return rule.normal if component is not None and axes[component] == axis else rule.tangential
-    if isinstance(rule.value, tuple):
-        return Rule(kind="constant", value=rule.value[component or 0])
-    return rule
 
 
 def _modes(sides: tuple[Rule, Rule], size: int, periods: float) -> tuple[Tensor, Tensor]:

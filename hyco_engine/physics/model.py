@@ -81,6 +81,16 @@ class Physics(ABC):
         """
         return None
 
+    def equations(self) -> Sequence[Mapping[str, Any]]:
+        """Return what is known of the equation of each component: `field`, `unicode`, `latex`, and lists of terms that
+        are `exact` in time, and `other`.
+        """
+        return ()
+
+    def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
+        """Return sentences on how the physics is solved, for the plan and the log of a run; `dt` is that of a frame."""
+        return ()
+
 
 class FlowPhysics(Physics):
     """A physics whose step is plain PhiFlow."""
@@ -147,6 +157,14 @@ class DeclaredModel(PhysicalModel):
     def inner_dt(self) -> float:
         """The internal time step."""
         return self.dt / self.substeps
+
+    @property
+    def equations(self) -> Sequence[Mapping[str, Any]]:
+        return self.physics.equations()
+
+    @property
+    def statements(self) -> Sequence[str]:
+        return self.physics.statements(self.layout, self.substeps, self.dt)
 
     @property
     def execution(self) -> tuple[StepExecution, str]:

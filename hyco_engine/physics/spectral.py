@@ -27,6 +27,7 @@ class Spectrum:
         waves = [2 * math.pi / length * n for n, length in zip(numbers, lengths, strict=True)]
         self.square = _sum([wave.square() for wave in waves]).to(real)
         """`|k|^2`."""
+        self._every = [wave.to(real) for wave in waves]
         # the derivative of the shortest wave is zero at all grid points
         self.waves = [
             torch.where(2 * n.abs() == size, 0.0, wave).to(real)
@@ -49,6 +50,15 @@ class Spectrum:
     def derivative(self, spectrum: Tensor, axis: int) -> Tensor:
         """Return the spectrum of the derivative along axis number `axis`."""
         return 1j * self.waves[axis] * spectrum
+
+    def symbol(self, orders: Sequence[int]) -> Tensor:
+        """Return the factor `(ik)^n` of a partial derivative of these orders along each axis; real if n is even."""
+        total = torch.ones((), dtype=self.square.dtype, device=self.square.device)
+        for axis, n in enumerate(orders):
+            if n:
+                total = total * (self.waves if n % 2 else self._every)[axis] ** n
+        turns = sum(orders) % 4
+        return total * (1, 1j, -1, -1j)[turns]
 
     def without_divergence(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """Return the spectra of a vector field minus grad p with lap p = div: the Poisson solve of a periodic box."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hyco_engine.errors import DataError, Problem, SpecError
+from hyco_engine.runs.reading import RunFiles
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
     from hyco_engine.hooks.registry import Registry
 
 DISTRIBUTION = "hyco-engine"
+ENVIRONMENT = "environment.json"
 
 
 def package_versions() -> dict[str, str]:
@@ -30,11 +38,41 @@ def package_versions() -> dict[str, str]:
 
 
 def plugin_versions(registry: Registry) -> list[dict[str, Any]]:
-    """Return all plugins, usable or not."""
+    """Return all plugins, usable or not; the version of a file is its digest."""
     return [
         {"name": info.name, "distribution": info.distribution, "version": info.version, "status": info.status}
+        | ({} if info.file is None else {"file": str(info.file)})
         for info in registry.plugins
     ]
+
+
+def plugin_files(folder: Path) -> tuple[str, ...]:
+    """Return the files that were plugins of the run in a folder, as its user named them."""
+    try:
+        environment = RunFiles(folder).json(ENVIRONMENT)
+        return tuple(str(info["file"]) for info in environment["plugins"] if "file" in info)
+    except (DataError, KeyError, TypeError):
+        # a run that has not begun has none, and one without this file does all else without it
+        return ()
+
+
+def plugin_options(files: Iterable[Path | str]) -> str:
+    """Return the options by which a command loads files as plugins, with a space before each."""
+    return "".join(f" --plugin {shlex.quote(str(file))}" for file in files)
+
+
+@contextmanager
+def asking_for_files(folder: Path, registry: Registry) -> Iterator[None]:
+    """Add to a mistake in the spec of a run which of its plugins' files are not loaded now."""
+    try:
+        yield
+    except SpecError as error:
+        loaded = {info.name for info in registry.plugins}
+        missing = [file for file in plugin_files(folder) if Path(file).name not in loaded]
+        if not missing:
+            raise
+        told = f"{folder} is a run with the plugin {' and '.join(missing)}: add{plugin_options(missing)}"
+        raise SpecError([*error.problems, Problem(message=told, key="--plugin")]) from error
 
 
 def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
@@ -43,7 +81,10 @@ def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
 
     return {
         "versions": package_versions(),
-        "plugins": {plugin.name: plugin.version for plugin in registry.plugins if plugin.status == "ok"},
+        "plugins": {info.name: info.version for info in registry.plugins if info.status == "ok" and info.file is None},
+        "files": {
+            info.name: info.version for info in registry.plugins if info.status == "ok" and info.file is not None
+        },
         "threads": torch.get_num_threads(),
         "device": str(device),
     }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.errors import DataError, PluginError, RunError
-from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Predictor, SurrogateContext
 from hyco_engine.physics.settings import ArrayFile, PhysicalChoice
 from hyco_engine.physics.within import physics_within
@@ -116,7 +116,7 @@ def read_exported(path: Path, registry: Registry | None = None, device: str | No
             f"program (.pt2), since reading can execute its content: run one that you trust with torch, as "
             f"docs/results.md shows"
         )
-    registry = registry or Registry.discover(disabled_names())
+    registry = registry or Registry.installed()
     weights = Weights.of_file(path)
     if weights.options is None or weights.layout is None:
         raise DataError(

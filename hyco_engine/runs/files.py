@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hyco_engine.errors import RunError, how_to_write
+from hyco_engine.errors import RunError, SpecError, how_to_write
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -47,6 +47,28 @@ def is_temporary(path: Path) -> bool:
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Return the error for a failed write, in the user's terms."""
     return RunError(f"cannot write {path}: {error.strerror or error}; {how_to_write(error)}")
+
+
+def numbered_folder(parent: Path, name: str) -> Path:
+    """Make `<parent>/<name>-<n>` with the next n; two processes never get the same folder. Raise SpecError."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max((_number(entry.name, name) for entry in parent.iterdir()), default=0) + 1
+        while True:
+            path = parent / f"{name}-{number}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return path
+    except OSError as error:
+        raise SpecError(f"cannot make a run folder in {parent}: {error.strerror}", key="paths.runs") from error
+
+
+def _number(folder: str, name: str) -> int:
+    prefix, dash, digits = folder.rpartition("-")
+    return int(digits) if prefix == name and dash and digits.isascii() and digits.isdecimal() else 0
 
 
 def _sync_folder(folder: Path) -> None:

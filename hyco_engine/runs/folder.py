@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Tracker
-from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, write_atomic
+from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, numbered_folder, write_atomic
 from hyco_engine.runs.lock import GUARD
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
 from hyco_engine.runs.seal import SEAL, seal
@@ -76,7 +76,7 @@ class RunFolder(Tracker):
         """
         check_run_name(name)
         if run_dir is None:
-            return cls(_next_folder(runs, name))
+            return cls(numbered_folder(runs, name))
         made = not run_dir.exists()
         return cls(_own_folder(run_dir), made=made)
 
@@ -244,28 +244,6 @@ class RunFolder(Tracker):
             self.close()
         if self.exists and self.path.is_dir():
             seal(self.path)
-
-
-def _next_folder(runs: Path, name: str) -> Path:
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        taken = [_number(entry.name, name) for entry in runs.iterdir()]
-        number = max(taken, default=0) + 1
-        while True:
-            path = runs / f"{name}-{number}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return path
-    except OSError as error:
-        raise SpecError(f"cannot make a run folder in {runs}: {error.strerror}", key="paths.runs") from error
-
-
-def _number(folder: str, name: str) -> int:
-    prefix, dash, digits = folder.rpartition("-")
-    return int(digits) if prefix == name and dash and digits.isascii() and digits.isdecimal() else 0
 
 
 def _own_folder(path: Path) -> Path:

@@ -14,9 +14,10 @@ from hyco_engine.data.fields import SIMULATION, StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.scalars import with_scalars
 from hyco_engine.errors import DataError, HycoError, PluginError
-from hyco_engine.hooks.registry import Registry, disabled_names
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ArrayFile
+from hyco_engine.runs.environment import asking_for_files
 from hyco_engine.runs.metrics import has_summary, read_summary
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.weights import Weights
@@ -44,11 +45,12 @@ class LoadedRun:
         self.folder = Path(run_dir)
         self._files = RunFiles(self.folder)
         self._overrides = tuple(overrides)
-        registry = registry or Registry.discover(disabled_names())
+        registry = registry or Registry.installed()
         if (text := self._files.text(SPEC)) is None:
             raise DataError(f"{self.folder} is no run folder: it holds no {SPEC}")
         more = [] if device is None else [f'run.device="{device}"']
-        self._loaded = spec_from_text(text, self.folder / SPEC, registry, [*overrides, *more])
+        with asking_for_files(self.folder, registry):
+            self._loaded = spec_from_text(text, self.folder / SPEC, registry, [*overrides, *more])
         self.spec = self._with_own_starts(self._loaded)
         self.assembler = Assembler(self.spec, registry)
 

@@ -13,6 +13,7 @@ import attrs
 
 from hyco_engine.errors import DataError, Problem, RunError, SpecError
 from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.runs.environment import plugin_files, plugin_options
 from hyco_engine.runs.lock import GUARD, LOCK
 from hyco_engine.runs.metrics import METRICS, has_metrics, read_metrics, read_summary
 from hyco_engine.runs.reading import RunFiles
@@ -60,7 +61,8 @@ class Earlier:
 
 def resume_command(folder: Path) -> str:
     """Return the command that resumes the run of a folder."""
-    return f"hyco-engine run {shlex.quote(str(folder / 'spec.toml'))} --run-dir {shlex.quote(str(folder))} --resume"
+    spec, own = shlex.quote(str(folder / "spec.toml")), shlex.quote(str(folder))
+    return f"hyco-engine run {spec} --run-dir {own} --resume{plugin_options(plugin_files(folder))}"
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -177,6 +179,9 @@ def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -
             changed = [] if before == now else [f"{before} -> {now}"]
         if changed:
             yield f"resumed with another {what} ({', '.join(changed)}): results may differ in their last digits"
+    before, now = run.get("files", {}), facts["files"]
+    if changed := [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]:
+        yield (f"resumed with other files as plugins ({', '.join(changed)}): from here on the run follows these")
     cycles = tomllib.loads(run["spec"])["run"]["cycles"]
     players = [p for p in ("physical", "synthetic") if getattr(spec, p) is not None]
     cosine = [p for p in players if getattr(spec.training, p).schedule == "cosine"]

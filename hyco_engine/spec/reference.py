@@ -263,6 +263,8 @@ def _declarations(registry: Registry, kind: str) -> tuple[str, Sequence[Paramete
     from hyco_engine.interfaces import PhysicsContext
 
     record = registry.get("hyco_models", kind, "physical")
+    if any(field.default is attrs.NOTHING for field in attrs.fields(record.options)):
+        return None  # its parameters are those of what the user writes
     for axes in ("x", "xy", "xyz"):
         n = len(axes)
         grid = Grid(axes=tuple(axes), resolution=(16,) * n, lower=(0.0,) * n, upper=(1.0,) * n)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from hyco_engine.hooks.loading import ENGINE, normalise
-from hyco_engine.hooks.registry import DISABLE_VARIABLE, Registry
+from hyco_engine.hooks.registry import Registry
 from hyco_engine.testing.distributions import Site
 from hyco_engine.testing.specs import RunSpec, merged
+from hyco_engine.variables import DISABLE_VARIABLE
 
 __all__ = ["builtin_registry", "run_spec", "site"]
 

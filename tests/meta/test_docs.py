@@ -306,7 +306,7 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory, drawn: None) -> Finished:
     import hyco_engine as hyco
     from hyco_engine.runs.metrics import read_metrics, read_summary
 

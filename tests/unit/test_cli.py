@@ -566,7 +566,8 @@ class TestPredict:
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:5]] == [
+        assert [line.split()[0] for line in lines[:6]] == [
+            "equation",
             "own-data",
             "own-physics",
             "quickstart",
@@ -597,13 +598,14 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        names = "own-data, own-physics, quickstart, sensors, surrogate"
+        names = "equation, own-data, own-physics, quickstart, sensors, surrogate"
         assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
 @pytest.mark.parametrize(
     ("template", "parts"),
     [
+        ("equation", {"physical", "synthetic"}),
         ("quickstart", {"physical", "synthetic"}),
         ("own-data", {"physical", "synthetic"}),
         ("sensors", {"physical"}),
@@ -616,25 +618,11 @@ def test_templates_load(template: str, parts: set[str], tmp_path: Path) -> None:
     from hyco_engine.spec.loading import load_spec
 
     path = tmp_path / "spec.toml"
-    path.write_text(templates()[f"{template}.toml"])
+    path.write_text(templates()[template])
     loaded = load_spec(path, Registry.discover())
     assert loaded.notes == ()
     assert loaded.spec.run.name == template
     assert {part for part in ("physical", "synthetic") if getattr(loaded.spec, part) is not None} == parts
-
-
-@pytest.mark.slow
-def test_the_program_of_ones_own_physics_runs(tmp_path: Path) -> None:
-    assert CliRunner().invoke(cli, ["init", "own-physics", "--out", str(tmp_path / "own.py")]).exit_code == 0
-    done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    first, found, models, learned, _, _, report, _ = done.stdout.splitlines()
-    assert first.endswith(" in runs/own-physics-1")
-    assert found.startswith("verdict   kappa was found to within ")
-    assert " data the physics errs " in models
-    assert learned.startswith("learned   kappa 0.05 -> 0.02")
-    assert report == "results   runs/own-physics-1/report.html"
-    assert "cycle 1/2  train synthetic" in done.stderr
 
 
 def test_names_are_completed() -> None:

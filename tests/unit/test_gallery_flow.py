@@ -10,9 +10,9 @@ from gallery_cases import Case, centers, fit, run, states, time_order, windows
 from messages import error_naming
 from torch import Tensor
 
-from hyco_engine.builtin.models.kuramoto_sivashinsky import phi_functions
 from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError, SpecError
+from hyco_engine.physics.exponential import phi_functions
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.spectral import Spectrum
 

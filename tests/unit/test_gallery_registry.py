@@ -18,6 +18,7 @@ KINDS = [
 SMALL = Case(kind="any", resolution=(8, 6))
 """What a kind runs on that needs nothing special."""
 SPECIAL = {
+    "equation": {"options": {"rates": {"u": "nu*lap(u) - u*dx(u)"}}, "parameters": {"nu": 0.02}},
     "gray-scott": {"upper": (14.0, 10.0), "dt": 0.4},
     "inviscid-burgers": {"resolution": (16,)},
     "kuramoto-sivashinsky": {"resolution": (16,), "upper": (22.0,), "dt": 0.25},
@@ -48,7 +49,8 @@ def test_default_steps_are_stable_and_far_longer_ones_are_told(kind: str) -> Non
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "1, 2 or 3 dimensions" in " ".join(card(kind).split())])
 @pytest.mark.parametrize("axes", [1, 3])
 def test_what_is_said_to_run_in_any_dimension_does(kind: str, axes: int) -> None:
-    case = attrs.evolve(SMALL, kind=kind, dt=1e-4, resolution=(6, 5, 7)[:axes])
+    own = {name: value for name, value in SPECIAL.get(kind, {}).items() if name in ("options", "parameters")}
+    case = attrs.evolve(SMALL, kind=kind, dt=1e-4, resolution=(6, 5, 7)[:axes], **own)
     model = case.model(compile="eager")
     made = run(model, states(model, 1), 1)
     assert made.shape == (1, 2, model.layout.n_dynamic, *case.resolution)

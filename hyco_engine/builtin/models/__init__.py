@@ -51,6 +51,12 @@ def hyco_models() -> list[ModelRecord]:
             "the physics of [physical] plus a learned correction, for a physics that lacks something",
         ),
         _record(
+            "equation",
+            "physical",
+            physical.EquationOptions,
+            "your own equations, written as text: rates of change of fields, with parameters found by their names",
+        ),
+        _record(
             "fisher-kpp",
             "physical",
             physical.FisherKppOptions,

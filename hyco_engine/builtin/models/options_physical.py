@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+import attrs
+
+from hyco_engine.equations.syntax import parse
+from hyco_engine.errors import Problem, SpecError
 from hyco_engine.spec.options import option, options
 
 
@@ -146,3 +151,48 @@ class SmokeOptions:
     )
     plumes: int = option(3, help="number of clouds in the initial states of simulated data", ge=1, le=1000)
     plume_radius: float = option(0.12, help="mean radius of the clouds, as a fraction of the box", gt=0.0)
+
+
+@options
+class EquationOptions:
+    """`[physical] kind = "equation"`."""
+
+    rates: Mapping[str, str] = option(
+        help='rate of change of each field, as text such as rates.u = "nu*lap(u) - u*dx(u)"; docs/equations.md has the '
+        "words"
+    )
+    constants: Mapping[str, float] = option(
+        attrs.Factory(dict), help="known numbers, by their names in rates after constants, such as constants.g"
+    )
+    scheme: Literal["auto", "spectral", "finite-difference"] = option(
+        "auto",
+        help="differences in space; spectral: Fourier transforms, for periodic sides, with linear terms exact in time; "
+        "finite-difference: of fourth order, for all sides and for shocks; auto: spectral where all sides are periodic",
+    )
+    vectors: tuple[str, ...] = option(
+        (), help="fields with one component for each axis, for simulated data; other data say it themselves"
+    )
+    offset: float = option(0.0, help="mean of the initial states of simulated data")
+    amplitude: float = option(
+        1.0, help="root mean square of the deviation of the initial states from their mean", ge=0.0
+    )
+    length_scale: float = option(
+        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.rates:
+            raise SpecError('names no field; write for example rates.u = "nu*lap(u)"', key="rates")
+        if unknown := [name for name in self.vectors if name not in self.rates]:
+            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.rates)}", key="vectors")
+        mistakes: list[Problem] = []
+        for name, text in self.rates.items():
+            if not name.isidentifier():
+                mistakes.append(Problem(message="is no name that an equation could contain", key=f"rates.{name}"))
+                continue
+            try:
+                parse(text, f"rates.{name}")
+            except SpecError as error:
+                mistakes += error.problems
+        if mistakes:
+            raise SpecError(mistakes)

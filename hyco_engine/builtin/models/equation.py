@@ -1,0 +1,397 @@
+"""Equations that a spec contains as text.
+
+Equation        u_t = rates.u for each field, in 1, 2 or 3 dimensions; docs/equations.md has the words
+Fields          those of `rates`: scalars, or vectors with a component for each axis; centred
+Parameters      those of [physical.parameters], such as `nu`, each with a start value there: numbers or fields
+Boundary        any; periodic where the data names none
+Solutions       those of the equations
+
+scheme = "spectral" (default where all sides are periodic)
+    Space: Fourier pseudo-spectral, products from the lower two thirds of the waves. c u u_x is evaluated as
+    c (u u)_x / 2, and what is written as a divergence or a derivative of a flux is conserved. Time: exponential
+    Runge-Kutta (ETDRK4), of fourth order: the terms of a field's rate that are linear in it, with coefficients that are
+    the same everywhere, are exact, however stiff they are.
+scheme = "finite-difference" (default else)
+    Space: central differences of fourth order. c u u_x is split as c (u u_x + (u u)_x) / 3, which keeps the sums of u
+    and u^2; d/dx (a du/dx) is conservative on five points. Beyond a side with a rule, fields continue as even or odd
+    functions, and what is computed from fields follows from their continuation: order 2 at sides with a constant other
+    than 0. Time: classical Runge-Kutta.
+
+Internal steps follow from the symbol of the rates, linearised about constant states up to the largest values of the
+data, with slopes as of waves 16 cells long: no wave may grow more in a step than the equation lets it grow.
+Numerical diffusion: none.
+
+References      S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002); C. Canuto et al., Spectral Methods (2007); B.
+                Gustafsson, H.-O. Kreiss, J. Oliger, Time Dependent Problems and Difference Methods (1995)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyco_engine.builtin.models.options_physical import EquationOptions
+from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.equations.evaluation import Differences, Spectral, difference_symbol, reach, spectral_symbol
+from hyco_engine.equations.stability import (
+    WAVE_CELLS,
+    Linearised,
+    jacobian_of,
+    least_steps,
+    linear_of,
+    probes,
+    waves_of,
+)
+from hyco_engine.equations.syntax import Text, names, parse
+from hyco_engine.equations.terms import (
+    Derivative,
+    Expansion,
+    Node,
+    Operator,
+    Rate,
+    Symbol,
+    Term,
+    Words,
+    diffusion_form,
+    flux_form,
+    lowered,
+    skew_form,
+    symbols,
+)
+from hyco_engine.equations.writing import Style
+from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.interfaces import PhysicsContext
+from hyco_engine.physics.explicit import LEARNING_ROOM, rk4
+from hyco_engine.physics.exponential import etdrk4
+from hyco_engine.physics.initial import noise_field
+from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.physics.spectral import Spectrum
+
+KEY = "physical"
+WAVES = 9
+"""The number of wave numbers along each axis at which steps are tested."""
+Parameters = Mapping[str, Tensor]
+
+
+class Equation(TorchPhysics):
+    """See the module's card."""
+
+    def __init__(self, options: EquationOptions, layout: StateLayout, settings: Mapping[str, ParameterSetting]) -> None:
+        """Raise SpecError for names without a meaning, or where the scheme and the data do not fit."""
+        self.options = options
+        self.layout = layout
+        grid = layout.grid
+        texts = {name: Text(text=text, key=f"{KEY}.rates.{name}") for name, text in options.rates.items()}
+        trees = {name: parse(source.text, source.key) for name, source in texts.items()}
+        own = [info for info in layout.static if info.sampling == "centered" or info.sampling == "uniform"]
+        words = Words(
+            axes=grid.axes,
+            dynamic={info.name: info.components for info in layout.dynamic},
+            static={info.name: info.components for info in own if info.name not in settings},
+            parameters=tuple(settings),
+            constants=options.constants,
+        )
+        taken = {*grid.axes, "pi", "t", "constants"}
+        if clash := [name for name in (*options.rates, *settings) if name in taken]:
+            raise SpecError(f"{clash[0]!r} has another meaning in equations: choose another name", key=KEY)
+        lowered_rates = {name: lowered(trees[name], texts[name], words) for name in trees}
+        for info in layout.dynamic:
+            parts = lowered_rates[info.name]
+            if len(parts) != info.channels:
+                raise SpecError(
+                    f"the rate has {len(parts)} component(s), and the field has {info.channels}",
+                    key=texts[info.name].key,
+                )
+        used = {name.name for tree in trees.values() for name in names(tree)}
+        self.parameters = tuple(_declared(name, settings[name]) for name in settings if name in used)
+        self.components = tuple(
+            Symbol("field", info.name, index) for info in layout.dynamic for index in range(info.channels)
+        )
+        self.nodes = nodes = [part for info in layout.dynamic for part in lowered_rates[info.name]]
+        found = dict.fromkeys(symbol for node in nodes for symbol in symbols(node))
+        self.statics = tuple(symbol for symbol in found if symbol.kind == "static")
+        self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
+        self.spectral = self._is_spectral()
+        varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
+        expansion = Expansion(varying)
+        if self.spectral:
+            rates = [
+                Rate.of(node, own, expansion, layout.n_axes) for node, own in zip(nodes, self.components, strict=True)
+            ]
+            self.rates = tuple(
+                Rate(linear=rate.linear, rest=tuple(flux_form(term) for term in rate.rest)) for rate in rates
+            )
+        else:
+            self.rates = tuple(Rate(linear=(), rest=_difference_terms(node, expansion)) for node in nodes)
+            self._check_cells()
+
+    def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
+        return self.layout.dynamic, [self.layout.field(symbol.name) for symbol in self.statics]
+
+    def step(self, fields: Mapping[str, Tensor], parameters: Parameters, dt: float) -> dict[str, Tensor]:
+        state = torch.cat([fields[info.name] for info in self.layout.dynamic], dim=1)
+        others = {Symbol("parameter", name): value for name, value in parameters.items()}
+        others |= {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
+        advance = self._spectral_step if self.spectral else self._difference_step
+        new = advance(state, others, dt)
+        parts = torch.split(new, [info.channels for info in self.layout.dynamic], dim=1)
+        return {info.name: part for info, part in zip(self.layout.dynamic, parts, strict=True)}
+
+    # --- steps ---
+
+    def _spectral_step(self, state: Tensor, others: Mapping[Symbol, Tensor], dt: float) -> Tensor:
+        spectrum = Spectrum(self.layout.grid, state)
+        u = spectrum.forward(state)
+        known = Spectral(self.layout.grid, spectrum, {}, others)
+        linear = torch.stack([_exact(rate, known) for rate in self.rates])
+        if not any(rate.rest for rate in self.rates):
+            return spectrum.inverse(torch.exp(dt * linear) * u)
+
+        def slope(u: Tensor) -> Tensor:
+            kept = u * spectrum.resolved
+            waves = {symbol: kept[:, index] for index, symbol in enumerate(self.components)}
+            evaluation = Spectral(self.layout.grid, spectrum, waves, others)
+            parts = [_transformed(rate.rest, evaluation).expand(kept[:, 0].shape) for rate in self.rates]
+            return torch.stack(parts, dim=1) * spectrum.resolved
+
+        return spectrum.inverse(etdrk4(linear, slope, u, dt))
+
+    def _difference_step(self, state: Tensor, others: Mapping[Symbol, Tensor], dt: float) -> Tensor:
+        layout = self.layout
+        fields = {symbol: value for symbol, value in others.items() if value.dim() >= layout.n_axes}
+        numbers = {symbol: value for symbol, value in others.items() if symbol not in fields}
+        first = layout.dynamic[0].boundary
+        sides = {axis: "periodic" if first.is_periodic(axis) else "zero-gradient" for axis in layout.grid.axes}
+        beyond = {symbol: Boundary.parse(sides, layout.grid.axes) for symbol in fields}
+        beyond |= {symbol: layout.field(symbol.name).boundary for symbol in (*self.components, *self.statics)}
+        components = {
+            symbol: symbol.component if symbol.kind != "parameter" and layout.field(symbol.name).components else None
+            for symbol in beyond
+        }
+
+        def rate(values: dict[str, Any]) -> dict[str, Any]:
+            own = {symbol: values["all"][:, index] for index, symbol in enumerate(self.components)}
+            evaluation = Differences(layout.grid, fields | own, beyond, components, numbers, state)
+            shape = values["all"][:, 0].shape
+            parts = []
+            for one in self.rates:
+                total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
+                parts.append(evaluation.tensor(total).expand(shape))
+            return {"all": torch.stack(parts, dim=1)}
+
+        advanced: Tensor = rk4(rate, {"all": state}, dt)["all"]
+        return advanced
+
+    # --- stability ---
+
+    def internal_steps(self, layout: StateLayout, size: Mapping[str, float], parameters: Parameters, dt: float) -> int:
+        return max(1, math.ceil(LEARNING_ROOM * self.least_steps(layout, size, parameters, dt) - 1e-9))
+
+    def least_steps(self, layout: StateLayout, size: Mapping[str, float], parameters: Parameters, dt: float) -> float:
+        """Return the number of steps at which no wave grows more than the equation lets it grow."""
+        if not any(rate.rest for rate in self.rates):
+            return 0.0
+        grid, n_axes = layout.grid, layout.n_axes
+        start = abs(self.options.offset) + 4 * self.options.amplitude
+        reached = {symbol: size.get(symbol.name, start) for symbol in (*self.components, *self.statics)}
+        ranges = {symbol: (-most, most) for symbol, most in reached.items()}
+        for symbol in self.places:
+            axis = grid.axes.index(symbol.name)
+            ranges[symbol] = grid.lower[axis], grid.upper[axis]
+        for name, value in parameters.items():
+            ranges[Symbol("parameter", name)] = float(value.min()), float(value.max())
+        if not all(math.isfinite(end) for ends in ranges.values() for end in ends):
+            return math.inf
+        states = probes(ranges)
+        count = len(next(iter(states.values())))
+        # twice: without slopes, and with those of long waves
+        states = {symbol: torch.cat([values, values]) for symbol, values in states.items()}
+        lengths = [upper - lower for lower, upper in zip(grid.lower, grid.upper, strict=True)]
+        spacing = grid.spacing
+        shortest = [
+            2 * math.pi / length * ((n - 1) // 3) if self.spectral else math.pi / dx
+            for length, n, dx in zip(lengths, grid.resolution, spacing, strict=True)
+        ]
+        waves = waves_of(lengths, shortest, WAVES)
+        symbol_of = (
+            partial(spectral_symbol, waves=waves)
+            if self.spectral
+            else partial(difference_symbol, waves=waves, spacing=spacing)
+        )
+
+        def factors(operator: Operator) -> Tensor:
+            return sum((symbol_of(orders).expand(len(waves[0])) for orders in operator), torch.zeros(()))
+
+        def slope(operator: Operator) -> Tensor:
+            long = [2 * math.pi / (WAVE_CELLS * dx) for dx in spacing]
+            most = sum(math.prod(k**n for k, n in zip(long, orders, strict=True)) for orders in operator)
+            return torch.cat([torch.zeros(count), torch.full((count,), most)]).double()
+
+        evaluation = Linearised(states, self.components, factors, slope, n_axes)
+        jacobian = jacobian_of([rate.rest for rate in self.rates], evaluation, (2 * count, len(waves[0])))
+        flat = jacobian[:count, sum(wave.abs() for wave in waves) == 0][:, 0]
+        return least_steps(linear_of(self.rates, evaluation, len(waves[0])), jacobian, flat, dt)
+
+    def stability(
+        self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Parameters, dt: float
+    ) -> str | None:
+        size = {name: float(values.abs().max()) for name, values in state.items()}
+        steps = self.least_steps(layout, size, parameters, dt)
+        if steps <= 1:
+            return None
+        reached = ", ".join(f"{info.name} up to {size[info.name]:.3g}" for info in layout.dynamic)
+        return (
+            f"equation: steps of dt = {dt:g} are too long: the rates linearised with {reached} allow "
+            f"{dt / steps:.3g}. Set physical.dt to at most that, or use a coarser grid"
+        )
+
+    def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
+        counted = f"{internal_steps} internal step{'s' if internal_steps > 1 else ''} a frame"
+        if not self.spectral:
+            why = "as asked for" if self.options.scheme != "auto" else "a side is not periodic"
+            return [
+                f"the equation is solved by central differences of fourth order ({why}) and classical Runge-Kutta, "
+                f"with {counted} by the symbol of its linearised rates"
+            ]
+        exact = [symbol.name for symbol, rate in zip(self.components, self.rates, strict=True) if rate.linear]
+        linear = f", exact in the linear terms of {', '.join(dict.fromkeys(exact))}" if exact else ""
+        why = "as asked for" if self.options.scheme != "auto" else "all sides are periodic"
+        return [
+            f"the equation is solved by Fourier transforms ({why}) and Runge-Kutta of fourth order{linear}, with "
+            f"{counted} by the symbol of its linearised rates"
+        ]
+
+    def equations(self) -> list[dict[str, Any]]:
+        """Return the equation of each component in Unicode and LaTeX, and its terms by how they are solved in time."""
+        infos = [*self.layout.dynamic, *self.layout.static]
+        components = {info.name: info.components for info in infos}
+        plain, latex = (
+            Style(axes=self.layout.grid.axes, components=components, latex=latex) for latex in (False, True)
+        )
+        return [
+            {
+                "field": plain.of(symbol),
+                "unicode": plain.rate(symbol, node),
+                "latex": latex.rate(symbol, node),
+                "exact": [plain.term(term) for term, _ in rate.linear],
+                "other": [plain.term(term) for term in rate.rest],
+            }
+            for symbol, node, rate in zip(self.components, self.nodes, self.rates, strict=True)
+        ]
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        grid = layout.grid
+        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        drawn = [
+            noise_field(info, grid, layout.spatial, count, generator, scale=scale, amplitude=self.options.amplitude)
+            for info in layout.dynamic
+        ]
+        return torch.cat(drawn, dim=1) + self.options.offset
+
+    # --- checks ---
+
+    def _is_spectral(self) -> bool:
+        """Choose the scheme. Raise SpecError if the data are not periodic, and should be."""
+        infos = [*self.layout.dynamic, *(self.layout.field(symbol.name) for symbol in self.statics)]
+        open_ = [
+            (info.name, axis)
+            for info in infos
+            for axis in self.layout.grid.axes
+            if info.sampling == "centered" and not info.boundary.is_periodic(axis)
+        ]
+        if self.options.scheme == "spectral" and open_:
+            name, axis = open_[0]
+            raise SpecError(
+                f'"spectral" needs periodic sides, and {name!r} is not periodic along {axis}: set '
+                'data.boundary = "periodic" if the data are periodic, or choose "finite-difference"',
+                key=f"{KEY}.scheme",
+            )
+        return self.options.scheme != "finite-difference" and not open_
+
+    def _check_cells(self) -> None:
+        grid = self.layout.grid
+        for number, (axis, n) in enumerate(zip(grid.axes, grid.resolution, strict=True)):
+            most = max((reach(term.core, number) for rate in self.rates for term in rate.rest), default=0)
+            if n <= most:
+                raise DataError(
+                    f"the differences of this equation reach {most} cells along {axis}, and the data have {n}",
+                    key="data",
+                )
+
+
+def _exact(rate: Rate, evaluation: Spectral) -> Tensor:
+    """Return the factor of the linear terms of a rate for each wave."""
+    total = torch.zeros_like(evaluation.spectrum.square)
+    for term, operator in rate.linear:
+        total = total + evaluation.factor(term, evaluation.factor_of(operator))
+    return total
+
+
+def _transformed(terms: Sequence[Term], evaluation: Spectral) -> Tensor:
+    """Return the spectrum of a sum of terms; those with the same outer derivative take one transform."""
+    groups: dict[Operator | None, list[Any]] = {}
+    total: Tensor = torch.zeros_like(evaluation.spectrum.square)
+    for term in terms:
+        operator, core = None, term.core
+        if type(core) is Derivative:
+            operator, core = core.operator, core.argument
+        if type(core) is Symbol and core in evaluation.waves:
+            wave = evaluation.waves[core]
+            total = total + evaluation.factor(term, wave if operator is None else evaluation.factor_of(operator) * wave)
+        else:
+            groups.setdefault(operator, []).append(evaluation.factor(term, evaluation.of(core)))
+    for operator, values in groups.items():
+        spectrum = evaluation.forward(reduce(add, values))
+        total = total + (spectrum if operator is None else evaluation.factor_of(operator) * spectrum)
+    return total
+
+
+def _difference_terms(node: Node, expansion: Expansion) -> tuple[Term, ...]:
+    """Return the terms in the forms that keep sums where differences take the place of derivatives."""
+    split = [part for term in expansion.terms(node) for part in skew_form(term)]
+    return tuple(Term(term.number, term.coefficient, diffusion_form(term.core)) for term in split)
+
+
+def _declared(name: str, setting: ParameterSetting) -> ParameterDeclaration:
+    key = f"{KEY}.parameters.{name}"
+    if setting.init is None and setting.from_ is None:
+        raise SpecError("an equation cannot know where its parameters start: give init", key=key)
+    start = setting.init if isinstance(setting.init, float | int) else 1.0
+    try:
+        return ParameterDeclaration(name=name, init=float(start), may_be_field=True, help="of the equation")
+    except PluginError as error:
+        raise SpecError(str(error), key=key) from None
+
+
+def _is_field(setting: ParameterSetting, layout: StateLayout) -> bool:
+    """Return whether the data give the parameter as a field."""
+    given = {info.name: info for info in layout.static}
+    return setting.from_ in given and given[setting.from_].sampling == "centered"
+
+
+def build(options: EquationOptions, context: PhysicsContext) -> TorchModel:
+    """Build the model; the registry calls this factory."""
+    given = context.layout
+    grid = given.grid if given is not None else context.grid
+    if grid is None:
+        raise DataError("an equation needs data on a grid, and this data has none", key="physical.kind")
+    boundary = Boundary.parse("periodic", grid.axes)
+    dynamic = []
+    for name in options.rates:
+        vector = name in options.vectors and len(grid.axes) > 1
+        dynamic.append(FieldInfo(name=name, components=grid.axes if vector else (), boundary=boundary))
+    if given is not None:
+        known = {info.name: info for info in given.dynamic}
+        dynamic = [known.get(info.name, info) for info in dynamic]
+        if odd := [info.name for info in dynamic if info.sampling != "centered"]:
+            raise DataError(f"an equation needs centred fields, and {odd[0]!r} is staggered", key="data.fields")
+    layout = context.layout_for(dynamic)
+    return TorchModel(Equation(options, layout, context.parameters), context)

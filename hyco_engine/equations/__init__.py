@@ -1,0 +1,1 @@
+"""Equations as text: parsed, understood, and evaluated on grids."""

@@ -1,0 +1,360 @@
+"""The evaluation of terms on a grid: by Fourier transforms if it is periodic, or by differences with any boundary."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import add, ge, gt, le, lt, mul
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyco_engine.data.fields import Boundary, Grid, Rule
+from hyco_engine.equations.terms import (
+    Apply,
+    Choice,
+    Derivative,
+    Diffusion,
+    Mean,
+    Node,
+    Operator,
+    Power,
+    Product,
+    Sum,
+    Symbol,
+    Term,
+    Value,
+    children,
+)
+from hyco_engine.physics.spectral import Spectrum
+
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    **{name: getattr(torch, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
+    **{name: getattr(torch, name) for name in ("exp", "log", "sqrt", "abs", "sign")},
+    "min": torch.minimum,
+    "max": torch.maximum,
+}
+COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
+WIDTH = 2
+"""The number of cells that a difference reaches to each side."""
+
+
+def reach(node: Node, axis: int) -> int:
+    """Return by how many cells along an axis differences reach beyond the grid."""
+    inner = max((reach(child, axis) for child in children(node)), default=0)
+    match node:
+        case Derivative(operator=operator):
+            return inner + WIDTH * max((orders[axis] + 1) // 2 for orders in operator)
+        case Diffusion(axis=own):
+            return inner + WIDTH * (own == axis)
+        case Mean():
+            return 0
+    return inner
+
+
+class Evaluation(ABC):
+    """Computes nodes; what a symbol and a derivative are depends on the grid."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+
+    @abstractmethod
+    def symbol(self, node: Symbol) -> Any: ...
+
+    @abstractmethod
+    def derivative(self, operator: Operator, argument: Node) -> Any: ...
+
+    @abstractmethod
+    def mean(self, argument: Node) -> Any: ...
+
+    def diffusion(self, node: Diffusion) -> Any:
+        unit = tuple(int(axis == node.axis) for axis in range(self.n_axes))
+        return self.derivative((unit,), Product((node.coefficient, Derivative((unit,), node.argument))))
+
+    @property
+    @abstractmethod
+    def n_axes(self) -> int: ...
+
+    def of(self, node: Node) -> Any:
+        """Return the values of a node, which broadcast over the grid; those of a number are one."""
+        match node:
+            case Value(value=value):
+                return value
+            case Symbol():
+                return self.symbol(node)
+            case Sum(parts=parts):
+                return reduce(add, map(self.of, parts))
+            case Product(factors=factors):
+                return reduce(mul, map(self.of, factors))
+            case Power(base=base, exponent=exponent):
+                return self.power(self.of(base), exponent)
+            case Apply(function=function, arguments=arguments):
+                return self.apply(function, [self.of(argument) for argument in arguments])
+            case Derivative(operator=operator, argument=argument):
+                return self.derivative(operator, argument)
+            case Diffusion():
+                return self.diffusion(node)
+            case Mean(argument=argument):
+                return self.mean(argument)
+            case Choice(sign=sign, left=left, right=right, chosen=chosen, other=other):
+                compared = COMPARED[sign](self.tensor(self.of(left)), self.of(right))
+                return self.choice(compared, self.of(chosen), self.of(other))
+        raise TypeError(f"no node: {node!r}")
+
+    def term(self, term: Term) -> Any:
+        """Return the values of a term."""
+        return self.factor(term, self.of(term.core))
+
+    def factor(self, term: Term, value: Any) -> Any:
+        """Return `value` times the coefficient of a term."""
+        for factor in term.coefficient:
+            value = self.of(factor) * value
+        return value if term.number == 1.0 else term.number * value
+
+    def tensor(self, value: Any) -> Any:
+        """Return a number as a tensor of the state's type."""
+        return self.like.new_tensor(value) if type(value) is float else value
+
+    def power(self, base: Any, exponent: float) -> Any:
+        if type(base) is float:
+            return base**exponent
+        if exponent in (2.0, 3.0):
+            # as products, whose derivatives are cheap
+            return base * base if exponent == 2.0 else base * base * base
+        return base ** (int(exponent) if exponent == int(exponent) else exponent)
+
+    def apply(self, function: str, arguments: Sequence[Any]) -> Any:
+        return FUNCTIONS[function](*map(self.tensor, arguments))
+
+    def choice(self, condition: Any, chosen: Any, other: Any) -> Any:
+        return torch.where(condition, self.tensor(chosen), self.tensor(other))
+
+
+class Spectral(Evaluation):
+    """On a periodic grid: derivatives by Fourier transforms."""
+
+    def __init__(
+        self, grid: Grid, spectrum: Spectrum, waves: Mapping[Symbol, Tensor], others: Mapping[Symbol, Tensor]
+    ) -> None:
+        """`waves` are the spectra of the dynamic fields, `others` the values of what else has a symbol."""
+        super().__init__(spectrum.square)
+        self.grid = grid
+        self.spectrum = spectrum
+        self.waves = waves
+        self.others = others
+        self._known: dict[Node, Any] = {}
+
+    @property
+    def n_axes(self) -> int:
+        return len(self.grid.axes)
+
+    def of(self, node: Node) -> Any:
+        if node not in self._known:
+            self._known[node] = super().of(node)
+        return self._known[node]
+
+    def symbol(self, node: Symbol) -> Any:
+        if node in self.waves:
+            return self.spectrum.inverse(self.waves[node])
+        if node.kind == "coordinate":
+            return coordinate(self.grid, node.name, self.like)
+        return self.others[node]
+
+    def derivative(self, operator: Operator, argument: Node) -> Tensor:
+        return self.spectrum.inverse(self.factor_of(operator) * self.transformed(argument))
+
+    def factor_of(self, operator: Operator) -> Tensor:
+        """Return the symbol of an operator."""
+        return reduce(add, map(self.spectrum.symbol, operator))
+
+    def transformed(self, node: Node) -> Tensor:
+        """Return the spectrum of a node."""
+        if type(node) is Symbol and node in self.waves:
+            return self.waves[node]
+        return self.forward(self.of(node))
+
+    def forward(self, value: Any) -> Tensor:
+        """Return the spectrum of values that may not vary along each axis."""
+        return self.spectrum.forward(spread(self.tensor(value), self.grid.resolution))
+
+    def mean(self, argument: Node) -> Any:
+        value = spread(self.tensor(self.of(argument)), self.grid.resolution)
+        return value.mean(self.spectrum.axes, keepdim=True)
+
+
+class Differences(Evaluation):
+    """Central differences of fourth order. Fields are continued beyond the grid as their boundaries say.
+
+    What is computed from fields is computed beyond the grid, too, from their continuations: `margin` says by how many
+    cells along each axis.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        fields: Mapping[Symbol, Tensor],
+        boundaries: Mapping[Symbol, Boundary],
+        components: Mapping[Symbol, int | None],
+        numbers: Mapping[Symbol, Tensor],
+        like: Tensor,
+        margin: tuple[int, ...] = (),
+    ) -> None:
+        """`fields` vary over the grid, and are continued by `boundaries`; `numbers` do not."""
+        super().__init__(like)
+        self.grid = grid
+        self.fields = fields
+        self.boundaries = boundaries
+        self.components = components
+        self.numbers = numbers
+        self.margin = margin or (0,) * len(grid.axes)
+        self._known: dict[Node, Any] = {}
+        self._wider: dict[tuple[int, ...], Differences] = {self.margin: self}
+
+    @property
+    def n_axes(self) -> int:
+        return len(self.grid.axes)
+
+    def of(self, node: Node) -> Any:
+        if node not in self._known:
+            self._known[node] = super().of(node)
+        return self._known[node]
+
+    def symbol(self, node: Symbol) -> Any:
+        if node.kind == "coordinate":
+            return coordinate(self.grid, node.name, self.like, self.margin[self.grid.axes.index(node.name)])
+        if node in self.numbers:
+            return self.numbers[node]
+        values = self.fields[node]
+        axes = self.grid.axes
+        for number, (axis, width) in enumerate(zip(axes, self.margin, strict=True)):
+            if width:
+                rules = self.boundaries[node].rules(axis, axes, self.components[node])
+                values = continued(values, number - len(axes), width, *rules)
+        return values
+
+    def derivative(self, operator: Operator, argument: Node) -> Any:
+        return reduce(add, (self._partial(orders, argument) for orders in operator))
+
+    def diffusion(self, node: Diffusion) -> Any:
+        wide = self._wide(tuple(WIDTH if axis == node.axis else 0 for axis in range(self.n_axes)))
+        dim, dx = node.axis - self.n_axes, self.grid.spacing[node.axis]
+        a, u = (wide.whole(part) for part in (node.coefficient, node.argument))
+        return diffusion(a, u, dim, dx)
+
+    def mean(self, argument: Node) -> Any:
+        inner = self._narrow()
+        return inner.whole(argument).mean(tuple(range(-self.n_axes, 0)), keepdim=True)
+
+    def whole(self, node: Node) -> Tensor:
+        """Return the values with their margin along each axis, also where they do not vary."""
+        sizes = [n + 2 * width for n, width in zip(self.grid.resolution, self.margin, strict=True)]
+        return spread(self.tensor(self.of(node)), sizes)
+
+    def _partial(self, orders: Sequence[int], argument: Node) -> Tensor:
+        passes = [(axis, part) for axis, n in enumerate(orders) for part in ((2,) * (n // 2) + (1,) * (n % 2))]
+        reach = tuple(WIDTH * sum(axis == own for own, _ in passes) for axis in range(self.n_axes))
+        values = self._wide(reach).whole(argument)
+        for axis, order in passes:
+            dim, dx = axis - self.n_axes, self.grid.spacing[axis]
+            values = first_derivative(values, dim, dx) if order == 1 else second_derivative(values, dim, dx)
+        return values
+
+    def _wide(self, reach: Sequence[int]) -> Differences:
+        return self._with(tuple(a + b for a, b in zip(self.margin, reach, strict=True)))
+
+    def _narrow(self) -> Differences:
+        return self._with((0,) * self.n_axes)
+
+    def _with(self, margin: tuple[int, ...]) -> Differences:
+        if margin not in self._wider:
+            made = Differences(
+                self.grid, self.fields, self.boundaries, self.components, self.numbers, self.like, margin
+            )
+            made._wider = self._wider
+            self._wider[margin] = made
+        return self._wider[margin]
+
+
+def spread(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return values with these sizes along the axes, also where they do not vary."""
+    return value.expand(*value.shape[: max(0, value.dim() - len(sizes))], *sizes)
+
+
+def coordinate(grid: Grid, axis: str, like: Tensor, margin: int = 0) -> Tensor:
+    """Return the coordinates of the cells' centres, which vary along their axis only."""
+    number = grid.axes.index(axis)
+    n, dx = grid.resolution[number], grid.spacing[number]
+    index = torch.arange(-margin, n + margin, dtype=torch.float64, device=like.device)
+    shape = [-1 if other == number else 1 for other in range(len(grid.axes))]
+    return (grid.lower[number] + (index + 0.5) * dx).reshape(shape).to(like.dtype)
+
+
+def continued(values: Tensor, dim: int, width: int, lower: Rule, upper: Rule) -> Tensor:
+    """Extend values by `width` cells beyond both sides, as an even or odd function of the side that its rule names."""
+    n = values.shape[dim]
+    if lower.kind == "periodic":
+        return torch.cat([values.narrow(dim, n - width, width), values, values.narrow(dim, 0, width)], dim)
+    before = _beyond(values, dim, width, lower)
+    behind = _beyond(values.flip(dim), dim, width, upper).flip(dim)
+    return torch.cat([before, values, behind], dim)
+
+
+def _beyond(values: Tensor, dim: int, width: int, rule: Rule) -> Tensor:
+    """Return the `width` values before the first one."""
+    if rule.kind == "constant":
+        # the first ghost cell has the value, and those beyond it mirror the inner ones about it
+        wall = torch.full_like(values.narrow(dim, 0, 1), float(rule.value))  # type: ignore[arg-type]
+        inner = values.narrow(dim, 0, width - 1).flip(dim)
+        return torch.cat([2 * wall - inner, wall], dim) if width > 1 else wall
+    start = 1 if rule.kind in ("reflect", "antireflect") else 0
+    mirrored = values.narrow(dim, start, width).flip(dim)
+    return -mirrored if rule.kind in ("antisymmetric", "antireflect") else mirrored
+
+
+def _neighbours(extended: Tensor, dim: int) -> list[Tensor]:
+    n = extended.shape[dim] - 2 * WIDTH
+    return [extended.narrow(dim, start, n) for start in range(2 * WIDTH + 1)]
+
+
+def first_derivative(extended: Tensor, dim: int, dx: float) -> Tensor:
+    """Return the first derivative in fourth order."""
+    mm, m, _, p, pp = _neighbours(extended, dim)
+    return (2 / 3 / dx) * (p - m) - (1 / 12 / dx) * (pp - mm)
+
+
+def second_derivative(extended: Tensor, dim: int, dx: float) -> Tensor:
+    """Return the second derivative in fourth order."""
+    mm, m, c, p, pp = _neighbours(extended, dim)
+    return (4 / 3 / dx**2) * (p + m) - (1 / 12 / dx**2) * (pp + mm) - (2.5 / dx**2) * c
+
+
+def diffusion(coefficient: Tensor, extended: Tensor, dim: int, dx: float) -> Tensor:
+    """Return d/dx(a du/dx), conservative and of fourth order, as `hyco_engine.physics.differences.diffusion` does."""
+    umm, um, u, up, upp = _neighbours(extended, dim)
+    amm, am, a, ap, app = _neighbours(coefficient, dim)
+    far_lower = (am / 6 - (amm + a) / 8) * (umm - u)
+    near_lower = ((amm + ap) / 6 + (am + a) / 2) * (um - u)
+    near_upper = ((am + app) / 6 + (a + ap) / 2) * (up - u)
+    far_upper = (ap / 6 - (a + app) / 8) * (upp - u)
+    return (far_lower + near_lower + near_upper + far_upper) * (1 / dx**2)
+
+
+def difference_symbol(orders: Sequence[int], waves: Sequence[Tensor], spacing: Sequence[float]) -> Tensor:
+    """Return the factor by which the differences multiply the wave `exp(ikx)`."""
+    total = torch.ones((), dtype=torch.complex128)
+    for n, k, dx in zip(orders, waves, spacing, strict=True):
+        theta = k * dx
+        first = 1j * (8 * torch.sin(theta) - torch.sin(2 * theta)) / (6 * dx)
+        second = (16 * torch.cos(theta) - torch.cos(2 * theta) - 15) / (6 * dx**2)
+        total = total * first ** (n % 2) * second ** (n // 2)
+    return total
+
+
+def spectral_symbol(orders: Sequence[int], waves: Sequence[Tensor]) -> Tensor:
+    """Return the factor by which derivatives multiply the wave `exp(ikx)`."""
+    return math.prod(
+        ((1j * k) ** n for n, k in zip(orders, waves, strict=True)), start=torch.ones((), dtype=torch.complex128)
+    )

@@ -1,0 +1,475 @@
+"""Equations as sums of terms of scalars: words are resolved, vectors become components, and the linear part is found.
+
+A node stands for a scalar function of position. An operator is a sum of partial derivatives with constant coefficients
+of 1, each given by its order along each axis: the Laplacian in the plane is `((2, 0), (0, 2))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import attrs
+
+from hyco_engine.equations.syntax import Call, Expression, Name, Negative, Number, Operation, Text, constant
+from hyco_engine.hooks.checking import did_you_mean
+
+MAX_TERMS = 100
+"""The number of terms up to which products of sums are multiplied out."""
+MAX_ORDER = 8
+"""The highest order of a derivative."""
+
+FUNCTIONS: Mapping[str, int] = {
+    **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"), 1),
+    **dict.fromkeys(("exp", "log", "sqrt", "abs", "sign"), 1),
+    **dict.fromkeys(("min", "max"), 2),
+}
+"""The number of arguments of each function of numbers."""
+DIFFERENTIAL = ("lap", "grad", "div", "dot", "advect", "mean", "where")
+COMPARISONS = ("<", "<=", ">", ">=")
+PI = 3.141592653589793
+
+Operator: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+@attrs.frozen
+class Value:
+    value: float
+
+
+@attrs.frozen
+class Symbol:
+    """A quantity by its name; `component` counts the components of a field, and 0 is a scalar's only one."""
+
+    kind: Literal["field", "static", "parameter", "coordinate"]
+    name: str
+    component: int = 0
+
+
+@attrs.frozen
+class Sum:
+    parts: tuple[Node, ...]
+
+
+@attrs.frozen
+class Product:
+    factors: tuple[Node, ...]
+
+
+@attrs.frozen
+class Power:
+    base: Node
+    exponent: float
+
+
+@attrs.frozen
+class Apply:
+    function: str
+    arguments: tuple[Node, ...]
+
+
+@attrs.frozen
+class Derivative:
+    operator: Operator
+    argument: Node
+
+
+@attrs.frozen
+class Diffusion:
+    """`d/dx (a du/dx)` along the axis of this number."""
+
+    axis: int
+    coefficient: Node
+    argument: Node
+
+
+@attrs.frozen
+class Mean:
+    argument: Node
+
+
+@attrs.frozen
+class Choice:
+    """`chosen` where `left sign right` holds, else `other`."""
+
+    sign: str
+    left: Node
+    right: Node
+    chosen: Node
+    other: Node
+
+
+Node: TypeAlias = Value | Symbol | Sum | Product | Power | Apply | Derivative | Diffusion | Mean | Choice
+Vector: TypeAlias = tuple[Node, ...]
+"""A scalar has one component, and a vector several."""
+
+ONE = Value(1.0)
+
+
+@attrs.frozen(kw_only=True)
+class Words:
+    """What the names in equations mean: the axes, the components of each field (none for a scalar), and numbers."""
+
+    axes: tuple[str, ...]
+    dynamic: Mapping[str, tuple[str, ...]]
+    static: Mapping[str, tuple[str, ...]] = attrs.Factory(dict)
+    parameters: tuple[str, ...] = ()
+    constants: Mapping[str, float] = attrs.Factory(dict)
+
+    def known(self) -> list[str]:
+        """Return all names, for a message."""
+        fields = {**self.dynamic, **self.static}
+        parts = [f"{name}.{part}" for name, components in fields.items() for part in components]
+        return [*fields, *parts, *self.parameters, *(f"constants.{name}" for name in self.constants), *self.axes, "pi"]
+
+
+@attrs.frozen
+class Term:
+    """`number * coefficient * core`, where the coefficient is the same everywhere and the core is not."""
+
+    number: float
+    coefficient: tuple[Node, ...]
+    core: Node
+
+
+def lowered(node: Expression, source: Text, words: Words) -> Vector:
+    """Return the components of an expression. Raises SpecError with the place of a mistake."""
+    return _Lowering(source, words).of(node)
+
+
+class _Lowering:
+    def __init__(self, source: Text, words: Words) -> None:
+        self.source = source
+        self.words = words
+        n = len(words.axes)
+        self.along = {f"d{axis}": i for i, axis in enumerate(words.axes)}
+        self.units: list[tuple[int, ...]] = [tuple(int(i == j) for j in range(n)) for i in range(n)]
+
+    def of(self, node: Expression) -> Vector:
+        match node:
+            case Number(value=value):
+                return (Value(value),)
+            case Name():
+                return self._name(node)
+            case Negative(argument=inner):
+                return tuple(times(Value(-1.0), part) for part in self.of(inner))
+            case Operation(sign=sign) if sign in COMPARISONS:
+                raise self.source.mistake(node.place, f"{sign} compares only in where(condition, a, b)")
+            case Operation(sign="**"):
+                return (power(self._scalar(node.left, "a power"), constant(node.right)),)
+            case Operation(sign="/"):
+                below = power(self._scalar(node.right, "a divisor"), -1.0)
+                return tuple(times(part, below) for part in self.of(node.left))
+            case Operation(sign="*"):
+                return self._product(node)
+            case Operation():
+                return self._sum(node)
+        return self._call(node)
+
+    def _name(self, node: Name) -> Vector:
+        words, (name, _, part) = self.words, node.name.partition(".")
+        fields = {**words.static, **words.dynamic}
+        if name == "constants" and part in words.constants:
+            return (Value(words.constants[part]),)
+        if name in fields:
+            kind: Literal["field", "static"] = "field" if name in words.dynamic else "static"
+            components = fields[name]
+            if part in components:
+                return (Symbol(kind, name, components.index(part)),)
+            if not part:
+                return tuple(Symbol(kind, name, index) for index in range(max(1, len(components))))
+        if not part and name in words.parameters:
+            return (Symbol("parameter", name),)
+        if not part and name in words.axes:
+            return (Symbol("coordinate", name),)
+        if node.name == "pi":
+            return (Value(PI),)
+        if node.name == "t":
+            raise self.source.mistake(node.place, "rates cannot depend on the time t: a step knows the state alone")
+        known = words.known()
+        raise self.source.mistake(
+            node.place,
+            f"unknown name {node.name!r}{did_you_mean(node.name, known)}; there are {', '.join(known)}. A parameter "
+            f"has a start value in the spec: physical.parameters.{name}.init",
+        )
+
+    def _sum(self, node: Operation) -> Vector:
+        left, right = self.of(node.left), self.of(node.right)
+        if len(left) != len(right):
+            word = "adds" if node.sign == "+" else "subtracts"
+            raise self.source.mistake(node.place, f"{word} {_sort(left)} and {_sort(right)}")
+        factor = Value(1.0 if node.sign == "+" else -1.0)
+        return tuple(plus(a, times(factor, b)) for a, b in zip(left, right, strict=True))
+
+    def _product(self, node: Operation) -> Vector:
+        left, right = self.of(node.left), self.of(node.right)
+        if len(left) > 1 and len(right) > 1:
+            raise self.source.mistake(node.place, "multiplies two vectors; write dot(a, b), or products of components")
+        return tuple(times(a, b) for a in left for b in right)
+
+    def _scalar(self, node: Expression, what: str) -> Node:
+        found = self.of(node)
+        if len(found) > 1:
+            raise self.source.mistake(node.place, f"{what} must be a number at each place, and this is {_sort(found)}")
+        return found[0]
+
+    def _vector(self, node: Expression, function: str) -> Vector:
+        found = self.of(node)
+        if len(found) != len(self.words.axes):
+            axes = ", ".join(self.words.axes)
+            raise self.source.mistake(
+                node.place, f"{function} takes one component for each axis ({axes}), and this is {_sort(found)}"
+            )
+        return found
+
+    def _call(self, node: Call) -> Vector:
+        name, arguments = node.function, node.arguments
+        if name in self.along:
+            return self._along(node)
+        counts = {**FUNCTIONS, "lap": 1, "grad": 1, "div": 1, "dot": 2, "advect": 2, "mean": 1, "where": 3}
+        if name not in counts:
+            known = [*self.along, *DIFFERENTIAL, *FUNCTIONS]
+            raise self.source.mistake(
+                node.place, f"unknown function {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+            )
+        if len(arguments) != counts[name]:
+            wanted = f"{counts[name]} argument{'s' if counts[name] > 1 else ''}"
+            raise self.source.mistake(node.place, f"{name} takes {wanted}, not {len(arguments)}")
+        match name:
+            case "lap":
+                laplacian: Operator = tuple(sorted(tuple(2 * one for one in unit) for unit in self.units))
+                return tuple(derivative(laplacian, part) for part in self.of(arguments[0]))
+            case "grad":
+                return tuple(derivative((unit,), self._scalar(arguments[0], "grad's argument")) for unit in self.units)
+            case "div":
+                parts = self._vector(arguments[0], name)
+                return (plus(*(derivative((unit,), part) for unit, part in zip(self.units, parts, strict=True))),)
+            case "dot":
+                left, right = self._vector(arguments[0], name), self._vector(arguments[1], name)
+                return (plus(*(times(a, b) for a, b in zip(left, right, strict=True))),)
+            case "advect":
+                speed = self._vector(arguments[0], name)
+                return tuple(
+                    plus(*(times(v, derivative((unit,), part)) for v, unit in zip(speed, self.units, strict=True)))
+                    for part in self.of(arguments[1])
+                )
+            case "mean":
+                return tuple(Mean(part) for part in self.of(arguments[0]))
+            case "where":
+                return self._where(node)
+        return (Apply(name, tuple(self._scalar(argument, f"{name}'s argument") for argument in arguments)),)
+
+    def _along(self, node: Call) -> Vector:
+        """Return `dx(f)` or `dx(f, order)`."""
+        name, arguments = node.function, node.arguments
+        if len(arguments) not in (1, 2):
+            raise self.source.mistake(node.place, f"{name} takes a function and, if not 1, the order of the derivative")
+        order = 1.0 if len(arguments) == 1 else constant(arguments[1])
+        if order not in range(1, MAX_ORDER + 1):
+            raise self.source.mistake(arguments[1].place, f"expected a whole number from 1 to {MAX_ORDER} as order")
+        orders = tuple(int(order) * one for one in self.units[self.along[name]])
+        return tuple(derivative((orders,), part) for part in self.of(arguments[0]))
+
+    def _where(self, node: Call) -> Vector:
+        condition, chosen, other = node.arguments
+        match condition:
+            case Operation(sign=sign, left=left, right=right) if sign in COMPARISONS:
+                low, high = (self._scalar(side, "a compared value") for side in (left, right))
+            case _:
+                raise self.source.mistake(condition.place, "where begins with a comparison, such as where(u > 0, u, 0)")
+        first, second = self.of(chosen), self.of(other)
+        if len(first) != len(second):
+            raise self.source.mistake(node.place, f"where chooses between {_sort(first)} and {_sort(second)}")
+        return tuple(Choice(sign, low, high, a, b) for a, b in zip(first, second, strict=True))
+
+
+def _sort(found: Vector) -> str:
+    return "a number" if len(found) == 1 else f"a vector of {len(found)} components"
+
+
+def plus(*parts: Node) -> Node:
+    """Return the sum without sums in it and with one number at most."""
+    flat: list[Node] = []
+    number = 0.0
+    for part in parts:
+        for one in part.parts if type(part) is Sum else (part,):
+            if type(one) is Value:
+                number += one.value
+            else:
+                flat.append(one)
+    if number or not flat:
+        flat.append(Value(number))
+    return flat[0] if len(flat) == 1 else Sum(tuple(flat))
+
+
+def times(*factors: Node) -> Node:
+    """Return the product without products in it, with one number at most, which comes first."""
+    flat: list[Node] = []
+    number = 1.0
+    for factor in factors:
+        for one in factor.factors if type(factor) is Product else (factor,):
+            if type(one) is Value:
+                number *= one.value
+            else:
+                flat.append(one)
+    if number == 0.0:
+        return Value(0.0)
+    if number != 1.0 or not flat:
+        flat.insert(0, Value(number))
+    return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def power(base: Node, exponent: float) -> Node:
+    """Return the power; those of numbers and the first one are simpler."""
+    if exponent == 1.0:
+        return base
+    if type(base) is Value and base.value > 0:
+        return Value(base.value**exponent)
+    return Power(base, exponent)
+
+
+def derivative(operator: Operator, argument: Node) -> Node:
+    """Return a derivative; one of a derivative is a single one."""
+    if type(argument) is Derivative:
+        return Derivative(composed(operator, argument.operator), argument.argument)
+    return Derivative(operator, argument)
+
+
+def composed(first: Operator, second: Operator) -> Operator:
+    """Return the operator that applies one after the other."""
+    return tuple(sorted(tuple(i + j for i, j in zip(a, b, strict=True)) for a in first for b in second))
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """Return the nodes of which a node consists."""
+    match node:
+        case Sum(parts=parts):
+            return parts
+        case Product(factors=factors):
+            return factors
+        case Power(base=inner) | Derivative(argument=inner) | Mean(argument=inner):
+            return (inner,)
+        case Apply(arguments=arguments):
+            return arguments
+        case Diffusion(coefficient=coefficient, argument=inner):
+            return coefficient, inner
+        case Choice(left=left, right=right, chosen=chosen, other=other):
+            return left, right, chosen, other
+    return ()
+
+
+def symbols(node: Node) -> Iterator[Symbol]:
+    """Yield all symbols in a node, again wherever they stand."""
+    if type(node) is Symbol:
+        yield node
+    for child in children(node):
+        yield from symbols(child)
+
+
+class Expansion:
+    """Multiplies out: the terms of nodes. Parameters in `varying` are fields, and all others the same everywhere."""
+
+    def __init__(self, varying: Sequence[str] = ()) -> None:
+        self.varying = frozenset(varying)
+
+    def is_uniform(self, node: Node) -> bool:
+        """Return whether a node is the same everywhere."""
+        if type(node) is Mean:
+            return False  # it depends on the state
+        if type(node) is Symbol:
+            return node.kind == "parameter" and node.name not in self.varying
+        return all(self.is_uniform(child) for child in children(node))
+
+    def terms(self, node: Node) -> list[Term]:
+        """Return the terms whose sum is the node."""
+        if self.is_uniform(node):
+            return [Term(node.value, (), ONE)] if type(node) is Value else [Term(1.0, (node,), ONE)]
+        match node:
+            case Sum(parts=parts):
+                return [term for part in parts for term in self.terms(part)]
+            case Product(factors=factors):
+                return self._product(factors)
+            case Derivative(operator=operator, argument=inner):
+                return self._derivative(operator, inner)
+        return [Term(1.0, (), node)]
+
+    def _product(self, factors: Sequence[Node]) -> list[Term]:
+        found = [Term(1.0, (), ONE)]
+        for factor in factors:
+            own = self.terms(factor)
+            if len(own) * len(found) > MAX_TERMS:
+                own = [Term(1.0, (), factor)]
+            found = [
+                Term(a.number * b.number, (*a.coefficient, *b.coefficient), times(a.core, b.core))
+                for a in found
+                for b in own
+            ]
+        return found
+
+    def _derivative(self, operator: Operator, argument: Node) -> list[Term]:
+        inner = self.terms(argument)
+        if len(inner) > MAX_TERMS:
+            return [Term(1.0, (), Derivative(operator, argument))]
+        # what is the same everywhere has none
+        return [attrs.evolve(term, core=derivative(operator, term.core)) for term in inner if term.core != ONE]
+
+
+@attrs.frozen(kw_only=True)
+class Rate:
+    """The rate of change of one component: the part that is linear in it with uniform coefficients, and the rest."""
+
+    linear: tuple[tuple[Term, Operator], ...]
+    rest: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, node: Node, own: Symbol, expansion: Expansion, axes: int) -> Rate:
+        """Return the rate of the component `own`."""
+        linear: list[tuple[Term, Operator]] = []
+        rest: list[Term] = []
+        for term in expansion.terms(node):
+            match term.core:
+                case Derivative(operator=operator, argument=inner) if inner == own:
+                    linear.append((term, operator))
+                case core if core == own:
+                    linear.append((term, ((0,) * axes,)))
+                case _:
+                    rest.append(term)
+        return cls(linear=tuple(linear), rest=tuple(rest))
+
+
+def flux_form(term: Term) -> Term:
+    """Return `c u du/dx` as `c/2 d(u u)/dx`: one transform less, and conservative."""
+    match term.core:
+        case Product(
+            factors=(Symbol() as field, Derivative(operator=operator, argument=inner))
+            | (Derivative(operator=operator, argument=inner), Symbol() as field)
+        ) if field == inner and _is_first(operator):
+            return Term(term.number / 2, term.coefficient, Derivative(operator, Product((field, field))))
+    return term
+
+
+def skew_form(term: Term) -> list[Term]:
+    """Return `u du/dx` as `(u du/dx + d(u u)/dx) / 3`, with which differences keep the sums of u and of u^2."""
+    form = flux_form(term)
+    if form is term:
+        return [term]
+    return [attrs.evolve(term, number=term.number / 3), attrs.evolve(form, number=term.number / 3)]
+
+
+def diffusion_form(node: Node) -> Node:
+    """Return `d/dx (a du/dx)` as one node wherever it stands; two first differences would miss the shortest waves."""
+    match node:
+        case Sum(parts=parts):
+            return Sum(tuple(map(diffusion_form, parts)))
+        case Product(factors=factors):
+            return Product(tuple(map(diffusion_form, factors)))
+        case Derivative(operator=operator, argument=Product(factors=factors)) if _is_first(operator):
+            fluxes = [one for one in factors if type(one) is Derivative and one.operator == operator]
+            if len(fluxes) == 1:
+                rest = (one for one in factors if one is not fluxes[0])
+                return Diffusion(operator[0].index(1), times(*rest), fluxes[0].argument)
+    return node
+
+
+def _is_first(operator: Operator) -> bool:
+    return len(operator) == 1 and sum(operator[0]) == 1
