@@ -46,6 +46,7 @@ from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
+from hyco_engine.threads import threads_for
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
@@ -140,6 +141,22 @@ class Assembler:
             given={f"physical.parameters.{name}.from": own.from_ for name, own in parameters.items() if own.from_},
             found={name: index for name, own in parameters.items() if (index := index_of(own)) is not None},
         )
+
+    def choose_threads(self, task: Task, earlier: int | None = None) -> int:
+        """Return the number of threads to compute with, which is then part of `spec`.
+
+        If the spec leaves it open, it is that of the `earlier` run which goes on, or what pays for the sizes of `task`.
+        """
+        threads = self.spec.run.threads
+        if threads == "auto":
+            threads = earlier or max(self._threads_for(player, task) for player in self.players)
+            self.spec = replaced(self.spec, {"run.threads": threads})
+        return threads
+
+    def _threads_for(self, player: Player, task: Task) -> int:
+        settings, layout = self._settings(player), task.form.layout
+        cells = task.sample_bytes(settings) // self.dtype.itemsize if layout is None else math.prod(layout.spatial)
+        return threads_for(cells, task.count(settings))
 
     def prepare(self, task: Task, cache: CacheDecision | None = None) -> Parts:
         """Build all parts for a task, before or after its data is read; `cache` is an earlier decision, if any.

@@ -10,12 +10,13 @@ from typing import Any, Literal, cast
 
 import attrs
 
-from hyco_engine.assembly import Assembler
+from hyco_engine.assembly import Assembler, Parts
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.execution import Execution
 from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, Tracker
+from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.environment import running_on
 from hyco_engine.runs.folder import RunFolder
@@ -27,6 +28,7 @@ from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
 from hyco_engine.training.candidates import candidates_of, label
+from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded
 
 
@@ -117,7 +119,8 @@ class Engine:
         with RunLock(path) as lock:
             gone = lock.acquire()
             summary = completed(path)
-            earlier = find_earlier(path, self.spec, running_on(self.registry, assembler.device))
+            facts = running_on(self.registry, assembler.device, self.spec.run.threads)
+            earlier = find_earlier(path, self.spec, facts)
             if summary is not None and summary["cycles"] >= self.spec.run.cycles:
                 run = LoadedRun(path, self.registry)
                 models = {player: run.model(player) for player in assembler.players}
@@ -133,6 +136,7 @@ class Engine:
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
         task = assembler.task()
+        threads = assembler.choose_threads(task)
         parts = assembler.prepare(task)
         spec, alpha = assembler.spec, assembler.spec.augmentation.alpha
         candidates = candidates_of(parts.strategy)
@@ -155,8 +159,9 @@ class Engine:
             "n_real": task.n_real,
             "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
-            "memory": None if physical is None else task.memory(parts.trainers["physical"].settings, physical.dt),
+            "memory": _memory(parts, physical),
             "precision": spec.run.precision,
+            "threads": threads,
             "training": {key: value for key, value in assembler.chosen.items() if key != "run.precision"},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
@@ -172,6 +177,14 @@ class Engine:
                 yield
         except HycoError as error:
             raise self._loaded.locate(error) from error.__cause__
+
+
+def _memory(parts: Parts, physical: PhysicalChoice | None) -> dict[str, Any] | None:
+    if physical is None:
+        return None
+    trainer = parts.trainers["physical"]
+    room = Room.of(trainer.unknowns, trainer.settings, trainer.solver.passes)
+    return parts.task.memory(trainer.settings, physical.dt, room)
 
 
 def run(

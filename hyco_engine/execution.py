@@ -28,6 +28,7 @@ from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
+from hyco_engine.threads import compute_with, own_threads
 from hyco_engine.training.cycle import REST, Event
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.reporter import Guarded, Reporter
@@ -57,7 +58,7 @@ class Execution:
         self.folder = folder
         self.earlier = earlier
         self._report = Reporter(trackers=trackers)
-        self._facts = {"spec": dump_spec(assembler.spec), **running_on(assembler.registry, assembler.device)}
+        self._facts = self._current_facts()
         self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
         self._keeper = Keeper(self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop)
@@ -77,7 +78,16 @@ class Execution:
         """The spec, in which the assembler settles what is left open."""
         return self.assembler.spec
 
+    def _current_facts(self) -> dict[str, Any]:
+        """Return the spec as far as it is settled, and all else on which the last digits depend."""
+        running = running_on(self.assembler.registry, self.assembler.device, self.spec.run.threads)
+        return {"spec": dump_spec(self.spec), **running}
+
     def execute(self) -> RunResult:
+        with own_threads():
+            return self._execute()
+
+    def _execute(self) -> RunResult:
         status, message = "failed", None
         try:
             if self.earlier is not None:
@@ -89,7 +99,6 @@ class Execution:
             self._report.tell("started", told_first)
             for note in () if self.earlier is None else self.earlier.warnings:
                 self._report.warn(note)
-            self.folder.write_environment(describe_environment(self.assembler.registry, self.assembler.device))
             for note in self.loaded.notes:
                 self._report.warn(note)
             with naming_plugins(self.assembler.registry):
@@ -121,13 +130,15 @@ class Execution:
         assembler = self.assembler
         with self._report.timed("prepare_data"):
             task = assembler.task()
+            compute_with(assembler.choose_threads(task, None if self._kept is None else self._kept["run"]["threads"]))
+            self.folder.write_environment(describe_environment(assembler.registry, assembler.device))
             task.read(self._progress)
             self._digest = task.digest()
         if self._kept is not None and self._kept["data"] != self._digest:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
-        self._facts["spec"] = dump_spec(self.spec)
+        self._facts = self._current_facts()
         self.folder.write_spec(self._facts["spec"])
         for reason in assembler.reasons:
             self._report.tell("noted", reason)

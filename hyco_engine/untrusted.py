@@ -35,6 +35,10 @@ _KINDS = (
 )
 
 
+class TooLargeError(ValueError):
+    """What is to be read or made does not fit into the free memory."""
+
+
 def open_regular(path: Path, *, links: bool = True) -> IO[bytes]:
     """Open a regular file for reading; a FIFO or a device is not even opened, and without `links` no link is."""
     _refuse_other(path.stat() if links else path.lstat())
@@ -61,9 +65,9 @@ def read_regular(path: Path, *, most: int | None = None, memory: int = 1, links:
 
 
 def refuse_large(size: int) -> None:
-    """Raise ValueError if so many bytes of memory are not free."""
+    """Raise TooLargeError if so many bytes of memory are not free."""
     if size > (free := free_memory()):
-        raise ValueError(f"it needs {size / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free")
+        raise TooLargeError(f"it needs {size / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free")
 
 
 def _refuse_other(state: os.stat_result) -> None:

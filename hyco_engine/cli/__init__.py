@@ -14,6 +14,7 @@ import click
 from hyco_engine.cli.errors import INTERRUPTED, Ended
 from hyco_engine.cli.errors import report as tell  # `report` is also the name of a command's module
 from hyco_engine.cli.options import claim_stdout, stdout_for_json, with_plugin_option
+from hyco_engine.threads import let_waiting_threads_sleep
 
 # name -> (where the command is defined, its line in the list of commands)
 COMMANDS = {
@@ -127,6 +128,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; the entry point of the distribution, to which the process belongs."""
     claim_stdout()
+    let_waiting_threads_sleep()
     try:
         cli.main()
     except KeyboardInterrupt:  # one that came after the command had told its end

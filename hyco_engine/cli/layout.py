@@ -64,7 +64,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         if key not in ("parts", "n_real", "n_generated", "data", "cache", "memory", "training", "phases", "notes"):
             sections.append((key, _inline(value) if isinstance(value, Mapping) else [_short(value)]))
     if notes := plan.get("notes"):
-        sections.append(("warnings", [str(note) for note in notes]))
+        sections.append(("notes", [str(note) for note in notes]))
     return [line for title, lines in sections for line in _titled(title, lines)]
 
 
@@ -94,7 +94,8 @@ def _phase_lines(phases: Sequence[Any]) -> list[str]:
 
 
 def _inline(data: Mapping[str, Any]) -> list[str]:
-    plain = [f"{key} {_short(value)}" for key, value in data.items() if not isinstance(value, Mapping)]
+    given = {key: value for key, value in data.items() if value not in ([], ())}
+    plain = [f"{key} {_short(value)}" for key, value in given.items() if not isinstance(value, Mapping)]
     nested = [f"{key}: {', '.join(_inline(value))}" for key, value in data.items() if isinstance(value, Mapping)]
     return ([", ".join(plain)] if plain else []) + nested
 

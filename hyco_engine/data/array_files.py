@@ -45,6 +45,10 @@ class Stored:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
 
@@ -68,6 +72,10 @@ class ArrayReader(ABC):
     @abstractmethod
     def read(self, name: str, index: Index = ()) -> Array:
         """Return a part of an array. Raise DataError, for example if the file is shorter than its header declares."""
+
+    def read_whole(self, names: Iterable[str]) -> int:
+        """Return the bytes that are read, and held until `release`, before any part of these arrays is given."""
+        return 0
 
     def release(self) -> None:  # noqa: B027 - not every reader holds arrays
         """Release the arrays that were read."""
@@ -94,18 +102,6 @@ class ArrayReader(ABC):
         """Return the arrays and their shapes, for messages."""
         shown = [f"{name} {stored.shape}" for name, stored in list(self.arrays.items())[:12]]
         return ", ".join(shown + ["..."] * (len(self.arrays) > 12)) or "no numeric array"
-
-    def _whole(self, name: str) -> None:
-        """Raise DataError if the array does not fit into memory as a whole."""
-        stored = self.arrays[name]
-        size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
-        free = free_memory()
-        if size > free:
-            raise DataError(
-                f"{self.path}: {name!r} {stored.shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory "
-                f"are free; save it as .npy, which the engine reads piece by piece",
-                key=KEY,
-            )
 
 
 class HoldingReader(ArrayReader):
@@ -136,7 +132,7 @@ class NpyReader(HoldingReader):
         for name, file in self._paths().items():
             with reading(file), file.open("rb") as opened:
                 stored = _npy_header(opened, file)
-                declared = opened.tell() + int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
+                declared = opened.tell() + stored.nbytes
                 if declared > file.stat().st_size:
                     raise ValueError(f"the file ends after {file.stat().st_size} of {declared} bytes")
             yield name, stored
@@ -153,8 +149,29 @@ class NpyReader(HoldingReader):
         return [self._paths()[name] for name in sorted(set(names))]
 
 
-class NpzReader(HoldingReader):
-    """A `.npz` archive; an array is read as a whole."""
+class WholeReader(HoldingReader):
+    """Reads an array as a whole, whatever part of it is asked for."""
+
+    def read_whole(self, names: Iterable[str]) -> int:
+        return sum(self.arrays[name].nbytes for name in set(names) - self._held.keys())
+
+    def _open(self, name: str) -> Array:
+        size, free = self.read_whole([name]), free_memory()
+        if size > free:
+            raise DataError(
+                f"{self.path}: {name!r} {self.arrays[name].shape} takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB "
+                f"of memory are free; save it as .npy, which the engine reads piece by piece",
+                key=KEY,
+            )
+        return self._read(name)
+
+    @abstractmethod
+    def _read(self, name: str) -> Array:
+        """Return an array."""
+
+
+class NpzReader(WholeReader):
+    """A `.npz` archive."""
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
         with zipfile.ZipFile(self.path) as archive:
@@ -167,22 +184,20 @@ class NpzReader(HoldingReader):
                     except _NotNumeric as error:
                         self.refused[info.filename.removesuffix(".npy")] = str(error)
                         continue
-                    size = int(np.prod(stored.shape, dtype=object)) * stored.dtype.itemsize
-                    if opened.tell() + size != info.file_size:
+                    if opened.tell() + stored.nbytes != info.file_size:
                         raise ValueError(
-                            f"the entry {info.filename!r} declares {size} bytes and holds {info.file_size}"
+                            f"the entry {info.filename!r} declares {stored.nbytes} bytes and holds {info.file_size}"
                         )
                 yield info.filename.removesuffix(".npy"), stored
 
-    def _open(self, name: str) -> Array:
-        self._whole(name)
+    def _read(self, name: str) -> Array:
         with np.load(self.path, allow_pickle=False) as archive:
             array: Array = archive[name]
             return array
 
 
-class MatReader(HoldingReader):
-    """A `.mat` file up to version 7.2; an array is read as a whole. The array `u` in a struct `s` is named `s/u`."""
+class MatReader(WholeReader):
+    """A `.mat` file up to version 7.2. The array `u` in a struct `s` is named `s/u`."""
 
     squeezes = True
 
@@ -215,8 +230,7 @@ class MatReader(HoldingReader):
                 kind = "struct" if values.dtype.names else "cell" if values.dtype.kind == "O" else "char"
                 self.refused[inner] = _MATLAB[kind]
 
-    def _open(self, name: str) -> Array:
-        self._whole(name)
+    def _read(self, name: str) -> Array:
         variable = name.partition("/")[0]
         loaded = self._load(variable)
         array: Array = loaded if variable == name else dict(self._members(variable, loaded))[name]

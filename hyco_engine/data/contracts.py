@@ -90,6 +90,10 @@ class TrajectorySource(ABC):
         """Return the number of frames of simulation `index` if it is known without loading, else None."""
         return None
 
+    def read_whole(self, index: int) -> int:
+        """Return the bytes that are first read, and held, where simulation `index` is in a file that is read whole."""
+        return 0
+
     def scalars(self, index: int) -> Mapping[str, float]:
         """Return the known numbers of simulation `index` by name, such as parameters; it is cheap, and loads no field.
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.errors import DataError
-from hyco_engine.resources import free_memory
+from hyco_engine.untrusted import TooLargeError, read_regular
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
@@ -253,15 +253,12 @@ def _with(form: CsvForm, **found: str) -> CsvForm:
 
 def _decoded(path: Path, form: CsvForm, notes: list[str]) -> str:
     try:
-        size, free = path.stat().st_size, free_memory()
-        if size * _MEMORY > free:
-            raise DataError(
-                f"{path}: a text table of {size / 1e9:.3g} GB takes about {size * _MEMORY / 1e9:.3g} GB of memory, and "
-                f"{free / 1e9:.3g} GB are free; save it as .parquet or .npy",
-                key="data.path",
-            )
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path, memory=_MEMORY)
+    except TooLargeError as error:
+        raise DataError(
+            f"cannot read {path}: {error}; a table saved as .parquet or .npy takes less", key="data.path"
+        ) from None
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}", key="data.path") from None
     marked = next((name for mark, name in _MARKS if content.startswith(mark)), "")
     # half of the bytes of numbers in UTF-16 are zero

@@ -47,6 +47,9 @@ class DerivedSource(TrajectorySource):
     def frames(self, index: int) -> int | None:
         return self.source.frames(index)
 
+    def read_whole(self, index: int) -> int:
+        return self.source.read_whole(index)
+
     def scalars(self, index: int) -> Mapping[str, float]:
         return self.source.scalars(index)
 

@@ -172,6 +172,10 @@ class JoinedSource(TrajectorySource):
         source, own = self._place(index)
         return source.frames(own)
 
+    def read_whole(self, index: int) -> int:
+        source, own = self._place(index)
+        return source.read_whole(own)
+
     def scalars(self, index: int) -> Mapping[str, float]:
         source, own = self._place(index)
         return {name: value for name, value in source.scalars(own).items() if name in self._scalars}

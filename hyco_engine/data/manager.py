@@ -468,13 +468,18 @@ class DataManager:
             layout = self.source.layout
             cells = layout.n_all * math.prod(layout.spatial)
             window = min(declared, self.choice.num_predict_steps + 1)
+            whole = self.source.read_whole(index)
             try:
-                refuse_large((_LOADED * declared + _TRAINED * window) * cells)
+                refuse_large(whole + (_LOADED * declared + _TRAINED * window) * cells)
             except ValueError as error:
                 shape = " x ".join(map(str, (layout.n_all, *layout.spatial)))
+                file = (
+                    f"; {whole / 1e9:.3g} GB are for its file, which is read as a whole, as .npy and .h5 files are not"
+                )
                 raise DataError(
                     f"simulation {index} of the data has {declared} frames of {shape} values, and to load it and train "
-                    f"on one of its windows {error}. Take fewer frames (num_frames), fewer fields or a coarser grid",
+                    f"on one of its windows {error}. Take fewer frames (num_frames), fewer fields or a coarser grid"
+                    f"{file if whole else ''}",
                     key="data",
                 ) from None
         return self.source.load(index)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hyco_engine.errors import DataError, Problem, SpecError
 from hyco_engine.runs.reading import RunFiles
@@ -75,17 +75,15 @@ def asking_for_files(folder: Path, registry: Registry) -> Iterator[None]:
         raise SpecError([*error.problems, Problem(message=told, key="--plugin")]) from error
 
 
-def running_on(registry: Registry, device: torch.device) -> dict[str, Any]:
-    """Return everything that the last digits of results may depend on."""
-    import torch
-
+def running_on(registry: Registry, device: torch.device, threads: int | Literal["auto"]) -> dict[str, Any]:
+    """Return everything that the last digits of results may depend on; `threads` is `run.threads`."""
     return {
         "versions": package_versions(),
         "plugins": {info.name: info.version for info in registry.plugins if info.status == "ok" and info.file is None},
         "files": {
             info.name: info.version for info in registry.plugins if info.status == "ok" and info.file is not None
         },
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "device": str(device),
     }
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -42,6 +42,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
 def is_temporary(path: Path) -> bool:
     """Return True for a temporary file of `write_atomic`."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def entries_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield all that lies below a folder, however deep; no link is followed."""
+    left = [os.fspath(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

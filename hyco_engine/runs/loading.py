@@ -24,6 +24,7 @@ from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, spec_from_text
 from hyco_engine.spec.resolving import replaced
+from hyco_engine.threads import own_threads
 
 log = logging.getLogger("hyco_engine")
 
@@ -101,7 +102,8 @@ class LoadedRun:
         A stepper has all metrics of `RolloutMetrics`. Raise DataError where the data does not fit the models.
         """
         try:
-            return self._evaluate(split, which)
+            with own_threads(self.spec.run.threads):
+                return self._evaluate(split, which)
         except HycoError as error:
             raise self._loaded.locate(error) from error.__cause__
 

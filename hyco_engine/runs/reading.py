@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hyco_engine.errors import DataError
+from hyco_engine.runs.files import entries_below
 from hyco_engine.runs.seal import SEAL
 from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
 
@@ -74,15 +74,17 @@ class RunFiles:
 
     def names(self) -> list[str]:
         """Return the names of all regular files in the folder."""
-        files = (path for path in _entries(self.folder) if path.is_file() and not path.is_symlink())
+        files = (Path(entry.path) for entry in entries_below(self.folder) if entry.is_file(follow_symlinks=False))
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
     def refuse_others(self) -> None:
         """Raise DataError where the folder holds anything but regular files and folders, before a run writes to it."""
-        for path in _entries(self.folder):
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                what = "a link" if path.is_symlink() else "neither a file nor a folder"
-                raise DataError(f"{path} is {what}, and a run writes only to files of its own: remove {path.name}")
+        for entry in entries_below(self.folder):
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                what = "a link" if entry.is_symlink() else "neither a file nor a folder"
+                raise DataError(
+                    f"{entry.path} is {what}, and a run writes only to files of its own: remove {entry.name}"
+                )
 
     def _read(self, name: str, memory: int, most: int | None) -> bytes | None:
         path = self.folder / name
@@ -120,12 +122,3 @@ class RunFiles:
                 f"verification"
             ) from error
         return found
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            yield path
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(path)

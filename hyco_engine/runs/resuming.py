@@ -29,6 +29,7 @@ HARMLESS = (
     "run.name",
     "run.cycles",
     "run.device",
+    "run.threads",
     "run.checkpoint_minutes",
     "paths.data",
     "paths.cache",
@@ -36,7 +37,8 @@ HARMLESS = (
     "augmentation.cache.directory",
     "trackers",
 )
-"""Keys that may change when a run is resumed. Another device may change the last digits, and a warning says so."""
+"""Keys that may change when a run is resumed. Another device or number of threads may change the last digits, and a
+warning says so."""
 
 
 @attrs.frozen(kw_only=True)
@@ -171,12 +173,14 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
 
 def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -> Iterator[str]:
     """Yield the reasons why the rest of a run may differ from that of an uninterrupted one."""
-    for name, what in (("threads", "threads"), ("device", "device"), ("versions", "package"), ("plugins", "plugin")):
+    named = {"threads": "number of threads", "device": "device", "versions": "package", "plugins": "plugin"}
+    for name, what in named.items():
         before, now = run[name], facts[name]
         if isinstance(now, Mapping):
             changed = [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]
         else:
-            changed = [] if before == now else [f"{before} -> {now}"]
+            # what is left open stays as it was
+            changed = [] if now in (before, "auto") else [f"{before} -> {now}"]
         if changed:
             yield f"resumed with another {what} ({', '.join(changed)}): results may differ in their last digits"
     before, now = run.get("files", {}), facts["files"]

@@ -8,10 +8,9 @@ anybody who can write to the folder can write a new one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
-from hyco_engine.runs.files import dump_json, is_temporary, write_atomic
+from hyco_engine.runs.files import dump_json, entries_below, is_temporary, write_atomic
 from hyco_engine.runs.lock import GUARD, LOCK
 
 SEAL = "checksums.json"
@@ -24,11 +23,10 @@ def seal(folder: Path) -> None:
     write_atomic(folder / SEAL, dump_json({name: _sha256(folder / name) for name in _files(folder)}) + "\n")
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and name.parts[0] not in _UNSEALED and not is_temporary(path):
-            yield name.as_posix()
+def _files(folder: Path) -> list[str]:
+    files = (Path(entry.path) for entry in entries_below(folder) if entry.is_file(follow_symlinks=False))
+    names = sorted(path.relative_to(folder) for path in files if not is_temporary(path))
+    return [name.as_posix() for name in names if name.parts[0] not in _UNSEALED]
 
 
 def _sha256(path: Path) -> str:

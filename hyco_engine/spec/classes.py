@@ -51,6 +51,13 @@ class RunSpec:
         help="precision of data, models and losses; auto takes float32, but float64 where float32 keeps fewer than 4 "
         "digits of how a field varies",
     )
+    threads: int | Literal["auto"] = option(
+        "auto",
+        help="number of processor threads to compute with; auto: one for small samples, and one more for each 32 768 "
+        "cells in a batch of at most 16 samples, up to what torch would take (OMP_NUM_THREADS, or else all cores). "
+        "Another number changes the last digits, so a resumed run keeps its own",
+        ge=1,
+    )
     checkpoint_minutes: float = option(
         10.0,
         help="the run writes a checkpoint at the end of each phase, and within a phase after so many minutes",

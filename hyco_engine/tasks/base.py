@@ -21,6 +21,7 @@ from hyco_engine.spec.classes import LossSpec
 from hyco_engine.tasks.terms import declared_terms
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.memory import Room
 from hyco_engine.training.settings import TrainingSettings
 
 
@@ -197,8 +198,13 @@ class Task(ABC):
         """The sizes of the data for `hyco-engine check`."""
         return {}
 
-    def memory(self, settings: TrainingSettings, inner_dt: float | None) -> dict[str, Any] | None:
-        """Return the most memory of a physics' gradient, for `hyco-engine check`; None if there are no rollouts."""
+    def memory(
+        self, settings: TrainingSettings, inner_dt: float | None, room: Room | None = None
+    ) -> dict[str, Any] | None:
+        """Return the most memory of a physics' gradient, for `hyco-engine check`; None if there are no rollouts.
+
+        `room` is what a pass over all samples may take; None for batches.
+        """
         return None
 
     def summary(self) -> dict[str, Any] | None:

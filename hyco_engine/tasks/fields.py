@@ -22,7 +22,7 @@ from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec, Trajectory
 from hyco_engine.physics.parameters import span_text
 from hyco_engine.tasks.base import Example, Task
-from hyco_engine.training.memory import expected_memory
+from hyco_engine.training.memory import Room, expected_memory
 from hyco_engine.training.noisy import is_noisy
 from hyco_engine.training.settings import TrainingSettings
 
@@ -223,12 +223,17 @@ class FieldTask(Task, ABC):
             "resolution": list(self.layout.grid.resolution),
         }
 
-    def memory(self, settings: TrainingSettings, inner_dt: float | None) -> dict[str, Any] | None:
+    def memory(
+        self, settings: TrainingSettings, inner_dt: float | None, room: Room | None = None
+    ) -> dict[str, Any] | None:
+        count, steps = self.count(settings), self.horizon(settings)
+        internal = None if inner_dt is None else max(1, round(self.dt / inner_dt))
+        state = torch.empty(self.layout.n_all, *self.layout.spatial, device="meta")
+        together = min(count, settings.batch_size)
+        if room is not None:
+            together = room.together(count, state, steps, internal or 1)
         return expected_memory(
-            min(self.count(settings), settings.batch_size) * self._bytes(self.layout.n_all),
-            steps=self._window(settings)[0],
-            internal=None if inner_dt is None else max(1, round(self.dt / inner_dt)),
-            budget_gb=settings.memory_gb,
+            together * self._bytes(self.layout.n_all), steps=steps, internal=internal, budget_gb=settings.memory_gb
         )
 
     def summary(self) -> dict[str, Any] | None:

@@ -33,7 +33,6 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.error_correlation import Correlation, correlation, volume_of_windows
-from hyco_engine.training.jacobian import TANGENT_ELEMENTS
 from hyco_engine.training.least_squares import unit_scale
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.problem import Problem
@@ -160,17 +159,15 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     model = trainer.unknowns.physics
     if model is None or not trainer.trainable or not trainer.objective.squared:
         return None
-    learnables = model.learnables
-    own = {name: learnables.raw[name].numel() for name in learnables.learned}
-    shared = sum(1 if name in learnables.index else count for name, count in own.items())
-    every = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if shared > MOST_PARAMETERS or every - sum(own.values()) + shared > MOST_PARAMETERS or every > MOST_VALUES:
+    every = sum(parameter.numel() for parameter in trainer.unknowns.parameters)
+    if trainer.unknowns.numbers_of_a_sample > MOST_PARAMETERS or every > MOST_VALUES:
         return None
-    used, chunk, left_out = _affordable(trainer, data) if trainer.state.initial is None else (data, None, "")
+    learned = trainer.state.initial is not None
+    used, left_out = (data, "") if learned else _affordable(trainer, data)
     # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
     known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
     linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
-    found = error_bars(model, trainer.whole_loss(used, chunk=chunk), linearizer)
+    found = error_bars(model, trainer.whole_loss(used, passes="tangents"), linearizer)
     return attrs.evolve(found, assumption=found.assumption + left_out)
 
 
@@ -188,21 +185,18 @@ class Every(Samples):
         return self.data.batch(indices * self.step)
 
 
-def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, int, str]:
-    """Return (the samples to use, their number at a time, a text about those left out), from sizes alone."""
-    size = trainer.settings.batch_size
+def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, str]:
+    """Return (the samples to use, a text about those left out), from sizes alone."""
     batch = data.batch(torch.zeros(1, dtype=torch.int64))
     steps, states = trainer.objective.steps(batch), batch[0]
     if steps is None or not isinstance(states, Tensor):
-        return data, size, ""
-    count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    kept = count * steps * states.numel()
+        return data, ""
+    kept = trainer.unknowns.numbers_of_a_sample * steps * states.numel()
     step = -(-len(data) * kept * internal_steps(trainer.model) // MOST_TANGENTS)
-    size = max(1, min(size, TANGENT_ELEMENTS // kept))
     if step <= 1:
-        return data, size, ""
+        return data, ""
     used = Every(data, step)
-    return used, size, f"; from {len(used)} of {len(data)} samples, evenly spread, to bound the time this takes"
+    return used, f"; from {len(used)} of {len(data)} samples, evenly spread, to bound the time this takes"
 
 
 def find_blocks(data: AugmentedDataset, count: int) -> Blocks:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -29,8 +30,9 @@ from hyco_engine.training.problem import to_device
 from hyco_engine.training.relative_errors import LEAST, RelativeErrors, mean_of, over_steps
 from hyco_engine.training.rollout_metrics import RolloutMetrics
 
-# The most trajectories, and their most bytes, in one batch, so that memory stays bounded; one trajectory may have more.
-_AT_ONCE = 16
+T = TypeVar("T")
+
+# The most bytes of trajectories in one batch, so that memory stays bounded; one trajectory may have more.
 _BYTES_AT_ONCE = 2**26
 # The most frames that are compared at once, in float64.
 _ELEMENTS_AT_ONCE = 2**22
@@ -81,7 +83,7 @@ def rollout_sums(
     sums = Sums(layout, trajectories)
     for length in sorted({len(t.dynamic) for t in trajectories}):
         alike = [(k, t) for k, t in enumerate(trajectories) if len(t.dynamic) == length]
-        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // max(1, alike[0][1].dynamic.nbytes)))
+        at_once = max(1, _BYTES_AT_ONCE // max(1, alike[0][1].dynamic.nbytes))
         for begin in range(0, len(alike), at_once):
             units, group = zip(*alike[begin : begin + at_once], strict=True)
             start = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in group]).to(device)
@@ -188,7 +190,23 @@ def _by_step(errors: Tensor) -> list[float | None]:
 
 
 class HeldOut(ABC):
-    """Real data on which no model trains, and the measure of a model on it."""
+    """Real data on which no model trains, and the measure of a model on it.
+
+    What was measured of a model is kept until its weights change, since a cycle asks for it several times.
+    """
+
+    def __init__(self) -> None:
+        self._measured: WeakKeyDictionary[nn.Module, tuple[dict[str, Tensor], Any]] = WeakKeyDictionary()
+
+    def _once(self, model: nn.Module, compute: Callable[[], T]) -> T:
+        """Return `compute()`, or what it returned for the same weights of the same model."""
+        weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        known = self._measured.get(model)
+        if known is None or not _equal(known[0], weights):
+            kept = {name: value.detach().clone() for name, value in weights.items()}
+            known = self._measured[model] = kept, compute()
+        found: T = known[1]
+        return found
 
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, Any]:
@@ -242,6 +260,7 @@ class HeldOutRollouts(HeldOut):
         last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
     ) -> None:
+        super().__init__()
         self.trajectories = trajectories
         self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
@@ -249,14 +268,20 @@ class HeldOutRollouts(HeldOut):
         self._detailed = detailed
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
+        if not self._detailed:
+            return self._sums(model).metrics()
         return self._errors(model_rollout(model), self.trajectories)
+
+    def _sums(self, model: nn.Module) -> Sums:
+        predict = model_rollout(model)
+        return self._once(model, lambda: rollout_sums(predict, self.trajectories, self.layout, self.device))
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         known = (metrics[name] for name in ("vrmse", "nrmse") if metrics[name] is not None)
         return float(next(known, math.inf))
 
     def by_unit(self, model: nn.Module) -> Tensor:
-        return rollout_sums(model_rollout(model), self.trajectories, self.layout, self.device).by_unit()
+        return self._sums(model).by_unit()
 
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
         squares, count = torch.einsum("ru,nutf->nrtf", units, by_unit)
@@ -298,6 +323,7 @@ class HeldOutSamples(HeldOut):
     def __init__(
         self, samples: Samples, objective: Objective, device: torch.device | str = "cpu", batch_size: int = 256
     ) -> None:
+        super().__init__()
         self._samples = samples
         self._objective = objective
         self._device = torch.device(device)
@@ -313,6 +339,9 @@ class HeldOutSamples(HeldOut):
         return float(metrics["loss"])
 
     def by_unit(self, model: nn.Module) -> Tensor:
+        return self._once(model, lambda: self._errors_of(model))
+
+    def _errors_of(self, model: nn.Module) -> Tensor:
         parts: dict[str, list[Tensor]] = {spec.name: [] for spec in self._objective.specs}
         with torch.no_grad(), evaluating(model):
             for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
@@ -324,6 +353,10 @@ class HeldOutSamples(HeldOut):
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
         scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)
         return (_means(torch.einsum("ru,nutf->nrf", units, by_unit)) @ scales).clamp(min=LEAST)
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def _means(sums: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ from hyco_engine.interfaces import Batch
 _LOOKED_AT = 64
 """The number of samples whose spread is looked at."""
 
+MOST_NUMBERS = 2**26
+"""Derivatives by the start states are held as numbers up to so many for a window, and curvatures for all windows."""
+
 
 class InitialStates(nn.Module):
     """The learned `shift [n_real, C_dyn, *S]` of the observed starts of the real samples, zero at first.
@@ -70,6 +73,11 @@ class InitialStates(nn.Module):
         shape = self.scaled.shape[1:]
         unit = torch.eye(shape.numel(), dtype=self.scaled.dtype, device=self.scaled.device).view(-1, *shape)
         return self.size * unit
+
+    def numbers(self, steps: int) -> int:
+        """Return by how many values of its start a rollout's derivatives are held as numbers; else products do."""
+        values = self.scaled[0].numel()
+        return values if values**2 * (steps + 1) <= MOST_NUMBERS else 0
 
     def check(self, data: AugmentedDataset) -> None:
         """Raise RunError if these start states belong to other samples than those of `data`."""

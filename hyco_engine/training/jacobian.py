@@ -72,6 +72,19 @@ def push_forward(
     return pair[0], pair[1]
 
 
+def push_each(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return (f, its derivatives `[K, ...]`) along K `tangents [K, ...]` of the inputs, whose calls cost as one."""
+
+    def push(*along: Tensor) -> tuple[Tensor, Tensor]:
+        return push_forward(function, inputs, along)
+
+    _load_rules()
+    values, derivatives = torch.func.vmap(push)(*tangents)
+    return values[0], derivatives
+
+
 def push_forward_all(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Return the function that computes the derivatives of all outputs along every element of the input."""
     _load_rules()

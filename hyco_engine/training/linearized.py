@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
-from hyco_engine.training.initial_states import InitialStates
-from hyco_engine.training.jacobian import TANGENT_ELEMENTS, ForwardJacobian, push_forward
+from hyco_engine.training.initial_states import MOST_NUMBERS
+from hyco_engine.training.jacobian import ForwardJacobian, push_each, push_forward
 from hyco_engine.training.least_squares import NormalEquations
 from hyco_engine.training.problem import Chunk, Problem
 from hyco_engine.training.tangents import NotCaptured, Replay, TangentRollout
 
 logger = logging.getLogger(__name__)
 
-MOST_NUMBERS = 2**26
-"""Derivatives by the start states are held as numbers up to so many for a window, and curvatures for all windows."""
 MOST_WORK = 2**29
 """So many derivatives are pushed through all steps at most; beyond that, products with them must do."""
 
@@ -147,12 +145,6 @@ class Linearizer:
             found = found.with_prior(value[0], gradient[0], hessian[0])
         return found
 
-    @staticmethod
-    def together(most: int, initial: InitialStates, steps: int) -> int:
-        """Return how many samples, up to `most`, are computed together if each brings its start's derivatives."""
-        derivatives = initial.scaled[0].numel() ** 2 * (steps + 1)
-        return most if derivatives > MOST_NUMBERS else max(1, min(most, TANGENT_ELEMENTS // derivatives))
-
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""
         assert whole.initial is not None
@@ -204,11 +196,11 @@ class Linearizer:
         moves = states.new_zeros(derivatives.shape[1], *states.shape)
         if basis is not None:
             moves[-len(basis) :, :, : basis.shape[1]] = basis[:, None]
-        pairs = []
-        for prediction, rates in zip(predictions, derivatives, strict=True):
-            columns = [push_forward(residuals, (prediction, states), pair) for pair in zip(rates, moves, strict=True)]
-            pairs.append((columns[0][0], torch.stack([column for _, column in columns], dim=2)))
-        jacobian = self._rollout.spread(torch.stack([j for _, j in pairs]), states)
+        pairs = [
+            push_each(residuals, (prediction, states), (rates, moves))
+            for prediction, rates in zip(predictions, derivatives, strict=True)
+        ]
+        jacobian = self._rollout.spread(torch.stack([j.movedim(0, -1) for _, j in pairs]), states)
         return chunk, torch.stack([r for r, _ in pairs]), jacobian
 
     def _one_by_one(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:

@@ -1,10 +1,11 @@
-"""The memory that the gradient of a rollout needs, and the distance between kept states with which it fits."""
+"""The memory that the gradient of a rollout needs, the distance between kept states with which it fits, and the number
+of samples whose derivatives are computed together."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -13,11 +14,65 @@ from torch import Tensor, nn
 from hyco_engine.interfaces import Batch, Player
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.losses import Objective
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.unknowns import Unknowns
 
 logger = logging.getLogger(__name__)
 
 _OPERATIONS = 200
 """The first guess at the number of state-sized tensors that a step keeps; if it exceeds the budget, it is measured."""
+
+ENOUGH = 2**17
+"""Operations on so many values cost far more than their calls, and their tensors still fit into a processor's cache."""
+_TANGENTS = 16
+"""The number of tangents of a state, of each kind, that a step holds at a time."""
+_TANGENTS_OF_FRAME = 6
+"""The number of copies of a frame's tangents: as they are collected, stacked, pushed into residuals and summed up."""
+
+
+Passes = Literal["batches", "gradients", "tangents"]
+"""What passes over all samples compute: batch after batch, or whole gradients, or derivatives in forward mode."""
+
+
+@attrs.frozen(kw_only=True)
+class Room:
+    """What a pass over all samples may take: memory, for derivatives by `tangents` numbers of each sample.
+
+    `tangents` is None for gradients. `starts` points are evaluated at a time.
+    """
+
+    budget_bytes: float
+    tangents: int | None = None
+    starts: int = 1
+
+    @classmethod
+    def of(cls, unknowns: Unknowns, settings: TrainingSettings, passes: Passes) -> Room | None:
+        """Return the room that the settings give to such passes; None for batches of their own size.
+
+        A compiled step is for such batches too, and one call of it costs little.
+        """
+        compiled = unknowns.physics is not None and unknowns.physics.execution[0] == "inductor"
+        if compiled or passes == "batches":
+            return None
+        budget = settings.memory_gb * 2**30
+        if passes == "gradients":
+            return cls(budget_bytes=budget)
+        return cls(budget_bytes=budget, tangents=unknowns.numbers_of_a_sample, starts=settings.starts)
+
+    def together(self, count: int, state: Tensor, steps: int, internal: int) -> int:
+        """Return how many of `count` samples to compute at a time: all that fit, as far as more of them are faster.
+
+        Each is a rollout of `steps` from a start like `state [C_all, *S]`, of `internal` internal steps.
+        """
+        values, size = self.starts * state.numel(), self.starts * state.nbytes
+        if self.tangents is None:
+            each = size * steps * internal * _OPERATIONS
+        else:
+            values *= 1 + self.tangents
+            each = size * (1 + self.tangents) * (_TANGENTS + _TANGENTS_OF_FRAME * steps)
+        most = max(1, min(count, ENOUGH // values, int(min(self.budget_bytes / each, count))))
+        # parts of one size, since each size has a graph of its own
+        return -(-count // -(-count // most))
 
 
 @attrs.frozen(kw_only=True)

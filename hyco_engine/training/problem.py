@@ -24,22 +24,21 @@ from hyco_engine.interfaces import (
     StepContext,
     Values,
 )
-from hyco_engine.physics.within import instability
+from hyco_engine.physics.within import instability, internal_steps
 from hyco_engine.randomness import derive_generator
 from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, broken_losses, out_of_range
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
-from hyco_engine.training.memory import MemoryPlan, plan_rollouts
+from hyco_engine.training.memory import MemoryPlan, Passes, Room, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.prior import Prior
+from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.unknowns import Unknowns
 
 Metrics = dict[str, float]
 MOST_GROWTH = 8.0
 """A search may try parameters that need so many times as many internal steps; beyond, its step was too long."""
-TOGETHER = 32
-"""The number of short windows that are computed together, however few of the long ones are."""
 KEPT_BYTES = 2**28
 """A data set up to this size stays gathered between passes over it."""
 
@@ -103,8 +102,8 @@ class Problem:
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
     curvature a lower bound. `initial` holds the start states that are learned beside the model. Messages call the model
-    `model_name`, and the whole loss computes `batch_size` samples at a time. The phase has `epochs` epochs, after
-    `begun` earlier ones.
+    `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
+    phase has `epochs` epochs, after `begun` earlier ones.
     """
 
     unknowns: Unknowns
@@ -114,10 +113,11 @@ class Problem:
     player: Player
     model_name: str
     seed: int
-    batch_size: int
+    settings: TrainingSettings
     device: torch.device
     terms: Sequence[ExtraTerm] = ()
     initial: InitialStates | None = None
+    passes: Passes = "batches"
     epochs: int = 0
     begun: int = 0
     weights: Mapping[str, float] = attrs.Factory(dict)
@@ -129,7 +129,19 @@ class Problem:
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
-        self._chunks = _Chunks(self.data, self.batch_size, self.device)
+        self._chunks = _Chunks(self.data, self._together(), self.device)
+
+    def _together(self) -> int:
+        room = Room.of(self.unknowns, self.settings, self.passes)
+        if room is None or not len(self.data):
+            return self.settings.batch_size
+        batch = self.data.batch(torch.tensor([0]))
+        states, steps = batch[0], self.objective.steps(batch)
+        if steps is None or not isinstance(states, Tensor):
+            return self.settings.batch_size
+        if self.initial is not None and room.tangents is not None:
+            room = attrs.evolve(room, tangents=room.tangents + self.initial.numbers(steps))
+        return room.together(len(self.data), states[0], steps, internal_steps(self.model))
 
     @property
     def model(self) -> nn.Module:
@@ -185,12 +197,11 @@ class Problem:
             return None
         data = AugmentedDataset(Recut(self.data.real, horizon))
         objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
-        size = max(self.batch_size, TOGETHER)
-        return attrs.evolve(self, data=data, objective=objective, initial=None, batch_size=size) if len(data) else None
+        return attrs.evolve(self, data=data, objective=objective, initial=None) if len(data) else None
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
         """Return how rollouts fit into memory; None if there are none. The log states the cost."""
-        indices = torch.arange(min(len(self.data), self.batch_size))
+        indices = torch.arange(min(len(self.data), self._chunks.size))
         batch = to_device(self.data.batch(indices), self.device)
         return plan_rollouts(self.model, self.objective, batch, budget_gb * 2**30, self.player)
 
@@ -289,7 +300,7 @@ class Problem:
 
     def cause(self) -> str:
         """Return what helps against a cause of divergence that no training removes; empty if none is seen."""
-        return self._cause(self._chunks.gather(torch.arange(min(len(self.data), self.batch_size))).batch)
+        return self._cause(self._chunks.gather(torch.arange(min(len(self.data), self.settings.batch_size))).batch)
 
     def _cause(self, batch: Batch) -> str:
         return out_of_range(batch) or instability(self.model, batch[0]) or ""

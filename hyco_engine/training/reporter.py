@@ -105,6 +105,6 @@ def naming_memory(phase: str, cycle: int | None = None) -> Iterator[None]:
             raise
         place = phase if cycle is None else f"{phase} of cycle {cycle}"
         raise RunError(
-            f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size), or "
-            "augmentation.cache.kind = 'disk' or 'on-the-fly'"
+            f"out of memory in {place}; {limit_text()}. Take smaller batches (training.<model>.batch_size, "
+            "and memory_gb under gauss-newton and lbfgs), or augmentation.cache.kind = 'disk' or 'on-the-fly'"
         ) from error

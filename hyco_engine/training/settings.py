@@ -49,9 +49,9 @@ class TrainingMethod:
 
     optimizer: Literal["auto", "adam", "adamw", "sgd", "lbfgs", "gauss-newton"] = option(
         "adam",
-        help="under lbfgs and gauss-newton, an epoch is one iteration over all windows, in chunks of batch_size; "
-        "auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, lbfgs up to a "
-        "million, else adam",
+        help="under lbfgs and gauss-newton, an epoch is one iteration over all windows, as many at a time as pay and "
+        "fit into memory_gb; auto takes adam for a network, and for a physics gauss-newton up to 50 learned numbers, "
+        "lbfgs up to a million, else adam",
     )
     horizon: int | Literal["auto"] = option(
         "auto",
@@ -86,7 +86,8 @@ class TrainingMethod:
     )
     memory_gb: float = option(
         4.0,
-        help="memory for the gradient of a rollout; if a rollout needs more, the engine computes parts of it twice",
+        help="memory for the derivatives of rollouts; lbfgs and gauss-newton compute fewer windows at a time where all "
+        "need more, and if the gradient of a batch needs more, the engine computes parts of it twice",
         unit="GB",
         gt=0.0,
         inf=True,

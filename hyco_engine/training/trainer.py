@@ -242,19 +242,12 @@ class Trainer:
             model_name=self.model_name,
             seed=self.seed,
             device=self.device,
+            settings=self.settings,
             terms=terms,
             initial=state.initial,
             begun=self.epochs_done - done,
-            **{"batch_size": self._batch_size(data), **more},
+            **{"passes": self.solver.passes, **more},
         )
-
-    def _batch_size(self, data: AugmentedDataset) -> int:
-        """Return the number of samples that are computed together: fewer where each brings its start's derivatives."""
-        size, initial = self.settings.batch_size, self.state.initial
-        if initial is None or self.solver.name != "gauss-newton":
-            return size
-        steps = self.objective.steps(data.batch(torch.tensor([0]))) or 1
-        return self.linearizer.together(size, initial, steps)
 
     def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within the context, its weights from the start of the phase under way."""
@@ -262,15 +255,15 @@ class Trainer:
         return nullcontext() if phase is None else self.unknowns.with_weights(phase.start)
 
     def whole_loss(
-        self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, chunk: int | None = None
+        self, data: Samples, terms: Sequence[ExtraTerm] = (), *, commit: bool = False, **more: Any
     ) -> Problem:
-        """Return the loss over all samples of `data`, with frozen weights; it computes `chunk` samples at a time.
+        """Return the loss over all samples of `data`, with frozen weights; `more` are further fields of the problem.
 
         With `commit`, the weights follow from these samples, which count as one step of the normalizer. Without it they
         are those of the normalizer's last step, and the normalizer does not change.
         """
         dataset = data if isinstance(data, AugmentedDataset) else AugmentedDataset(data)
-        problem = self._problem(dataset, terms, batch_size=chunk or self._batch_size(dataset))
+        problem = self._problem(dataset, terms, **more)
         problem.freeze(self.epochs_done, self.steps_done, commit=commit)
         return problem
 

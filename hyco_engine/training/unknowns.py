@@ -37,6 +37,13 @@ class Unknowns:
         return list(self.named.values())
 
     @property
+    def numbers_of_a_sample(self) -> int:
+        """The number of entries of a point on which one sample depends: of values of groups, the own group's alone."""
+        index = () if self.physics is None else self.physics.learnables.index
+        grouped = {f"learnables.raw.{name}" for name in index}
+        return sum(1 if name in grouped else parameter.numel() for name, parameter in self.named.items())
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision in which the model computes."""
         return self.parameters[0].dtype

@@ -509,7 +509,7 @@ class TestCheck:
             "cache     memory (2.5 kB): 2.5 kB are below half of 2 GB",
             "phases    cycles 1 to 3: train synthetic, epochs 5, n_real 20, n_generated 2",
             "                         train physical, epochs 5, n_real 20, n_generated 2",
-            "warnings  width was dropped",
+            "notes     width was dropped",
         ]
 
     def test_json(self, world: World) -> None:

@@ -263,7 +263,7 @@ def test_few_samples_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     data = affine_data(0.1, seed=1, count=10)
     trainer = trainer_of(model_of(Affine()))
     whole = measure(trainer, data)
-    monkeypatch.setattr("hyco_engine.training.error_bars.TANGENT_ELEMENTS", 3 * 16)
+    monkeypatch.setattr("hyco_engine.training.memory.ENOUGH", 3 * 16)
     part = measure(trainer, data)
     assert whole is not None
     assert part is not None

@@ -8,7 +8,10 @@ from importlib import import_module
 import attrs
 import pytest
 import torch
-from gallery_cases import REGISTRY, Case, run, states
+from gallery_cases import REGISTRY, Case, run, states, windows
+
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
 
 KINDS = [
     kind
@@ -56,6 +59,22 @@ def test_what_is_said_to_run_in_any_dimension_does(kind: str, axes: int) -> None
     assert made.shape == (1, 2, model.layout.n_dynamic, *case.resolution)
     assert bool(made.isfinite().all())
     assert not torch.equal(made[:, 0], made[:, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_that_run_as_they_are_written_are_differentiated_forwards(kind: str) -> None:
+    """Differences would take two rollouts for each parameter, five times as long as forward mode."""
+    model = attrs.evolve(SMALL, kind=kind, **SPECIAL.get(kind, {})).model(compile="eager")
+    trainer = Trainer(model, player="physical", layout=model.layout, settings=TrainingSettings())
+    whole = trainer.whole_loss(windows(model, count=1, frames=3))
+    point = whole.unknowns.point()
+    step = torch.full_like(point, 1e-6)
+    ends = []
+    for where in (point - step, point + step, point):
+        ((_, residual, jacobian),) = trainer.linearizer.linearized(whole, where[None])
+        ends.append(residual)
+    assert trainer.linearizer.way == "together", trainer.linearizer.reason
+    torch.testing.assert_close(jacobian @ step, (ends[1] - ends[0]) / 2, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,7 @@ from hyco_engine.data.fields import Grid
 from hyco_engine.errors import DataError
 from hyco_engine.runs.lock import GUARD, LOCK, is_held
 from hyco_engine.runs.reading import RunFiles
-from hyco_engine.runs.seal import SEAL
+from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.runs.weights import Weights
 
 SECRET = "the-content-of-another-file"
@@ -102,6 +102,23 @@ def test_a_bad_folder_is_listed_as_damaged_with_its_reason_and_the_others_are_li
     bad, good = json.loads(told("runs", "list", "--json", code=0))["runs"]
     assert (bad["run"], bad["status"], reason in bad["error"]) == ("runs/bad-1", "damaged", True), bad
     assert (good["run"], good["status"], good["error"]) == ("runs/good-1", "completed", None)
+
+
+def test_folders_may_be_nested_deeper_than_python_calls_itself() -> None:
+    run = complete(Path("run"))
+    names = RunFiles(run).names()
+    deepest = run
+    for _ in range(1200):
+        deepest /= "a"
+        deepest.mkdir()
+    try:
+        assert RunFiles(run).names() == names
+        RunFiles(run).refuse_others()
+        seal(run)
+        assert sorted(json.loads((run / SEAL).read_text())) == names
+    finally:  # what removes the others calls itself
+        for folder in [deepest, *deepest.parents][:1200]:
+            folder.rmdir()
 
 
 def test_weights_that_are_a_fifo_are_not_opened() -> None:
@@ -307,13 +324,13 @@ def test_data_that_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest.M
     spec = {"data": {**data, "boundary": "periodic"}, "synthetic": {"kind": "resnet"}}
     monkeypatch.setattr("hyco_engine.builtin.sources.arrays.GLIMPSED", 0)
     monkeypatch.setattr("hyco_engine.builtin.sources.arrays.ArraysSource.load", None)
-    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 100_000)
+    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 250_000)
     with pytest.raises(DataError) as caught:
         hyco.run(spec, run_dir="run")
     assert str(caught.value) == (
         "data: simulation 0 of the data has 10 frames of 1 x 1000 values, and to load it and train on one of its "
-        "windows it needs 0.000184 GB of memory, but only 0.0001 GB are free. Take fewer frames (num_frames), fewer "
-        "fields or a coarser grid"
+        "windows it needs 0.000344 GB of memory, but only 0.00025 GB are free. Take fewer frames (num_frames), fewer "
+        "fields or a coarser grid; 0.00016 GB are for its file, which is read as a whole, as .npy and .h5 files are not"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import os
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from hyco_engine.builtin.sources.options import PointsOptions
 from hyco_engine.builtin.sources.point_table import Table
 from hyco_engine.data.checks import warn_of_likely_gaps
 from hyco_engine.data.csv_form import CsvForm
+from hyco_engine.data.csv_table import read_csv
 from hyco_engine.data.points import places_of
 from hyco_engine.errors import HycoError
 from hyco_engine.inspection import describe
@@ -251,15 +253,21 @@ def test_units_of_times_and_places_are_told(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_table_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyco_engine.data import csv_table
-
-    monkeypatch.setattr(csv_table, "free_memory", lambda: 2.5e9)
+    monkeypatch.setattr("hyco_engine.untrusted.free_memory", lambda: 2.5e9)
     path = saved(tmp_path, "t,x,u\n0,0.5,1\n")
     with path.open("r+b") as file:
         file.truncate(10**8 + 1)
     assert refused(lambda: table(path)) == (
-        f"data.path: {path}: a text table of 0.1 GB takes about 2.5 GB of memory, and 2.5 GB are free; save it as "
-        ".parquet or .npy"
+        f"data.path: cannot read {path}: it needs 2.5 GB of memory, but only 2.5 GB are free; a table saved as "
+        ".parquet or .npy takes less"
+    )
+
+
+def test_text_is_read_of_regular_files_alone(tmp_path: Path) -> None:
+    path = tmp_path / "seen.csv"
+    os.mkfifo(path)
+    assert refused(lambda: read_csv(path)) == (
+        f"data.path: cannot read {path}: it is a FIFO, and the engine reads regular files only"
     )
 
 

@@ -121,7 +121,8 @@ def test_chunks_in_which_nothing_was_observed_count_nothing(dtype: torch.dtype) 
     objective = RolloutObjective(decay_layout())
 
     def loss(chunk: int) -> float:
-        whole = Trainer(model, player="physical", objective=objective).whole_loss(Real(), chunk=chunk)
+        settings = TrainingSettings(batch_size=chunk)
+        whole = Trainer(model, player="physical", objective=objective, settings=settings).whole_loss(Real())
         value = whole.gradient()[0]
         residuals = [whole.residuals(model, part, torch.Generator()) for part in whole.chunks()]
         squares = sum(float(part.detach().double().square().sum()) for part in residuals)

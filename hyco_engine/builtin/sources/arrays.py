@@ -82,6 +82,9 @@ class ArraysSource(TrajectorySource):
     def frames(self, index: int) -> int:
         return self.num_frames
 
+    def read_whole(self, index: int) -> int:
+        return self.reader.read_whole(array.name for array in self.arrays)
+
     def scalars(self, index: int) -> dict[str, float]:
         return {name: float(values[index]) for name, values in self._scalars.items()}
 

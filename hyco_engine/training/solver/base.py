@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 from torch import nn
@@ -109,6 +109,11 @@ class Solver(ABC, Generic[S]):
     def load(self, saved: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> S:
         """Return the state of which `saved` is the state dict, for these parameters."""
 
+    @property
+    def passes(self) -> Literal["batches", "gradients", "tangents"]:
+        """What the solver computes of samples: batch after batch, or gradients or tangents of all of them."""
+        return "batches"
+
     def changed(self, state: S) -> None:
         """Forget what the solver learned of the problem's loss, which is another one from here on."""
 
@@ -128,6 +133,10 @@ class Wrapper(Solver[W], Generic[W]):
     @property
     def name(self) -> str:
         return self.solver.name
+
+    @property
+    def passes(self) -> Literal["batches", "gradients", "tangents"]:
+        return self.solver.passes
 
     def changed(self, state: W) -> None:
         self.solver.changed(state.inner)

@@ -46,7 +46,8 @@ class FullBatchState(State):
 
     `nonfinite` counts the steps of the present phase that the solver took back because the loss was not finite there.
     `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` is true if the
-    solver learned the curvature from real samples alone.
+    solver learned the curvature from real samples alone. `minimum` is the point at which it then converged, with the
+    loss there.
     """
 
     epochs: int = 0
@@ -54,10 +55,11 @@ class FullBatchState(State):
     nonfinite: int = 0
     real_only: bool = True
     weights: dict[str, float] | None = None
+    minimum: tuple[Tensor, float] | None = None
 
     def counts(self) -> dict[str, object]:
         """Return all but the curvature, as plain values."""
-        names = ("epochs", "steps", "nonfinite", "real_only", "weights")
+        names = ("epochs", "steps", "nonfinite", "real_only", "weights", "minimum")
         return {name: getattr(self, name) for name in names}
 
 
@@ -74,6 +76,7 @@ class FullBatch(Solver[F], Generic[F]):
         real_only = problem.data.n_generated == 0 and not problem.terms
         if not (real_only and state.real_only):
             self.forget(state)
+            state.minimum = None
         state.real_only = real_only
         state.nonfinite, state.weights = 0, None
         return state
@@ -81,7 +84,11 @@ class FullBatch(Solver[F], Generic[F]):
     def step(self, problem: Problem, state: F) -> Progress:
         with attributed(problem.who, f"epoch {state.epochs + 1}"):
             self.freeze(problem, state)
-            done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
+            done = self._still(problem, state)
+            if done is None:
+                done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
+                if done.converged and state.real_only:
+                    state.minimum = problem.point(), done.loss
         if not math.isfinite(done.loss):
             left = problem.left_finite()
             told = f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
@@ -96,6 +103,15 @@ class FullBatch(Solver[F], Generic[F]):
         state.steps += 1
         return Progress(metrics=done.metrics, converged=done.converged)
 
+    @staticmethod
+    def _still(problem: Problem, state: F) -> Iteration | None:
+        """Return the end of an iteration that would find nothing to gain, as an earlier one did on the same loss."""
+        if state.minimum is None or not torch.equal(state.minimum[0], problem.point()):
+            return None
+        loss, metrics = problem.value()
+        # other data, weights or steps would give another loss
+        return Iteration(loss=loss, metrics=metrics, converged=True) if loss == state.minimum[1] else None
+
     def freeze(self, problem: Problem, state: F) -> None:
         """Set the weights of the problem's terms for the phase; the first call of a phase finds them."""
         if state.weights is None:
@@ -104,7 +120,7 @@ class FullBatch(Solver[F], Generic[F]):
 
     def changed(self, state: F) -> None:
         self.forget(state)
-        state.weights = None
+        state.weights = state.minimum = None
 
     def report(self, state: F, *, first: bool) -> list[str]:
         if not state.nonfinite:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -36,6 +36,10 @@ class GaussNewton(FullBatch[GaussNewtonState]):
     player: Player
     linearizer: Linearizer
     name: str = "gauss-newton"
+
+    @property
+    def passes(self) -> Literal["tangents"]:
+        return "tangents"
 
     def fresh(self, problem: Problem) -> GaussNewtonState:
         return GaussNewtonState(damped=self._damped(problem.unknowns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -55,6 +55,10 @@ class LBFGS(FullBatch[LBFGSState]):
 
     player: Player
     name: str = "lbfgs"
+
+    @property
+    def passes(self) -> Literal["gradients"]:
+        return "gradients"
 
     def fresh(self, problem: Problem) -> LBFGSState:
         return LBFGSState(optimizer=_optimizer(problem.parameters))
