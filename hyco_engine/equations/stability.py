@@ -148,11 +148,11 @@ def probes(ranges: Mapping[Symbol, tuple[float, float]]) -> dict[Symbol, Tensor]
     names = list(ranges)
     values = [sorted({low, (low + high) / 2, high}) for low, high in ranges.values()]
     count = math.prod(map(len, values))
-    stride = math.ceil(count / MOST)
-    while math.gcd(stride, math.prod(range(1, 4))) > 1:
-        # one that shares a factor with a number of values would always meet the same of them
+    # steps of the golden ratio around all combinations, without a common factor: no quantity stays at one of its values
+    stride = (math.isqrt(5 * count * count) - count) // 2
+    while math.gcd(stride, count) > 1:
         stride += 1
-    chosen = range(0, count, stride)
+    chosen = [number * stride % count for number in range(min(count, MOST))]
     found, repeats = {}, 1
     for name, own in zip(names, values, strict=True):
         picked = [own[index // repeats % len(own)] for index in chosen]
