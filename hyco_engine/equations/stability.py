@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.equations.evaluation import FUNCTIONS, Evaluation
-from hyco_engine.equations.terms import Node, Operator, Rate, Symbol, Term
+from hyco_engine.equations.terms import Diffusion, Node, Operator, Rate, Symbol, Term
 from hyco_engine.physics.exponential import etdrk4
 
 TOLERANCE = 1e-3
@@ -101,6 +100,15 @@ class Linearised(Evaluation):
         value, response = _parts(inner)
         return Dual(value * self.slope(operator)[:, None], response * self.factors(operator)[None, :, None])
 
+    def diffusion(self, node: Diffusion) -> Dual:
+        # a wave of u meets the second difference, where two first ones would miss the shortest waves
+        once, twice = (tuple(n * (axis == node.axis) for axis in range(self.n_axes)) for n in (1, 2))
+        correction = self.factors((twice,)) - self.factors((once,)) ** 2
+        coefficient, argument = self.tensor(self.of(node.coefficient)), self.tensor(self.of(node.argument))
+        shortest = coefficient * Dual(0.0, argument.response * correction[None, :, None])
+        whole: Dual = super().diffusion(node) + shortest
+        return whole
+
     def mean(self, argument: Node) -> Dual:
         # a wave has no mean
         return Dual(_parts(self.of(argument))[0], 0.0)
@@ -140,9 +148,17 @@ def probes(ranges: Mapping[Symbol, tuple[float, float]]) -> dict[Symbol, Tensor]
     names = list(ranges)
     values = [sorted({low, (low + high) / 2, high}) for low, high in ranges.values()]
     count = math.prod(map(len, values))
-    every = itertools.islice(itertools.product(*values), 0, None, max(1, math.ceil(count / MOST)))
-    table = torch.tensor(list(every), dtype=torch.float64).reshape(-1, len(names))
-    return dict(zip(names, table.unbind(1), strict=True)) if names else {}
+    # steps of the golden ratio around all combinations, without a common factor: no quantity stays at one of its values
+    stride = (math.isqrt(5 * count * count) - count) // 2
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    chosen = [number * stride % count for number in range(min(count, MOST))]
+    found, repeats = {}, 1
+    for name, own in zip(names, values, strict=True):
+        picked = [own[index // repeats % len(own)] for index in chosen]
+        found[name] = torch.tensor(picked, dtype=torch.float64)
+        repeats *= len(own)
+    return found
 
 
 def waves_of(lengths: Sequence[float], shortest: Sequence[float], count: int) -> list[Tensor]:
@@ -169,28 +185,38 @@ def least_steps(linear: Tensor, jacobian: Tensor, flat: Tensor, dt: float) -> fl
     low = max(high / 64, exact)
     if high <= exact or not math.isfinite(high):
         return max(high, exact)
-    if _stable(linear, jacobian, dt / low):
+    linear, jacobian = _modes(linear, jacobian)
+    growth = _eigenvalues(torch.diag_embed(linear)[None] + jacobian).real.amax(-1)
+    if _stable(linear, jacobian, growth, dt / low):
         return low
     for _ in range(8):
         middle = math.sqrt(low * high)
-        if _stable(linear, jacobian, dt / middle):
+        if _stable(linear, jacobian, growth, dt / middle):
             high = middle
         else:
             low = middle
     return high
 
 
-def _stable(linear: Tensor, jacobian: Tensor, h: float) -> bool:
-    """Return whether no wave grows more in a step of `h` than the equation lets it grow."""
+def _modes(linear: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rates of modes, each of one component, where the exact rates of all components are the same."""
     n = linear.shape[-1]
-    start = torch.eye(n, dtype=torch.complex128).expand(jacobian.shape)
+    if not (linear == linear[:, :1]).all():
+        return linear, jacobian
+    # the rest has the same modes as all of the rates, and they are found once, not for each length of a step
+    return linear[:, :1].repeat_interleave(n, 0), _eigenvalues(jacobian).flatten(1)[..., None, None]
+
+
+def _eigenvalues(matrices: Tensor) -> Tensor:
+    # for matrices of one component, a library's call takes far longer
+    return matrices[..., 0] if matrices.shape[-1] == 1 else torch.linalg.eigvals(matrices)
+
+
+def _stable(linear: Tensor, jacobian: Tensor, growth: Tensor, h: float) -> bool:
+    """Return whether no wave grows more in a step of `h` than the equation, with rates of `growth`, lets it grow."""
+    start = torch.eye(linear.shape[-1], dtype=torch.complex128).expand(jacobian.shape)
     step = etdrk4(linear[None, :, :, None], lambda u: jacobian @ u, start, h)
-    whole = torch.diag_embed(linear)[None] + jacobian
-    if n == 1:
-        factor, growth = step.abs().flatten(), whole.real.flatten()
-    else:
-        factor = torch.linalg.eigvals(step).abs().amax(-1).flatten()
-        growth = torch.linalg.eigvals(whole).real.amax(-1).flatten()
+    factor = _eigenvalues(step).abs().amax(-1)
     allowed = torch.exp(h * growth.clamp(min=0).clamp(max=100 / h))
     return bool((factor <= allowed * (1 + TOLERANCE)).all())
 

@@ -7,7 +7,9 @@ at its place. Characters that no equation has are refused before Python's parser
 from __future__ import annotations
 
 import ast
+import keyword
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
@@ -136,8 +138,13 @@ class _Parser:
         return self._converted(body, 0)
 
     def _check_characters(self) -> None:
-        """Refuse what no equation has, and parentheses without a partner."""
+        """Refuse what no equation has, words that Python keeps for itself, and parentheses without a partner."""
         text, mistake = self._source.text, self._source.mistake
+        for word in re.finditer(r"(?<![\w.])[^\W\d]\w*", text):
+            if keyword.iskeyword(word[0]):
+                raise mistake(
+                    word.start(), f"{word[0]!r} cannot be a name in equations; choose another, such as {word[0]}_"
+                )
         opened: list[int] = []
         for place, character in enumerate(text):
             known = character in _PUNCTUATION or character in " \t\n" or f"a{character}".isidentifier()

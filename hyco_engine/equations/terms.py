@@ -6,7 +6,8 @@ of 1, each given by its order along each axis: the Laplacian in the plane is `((
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
@@ -17,7 +18,9 @@ from hyco_engine.hooks.checking import did_you_mean
 MAX_TERMS = 100
 """The number of terms up to which products of sums are multiplied out."""
 MAX_ORDER = 8
-"""The highest order of a derivative."""
+"""The highest order of a derivative, and of derivatives within one another."""
+MAX_NODES = 10_000
+"""The size of an equation with all vectors as components. Each product of vectors may multiply it."""
 
 FUNCTIONS: Mapping[str, int] = {
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"), 1),
@@ -32,12 +35,12 @@ PI = 3.141592653589793
 Operator: TypeAlias = tuple[tuple[int, ...], ...]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Value:
     value: float
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Symbol:
     """A quantity by its name; `component` counts the components of a field, and 0 is a scalar's only one."""
 
@@ -46,35 +49,35 @@ class Symbol:
     component: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Sum:
     parts: tuple[Node, ...]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Product:
     factors: tuple[Node, ...]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Power:
     base: Node
     exponent: float
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Apply:
     function: str
     arguments: tuple[Node, ...]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Derivative:
     operator: Operator
     argument: Node
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Diffusion:
     """`d/dx (a du/dx)` along the axis of this number."""
 
@@ -83,12 +86,12 @@ class Diffusion:
     argument: Node
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Mean:
     argument: Node
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Choice:
     """`chosen` where `left sign right` holds, else `other`."""
 
@@ -144,8 +147,31 @@ class _Lowering:
         n = len(words.axes)
         self.along = {f"d{axis}": i for i, axis in enumerate(words.axes)}
         self.units: list[tuple[int, ...]] = [tuple(int(i == j) for j in range(n)) for i in range(n)]
+        self._measures: dict[Node, tuple[int, int]] = {}
 
     def of(self, node: Expression) -> Vector:
+        found = self._of(node)
+        if not all(math.isfinite(value) for part in found for value in _numbers(part)):
+            raise self.source.mistake(node.place, "is no finite number: it divides by zero, or is too large")
+        sizes, orders = zip(*map(self._measure, found), strict=True)
+        if max(orders) > MAX_ORDER:
+            told = (
+                f"takes derivatives within one another of order {max(orders)} in all; at most {MAX_ORDER} are possible"
+            )
+            raise self.source.mistake(node.place, told)
+        if sum(sizes) > MAX_NODES:
+            raise self.source.mistake(node.place, f"has more than {MAX_NODES} terms and factors, written as components")
+        return found
+
+    def _measure(self, node: Node) -> tuple[int, int]:
+        """Return how many nodes there are, and the order of the derivatives within one another."""
+        if node not in self._measures:
+            sizes, orders = zip((1, 0), *map(self._measure, children(node)), strict=True)
+            own = sum(node.operator[0]) if type(node) is Derivative else 0
+            self._measures[node] = sum(sizes), own + max(orders)
+        return self._measures[node]
+
+    def _of(self, node: Expression) -> Vector:
         match node:
             case Number(value=value):
                 return (Value(value),)
@@ -155,16 +181,29 @@ class _Lowering:
                 return tuple(times(Value(-1.0), part) for part in self.of(inner))
             case Operation(sign=sign) if sign in COMPARISONS:
                 raise self.source.mistake(node.place, f"{sign} compares only in where(condition, a, b)")
-            case Operation(sign="**"):
-                return (power(self._scalar(node.left, "a power"), constant(node.right)),)
-            case Operation(sign="/"):
-                below = power(self._scalar(node.right, "a divisor"), -1.0)
+            case Operation(sign="**", right=right):
+                return (self._power(node, self._scalar(node.left, "a power"), constant(right)),)
+            case Operation(sign="/", right=right):
+                below = self._power(right, self._scalar(right, "a divisor"), -1.0)
                 return tuple(times(part, below) for part in self.of(node.left))
             case Operation(sign="*"):
                 return self._product(node)
             case Operation():
                 return self._sum(node)
         return self._call(node)
+
+    def _power(self, place: Expression, base: Node, exponent: float) -> Node:
+        if type(base) is not Value:
+            return power(base, exponent)
+        try:
+            value = base.value**exponent
+        except ArithmeticError:
+            value = math.inf
+        if type(value) is not float:
+            raise self.source.mistake(
+                place.place, f"is a power of a negative number, {base.value:g}, that has no value"
+            )
+        return Value(value)
 
     def _name(self, node: Name) -> Vector:
         words, (name, _, part) = self.words, node.name.partition(".")
@@ -283,6 +322,13 @@ class _Lowering:
         return tuple(Choice(sign, low, high, a, b) for a, b in zip(first, second, strict=True))
 
 
+def _numbers(node: Node) -> Iterator[float]:
+    """Yield the numbers of a sum or product, or the number that the node is."""
+    for part in (node, *(children(node) if type(node) in (Sum, Product) else ())):
+        if type(part) is Value:
+            yield part.value
+
+
 def _sort(found: Vector) -> str:
     return "a number" if len(found) == 1 else f"a vector of {len(found)} components"
 
@@ -320,12 +366,8 @@ def times(*factors: Node) -> Node:
 
 
 def power(base: Node, exponent: float) -> Node:
-    """Return the power; those of numbers and the first one are simpler."""
-    if exponent == 1.0:
-        return base
-    if type(base) is Value and base.value > 0:
-        return Value(base.value**exponent)
-    return Power(base, exponent)
+    """Return the power; the first one is simpler."""
+    return base if exponent == 1.0 else Power(base, exponent)
 
 
 def derivative(operator: Operator, argument: Node) -> Node:
@@ -374,8 +416,8 @@ class Expansion:
 
     def is_uniform(self, node: Node) -> bool:
         """Return whether a node is the same everywhere."""
-        if type(node) is Mean:
-            return False  # it depends on the state
+        if type(node) in (Mean, Derivative):
+            return False  # a mean depends on the state, and terms() knows that a derivative of what is uniform is zero
         if type(node) is Symbol:
             return node.kind == "parameter" and node.name not in self.varying
         return all(self.is_uniform(child) for child in children(node))
@@ -459,15 +501,33 @@ def skew_form(term: Term) -> list[Term]:
 def diffusion_form(node: Node) -> Node:
     """Return `d/dx (a du/dx)` as one node wherever it stands; two first differences would miss the shortest waves."""
     match node:
-        case Sum(parts=parts):
-            return Sum(tuple(map(diffusion_form, parts)))
-        case Product(factors=factors):
-            return Product(tuple(map(diffusion_form, factors)))
+        case Derivative(operator=operator, argument=Sum(parts=parts)) if _is_first(operator):
+            return plus(*(diffusion_form(Derivative(operator, part)) for part in parts))
         case Derivative(operator=operator, argument=Product(factors=factors)) if _is_first(operator):
             fluxes = [one for one in factors if type(one) is Derivative and one.operator == operator]
             if len(fluxes) == 1:
-                rest = (one for one in factors if one is not fluxes[0])
-                return Diffusion(operator[0].index(1), times(*rest), fluxes[0].argument)
+                rest = (diffusion_form(one) for one in factors if one is not fluxes[0])
+                return Diffusion(operator[0].index(1), times(*rest), diffusion_form(fluxes[0].argument))
+    return with_children(node, diffusion_form)
+
+
+def with_children(node: Node, change: Callable[[Node], Node]) -> Node:
+    """Return the node with each of its children changed."""
+    match node:
+        case Sum(parts=parts):
+            return Sum(tuple(map(change, parts)))
+        case Product(factors=factors):
+            return Product(tuple(map(change, factors)))
+        case Power(base=inner):
+            return attrs.evolve(node, base=change(inner))
+        case Derivative(argument=inner) | Mean(argument=inner):
+            return attrs.evolve(node, argument=change(inner))
+        case Apply(arguments=arguments):
+            return attrs.evolve(node, arguments=tuple(map(change, arguments)))
+        case Diffusion(coefficient=coefficient, argument=inner):
+            return attrs.evolve(node, coefficient=change(coefficient), argument=change(inner))
+        case Choice(left=left, right=right, chosen=chosen, other=other):
+            return Choice(node.sign, change(left), change(right), change(chosen), change(other))
     return node
 
 

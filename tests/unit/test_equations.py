@@ -23,7 +23,9 @@ import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.data.fields import Boundary
 from hyco_engine.equations.evaluation import continued
+from hyco_engine.equations.stability import least_steps, probes
 from hyco_engine.equations.syntax import parse
+from hyco_engine.equations.terms import Symbol
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.physics.settings import ParameterSetting
@@ -72,6 +74,10 @@ class TestMistakes:
             ("dx(u)\n + 2 $ u", "line 2, column 6, at '$ u'"),
             ("1e999 * u", "column 1, at '1e999 * u': is too large for a number"),
             ("x = 3", "a number, a name or an operator is missing or misplaced here"),
+            (
+                "2 + lambda*u",
+                "column 5, at 'lambda*u': 'lambda' cannot be a name in equations; choose another, such as lambda_",
+            ),
             (" ", "is empty; write the rate of change, such as 'nu * lap(u)'"),
         ],
     )
@@ -97,6 +103,16 @@ class TestMistakes:
             ("nu*where(u, u, 0)", "where begins with a comparison, such as where(u > 0, u, 0)"),
             ("nu*t", "column 4, at 't': rates cannot depend on the time t: a step knows the state alone"),
             ("nu*constants.g", "unknown name 'constants.g'"),
+            ("nu*u/0", "column 1, at 'nu*u/0': is no finite number: it divides by zero, or is too large"),
+            ("nu + 1e300**2", "column 6, at '1e300**2': is no finite number"),
+            (
+                "nu + (1 - 2)**0.5",
+                "column 6, at '(1 - 2)**0.5': is a power of a negative number, -1, that has no value",
+            ),
+            (
+                "nu*lap(u*dx(u, 7))",
+                "column 4, at 'lap(u*dx(u, 7))': takes derivatives within one another of order 9 in all; at most 8",
+            ),
             ("nu*dy(u)", "column 4, at 'dy(u)': unknown function 'dy'; there are dx, lap, grad"),
         ],
     )
@@ -118,6 +134,9 @@ class TestMistakes:
         )
         assert "the physics has no parameter 'mu'; it has nu" in error("nu*u", parameters={"nu": 1.0, "mu": 1.0})
         assert "'x' has another meaning in equations: choose another name" in error("x*u", parameters={"x": 1.0})
+        assert error("u*u", parameters={"u": 1.0}) == (
+            "physical.parameters.u: a field of rates has this name: choose another one"
+        )
 
     def test_a_spec_tells_the_line_and_all_mistakes(self) -> None:
         spec = {
@@ -138,6 +157,55 @@ class TestMistakes:
             model("-lap(lap(u))", (4,), boundary="zero-gradient")
         told = error("lap(u)", boundary="zero-gradient", scheme="spectral")
         assert "\"spectral\" needs periodic sides, and 'u' is not periodic along x" in told
+
+
+def test_products_of_vectors_that_multiply_without_end_are_refused_at_once() -> None:
+    nested = "u*" + "dot(u*" * 40 + "1" + ", u)" * 40
+    assert "has more than 10000 terms and factors, written as components" in error(
+        nested, resolution=(8, 8), vectors=("u",)
+    )
+    assert "takes derivatives within one another of order 10" in error("lap(" * 40 + "u" + ")" * 40)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "zero-gradient"])
+def test_the_derivative_of_what_is_the_same_everywhere_is_zero(boundary: str) -> None:
+    start = torch.rand(1, 1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    more: dict[str, Any] = {"parameters": {"nu": 0.1}, "boundary": boundary}
+    found = rolled(model("dx(nu)*u + lap(2)*u + nu*lap(u) + exp(dx(nu*3)) - 1", (16,), **more), start, 1)
+    assert torch.allclose(found, rolled(model("nu*lap(u)", (16,), **more), start, 1), rtol=0, atol=1e-14)
+
+
+def test_steps_know_the_shortest_wave_of_a_flux_by_differences() -> None:
+    # Runge-Kutta's limit is 2.785, and the second difference of the shortest wave is -16/3 / dx^2
+    own = model("div(k*u**2*grad(u))", (64,), boundary="zero-gradient", parameters={"k": 1.0}, dt=5e-4)
+    least = own.physics.least_steps(own.layout, {"u": 1.5}, {"k": torch.tensor(1.0)}, 5e-4)
+    assert least >= 1.5**2 * 5e-4 * 64**2 * 16 / 3 / 2.79
+
+
+def test_a_flux_is_on_five_points_wherever_it_stands() -> None:
+    start = torch.rand(1, 1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    more: dict[str, Any] = {"boundary": "zero-gradient", "dt": 1e-4, "inner_dt": 1e-4}
+    plain = model("div(exp(u)*grad(u)) + dx(u*dx(u))", (16,), **more)
+    within = model("where(u > -9, div(exp(u)*grad(u) + u*grad(u)), 0)", (16,), **more)
+    assert torch.allclose(rolled(within, start, 1), rolled(plain, start, 1), rtol=0, atol=1e-12)
+
+
+def test_all_ends_of_all_ranges_are_tried_however_many_there_are() -> None:
+    found = probes({Symbol("field", f"u{i}"): (-1.0, 1.0) for i in range(30)})
+    assert len(found) == 30
+    for values in found.values():
+        assert len(values) <= 243
+        assert {-1.0, 0.0, 1.0} == set(values.tolist())
+
+
+def test_steps_of_components_with_the_same_exact_rates_are_those_of_their_modes() -> None:
+    """A rotation of two fields: the eigenvalues are +-i w, and one field with these rates has the same limit."""
+    w = 40.0
+    jacobian = torch.tensor([[0.0, w], [-w, 0.0]], dtype=torch.complex128)[None, None]
+    flat = torch.zeros(1, 2, 2, dtype=torch.complex128)
+    steps = least_steps(torch.zeros(1, 2, dtype=torch.complex128), jacobian, flat, 1.0)
+    # 2.828 is the limit of classical Runge-Kutta on the imaginary axis, where growth of 1e-3 a step is allowed
+    assert 0.9 * w / 2.83 < steps < 1.02 * w / 2.82
 
 
 HOSTILE = [

@@ -76,8 +76,8 @@ from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.spectral import Spectrum
 
 KEY = "physical"
-WAVES = 9
-"""The number of wave numbers along each axis at which steps are tested."""
+WAVES = (9, 9, 5)
+"""The number of wave numbers along each axis at which steps are tested, in one, two and three dimensions."""
 Parameters = Mapping[str, Tensor]
 
 
@@ -102,6 +102,8 @@ class Equation(TorchPhysics):
         taken = {*grid.axes, "pi", "t", "constants"}
         if clash := [name for name in (*options.rates, *settings) if name in taken]:
             raise SpecError(f"{clash[0]!r} has another meaning in equations: choose another name", key=KEY)
+        if clash := [name for name in settings if name in options.rates]:
+            raise SpecError("a field of rates has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}")
         lowered_rates = {name: lowered(trees[name], texts[name], words) for name in trees}
         for info in layout.dynamic:
             parts = lowered_rates[info.name]
@@ -220,7 +222,7 @@ class Equation(TorchPhysics):
             2 * math.pi / length * ((n - 1) // 3) if self.spectral else math.pi / dx
             for length, n, dx in zip(lengths, grid.resolution, spacing, strict=True)
         ]
-        waves = waves_of(lengths, shortest, WAVES)
+        waves = waves_of(lengths, shortest, WAVES[n_axes - 1])
         symbol_of = (
             partial(spectral_symbol, waves=waves)
             if self.spectral
