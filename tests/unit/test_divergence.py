@@ -179,8 +179,10 @@ def test_a_model_that_raises_is_named_with_its_distribution_and_the_batch() -> N
         one.train(decay_windows(), 1)
 
 
-@pytest.mark.parametrize(("optimizer", "where"), [("adam", "epoch 1, batch 1"), ("lbfgs", "epoch 1")])
-def test_a_model_of_another_shape_is_named_with_its_distribution(optimizer: Any, where: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "where", "count"), [("adam", "epoch 1, batch 1", 4), ("lbfgs", "epoch 1", len(decay_windows()))]
+)
+def test_a_model_of_another_shape_is_named_with_its_distribution(optimizer: Any, where: str, count: int) -> None:
     class Wide(LinearSurrogate):
         def forward(self, state: Tensor) -> Tensor:
             return super().forward(state).repeat(1, 2, 1)
@@ -189,8 +191,8 @@ def test_a_model_of_another_shape_is_named_with_its_distribution(optimizer: Any,
     with pytest.raises(PluginError) as caught:
         one.train(decay_windows(), 1)
     assert str(caught.value) == (
-        f"the synthetic model 'mine' of plugin 'x' (hyco-x 1.0), {where}: Wide predicts [4, 3, 2, 8] for states [4, 1, "
-        "8]; expected [4, 3, 1, 8] as [B, T, C_dyn, *S]"
+        f"the synthetic model 'mine' of plugin 'x' (hyco-x 1.0), {where}: Wide predicts [{count}, 3, 2, 8] for states "
+        f"[{count}, 1, 8]; expected [{count}, 3, 1, 8] as [B, T, C_dyn, *S]"
     )
 
 

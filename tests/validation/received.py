@@ -349,7 +349,9 @@ class Mutations:
         return path.read_bytes() if path.is_file() else b""
 
     def _write(self, path: Path, content: bytes) -> str:
-        if path.is_dir():
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
             shutil.rmtree(path)
         path.write_bytes(content)
         return ""
