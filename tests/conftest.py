@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,9 @@ settings.load_profile("suite")
 @pytest.fixture(scope="session", autouse=True)
 def _draw() -> Iterator[Any]:
     """Runs in this process draw neither figures nor a report, which would take half of a tiny run's time."""
-    from hyco_engine.report import run_figures
+    # the oldest matplotlib is told by the newest of its own dependencies that names have changed
+    with warnings.catch_warnings(action="ignore"):
+        from hyco_engine.report import run_figures
 
     with pytest.MonkeyPatch.context() as patch:
         draw = run_figures.draw
