@@ -1,6 +1,6 @@
 """Simulations that differ: are their parameters identified, and does a surrogate answer for parameters unseen?
 
-    python tests/benchmarks/parameters.py [--json] [--case NAME]... [--seeds 3] [--epochs 60] [--alpha 2]
+    python tests/benchmarks/parameters.py [--json] [--case NAME]... [--seeds 3] [--epochs 20] [--alpha 8]
 
 Each case simulates one equation with parameters of its own for each simulation, over a decade or over published pairs.
 
@@ -44,13 +44,19 @@ class Case:
     kind: str
     data: Mapping[str, Any]
     values: Mapping[str, Sequence[float]]
+    fixed: Mapping[str, float] = attrs.Factory(dict)
+    """Parameters that the physics knows, and that are the same in all simulations."""
     network: Mapping[str, Any]
 
 
-def spread(inside: tuple[float, float], outside: Sequence[float]) -> list[float]:
-    """Return TRAIN + VAL + TEST values within `inside`, on a logarithmic scale, whose ends train, and `outside`."""
+def spread(inside: tuple[float, float], outside: Sequence[float], *, step: int = 1) -> list[float]:
+    """Return TRAIN + VAL + TEST values within `inside`, on a logarithmic scale, whose ends train, and `outside`.
+
+    With another `step`, prime to both counts, the values come in another order: two parameters then lie on no line.
+    """
     low, high = map(math.log, inside)
-    places = [k / (TRAIN - 1) for k in range(TRAIN)] + [(k + 0.5) / (VAL + TEST) for k in range(VAL + TEST)]
+    places = [step * k % TRAIN / (TRAIN - 1) for k in range(TRAIN)]
+    places += [(step * k % (VAL + TEST) + 0.5) / (VAL + TEST) for k in range(VAL + TEST)]
     return [math.exp(low + (high - low) * place) for place in places] + list(outside)
 
 
@@ -66,7 +72,7 @@ CASES = {
     "fisher-kpp": Case(
         kind="fisher-kpp",
         data={"resolution": {"x": 64}, "bounds": {"x": [0.0, 1.0]}, "dt": 0.2, "num_frames": 21},
-        values={"D": spread((0.0005, 0.005), [0.00025, 0.007, 0.01]), "r": spread((0.5, 2.0), [0.3, 2.5, 3.0])},
+        values={"D": spread((0.0005, 0.005), [0.00025, 0.007, 0.01]), "r": spread((0.5, 2.0), [0.3, 2.5, 3.0], step=3)},
         network={"kind": "unet"},
     ),
     "gray-scott": Case(
@@ -77,6 +83,7 @@ CASES = {
             "f": [*FEED, *FEED, 0.022, 0.022, 0.02, 0.022, 0.024, 0.03, 0.058, 0.098],
             "k": [*KILL, *KILL, 0.051, 0.052, 0.052, 0.051, 0.053, 0.062, 0.065, 0.057],
         },
+        fixed={"Du": 0.2, "Dv": 0.1},
         network={"kind": "unet"},
     ),
     "navier-stokes": Case(
@@ -92,14 +99,18 @@ CASES = {
 def spec(case: Case, name: str, folder: Path, seed: int, split: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of the physics and its data alone."""
     count = len(next(iter(case.values.values())))
-    truth = {key: {"each": list(values)} for key, values in case.values.items()}
+    truth = {key: {"each": list(values)} for key, values in case.values.items()} | case.fixed
     data = {"kind": "simulate", "name": name, "num_simulations": count, "truth": truth, "split": split, **case.data}
     return {
         "run": {"name": name, "seed": seed},
         "paths": {"runs": str(folder / "runs"), "cache": str(folder / "cache")},
         "data": data,
-        "physical": {"kind": case.kind},
+        "physical": {"kind": case.kind, "parameters": known(case)},
     }
+
+
+def known(case: Case) -> dict[str, Any]:
+    return {key: {"init": value, "learn": False} for key, value in case.fixed.items()}
 
 
 def identified(case: Case, name: str, folder: Path) -> dict[str, float]:
@@ -108,7 +119,7 @@ def identified(case: Case, name: str, folder: Path) -> dict[str, float]:
     for noise in (0.0, 0.05):
         table = spec(case, name, folder, 0, {"by": "time"})
         table["run"]["cycles"] = 1
-        table["physical"]["parameters"] = {key: {"scope": "simulation"} for key in case.values}
+        table["physical"]["parameters"] |= {key: {"scope": "simulation"} for key in case.values}
         if noise:
             table["data"]["observe"] = {"noise": {"level": noise}}
         parameters = hyco.run(table).summary["parameters"]
@@ -133,11 +144,12 @@ def surrogates(
     for seed in range(seeds):
         table = spec(case, name, folder, seed, split)
         table["synthetic"] = dict(case.network)
-        hybrid = {**table, "physical": {"kind": case.kind, "parameters": {key: {"from": key} for key in case.values}}}
+        given = known(case) | {key: {"from": key} for key in case.values}
+        hybrid = {**table, "physical": {"kind": case.kind, "parameters": given}}
         hybrid |= {"training": {"synthetic": {"epochs_per_cycle": epochs}}}
         hybrid |= {"augmentation": {"kind": "trust", "alpha": alpha}}
         alone = {key: value for key, value in table.items() if key != "physical"}
-        alone["data"] = {**alone["data"], "physics": {"kind": case.kind}}
+        alone["data"] = {**alone["data"], "physics": table["physical"]}
         alone |= {"training": {"synthetic": {"epochs_per_cycle": round(epochs * (1 + alpha))}}}
         for which, one in (("hybrid", hybrid), ("alone", alone)):
             folder_of_run = hyco.run(one).folder
@@ -155,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
     parser.add_argument("--case", action="append", default=[], choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60, help="epochs of the hybrid's surrogate in each cycle")
-    parser.add_argument("--alpha", type=float, default=2.0, help="generated samples for each real one")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the hybrid's surrogate in each cycle")
+    parser.add_argument("--alpha", type=float, default=8.0, help="generated samples for each real one")
     given = parser.parse_args(argv)
     found: dict[str, Any] = {}
     for name, case in CASES.items():

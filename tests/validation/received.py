@@ -349,10 +349,10 @@ class Mutations:
         return path.read_bytes() if path.is_file() else b""
 
     def _write(self, path: Path, content: bytes) -> str:
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        elif not path.is_file() or path.is_symlink():
+            path.unlink(missing_ok=True)
         path.write_bytes(content)
         return ""
 
