@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import Boundary, Grid, Rule
 from hyco_engine.equations.terms import (
+    FUNCTIONS,
     Apply,
     Choice,
     Derivative,
@@ -29,17 +30,15 @@ from hyco_engine.equations.terms import (
     Value,
     children,
 )
+from hyco_engine.physics import stencils
 from hyco_engine.physics.spectral import Spectrum
+from hyco_engine.physics.stencils import WIDTH
 
-FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    **{name: getattr(torch, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
-    **{name: getattr(torch, name) for name in ("exp", "log", "sqrt", "abs", "sign")},
-    "min": torch.minimum,
-    "max": torch.maximum,
+_OTHER_NAMES = {"min": "minimum", "max": "maximum"}
+OF_TENSORS: Mapping[str, Callable[..., Tensor]] = {
+    name: getattr(torch, _OTHER_NAMES.get(name, name)) for name in FUNCTIONS
 }
 COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
-WIDTH = 2
-"""The number of cells that a difference reaches to each side."""
 
 
 def reach(node: Node, axis: int) -> int:
@@ -58,8 +57,11 @@ def reach(node: Node, axis: int) -> int:
 class Evaluation(ABC):
     """Computes nodes; what a symbol and a derivative are depends on the grid."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, n_axes: int, like: Tensor) -> None:
+        """Numbers become tensors of the type and on the device of `like`."""
+        self.n_axes = n_axes
         self.like = like
+        self._known: dict[Node, Any] = {}
 
     @abstractmethod
     def symbol(self, node: Symbol) -> Any: ...
@@ -74,12 +76,13 @@ class Evaluation(ABC):
         unit = tuple(int(axis == node.axis) for axis in range(self.n_axes))
         return self.derivative((unit,), Product((node.coefficient, Derivative((unit,), node.argument))))
 
-    @property
-    @abstractmethod
-    def n_axes(self) -> int: ...
-
     def of(self, node: Node) -> Any:
         """Return the values of a node, which broadcast over the grid; those of a number are one."""
+        if node not in self._known:
+            self._known[node] = self._computed(node)
+        return self._known[node]
+
+    def _computed(self, node: Node) -> Any:
         match node:
             case Value(value=value):
                 return value
@@ -127,7 +130,7 @@ class Evaluation(ABC):
         return base ** (int(exponent) if exponent == int(exponent) else exponent)
 
     def apply(self, function: str, arguments: Sequence[Any]) -> Any:
-        return FUNCTIONS[function](*map(self.tensor, arguments))
+        return OF_TENSORS[function](*map(self.tensor, arguments))
 
     def choice(self, condition: Any, chosen: Any, other: Any) -> Any:
         return torch.where(condition, self.tensor(chosen), self.tensor(other))
@@ -140,21 +143,11 @@ class Spectral(Evaluation):
         self, grid: Grid, spectrum: Spectrum, waves: Mapping[Symbol, Tensor], others: Mapping[Symbol, Tensor]
     ) -> None:
         """`waves` are the spectra of the dynamic fields, `others` the values of what else has a symbol."""
-        super().__init__(spectrum.square)
+        super().__init__(len(grid.axes), spectrum.square)
         self.grid = grid
         self.spectrum = spectrum
         self.waves = waves
         self.others = others
-        self._known: dict[Node, Any] = {}
-
-    @property
-    def n_axes(self) -> int:
-        return len(self.grid.axes)
-
-    def of(self, node: Node) -> Any:
-        if node not in self._known:
-            self._known[node] = super().of(node)
-        return self._known[node]
 
     def symbol(self, node: Symbol) -> Any:
         if node in self.waves:
@@ -203,24 +196,14 @@ class Differences(Evaluation):
         margin: tuple[int, ...] = (),
     ) -> None:
         """`fields` vary over the grid, and are continued by `boundaries`; `numbers` do not."""
-        super().__init__(like)
+        super().__init__(len(grid.axes), like)
         self.grid = grid
         self.fields = fields
         self.boundaries = boundaries
         self.components = components
         self.numbers = numbers
         self.margin = margin or (0,) * len(grid.axes)
-        self._known: dict[Node, Any] = {}
         self._wider: dict[tuple[int, ...], Differences] = {self.margin: self}
-
-    @property
-    def n_axes(self) -> int:
-        return len(self.grid.axes)
-
-    def of(self, node: Node) -> Any:
-        if node not in self._known:
-            self._known[node] = super().of(node)
-        return self._known[node]
 
     def symbol(self, node: Symbol) -> Any:
         if node.kind == "coordinate":
@@ -242,7 +225,7 @@ class Differences(Evaluation):
         wide = self._wide(tuple(WIDTH if axis == node.axis else 0 for axis in range(self.n_axes)))
         dim, dx = node.axis - self.n_axes, self.grid.spacing[node.axis]
         a, u = (wide.whole(part) for part in (node.coefficient, node.argument))
-        return diffusion(a, u, dim, dx)
+        return stencils.diffusion(_neighbours(u, dim), _neighbours(a, dim), dx)
 
     def mean(self, argument: Node) -> Any:
         inner = self._narrow()
@@ -259,7 +242,8 @@ class Differences(Evaluation):
         values = self._wide(reach).whole(argument)
         for axis, order in passes:
             dim, dx = axis - self.n_axes, self.grid.spacing[axis]
-            values = first_derivative(values, dim, dx) if order == 1 else second_derivative(values, dim, dx)
+            five = _neighbours(values, dim)
+            values = stencils.first_derivative(five, dx) if order == 1 else stencils.second_derivative(five, dx)
         return values
 
     def _wide(self, reach: Sequence[int]) -> Differences:
@@ -317,29 +301,6 @@ def _beyond(values: Tensor, dim: int, width: int, rule: Rule) -> Tensor:
 def _neighbours(extended: Tensor, dim: int) -> list[Tensor]:
     n = extended.shape[dim] - 2 * WIDTH
     return [extended.narrow(dim, start, n) for start in range(2 * WIDTH + 1)]
-
-
-def first_derivative(extended: Tensor, dim: int, dx: float) -> Tensor:
-    """Return the first derivative in fourth order."""
-    mm, m, _, p, pp = _neighbours(extended, dim)
-    return (2 / 3 / dx) * (p - m) - (1 / 12 / dx) * (pp - mm)
-
-
-def second_derivative(extended: Tensor, dim: int, dx: float) -> Tensor:
-    """Return the second derivative in fourth order."""
-    mm, m, c, p, pp = _neighbours(extended, dim)
-    return (4 / 3 / dx**2) * (p + m) - (1 / 12 / dx**2) * (pp + mm) - (2.5 / dx**2) * c
-
-
-def diffusion(coefficient: Tensor, extended: Tensor, dim: int, dx: float) -> Tensor:
-    """Return d/dx(a du/dx), conservative and of fourth order, as `hyco_engine.physics.differences.diffusion` does."""
-    umm, um, u, up, upp = _neighbours(extended, dim)
-    amm, am, a, ap, app = _neighbours(coefficient, dim)
-    far_lower = (am / 6 - (amm + a) / 8) * (umm - u)
-    near_lower = ((amm + ap) / 6 + (am + a) / 2) * (um - u)
-    near_upper = ((am + app) / 6 + (a + ap) / 2) * (up - u)
-    far_upper = (ap / 6 - (a + app) / 8) * (upp - u)
-    return (far_lower + near_lower + near_upper + far_upper) * (1 / dx**2)
 
 
 def difference_symbol(orders: Sequence[int], waves: Sequence[Tensor], spacing: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.equations.evaluation import FUNCTIONS, Evaluation
+from hyco_engine.equations.evaluation import OF_TENSORS, Evaluation
 from hyco_engine.equations.terms import Diffusion, Node, Operator, Rate, Symbol, Term
 from hyco_engine.physics.exponential import etdrk4
 
@@ -78,16 +78,11 @@ class Linearised(Evaluation):
         axes: int,
     ) -> None:
         """`states` are `[P]`; `factors` gives symbols `[K]`, and `slope` how large a derivative of 1 is, `[P]`."""
-        super().__init__(torch.zeros((), dtype=torch.float64))
+        super().__init__(axes, torch.zeros((), dtype=torch.float64))
         self.states = states
         self.components = {symbol: index for index, symbol in enumerate(components)}
         self.factors = factors
         self.slope = slope
-        self._axes = axes
-
-    @property
-    def n_axes(self) -> int:
-        return self._axes
 
     def symbol(self, node: Symbol) -> Dual:
         response = torch.zeros(1, 1, len(self.components), dtype=torch.complex128)
@@ -127,7 +122,7 @@ class Linearised(Evaluation):
         duals = [self.tensor(argument) for argument in arguments]
         with torch.enable_grad():
             given = [dual.value.detach().clone().requires_grad_() for dual in duals]
-            result = FUNCTIONS[function](*given)
+            result = OF_TENSORS[function](*given)
             slopes = torch.autograd.grad(result.sum(), given)
         return Dual(
             result.detach(), sum(_wide(slope) * dual.response for slope, dual in zip(slopes, duals, strict=True))

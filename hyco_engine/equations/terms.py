@@ -30,7 +30,7 @@ FUNCTIONS: Mapping[str, int] = {
 """The number of arguments of each function of numbers."""
 DIFFERENTIAL = ("lap", "grad", "div", "dot", "advect", "mean", "where")
 COMPARISONS = ("<", "<=", ">", ">=")
-PI = 3.141592653589793
+PI = math.pi
 
 Operator: TypeAlias = tuple[tuple[int, ...], ...]
 

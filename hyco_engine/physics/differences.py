@@ -11,10 +11,9 @@ from phiml import math
 from phiml.math.extrapolation import SYMMETRIC, ZERO_GRADIENT, ConstantExtrapolation, Extrapolation
 from phiml.math.extrapolation import map as each_side
 
+from hyco_engine.physics import stencils
 from hyco_engine.physics.boundaries import side_of
-
-WIDTH = 2
-"""The number of cells that the stencils reach to each side."""
+from hyco_engine.physics.stencils import WIDTH
 
 
 def continued(values: Any, boundary: Extrapolation, axis: str) -> Any:
@@ -45,28 +44,14 @@ def neighbours(extended: Any, axis: str) -> list[Any]:
 
 def first_derivative(extended: Any, axis: str, dx: float) -> Any:
     """Return d/dx in fourth order."""
-    mm, m, _, p, pp = neighbours(extended, axis)
-    return (2 / 3 / dx) * (p - m) - (1 / 12 / dx) * (pp - mm)
+    return stencils.first_derivative(neighbours(extended, axis), dx)
 
 
 def second_derivative(extended: Any, axis: str, dx: float) -> Any:
     """Return d²/dx² in fourth order."""
-    mm, m, c, p, pp = neighbours(extended, axis)
-    return (4 / 3 / dx**2) * (p + m) - (1 / 12 / dx**2) * (pp + mm) - (2.5 / dx**2) * c
+    return stencils.second_derivative(neighbours(extended, axis), dx)
 
 
 def diffusion(extended: Any, coefficient: Any, axis: str, dx: float) -> Any:
-    """Return d/dx(a du/dx) for a varying, extended coefficient: fourth order, conservative, five points.
-
-    It is symmetric and dissipative for a >= 0, and equals `a * second_derivative` for constant a. Source: K. Mattsson,
-    "Summation by parts operators for finite difference approximations of second-derivatives with variable
-    coefficients", J. Sci. Comput. 51 (2012), interior stencil of the fourth-order operator.
-    """
-    umm, um, u, up, upp = neighbours(extended, axis)
-    amm, am, a, ap, app = neighbours(coefficient, axis)
-    # as differences from the centre, because the five weights sum to zero and rounding then keeps constants constant
-    far_lower = (am / 6 - (amm + a) / 8) * (umm - u)
-    near_lower = ((amm + ap) / 6 + (am + a) / 2) * (um - u)
-    near_upper = ((am + app) / 6 + (a + ap) / 2) * (up - u)
-    far_upper = (ap / 6 - (a + app) / 8) * (upp - u)
-    return (far_lower + near_lower + near_upper + far_upper) * (1 / dx**2)
+    """Return d/dx(a du/dx) for a varying, extended coefficient, as `stencils.diffusion` does."""
+    return stencils.diffusion(neighbours(extended, axis), neighbours(coefficient, axis), dx)
