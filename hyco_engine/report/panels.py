@@ -123,8 +123,11 @@ def physics_test_panels(test: Mapping[str, Any], dt: float | None) -> list[Draw]
 
 
 def _numbers(rows: Any) -> Array:
-    """Return nested lists as an array, in which None is NaN."""
-    return np.array(rows, dtype=np.float64)
+    """Return nested lists as an array, in which None is NaN; an empty one for anything else."""
+    try:
+        return np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
