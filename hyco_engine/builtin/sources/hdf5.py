@@ -155,7 +155,7 @@ class Hdf5Source(TrajectorySource):
                         raise ValueError(
                             f"simulation {own} has the shape {values.shape}, and the file declares {wanted}"
                         )
-                    values = np.flip(values, [2 + opened.grid.axes.index(axis) for axis in opened.downwards])
+                    values = np.flip(values, tuple(2 + opened.grid.axes.index(axis) for axis in opened.downwards))
                     parts[found.static].append(values if values.dtype == np.float32 else values.astype(np.float64))
         static = np.concatenate(parts[True], axis=1)[0] if parts[True] else np.zeros((0, *opened.grid.resolution))
         return Trajectory(
