@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from hyco_engine.interfaces import PhysicalModel
-from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.rollout import rollout
 from hyco_engine.training.jacobian import ForwardJacobian
 from hyco_engine.training.tangents import NotCaptured, TangentRollout
@@ -24,7 +23,7 @@ class Sensitivities:
         self._model = model
         self._unknowns = Unknowns(model)
         # a few rollouts take less time than compiling them would
-        self._rollout = TangentRollout(model, compiles=False) if isinstance(model, DeclaredModel) else None
+        self._rollout = TangentRollout.of(model, compiles=False)
         self._jacobian = ForwardJacobian()
 
     def __call__(self, states: Tensor, steps: int) -> tuple[Tensor, Tensor]:
