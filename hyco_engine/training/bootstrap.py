@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hyco_engine.ensemble import members_of
 from hyco_engine.errors import SpecError
 from hyco_engine.randomness import derive_generator
 from hyco_engine.training.losses import Objective
@@ -38,6 +39,12 @@ class Bootstrap:
     """
 
     counts: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, samples: int, seed: int) -> Bootstrap | None:
+        """Return the resamples for the members of an ensemble; None for any other model."""
+        members = len(members_of(model))
+        return cls.draw(members, samples, seed) if members > 1 and samples else None
 
     @classmethod
     def draw(cls, members: int, samples: int, seed: int) -> Bootstrap:

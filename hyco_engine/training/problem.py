@@ -102,8 +102,8 @@ class Problem:
     model's smoothness prior belongs to both; `residuals` are those of the data alone.
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
-    curvature a lower bound. `initial` holds the start states that are learned beside the model, and `bootstrap` says
-    how often each member of an ensemble has each sample. Messages call the model
+    curvature a lower bound. `initial` holds the start states that are learned beside the model. `bootstrap` says how
+    often each member of an ensemble has each sample. Messages call the model
     `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
     phase has `epochs` epochs, after `begun` earlier ones.
     """
@@ -119,12 +119,12 @@ class Problem:
     device: torch.device
     terms: Sequence[ExtraTerm] = ()
     initial: InitialStates | None = None
-    bootstrap: Bootstrap | None = None
     passes: Passes = "batches"
     epochs: int = 0
     begun: int = 0
     weights: Mapping[str, float] = attrs.Factory(dict)
     prior: Prior = attrs.field(init=False)
+    bootstrap: Bootstrap | None = attrs.field(init=False)
     _chunks: _Chunks = attrs.field(init=False)
     _last: tuple[Tensor, tuple[int, ...], tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
     _totals: dict[str, float] | None = attrs.field(init=False, default=None)
@@ -132,6 +132,7 @@ class Problem:
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
+        self.bootstrap = Bootstrap.of(self.model, len(self.data.real), self.seed)
         self._chunks = _Chunks(self.data, self._together(), self.device)
 
     def _together(self) -> int:

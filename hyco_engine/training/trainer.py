@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.points import PointParts
-from hyco_engine.ensemble import members_of
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
-from hyco_engine.training.bootstrap import Bootstrap
 from hyco_engine.training.fit import fit
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, objective_for
@@ -247,15 +245,9 @@ class Trainer:
             settings=self.settings,
             terms=terms,
             initial=state.initial,
-            bootstrap=self._bootstrap(data),
             begun=self.epochs_done - done,
             **{"passes": self.solver.passes, **more},
         )
-
-    def _bootstrap(self, data: AugmentedDataset) -> Bootstrap | None:
-        """Return the resamples of the members of an ensemble; None for any other model."""
-        members, samples = len(members_of(self.model)), len(data.real)
-        return Bootstrap.draw(members, samples, self.seed) if members > 1 and samples else None
 
     def at_phase_start(self) -> AbstractContextManager[None]:
         """Give the model, within the context, its weights from the start of the phase under way."""
