@@ -36,7 +36,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
 
     The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `physics_test`, `metrics`,
-    `cooperation` and `chaos`, each of which may be missing.
+    `cooperation`, `chaos` and `ensemble`, each of which may be missing.
     """
     metrics, test = summary.get("metrics") or {}, summary.get("physics_test") or {}
     wrong = test.get("explained") is False
@@ -47,6 +47,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
         *_harm(metrics, summary.get("cooperation") or ()),
         *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
+        *_bands(summary.get("ensemble") or {}),
         *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
     ]
     return found or ["This run trained and measured no model."]
@@ -349,6 +350,13 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
     yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
+
+
+def _bands(ensemble: Mapping[str, Any]) -> Iterator[str]:
+    """Tell how much of the test data lies in the bands of an ensemble."""
+    level, share = ((ensemble.get(key) or {}).get(name) for key, name in (("bands", "level"), ("coverage", "share")))
+    if is_number(level) and is_number(share):
+        yield f"The {_percent(level)} bands of the surrogate hold {_percent(share)} of the test data."
 
 
 def _falls(metrics: Mapping[str, Any]) -> int | None:
