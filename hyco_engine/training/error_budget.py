@@ -33,6 +33,7 @@ from hyco_engine.training.discretisation import (
     discretisation,
     refined,
     spread_out,
+    work_of,
 )
 from hyco_engine.training.error_bars import ErrorBars
 from hyco_engine.training.linearized import Linearizer
@@ -104,7 +105,7 @@ def error_budget(
     model = trainer.unknowns.physics
     assert model is not None
     whole = trainer.whole_loss(data, passes="tangents")
-    work = float(max(1, trainer.epochs_done) * len(data))
+    work = work_of(whole, trainer.epochs_done)
     finer = _finer(whole, trainer.linearizer, build, work)
     intervals = _profiles(trainer, model, whole, bars)
     points = whole.unknowns.point()
@@ -135,7 +136,7 @@ def _owners(model: PhysicalModel) -> list[Transform]:
 
 
 def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float) -> _Finer:
-    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), allowed(whole, work, 1.0)))
+    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), max(1, allowed(whole, work))))
     if excerpt is None:
         return _Finer(why_not="the data are no fields on a grid")
     if build is None:
@@ -144,7 +145,8 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
         return _Finer(excerpt=excerpt, why_not="a smoothness prior takes part in the fit")
     try:
         refinement, count = refined(whole, build, work)
-        excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
+        if count < len(excerpt.indices):
+            excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
         found = discretisation(whole, linearizer, excerpt, refinement)
     except NotRefinable as error:
         return _Finer(excerpt=excerpt, why_not=str(error))
