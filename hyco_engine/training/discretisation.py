@@ -29,7 +29,7 @@ SAFETY = 2.0
 FIXED = 3e4
 """The fixed cost of a step, in values that a step computes in the same time."""
 MOST_BYTES = 2**28
-"""Windows are taken up to this size."""
+"""Rollouts are taken up to this size."""
 
 
 class Held(Samples):
@@ -61,6 +61,15 @@ class Excerpt:
     def residual(self) -> Tensor:
         """Prediction minus observation `[n, T, C_dyn, *S]`; NaN where nothing was observed."""
         return self.predicted - self.observed
+
+    def some(self, chosen: Tensor) -> Excerpt:
+        """Return the windows at the places `chosen`."""
+        return Excerpt(
+            indices=self.indices[chosen],
+            states=self.states[chosen],
+            observed=self.observed[chosen],
+            predicted=self.predicted[chosen],
+        )
 
     @classmethod
     def of(cls, whole: Problem, indices: Tensor) -> Excerpt | None:
@@ -104,9 +113,9 @@ def allowed(whole: Problem, work: float, refinement: Refinement | None = None) -
     if not isinstance(states, Tensor):
         return 0
     steps = internal_steps(whole.model if refinement is None else refinement.model)
-    values = states.numel() * (1.0 if refinement is None else refinement.cells)
-    count = (work / steps - FIXED) / values
-    return max(0, min(len(whole.data.real), int(count), MOST_BYTES // max(1, size)))
+    cells = 1 if refinement is None else refinement.cells
+    count = (work / steps - FIXED) / (cells * states.numel())
+    return max(0, min(len(whole.data.real), int(count), MOST_BYTES // (cells * size)))
 
 
 def work_of(whole: Problem, epochs: int) -> float:

@@ -37,6 +37,7 @@ from hyco_engine.training.discretisation import (
 )
 from hyco_engine.training.error_bars import ErrorBars
 from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.physics_test import DRAWS
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.profile import FAR, profile
 from hyco_engine.training.refinement import Build, NotRefinable
@@ -70,6 +71,8 @@ class ErrorBudget:
     """Why there is no discretisation error."""
     finer_residual: Tensor | None = None
     """The residual of the excerpt with the finer physics at its own estimate."""
+    tested: int = 1
+    """How many windows of the excerpt may be rolled out for each draw of a test of the physics."""
 
     def after(self, unexplained: str) -> ErrorBudget:
         """Return the budget after a test of the physics, which says in words what it does not explain, if anything."""
@@ -123,6 +126,7 @@ def error_budget(
         discretisation=finer.found,
         why_not=finer.why_not,
         finer_residual=finer.residual,
+        tested=max(1, allowed(whole, work / DRAWS)),
     )
 
 
