@@ -5,8 +5,8 @@
 Each case trains a surrogate alone and as one of several members, with the same number of epochs; ten simulations
 validate and ten test. `cost` is the time of the ensemble over that of as many single runs, one after the other;
 `error` is the test nrmse of its mean over that of the single surrogate; `covered` is the share of the test data in the
-bands that hold 90 % of the validation data. Each number is the median over seeds, with the smallest and the largest. The
-last line is one JSON object {case: {name: [median, least, most]}}.
+bands that hold 90 % of the validation data. Each number is the median over seeds, with the smallest and the largest.
+The last line is one JSON object {case: {name: [median, least, most]}}.
 """
 
 from __future__ import annotations
