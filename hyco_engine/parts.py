@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         to_tensor,
     )
     from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
+    from hyco_engine.ranks.environment import runtime_here
+    from hyco_engine.ranks.runtime import Runtime
     from hyco_engine.runs.cache_manager import CacheManager
     from hyco_engine.tasks.points import HeldOutPoints
     from hyco_engine.training.cycle import REST, Event
@@ -79,6 +81,8 @@ _HOME = {
     "Learnables": "physics",
     "ParameterDeclaration": "physics",
     "ParameterSetting": "physics.settings",
+    "Runtime": "ranks.runtime",
+    "runtime_here": "ranks.environment",
     "Profile": "physics.settings",
     "TorchModel": "physics",
     "TorchPhysics": "physics",

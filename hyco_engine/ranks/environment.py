@@ -38,14 +38,21 @@ def place(environment: Mapping[str, str]) -> Place | None:
     return found if found is not None and found.size > 1 else None
 
 
-def runtime(environment: Mapping[str, str] = os.environ) -> Runtime:
-    """Return the runtime for the place that the environment gives this process."""
-    found = place(environment)
-    if found is None:
+def runtime_here() -> Runtime:
+    """Return the runtime of this process, as torchrun, srun or mpirun started it; one process alone has nobody to meet.
+
+    Use it as a context, at whose end the process parts from the others.
+    """
+    return runtime_at(place(os.environ))
+
+
+def runtime_at(here: Place | None) -> Runtime:
+    """Return the runtime of a process at this place, which meets the others there."""
+    if here is None:
         return Single()
     from hyco_engine.ranks.process_group import ProcessGroup
 
-    return ProcessGroup(found, timeout_s=_timeout(environment))
+    return ProcessGroup(here, timeout_s=timeout(os.environ))
 
 
 def _torchrun(environment: Mapping[str, str]) -> Place | None:
@@ -122,7 +129,8 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise SpecError(f"the environment has {name} = {text!r}, which must be a number", key=name) from None
 
 
-def _timeout(environment: Mapping[str, str]) -> float:
+def timeout(environment: Mapping[str, str]) -> float:
+    """Return how many seconds a rank waits for the others. Raises SpecError if the environment has no such number."""
     text = environment.get(TIMEOUT_VARIABLE)
     try:
         seconds = TIMEOUT_S if text is None else float(text)

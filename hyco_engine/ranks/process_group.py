@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from hyco_engine.errors import RunError
 from hyco_engine.ranks.environment import TIMEOUT_VARIABLE, Place
-from hyco_engine.ranks.runtime import RankFailed, Runtime
+from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
 
 logger = logging.getLogger("hyco_engine")
 
@@ -37,12 +38,13 @@ class ProcessGroup(Runtime):
         self.rank, self.size, self.local_rank = place.rank, place.size, place.local_rank
         self._timeout_s = timeout_s
         self._failed = False
+        self._broken: BaseException | None = None
         timeout = timedelta(seconds=timeout_s)
         where = f"tcp://{place.host}:{place.port}?rank={place.rank}&world_size={place.size}"
         try:
             # torchrun has a store of its own, which env:// finds
             url = "env://" if place.starter == "torchrun" else where
-            self._store, _, _ = next(iter(dist.rendezvous(url, place.rank, place.size, timeout=timeout)))
+            self._store, _, _ = next(iter(rendezvous(url, place.rank, place.size, timeout=timeout)))
             dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=timeout)
         except (RuntimeError, ValueError) as error:
             raise RunError(
@@ -73,7 +75,7 @@ class ProcessGroup(Runtime):
         if isinstance(error, RankFailed):
             return
         self._failed = True
-        word = json.dumps({"rank": self.rank, "message": str(error), "code": exit_code, "place": place})
+        word = json.dumps({"rank": self.rank, "message": str(error), "exit_code": exit_code, "place": place})
         try:
             # the first word stays, since others may fail because of it
             self._store.compare_set(WORD, "", word)
@@ -81,33 +83,38 @@ class ProcessGroup(Runtime):
             logger.debug("the store is gone: %s", lost)
 
     def _meet(self, exchange: Any) -> None:
-        """Exchange tensors. Raises what another rank told if it failed."""
+        """Exchange tensors. Raises what another rank told if it failed, now and ever after."""
+        if self._broken is not None:
+            raise self._broken
         try:
             exchange()
         except RuntimeError as error:
             self._failed = True
-            raise self._why(error) from error
+            self._broken = self._why(error)
+            raise self._broken from error
 
     def _why(self, error: RuntimeError) -> BaseException:
         """Return the reason why another rank did not come, which it may have told."""
         word = self._word()
         if word is None:
-            return RankFailed(self._silence(error))
-        told = f"rank {word['rank']} failed{' in ' + word['place'] if word['place'] else ''}: {word['message']}"
-        if word["code"] == 130:
-            return KeyboardInterrupt(word["message"] or "interrupted")
-        return RankFailed(told, int(word["code"]))
+            return self._silence(error)
+        return heard(**word)
 
     def _word(self) -> dict[str, Any] | None:
+        """Return what a rank told, which it may do a moment after it stopped answering."""
         try:
-            self._store.wait([WORD], timedelta(seconds=HEARD_S))
+            end = time.monotonic() + HEARD_S
+            while not self._store.check([WORD]):
+                if time.monotonic() > end:
+                    return None
+                time.sleep(0.05)
             told: dict[str, Any] = json.loads(self._store.get(WORD))
             return told
         except RuntimeError:
             return None
 
-    def _silence(self, error: RuntimeError) -> str:
-        """Return which ranks have gone without a word."""
+    def _silence(self, error: RuntimeError) -> RankFailed:
+        """Return an error that says which ranks have gone without a word."""
         try:
             self._store.set(f"{ALIVE}/{self.rank}", "yes")
             time.sleep(HEARD_S)
@@ -116,11 +123,13 @@ class ProcessGroup(Runtime):
             gone = [0]
         who = f"rank {', '.join(map(str, gone))}" if gone else "another rank"
         if "imed out" in str(error) or "imeout" in str(error):
-            return (
+            told = (
                 f"{who} did not answer within {self._timeout_s:g} s, the time that {TIMEOUT_VARIABLE} allows: look at "
                 "what it does there, or allow more"
             )
-        return f"{who} ended without a word: it was killed, perhaps for memory, or its machine failed"
+        else:
+            told = f"{who} ended without a word: it was killed, perhaps for memory, or its machine failed"
+        return RankFailed(told, untold=0 in gone)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

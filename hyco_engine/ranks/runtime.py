@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class RankFailed(RunError):
-    """Another rank failed, with this exit code."""
+INTERRUPTED = 130
+"""The exit code of a run that was interrupted."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+
+class RankFailed(RunError):
+    """Another rank failed, with this exit code. `untold` is true if rank 0 is gone and tells nothing any more."""
+
+    def __init__(self, message: str, exit_code: int = 1, *, untold: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.untold = untold
 
 
 class Runtime(AbstractContextManager["Runtime"], ABC):
@@ -65,7 +70,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
                 "process that it runs in, such as on its time, its files, or random numbers of its own"
             )
 
-    def tell(self, error: BaseException, exit_code: int, place: str) -> None:  # noqa: B027 - one process has no others
+    def tell(self, error: BaseException, exit_code: int, place: str) -> None:
         """Tell the other ranks that this one fails with `error` at a `place` of the run; they fail, too."""
 
     def __exit__(
@@ -82,6 +87,13 @@ class Single(Runtime):
 
     def broadcast(self, data: bytes) -> bytes:
         return data
+
+
+def heard(rank: int, message: str, exit_code: int, place: str) -> BaseException:
+    """Return what a rank raises that heard from another one that it failed."""
+    if exit_code == INTERRUPTED:
+        return KeyboardInterrupt(message or "interrupted")
+    return RankFailed(f"rank {rank} failed{f' in {place}' if place else ''}: {message}", exit_code)
 
 
 def tree_sum(parts: list[Tensor]) -> Tensor:
@@ -103,5 +115,5 @@ def device_of(runtime: Runtime, name: str) -> torch.device | None:
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code with which a command ends after `error`."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     return error.exit_code if isinstance(error, HycoError) else 1

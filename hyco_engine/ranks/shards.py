@@ -41,7 +41,7 @@ class Shards:
         return range(self.runtime.rank * each, (self.runtime.rank + 1) * each)
 
     def cut(self, samples: int) -> list[tuple[int, int]]:
-        """Return the first and the last but one index of each shard of so many samples; shards differ by at most one."""
+        """Return the first index of each shard of so many samples and the one after its last; sizes are alike."""
         return list(pairwise(k * samples // self.count for k in range(self.count + 1)))
 
     def sum(self, parts: Sequence[Tensor]) -> Tensor:

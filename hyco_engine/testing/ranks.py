@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hyco_engine.ranks.runtime import RankFailed, Runtime
+from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
 
 T = TypeVar("T")
 LONG_S = 60.0
@@ -24,6 +24,7 @@ class _Meeting:
         self.barrier = threading.Barrier(size, timeout=LONG_S)
         self.given: list[Any] = [None] * size
         self.computing = threading.Lock()
+        self.told: BaseException | None = None
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
         """Return the values of all ranks."""
@@ -34,7 +35,7 @@ class _Meeting:
             found = list(self.given)
             self.barrier.wait()
         except threading.BrokenBarrierError:
-            raise RankFailed("another rank failed") from None
+            raise self.told or RankFailed("another rank failed") from None
         finally:
             self.computing.acquire()
         return found
@@ -59,6 +60,9 @@ class Thread(Runtime):
         self._count(len(data))
         given: bytes = self._meeting.exchange(self.rank, data)[0]
         return given
+
+    def tell(self, error: BaseException, exit_code: int, place: str) -> None:
+        self._meeting.told = self._meeting.told or heard(self.rank, str(error), exit_code, place)
 
     def _count(self, nbytes: int) -> None:
         self.exchanged["meetings"] += 1

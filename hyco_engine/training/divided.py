@@ -89,7 +89,9 @@ class DividedSum:
             summed = self._shards.sum(self._gradients)
             sizes = [p.numel() for p in self._parameters]
             *parts, there = torch.split(summed, [*sizes, len(sizes)])
-            for parameter, part, before, used in zip(self._parameters, parts, self._before, there.tolist(), strict=True):
+            for parameter, part, before, used in zip(
+                self._parameters, parts, self._before, there.tolist(), strict=True
+            ):
                 new = part.view_as(parameter).to(parameter.dtype) if used else None
                 parameter.grad = new if before is None else before if new is None else before + new
         return float(value)

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from messages import error_naming
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -16,11 +15,9 @@ from hyco_engine.builtin.normalizers.batch_stat import BatchStat
 from hyco_engine.builtin.normalizers.grad_norm import GradNorm
 from hyco_engine.builtin.normalizers.manual import Manual
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
-from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import LossNormalizer, Player
-from hyco_engine.ranks.environment import Place, first_node, place
 from hyco_engine.ranks.runtime import Runtime, Single
-from hyco_engine.ranks.shards import Shards, shards_for
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
 from hyco_engine.testing.ranks import Thread, on_ranks
 from hyco_engine.training.settings import TrainingSettings
