@@ -11,7 +11,6 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
 from hyco_engine.training.initial_states import MOST_NUMBERS
@@ -38,7 +37,7 @@ class Linearizer:
 
     def __init__(self, model: nn.Module, *, compiles: bool = True) -> None:
         self.model = model
-        self._rollout = TangentRollout(model, compiles=compiles) if isinstance(model, DeclaredModel) else None
+        self._rollout = TangentRollout.of(model, compiles=compiles)
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
         self._starts = 1
