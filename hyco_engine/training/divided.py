@@ -138,10 +138,10 @@ def joined_terms(shards: Shards, own: Sequence[LossTerm], samples: int) -> list[
 @contextmanager
 def unchanged_buffers(model: nn.Module, who: str) -> Iterator[None]:
     """Raise SpecError if the model changes a buffer within: it would hold what one rank saw."""
-    before = {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     yield
     for name, buffer in model.named_buffers():
-        if before.get(name) != (id(buffer), buffer._version):
+        if name not in before or not torch.equal(before[name].nan_to_num(), buffer.nan_to_num()):
             raise SpecError(
                 f"{who} changes its buffer {name} while it trains, as batch normalization does, so its batches cannot "
                 "be divided: train it in one process with run.shards = 1",

@@ -152,6 +152,7 @@ class Problem:
     _last: tuple[Tensor, tuple[int, ...], tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
     _totals: dict[str, float] | None = attrs.field(init=False, default=None)
     _shorter: tuple[int | None, Problem] | None = attrs.field(init=False, default=None)
+    _keeps_buffers: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
@@ -308,8 +309,11 @@ class Problem:
             with own_random_numbers(self.device, self.seed, "train", self.player, "shard", step, shard):
                 return self._terms(chunk.rows(rows), draws, where)
 
-        with unchanged_buffers(self.model, self.who):
-            return DividedLoss(self.shards, len(chunk.indices), terms, self.parameters)
+        # what a model changes it changes from its first batch on
+        with nullcontext() if self._keeps_buffers else unchanged_buffers(self.model, self.who):
+            divided = DividedLoss(self.shards, len(chunk.indices), terms, self.parameters)
+        self._keeps_buffers = True
+        return divided
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
         left = self.objective.left_finite(self.model, batch)

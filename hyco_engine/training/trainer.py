@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.ranks.shards import Shards
@@ -231,7 +230,7 @@ class Trainer:
                 f"{dataset.n_generated} generated samples are rollouts on a grid: use a strategy that never teaches it"
             )
         # the parts are the same in every phase, and after a resume
-        return AugmentedDataset(PointParts(dataset.real, size, self.seed))
+        return dataset.in_parts(size, self.seed)
 
     def _problem(self, data: AugmentedDataset, terms: Sequence[ExtraTerm], **more: Any) -> Problem:
         state = self.state

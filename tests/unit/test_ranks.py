@@ -8,14 +8,18 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from messages import error_naming
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.augment.shared import SharedRecipe
+from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.builtin.normalizers.batch_stat import BatchStat
 from hyco_engine.builtin.normalizers.grad_norm import GradNorm
 from hyco_engine.builtin.normalizers.manual import Manual
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
-from hyco_engine.interfaces import LossNormalizer, Player
+from hyco_engine.errors import RunError, SpecError
+from hyco_engine.interfaces import Batch, LossNormalizer, Player, Recipe
 from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.ranks.shards import Shards
 from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
@@ -106,3 +110,81 @@ def test_a_normalizer_sees_the_losses_of_all_ranks(normalizer: type[LossNormaliz
     for found, told, _ in on_ranks(2, lambda runtime: trained(runtime, 2, normalizer=normalizer())):
         assert same(found, alone)
         assert told == metrics
+
+
+class Counted(Recipe):
+    """Samples that are functions of their index; it counts the batches that this rank generated."""
+
+    def __init__(self, count: int, fails_at: int | None = None) -> None:
+        self.count = count
+        self.batches: list[list[int]] = []
+        self.fails_at = fails_at
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sample_bytes(self) -> int:
+        return 8
+
+    @property
+    def batch_size(self) -> int:
+        return 3
+
+    def generate(self, indices: Tensor) -> Batch:
+        self.batches.append(indices.tolist())
+        if self.fails_at in indices.tolist():
+            raise RunError(f"sample {self.fails_at} cannot be generated")
+        return indices.double()[:, None].sin(), {"a": indices.float(), "b": indices[:, None].double().exp()}
+
+
+def test_ranks_generate_batches_in_turn() -> None:
+    def held(runtime: Runtime) -> tuple[Tensor, list[list[int]]]:
+        recipe = Counted(14)
+        samples = Memory().hold(SharedRecipe(recipe, runtime), None)
+        inputs, targets = samples.batch(torch.arange(14))
+        return torch.cat([inputs, targets["a"][:, None].double(), targets["b"]], dim=1), recipe.batches
+
+    alone, _ = held(Single())
+    two = on_ranks(2, held)
+    assert all(torch.equal(found, alone) for found, _ in two)
+    assert [batches for _, batches in two] == [
+        [[0, 1, 2], [6, 7, 8], [12, 13]],
+        [[3, 4, 5], [9, 10, 11], [12, 13]],
+    ]
+    # a single batch is not worth an exchange
+    three = on_ranks(2, lambda runtime: SharedRecipe(Counted(3), runtime).generate(torch.arange(3)))
+    assert all(torch.equal(found[0], three[0][0]) for found in three)
+
+
+def test_a_sample_that_cannot_be_generated_fails_alike_on_all_ranks() -> None:
+    def held(runtime: Runtime) -> str:
+        with pytest.raises(RunError) as caught:
+            Memory().hold(SharedRecipe(Counted(14, fails_at=4), runtime), None)
+        return str(caught.value)
+
+    assert on_ranks(2, held) == ["sample 4 cannot be generated"] * 2
+
+
+def test_a_model_that_keeps_a_buffer_is_refused() -> None:
+    class Normed(Net):
+        def __init__(self) -> None:
+            super().__init__(0.0)
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, state: Tensor) -> Tensor:
+            return self.norm(super().forward(state))
+
+    trainer = Trainer(Normed(), player="synthetic", layout=decay_layout(), model_name="'normed'", shards=Shards(2))
+    with error_naming(SpecError, "norm.num_batches_tracked", "'normed'", key="run.shards"):
+        trainer.train(AugmentedDataset(decay_windows(2, frames=9)), 1)
+
+
+def test_a_step_exchanges_the_losses_and_one_gradient() -> None:
+    exchanged = on_ranks(2, lambda runtime: trained(runtime, 4)[2])[0]
+    weights, windows, steps = 31, 18, 3 * 4
+    # 8 bytes for a sample's loss and weight each; 4 for each number of a gradient, and one number for each tensor
+    losses, gradients = 4 * windows * 16 // 2, steps * (weights + 4) * 4
+    # a rank with fewer samples fills up to the other's number, and the value of a gradient's sum is one number
+    assert exchanged["meetings"] == steps * 3
+    assert losses + gradients + steps * 8 <= exchanged["bytes"] <= losses + gradients + steps * (8 + 16)
