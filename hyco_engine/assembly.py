@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
+from hyco_engine.ensemble import build_ensemble, members_of
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.records import ModelRecord
@@ -49,6 +51,7 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
 from hyco_engine.threads import threads_for
+from hyco_engine.training.bootstrap import check_members
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
@@ -80,6 +83,8 @@ class Parts:
     """The strategy; None if one model trains alone."""
     cache: CacheDecision | None
     """The decision how to hold generated samples; None if none are generated."""
+    physics_on: Callable[[StateLayout, float | None], PhysicalModel]
+    """Builds the physics for another layout and with an internal step; see `training.refinement`."""
 
     @property
     def models(self) -> dict[Player, nn.Module]:
@@ -195,7 +200,13 @@ class Assembler:
             check_strategy(strategy, models, most, alpha, heldout=task.validates)
             cache = cache or self._decide_cache(task, strategy)
         return Parts(
-            task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
+            task=task,
+            device=self.device,
+            physical=physical,
+            trainers=trainers,
+            strategy=strategy,
+            cache=cache,
+            physics_on=lambda layout, dt: self._physics_on(task.form, layout, dt),
         )
 
     def _choose_precision(self, task: Task) -> dict[str, Any]:
@@ -224,6 +235,7 @@ class Assembler:
         wanted, limit = self.spec.training.synthetic, None
         if wanted.epochs_per_cycle == "auto":
             limit = operations(wanted, Budget.parse(self.spec.run.budget), self._samples(task, strategy))
+            limit /= choice.members
         with attributed(self._named(choice), "its choice of options"):
             found = attrs.asdict(
                 record.settled(choice.options, self._surrogate_context(task.form, limit)), recurse=False
@@ -322,10 +334,23 @@ class Assembler:
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module
             if isinstance(context, SurrogateContext):
-                model = build_informed(lambda inner: self._build(choice, expected, inner), context)
+                model = build_ensemble(
+                    lambda own: build_informed(lambda inner: self._build(choice, expected, inner), own),
+                    context,
+                    choice.members,
+                )
             else:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
+
+    def _physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
+        """Build the physics of the spec on another layout of the same fields, and with another internal step."""
+        assert self.spec.physical is not None
+        # so few rollouts never repay a compilation
+        runs = "eager" if self.spec.physical.compile == "eager" else "auto"
+        changed = {"physical.dt": inner_dt, "physical.compile": runs}
+        other = Assembler(replaced(self.spec, changed), self.registry)
+        return cast("PhysicalModel", other.model("physical", attrs.evolve(form, layout=layout)))
 
     def _surrogate_context(self, form: DataForm, operations: float | None = None) -> SurrogateContext:
         return self._context(
@@ -355,7 +380,8 @@ class Assembler:
 
     def objective(self, player: Player, model: nn.Module, task: Task) -> Objective:
         """Make the objective of a model, with the terms that `[loss]` declares."""
-        return task.objective(model, task.terms(player, model, self.spec.loss))
+        one = members_of(model)[0]
+        return task.objective(one, task.terms(player, one, self.spec.loss))
 
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
         """Build a trainer with the player's settings, loss terms and normalizer."""
@@ -364,6 +390,7 @@ class Assembler:
         if task.is_read:
             check_stages(player, objective, settings.curriculum, task.samples(settings))
         check_parts(player, objective, settings.points_per_sample)
+        check_members(len(members_of(model)), optimizer_name(Unknowns(model), player, settings, objective), objective)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
             model,
