@@ -176,7 +176,7 @@ def test_a_model_that_keeps_a_buffer_is_refused() -> None:
             return self.norm(super().forward(state))
 
     trainer = Trainer(Normed(), player="synthetic", layout=decay_layout(), model_name="'normed'", shards=Shards(2))
-    with error_naming(SpecError, "norm.num_batches_tracked", "'normed'", key="run.shards"):
+    with error_naming(SpecError, "norm.running_mean", "'normed'", key="run.shards"):
         trainer.train(AugmentedDataset(decay_windows(2, frames=9)), 1)
 
 
