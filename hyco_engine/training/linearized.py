@@ -130,13 +130,15 @@ class Linearizer:
                 if linear is not None:
                     _, (residual,), (jacobian,) = linear
                     own = jacobian[learned, :, x.shape[1] :].double()
-                    parts.append(ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], partial(_pulled, own, learned)))
+                    parts.append(
+                        ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], learned, partial(_pulled, own, learned))
+                    )
                     blocks.append((own.mT @ own).cpu())
                     continue
                 linear = self._captured(whole, chunk, x, draws, tangents=True)
                 _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
                 pulls.append(StartDerivatives(whole, chunk))
-                parts.append(ArrowPart.of(residual, jacobian, pulls[-1].pull_all))
+                parts.append(ArrowPart.of(residual, jacobian, learned, pulls[-1].pull_all))
         curvature = DenseCurvature(torch.cat(blocks)) if blocks else _products(whole, pulls)
         found = Arrow.joined(parts, curvature)
         if whole.prior:
