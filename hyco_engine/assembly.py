@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
@@ -80,6 +81,8 @@ class Parts:
     """The strategy; None if one model trains alone."""
     cache: CacheDecision | None
     """The decision how to hold generated samples; None if none are generated."""
+    physics_on: Callable[[StateLayout, float | None], PhysicalModel]
+    """Builds the physics for another layout and with an internal step; see `training.refinement`."""
 
     @property
     def models(self) -> dict[Player, nn.Module]:
@@ -190,7 +193,13 @@ class Assembler:
             check_strategy(strategy, models, most, alpha, heldout=task.validates)
             cache = cache or self._decide_cache(task, strategy)
         return Parts(
-            task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
+            task=task,
+            device=self.device,
+            physical=physical,
+            trainers=trainers,
+            strategy=strategy,
+            cache=cache,
+            physics_on=lambda layout, dt: self._physics_on(task.form, layout, dt),
         )
 
     def _choose_precision(self, task: Task) -> dict[str, Any]:
@@ -326,6 +335,15 @@ class Assembler:
             else:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
+
+    def _physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
+        """Build the physics of the spec on another layout of the same fields, and with another internal step."""
+        assert self.spec.physical is not None
+        # so few rollouts never repay a compilation
+        runs = "eager" if self.spec.physical.compile == "eager" else "auto"
+        changed = {"physical.dt": inner_dt, "physical.compile": runs}
+        other = Assembler(replaced(self.spec, changed), self.registry)
+        return cast("PhysicalModel", other.model("physical", attrs.evolve(form, layout=layout)))
 
     def _surrogate_context(self, form: DataForm, operations: float | None = None) -> SurrogateContext:
         return self._context(

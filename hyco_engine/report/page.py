@@ -22,14 +22,15 @@ from hyco_engine.report.page_tables import (
     error_table,
     parameter_rows,
     phase_rows,
+    physics_test_text,
     time_text,
 )
-from hyco_engine.report.panels import lead_time_panels, spectrum_panels
+from hyco_engine.report.panels import lead_time_panels, physics_test_panels, spectrum_panels
 from hyco_engine.report.pay_words import cost_panel
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
-from hyco_engine.report.verdict import correlation, verdict
+from hyco_engine.report.verdict import budgets, correlation, verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.files import write_atomic
@@ -111,7 +112,7 @@ def report_page(run: RunRecord) -> str:
         error=summary.get("error"),
         parameters=rows,
         has_truth=any(row["truth"] for row in rows),
-        has_error_bars=any(is_number(entry.get("standard_error")) for entry in parameters.values()),
+        error_bars=_about_errors(parameters),
         errors=error_table(metrics),
         views=drawn,
         player_title=f"Truth and models on a held-out {run.rollout.split_name} simulation" if run.rollout else "",
@@ -141,11 +142,25 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if run.costs is not None:
         sections.append(("Does the surrogate pay?", [partial(cost_panel, run.costs)], " ".join(run.costs["sentences"])))
+    if test := run.summary.get("physics_test"):
+        sections.append(("Test of the physics", physics_test_panels(test, run.data_dt), physics_test_text(test)))
     return [
         {"title": title, "note": note, "svgs": [svg_chart(draw) for draw in panels]}
         for title, panels, note in sections
         if panels
     ]
+
+
+def _about_errors(parameters: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what ± stands for; empty if there is none."""
+    if budgets(parameters):
+        return "± is one standard error, with the error of the grid where it is known; the error budget has its parts."
+    if any(is_number(entry.get("standard_error")) for entry in parameters.values()):
+        return (
+            "± is one standard error, the uncertainty from noise in the data. It does not include the errors of a "
+            "wrong model."
+        )
+    return ""
 
 
 def _no_views(run: RunRecord) -> str:
