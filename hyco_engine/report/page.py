@@ -7,6 +7,7 @@ It needs neither the data nor the models, so a copy of a run folder is enough. T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from hyco_engine.report.page_tables import (
     time_text,
 )
 from hyco_engine.report.panels import lead_time_panels, physics_test_panels, spectrum_panels
+from hyco_engine.report.pay_words import cost_panel
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.verdict import budgets, correlation, verdict
 from hyco_engine.report.views import views
+from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.reading import RunFiles
@@ -50,6 +53,8 @@ class RunRecord:
     environment: Mapping[str, Any]
     spec: str
     rollout: HeldOutRollout | None
+    costs: Mapping[str, Any] | None = None
+    """What `paying.costs` measured, if it did."""
 
     @classmethod
     def of(cls, folder: Path, summary: Mapping[str, Any] | None = None) -> RunRecord:
@@ -71,6 +76,7 @@ class RunRecord:
             environment=_environment(files),
             spec=spec,
             rollout=HeldOutRollout.load(folder),
+            costs=read_costs(folder),
         )
 
     @property
@@ -134,6 +140,8 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             " ".join([LEAD_TIMES, *correlation(run.summary)]),
         ),
     ]
+    if run.costs is not None:
+        sections.append(("Does the surrogate pay?", [partial(cost_panel, run.costs)], " ".join(run.costs["sentences"])))
     if test := run.summary.get("physics_test"):
         sections.append(("Test of the physics", physics_test_panels(test, run.data_dt), physics_test_text(test)))
     return [
