@@ -28,6 +28,8 @@ SAFETY = 2.0
 """The error over the step."""
 FIXED = 3e4
 """The fixed cost of a step, in values that a step computes in the same time."""
+PASSES = 4.0
+"""What an epoch costs, in rollouts: the values with their derivatives, and the steps that are tried."""
 MOST_BYTES = 2**28
 """Rollouts are taken up to this size."""
 
@@ -119,10 +121,10 @@ def allowed(whole: Problem, work: float, refinement: Refinement | None = None) -
 
 
 def work_of(whole: Problem, epochs: int) -> float:
-    """Return what `epochs` of identification cost, in the unit of `allowed`; a gradient costs as much as rollouts."""
+    """Return what `epochs` of identification cost, in the unit of `allowed`."""
     states = whole.data.real.batch(torch.tensor([0]))[0]
     values = states.numel() * len(whole.data) if isinstance(states, Tensor) else 0
-    return 2.0 * max(1, epochs) * internal_steps(whole.model) * (FIXED + values)
+    return PASSES * max(1, epochs) * internal_steps(whole.model) * (FIXED + values)
 
 
 def discretisation(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, refinement: Refinement) -> Discretisation:

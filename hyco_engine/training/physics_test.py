@@ -16,7 +16,7 @@ run together (Student's t for the next draw, Bonferroni). Where the grid is too 
 fails must fail again with the residual that a finer physics would leave (see `discretisation`).
 
 Data without noise leave what the solvers differ by, which is always smooth. There the size alone counts: residuals
-should be of the size of the discretisation error, or small.
+should be of the size of the discretisation error and become smaller with a finer physics, or be small.
 
 What is missing is the rate at which the residual grows: it is compared with simple terms of the state.
 """
@@ -219,7 +219,9 @@ def _tested(
         means = {}
         noise = math.nan
         expected = max(defect or 0.0, SMALL * spread)
-        if min(_rms(residual) for residual in residuals) > FAR * expected:
+        # a finer physics leaves at most a half of the defect, if its error falls in proportion to the cell
+        least, limit = min(map(_rms, residuals)), max(defect or 0.0, FAR * SMALL * spread)
+        if _rms(first) > FAR * expected or (len(residuals) > 1 and least > limit):
             failed.append("size")
     return FieldTest(
         residual=_rms(first),
