@@ -94,7 +94,8 @@ class Statistics:
         own, fixed = mask[: layout.n_dynamic], mask[layout.n_dynamic :]
         dynamic, static, change = _Moments(own), _Moments(fixed), _Moments(own)
         rounding = 0.0
-        trajectories = list(trajectories)
+        if not layout.n_axes:
+            trajectories = list(trajectories)
         for trajectory in trajectories:
             rounding = max(rounding, torch.finfo(trajectory.dynamic.dtype).eps)
             static.add(trajectory.static[None])

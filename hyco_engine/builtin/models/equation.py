@@ -374,7 +374,8 @@ class System(Equation):
         values = ", ".join(f"{name} = {float(value):.3g}" for name, value in parameters.items())
         raise DataError(
             f"with {values}, frames of {dt:g} are not accurate even with {MOST} internal steps, from states of the "
-            "data: check units, bounds and start values of the parameters, and the time between frames, or set physical.dt",
+            "data: check units, bounds and start values of the parameters, and the time between frames, or set "
+            "physical.dt",
             key="physical.dt",
         )
 
