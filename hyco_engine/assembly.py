@@ -16,6 +16,7 @@ from hyco_engine.data.conversion import converted
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
+from hyco_engine.ensemble import build_ensemble, members_of
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.records import ModelRecord
@@ -47,6 +48,7 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import Task, task_for
 from hyco_engine.threads import threads_for
+from hyco_engine.training.bootstrap import check_members
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
@@ -217,6 +219,7 @@ class Assembler:
         wanted, limit = self.spec.training.synthetic, None
         if wanted.epochs_per_cycle == "auto":
             limit = operations(wanted, Budget.parse(self.spec.run.budget), self._samples(task, strategy))
+            limit /= choice.members
         with attributed(self._named(choice), "its choice of options"):
             found = attrs.asdict(
                 record.settled(choice.options, self._surrogate_context(task.form, limit)), recurse=False
@@ -315,7 +318,11 @@ class Assembler:
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module
             if isinstance(context, SurrogateContext):
-                model = build_informed(lambda inner: self._build(choice, expected, inner), context)
+                model = build_ensemble(
+                    lambda own: build_informed(lambda inner: self._build(choice, expected, inner), own),
+                    context,
+                    choice.members,
+                )
             else:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
@@ -348,7 +355,8 @@ class Assembler:
 
     def objective(self, player: Player, model: nn.Module, task: Task) -> Objective:
         """Make the objective of a model, with the terms that `[loss]` declares."""
-        return task.objective(model, task.terms(player, model, self.spec.loss))
+        one = members_of(model)[0]
+        return task.objective(one, task.terms(player, one, self.spec.loss))
 
     def trainer(self, player: Player, model: nn.Module, task: Task) -> Trainer:
         """Build a trainer with the player's settings, loss terms and normalizer."""
@@ -357,6 +365,7 @@ class Assembler:
         if task.is_read:
             check_stages(player, objective, settings.curriculum, task.samples(settings))
         check_parts(player, objective, settings.points_per_sample)
+        check_members(len(members_of(model)), optimizer_name(Unknowns(model), player, settings, objective), objective)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
             model,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         to_tensor,
     )
     from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
+    from hyco_engine.rollout import rollout_with_bands
     from hyco_engine.runs.cache_manager import CacheManager
     from hyco_engine.tasks.points import HeldOutPoints
     from hyco_engine.training.cycle import REST, Event
@@ -87,6 +88,7 @@ _HOME = {
     "to_fields": "physics",
     "to_tensor": "physics",
     "AugmentedDataset": "augment.dataset",
+    "rollout_with_bands": "rollout",
     "CacheManager": "runs.cache_manager",
     "RolloutRecipe": "augment.recipes",
     "generated_count": "augment.balance",
@@ -154,6 +156,7 @@ __all__ = [
     "generated_count",
     "noise_field",
     "random_starts",
+    "rollout_with_bands",
     "smooth_noise",
     "to_fields",
     "to_tensor",

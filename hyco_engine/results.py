@@ -10,6 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Parts
+from hyco_engine.ensemble import Bands, calibrated, members_of
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ParameterSetting
@@ -21,12 +22,15 @@ from hyco_engine.runs.summary import balance_summary, parameter_values, paramete
 from hyco_engine.runs.weights import save_model
 from hyco_engine.spec.classes import Spec
 from hyco_engine.training.acceptance import accept_correction
+from hyco_engine.training.calibration import LEVEL
 from hyco_engine.training.error_bars import ErrorBars, measure
+from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
 from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter
+from hyco_engine.training.trainer import Trainer
 
 PHASES = (
     "prepare_data",
@@ -38,6 +42,8 @@ PHASES = (
     "evaluate",
     "checkpoint",
 )
+COVERED = (0.85, 0.95)
+"""The share of test data in bands that are as wide as they should be."""
 TABLES = ("by_field", "by_step")
 """Metrics that `hyco-engine evaluate` prints, and which would be most of a summary."""
 
@@ -63,6 +69,10 @@ class Results:
     populations: dict[str, dict[str, float]] = attrs.Factory(dict)
     """The populations of the values of groups, by the name of the parameter."""
     correction: dict[str, Any] | None = None
+    bands: Bands | None = None
+    """The bands of an ensemble, calibrated on validation data."""
+    coverage: dict[str, Any] | None = None
+    """The share of the test data in the bands."""
 
     def begin(self, parts: Parts, spec: Spec) -> None:
         """Take note of the parts of the run, of the resolved spec, and of the initial parameters of the physics."""
@@ -138,6 +148,8 @@ class Results:
                         warning = heldout.instability(trainer.model)
                     if warning is not None:
                         self.report.warn(f"on the {split} data, {warning}")
+                if "synthetic" in hybrid.trainers and self._ensemble() is not None:
+                    self._measure_bands(hybrid.trainers["synthetic"], split, heldout)
                 floor = heldout.persistence()
                 if floor is not None:
                     self._keep("persistence", split, floor)
@@ -145,6 +157,30 @@ class Results:
     def _keep(self, model: str, split: str, metrics: Mapping[str, Any]) -> None:
         kept = {name: value for name, value in metrics.items() if name not in TABLES}
         self.metrics.setdefault(model, {})[split] = kept
+
+    def _measure_bands(self, trainer: Trainer, split: str, heldout: HeldOut) -> None:
+        """Calibrate the bands of an ensemble on validation data, and measure them on test data."""
+        with attributed(trainer.who, f"bands on the {split} data"):
+            if split == "val":
+                self.bands = heldout.bands(trainer.model)
+                calibrated(trainer.model, self.bands)
+            elif self.bands is not None:
+                self.coverage = heldout.coverage(trainer.model, self.bands)
+        share = None if self.coverage is None else self.coverage["share"]
+        if share is not None and not COVERED[0] <= share <= COVERED[1]:
+            self.report.warn(
+                f"the bands were made to hold {LEVEL:.0%} of the validation data, and hold {share:.0%} of the test "
+                "data: rollouts of the two differ, or are few"
+            )
+
+    def _ensemble(self) -> dict[str, Any] | None:
+        """Return the number of members, the bands and their coverage; None for a single surrogate."""
+        synthetic = self.models.get("synthetic")
+        members = 1 if synthetic is None else len(members_of(synthetic))
+        if members == 1:
+            return None
+        bands = None if self.bands is None else self.bands.to_data()
+        return {"members": members, "bands": bands, "coverage": self.coverage}
 
     def _measure_parameters(self, parts: Parts, hybrid: HybridTrainer) -> None:
         """Compute error bars of the physics' learned parameters, from the real training data."""
@@ -212,6 +248,7 @@ class Results:
             "cooperation": history.cooperation,
             "arms": history.candidates,
             "correction": self.correction,
+            "ensemble": self._ensemble(),
             "trained": history.trained,
             "cache": None if cache is None else {**attrs.asdict(cache), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self.report.seconds["total_s"], "phases": seconds},
@@ -258,7 +295,8 @@ class Results:
                     continue  # untrained weights would look like results
                 kind, last = getattr(self.spec, player).kind, trainer.model.state_dict()
                 for which, state in {"final": last, "best": self.hybrid.best[player].state or last}.items():
-                    path = save_model(self.folder, f"{player}-{which}", state, kind, self.parts.task.form)
+                    bands = self.bands if (player, which) == ("synthetic", "final") else None
+                    path = save_model(self.folder, f"{player}-{which}", state, kind, self.parts.task.form, bands)
                     self.report.tell("artifact", path)
             trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
             # a user who interrupts a run does not want to wait for figures

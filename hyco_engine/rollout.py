@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyco_engine.ensemble import Prediction, members_of
 from hyco_engine.interfaces import PhysicalModel
 
 
@@ -17,8 +18,10 @@ def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: in
 
     With `checkpoint_every`, the backward pass keeps the state after every so many steps and recomputes the steps
     between. The numbers are the same, at the cost of one more forward pass; memory grows by states, not by all that a
-    step computes.
+    step computes. The prediction of an ensemble is the mean of its members' own rollouts.
     """
+    if len(members_of(model)) > 1:
+        return member_rollouts(model, state, steps, checkpoint_every=checkpoint_every).mean(0)
     if checkpoint_every is None or checkpoint_every >= steps or not torch.is_grad_enabled():
         return torch.stack(_predictions(model, state, steps), dim=1)
     with torch.no_grad():
@@ -30,6 +33,26 @@ def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: in
         parts += checkpoint(_predictions, model, state, count, use_reentrant=False)
         state = _next(parts[-1], state)
     return torch.stack(parts, dim=1)
+
+
+def member_rollouts(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: int | None = None) -> Tensor:
+    """Return the rollouts `[N, B, steps, C_dyn, *S]` of all members of an ensemble; any other model has one member."""
+    paths = [rollout(member, state, steps, checkpoint_every=checkpoint_every) for member in members_of(model)]
+    return torch.stack(paths)
+
+
+def rollout_with_bands(model: nn.Module, state: Tensor, steps: int) -> Prediction:
+    """Roll a stepper out from `state [B, C_all, *S]`; an ensemble has a spread, and bands where some were calibrated.
+
+    One lead time after the last that was calibrated, bands take the factor of that one.
+    """
+    paths = member_rollouts(model, state, steps)
+    mean, bands = paths.mean(0), getattr(model, "bands", None)
+    spread = paths.std(0) if len(paths) > 1 else None
+    if bands is None:
+        return Prediction(mean=mean, spread=spread)
+    half = bands.half_width(paths)
+    return Prediction(mean=mean, spread=spread, lower=mean - half, upper=mean + half)
 
 
 def _predictions(model: nn.Module, state: Tensor, steps: int) -> list[Tensor]:

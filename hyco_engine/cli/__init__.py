@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("hyco_engine.cli.report:report", "Write a run's results as one HTML page."),
     "predict": ("hyco_engine.cli.predict:predict", "Predict from a state in a file with a model of a run."),
     "identify": ("hyco_engine.cli.identify:identify", "Identify the own parameters of new simulations."),
+    "design": ("hyco_engine.cli.design:design", "Say where and when to measure next."),
     "export": ("hyco_engine.cli.export:export", "Write a run's surrogate and parameters for use elsewhere."),
     "inspect": ("hyco_engine.cli.inspect:inspect", "Describe a data file and print the spec that reads it."),
     "runs": ("hyco_engine.cli.runs:runs", "List runs and the commands that resume them."),

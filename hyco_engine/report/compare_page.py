@@ -188,7 +188,7 @@ def _views(sides: Sequence[Side]) -> tuple[list[dict[str, Any]], list[str]]:
             label: side.run.rollout.predictions[player] for label, (side, player) in shown.items() if side.run.rollout
         }
         styles = {label: f"{side.style} {player}" for label, (side, player) in shown.items()}
-        for view in views(attrs.evolve(one, predictions=predictions), styles, MAX_BYTES // len(groups)):
+        for view in views(attrs.evolve(one, predictions=predictions, bands={}), styles, MAX_BYTES // len(groups)):
             names = ", ".join(side.name for side in group)
             drawn.append(view if len(groups) == 1 else {**view, "choice": f"{view['choice']}: {names}"})
     return drawn, left_out

@@ -19,6 +19,7 @@ from hyco_engine.untrusted import parse_json, tensors_metadata
 ROLLOUT = "figures/rollout.safetensors"
 MAX_BYTES = 16_000_000
 _TRUTH = "truth"
+_BAND = "-band"
 _COPIES = 6
 """The content of a file, its arrays, and their copies in float64."""
 
@@ -28,7 +29,8 @@ class HeldOutRollout:
     """One held-out simulation and its rollouts.
 
     `truth [T, C_dyn, *S]` is NaN where nothing was observed; `predictions` hold the same shape by model and share the
-    first frame. Frames are `dt` apart. `split` is the split that the simulation belongs to, "val" or "test".
+    first frame. Frames are `dt` apart. `split` is the split that the simulation belongs to, "val" or "test". `bands`
+    hold half the width of the band around the prediction of each model that has one.
     """
 
     truth: NDArray[np.float32]
@@ -36,6 +38,7 @@ class HeldOutRollout:
     layout: StateLayout
     dt: float
     split: str
+    bands: Mapping[str, NDArray[np.float32]] = attrs.Factory(dict)
 
     @property
     def split_name(self) -> str:
@@ -43,7 +46,7 @@ class HeldOutRollout:
 
     def thinned(self, max_bytes: int = MAX_BYTES) -> HeldOutRollout:
         """Return every n-th frame, at least two, so that all arrays together take no more than `max_bytes`."""
-        size = self.truth.nbytes * (1 + len(self.predictions))
+        size = self.truth.nbytes * (1 + len(self.predictions) + len(self.bands))
         step = min(max(1, math.ceil(size / max_bytes)), max(1, len(self.truth) - 1))
         if step == 1:
             return self
@@ -51,6 +54,7 @@ class HeldOutRollout:
             self,
             truth=self.truth[::step],
             predictions={model: values[::step] for model, values in self.predictions.items()},
+            bands={model: values[::step] for model, values in self.bands.items()},
             dt=self.dt * step,
         )
 
@@ -60,7 +64,8 @@ class HeldOutRollout:
 
         kept = self.thinned()
         about = {"layout": kept.layout.to_data(), "dt": kept.dt, "split": kept.split}
-        arrays = {_TRUTH: kept.truth, **kept.predictions}
+        bands = {model + _BAND: values for model, values in kept.bands.items()}
+        arrays = {_TRUTH: kept.truth, **kept.predictions, **bands}
         contiguous = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in arrays.items()}
         path = folder / ROLLOUT
         # one key, since safetensors writes several in random order
@@ -89,6 +94,7 @@ class HeldOutRollout:
             dt, split = about["dt"], about["split"]
             if not isinstance(dt, int | float) or dt <= 0 or split not in ("val", "test"):
                 raise ValueError(f"it says that {dt!r} is the time between two frames, and {split!r} their split")
-            return cls(truth=truth, predictions=arrays, layout=layout, dt=dt, split=split)
+            bands = {name.removesuffix(_BAND): arrays.pop(name) for name in list(arrays) if name.endswith(_BAND)}
+            return cls(truth=truth, predictions=arrays, layout=layout, dt=dt, split=split, bands=bands)
         except Exception as error:  # safetensors raises many kinds on damaged files
             raise files.damaged(ROLLOUT, error) from error

@@ -13,8 +13,8 @@ from hyco_engine.interfaces import Player
 from hyco_engine.report.figures import comparison_figure, history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
+from hyco_engine.rollout import evaluating, rollout_with_bands
 from hyco_engine.runs.metrics import has_metrics, of_kept_arms, read_metrics
-from hyco_engine.training.evaluation import model_rollout
 
 if TYPE_CHECKING:
     from hyco_engine.tasks import Task
@@ -43,16 +43,21 @@ def held_out_rollout(task: Task, models: Mapping[Player, nn.Module]) -> HeldOutR
     if example is None:
         return None
     truth = example.trajectory
-    predictions = {}
+    predictions, bands = {}, {}
     for player, model in models.items():
         start = torch.cat([truth.dynamic[0], truth.static])[None]
         device = next((t.device for t in [*model.parameters(), *model.buffers()]), start.device)
-        rolled = model_rollout(model)(start.to(device), len(truth.dynamic) - 1)[0].cpu()
-        predictions[str(player)] = torch.cat([truth.dynamic[:1], rolled]).float().numpy()
+        with torch.no_grad(), evaluating(model):
+            rolled = rollout_with_bands(model, start.to(device), len(truth.dynamic) - 1).each(lambda x: x[0].cpu())
+        first = truth.dynamic[:1]
+        predictions[str(player)] = torch.cat([first, rolled.mean]).float().numpy()
+        if rolled.upper is not None:
+            bands[str(player)] = torch.cat([torch.zeros_like(first), rolled.upper - rolled.mean]).float().numpy()
     return HeldOutRollout(
         truth=truth.dynamic.float().numpy(),
         predictions=predictions,
         layout=example.layout,
         dt=example.dt,
         split=example.split,
+        bands=bands,
     )

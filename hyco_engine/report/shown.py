@@ -33,6 +33,8 @@ class Shown:
     axes: tuple[str, ...]
     bounds: tuple[tuple[float, float], ...]
     dt: float
+    bands: Mapping[str, Array] = attrs.Factory(dict)
+    """Half the width of the band around a prediction, by model."""
 
     @classmethod
     def of(
@@ -43,8 +45,9 @@ class Shown:
         dt: float,
         field: str | None = None,
         across: str | None = None,
+        bands: Mapping[str, NDArray[Any]] | None = None,
     ) -> Shown:
-        """Take one field of `truth [T, C, *S]` and of `predictions`; see `comparison_figure` for `field`.
+        """Take one field of `truth [T, C, *S]`, of `predictions` and of `bands`; see `comparison_figure` for `field`.
 
         Of three axes, `across` is the one in whose middle the slice lies, by default the last. Raise KeyError for an
         unknown field.
@@ -75,6 +78,7 @@ class Shown:
         return cls(
             truth=cut(truth),
             predictions={model: cut(values) for model, values in predictions.items()},
+            bands={model: cut(values) for model, values in (bands or {}).items()},
             label=label,
             dims=min(dims, 2),
             axes=tuple(layout.grid.axes[axis] for axis in kept),

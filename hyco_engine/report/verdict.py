@@ -35,8 +35,8 @@ CORRELATED = 0.8
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
 
-    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics`, `cooperation` and `chaos`,
-    each of which may be missing.
+    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics`, `cooperation`, `chaos` and
+    `ensemble`, each of which may be missing.
     """
     metrics = summary.get("metrics") or {}
     found = [
@@ -45,6 +45,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_unexplained(metrics, summary.get("noise") or {}),
         *_harm(metrics, summary.get("cooperation") or ()),
         *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
+        *_bands(summary.get("ensemble") or {}),
         *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
     ]
     return found or ["This run trained and measured no model."]
@@ -296,6 +297,13 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
     yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
+
+
+def _bands(ensemble: Mapping[str, Any]) -> Iterator[str]:
+    """Tell how much of the test data lies in the bands of an ensemble."""
+    level, share = ((ensemble.get(key) or {}).get(name) for key, name in (("bands", "level"), ("coverage", "share")))
+    if is_number(level) and is_number(share):
+        yield f"The {_percent(level)} bands of the surrogate hold {_percent(share)} of the test data."
 
 
 def _falls(metrics: Mapping[str, Any]) -> int | None:

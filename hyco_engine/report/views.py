@@ -45,7 +45,12 @@ def views(
     budget = max_bytes // max(1, len(wanted))
     return [
         _view(
-            _small(Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name, axis), budget),
+            _small(
+                Shown.of(
+                    rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name, axis, bands=rollout.bands
+                ),
+                budget,
+            ),
             styles or {},
         )
         for name, axis in wanted
@@ -58,11 +63,16 @@ def _small(shown: Shown, budget: int) -> Shown:
 
     def cut(shown: Shown, parts: tuple[slice, ...], dt: float) -> Shown:
         predictions = {model: values[parts] for model, values in shown.predictions.items()}
-        return attrs.evolve(shown, truth=shown.truth[parts], predictions=predictions, dt=dt)
+        bands = {model: values[parts] for model, values in shown.bands.items()}
+        return attrs.evolve(shown, truth=shown.truth[parts], predictions=predictions, bands=bands, dt=dt)
 
     shown = cut(shown, (slice(None), *cells), shown.dt)
     frames = len(shown.truth)
-    each = (1 + 2 * len(shown.predictions)) * math.prod(shown.truth.shape[1:]) * (3 if shown.dims == 1 else 1)
+    each = (
+        (1 + 2 * len(shown.predictions) + len(shown.bands))
+        * math.prod(shown.truth.shape[1:])
+        * (3 if shown.dims == 1 else 1)
+    )
     step = min(math.ceil(frames * each / budget), max(1, frames - 1))
     return cut(shown, (slice(None, None, step),), shown.dt * step) if step > 1 else shown
 
@@ -97,6 +107,9 @@ def _view(shown: Shown, styles: Mapping[str, str]) -> dict[str, Any]:
         if (frame := shown.diverged(model)) is not None:
             panel["note"] = f"not finite from t = {shown.times[frame]:.3g}"
         panels.append(panel)
+        if model in shown.bands:
+            style, title = f"{styles.get(model, model)}-band", f"{_name(model)}: half-width of its band"
+            panels.append(_panel(style, title, shown.bands[model], scales["error"], "error", shown))
     return {
         "label": _plain(shown.label),
         "choice": _plain(shown.label),

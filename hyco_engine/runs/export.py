@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.ensemble import build_ensemble, calibrated, members_of
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Predictor, SurrogateContext
@@ -84,7 +85,12 @@ def export(
     difference = None
     if form != "toml":
         model, weights = _surrogate(run, which)
-        about["surrogate"] = {"file": out.name, "format": form, "weights": which, **_described(weights, steps, form)}
+        about["surrogate"] = {
+            "file": out.name,
+            "format": form,
+            "weights": which,
+            **_described(weights, steps, form, len(members_of(model))),
+        }
         content, difference = (
             _program(model, weights, steps) if form == "torch-export" else _tensors(model, weights, run, out)
         )
@@ -127,7 +133,7 @@ def read_exported(path: Path, registry: Registry | None = None, device: str | No
         model.load_state_dict(weights.state)
     except RuntimeError as error:
         raise PluginError(f"the weights in {path} do not fit the installed model {weights.kind!r}: {error}") from error
-    return model.eval(), weights
+    return calibrated(model, weights.bands).eval(), weights
 
 
 def _built(weights: Weights, registry: Registry) -> nn.Module:
@@ -144,7 +150,11 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         statistics=weights.statistics,
         physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
-    return build_informed(lambda inner: registry.build(choice.hook, choice.kind, choice.options, inner), context)
+    return build_ensemble(
+        lambda own: build_informed(lambda inner: registry.build(choice.hook, choice.kind, choice.options, inner), own),
+        context,
+        choice.members,
+    )
 
 
 def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
@@ -196,6 +206,7 @@ def _tensors(model: nn.Module, weights: Weights, run: LoadedRun, out: Path) -> t
         "layout": json.dumps(weights.layout.to_data()),
         "dt": repr(weights.dt),
         "statistics": json.dumps(weights.statistics.to_data()),
+        **({} if weights.bands is None else {"bands": json.dumps(weights.bands.to_data())}),
     }
     content = weights_bytes(model.state_dict(), metadata)
     read = Weights(out, content)
@@ -247,10 +258,12 @@ def _states(weights: Weights) -> Tensor:
     return (statistics.mean.reshape(shape) + statistics.std.reshape(shape) * noise).to(dtype)
 
 
-def _described(weights: Weights, steps: int, form: Format) -> dict[str, Any]:
+def _described(weights: Weights, steps: int, form: Format, members: int) -> dict[str, Any]:
     layout = weights.layout
     assert layout is not None
     about: dict[str, Any] = {"kind": weights.kind, "dt": weights.dt}
+    if members > 1:
+        about["members"] = members
     if form == "torch-export":
         about["steps"] = steps
         about["input"] = f"float tensor [batch, {_shape(layout.n_all, layout)}]"

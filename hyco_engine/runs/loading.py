@@ -13,6 +13,7 @@ from hyco_engine.assembly import Assembler
 from hyco_engine.data.fields import SIMULATION, StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.scalars import with_scalars
+from hyco_engine.ensemble import calibrated
 from hyco_engine.errors import DataError, HycoError, PluginError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
@@ -94,6 +95,7 @@ class LoadedRun:
             raise PluginError(
                 f"the weights of {self.folder} do not fit the installed {player} model {choice.kind!r}: {error}"
             ) from error
+        calibrated(model, weights.bands)
         return model.eval(), weights
 
     def evaluate(self, split: Literal["val", "test"], which: Which = "final") -> dict[str, Any]:

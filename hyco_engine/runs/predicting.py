@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.npy import read_arrays
 from hyco_engine.data.scalars import beyond, with_scalars
+from hyco_engine.ensemble import Prediction, members_of
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.within import instability
+from hyco_engine.rollout import evaluating, rollout_with_bands
 from hyco_engine.runs.export import read_exported
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.weights import Weights
-from hyco_engine.training.evaluation import model_rollout
 
 log = logging.getLogger("hyco_engine")
 
@@ -45,8 +46,9 @@ def predict(
     surrogate, or the physics of a run without one; `which` is by default the weights of the run's end.
 
     `.npy` holds channels in the order of the layout: `[C_all, *S]` or `[B, C_all, *S]` in, `[steps, C_dyn, *S]` or
-    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name. `parameters` are scalars
-    of the simulation, which the file may then lack.
+    `[B, steps, C_dyn, *S]` out. `.npz` holds one array a field, `[*S]` or `[C, *S]`, by name; that of an ensemble also
+    has `<field>_spread`, and `<field>_lower` and `<field>_upper` where its run calibrated bands. `parameters` are
+    scalars of the simulation, which the file may then lack.
     """
     if Path(run).is_file():
         if model == "physical" or which is not None:
@@ -65,14 +67,15 @@ def predict(
     if player == "synthetic":
         for told in beyond(scalars, weights.layout, weights.statistics):
             log.warning("%s", told)
-    rollout = _rolled_out(stepper, state, steps, weights, player, scalars)
-    _write(out, rollout, weights.layout)
-    return {"model": player, "steps": steps, "shape": list(rollout.shape), "dt": weights.dt, "out": str(out)}
+    found = _rolled_out(stepper, state, steps, weights, player, scalars)
+    _write(out, found, weights.layout)
+    about = {"model": player, "steps": steps, "shape": list(found.mean.shape), "dt": weights.dt, "out": str(out)}
+    return about if len(members_of(stepper)) == 1 else {**about, "members": len(members_of(stepper))}
 
 
 def _rolled_out(
     model: nn.Module, state: NDArray[Any], steps: int, weights: Weights, player: Player, scalars: Mapping[str, float]
-) -> Tensor:
+) -> Prediction:
     assert weights.layout is not None
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
     states = torch.as_tensor(np.ascontiguousarray(state)).to(like)
@@ -80,11 +83,12 @@ def _rolled_out(
     full = with_scalars(states[None] if single else states, weights.layout, scalars)
     if (told := instability(model, full)) is not None:
         log.warning("%s", told)
-    rollout = model_rollout(model)(full, steps).cpu()
-    if not torch.isfinite(rollout).all():
-        first = int((~torch.isfinite(rollout)).nonzero()[0][1]) + 1
+    with torch.no_grad(), evaluating(model):
+        found = rollout_with_bands(model, full, steps)
+    if not torch.isfinite(found.mean).all():
+        first = int((~torch.isfinite(found.mean)).nonzero()[0][1]) + 1
         raise DataError(f"the {player} model diverges from this state: step {first} of {steps} is not finite")
-    return rollout[0] if single else rollout
+    return found.each(lambda values: values[0].cpu() if single else values.cpu())
 
 
 def _read_state(path: Path, layout: StateLayout, scalars: dict[str, float]) -> NDArray[Any]:
@@ -139,12 +143,18 @@ def _stacked(
     return np.concatenate(parts, axis=axis)
 
 
-def _write(path: Path, rollout: Tensor, layout: StateLayout) -> None:
+def _write(path: Path, found: Prediction, layout: StateLayout) -> None:
     buffer = io.BytesIO()
-    array = rollout.numpy()
+    array = found.mean.numpy()
     if path.suffix == ".npz":
-        axis = rollout.ndim - layout.n_axes - 1
-        fields = {f.name: array.take(range(*_range(layout, f.name)), axis) for f in layout.dynamic}
+        axis = array.ndim - layout.n_axes - 1
+        more = {"spread": found.spread, "lower": found.lower, "upper": found.upper}
+        arrays = {"": array, **{f"_{name}": part.numpy() for name, part in more.items() if part is not None}}
+        fields = {
+            f"{field.name}{what}": part.take(range(*_range(layout, field.name)), axis)
+            for what, part in arrays.items()
+            for field in layout.dynamic
+        }
         np.savez(buffer, **fields)  # type: ignore[arg-type]  # the stubs take any keyword for allow_pickle
     elif path.suffix == ".npy":
         np.save(buffer, array, allow_pickle=False)

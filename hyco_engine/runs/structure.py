@@ -69,6 +69,7 @@ SUMMARY_SHAPE = {
     "cooperation": Rows({"direction": str, "e_pupil": NUMBER}),
     "arms": Each({"kept": str}),
     "trained": Each({"samples": int, "converged": bool}),
+    "ensemble": {"members": int, "bands": {"level": NUMBER}, "coverage": {"share": NUMBER}},
     "cache": {"kind": str, "reason": str},
     "timings": {"total_s": NUMBER, "phases": Each(NUMBER)},
     "physics": {"compile": str, "reason": str},

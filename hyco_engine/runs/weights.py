@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,27 @@ from safetensors.torch import load
 from torch import Tensor
 
 from hyco_engine.data.form import DataForm
+from hyco_engine.ensemble import Bands
 from hyco_engine.errors import DataError
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.untrusted import parse_json, read_regular, tensors_metadata
 
 
-def save_model(folder: RunFolder, name: str, state: Mapping[str, Tensor], kind: str, form: DataForm) -> Path:
-    """Write `weights/<name>.safetensors`, with the kind of the model and the form of its data in the metadata."""
-    return folder.save_weights(name, state, {"kind": kind, **form.to_metadata()})
+def save_model(
+    folder: RunFolder,
+    name: str,
+    state: Mapping[str, Tensor],
+    kind: str,
+    form: DataForm,
+    bands: Bands | None = None,
+) -> Path:
+    """Write `weights/<name>.safetensors`, with the kind of the model and the form of its data in the metadata.
+
+    These hold the `bands` of an ensemble, too.
+    """
+    more = {} if bands is None else {"bands": json.dumps(bands.to_data())}
+    return folder.save_weights(name, state, {"kind": kind, **form.to_metadata(), **more})
 
 
 class Weights:
@@ -32,6 +45,8 @@ class Weights:
             self.state: dict[str, Tensor] = {name: value.clone() for name, value in sorted(load(content).items())}
             self.options = _table(metadata, "options")
             self.physical = _table(metadata, "physical")
+            bands = _table(metadata, "bands")
+            self.bands = None if bands is None else Bands.from_data(bands)
             self.kind = metadata["kind"]
             self.form = DataForm.from_metadata(metadata)
             self.layout, self.dt, self.statistics = self.form.layout, self.form.dt, self.form.statistics

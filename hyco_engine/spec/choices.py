@@ -33,6 +33,14 @@ class SyntheticChoice(Choice):
     hook = "hyco_models"
     role = "synthetic"
 
+    members: int = option(
+        1,
+        help="number of surrogates that train side by side, each with its own initial weights and its own resample of "
+        "the training data; the prediction is their mean, and their spread gives bands around it",
+        ge=1,
+        le=64,
+    )
+
 
 @options
 class NormalizerChoice(Choice):

@@ -72,7 +72,42 @@ class ProductCurvature:
         def product(starts: Tensor) -> Tensor:
             return self.product(starts) + damping * self.scale * starts
 
-        return torch.stack([_conjugate_gradients(product, column) for column in right.unbind(2)], dim=2)
+        columns = OwnColumns.of(right.mT)
+        packed = columns.pack(right.mT)
+        solved = [_conjugate_gradients(product, column) for column in packed.unbind(1)]
+        return columns.unpack(torch.stack(solved, dim=1)).mT
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OwnColumns:
+    """The columns among K that are not zero, of each of W samples: at most Q, so that Q products do for all.
+
+    A sample does not depend on parameters that belong to other groups of simulations.
+    """
+
+    places: Tensor
+    """`[W, Q]`; what is left of them points at columns that are zero."""
+    count: int
+
+    @classmethod
+    def of(cls, columns: Tensor) -> OwnColumns:
+        """Return those of `columns [W, K, N]`."""
+        filled = (columns != 0).any(2)
+        most = max(1, int(filled.sum(1).max()))
+        return cls(places=filled.byte().argsort(dim=1, descending=True, stable=True)[:, :most], count=columns.shape[1])
+
+    def of_samples(self, chosen: Tensor) -> OwnColumns:
+        """Return those of some samples, bool `[W]`."""
+        return attrs.evolve(self, places=self.places[chosen])
+
+    def pack(self, columns: Tensor) -> Tensor:
+        """Return `[W, Q, N]` of `[W, K, N]`."""
+        return columns.gather(1, self.places[..., None].expand(*self.places.shape, columns.shape[2]))
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Return `[W, K, N]` of `[W, Q, N]`."""
+        whole = packed.new_zeros(len(packed), self.count, packed.shape[2])
+        return whole.scatter(1, self.places.to(packed.device)[..., None].expand_as(packed), packed)
 
 
 def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
@@ -113,6 +148,8 @@ class Arrow:
     curvature: StartCurvature
     count: int
     """The number of observed values."""
+    _known: dict[float, tuple[Tensor, Tensor, Tensor, Tensor]] = attrs.field(init=False, factory=dict)
+    """What `_reduce` found, by damping: the test for convergence and the first step ask for the same."""
 
     @classmethod
     def joined(cls, parts: Sequence[ArrowPart], curvature: StartCurvature) -> Arrow:
@@ -166,6 +203,11 @@ class Arrow:
 
     def _reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the reduced gradient and Hessian, C^-1 g `[W, D]` and C^-1 B^T `[W, D, P]`, for damped starts."""
+        if damping not in self._known:
+            self._known[damping] = self._reduced(damping)
+        return self._known[damping]
+
+    def _reduced(self, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         right = torch.cat([self.start_gradient[:, :, None], self.between.mT], dim=2)
         solution = self.curvature.solve(right, damping)
         pulled, solved = solution[:, :, 0], solution[:, :, 1:]
@@ -188,19 +230,21 @@ class ArrowPart:
     count: int
 
     @classmethod
-    def of(cls, residual: Tensor, jacobian: Tensor, pull: Callable[[Tensor], Tensor]) -> ArrowPart:
+    def of(cls, residual: Tensor, jacobian: Tensor, learned: Tensor, pull: Callable[[Tensor], Tensor]) -> ArrowPart:
         """Return the part of a chunk with residuals `[B, N]` and derivatives `[B, N, P]` by the parameters.
 
-        `pull` maps values `[K, B, N]` to their products `[K, b, D]` with the derivatives by the learned starts.
+        `pull` maps values `[K, B, N]` to their products `[K, b, D]` with the derivatives by the learned starts, those
+        of the samples `learned`, bool `[B]`.
         """
         r, j = residual.double(), jacobian.double()
-        pulled = pull(torch.cat([residual[None], jacobian.movedim(2, 0)])).double().cpu()
+        own = OwnColumns.of(jacobian.mT)
+        pulled = pull(torch.cat([residual[None], own.pack(jacobian.mT).movedim(1, 0)])).double().cpu()
         return cls(
             value=r.square().sum().cpu(),
             gradient=torch.einsum("bnp,bn->p", j, r).cpu(),
             hessian=torch.einsum("bnp,bnq->pq", j, j).cpu(),
             start_gradient=pulled[0],
-            between=pulled[1:].movedim(0, 1),
+            between=own.of_samples(learned).unpack(pulled[1:].movedim(0, 1)),
             # the residual and derivatives of a value that was not observed are 0
             count=int(((residual != 0) | (jacobian != 0).any(-1)).sum()),
         )

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.points import Sensors
+from hyco_engine.ensemble import Bands
 from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.physics.within import instability, physics_within
 from hyco_engine.rollout import evaluating, rollout
+from hyco_engine.training.calibration import calibrate, coverage
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.point_losses import as_batch, predicted_at
 from hyco_engine.training.problem import to_device
@@ -234,6 +236,14 @@ class HeldOut(ABC):
         """
         return None
 
+    def bands(self, model: nn.Module) -> Bands | None:
+        """Return bands around the mean of an ensemble, calibrated on these data; None if there are no states."""
+        return None
+
+    def coverage(self, model: nn.Module, bands: Bands) -> dict[str, Any]:
+        """Return the share of these data within the bands."""
+        return {}
+
     def persistence(self) -> dict[str, Any] | None:
         """Return the metrics of the prediction "nothing changes"; None if the data has no states."""
         return None
@@ -290,6 +300,12 @@ class HeldOutRollouts(HeldOut):
         means: Tensor = torch.where(seen > 0, errors.log(), 0.0).mul(seen).sum(1) / seen.sum(1)
         # a field without a spread at any lead time has no error
         return means.exp().nanmean(1)
+
+    def bands(self, model: nn.Module) -> Bands | None:
+        return calibrate(model, self.trajectories, self.layout, self.device)
+
+    def coverage(self, model: nn.Module, bands: Bands) -> dict[str, Any]:
+        return coverage(model, bands, self.trajectories, self.layout, self.device)
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic

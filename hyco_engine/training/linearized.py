@@ -11,7 +11,6 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
 from hyco_engine.training.initial_states import MOST_NUMBERS
@@ -38,7 +37,7 @@ class Linearizer:
 
     def __init__(self, model: nn.Module, *, compiles: bool = True) -> None:
         self.model = model
-        self._rollout = TangentRollout(model, compiles=compiles) if isinstance(model, DeclaredModel) else None
+        self._rollout = TangentRollout.of(model, compiles=compiles)
         self._jacobian = ForwardJacobian()
         self._call = _Call(model)
         self._starts = 1
@@ -131,13 +130,15 @@ class Linearizer:
                 if linear is not None:
                     _, (residual,), (jacobian,) = linear
                     own = jacobian[learned, :, x.shape[1] :].double()
-                    parts.append(ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], partial(_pulled, own, learned)))
+                    parts.append(
+                        ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], learned, partial(_pulled, own, learned))
+                    )
                     blocks.append((own.mT @ own).cpu())
                     continue
                 linear = self._captured(whole, chunk, x, draws, tangents=True)
                 _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
                 pulls.append(StartDerivatives(whole, chunk))
-                parts.append(ArrowPart.of(residual, jacobian, pulls[-1].pull_all))
+                parts.append(ArrowPart.of(residual, jacobian, learned, pulls[-1].pull_all))
         curvature = DenseCurvature(torch.cat(blocks)) if blocks else _products(whole, pulls)
         found = Arrow.joined(parts, curvature)
         if whole.prior:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
+from hyco_engine.ensemble import members_of
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import (
     Batch,
@@ -59,13 +60,28 @@ class Objective(ABC):
         """Return the same loss with these settings of its rollouts; an objective without rollouts returns itself."""
         return self
 
-    @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
-        """Return one term for each spec; without `sample_weight [B]`, every sample counts as 1."""
+        """Return one term for each spec; without `sample_weight [B]`, every sample counts as 1.
+
+        The members of an ensemble have terms of their own, of which these are the means; `sample_weight` may then be
+        `[N, B]`, with weights for each member.
+        """
+        members = members_of(model)
+        if len(members) == 1:
+            return self._terms(model, batch, sample_weight)
+        weights = [sample_weight] * len(members) if sample_weight is None or sample_weight.dim() == 1 else sample_weight
+        return _pooled([self._terms(own, batch, weight) for own, weight in zip(members, weights, strict=True)])
+
+    @abstractmethod
+    def _terms(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None) -> list[LossTerm]:
+        """Return the terms of one model."""
 
     @abstractmethod
     def weights(self, batch: Batch, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return, by term, the weight `[B]` of each sample: its own weight times the observed share of its values."""
+        """Return, by term, the weight `[B]` of each sample: its own weight times the observed share of its values.
+
+        A weight of its own for each member of an ensemble, `[N, B]`, counts by its mean.
+        """
 
     def residuals(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return residuals `[B, N]` by term: a row's sum of squares is `per_sample` times the sample's observed share.
@@ -127,7 +143,7 @@ class RolloutObjective(Objective):
     def with_rollouts(self, *, from_start: bool, checkpoint_every: int | None) -> Objective:
         return attrs.evolve(self, from_start=from_start, checkpoint_every=checkpoint_every)
 
-    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+    def _terms(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None) -> list[LossTerm]:
         differences, observed = self._differences(model, batch)
         squares = differences.square()
         terms = []
@@ -135,7 +151,7 @@ class RolloutObjective(Objective):
             channels = self._channels[spec.name]
             counts = observed[:, :, channels].flatten(1).sum(1)
             per_sample = squares[:, :, channels].flatten(1).sum(1) / counts.clamp(min=1)
-            weight = _weighted(counts.to(squares.dtype) / observed[0, :, channels].numel(), sample_weight)
+            weight = weighted(counts.to(squares.dtype) / observed[0, :, channels].numel(), sample_weight)
             terms.append(LossTerm(spec=spec, per_sample=per_sample, sample_weight=weight))
         return terms
 
@@ -145,7 +161,7 @@ class RolloutObjective(Objective):
             raise TypeError("a stepper is trained on states and rollouts; this data has tensors by name")
         observed = self._observed(self._counted(targets))
         shares = {name: observed[:, :, part].flatten(1).double().mean(1) for name, part in self._channels.items()}
-        return {name: _weighted(share, sample_weight) for name, share in shares.items()}
+        return {name: weighted(share, sample_weight) for name, share in shares.items()}
 
     def steps(self, batch: Batch) -> int | None:
         targets = batch[1]
@@ -215,7 +231,7 @@ class PredictorObjective(Objective):
 
     specs: Sequence[TermSpec] = attrs.field(converter=_as_tuple)
 
-    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+    def _terms(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None) -> list[LossTerm]:
         inputs, targets = batch
         if not isinstance(targets, Mapping):
             raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
@@ -228,7 +244,7 @@ class PredictorObjective(Objective):
             values = torch.where(observed, _elementwise(spec, outputs[spec.name], known), 0.0)
             values = values.reshape(len(values), -1)
             counts = observed.reshape(len(values), -1).sum(1)
-            weight = _weighted(counts.to(values.dtype) / values.shape[1], sample_weight)
+            weight = weighted(counts.to(values.dtype) / values.shape[1], sample_weight)
             terms.append(LossTerm(spec=spec, per_sample=values.sum(1) / counts.clamp(min=1), sample_weight=weight))
         return terms
 
@@ -238,7 +254,7 @@ class PredictorObjective(Objective):
             raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
         observed = {spec.name: _is_observed(spec, targets[spec.name]) for spec in self.specs}
         return {
-            name: _weighted(seen.reshape(len(seen), -1).double().mean(1), sample_weight)
+            name: weighted(seen.reshape(len(seen), -1).double().mean(1), sample_weight)
             for name, seen in observed.items()
         }
 
@@ -250,8 +266,27 @@ class PredictorObjective(Objective):
         return {spec.name: _difference(spec, outputs[spec.name], targets[spec.name]) for spec in self.specs}
 
 
-def _weighted(share: Tensor, sample_weight: Tensor | None) -> Tensor:
-    return share if sample_weight is None else share * sample_weight
+def _pooled(members: Sequence[Sequence[LossTerm]]) -> list[LossTerm]:
+    """Return for each term the weighted mean over the members; its gradient by one member's weights is that of its own.
+
+    A sample has the mean of its weights.
+    """
+    pooled = []
+    for own in zip(*members, strict=True):
+        weights = torch.stack(
+            [torch.ones_like(t.per_sample) if t.sample_weight is None else t.sample_weight for t in own]
+        )
+        values = torch.stack([term.per_sample for term in own])
+        per_sample = (weights * values).sum(0) / weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
+        pooled.append(LossTerm(spec=own[0].spec, per_sample=per_sample, sample_weight=weights.mean(0)))
+    return pooled
+
+
+def weighted(share: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the weights `[B]` of samples of which a share is observed; members of an ensemble count by their mean."""
+    if sample_weight is None:
+        return share
+    return share * (sample_weight if sample_weight.dim() == 1 else sample_weight.mean(0))
 
 
 def _is_observed(spec: TermSpec, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.interfaces import Batch, LossTerm, Player, Points
 from hyco_engine.rollout import rollout
 from hyco_engine.training.divergence import LeftFinite
-from hyco_engine.training.losses import Objective, RolloutObjective
+from hyco_engine.training.losses import Objective, RolloutObjective, weighted
 
 # (prediction - target, which is 0 if not observed; mask of observed values), both `[B, N, C_dyn]`
 _Part = tuple[Tensor, Tensor]
@@ -45,7 +45,7 @@ class PointObjective(RolloutObjective):
     def _sensors_of_layout(self) -> Sensors:
         return Sensors(self.layout)
 
-    def __call__(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None = None) -> list[LossTerm]:
+    def _terms(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None) -> list[LossTerm]:
         parts = self._compared(model, batch)
         shares = self.weights(batch, sample_weight)
         terms = []
@@ -68,7 +68,7 @@ class PointObjective(RolloutObjective):
             share = torch.zeros((), dtype=torch.float64)
             for observed in seen:
                 share = share + observed[..., channels].flatten(1).double().mean(1)
-            found[name] = share if sample_weight is None else share * sample_weight
+            found[name] = weighted(share, sample_weight)
         return found
 
     def steps(self, batch: Batch) -> int | None:

@@ -26,6 +26,7 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.physics.within import instability, internal_steps
 from hyco_engine.randomness import derive_generator
+from hyco_engine.training.bootstrap import Bootstrap
 from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, broken_losses, out_of_range
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
@@ -101,7 +102,8 @@ class Problem:
     model's smoothness prior belongs to both; `residuals` are those of the data alone.
 
     In a sum of squares, one of `terms` counts as the square of sqrt(l) of each sample: its gradient is exact, and its
-    curvature a lower bound. `initial` holds the start states that are learned beside the model. Messages call the model
+    curvature a lower bound. `initial` holds the start states that are learned beside the model. `bootstrap` says how
+    often each member of an ensemble has each sample. Messages call the model
     `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
     phase has `epochs` epochs, after `begun` earlier ones.
     """
@@ -122,6 +124,7 @@ class Problem:
     begun: int = 0
     weights: Mapping[str, float] = attrs.Factory(dict)
     prior: Prior = attrs.field(init=False)
+    bootstrap: Bootstrap | None = attrs.field(init=False)
     _chunks: _Chunks = attrs.field(init=False)
     _last: tuple[Tensor, tuple[int, ...], tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
     _totals: dict[str, float] | None = attrs.field(init=False, default=None)
@@ -129,6 +132,7 @@ class Problem:
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
+        self.bootstrap = Bootstrap.of(self.model, len(self.data.real), self.seed)
         self._chunks = _Chunks(self.data, self._together(), self.device)
 
     def _together(self) -> int:
@@ -263,12 +267,18 @@ class Problem:
     def _terms(self, chunk: Chunk, draws: torch.Generator, where: str = "") -> list[LossTerm]:
         """Return the loss terms of some samples. With `where`, an error names the plugin's part that failed."""
         with attributed(self.who, where) if where else nullcontext():
-            terms = self.objective(self.model, chunk.batch, chunk.sample_weight)
+            terms = self.objective(self.model, chunk.batch, self._sample_weight(chunk))
         for one in self.terms:
             about = f"the loss term {type(one).__name__} of the {self.player} model"
             with attributed(about, where) if where else nullcontext():
                 terms.append(one.term(self.model, chunk.batch, draws))
         return terms
+
+    def _sample_weight(self, chunk: Chunk) -> Tensor | None:
+        """Return the weights `[B]` of samples, or `[N, B]` where each member of an ensemble has its own."""
+        if self.bootstrap is None:
+            return chunk.sample_weight
+        return self.bootstrap.weights(chunk.indices, chunk.generated, chunk.sample_weight)
 
     # --- all samples ----------------------------------------------------------------------------------------------
 
@@ -408,7 +418,7 @@ class Problem:
         if self._totals is None:
             totals: dict[str, float] = {}
             for chunk in map(self._started, self._chunks):
-                for name, weight in self.objective.weights(chunk.batch, chunk.sample_weight).items():
+                for name, weight in self.objective.weights(chunk.batch, self._sample_weight(chunk)).items():
                     totals[name] = totals.get(name, 0.0) + float(weight.sum())
             self._totals = totals
         return self._totals

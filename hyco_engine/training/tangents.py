@@ -39,6 +39,11 @@ class TangentRollout:
         self._compiles = compiles
         self._graphs: dict[Any, Run] = {}
 
+    @classmethod
+    def of(cls, model: nn.Module, *, compiles: bool = True) -> TangentRollout | None:
+        """Return the rollouts of a declared physics; None for any other model, which has no graph of its step."""
+        return cls(model, compiles=compiles) if isinstance(model, DeclaredModel) else None
+
     def __call__(
         self, state: Tensor, steps: int, points: Tensor, tangents: bool, basis: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:

@@ -91,8 +91,11 @@ class Teaching:
     def inform(self) -> None:
         """Tell the surrogate what the physics has found for each group of simulations, where it takes that."""
         physical, synthetic = (self.trainers.get(player) for player in ("physical", "synthetic"))
-        if physical is not None and synthetic is not None and isinstance(synthetic.model, InformedSurrogate):
-            synthetic.model.inform(physics_within(physical.model)[""].learnables.values())
+        if physical is None or synthetic is None:
+            return
+        for part in synthetic.model.modules():
+            if isinstance(part, InformedSurrogate):
+                part.inform(physics_within(physical.model)[""].learnables.values())
 
     def decide(self, place: Place, strategy: Strategy | None, alpha: float, real: Samples) -> Augmentation | None:
         """Ask the strategy what the phase's teacher generates; None stands for real data alone."""

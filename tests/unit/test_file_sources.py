@@ -460,6 +460,40 @@ def test_hdf5_simulations_are_read_one_at_a_time(tmp_path, monkeypatch):
     assert source.origin("u", 2) == f"{path}, simulation 2"
 
 
+def turn_over(path, positions, axis):
+    """Let the positions run downwards, and all fields with them whose axis has as many cells."""
+    with h5py.File(path, "r+") as file:
+        n = len(file[positions])
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        for name in names:
+            own = file[name].shape
+            if name == positions or (len(own) > 2 and own[axis] == n):
+                file[name][...] = np.flip(file[name][()], 0 if name == positions else axis)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pdebench", "one field, 2-D"), ("pdebench", "compressible"), ("well", "")])
+def test_axes_that_run_downwards_are_flipped_and_told(tmp_path, caplog, kind, name):
+    caplog.set_level(logging.INFO, "hyco_engine")
+    if kind == "well":
+        write_well(tmp_path / "data", folders=("train",))
+        path = tmp_path / "data" / "data" / "train" / "flow.hdf5"
+        data, positions = {"kind": "well", "path": str(path)}, "dimensions/y"
+    else:
+        path = tmp_path / "data.hdf5"
+        with h5py.File(path, "w") as file:
+            LAYOUTS[name][0](file)
+        data, positions = {"kind": "pdebench", "path": str(path), "boundary": "periodic"}, "y-coordinate"
+    upright = manager_of(tmp_path, data)
+    read = [trajectory.dynamic.clone() for trajectory in upright.trajectories]
+    turn_over(path, positions, axis=3)
+    turned = manager_of(tmp_path, data)
+    assert turned.layout == upright.layout
+    assert f"{path}: the samples along y run downwards in the file, and are flipped" in caplog.text
+    for before, after in zip(read, turned.trajectories, strict=True):
+        assert torch.equal(after.dynamic, before)
+
+
 def test_what_was_read_is_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO, "hyco_engine")
     path = tmp_path / "data.hdf5"

@@ -89,6 +89,30 @@ def test_the_arrow_is_that_of_all_residuals(products: bool, batch: int, monkeypa
     )
 
 
+def test_parameters_of_other_groups_cost_no_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of four samples has one of eight columns of its own and a shared one: two systems are solved, not nine."""
+    monkeypatch.setattr(arrow, "TOLERANCE", 1e-12)
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(4, 3, 3, generator=generator, dtype=torch.float64)
+    blocks = root @ root.mT + torch.eye(3)
+    right = torch.zeros(4, 3, 9, dtype=torch.float64)
+    right[:, :, 0] = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    for sample in range(4):
+        right[sample, :, 1 + 2 * sample] = torch.randn(3, generator=generator, dtype=torch.float64)
+    calls = []
+
+    def product(starts: Tensor) -> Tensor:
+        calls.append(starts)
+        return torch.einsum("wde,we->wd", blocks, starts)
+
+    found = ProductCurvature(product, 1.0).solve(right, 0.0)
+    torch.testing.assert_close(found, torch.linalg.solve(blocks, right))
+    # conjugate gradients need three products for three values, and one or two more to see the end
+    assert len(calls) <= 2 * 5
+    # a solution of nothing
+    assert not ProductCurvature(product, 1.0).solve(torch.zeros(4, 3, 9, dtype=torch.float64), 0.0).any()
+
+
 def test_damping_shortens_both_parts_of_a_step() -> None:
     data = growth_windows(growth(), noise=0.05, horizon=6)
     trainer = learning(growth(a=ParameterSetting(init=1.3)))

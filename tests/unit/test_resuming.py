@@ -103,6 +103,14 @@ def test_stopped_and_resumed_again_and_again(whole: tuple[Path, int], tmp_path: 
     assert result.summary["status"] == "completed"
 
 
+def test_an_ensemble_is_stopped_and_resumed(tmp_path: Path) -> None:
+    changes, count = {"synthetic.members": 2}, StopAt()
+    run(tmp_path / "whole", count, changes=changes)
+    stopped(tmp_path / "run", count.asked // 2, changes=changes)
+    run(tmp_path / "run", resume=True, changes=changes)
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
 def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
     whole: tuple[Path, int], tmp_path: Path
 ) -> None:

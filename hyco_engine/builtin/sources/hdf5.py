@@ -56,6 +56,8 @@ class Opened:
     """The place of each simulation in the file; empty where simulations have numbers alone."""
     scalars: Mapping[str, Array] = attrs.Factory(dict)
     """The known numbers by name, one for each simulation, or one for all."""
+    downwards: tuple[str, ...] = ()
+    """The axes along which positions decrease in the file. `Hdf5Source` turns the fields over along these."""
 
 
 class Hdf5Source(TrajectorySource):
@@ -104,6 +106,9 @@ class Hdf5Source(TrajectorySource):
             ", ".join(f.name for f in first.fields),
             "x".join(map(str, first.grid.resolution)),
         )
+        for opened in self.files:
+            for axis in opened.downwards:
+                log.info("%s: the samples along %s run downwards in the file, and are flipped", opened.path, axis)
 
     @abstractmethod
     def describe(self, path: Path, file: h5py.File) -> Opened:
@@ -133,7 +138,8 @@ class Hdf5Source(TrajectorySource):
         }
 
     def fingerprint(self) -> str:
-        described = json.dumps([self.layout.to_data(), self.dt])
+        turned = sorted({axis for opened in self.files for axis in opened.downwards})
+        described = json.dumps([self.layout.to_data(), self.dt, *([turned] if turned else [])])
         return hashlib.sha256((described + content_hash(f.path for f in self.files)).encode()).hexdigest()
 
     def load(self, index: int) -> Trajectory:
@@ -149,6 +155,7 @@ class Hdf5Source(TrajectorySource):
                         raise ValueError(
                             f"simulation {own} has the shape {values.shape}, and the file declares {wanted}"
                         )
+                    values = np.flip(values, tuple(2 + opened.grid.axes.index(axis) for axis in opened.downwards))
                     parts[found.static].append(values if values.dtype == np.float32 else values.astype(np.float64))
         static = np.concatenate(parts[True], axis=1)[0] if parts[True] else np.zeros((0, *opened.grid.resolution))
         return Trajectory(

@@ -17,7 +17,7 @@ import attrs
 import h5py
 import numpy as np
 
-from hyco_engine.builtin.sources.array_axes import even_spacing
+from hyco_engine.builtin.sources.array_axes import downwards, even_spacing
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -181,9 +181,13 @@ class PdebenchSource(Hdf5Source):
         names: tuple[str, ...] = (),
     ) -> Opened:
         axes = axes_named(len(cells))
-        ends = []
+        ends, turned = [], []
         for axis, count in zip(axes, cells, strict=True):
-            positions = coordinates.get(axis)
+            given = coordinates.get(axis)
+            positions = None if given is None else np.asarray(given[()])
+            if positions is not None and positions.ndim == 1 and downwards(positions):
+                turned.append(axis)
+                positions = positions[::-1]
             if axis in self.options.bounds:
                 ends.append(self.options.bounds[axis])
             elif positions is None:
@@ -193,10 +197,10 @@ class PdebenchSource(Hdf5Source):
                     f"{path} holds positions of the shape {positions.shape} along {axis} for {count} cells", key=KEY
                 )
             elif positions.shape == (count + 1,):  # the edges of the cells
-                first, step = even_spacing(positions[()], KEY, f"{path}: the positions {axis!r}")
+                first, step = even_spacing(positions, KEY, f"{path}: the positions {axis!r}")
                 ends.append((first, first + step * count))
             else:
-                ends.append(axis_of_centres(axis, positions[()], path))
+                ends.append(axis_of_centres(axis, positions, path))
         return Opened(
             path=path,
             fields=fields,
@@ -205,6 +209,7 @@ class PdebenchSource(Hdf5Source):
             frames=frames,
             simulations=simulations,
             names=names,
+            downwards=tuple(turned),
         )
 
     def _time_step(self, path: Path, times: Array | None, frames: int) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hyco_engine.builtin.sources.array_axes import even_spacing
+from hyco_engine.builtin.sources.array_axes import downwards, even_spacing
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -85,6 +85,8 @@ class WellSource(Hdf5Source):
                 fields.append(_field(path, sets, str(name), order, axes, simulations, len(times), positions))
         self._kinds |= _sides(file, axes, path)
         self._own |= _own_boundaries(file, path)
+        turned = tuple(axis for axis, line in zip(axes, positions, strict=True) if downwards(line))
+        positions = [line[::-1] if axis in turned else line for axis, line in zip(axes, positions, strict=True)]
         return Opened(
             path=path,
             fields=tuple(sorted(fields, key=lambda found: found.static)),
@@ -97,6 +99,7 @@ class WellSource(Hdf5Source):
             frames=len(times),
             simulations=simulations,
             scalars=_scalars(file, sets, simulations),
+            downwards=turned,
         )
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
