@@ -34,7 +34,9 @@ def accurate_steps(advance: Advance, states: Tensor, spread: Tensor, tolerance: 
         error = float(((coarse - fine).abs() / spread).max())
         # what overflows needs shorter steps
         if math.isfinite(error) and error <= tolerance:
-            return count * math.pow(max(error / tolerance, 16.0**-ORDER), 1 / ORDER)
+            least = count * math.pow(max(error / tolerance, 16.0**-ORDER), 1 / ORDER)
+            # half as many were not enough: where the order says they were, it does not hold yet
+            return least if count == 1 or least > count / 2 else count
         count, coarse = 2 * count, fine
     return math.inf
 

@@ -138,8 +138,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prey")
     spec = PREY.spec({"path": str(table(folder / "prey.csv", PREY.data(), gaps=23))})
     spec["data"] |= {"truth": dict(PREY.truth), "num_predict_steps": 2}
-    spec["synthetic"] = {"kind": "mlp", "width": 16, "blocks": 1}
-    spec["training"] = {"synthetic": {"epochs_per_cycle": 20, "batch_size": 8}, "physical": {"epochs_per_cycle": 3}}
+    spec["synthetic"] = {"kind": "mlp", "width": 32, "blocks": 1}
+    spec["training"] = {"synthetic": {"epochs_per_cycle": 50, "batch_size": 8}, "physical": {"epochs_per_cycle": 3}}
     spec["paths"] = {"cache": str(folder / "cache")}
     (folder / "spec.json").write_text(json.dumps(spec))
     hyco.Engine(spec, draw=draw).run(folder / "run")
