@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
@@ -42,6 +43,8 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.physics.settings import index_of
 from hyco_engine.randomness import own_random_numbers
+from hyco_engine.ranks.runtime import Runtime, Single, device_of
+from hyco_engine.ranks.shards import Shards, shards_for
 from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
@@ -80,6 +83,8 @@ class Parts:
     """The strategy; None if one model trains alone."""
     cache: CacheDecision | None
     """The decision how to hold generated samples; None if none are generated."""
+    physics_on: Callable[[StateLayout, float | None], PhysicalModel]
+    """Builds the physics for another layout and with an internal step; see `training.refinement`."""
 
     @property
     def models(self) -> dict[Player, nn.Module]:
@@ -98,13 +103,14 @@ class Assembler:
     """Builds the parts that a spec names.
 
     `task` makes the task, whose data a run reads and a plan does not; `prepare` builds all other parts for it. The
-    single parts can be built by themselves as well.
+    single parts can be built by themselves as well. Each process of `runtime` assembles the same parts.
     """
 
-    def __init__(self, spec: Spec, registry: Registry) -> None:
+    def __init__(self, spec: Spec, registry: Registry, runtime: Runtime | None = None) -> None:
         self.spec = spec
         self.registry = registry
-        self.device = pick_device(spec.run.device)
+        self.runtime = runtime or Single()
+        self.device = device_of(self.runtime, spec.run.device) or pick_device(spec.run.device)
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
         """Messages to the user about what may be wrong."""
@@ -155,6 +161,10 @@ class Assembler:
             self.spec = replaced(self.spec, {"run.threads": threads})
         return threads
 
+    def choose_shards(self) -> None:
+        """Choose the number of shards if the spec leaves it open. Raises SpecError if the processes cannot share it."""
+        self.spec = replaced(self.spec, {"run.shards": shards_for(self.spec.run.shards, self.runtime)})
+
     def _threads_for(self, player: Player, task: Task) -> int:
         settings, layout = self._settings(player), task.form.layout
         cells = task.sample_bytes(settings) // self.dtype.itemsize if layout is None else math.prod(layout.spatial)
@@ -190,7 +200,13 @@ class Assembler:
             check_strategy(strategy, models, most, alpha, heldout=task.validates)
             cache = cache or self._decide_cache(task, strategy)
         return Parts(
-            task=task, device=self.device, physical=physical, trainers=trainers, strategy=strategy, cache=cache
+            task=task,
+            device=self.device,
+            physical=physical,
+            trainers=trainers,
+            strategy=strategy,
+            cache=cache,
+            physics_on=lambda layout, dt: self._physics_on(task.form, layout, dt),
         )
 
     def _choose_precision(self, task: Task) -> dict[str, Any]:
@@ -327,6 +343,15 @@ class Assembler:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
 
+    def _physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
+        """Build the physics of the spec on another layout of the same fields, and with another internal step."""
+        assert self.spec.physical is not None
+        # so few rollouts never repay a compilation
+        runs = "eager" if self.spec.physical.compile == "eager" else "auto"
+        changed = {"physical.dt": inner_dt, "physical.compile": runs}
+        other = Assembler(replaced(self.spec, changed), self.registry)
+        return cast("PhysicalModel", other.model("physical", attrs.evolve(form, layout=layout)))
+
     def _surrogate_context(self, form: DataForm, operations: float | None = None) -> SurrogateContext:
         return self._context(
             SurrogateContext,
@@ -379,6 +404,7 @@ class Assembler:
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
             error=self._error(player, objective, task) if settings.patience else None,
+            shards=Shards(shards_for(self.spec.run.shards, self.runtime), self.runtime),
         )
 
     def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:

@@ -12,6 +12,7 @@ from hyco_engine.engine import Engine
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player, Tracker
+from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.metrics import read_summary
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.structure import check
@@ -145,4 +146,5 @@ def run_row(name: str, folder: Path, summary: Mapping[str, Any]) -> dict[str, An
         "samples": {player: told["samples"] for player, told in trained.items()},
         "converged": [player for player, told in trained.items() if told.get("converged")],
         "seconds": (summary.get("timings") or {}).get("total_s"),
+        "costs": read_costs(folder),
     }

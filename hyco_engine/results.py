@@ -24,10 +24,13 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.calibration import LEVEL
 from hyco_engine.training.error_bars import ErrorBars, measure
+from hyco_engine.training.error_budget import ErrorBudget, error_budget
 from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
+from hyco_engine.training.noisy import is_noisy
+from hyco_engine.training.physics_test import PhysicsTest, physics_test
 from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter
 from hyco_engine.training.trainer import Trainer
@@ -40,6 +43,7 @@ PHASES = (
     "generate_synthetic",
     "train_physical",
     "evaluate",
+    "error_budget",
     "checkpoint",
 )
 COVERED = (0.85, 0.95)
@@ -65,6 +69,8 @@ class Results:
     """The parameters that training ended with, if it did; those of the model are the ones that are reported."""
     metrics: dict[str, Any] = attrs.Factory(dict)
     error_bars: ErrorBars | None = None
+    budget: ErrorBudget | None = None
+    physics_test: PhysicsTest | None = None
     chaos: Lyapunov | None = None
     populations: dict[str, dict[str, float]] = attrs.Factory(dict)
     """The populations of the values of groups, by the name of the parameter."""
@@ -103,6 +109,7 @@ class Results:
         else:
             self._evaluate(self.parts, self.hybrid, between)
             self._measure_parameters(self.parts, self.hybrid)
+        self._measure_budget(self.parts, self.hybrid)
         self._measure_chaos(self.parts, self.hybrid)
 
     def _settings(self) -> Mapping[str, ParameterSetting]:
@@ -206,6 +213,35 @@ class Results:
             at |= trainer.at
             self.report.tell("metrics", {**at, **{name: value for name, value in found.items() if value is not None}})
 
+    def _measure_budget(self, parts: Parts, hybrid: HybridTrainer) -> None:
+        """Compute the error budget of the parameters that have error bars, and test the physics on the same data."""
+        trainer, form = hybrid.trainers.get("physical"), parts.task.form
+        if trainer is None or parts.physical is None or self.error_bars is None:
+            return
+        data = parts.task.samples(trainer.settings)
+        noise = {name: entry["level"] for name, entry in parts.task.noise_summary().items()}
+        matters = noise if is_noisy(parts.task.noise) else None
+        try:
+            with self.report.timed("error_budget"):
+                found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters)
+                if found.excerpt is not None and form.layout is not None and form.dt is not None:
+                    self.physics_test = physics_test(
+                        parts.physical,
+                        form.layout,
+                        form.dt,
+                        found.excerpt,
+                        noise,
+                        data=data,
+                        learned_starts=trainer.state.initial is not None,
+                        defect=None if found.discretisation is None else found.discretisation.defect,
+                        finer_residual=found.finer_residual,
+                        seed=self.spec.run.seed,
+                    )
+                self.budget = found if self.physics_test is None else found.after(self.physics_test.verdict)
+        except Exception as error:
+            # the learned parameters are worth keeping without their budget
+            self.report.warn(f"the parameters' error budget could not be computed: {error}")
+
     def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.
 
@@ -242,6 +278,7 @@ class Results:
             "data": None if parts is None else parts.task.summary(),
             "noise": {} if parts is None else parts.task.noise_summary(),
             "parameters": {} if parts is None else self._parameters(parts),
+            "physics_test": None if self.physics_test is None else self.physics_test.to_data(),
             "metrics": self.metrics,
             "chaos": None if self.chaos is None else self.chaos.to_data(),
             "balance": [balance_summary(balance) for balance in history.balance],
@@ -275,6 +312,11 @@ class Results:
         summary = parameters_summary(parts.physical, found, truth, self.folder.path, *known)
         for name, population in self.populations.items():
             summary[name]["population"] = population
+        budget = {} if self.budget is None else self.budget.entries
+        for name, entry in summary.items():
+            entry["budget"] = budget.get(name)
+            for k, own in enumerate(entry.get("own") or ()):
+                own["budget"] = budget.get(f"{name}[{k}]")
         return summary
 
     def _identification(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -17,12 +17,19 @@ from hyco_engine.errors import DataError
 @click.argument("targets", type=PATH, nargs=-1, required=True, metavar="SPEC | RUN...")
 @set_option
 @click.option("--out", type=PATH, help="HTML file to write; default: <first run>-compared.html beside the first run.")
+@click.option(
+    "--costs",
+    "with_costs",
+    is_flag=True,
+    help="Measure what rollouts of each run with both models cost, and after how many its surrogate has paid.",
+)
 @disable_option
 @json_option
 def compare(
     targets: tuple[Path, ...],
     overrides: tuple[str, ...],
     out: Path | None,
+    with_costs: bool,
     disable_plugin: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -45,6 +52,8 @@ def compare(
         raise click.UsageError("give either one spec, to compare with its baselines, or several run folders")
     else:
         found = _run(targets[0], overrides, disable_plugin)
+    if with_costs:
+        _measure_costs(found, disable_plugin)
     from hyco_engine.report.compare_page import write_comparison
 
     page = write_comparison(found, out)
@@ -69,6 +78,18 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
             return compare_spec(spec, registry=registry, overrides=overrides, callbacks=[terminal])
         finally:
             terminal.close()
+
+
+def _measure_costs(found: dict[str, Any], disable_plugin: tuple[str, ...]) -> None:
+    """Measure the costs of all runs with both models, and put them into their rows."""
+    from hyco_engine.paying import keep_costs
+
+    registry = discover(disable_plugin)
+    for row in found["runs"]:
+        models = {name.split()[0] for name in row["errors"]}
+        if {"physical", "synthetic"} <= models:
+            split: Literal["val", "test"] = "test" if "synthetic test" in row["errors"] else "val"
+            row["costs"] = keep_costs(Path(row["run"]), split, registry=registry)
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
@@ -96,7 +117,8 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
         ]
         for row in rows
     ]
-    return [*table([head, *body]), *found["notes"]]
+    pays = [f"{row['name']}: {text}" for row in rows for text in (row.get("costs") or {}).get("sentences", ())]
+    return [*table([head, *body]), *found["notes"], *pays]
 
 
 def _percent(value: float | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyco_engine.report.numbers import seconds, size
+from hyco_engine.report.verdict import budgets, total_error
 from hyco_engine.runs.environment import plugin_files, plugin_options
 
 __all__ = ["metrics_lines", "number", "plan_lines", "seconds", "size", "summary_lines"]
@@ -155,7 +156,7 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
     values = "; ".join(learned[:4]) + ("; ..." if len(learned) > 4 else "") or "the surrogate; no physics"
     lines = [
         *((("verdict" if k == 0 else ""), sentence) for k, sentence in enumerate(summary.get("verdict") or ())),
-        ("learned", values + ("; ± is statistical only" if "±" in values else "")),
+        ("learned", values + (f"; {_of_errors(summary)}" if "±" in values else "")),
         ("errors", _error_text(summary.get("metrics") or {})),
         ("time", _time_text(summary)),
     ]
@@ -167,12 +168,22 @@ def summary_lines(summary: Mapping[str, Any], folder: Path | None) -> list[str]:
     return [f"{title:<10}{text}" for title, text in lines]
 
 
+def _of_errors(summary: Mapping[str, Any]) -> str:
+    """Say what ± stands for."""
+    known = budgets(summary.get("parameters") or {})
+    whole = [budget for budget in known.values() if budget.get("total") is not None]
+    if not whole:
+        return "± is statistical only"
+    grid = all(budget.get("discretisation") is not None for budget in whole)
+    return "± is one standard error" + (" with that of the grid" if grid else "")
+
+
 def parameter_text(name: str, parameter: Mapping[str, Any]) -> str:
     """Describe a parameter, as in `nu 0.05 -> 0.0101 ± 0.0002 (truth 0.01, 1.2 % off)`."""
     unit = parameter.get("unit") or "1"
     text = f"{name} {_value(parameter.get('initial'))} -> {_value(parameter.get('final'))}"
-    if (standard_error := parameter.get("standard_error")) is not None:
-        text += f" ± {standard_error:.2g}"
+    if (error := total_error(parameter)) is not None:
+        text += f" ± {error:.2g}"
     text += "" if unit == "1" else f" {unit}"
     if parameter.get("truth") is None:
         return text

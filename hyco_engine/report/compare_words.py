@@ -31,6 +31,7 @@ def sentences(sides: Sequence[Side], split: str) -> list[str]:
             if name in side.parameters and side.parameters[name].get("moved")
         }
         told += _ranked(f"{name} is closest to the truth in", off, lambda v: f"{significant(100 * v, 2)} % off")
+    told += [f"{side.name}: {text}" for side in sides for text in (side.run.costs or {}).get("sentences", ())]
     return told
 
 

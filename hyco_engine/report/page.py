@@ -7,6 +7,7 @@ It needs neither the data nor the models, so a copy of a run folder is enough. T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from hyco_engine.report.page_tables import (
     error_table,
     parameter_rows,
     phase_rows,
+    physics_test_text,
     time_text,
 )
-from hyco_engine.report.panels import curve_panels, lead_time_panels, spectrum_panels
+from hyco_engine.report.panels import curve_panels, lead_time_panels, physics_test_panels, spectrum_panels
+from hyco_engine.report.pay_words import cost_panel
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
-from hyco_engine.report.verdict import correlation, verdict
+from hyco_engine.report.verdict import budgets, correlation, verdict
 from hyco_engine.report.views import views
+from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.reading import RunFiles
@@ -50,6 +54,8 @@ class RunRecord:
     environment: Mapping[str, Any]
     spec: str
     rollout: HeldOutRollout | None
+    costs: Mapping[str, Any] | None = None
+    """What `paying.costs` measured, if it did."""
 
     @classmethod
     def of(cls, folder: Path, summary: Mapping[str, Any] | None = None) -> RunRecord:
@@ -71,6 +77,7 @@ class RunRecord:
             environment=_environment(files),
             spec=spec,
             rollout=HeldOutRollout.load(folder),
+            costs=read_costs(folder),
         )
 
     @property
@@ -106,7 +113,7 @@ def report_page(run: RunRecord) -> str:
         error=summary.get("error"),
         parameters=rows,
         has_truth=any(row["truth"] for row in rows),
-        has_error_bars=any(is_number(entry.get("standard_error")) for entry in parameters.values()),
+        error_bars=_about_errors(parameters),
         errors=error_table(metrics),
         views=drawn,
         player_title=f"Truth and models on a held-out {run.rollout.split_name} simulation" if run.rollout else "",
@@ -141,11 +148,27 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             " ".join([LEAD_TIMES, *spectra, *correlation(run.summary)]),
         ),
     ]
+    if run.costs is not None:
+        sections.append(("Does the surrogate pay?", [partial(cost_panel, run.costs)], " ".join(run.costs["sentences"])))
+    if test := run.summary.get("physics_test"):
+        sections.append(("Test of the physics", physics_test_panels(test, run.data_dt), physics_test_text(test)))
     return [
         {"title": title, "note": note, "svgs": [svg_chart(draw) for draw in panels]}
         for title, panels, note in sections
         if panels
     ]
+
+
+def _about_errors(parameters: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what ± stands for; empty if there is none."""
+    if budgets(parameters):
+        return "± is one standard error, with the error of the grid where it is known; the error budget has its parts."
+    if any(is_number(entry.get("standard_error")) for entry in parameters.values()):
+        return (
+            "± is one standard error, the uncertainty from noise in the data. It does not include the errors of a "
+            "wrong model."
+        )
+    return ""
 
 
 def _no_views(run: RunRecord) -> str:

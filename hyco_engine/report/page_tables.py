@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyco_engine.report.numbers import is_number, seconds, significant, size
-from hyco_engine.report.verdict import against_persistence, tested_split
+from hyco_engine.report.verdict import against_persistence, budgets, tested_split, total_error
 
 MODELS = {"physical": "physics", "synthetic": "surrogate", "persistence": "nothing changes"}
 _ROWS_OF_BALANCE = 200
@@ -16,7 +16,7 @@ def parameter_rows(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str
     """Return one row a parameter, `name`, `unit`, `start`, `found`, `truth`, `off`; an unknown value is empty."""
     rows = []
     for name, entry in parameters.items():
-        error, off = entry.get("standard_error"), entry.get("relative_error")
+        error, off = total_error(entry), entry.get("relative_error")
         found = _level(entry.get("final")) + (f" ± {significant(error, 2)}" if is_number(error) else "")
         unit = entry.get("unit") or "1"
         rows.append(
@@ -71,7 +71,7 @@ def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the tables that the run has: balance of real and generated samples, cache, cooperation, minima found."""
-    tables: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = [*_budget_table(summary.get("parameters") or {})]
     balance = summary.get("balance") or []
     if balance:
         note = "Ratio: generated samples times their weight, over real ones."
@@ -103,6 +103,54 @@ def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if starts and isinstance(starts, Mapping) and isinstance(minima := starts.get("minima"), list) and minima:
         tables.append({"title": "Minima found from several starts", "note": "", **_table_of(minima)})
     return tables
+
+
+def _budget_table(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the table of the error budgets; none where no parameter has one."""
+    rows, reasons = [], []
+    for name, budget in list(budgets(parameters).items())[:_ROWS_OF_BALANCE]:
+        partner, interval = budget.get("correlation") or {}, budget.get("interval") or (None, None)
+        rows.append(
+            [
+                name,
+                _number(budget.get("statistical")),
+                _number(budget.get("misfit")),
+                _number(budget.get("discretisation")),
+                _number(budget.get("total")),
+                f"{_number(interval[0])} to {_number(interval[1])}",
+                f"{significant(partner['value'], 2)} with {partner['with']}" if partner else "–",
+                str(budget.get("verdict")),
+            ]
+        )
+        reasons.append(budget.get("discretisation_reason"))
+    if not rows:
+        return []
+    note = (
+        "Statistical: the standard error from noise. Misfit: the standard error if windows err independently, whatever "
+        "the noise is. Grid: how far the value is from that of a finer grid and shorter internal steps, at most. The "
+        "interval of 95 % has all of them."
+    )
+    if told := list(dict.fromkeys(str(reason) for reason in reasons if reason)):
+        note += f" Without the error of the grid: {'; '.join(told)}."
+    columns = ["parameter", "statistical", "misfit", "grid", "total", "interval", "correlation", "verdict"]
+    return [{"title": "Error budget", "note": note, "columns": columns, "rows": rows}]
+
+
+def physics_test_text(test: Mapping[str, Any]) -> str:
+    """Say what the test of the physics found."""
+    parts = []
+    for name, own in (test.get("fields") or {}).items():
+        of = "noise" if own.get("noise") is not None else "expected error"
+        failed = ", ".join(own.get("failed") or ()) or "nothing"
+        parts.append(f"{name}: residuals of {significant(own.get('ratio'), 2)} times the {of}, and {failed} fails")
+    told = "The physics explains the data." if test.get("explained") else f"Wrong: {test.get('verdict')}."
+    lacks = [
+        f"{entry.get('term')} in {entry.get('field')} (correlation {significant(entry.get('correlation'), 2)}, "
+        f"coefficient {significant(entry.get('coefficient'), 2)})"
+        for entry in test.get("missing") or ()
+    ]
+    text = f"{told} {'; '.join(parts)}."
+    return text + (f" What is missing resembles {', '.join(lacks)}." if lacks else "")
 
 
 def phase_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from hyco_engine.report.comparison import over_time
-from hyco_engine.report.drawing import NAMES, Array, color_of, legend, marker_of, plain_axes, plain_text
+from hyco_engine.report.drawing import COLORS, NAMES, Array, color_of, legend, marker_of, plain_axes, plain_text
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.shown import Shown, component_names
@@ -97,6 +97,49 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
         if "truth" in curves:
             panels.append(panel(name, shown, frame, curves))
     return panels
+
+
+def physics_test_panels(test: Mapping[str, Any], dt: float | None) -> list[Draw]:
+    """Chart the residual by lead time over what is expected, and where something is missing, the map of its rate."""
+    fields = test.get("fields") or {}
+
+    def leads(ax: Axes) -> None:
+        plain_axes(ax, "Residual over the expected one")
+        for name, own in fields.items():
+            values = own.get("by_lead") or ()
+            times = (dt or 1) * np.arange(1, len(values) + 1)
+            ax.plot(times, values, marker=marker_of(values), label=plain_text(name))
+        ax.axhline(1.0, color=COLORS["persistence"], linewidth=0.8, linestyle="--")
+        ax.set_ylim(bottom=0.0)
+        ax.set_xlabel("lead time" if dt is None else "lead time t")
+        legend(ax)
+
+    def map_of(name: str, values: Array) -> Draw:
+        def draw(ax: Axes) -> None:
+            plain_axes(ax, f"Mean rate that is missing in {plain_text(name)}", grid=values.ndim == 1)
+            if values.ndim == 1:
+                ax.plot(np.linspace(0, 1, len(values)), values, color=COLORS["physical"])
+                ax.axhline(0.0, color=COLORS["persistence"], linewidth=0.8)
+                ax.set_xlabel("place along the domain")
+                return
+            top = float(np.nanmax(np.abs(values))) or 1.0
+            image = ax.imshow(values.T, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.figure.colorbar(image, ax=ax)
+
+        return draw
+
+    maps = {name: _numbers(rate) for name, rate in (test.get("rate") or {}).items()}
+    return [leads, *(map_of(name, values) for name, values in list(maps.items())[:MAX_SPECTRA] if values.size)]
+
+
+def _numbers(rows: Any) -> Array:
+    """Return nested lists as an array, in which None is NaN; an empty one for anything else."""
+    try:
+        return np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:

@@ -35,14 +35,16 @@ CORRELATED = 0.8
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
 
-    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `metrics`, `cooperation`, `chaos` and
-    `ensemble`, each of which may be missing.
+    The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `physics_test`, `metrics`,
+    `cooperation`, `chaos` and `ensemble`, each of which may be missing.
     """
-    metrics = summary.get("metrics") or {}
+    metrics, test = summary.get("metrics") or {}, summary.get("physics_test") or {}
+    wrong = test.get("explained") is False
     found = [
         *_ending(summary),
+        *_trust(summary.get("parameters") or {}),
         *_parameters(summary.get("parameters") or {}),
-        *_unexplained(metrics, summary.get("noise") or {}),
+        *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
         *_harm(metrics, summary.get("cooperation") or ()),
         *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
         *_bands(summary.get("ensemble") or {}),
@@ -102,7 +104,10 @@ def _below(metrics: Mapping[str, Any], model: str, split: str, share: float = 1.
 
 
 def found_text(entry: Mapping[str, Any]) -> str:
-    """Return text such as `0.0200 ± 0.0001 m^2/s`, or a field's range and mean; empty where it is not known."""
+    """Return text such as `0.0200 ± 0.0001 m^2/s`, or a field's range and mean; empty where it is not known.
+
+    The error is that of `total_error`.
+    """
     value = entry.get("final")
     unit = entry.get("unit") or "1"
     suffix = "" if unit == "1" else f" {unit}"
@@ -110,10 +115,26 @@ def found_text(entry: Mapping[str, Any]) -> str:
         low, mean, high = (significant(value.get(key), 4) for key in ("min", "mean", "max"))
         kind = f"one value for each {entry['by']}" if entry.get("by") else "a field"
         return f"{kind}, {low} to {high}, mean {mean}{suffix}"
-    error = entry.get("standard_error")
+    error = total_error(entry)
     if not is_number(value):
         return ""
     return significant(value, 4) + (f" ± {significant(error, 2)}" if is_number(error) else "") + suffix
+
+
+def total_error(entry: Mapping[str, Any]) -> float | None:
+    """Return the total error of a parameter's budget, or its standard error where there is no budget."""
+    total = (entry.get("budget") or {}).get("total")
+    error = total if is_number(total) else entry.get("standard_error")
+    return error if is_number(error) else None
+
+
+def budgets(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the budgets of all learned numbers by name, `name[group]` where simulations differ."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, entry in parameters.items():
+        own = {f"{name}[{each.get('group')}]": each.get("budget") for each in entry.get("own") or ()}
+        found |= {key: budget for key, budget in {name: entry.get("budget"), **own}.items() if budget}
+    return found
 
 
 def correlation(summary: Mapping[str, Any]) -> list[str]:
@@ -153,6 +174,38 @@ def _ending(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _trust(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Tell of intervals that cannot be trusted, and why; what lies at a bound is told of elsewhere."""
+    reasons: dict[str, list[str]] = {}
+    for name, budget in budgets(parameters).items():
+        if budget.get("trusted") is False and not (parameters.get(name) or {}).get("at_bound"):
+            reasons.setdefault(str(budget.get("verdict")), []).append(name)
+    for reason, names in reasons.items():
+        which = f"interval of {names[0]} is" if len(names) == 1 else f"intervals of {_several(names)} are"
+        yield f"The {which} not to be trusted: {reason}."
+
+
+def _several(names: list[str]) -> str:
+    return _listed(names) if len(names) <= 4 else f"{len(names)} parameters"
+
+
+def _missing(test: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what the missing terms of a physics resemble."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for entry in test.get("missing") or ():
+        best.setdefault(str(entry.get("field")), entry)
+    told = [
+        f"{entry['term']} (correlation {significant(entry['correlation'], 2)}) in the rate of {field}"
+        for field, entry in list(best.items())[:3]
+        if is_number(entry.get("correlation"))
+    ]
+    if told:
+        yield (
+            f"What the physics lacks resembles {_listed(told)}; a surrogate of kind “corrected” learns it beside the "
+            "physics."
+        )
 
 
 def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hyco_engine.runs.files import dump_json, entries_below, is_temporary, write_atomic
 from hyco_engine.runs.lock import GUARD, LOCK
+from hyco_engine.untrusted import parse_json
 
 SEAL = "checksums.json"
 _UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, GUARD, SEAL)
@@ -21,6 +22,13 @@ _UNSEALED = ("log.txt", "report.html", "checkpoints", LOCK, GUARD, SEAL)
 def seal(folder: Path) -> None:
     """Write the checksums of the files in a run folder. Raise RunError where they cannot be written."""
     write_atomic(folder / SEAL, dump_json({name: _sha256(folder / name) for name in _files(folder)}) + "\n")
+
+
+def seal_also(folder: Path, name: str) -> None:
+    """Add the checksum of a file that was written into a sealed run folder; those of all others stay as they are."""
+    if (folder / SEAL).is_file():
+        sums = parse_json((folder / SEAL).read_bytes())
+        write_atomic(folder / SEAL, dump_json({**sums, name: _sha256(folder / name)}) + "\n")
 
 
 def _files(folder: Path) -> list[str]:

@@ -48,6 +48,16 @@ MEASURED = {
     "lead_steps": Rows(int),
     "correlation_time": int,
 }
+_PARTS = ("statistical", "misfit", "discretisation", "discretisation_shift", "start_noise", "total")
+BUDGET = {
+    **dict.fromkeys(_PARTS, NUMBER),
+    **dict.fromkeys(("profile", "interval"), Rows(NUMBER)),
+    "discretisation_reason": str,
+    "correlation": {"with": str, "value": NUMBER},
+    "trusted": bool,
+    "verdict": str,
+}
+FIELD_TEST = {"ratio": NUMBER, "noise": NUMBER, "failed": Rows(str), "by_lead": Rows(NUMBER)}
 SUMMARY_SHAPE = {
     "status": str,
     "error": str,
@@ -61,8 +71,17 @@ SUMMARY_SHAPE = {
             "standard_error": NUMBER,
             "unit": str,
             "moved": bool,
+            "budget": BUDGET,
+            "own": Rows({"budget": BUDGET}),
         }
     ),
+    "physics_test": {
+        "explained": bool,
+        "verdict": str,
+        "fields": Each(FIELD_TEST),
+        "missing": Rows({"field": str, "term": str, "correlation": NUMBER, "coefficient": NUMBER}),
+        "rate": Each(list),
+    },
     "metrics": Each(Each(MEASURED)),
     "chaos": dict.fromkeys(("lyapunov_exponent", "standard_error", "lyapunov_time"), NUMBER),
     "balance": Rows({"phase": str, "arm": str}),

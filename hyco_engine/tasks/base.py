@@ -137,6 +137,10 @@ class Task(ABC):
     ) -> HeldOut | None:
         """Return the measure of models on a held-out split; None if the split is empty."""
 
+    def rollouts(self, split: Literal["val", "test"]) -> Sequence[Trajectory]:
+        """Return the held-out simulations over which rollouts are measured; none if the data has no simulations."""
+        return ()
+
     def example(self) -> Example | None:
         """Return the first simulation of the test split, else of val; None if the data has no simulations."""
         return None

@@ -118,6 +118,9 @@ class FieldTask(Task, ABC):
         # a field without noise would leave no weight for the others
         return {name: size * max(noise[name] / most, LEAST_SHARE) for name, size in sizes.items()}
 
+    def rollouts(self, split: Literal["val", "test"]) -> Sequence[Trajectory]:
+        return self.manager.heldout(split)
+
     def example(self) -> Example | None:
         splits: tuple[Literal["test", "val"], ...] = ("test", "val")
         for split in splits:

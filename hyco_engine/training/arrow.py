@@ -146,6 +146,8 @@ class Arrow:
     between: Tensor
     """B, `[W, P, D]`."""
     curvature: StartCurvature
+    scores: Tensor
+    """J^T r of the parameters for each sample, `[n, P]`: at their minimum, that of its start is zero."""
     count: int
     """The number of observed values."""
     _known: dict[float, tuple[Tensor, Tensor, Tensor, Tensor]] = attrs.field(init=False, factory=dict)
@@ -161,6 +163,7 @@ class Arrow:
             start_gradient=torch.cat([part.start_gradient for part in parts]),
             between=torch.cat([part.between for part in parts]),
             curvature=curvature,
+            scores=torch.cat([part.scores for part in parts]),
             count=sum(part.count for part in parts),
         )
 
@@ -227,6 +230,8 @@ class ArrowPart:
     """`[b, D]`."""
     between: Tensor
     """`[b, P, D]`."""
+    scores: Tensor
+    """`[B, P]`."""
     count: int
 
     @classmethod
@@ -245,6 +250,7 @@ class ArrowPart:
             hessian=torch.einsum("bnp,bnq->pq", j, j).cpu(),
             start_gradient=pulled[0],
             between=own.of_samples(learned).unpack(pulled[1:].movedim(0, 1)),
+            scores=torch.einsum("bnp,bn->bp", j, r).cpu(),
             # the residual and derivatives of a value that was not observed are 0
             count=int(((residual != 0) | (jacobian != 0).any(-1)).sum()),
         )

@@ -74,6 +74,12 @@ class ErrorBars:
     warnings: tuple[str, ...] = ()
     at_bound: Mapping[str, Side] = attrs.field(factory=dict)
     """The parameters that lie at a bound beyond which the data pull them."""
+    reach: float
+    """How many standard errors an interval reaches to both sides."""
+    variance: float
+    """The variance of one value of the loss's residuals, times the number of values that err as one."""
+    by_blocks: Tensor | None = None
+    """The standard errors `[P]` of the unconstrained parameters if blocks err independently; None for few blocks."""
 
     def to_data(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -114,11 +120,17 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
     assumption = "values err independently of each other"
     if blocks.places:
         assumption = f"every {volume:.3g} values err as one ({blocks.multiplicity:.3g} windows use each frame)"
-    if blocks.places and k >= max(5, 2 * len(hessian) + 2):
-        covariance = _at_least(_by_blocks(hessian, found.scores, blocks.of_sample), covariance)
-        assumption += f"; or, where that gives more, {k} {blocks.said} err independently"
-        dof = min(dof, float(k - 1))
-    return _bars(model, whole, point[0], hessian, found.scores.sum(0), covariance, dof, assumption)
+    variance, own = found.squares / max(1.0, found.count / volume - len(hessian)), None
+    if k >= fewest_blocks(len(hessian)):
+        robust = by_blocks(hessian, found.scores, blocks.of_sample)
+        own = robust.diagonal().sqrt()
+        if blocks.places:
+            covariance = _at_least(robust, covariance)
+            assumption += f"; or, where that gives more, {k} {blocks.said} err independently"
+            dof = min(dof, float(k - 1))
+    return _bars(
+        model, whole, point[0], hessian, found.scores.sum(0), covariance, dof, assumption, variance=variance, own=own
+    )
 
 
 def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> ErrorBars:
@@ -134,10 +146,13 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     volume = find_blocks(whole.data, len(point)).multiplicity * _volume_in_windows(whole)
     dof = max(1.0, (arrow.count - starts) / volume - len(point))
     hessian = arrow.reduced
-    covariance = float(arrow.values) / dof * _inverse(hessian)
+    variance, own = float(arrow.values) / dof, None
+    covariance = variance * _inverse(hessian)
+    if len(arrow.scores) >= fewest_blocks(len(point)):
+        own = by_blocks(hessian, arrow.scores, torch.arange(len(arrow.scores))).diagonal().sqrt()
     assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
     # where the starts are at their minimum, the parameters' own gradient is that of both
-    return _bars(model, whole, point, hessian, arrow.gradient, covariance, dof, assumption)
+    return _bars(model, whole, point, hessian, arrow.gradient, covariance, dof, assumption, variance=variance, own=own)
 
 
 def _volume_in_windows(whole: Problem) -> float:
@@ -283,7 +298,13 @@ def _inverse(hessian: Tensor) -> Tensor:
     return inverse
 
 
-def _by_blocks(hessian: Tensor, scores: Tensor, of_sample: Tensor) -> Tensor:
+def fewest_blocks(parameters: int) -> int:
+    """Return how many blocks are enough to estimate a covariance of so many parameters from their scatter."""
+    return max(5, 2 * parameters + 2)
+
+
+def by_blocks(hessian: Tensor, scores: Tensor, of_sample: Tensor) -> Tensor:
+    """Return H^-1 (sum_b G_b G_b^T) H^-1 K / (K - 1) with the sums G_b of `scores [n, P]` in each of K blocks."""
     k = int(of_sample.max()) + 1
     pulls = torch.zeros(k, scores.shape[1], dtype=torch.float64).index_add_(0, of_sample, scores)
     inverse = _inverse(hessian)
@@ -305,8 +326,12 @@ def _bars(
     covariance: Tensor,
     dof: float,
     assumption: str,
+    *,
+    variance: float,
+    own: Tensor | None,
 ) -> ErrorBars:
-    names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * quantile(dof))
+    reach = quantile(dof)
+    names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * reach)
     known = hessian.diagonal() > 0
     raw_errors = covariance.diagonal().sqrt()
     errors = {n: float(raw_errors[k] * slopes[k].abs()) if known[k] else None for k, n in enumerate(names)}
@@ -350,6 +375,9 @@ def _bars(
         assumption=assumption,
         warnings=tuple(notes),
         at_bound=pressed,
+        reach=reach,
+        variance=variance,
+        by_blocks=own,
     )
 
 

@@ -218,7 +218,8 @@ def main() -> None:
             row = rows[-1]
             print(
                 f"{name:10} {row['seed']}  designed {row['designed']:.4f}  random {row['random']:.4f}  "
-                f"ratio {row['ratio']:.2f}  predicted {row['predicted']:.2f}"
+                f"ratio {row['ratio']:.2f}  predicted {row['predicted']:.2f}",
+                flush=True,
             )
     medians = {key: float(np.median([row[key] for row in rows])) for key in ("ratio", "predicted")}
     print(json.dumps({**medians, "problems": rows, "seconds": time.monotonic() - begun}))

@@ -87,7 +87,7 @@ def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
         assert {"nrmse", "vrmse", "nrmse_by_field", "nrmse_by_step"} <= set(metrics["val"])
         assert len(metrics["val"]["nrmse_by_step"]) == 7
     nu = summary["parameters"]["nu"]
-    errors = {"relative_error", "standard_error", "at_bound"}
+    errors = {"relative_error", "standard_error", "at_bound", "budget"}
     assert set(nu) == {"initial", "final", "best", "last", "truth", "unit", "moved"} | errors
     assert (nu["truth"], nu["moved"], nu["unit"]) == (0.02, True, "length^2/time")
     assert nu["initial"] == pytest.approx(0.05, rel=1e-6)
@@ -105,6 +105,7 @@ def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
         "generate_synthetic",
         "train_physical",
         "evaluate",
+        "error_budget",
         "checkpoint",
     }
     assert summary["physics"]["compile"] == "graph"

@@ -177,6 +177,7 @@ def test_an_unstable_point_is_not_usable() -> None:
         start_gradient=part[None],
         between=part[None, None],
         curvature=DenseCurvature(part[None, None]),
+        scores=part[None],
         count=1,
     )
     assert bad.usable.tolist() == [False]

@@ -1,0 +1,143 @@
+"""The part of a parameter's error that comes from the grid and the internal step, by one step of defect correction.
+
+With the predictions f of the physics and those F of the same physics on a finer grid with shorter internal steps, the
+fit of F to the data has the residual r + d with the defect d = F - f. At the estimate J^T r = 0, so the Gauss-Newton
+step of the finer fit is -H^-1 J^T d. It needs rollouts of the finer physics, but no derivatives of them: J is that of
+the fit. This is the first step of Stetter's defect correction. If the error falls in proportion to the cell and to the
+internal step, the step to a third of them is two thirds of the error, and more for a higher order. With a margin of a
+third for all that is not linear, as in Roache's grid convergence index, the error counts as twice the step.
+Sources: H. J. Stetter, Numer. Math. 29 (1978), for defect correction; P. J. Roache, J. Fluids Eng. 116 (1994).
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.interfaces import Batch, Samples
+from hyco_engine.rollout import rollout
+from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.problem import Problem, to_device
+from hyco_engine.training.refinement import Build, NotRefinable, Refinement
+
+SAFETY = 2.0
+"""The error over the step."""
+MOST_BYTES = 2**28
+"""Windows are taken up to this size."""
+
+
+class Held(Samples):
+    """Rollouts that are held in memory: states `[n, C_all, *S]` and targets `[n, T, C_dyn, *S]`."""
+
+    def __init__(self, states: Tensor, targets: Tensor) -> None:
+        self.states, self.targets = states, targets
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.states[indices], self.targets[indices]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Excerpt:
+    """Windows of a whole loss: the states from which they roll out, what was observed, and what the physics predicts.
+
+    With learned start states, `states` has these, and `observed` does not have the observed ones.
+    """
+
+    indices: Tensor
+    states: Tensor
+    observed: Tensor
+    predicted: Tensor
+
+    @property
+    def residual(self) -> Tensor:
+        """Prediction minus observation `[n, T, C_dyn, *S]`; NaN where nothing was observed."""
+        return self.predicted - self.observed
+
+    @classmethod
+    def of(cls, whole: Problem, indices: Tensor) -> Excerpt | None:
+        """Return the windows at `indices` of the real samples; None if the samples are no rollouts on a grid."""
+        batch: Batch = to_device(whole.data.real.batch(indices), whole.device)
+        states, observed = batch
+        if not isinstance(states, Tensor) or not isinstance(observed, Tensor):
+            return None
+        if whole.initial is not None:
+            started = whole.initial(batch, indices)[0]
+            assert isinstance(started, Tensor)
+            states = started.detach()
+        with torch.no_grad():
+            predicted = rollout(whole.model, states, observed.shape[1])
+        return cls(indices=indices, states=states, observed=observed, predicted=predicted)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Discretisation:
+    """The step of the unconstrained parameters to the finer fit, and the defect of an excerpt's predictions."""
+
+    step: Tensor
+    defect: Tensor
+    refinement: Refinement
+
+
+def spread_out(count: int, wanted: int) -> Tensor:
+    """Return the indices of `wanted` of `count` samples, evenly spread."""
+    return torch.linspace(0, count - 1, min(count, wanted)).round().long()
+
+
+def allowed(whole: Problem, work: float, cost: float) -> int:
+    """Return how many windows may be rolled out by a physics of that `cost`, if `work` is what all windows may cost.
+
+    Both are in rollouts of the physics.
+    """
+    batch = whole.data.real.batch(torch.tensor([0]))
+    size = sum(t.numel() * t.element_size() for t in batch if isinstance(t, Tensor))
+    return max(1, min(len(whole.data.real), int(work / cost), MOST_BYTES // max(1, size)))
+
+
+def discretisation(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, refinement: Refinement) -> Discretisation:
+    """Return the step to the fit of the finer physics. Raises NotRefinable where that gives no finite numbers."""
+    with torch.no_grad():
+        finer = refinement.predictions(excerpt.states, excerpt.observed.shape[1])
+    defect = finer - excerpt.predicted
+    if not bool(defect.isfinite().all()):
+        raise NotRefinable("the finer physics does not stay finite from the interpolated start states")
+    # targets of which the residual is the defect, where something was observed
+    targets = torch.where(excerpt.observed.isnan(), excerpt.observed, excerpt.predicted - defect)
+    step = newton_step(whole, linearizer, excerpt, excerpt.states, targets)
+    if not bool(step.isfinite().all()):
+        raise NotRefinable("the derivatives of the predictions are not finite")
+    return Discretisation(step=step, defect=defect, refinement=refinement)
+
+
+def newton_step(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, states: Tensor, targets: Tensor) -> Tensor:
+    """Return the parameters' part of a Gauss-Newton step from the present point, for other states and targets.
+
+    Start states that are learned are learned from these states on. Without usable derivatives, it is NaN.
+    """
+    initial = None
+    if whole.initial is not None:
+        shift = torch.zeros_like(whole.initial.shift[excerpt.indices])
+        initial = InitialStates(shift, whole.initial.size)
+    held = AugmentedDataset(Held(states.cpu(), targets.cpu()))
+    problem = attrs.evolve(whole, data=held, initial=initial, terms=())
+    point = whole.unknowns.point()
+    model = linearizer.normal_equations(problem, point[None]) if initial is None else linearizer.arrow(problem)
+    if not bool(model.usable.all()):
+        return torch.full_like(point, torch.nan)
+    step = model.step(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64), None)
+    return step[0, : len(point)]
+
+
+def refined(whole: Problem, build: Build, work: float) -> tuple[Refinement, int]:
+    """Return the finer physics that is affordable, and the number of windows to take. Raises NotRefinable."""
+    model = whole.unknowns.physics
+    assert model is not None
+    found = Refinement.of(model, build)
+    if found.grid and work < found.cost:
+        found = Refinement.of(model, build, grid=False)
+    return found, allowed(whole, work, found.cost)

@@ -1,0 +1,314 @@
+"""The budget of the error of each parameter: noise, grid, what the residuals show, and one total that says which it is.
+
+    statistical      the standard error of `error_bars`
+    misfit           the standard error if windows, or stretches of time, err independently (sandwich covariance)
+    discretisation   how far the estimate is from that of a finer grid and shorter internal steps
+    start_noise      how far noise in observed start states has moved the estimate (see the module of that name)
+    total            the root of the sum of squares of these two and of the larger one of the standard errors
+
+An interval reaches the larger standard error's half-width, and the other two, to both sides. It cannot be trusted if
+the physics does not explain the data, since no residual tells how far a wrong physics has moved a parameter; if the
+discretisation is a large part of the value, since then the step to the finer fit is only a guess; at a bound; and if
+other minima fit as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from hyco_engine.interfaces import PhysicalModel, Samples
+from hyco_engine.physics.transforms import Transform
+from hyco_engine.physics.within import internal_steps
+from hyco_engine.training.discretisation import (
+    SAFETY,
+    Discretisation,
+    Excerpt,
+    allowed,
+    discretisation,
+    refined,
+    spread_out,
+)
+from hyco_engine.training.error_bars import ErrorBars
+from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.problem import Problem
+from hyco_engine.training.profile import FAR, profile
+from hyco_engine.training.refinement import Build, NotRefinable
+from hyco_engine.training.start_noise import start_noise
+from hyco_engine.training.trainer import Trainer
+
+LARGE = 0.1
+"""A discretisation error above this part of the value is a guess: the next order counts too."""
+VAGUE = 0.5
+"""Total error, relative to the value, from which on the curvature at the minimum says too little."""
+PROFILES = 2
+"""Most parameters with profile intervals, which take many evaluations of the loss."""
+WORSE = 1.5
+"""The data were made on this very grid if the finer physics leaves a residual that is so many times as large."""
+LEFT = 0.1
+"""Less than this part of the difference between both physics is what the first step to the finer fit leaves."""
+MOST_FINER = 4
+"""Most times as many cells that are proposed: further on, nothing is known from here."""
+ALIKE = 2.0
+"""Minima whose losses differ by no more than this factor fit about as well."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ErrorBudget:
+    """The budgets of all learned numbers by name, as summary.json has them, and what they were computed from."""
+
+    entries: Mapping[str, dict[str, Any]]
+    excerpt: Excerpt | None = None
+    discretisation: Discretisation | None = None
+    why_not: str = ""
+    """Why there is no discretisation error."""
+    finer_residual: Tensor | None = None
+    """The residual of the excerpt with the finer physics at its own estimate."""
+
+    def after(self, unexplained: str) -> ErrorBudget:
+        """Return the budget after a test of the physics, which says in words what it does not explain, if anything."""
+        if not unexplained:
+            return self
+        wrong = {"trusted": False, "verdict": unexplained}
+        return attrs.evolve(self, entries={name: entry | wrong for name, entry in self.entries.items()})
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Finer:
+    """The discretisation error, as far as it is known."""
+
+    found: Discretisation | None = None
+    excerpt: Excerpt | None = None
+    residual: Tensor | None = None
+    why_not: str = ""
+
+
+def error_budget(
+    trainer: Trainer,
+    data: Samples,
+    bars: ErrorBars,
+    build: Build | None = None,
+    noise: Mapping[str, float] | None = None,
+) -> ErrorBudget:
+    """Return the budget of the parameters of `trainer`, whose error bars from `data` are `bars`.
+
+    `build` makes the physics on another grid; without it there is no discretisation error. `noise` is the standard
+    deviation of each field's noise, if there is any that matters. What this takes is bounded by what training took,
+    counted in rollouts.
+    """
+    model = trainer.unknowns.physics
+    assert model is not None
+    whole = trainer.whole_loss(data, passes="tangents")
+    work = float(max(1, trainer.epochs_done) * len(data))
+    finer = _finer(whole, trainer.linearizer, build, work)
+    intervals = _profiles(trainer, model, whole, bars)
+    points = whole.unknowns.point()
+    owners = _owners(model)
+    bias = None
+    if noise and trainer.state.initial is None and finer.excerpt is not None:
+        bias = start_noise(whole, trainer.linearizer, finer.excerpt, model.layout, noise, trainer.seed)
+    entries = {}
+    for k, name in enumerate(bars.names):
+        moved = None if bias is None else float(bias[k])
+        entries[name] = _entry(model, bars, k, points, owners[k], finer, moved, intervals.get(name))
+    return ErrorBudget(
+        entries=entries,
+        excerpt=finer.excerpt,
+        discretisation=finer.found,
+        why_not=finer.why_not,
+        finer_residual=finer.residual,
+    )
+
+
+def _owners(model: PhysicalModel) -> list[Transform]:
+    """Return the transform of each learned number."""
+    learnables = model.learnables
+    return [learnables.transform(name) for name in learnables.learned for _ in range(learnables.raw[name].numel())]
+
+
+# --- the grid -------------------------------------------------------------------------------------------------------
+
+
+def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float) -> _Finer:
+    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), allowed(whole, work, 1.0)))
+    if excerpt is None:
+        return _Finer(why_not="the data are no fields on a grid")
+    if build is None:
+        return _Finer(excerpt=excerpt, why_not="nobody told how to build the physics on another grid")
+    if whole.prior:
+        return _Finer(excerpt=excerpt, why_not="a smoothness prior takes part in the fit")
+    try:
+        refinement, count = refined(whole, build, work)
+        excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
+        found = discretisation(whole, linearizer, excerpt, refinement)
+    except NotRefinable as error:
+        return _Finer(excerpt=excerpt, why_not=str(error))
+    residual = _at_finer_fit(whole, excerpt, found)
+    now, then = _size(excerpt.residual), _size(residual)
+    if then > max(WORSE * now, LEFT * _size(found.defect)):
+        why = (
+            "the data agree with this grid and these internal steps, so they were made with them: the residual is "
+            f"{now:.2g}, and that of a finer physics {then:.2g}"
+        )
+        return _Finer(excerpt=excerpt, residual=residual, why_not=why)
+    return _Finer(found=found, excerpt=excerpt, residual=residual)
+
+
+def _at_finer_fit(whole: Problem, excerpt: Excerpt, found: Discretisation) -> Tensor:
+    """Return the residual of the finer physics where its fit is, by the coarse one's change on the way there."""
+    here = whole.unknowns.point()
+    try:
+        whole.unknowns.move_to(here + found.step)
+        moved = Excerpt.of(whole, excerpt.indices)
+    finally:
+        whole.unknowns.move_to(here)
+    assert moved is not None
+    residual = moved.residual + found.defect
+    return residual if bool(residual[~excerpt.observed.isnan()].isfinite().all()) else excerpt.residual + found.defect
+
+
+def _size(residual: Tensor) -> float:
+    return float(residual[~residual.isnan()].double().square().mean().sqrt())
+
+
+# --- profile intervals ------------------------------------------------------------------------------------------------
+
+
+def _profiles(
+    trainer: Trainer, model: PhysicalModel, whole: Problem, bars: ErrorBars
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of those unconstrained parameters of which the curvature says too little."""
+    if whole.initial is not None or whole.prior or not math.isfinite(bars.variance):
+        return {}
+    point, transforms, several = whole.unknowns.point(), _owners(model), _several_minima(trainer)
+    asked = []
+    for k, name in enumerate(bars.names):
+        error = bars.standard_error[name]
+        vague = error is not None and error > VAGUE * abs(_value(transforms[k], float(point[k])))
+        if error is not None and (name in bars.at_bound or vague or several):
+            asked.append(k)
+    found = {}
+    for k in asked[:PROFILES]:
+        size = float(bars.covariance[k, k].sqrt()) * bars.reach
+        far = FAR if math.isfinite(transforms[k].reach) else math.inf
+        found[bars.names[k]] = profile(
+            whole, trainer.linearizer, k, size=size, excess=bars.reach**2 * bars.variance, far=far
+        )
+    return found
+
+
+def _several_minima(trainer: Trainer) -> bool:
+    """Return True if a search from several starts found minima that fit about as well as the lowest one."""
+    known = None if trainer.minima is None else trainer.minima.to_data()
+    losses = [] if known is None else [entry["loss"] for entry in known["minima"]]
+    return len(losses) > 1 and losses[1] <= ALIKE * losses[0]
+
+
+# --- one parameter ----------------------------------------------------------------------------------------------------
+
+
+def _entry(
+    model: PhysicalModel,
+    bars: ErrorBars,
+    k: int,
+    point: Tensor,
+    transform: Transform,
+    finer: _Finer,
+    bias: float | None,
+    ends: tuple[float, float] | None,
+) -> dict[str, Any]:
+    name, raw = bars.names[k], float(point[k])
+    found: dict[str, Any] = dict.fromkeys(
+        ("statistical", "misfit", "discretisation", "discretisation_shift", "start_noise", "profile", "total")
+    )
+    found |= {"interval": None, "discretisation_reason": finer.why_not or None, "correlation": _partner(bars, k)}
+    statistical = bars.standard_error[name]
+    if statistical is None:
+        return found | {"trusted": False, "verdict": "the data say nothing about it"}
+    value = _value(transform, raw)
+
+    def moved(by: float) -> float:
+        return _value(transform, raw + by) - value
+
+    found["statistical"] = noise = statistical
+    raw_error, more = float(bars.covariance[k, k].sqrt()), 0.0
+    if bars.by_blocks is not None:
+        found["misfit"] = float(bars.by_blocks[k]) * _slope(transform, raw)
+        noise, raw_error = max(noise, found["misfit"]), max(raw_error, float(bars.by_blocks[k]))
+    if finer.found is not None:
+        step = float(finer.found.step[k])
+        found |= {"discretisation": abs(moved(step * SAFETY)), "discretisation_shift": moved(step)}
+        more += abs(step) * SAFETY
+    if bias is not None:
+        found["start_noise"] = abs(moved(bias))
+        more += abs(bias)
+    low, high = (raw - bars.reach * raw_error, raw + bars.reach * raw_error) if ends is None else ends
+    if ends is not None:
+        found["profile"] = [_value(transform, ends[0]), _value(transform, ends[1])]
+    found["total"] = math.hypot(noise, found["discretisation"] or 0.0, found["start_noise"] or 0.0)
+    found["interval"] = [_value(transform, low - more), _value(transform, high + more)]
+    trusted, verdict = _judged(model, finer.found, value, noise, found, bars.at_bound.get(name))
+    return found | {"trusted": trusted, "verdict": verdict}
+
+
+def _value(transform: Transform, raw: float) -> float:
+    if not math.isfinite(raw):
+        return transform.upper if raw > 0 else transform.lower
+    return float(transform.to_value(torch.tensor(raw, dtype=torch.float64)))
+
+
+def _slope(transform: Transform, raw: float) -> float:
+    at = torch.tensor(raw, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(transform.to_value(at), at)
+    return abs(float(slope))
+
+
+def _partner(bars: ErrorBars, k: int) -> dict[str, Any] | None:
+    """Return the parameter with which this one is most correlated, and the correlation."""
+    row = [abs(c) if j != k and math.isfinite(c) else -1.0 for j, c in enumerate(bars.correlation[k])]
+    best = max(range(len(row)), key=row.__getitem__)
+    return None if row[best] < 0 else {"with": bars.names[best], "value": bars.correlation[k][best]}
+
+
+def _judged(
+    model: PhysicalModel,
+    finer: Discretisation | None,
+    value: float,
+    noise: float,
+    found: Mapping[str, Any],
+    bound: str | None,
+) -> tuple[bool, str]:
+    """Return whether the interval can be trusted, and the verdict in words."""
+    if bound is not None:
+        return False, f"at its {bound} bound, beyond which the fit would go on"
+    grid, starts = found["discretisation"] or 0.0, found["start_noise"] or 0.0
+    if max(grid, starts) <= noise:
+        return True, "trusted"
+    trusted = max(grid, starts) <= LARGE * abs(value)
+    if finer is None or starts > grid:
+        return trusted, (
+            f"dominated by the noise of start states, which may move it by {_percent(starts, value)}: "
+            'set training.physical.initial_states to "learned"'
+        )
+    return trusted, _refine(model, finer, grid, value, noise)
+
+
+def _refine(model: PhysicalModel, found: Discretisation, size: float, value: float, noise: float) -> str:
+    """Return what would make the error of the grid as small as that of the noise, if it falls with its square."""
+    finer = min(MOST_FINER, max(2, math.ceil(math.sqrt(size / noise)))) if noise > 0 else MOST_FINER
+    by = f"which may move it by {_percent(size, value)}"
+    if not found.refinement.grid:
+        dt = model.dt / internal_steps(model) / finer
+        return f"dominated by the internal step, {by}: set physical.dt to {dt:.3g} or less"
+    grid = model.layout.grid
+    cells = " and ".join(f"{finer * n} cells along {axis}" for axis, n in zip(grid.axes, grid.resolution, strict=True))
+    return f"dominated by the grid, {by}: refine to {cells}"
+
+
+def _percent(size: float, value: float) -> str:
+    return f"{100 * size / abs(value):.2g} %" if value else f"{size:.2g}"

@@ -1,0 +1,415 @@
+"""A test of the physics: do its residuals look as the noise of the data makes them look, and if not, what is missing?
+
+If the physics is right, a residual is noise of the target minus what the rollout makes of the noise of its start. That
+is neither white nor of one size: diffusion correlates the noise of the start, and steps amplify or damp it. So
+residuals of this kind are drawn, with the noise of the data and the physics at the estimate, and four statistics of
+each field are compared with those of the draws:
+
+    time        the correlation of neighbouring lead times
+    space       the correlation of neighbouring cells
+    bias        the mean square of the mean over all windows, over the mean square
+    large       the mean square of the means over large cells of space and lead time, over the mean square
+
+None of them depends on the size of the noise, which is only estimated. The size itself fails where it is far above the
+noise. A statistic fails if it is above what all but a share `ALARMS` of right physics would give, over all tests of the
+run together (Student's t for the next draw, Bonferroni). Where the grid is too coarse, residuals are smooth too: what
+fails must fail again with the residual that a finer physics would leave (see `discretisation`).
+
+Data without noise leave what the solvers differ by, which is always smooth. There the size alone counts: residuals
+should be of the size of the discretisation error, or small.
+
+What is missing is the rate at which the residual grows: it is compared with simple terms of the state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.padding import component_sides
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.equations.evaluation import continued
+from hyco_engine.interfaces import Samples
+from hyco_engine.randomness import derive_generator
+from hyco_engine.rollout import rollout
+from hyco_engine.training.discretisation import Excerpt
+from hyco_engine.training.noisy import NOISY
+
+DRAWS = 20
+"""Residuals of a right physics that are drawn."""
+ALARMS = 0.02
+"""The share of runs with a right physics in which any test may fail."""
+MUCH = 1.5
+"""Size of residuals, relative to that which the noise explains, above which the noise does not explain them."""
+FAR = 3.0
+"""Size of residuals, relative to the discretisation error, above which that does not explain them; without noise."""
+SMALL = 1e-3
+"""Residuals below this part of the field's spread are too small to matter, however smooth they are."""
+PARTS = 4
+"""Regions along each axis, and stretches of lead time."""
+LEADS = 8
+"""Lead times up to which the residual counts as growing evenly."""
+MAP = 64
+"""Most cells along an axis of the map in one dimension, and a third of that in more."""
+TERMS = 5
+"""Terms that are named."""
+
+
+@attrs.frozen(kw_only=True)
+class FieldTest:
+    """The residual of one field, and what is to be expected of a right physics."""
+
+    residual: float
+    spread: float
+    noise: float | None
+    """The size that the noise of the data gives residuals; None for data without noise."""
+    defect: float | None
+    """The size of the discretisation error; None if it is not known."""
+    ratio: float
+    """The size of the residual over the expected one."""
+    statistics: Mapping[str, float]
+    expected: Mapping[str, float]
+    failed: tuple[str, ...]
+    by_lead: tuple[float, ...]
+    """The size by lead time, over the expected one."""
+    by_region: Any
+    """The size in regions, over the expected one: nested lists, one level for each axis."""
+
+    @property
+    def correlated(self) -> bool:
+        return any(name != "size" for name in self.failed)
+
+
+@attrs.frozen(kw_only=True)
+class PhysicsTest:
+    """The test of all fields. The physics explains the data if none failed, else `missing` says what lacks."""
+
+    fields: Mapping[str, FieldTest]
+    draws: int
+    windows: int
+    missing: tuple[Mapping[str, Any], ...] = ()
+    rate: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def explained(self) -> bool:
+        return not any(test.failed for test in self.fields.values())
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong, in words; empty if nothing is."""
+        failed = {name: test for name, test in self.fields.items() if test.failed}
+        if not failed:
+            return ""
+        name, worst = max(failed.items(), key=lambda item: item[1].ratio)
+        of = f" of {name}" if len(self.fields) > 1 else ""
+        what = "the noise" if worst.noise is not None else "the error of the grid" if worst.defect else "what matters"
+        # without noise, what two exact solvers leave is smooth as well
+        smooth = " and correlated" if worst.correlated or worst.noise is None else ""
+        return f"the model does not explain the data: residuals{of} are {worst.ratio:.2g} times {what}{smooth}"
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"explained": self.explained, "verdict": self.verdict, **attrs.asdict(self)}
+
+
+def physics_test(
+    model: Callable[[Tensor], Tensor],
+    layout: StateLayout,
+    dt: float,
+    excerpt: Excerpt,
+    noise: Mapping[str, float],
+    *,
+    data: Samples,
+    learned_starts: bool,
+    defect: Tensor | None = None,
+    finer_residual: Tensor | None = None,
+    seed: int = 0,
+) -> PhysicsTest:
+    """Test the physics on the windows of `excerpt`, which are some of `data`.
+
+    `noise` is the standard deviation of each field's noise in its own unit. The residual with a finer physics at its
+    own estimate is `finer_residual`, and `defect` the difference between both physics' predictions.
+    """
+    size = torch.cat([torch.full((field.channels,), float(noise.get(field.name, 0.0))) for field in layout.dynamic]).to(
+        excerpt.predicted
+    )
+    observed = ~excerpt.observed.isnan()
+    spread = _spreads(excerpt, layout)
+    noisy = {name: noise.get(name, 0.0) > NOISY * spread[name] for name in spread}
+    drawn: list[Tensor] = []
+    if any(noisy.values()):
+        drawn = _drawn(model, excerpt, size, data, learned_starts, seed)
+    tests = 4 * sum(noisy.values())
+    found = {}
+    for field in layout.dynamic:
+        own = layout.channels(field.name)
+
+        def of(values: Tensor, own: slice = own) -> Tensor:
+            return torch.where(observed[:, :, own], values[:, :, own], torch.nan).double().cpu()
+
+        residuals = [of(excerpt.residual), *([] if finer_residual is None else [of(finer_residual)])]
+        floor = None if defect is None else _rms(of(defect))
+        draws = [of(values) for values in drawn] if noisy[field.name] else []
+        found[field.name] = _tested(residuals, draws, floor, spread[field.name], tests)
+    test = PhysicsTest(fields=found, draws=len(drawn), windows=len(excerpt.indices))
+    if test.explained:
+        return test
+    rate = _rate(excerpt, dt)
+    terms = _terms(excerpt, rate, layout)
+    return attrs.evolve(test, missing=terms, rate=_maps(rate, layout))
+
+
+# --- one field --------------------------------------------------------------------------------------------------------
+
+
+def _tested(residuals: list[Tensor], draws: list[Tensor], defect: float | None, spread: float, tests: int) -> FieldTest:
+    """Test residuals `[n, T, C, *S]`, of which all have to fail; NaN where nothing was observed."""
+    first = residuals[0]
+    statistics = {name: of(first) for name, of in STATISTICS.items()}
+    failed: list[str] = []
+    if draws:
+        sizes = torch.tensor([_rms(draw) for draw in draws], dtype=torch.float64)
+        noise = float(sizes.square().mean().sqrt())
+        expected = noise
+        limit = _limit(tests, len(draws))
+        means = {}
+        for name, of in STATISTICS.items():
+            known = torch.tensor([of(draw) for draw in draws], dtype=torch.float64)
+            means[name] = float(known.mean())
+            bound = means[name] + limit * float(known.std())
+            if min(of(residual) for residual in residuals) > bound:
+                failed.append(name)
+        if min(_rms(residual) for residual in residuals) > MUCH * noise:
+            failed.append("size")
+    else:
+        means = {}
+        noise = math.nan
+        expected = max(defect or 0.0, SMALL * spread)
+        if min(_rms(residual) for residual in residuals) > FAR * expected:
+            failed.append("size")
+    compared = _typical(draws) if draws else None
+    return FieldTest(
+        residual=_rms(first),
+        spread=spread,
+        noise=noise if draws else None,
+        defect=defect,
+        ratio=_rms(first) / expected if expected else math.inf,
+        statistics=statistics,
+        expected=means,
+        failed=tuple(failed),
+        by_lead=tuple(_by_lead(first, compared, expected)),
+        by_region=_by_region(first, compared, expected),
+    )
+
+
+def _limit(tests: int, draws: int) -> float:
+    """Return how many standard deviations of the draws the next one exceeds with the probability `ALARMS / tests`."""
+    return float(stdtrit(draws - 1, 1 - ALARMS / max(1, tests))) * math.sqrt(1 + 1 / draws)
+
+
+def _rms(values: Tensor) -> float:
+    known = values[~values.isnan()]
+    return float(known.square().mean().sqrt()) if known.numel() else 0.0
+
+
+def _time(values: Tensor) -> float:
+    return _lagged(values, 1)
+
+
+def _space(values: Tensor) -> float:
+    """Return the correlation of neighbouring cells, in the mean over the axes that have any."""
+    found = [_lagged(values, axis) for axis in range(3, values.dim()) if values.shape[axis] > 1]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _lagged(values: Tensor, axis: int) -> float:
+    n = values.shape[axis]
+    if n < 2:
+        return 0.0
+    products = values.narrow(axis, 1, n - 1) * values.narrow(axis, 0, n - 1)
+    known = products[~products.isnan()]
+    power = _rms(values) ** 2
+    return float(known.mean()) / power if known.numel() and power else 0.0
+
+
+def _bias(values: Tensor) -> float:
+    power = _rms(values) ** 2
+    return _rms(values.nanmean(0)) ** 2 / power if power else 0.0
+
+
+def _large(values: Tensor) -> float:
+    """Return the mean square of the means over large cells, over the mean square."""
+    power = _rms(values) ** 2
+    means = values
+    for axis in range(1, values.dim()):
+        if axis != 2:
+            parts = torch.tensor_split(means, min(PARTS, means.shape[axis]), dim=axis)
+            means = torch.cat([part.nanmean(axis, keepdim=True) for part in parts], dim=axis)
+    return _rms(means) ** 2 / power if power else 0.0
+
+
+STATISTICS: Mapping[str, Callable[[Tensor], float]] = {"time": _time, "space": _space, "bias": _bias, "large": _large}
+
+
+def _typical(draws: list[Tensor]) -> Tensor:
+    """Return the root mean square of each value over the draws."""
+    return torch.stack(draws).square().mean(0).sqrt()
+
+
+def _by_lead(values: Tensor, compared: Tensor | None, expected: float) -> list[float]:
+    def of(values: Tensor, lead: int) -> float:
+        return _rms(values[:, lead])
+
+    leads = range(values.shape[1])
+    return [of(values, k) / ((of(compared, k) if compared is not None else expected) or math.inf) for k in leads]
+
+
+def _by_region(values: Tensor, compared: Tensor | None, expected: float, axis: int = 3) -> Any:
+    if axis == values.dim():
+        return _rms(values) / ((_rms(compared) if compared is not None else expected) or math.inf)
+    count = min(PARTS, values.shape[axis])
+    own = torch.tensor_split(values, count, dim=axis)
+    other = [None] * count if compared is None else torch.tensor_split(compared, count, dim=axis)
+    return [_by_region(part, reference, expected, axis + 1) for part, reference in zip(own, other, strict=True)]
+
+
+def _spreads(excerpt: Excerpt, layout: StateLayout) -> dict[str, float]:
+    found = {}
+    for field in layout.dynamic:
+        own = excerpt.observed[:, :, layout.channels(field.name)].double()
+        known = own[~own.isnan()]
+        found[field.name] = float(known.std()) if known.numel() > 1 else 0.0
+    return found
+
+
+# --- residuals of a right physics -------------------------------------------------------------------------------------
+
+
+def _drawn(
+    model: Callable[[Tensor], Tensor], excerpt: Excerpt, size: Tensor, data: Samples, learned: bool, seed: int
+) -> list[Tensor]:
+    """Return residuals of the physics on data that it explains but for noise, `[n, T, C_dyn, *S]` each."""
+    steps, dynamic = excerpt.observed.shape[1:3]
+    space = excerpt.observed.shape[3:]
+    table = _frames(data, excerpt.indices, steps)
+    size = size.reshape(-1, *(1 for _ in space))
+    generator = derive_generator(seed, "physics test")
+    found = []
+    for _ in range(DRAWS):
+        every = torch.randn(int(table.max()) + 1, dynamic, *space, generator=generator, dtype=torch.float64)
+        noise = every.to(size)[table] * size
+        if learned:
+            # a start that is learned takes up noise of its own frame, and little of that of later ones
+            found.append(-noise[:, 1:])
+            continue
+        states = torch.cat([excerpt.states[:, :dynamic] + noise[:, 0], excerpt.states[:, dynamic:]], dim=1)
+        with torch.no_grad():
+            moved = rollout(model, states, steps) - excerpt.predicted  # type: ignore[arg-type]
+        found.append(moved - noise[:, 1:])
+    return found
+
+
+def _frames(data: Samples, indices: Tensor, steps: int) -> Tensor:
+    """Return which frame each state and target of the windows is, `[n, T + 1]`: windows may share frames."""
+    n = len(indices)
+    if not isinstance(data, WindowDataset):
+        return torch.arange(n * (steps + 1)).view(n, steps + 1)
+    places = [data.window(index) for index in indices.tolist()]
+    keys = [(simulation, frame + k) for simulation, frame in places for k in range(steps + 1)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys]).view(n, steps + 1)
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+def _rate(excerpt: Excerpt, dt: float) -> Tensor:
+    """Return the rate that the physics lacks, `[n, C_dyn, *S]`: the slope of what it misses over the first leads."""
+    missed = -excerpt.residual[:, :LEADS].double()
+    leads = torch.arange(1, missed.shape[1] + 1, dtype=torch.float64, device=missed.device)
+    leads = leads.reshape(1, -1, *(1 for _ in missed.shape[2:])).expand_as(missed)
+    known = ~missed.isnan()
+    above = torch.where(known, leads * missed, 0.0).sum(1)
+    below = torch.where(known, leads.square(), 0.0).sum(1)
+    return torch.where(below > 0, above / (dt * below.clamp(min=1)), torch.nan)
+
+
+def _terms(excerpt: Excerpt, rate: Tensor, layout: StateLayout) -> tuple[dict[str, Any], ...]:
+    """Return the simple terms of the state that resemble the missing rate most, field by field."""
+    states = torch.cat([excerpt.states[:, None, : layout.n_dynamic], excerpt.predicted[:, :LEADS]], dim=1).mean(1)
+    candidates = _candidates(states.double(), layout)
+    found = []
+    for name, channel in _components(layout):
+        own = rate[:, channel]
+        known = ~own.isnan()
+        scored = []
+        for term, values in candidates.items():
+            product = float((own * values)[known].sum())
+            squares = float(values.square()[known].sum())
+            power = float(own[known].square().sum())
+            if squares > 0 and power > 0:
+                scored.append((product / math.sqrt(squares * power), product / squares, term))
+        scored.sort(key=lambda entry: -abs(entry[0]))
+        found += [
+            {"field": name, "term": term, "correlation": correlation, "coefficient": coefficient}
+            for correlation, coefficient, term in scored[:TERMS]
+        ]
+    return tuple(found)
+
+
+def _components(layout: StateLayout) -> list[tuple[str, int]]:
+    names = [
+        f"{field.name}.{field.components[k]}" if field.components else field.name
+        for field in layout.dynamic
+        for k in range(field.channels)
+    ]
+    return list(zip(names, range(len(names)), strict=True))
+
+
+def _candidates(states: Tensor, layout: StateLayout) -> dict[str, Tensor]:
+    """Return simple terms of the states `[n, C_dyn, *S]` by name, each `[n, *S]`."""
+    found: dict[str, Tensor] = {"1": torch.ones_like(states[:, 0])}
+    for name, channel in _components(layout):
+        values = states[:, channel]
+        found |= {name: values, f"{name}^2": values.square(), f"{name}^3": values**3}
+        field = next(f for f in layout.dynamic if name.partition(".")[0] == f.name)
+        component = channel - layout.channels(field.name).start
+        for number, (axis, dx) in enumerate(zip(layout.grid.axes, layout.grid.spacing, strict=True)):
+            if field.sampling == "staggered" or values.shape[1 + number] < 3:
+                continue
+            wide = continued(values, 1 + number, 1, *component_sides(field, component, axis))
+            n = values.shape[1 + number]
+            lower, upper = wide.narrow(1 + number, 0, n), wide.narrow(1 + number, 2, n)
+            first, second = (upper - lower) / (2 * dx), (upper - 2 * values + lower) / dx**2
+            found |= {f"{name}_{axis}": first, f"{name}_{axis}{axis}": second, f"{name} {name}_{axis}": values * first}
+    return found
+
+
+def _maps(rate: Tensor, layout: StateLayout) -> dict[str, Any]:
+    """Return the mean missing rate of each component, thinned, as nested lists; None where nothing was observed."""
+    found = {}
+    for name, channel in _components(layout):
+        mean = rate[:, channel].nanmean(0)
+        if mean.dim() == 3:
+            mean = mean[..., mean.shape[2] // 2]
+        most = MAP if mean.dim() == 1 else MAP // 3
+        for axis in range(mean.dim()):
+            if mean.shape[axis] > most:
+                parts = torch.tensor_split(mean, most, dim=axis)
+                mean = torch.cat([part.nanmean(axis, keepdim=True) for part in parts], dim=axis)
+        found[name] = _rounded(mean.cpu())
+    return found
+
+
+def _rounded(values: Tensor) -> Any:
+    if values.dim():
+        return [_rounded(part) for part in values]
+    number = float(values)
+    return float(f"{number:.4g}") if math.isfinite(number) else None

@@ -1,0 +1,376 @@
+"""The error budget of parameters and the test of the physics, against closed forms and drawn noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_specs import HEAT_DATA
+from torch import Tensor
+
+import hyco_engine as hyco
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import BuildContext, PhysicalModel, Samples
+from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.report.verdict import verdict
+from hyco_engine.rollout import rollout
+from hyco_engine.training.discretisation import Excerpt, Held
+from hyco_engine.training.error_bars import by_blocks, measure
+from hyco_engine.training.error_budget import ErrorBudget, error_budget
+from hyco_engine.training.physics_test import PhysicsTest, physics_test
+from hyco_engine.training.refinement import NotRefinable, Refinement, finer, interpolated
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
+
+DT = 0.1
+
+
+def layout_of(boundary: Any = "periodic", cells: int = 8, **more: Any) -> StateLayout:
+    grid = Grid(axes=("x",), resolution=(cells,), lower=(0.0,), upper=(1.0,))
+    field = FieldInfo(name="u", boundary=Boundary.parse(boundary, ("x",)), **more)
+    return StateLayout(grid=grid, dynamic=(field,))
+
+
+class Euler(TorchPhysics):
+    """u_t = -k u + c by Euler's method, with as many steps as `physical.dt` asks for."""
+
+    parameters = (
+        ParameterDeclaration(name="k", init=0.5),
+        ParameterDeclaration(name="c", init=0.0, optional=True),
+    )
+
+    def fields(self, axes: tuple[str, ...]) -> Any:
+        return layout_of().dynamic, ()
+
+    def step(self, fields: Any, parameters: Any, dt: float) -> Any:
+        return {"u": fields["u"] + dt * (parameters.get("c", 0.0) - parameters["k"] * fields["u"])}
+
+
+class Reaction(Euler):
+    """u_t = -k u^2 by Euler's method: steps of half the length change its form, so no other k makes up for them."""
+
+    def step(self, fields: Any, parameters: Any, dt: float) -> Any:
+        return {"u": fields["u"] - dt * parameters["k"] * fields["u"].square()}
+
+
+def built(
+    layout: StateLayout | None = None,
+    inner_dt: float | None = None,
+    physics: TorchPhysics | None = None,
+    **settings: Any,
+) -> TorchModel:
+    context = BuildContext(
+        seed=0,
+        registry=Registry(),
+        layout=layout or layout_of(),
+        dt=DT,
+        inner_dt=inner_dt,
+        dtype=torch.float64,
+        compile="eager",
+        parameters={name: ParameterSetting(**own) for name, own in settings.items()},
+    )
+    return TorchModel(physics or Euler(), context)
+
+
+def budget_of(model: PhysicalModel, data: Samples, noise: Any = None, more: Any = None, **settings: Any) -> ErrorBudget:
+    trainer = Trainer(
+        model,
+        player="physical",
+        layout=model.layout,
+        settings=TrainingSettings(optimizer="gauss-newton", batch_size=64, **settings),
+    )
+    trainer.train(data, 20)
+    bars = measure(trainer, data)
+    assert bars is not None
+    return error_budget(trainer, data, bars, lambda layout, dt: built(layout, dt, **(more or {})), noise)
+
+
+def exact_decay(count: int = 6, steps: int = 1, noise: float = 0.0, starts: float = 0.0, seed: int = 0) -> Held:
+    """Windows of u_t = -u, with noise of the targets and of the start states."""
+    generator = torch.Generator().manual_seed(seed)
+    states = 1 + torch.randn(count, 1, 8, generator=generator, dtype=torch.float64)
+    times = DT * torch.arange(1, steps + 1, dtype=torch.float64).view(1, -1, 1, 1)
+    targets = states[:, None] * torch.exp(-times)
+    targets = targets + noise * torch.randn(targets.shape, generator=generator, dtype=torch.float64)
+    return Held(states + starts * torch.randn(states.shape, generator=generator, dtype=torch.float64), targets)
+
+
+# --- the finer grid ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("boundary", "cells", "lower", "upper"),
+    [
+        ("periodic", 24, 0.0, 1.0),
+        ("zero-gradient", 24, 0.0, 1.0),
+        # the value at the centre of the cell beyond the side stays where it is
+        (0.0, 26, -1 / 24, 1 + 1 / 24),
+        # and so does the centre of the last cell, about which the field is mirrored
+        ("reflect", 22, 1 / 24, 1 - 1 / 24),
+    ],
+)
+def test_the_finer_grid_has_the_places_of_the_coarse_one(boundary: Any, cells: int, lower: float, upper: float) -> None:
+    layout = layout_of(boundary)
+    fine = finer(layout)
+    assert fine.grid.resolution == (cells,)
+    assert (*fine.grid.lower, *fine.grid.upper) == pytest.approx((lower, upper))
+    assert fine.grid.spacing == pytest.approx([dx / 3 for dx in layout.grid.spacing])
+    model = built(layout)
+    states = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    refined = Refinement.of(model, lambda own, dt: built(own, dt))
+    assert refined.grid
+    # a decay without neighbours is the same on every grid, so what is left are shorter steps
+    shorter = Refinement.of(model, lambda own, dt: built(own, dt), grid=False)
+    assert torch.allclose(refined.predictions(states, 3), shorter.predictions(states, 3), rtol=1e-12)
+    assert (shorter.cost, refined.cost) == (3, 9)
+
+
+def test_waves_and_polynomials_are_interpolated_exactly() -> None:
+    layout = layout_of(cells=16)
+    places, finely = (
+        torch.tensor(grid.centers("x"), dtype=torch.float64) for grid in (layout.grid, finer(layout).grid)
+    )
+    waves = [lambda x: torch.sin(2 * math.pi * 5 * x + 0.3), lambda x: torch.cos(2 * math.pi * 3 * x)]
+    states = torch.stack([wave(places) for wave in waves])[:, None]
+    exact = torch.stack([wave(finely) for wave in waves])[:, None]
+    assert torch.allclose(interpolated(states, layout), exact, atol=1e-13)
+    layout = layout_of("zero-gradient", cells=16)
+    cubic = torch.stack([places**5 - places])[:, None]
+    inner = slice(12, -12)
+    assert torch.allclose(interpolated(cubic, layout)[..., inner], (finely**5 - finely)[inner], atol=1e-13)
+    # a wave with zero slope at the walls, also beside them
+    slope = torch.stack([torch.cos(math.pi * places)])[:, None]
+    assert torch.allclose(interpolated(slope, layout), torch.cos(math.pi * finely), atol=2e-5)
+    layout = layout_of(0.0, cells=16)
+    # with the value 0 at the centres of the cells beyond the walls
+    wall = layout.grid.spacing[0] / 2
+    arch = torch.stack([torch.sin(math.pi * (places + wall) / (1 + 2 * wall))])[:, None]
+    finely = torch.tensor(finer(layout).grid.centers("x"), dtype=torch.float64)
+    assert torch.allclose(interpolated(arch, layout), torch.sin(math.pi * (finely + wall) / (1 + 2 * wall)), atol=2e-5)
+
+
+def test_what_cannot_be_refined_says_why() -> None:
+    with pytest.raises(NotRefinable, match=r"^u lies on the faces of the cells$"):
+        finer(layout_of(components=("x",), sampling="staggered"))
+    with pytest.raises(NotRefinable, match="no internal steps that could be shorter, and the grid was left as it is"):
+        Refinement.of(built(), lambda own, dt: built(own), grid=False)
+
+
+# --- the budget -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_step_to_the_finer_fit_is_the_formulas(learned: bool) -> None:
+    """One Euler step fits k = (1 - exp(-dt)) / dt, with three steps in its place the prediction is (1 - k dt / 3)^3."""
+    settings = {"initial_states": "learned"} if learned else {}
+    found = budget_of(built(), exact_decay(), **settings)
+    entry = found.entries["k"]
+    k = (1 - math.exp(-DT)) / DT
+    shift = ((1 - k * DT / 3) ** 3 - (1 - k * DT)) / DT
+    assert entry["discretisation_shift"] == pytest.approx(shift, rel=1e-5)
+    assert entry["discretisation"] == pytest.approx(2 * shift, rel=1e-5)
+    # in truth, such steps fit 3 (1 - exp(-dt / 3)) / dt
+    assert k + shift == pytest.approx(3 * (1 - math.exp(-DT / 3)) / DT, rel=3e-3)
+    low, high = entry["interval"]
+    assert low < 1.0 < high
+    assert found.discretisation is not None
+    assert found.discretisation.refinement.grid
+
+
+def test_without_a_way_to_build_the_physics_the_reason_is_told() -> None:
+    trainer = Trainer(
+        built(), player="physical", layout=layout_of(), settings=TrainingSettings(optimizer="gauss-newton")
+    )
+    data = exact_decay(noise=0.1)
+    trainer.train(data, 10)
+    bars = measure(trainer, data)
+    assert bars is not None
+    entry = error_budget(trainer, data, bars).entries["k"]
+    assert entry["discretisation"] is None
+    assert entry["discretisation_reason"] == "nobody told how to build the physics on another grid"
+    assert entry["total"] == max(entry["statistical"], entry["misfit"])
+    assert (entry["trusted"], entry["verdict"]) == (True, "trusted")
+
+
+def test_data_made_with_these_very_steps_have_no_error_of_the_grid() -> None:
+    states = exact_decay().states
+    more = {"physics": Reaction()}
+    found = budget_of(built(**more), Held(states, (states - 0.1 * states.square())[:, None]), more=more).entries["k"]
+    assert found["discretisation"] is None
+    assert "the data agree with this grid and these internal steps" in found["discretisation_reason"]
+
+
+def test_the_covariance_by_blocks_is_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(12, 5, 2, generator=generator, dtype=torch.float64)
+    residual = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    rows = torch.arange(12) // 2
+    scores = torch.einsum("bnp,bn->bp", jacobian, residual)
+    hessian = torch.einsum("bnp,bnq->pq", jacobian, jacobian)
+    j, r = jacobian.numpy().reshape(6, 10, 2), residual.numpy().reshape(6, 10)
+    pulls = np.einsum("knp,kn->kp", j, r)
+    bread = np.linalg.inv(np.einsum("knp,knq->pq", j, j))
+    exact = bread @ (pulls.T @ pulls) @ bread * 6 / 5
+    assert by_blocks(hessian, scores, rows).numpy() == pytest.approx(exact, rel=1e-10)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_windows_with_errors_of_their_own_widen_the_misfit(learned: bool) -> None:
+    """Each window has a decay of its own: residuals within a window err as one, and only windows are independent."""
+    generator = torch.Generator().manual_seed(1)
+    states = 1 + torch.rand(12, 1, 8, generator=generator, dtype=torch.float64)
+    own = 1 + 0.2 * torch.randn(12, 1, 1, 1, generator=generator, dtype=torch.float64)
+    times = DT * torch.arange(1, 9, dtype=torch.float64).view(1, -1, 1, 1)
+    data = Held(states, states[:, None] * torch.exp(-own * times))
+    settings = {"initial_states": "learned"} if learned else {}
+    entry = budget_of(built(), data, **settings).entries["k"]
+    # the spread of the mean of twelve decays
+    assert entry["misfit"] == pytest.approx(float(own.std()) / math.sqrt(12), rel=0.35)
+    assert entry["misfit"] > 2 * entry["statistical"] or learned
+
+
+def test_the_bias_by_noisy_starts_is_the_formulas() -> None:
+    """A slope is too small by the share of noise in the squares of its starts: 1 - k dt = a s^2 / (s^2 + n^2)."""
+    found = budget_of(built(), exact_decay(400, starts=0.3, seed=2), {"u": 0.3}).entries["k"]
+    a, squares = math.exp(-DT), 2.0
+    biased = (1 - a * squares / (squares + 0.09)) / DT
+    unbiased = (1 - a) / DT
+    assert found["start_noise"] == pytest.approx(biased - unbiased, rel=0.25)
+    low, high = found["interval"]
+    assert low < unbiased < high
+    assert found["verdict"].startswith("dominated by the noise of start states, which may move it by ")
+
+
+def test_a_profile_of_a_linear_model_is_the_interval_of_its_curvature() -> None:
+    """c is vague, so that it has a profile; the model is linear in k and c, whose loss is a parabola."""
+    data = exact_decay(noise=0.3, seed=3)
+    more = {"c": {"init": 0.1, "learn": True}}
+    found = budget_of(built(**more), data, more=more)
+    entry = found.entries["c"]
+    assert entry["statistical"] > 0.5 * 0.1
+    low, high = entry["profile"]
+    assert entry["correlation"]["with"] == "k"
+    middle, more = (low + high) / 2, entry["discretisation"] or 0.0
+    assert entry["interval"] == pytest.approx([low - more, high + more])
+    # t of 46 degrees of freedom
+    assert (high - low) / 2 == pytest.approx(2.0129 * entry["statistical"], rel=0.05)
+    assert abs(middle) < entry["statistical"] * 3
+
+
+# --- the test of the physics ------------------------------------------------------------------------------------------
+
+
+def outcome(noise: float, seed: int, force: Tensor | None = None, *, steps: int = 4, count: int = 12) -> PhysicsTest:
+    """Test u_t = -u on its own data from noisy starts, or on those with a force."""
+    generator = torch.Generator().manual_seed(seed)
+    model = built(k={"init": 1.0})
+    states = 1 + torch.randn(count, 1, 8, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        path = torch.cat([states[:, None], rollout(model, states, steps)], dim=1)
+    if force is not None:
+        path = path + force * DT * torch.arange(steps + 1, dtype=torch.float64).view(1, -1, 1, 1)
+    seen = path + noise * torch.randn(path.shape, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        predicted = rollout(model, seen[:, 0], steps)
+    excerpt = Excerpt(indices=torch.arange(count), states=seen[:, 0], observed=seen[:, 1:], predicted=predicted)
+    data = Held(seen[:, 0], seen[:, 1:])
+    return physics_test(model, model.layout, DT, excerpt, {"u": noise}, data=data, learned_starts=False, seed=seed)
+
+
+def test_a_right_physics_with_noise_is_hardly_ever_accused() -> None:
+    alarms = [seed for seed in range(100) if not outcome(0.1, seed).explained]
+    assert len(alarms) <= 5
+
+
+def test_what_a_physics_lacks_is_found_and_named() -> None:
+    found = outcome(0.05, 0, torch.full((8,), 2.0).double())
+    assert not found.explained
+    assert {"time", "space", "bias", "large"} <= set(found.fields["u"].failed)
+    best = found.missing[0]
+    assert (best["field"], best["term"]) == ("u", "1")
+    assert best["correlation"] > 0.9
+    assert best["coefficient"] == pytest.approx(2.0, rel=0.15)
+    assert found.rate["u"] == pytest.approx([2.0] * 8, rel=0.3)
+    assert found.verdict.startswith("the model does not explain the data: residuals are ")
+    assert found.verdict.endswith(" times the noise and correlated")
+
+
+def test_a_force_in_one_place_shows_there() -> None:
+    force = torch.zeros(8, dtype=torch.float64)
+    force[2:4] = 3.0
+    found = outcome(0.02, 1, force)
+    regions = found.fields["u"].by_region
+    assert max(range(4), key=regions.__getitem__) == 1
+    assert max(regions[0], *regions[2:]) < 1.3
+
+
+def test_without_noise_only_residuals_that_matter_count() -> None:
+    assert outcome(0.0, 0).explained
+    assert outcome(0.0, 0, torch.full((8,), 1e-3).double()).explained
+    found = outcome(0.0, 0, torch.full((8,), 1.0).double())
+    assert found.fields["u"].failed == ("size",)
+    assert " times what matters and correlated" in found.verdict
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, drawn: None) -> hyco.RunResult:
+    folder = tmp_path_factory.mktemp("budget")
+    spec = {
+        "run": {"name": "budget", "cycles": 1},
+        "paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")},
+        "data": HEAT_DATA | {"extra": {"force": 5.0}},
+        "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.2}}},
+        "training": {"physical": {"epochs_per_cycle": 5}},
+    }
+    return hyco.run(spec)
+
+
+def test_a_run_that_cannot_be_trusted_says_so_first(finished: hyco.RunResult) -> None:
+    summary = finished.summary
+    entry = summary["parameters"]["kappa"]["budget"]
+    assert set(entry) == {
+        "statistical",
+        "misfit",
+        "discretisation",
+        "discretisation_shift",
+        "discretisation_reason",
+        "start_noise",
+        "correlation",
+        "profile",
+        "total",
+        "interval",
+        "trusted",
+        "verdict",
+    }
+    assert entry["trusted"] is False
+    first = summary["verdict"][0]
+    assert first == f"The interval of kappa is not to be trusted: {entry['verdict']}."
+    assert entry["verdict"].startswith("the model does not explain the data: residuals are ")
+    assert "a surrogate of kind “corrected” learns it beside the physics." in " ".join(summary["verdict"])
+    assert summary["physics_test"]["explained"] is False
+    assert summary["timings"]["phases"]["error_budget"] > 0
+    page = (finished.folder / "report.html").read_text()
+    assert "<h2>Error budget</h2>" in page
+    assert "<h2>Test of the physics</h2>" in page
+    assert (
+        'aria-label="Mean rate that is missing in T"' in page or 'aria-label="Mean rate that is missing in u"' in page
+    )
+
+
+def test_the_same_reason_is_told_once_for_several_parameters() -> None:
+    budget = {"trusted": False, "verdict": "why", "total": 0.1}
+    parameters = {
+        name: {"final": 1.0, "standard_error": 0.01, "moved": True, "budget": budget} for name in ("a", "b", "c")
+    }
+    found = verdict({"status": "completed", "parameters": parameters})
+    assert found[0] == "The intervals of a, b and c are not to be trusted: why."
+    assert "a = 1 ± 0.1" in found[1]
