@@ -80,10 +80,9 @@ class Refinement:
         return cls(coarse=coarse, model=model, grid=False, why_not=why_not)
 
     @property
-    def cost(self) -> float:
-        """How many times as many values a frame takes as that of the coarse model."""
-        cells = PARTS ** len(self.coarse.layout.grid.axes) if self.grid else 1
-        return cells * internal_steps(self.model) / internal_steps(self.coarse)
+    def cells(self) -> int:
+        """How many times as many cells the finer grid has."""
+        return PARTS ** len(self.coarse.layout.grid.axes) if self.grid else 1
 
     def predictions(self, states: Tensor, steps: int) -> Tensor:
         """Return the rollouts of the finer model from states on the coarse grid, at its places: `[B, T, C_dyn, *S]`."""
