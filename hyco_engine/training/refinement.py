@@ -98,6 +98,8 @@ class Refinement:
 
 def finer(layout: StateLayout) -> StateLayout:
     """Return the layout on the finer grid. Raises NotRefinable."""
+    if not layout.n_axes:
+        raise NotRefinable("there is no space")
     grid, more = layout.grid, _more(layout)
     spacing = [dx / PARTS for dx in grid.spacing]
     ends = list(zip(grid.lower, grid.upper, spacing, more, strict=True))
