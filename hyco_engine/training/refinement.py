@@ -101,6 +101,9 @@ def finer(layout: StateLayout) -> StateLayout:
     if not layout.n_axes:
         raise NotRefinable("there is no space")
     grid, more = layout.grid, _more(layout)
+    for axis, n in zip(grid.axes, grid.resolution, strict=True):
+        if n <= _REACH + 1:
+            raise NotRefinable(f"{n} cells along {axis} are too few to interpolate between them")
     spacing = [dx / PARTS for dx in grid.spacing]
     ends = list(zip(grid.lower, grid.upper, spacing, more, strict=True))
     return attrs.evolve(
@@ -163,8 +166,6 @@ def _along(values: Tensor, dim: int, sides: Sides, more: tuple[int, int], *, rep
         return values.narrow(dim, 0, 1).expand(*values.shape[:dim], PARTS * n + sum(more), *values.shape[dim + 1 :])
     if sides[0].kind == "periodic":
         return _threes([_shifted(values, dim, -1 / PARTS), values, _shifted(values, dim, 1 / PARTS)], dim)
-    if n <= _REACH + 1:
-        raise NotRefinable(f"{n} cells along an axis are too few to interpolate between them")
     # one cell beyond each side is interpolated too, for which three more are needed
     wide = continued(values, dim, _REACH + 1, *sides)
     neighbours = [wide.narrow(dim, start, n + 2) for start in range(2 * _REACH + 1)]

@@ -159,6 +159,8 @@ def test_waves_and_polynomials_are_interpolated_exactly() -> None:
 def test_what_cannot_be_refined_says_why() -> None:
     with pytest.raises(NotRefinable, match=r"^u lies on the faces of the cells$"):
         finer(layout_of(components=("x",), sampling="staggered"))
+    with pytest.raises(NotRefinable, match=r"^4 cells along x are too few to interpolate between them$"):
+        finer(layout_of(0.0, cells=4))
     with pytest.raises(NotRefinable, match="no internal steps that could be shorter, and the grid was left as it is"):
         Refinement.of(built(), lambda own, dt: built(own), grid=False)
 
