@@ -138,7 +138,7 @@ class Engine:
     ) -> RunResult:
         return Execution(assembler, self._loaded, folder, trackers, earlier, stop, self._draw, self._runtime).execute()
 
-    def simulate(self, out: Path | str, form: Literal["scene", "well"] = "scene") -> dict[str, Any]:
+    def simulate(self, out: Path | str, form: Literal["scene", "well", "csv"] = "scene") -> dict[str, Any]:
         """Write the simulations of `[data]` to a new folder: PhiFlow's Scenes, or files in the layout of The Well.
 
         The files contain neither noise nor masks. Returns `format`, `folder`, `simulations`, `dt`, `fields`, `files`.
