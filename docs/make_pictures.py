@@ -136,7 +136,7 @@ PHYSICAL: Mapping[str, tuple[dict[str, Any], Sequence[int] | None, str]] = {
         "smoke",
     ),
 }
-SURROGATES = ("resnet", "unet", "corrected", "coordinate-mlp")
+SURROGATES = ("resnet", "unet", "mlp", "corrected", "coordinate-mlp")
 
 HEAD = f"""# Gallery of models
 
@@ -264,11 +264,35 @@ def draw_surrogate(kind: str) -> None:
     """Train shortly on simulations of Burgers' equation, and roll out from a held-out state."""
     import hyco_engine as hyco
 
+    if kind == "mlp":
+        draw_series(kind)
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = hyco.run(surrogate_spec(kind, Path(folder)))
         truth, guess, extent = points_of(result) if kind == "coordinate-mlp" else rollout_of(result)
     panels = [("truth", truth), (kind, guess), ("difference", guess - truth)]
     save(kind, panels, extent, ("t", "x"), (8.4, 2.4), "u")
+
+
+def draw_series(kind: str) -> None:
+    """Train shortly on prey and predators, and roll out from a held-out state."""
+    import tomllib
+
+    import hyco_engine as hyco
+    from hyco_engine.cli.init import templates
+    from hyco_engine.report.comparison import over_time
+    from hyco_engine.report.drawing import new_figure
+    from hyco_engine.report.rollouts import HeldOutRollout
+    from hyco_engine.report.shown import Shown, component_names
+
+    with tempfile.TemporaryDirectory() as folder:
+        spec = tomllib.loads(templates()["ode"]) | {"paths": {"cache": f"{folder}/cache", "runs": f"{folder}/runs"}}
+        found = HeldOutRollout.load(hyco.run(spec).folder)
+    guess = {"synthetic": found.predictions["synthetic"]}
+    figure = new_figure(8.4, 2.6)
+    for place, name in enumerate(component_names(found.layout), start=1):
+        over_time(figure.add_subplot(1, 2, place), Shown.of(found.truth, guess, found.layout, found.dt, name))
+    write(kind, figure)
 
 
 def surrogate_spec(kind: str, folder: Path) -> dict[str, Any]:
@@ -375,6 +399,11 @@ def save(
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.85, pad=0.01)
     bar.set_label(what, fontsize=9)
     bar.ax.tick_params(labelsize=8, color="#888888")
+    write(kind, figure)
+
+
+def write(kind: str, figure: Any) -> None:
+    """Write a figure as finely as the largest file allows."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     path = IMAGES / f"{kind}.png"
     for dpi in (110, 90, 70, 55):

@@ -43,6 +43,8 @@ from hyco_engine.interfaces import (
 )
 from hyco_engine.physics.settings import index_of
 from hyco_engine.randomness import own_random_numbers
+from hyco_engine.ranks.runtime import Runtime, Single, device_of
+from hyco_engine.ranks.shards import Shards, shards_for
 from hyco_engine.settings import Choice
 from hyco_engine.spec.choices import CacheChoice, NormalizerChoice
 from hyco_engine.spec.classes import Spec
@@ -101,13 +103,14 @@ class Assembler:
     """Builds the parts that a spec names.
 
     `task` makes the task, whose data a run reads and a plan does not; `prepare` builds all other parts for it. The
-    single parts can be built by themselves as well.
+    single parts can be built by themselves as well. Each process of `runtime` assembles the same parts.
     """
 
-    def __init__(self, spec: Spec, registry: Registry) -> None:
+    def __init__(self, spec: Spec, registry: Registry, runtime: Runtime | None = None) -> None:
         self.spec = spec
         self.registry = registry
-        self.device = pick_device(spec.run.device)
+        self.runtime = runtime or Single()
+        self.device = device_of(self.runtime, spec.run.device) or pick_device(spec.run.device)
         self.players: tuple[Player, ...] = tuple(player for player in PLAYERS if getattr(spec, player) is not None)
         self.notes: list[str] = []
         """Messages to the user about what may be wrong."""
@@ -157,6 +160,10 @@ class Assembler:
             threads = earlier or max(self._threads_for(player, task) for player in self.players)
             self.spec = replaced(self.spec, {"run.threads": threads})
         return threads
+
+    def choose_shards(self) -> None:
+        """Choose the number of shards if the spec leaves it open. Raises SpecError if the processes cannot share it."""
+        self.spec = replaced(self.spec, {"run.shards": shards_for(self.spec.run.shards, self.runtime)})
 
     def _threads_for(self, player: Player, task: Task) -> int:
         settings, layout = self._settings(player), task.form.layout
@@ -397,6 +404,7 @@ class Assembler:
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
             error=self._error(player, objective, task) if settings.patience else None,
+            shards=Shards(shards_for(self.spec.run.shards, self.runtime), self.runtime),
         )
 
     def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:

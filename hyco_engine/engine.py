@@ -17,9 +17,11 @@ from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, Tracker
 from hyco_engine.physics.settings import PhysicalChoice
+from hyco_engine.ranks.runtime import Runtime, Single, exit_code_of
 from hyco_engine.report.result import RunResult, run_result
+from hyco_engine.runs.checkpoint import packed, unpacked
 from hyco_engine.runs.environment import running_on
-from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.folder import FolderElsewhere, RunFolder
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.runs.lock import RunLock
 from hyco_engine.runs.reading import RunFiles
@@ -29,7 +31,7 @@ from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
 from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.memory import Room
-from hyco_engine.training.reporter import Guarded
+from hyco_engine.training.reporter import Guarded, PhaseWatch
 
 
 class Engine:
@@ -37,7 +39,8 @@ class Engine:
 
     An engine has no global state: several engines, each with its own registry and callbacks, can live in one process.
     Without `registry` it uses the installed plugins, except those that `disabled` names. `draw` makes the figures and
-    the report at the end of a run; None stands for `hyco_engine.report.run_figures.draw`. Raises SpecError with all
+    the report at the end of a run; None stands for `hyco_engine.report.run_figures.draw`. Several processes of one
+    `runtime` make one run, of which rank 0 has the folder, the callbacks and the trackers. Raises SpecError with all
     mistakes at once.
     """
 
@@ -50,17 +53,19 @@ class Engine:
         overrides: Sequence[str] | Mapping[str, Any] = (),
         disabled: Collection[str] = (),
         draw: Callable[..., Iterable[Path]] | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.registry = registry or Registry.installed(disabled)
         self._loaded = spec if isinstance(spec, LoadedSpec) else _load(spec, self.registry, overrides)
         self.spec = self._loaded.spec
         self._callbacks = tuple(callbacks)
         self._draw = draw
+        self._runtime = runtime or Single()
 
     def plan(self) -> dict[str, Any]:
         """Return what a run would do, from sizes alone, without simulations and training."""
         with self._located():
-            return self._plan(Assembler(self.spec, self.registry))
+            return self._plan(Assembler(self.spec, self.registry, self._runtime))
 
     def equations(self) -> dict[str, Any]:
         """Return the `equations` of the physics as it reads them, and `statements` on how it solves them."""
@@ -88,21 +93,52 @@ class Engine:
         own = None if run_dir is None else Path(run_dir)
         if resume and own is None:
             raise SpecError("name the run folder to resume; `hyco-engine runs list` shows them", key="--run-dir")
-        with self._located():
-            assembler = Assembler(self.spec, self.registry)
-            trackers: list[Tracker | Guarded] = [*self._callbacks, *assembler.trackers()]
-            if resume and own is not None and own.is_dir() and any(own.iterdir()):
-                return self._resume(assembler, own, trackers, stop)
-            folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
-            note = f"there is no run in {own}: it starts from its beginning"
-            earlier = Earlier(notes=(note,), empty=True) if resume else None
-            with RunLock(folder.path) as lock:
-                lock.acquire()
-                return Execution(
-                    assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw
-                ).execute()
+        phase = PhaseWatch()
+        try:
+            with self._located():
+                if self._runtime.size > 1:
+                    self._runtime.agree("the spec", dump_spec(self.spec).encode())
+                if self._runtime.rank > 0:
+                    return self._follow(phase, stop)
+                return self._lead(own, phase, resume=resume, stop=stop)
+        except BaseException as error:
+            self._runtime.tell(error, exit_code_of(error), phase.place)
+            raise
 
-    def simulate(self, out: Path | str, form: Literal["scene", "well"] = "scene") -> dict[str, Any]:
+    def _lead(self, own: Path | None, phase: PhaseWatch, *, resume: bool, stop: Callable[[], str | None]) -> RunResult:
+        """Run in a folder of this process."""
+        assembler = Assembler(self.spec, self.registry, self._runtime)
+        trackers: list[Tracker | Guarded] = [phase, *self._callbacks, *assembler.trackers()]
+        if resume and own is not None and own.is_dir() and any(own.iterdir()):
+            return self._resume(assembler, own, trackers, stop)
+        folder = RunFolder.create(self.spec.paths.runs, self.spec.run.name, own)
+        note = f"there is no run in {own}: it starts from its beginning"
+        earlier = Earlier(notes=(note,), empty=True) if resume else None
+        with RunLock(folder.path) as lock:
+            lock.acquire()
+            return self._execute(assembler, folder, (folder, *trackers), earlier, stop)
+
+    def _follow(self, phase: PhaseWatch, stop: Callable[[], str | None]) -> RunResult:
+        """Take part in the run of rank 0, from the state that it has prepared."""
+        told = unpacked(self._runtime.broadcast(b""))
+        folder = FolderElsewhere(Path(told.pop("folder")))
+        if "completed" in told:
+            return run_result(folder.path, told["completed"], {}, resumed_completed=True)
+        assembler = Assembler(self.spec, self.registry, self._runtime)
+        assembler.spec = with_choices(self.spec, tomllib.loads(told["run"]["spec"]))
+        return self._execute(assembler, folder, (phase,), Earlier(checkpoint=told), stop)
+
+    def _execute(
+        self,
+        assembler: Assembler,
+        folder: RunFolder,
+        trackers: Sequence[Tracker | Guarded],
+        earlier: Earlier | None,
+        stop: Callable[[], str | None],
+    ) -> RunResult:
+        return Execution(assembler, self._loaded, folder, trackers, earlier, stop, self._draw, self._runtime).execute()
+
+    def simulate(self, out: Path | str, form: Literal["scene", "well", "csv"] = "scene") -> dict[str, Any]:
         """Write the simulations of `[data]` to a new folder: PhiFlow's Scenes, or files in the layout of The Well.
 
         The files contain neither noise nor masks. Returns `format`, `folder`, `simulations`, `dt`, `fields`, `files`.
@@ -124,6 +160,8 @@ class Engine:
             if summary is not None and summary["cycles"] >= self.spec.run.cycles:
                 run = LoadedRun(path, self.registry)
                 models = {player: run.model(player) for player in assembler.players}
+                if self._runtime.size > 1:
+                    self._runtime.broadcast(packed({"folder": str(path), "completed": summary}))
                 return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")
@@ -132,10 +170,11 @@ class Engine:
             if gone is not None:
                 earlier = attrs.evolve(earlier, notes=(gone, *earlier.notes))
             folder = RunFolder(path, made=False)
-            return Execution(assembler, self._loaded, folder, (folder, *trackers), earlier, stop, self._draw).execute()
+            return self._execute(assembler, folder, (folder, *trackers), earlier, stop)
 
     def _plan(self, assembler: Assembler) -> dict[str, Any]:
         task = assembler.task()
+        assembler.choose_shards()
         threads = assembler.choose_threads(task)
         parts = assembler.prepare(task)
         spec, alpha = assembler.spec, assembler.spec.augmentation.alpha

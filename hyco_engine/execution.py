@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -18,11 +19,13 @@ from hyco_engine.augment.cache_choice import CacheDecision
 from hyco_engine.errors import HycoError, RunError, SpecError
 from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.interfaces import PhysicalModel, Player, Samples, StepExecution, Tracker
+from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
 from hyco_engine.runs.cache_manager import CacheManager
-from hyco_engine.runs.checkpoint import Checkpoints
+from hyco_engine.runs.checkpoint import Checkpoints, packed
 from hyco_engine.runs.environment import describe_environment, running_on
+from hyco_engine.runs.files import dump_json
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
@@ -40,7 +43,8 @@ class Execution:
     """One execution of a run. At its end, even after an error, it tells the trackers and writes the summary.
 
     `earlier` is the run from which this one continues, and None for a new one. `stop` returns the signal that asks the
-    run to end, or None.
+    run to end, or None. Every process of `runtime` executes the run, and rank 0 alone writes: the others continue from
+    what it has prepared.
     """
 
     def __init__(
@@ -52,16 +56,20 @@ class Execution:
         earlier: Earlier | None = None,
         stop: Callable[[], str | None] = lambda: None,
         draw: Callable[..., Iterable[Path]] | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.assembler = assembler
         self.loaded = loaded
         self.folder = folder
         self.earlier = earlier
+        self.runtime = runtime or Single()
         self._report = Reporter(trackers=trackers)
         self._facts = self._current_facts()
         self._digest = ""
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-        self._keeper = Keeper(self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop)
+        self._keeper = Keeper(
+            self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop, runtime=runtime
+        )
         self._start = time.perf_counter()
         if self._kept is not None:
             self._start -= self._kept["elapsed"]
@@ -104,6 +112,8 @@ class Execution:
             with naming_plugins(self.assembler.registry):
                 self._train(self._prepare())
                 self.results.measure(self._keeper.between)
+            if self.runtime.size > 1:
+                self.runtime.agree("the results", dump_json(self.results.metrics).encode())
             status = "completed"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -116,20 +126,27 @@ class Execution:
                 self.folder.discard()
             raise
         finally:
-            self._report.seconds["total_s"] = time.perf_counter() - self._start
-            summary = self.results.summary(status, message)
-            try:
-                if self.folder.path.exists():
-                    self.results.save(summary)
-            finally:
-                self._report.tell("finished", summary)
+            summary = self._end(status, message) if self.runtime.rank == 0 else {}
+        summary = json.loads(self.runtime.broadcast(dump_json(summary).encode())) if self.runtime.size > 1 else summary
         return run_result(self.folder.path, summary, self.results.models)
+
+    def _end(self, status: str, message: str | None) -> dict[str, Any]:
+        """Save the results, tell the trackers, and return the summary."""
+        self._report.seconds["total_s"] = time.perf_counter() - self._start
+        summary = self.results.summary(status, message)
+        try:
+            if self.folder.path.exists():
+                self.results.save(summary)
+        finally:
+            self._report.tell("finished", summary)
+        return summary
 
     def _prepare(self) -> Parts:
         """Read the data, build all parts for it, and compile the physics."""
         assembler = self.assembler
         with self._report.timed("prepare_data"):
-            task = assembler.task()
+            task = assembler.task(writes=self.runtime.rank == 0)
+            assembler.choose_shards()
             compute_with(assembler.choose_threads(task, None if self._kept is None else self._kept["run"]["threads"]))
             self.folder.write_environment(describe_environment(assembler.registry, assembler.device))
             task.read(self._progress)
@@ -152,6 +169,10 @@ class Execution:
             self._report.warn(note)
         if parts.cache is not None:
             logger.info("generated samples: %s", parts.cache.reason)
+        if self.runtime.size > 1 and self.runtime.rank == 0:
+            # the others choose nothing by themselves, since some choices are timed, and read what is cached now
+            training = None if self._kept is None else self._kept["training"]
+            self.runtime.broadcast(packed({"folder": str(self.folder.path), **self._content(training)}))
         return parts
 
     def _train(self, parts: Parts) -> None:
@@ -184,7 +205,7 @@ class Execution:
                 trackers=self._report.trackers,
                 strict=True,
             )
-            if self._kept is not None:
+            if self._kept is not None and self._kept["training"] is not None:
                 self._restore(hybrid, self._kept)
             own = {name: task.samples(t.settings) for name, t in parts.trainers.items()}
             self._cycles(hybrid, task.train, own)
@@ -199,6 +220,8 @@ class Execution:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:
+                    if event.record and self.runtime.size > 1:
+                        self.runtime.agree("the weights at the end of a phase", packed(hybrid.weights()))
                     self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
 
     def _polish(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:
@@ -234,9 +257,10 @@ class Execution:
         parts = self.results.parts
         return None if parts is None or parts.physical is None else parts.physical.execution
 
-    def _checkpoint(self, training: Mapping[str, Any]) -> None:
-        start, parts = time.perf_counter(), self.results.parts
-        content = {
+    def _content(self, training: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the content of a checkpoint with this state of training."""
+        parts = self.results.parts
+        return {
             "run": self._facts,
             "data": self._digest,
             "cache": None if parts is None or parts.cache is None else attrs.asdict(parts.cache),
@@ -244,9 +268,14 @@ class Execution:
             "training": training,
             "metrics": self.folder.metrics_position(),
             "seconds": dict(self._report.seconds),
-            "elapsed": start - self._start,
+            "elapsed": time.perf_counter() - self._start,
         }
-        path = self._checkpoints.save(content)
+
+    def _checkpoint(self, training: Mapping[str, Any]) -> None:
+        if self.runtime.rank > 0:
+            return
+        start = time.perf_counter()
+        path = self._checkpoints.save(self._content(training))
         seconds = time.perf_counter() - start
         self._report.seconds["checkpoint"] = self._report.seconds.get("checkpoint", 0.0) + seconds
         self.folder.log(logging.INFO, f"checkpoint {path.name}: {seconds:.3g} s")

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         to_tensor,
     )
     from hyco_engine.physics.settings import ArrayFile, ParameterSetting, Profile
+    from hyco_engine.ranks.environment import runtime_here
+    from hyco_engine.ranks.runtime import Runtime
     from hyco_engine.rollout import rollout_with_bands
     from hyco_engine.runs.cache_manager import CacheManager
     from hyco_engine.tasks.points import HeldOutPoints
@@ -80,6 +82,8 @@ _HOME = {
     "Learnables": "physics",
     "ParameterDeclaration": "physics",
     "ParameterSetting": "physics.settings",
+    "Runtime": "ranks.runtime",
+    "runtime_here": "ranks.environment",
     "Profile": "physics.settings",
     "TorchModel": "physics",
     "TorchPhysics": "physics",
@@ -141,6 +145,7 @@ __all__ = [
     "Profile",
     "RolloutRecipe",
     "RunningMean",
+    "Runtime",
     "SqrtDim",
     "StateLayout",
     "Statistics",
@@ -157,6 +162,7 @@ __all__ = [
     "noise_field",
     "random_starts",
     "rollout_with_bands",
+    "runtime_here",
     "smooth_noise",
     "to_fields",
     "to_tensor",

@@ -235,6 +235,7 @@ class Results:
                         learned_starts=trainer.state.initial is not None,
                         defect=None if found.discretisation is None else found.discretisation.defect,
                         finer_residual=found.finer_residual,
+                        most=None if trainer.state.initial is not None else found.tested,
                         seed=self.spec.run.seed,
                     )
                 self.budget = found if self.physics_test is None else found.after(self.physics_test.verdict)

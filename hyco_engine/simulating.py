@@ -16,7 +16,7 @@ from hyco_engine.interfaces import Trajectory, TrajectorySource
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.tasks import task_for
 
-Form = Literal["scene", "well"]
+Form = Literal["scene", "well", "csv"]
 
 
 class Writer(Protocol):
@@ -78,6 +78,12 @@ def write_simulations(
 def _writer(
     assembler: Assembler, source: TrajectorySource, out: Path, form: Form, splits: Mapping[SplitName, Sequence[int]]
 ) -> Writer:
+    if form == "csv":
+        from hyco_engine.data.series import SeriesWriter
+
+        return SeriesWriter(out, source.layout, source.dt)
+    if not source.layout.n_axes:
+        raise DataError("these simulations have no space, and are written as a table: --format csv", key="--format")
     if form == "scene":
         from hyco_engine.physics.scenes import SceneWriter
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hyco_engine.data.points import GRID
+from hyco_engine.data.points import GRID, PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch, GeneratedSamples, Samples, Values
 
@@ -29,6 +29,10 @@ class AugmentedDataset(Samples):
         self.weight = weight
         self.n_real = len(real)
         self.n_generated = 0 if generated is None else len(generated)
+
+    def in_parts(self, size: int, seed: int) -> AugmentedDataset:
+        """Return the real samples of sensors alone, in parts of `size` observations."""
+        return AugmentedDataset(PointParts(self.real, size, seed))
 
     def __len__(self) -> int:
         return self.n_real + self.n_generated

@@ -25,6 +25,11 @@ def plugins() -> dict[str, str]:
     return _texts(".py.txt")
 
 
+def jobs() -> dict[str, str]:
+    """Return the scripts for schedulers by name; the second line of each is a comment that says what it is for."""
+    return _texts(".sbatch")
+
+
 def _texts(suffix: str) -> dict[str, str]:
     folder = files("hyco_engine.cli") / "templates"
     found = (file for file in folder.iterdir() if file.name.endswith(suffix))
@@ -32,7 +37,7 @@ def _texts(suffix: str) -> dict[str, str]:
 
 
 def _names(start: str) -> list[str]:
-    return [name for name in templates() if name.startswith(start)]
+    return sorted(name for name in {**templates(), **jobs()} if name.startswith(start))
 
 
 @click.command()
@@ -44,25 +49,28 @@ def init(template: str | None, out: Path | None) -> None:
     """Write a commented spec from TEMPLATE; without TEMPLATE, list the templates.
 
     The command also writes hyco-engine.schema.json beside the spec, by which editors check and complete the spec, and
-    for the template own-physics a file of Python code, own_physics.py.
+    for the template own-physics a file of Python code, own_physics.py. The template slurm is no spec but the script of
+    a job, which runs a spec on several processes.
     """
-    known = templates()
+    known = dict(sorted({**templates(), **jobs()}.items()))
     if template is None:
         if out is not None:
             raise SpecError(f"--out needs the name of a template; there are {', '.join(known)}", key="TEMPLATE")
         width = max(map(len, known))
         for name, text in known.items():
-            click.echo(f"{name:<{width}}  {text.splitlines()[0].lstrip('# ')}")
+            lines = (line.lstrip("# ") for line in text.splitlines() if not line.startswith("#!"))
+            click.echo(f"{name:<{width}}  {next(lines)}")
         click.echo("\nwrite one with: hyco-engine init TEMPLATE")
         return
     if template not in known:
         raise SpecError(f"there is no template {template!r}; there are {', '.join(known)}", key="TEMPLATE")
+    job = template in jobs()
     # editors read the place of the schema from the first line that begins like this
-    text = f"#:schema ./{SCHEMA}\n{known[template]}"
+    text = known[template] if job else f"#:schema ./{SCHEMA}\n{known[template]}"
     if out == Path("-"):
         click.echo(text, nl=False)
         return
-    path = out or Path(f"{template}.toml")
+    path = out or Path(f"{template}.{'sbatch' if job else 'toml'}")
     texts = {path: text}
     if template in plugins():
         texts[path.with_name(f"{template.replace('-', '_')}.py")] = plugins()[template]
@@ -74,9 +82,13 @@ def init(template: str | None, out: Path | None) -> None:
         for place, content in texts.items():
             with place.open("x", encoding="utf-8") as file:
                 file.write(content)
-        _write_schema(path.parent / SCHEMA, own)
+        if not job:
+            _write_schema(path.parent / SCHEMA, own)
     except OSError as error:
         raise SpecError(f"cannot write {error.filename}: {error.strerror}", key="--out") from error
+    if job:
+        click.echo(f"wrote {path}\nnext: change the lines marked by <-, then sbatch {path} spec.toml")
+        return
     click.echo("".join([f"wrote {path}", *(f", {place}" for place in own), f", and {SCHEMA} for editors"]))
     more = "".join(f" --plugin {place}" for place in own)
     click.echo(f"next: hyco-engine check {path}{more}, then hyco-engine run {path}{more}")

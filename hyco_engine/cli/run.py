@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ from hyco_engine.errors import HycoError
 
 if TYPE_CHECKING:
     from hyco_engine.hooks.registry import Registry
+    from hyco_engine.ranks.runtime import Runtime
     from hyco_engine.report.result import RunResult
     from hyco_engine.spec.loading import LoadedSpec
 
@@ -37,24 +41,53 @@ def run(
     """Train the models of SPEC: a physical model and a surrogate together, or one of them alone.
 
     Ctrl-C, SIGTERM and SIGUSR1 end the run after the present step, with a checkpoint. A second Ctrl-C ends it at once.
+
+    Under torchrun, srun or mpirun, all processes make one run, and the first of them writes and prints.
     """
+    from hyco_engine.ranks.environment import place, runtime_at
     from hyco_engine.runs.environment import asking_for_files
     from hyco_engine.spec.loading import load_spec
 
-    registry = discover(disable_plugin)
-    # a wrong spec is reported before torch is imported, which takes seconds
-    with asking_for_files(run_dir or spec.parent, registry):
-        loaded = load_spec(spec, registry, overrides)
+    here = place(os.environ)
+    with silent() if here is not None and here.rank else nullcontext():
+        registry = discover(disable_plugin)
+        # a wrong spec is reported before torch is imported, which takes seconds
+        with asking_for_files(run_dir or spec.parent, registry):
+            loaded = load_spec(spec, registry, overrides)
 
-    result = _run(loaded, registry, run_dir, resume=resume, quiet=quiet, results=not as_json)
+        with runtime_at(here) as runtime:
+            result = _run(loaded, registry, runtime, run_dir, resume=resume, quiet=quiet, results=not as_json)
+    if runtime.rank:
+        return
     if result.resumed_completed:
         click.echo(f"the run in {result.folder} was completed before: there is nothing left to do", err=True)
     if as_json:
         print_json({"run_dir": str(result.folder), **result.summary})
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing of a process that is not the first of its run; an error ends it with the exit code alone."""
+    from hyco_engine.ranks.runtime import RankFailed, exit_code_of
+
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            yield
+    except BaseException as error:
+        if isinstance(error, RankFailed) and error.untold:
+            raise  # there is nobody else who could tell it
+        raise SystemExit(exit_code_of(error)) from error
+
+
 def _run(
-    spec: LoadedSpec, registry: Registry, run_dir: Path | None, *, resume: bool, quiet: bool, results: bool
+    spec: LoadedSpec,
+    registry: Registry,
+    runtime: Runtime,
+    run_dir: Path | None,
+    *,
+    resume: bool,
+    quiet: bool,
+    results: bool,
 ) -> RunResult:
     from hyco_engine.cli.errors import Logged
     from hyco_engine.cli.terminal import Terminal, library_warnings
@@ -62,9 +95,10 @@ def _run(
     from hyco_engine.runs.signals import stop_on_signals
 
     terminal = Terminal(quiet=quiet, results=results)
-    with library_warnings(terminal), stop_on_signals() as stop:
+    with library_warnings(terminal), stop_on_signals(tells=runtime.rank == 0) as stop:
         try:
-            return Engine(spec, registry=registry, callbacks=[terminal]).run(run_dir, resume=resume, stop=stop)
+            engine = Engine(spec, registry=registry, callbacks=[terminal], runtime=runtime)
+            return engine.run(run_dir, resume=resume, stop=stop)
         except (HycoError, OSError, MemoryError):
             raise
         except Exception as error:

@@ -17,10 +17,10 @@ from hyco_engine.cli.plugins import disable_option, discover
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["scene", "well"]),
+    type=click.Choice(["scene", "well", "csv"]),
     default="scene",
     show_default=True,
-    help="Format: PhiFlow's Scene folders, or HDF5 files in the layout of The Well.",
+    help="Format: PhiFlow's Scene folders, HDF5 files in the layout of The Well, or a table if there is no space.",
 )
 @set_option
 @disable_option
@@ -28,7 +28,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 def simulate(
     spec: Path,
     out: Path,
-    form: Literal["scene", "well"],
+    form: Literal["scene", "well", "csv"],
     overrides: tuple[str, ...],
     disable_plugin: tuple[str, ...],
     as_json: bool,
@@ -47,4 +47,6 @@ def simulate(
     count = written["simulations"]
     click.echo(f"wrote {count} simulation{'' if count == 1 else 's'} of {', '.join(written['fields'])} to {out}")
     kind = f'kind = "{form}", path = "{out}"' + (f", dt = {written['dt']:g}" if form == "scene" else "")
+    if form == "csv":
+        kind = f'kind = "arrays", path = "{written["files"][0]}", time = "t"'
     click.echo(f"read them with [data] {kind}")

@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,8 @@ import numpy.typing as npt
 import scipy.io
 import scipy.sparse
 
+from hyco_engine.data.csv_form import CsvForm
+from hyco_engine.data.csv_table import read_csv
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.resources import free_memory
@@ -29,6 +31,9 @@ Index = tuple[int | slice, ...]
 KEY = "data.path"
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", ".npz", ".mat", *HDF5)
+TABLES = (".csv", ".tsv")
+SIMULATION = "s"
+"""The column of a table that says to which simulation a row belongs."""
 XARRAY = (".nc", ".nc4", ".cdf", ".zarr")
 NUMBERS = "fiubc"
 """The kinds of types that are numbers, as numpy names them."""
@@ -57,6 +62,12 @@ class ArrayReader(ABC):
     """Reads named arrays. `squeezes` is true if the format adds or drops axes of length 1, as MATLAB's do."""
 
     squeezes = False
+    axes = ""
+    """The meaning of the axes of all arrays, if the format says it."""
+    notes: Sequence[str] = ()
+    """How the file was read, where that is not plain."""
+    marks_missing = False
+    """Whether the file marks values as not observed; they are NaN."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,6 +87,10 @@ class ArrayReader(ABC):
     def read_whole(self, names: Iterable[str]) -> int:
         """Return the bytes that are read, and held until `release`, before any part of these arrays is given."""
         return 0
+
+    def unit(self, name: str) -> str:
+        """Return the unit of an array, empty where the file gives none."""
+        return ""
 
     def release(self) -> None:  # noqa: B027 - not every reader holds arrays
         """Release the arrays that were read."""
@@ -302,6 +317,61 @@ class Hdf5Reader(ArrayReader):
             return values.T if self.squeezes else values
 
 
+class CsvReader(ArrayReader):
+    """A text table: each column of numbers is a series in time. Rows with one entry in a column `s` are a simulation.
+
+    Missing entries are NaN, and date-times seconds since the first one.
+    """
+
+    def __init__(self, path: Path, form: CsvForm | None = None) -> None:
+        self._form = form
+        super().__init__(path)
+
+    def _list(self) -> Iterator[tuple[str, Stored]]:
+        table = read_csv(self.path, self._form)
+        self.notes = list(table.notes)
+        names = table.names or tuple(f"c{column}" for column in range(table.width))
+        self._units = dict(zip(names, table.units, strict=True))
+        order: Array = np.arange(table.count)
+        shape: tuple[int, ...] = (table.count,)
+        if SIMULATION in names:
+            order, shape = self._simulations(table.text(names.index(SIMULATION)))
+        self.axes = "st"[-len(shape) :]
+        self._columns: dict[str, Array] = {}
+        for column, name in enumerate(names):
+            if not name or name == SIMULATION:
+                continue
+            if table.are_moments(column):
+                values, first = table.seconds(column)
+                self.notes.append(f"{name} is counted in seconds since {first}")
+            elif table.is_text(column):
+                self.refused[name] = "its entries are texts"
+                continue
+            else:
+                values = table.numbers(column)
+            self.marks_missing |= bool(np.isnan(values).any())
+            self._columns[name] = values[order].reshape(shape)
+            yield name, Stored(shape, values.dtype)
+
+    def _simulations(self, entries: Sequence[str]) -> tuple[Array, tuple[int, int]]:
+        """Return the order of rows by simulation, and the number of simulations and of rows in each."""
+        known = list(dict.fromkeys(entries))
+        counts = [entries.count(entry) for entry in known]
+        if len(set(counts)) > 1:
+            longest, shortest = (known[counts.index(pick(counts))] for pick in (max, min))
+            raise ValueError(
+                f"simulation {longest!r} has {max(counts)} rows and {shortest!r} has {min(counts)}; give rows with "
+                "empty entries for what was not observed, or a file for each simulation (a list in data.path)"
+            )
+        return np.argsort([known.index(entry) for entry in entries], kind="stable"), (len(known), counts[0])
+
+    def read(self, name: str, index: Index = ()) -> Array:
+        return np.asarray(self._columns[name][index])
+
+    def unit(self, name: str) -> str:
+        return self._units[name]
+
+
 def _number_type(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
     """Return the type of the numbers that are read, None where there are no numbers."""
     parts = [dtype[name] for name in dtype.names or ()]
@@ -352,8 +422,11 @@ def reading(path: Path, name: str | None = None) -> Iterator[None]:
         raise DataError(f"cannot read {path}{array}: {text.splitlines()[0]}", key=KEY) from error
 
 
-def open_arrays(path: Path) -> ArrayReader:
-    """Return the reader of a file or folder. Raise DataError if there is none, or none that can be read."""
+def open_arrays(path: Path, form: CsvForm | None = None) -> ArrayReader:
+    """Return the reader of a file or folder. Raise DataError if there is none, or none that can be read.
+
+    `form` is that of a text table.
+    """
     path = path.absolute()
     if path.is_dir():
         if not any(path.glob("*.npy")):
@@ -371,8 +444,11 @@ def open_arrays(path: Path) -> ArrayReader:
             return Hdf5Reader(path) if h5py.is_hdf5(path) else MatReader(path)
         case suffix if suffix in HDF5:
             return Hdf5Reader(path)
+        case suffix if suffix in TABLES:
+            return CsvReader(path, form)
     raise DataError(
-        f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES)} files and from folders of .npy"
+        f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES + TABLES)} files and from folders of "
+        ".npy"
         + (
             '; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr'
             if path.suffix in XARRAY

@@ -63,6 +63,8 @@ class TrajectorySource(ABC):
     num_simulations: int
     guesses_scalars: bool = False
     """Whether `scalars` are any numbers that may mean something: only those count which the spec names."""
+    marks_missing: bool = False
+    """Whether NaN in dynamic fields is what the data mark as not observed, whatever the spec says."""
 
     @property
     def truth(self) -> Mapping[str, Tensor]:

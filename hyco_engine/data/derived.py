@@ -17,6 +17,7 @@ class DerivedSource(TrajectorySource):
         self.source = source
         self.layout, self.dt, self.num_simulations = source.layout, source.dt, source.num_simulations
         self.guesses_scalars = source.guesses_scalars
+        self.marks_missing = source.marks_missing
 
     @property
     def truth(self) -> Mapping[str, Tensor]:

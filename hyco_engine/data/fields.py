@@ -127,7 +127,10 @@ def _pair(data: Any) -> tuple[Rule, Rule]:
 
 @attrs.frozen(kw_only=True)
 class Grid:
-    """A uniform grid of cells; the samples of centred fields lie at the cells' centres."""
+    """A uniform grid of cells; the samples of centred fields lie at the cells' centres.
+
+    Without axes there is no space: each component of a field is one number, and a state is `[B, C]`.
+    """
 
     axes: tuple[str, ...]
     resolution: tuple[int, ...]
@@ -135,16 +138,23 @@ class Grid:
     upper: tuple[float, ...]
 
     def __attrs_post_init__(self) -> None:
-        if not len(self.axes) == len(self.resolution) == len(self.lower) == len(self.upper) in (1, 2, 3):
-            raise ValueError(f"a grid has 1 to 3 axes, each with resolution, lower and upper bound: {self}")
+        if not len(self.axes) == len(self.resolution) == len(self.lower) == len(self.upper) in (0, 1, 2, 3):
+            raise ValueError(f"a grid has at most 3 axes, each with resolution, lower and upper bound: {self}")
         if len(set(self.axes)) < len(self.axes):
             raise ValueError(f"a grid has distinct axes: {self}")
-        if min(self.resolution) < 1 or not all(0 < width < math.inf for width in self.spacing):
+        if min(self.resolution, default=1) < 1 or not all(0 < width < math.inf for width in self.spacing):
             raise ValueError(f"every resolution must be at least 1 and every lower bound below its upper one: {self}")
 
     @property
     def spacing(self) -> tuple[float, ...]:
         return tuple((u - l) / n for l, u, n in zip(self.lower, self.upper, self.resolution, strict=True))
+
+    @property
+    def text(self) -> str:
+        """Where fields are, as messages say it."""
+        sides = zip(self.axes, self.resolution, self.lower, self.upper, strict=True)
+        cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
+        return f"on {cells}" if cells else "without space"
 
     def to_data(self) -> dict[str, Any]:
         """Return a JSON-able form that `from_data` reads back exactly."""

@@ -31,10 +31,7 @@ class DataForm:
         if self.layout is None:
             return "no fields"
         fields = ", ".join(f"{f.name} ({f.channels}, {f.sampling})" for f in self.layout.fields)
-        grid = self.layout.grid
-        sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
-        cells = ", ".join(f"{n} cells along {a} in [{lo:.6g}, {up:.6g}]" for a, n, lo, up in sides)
-        return f"the fields {fields} on {cells}"
+        return f"the fields {fields} {self.layout.grid.text}"
 
     def to_metadata(self) -> dict[str, str]:
         """Texts by name, as a weights file keeps them; `from_metadata` reads them back exactly."""

@@ -137,6 +137,7 @@ class JoinedSource(TrajectorySource):
         self._places = [(k, own) for k, source in enumerate(sources) for own in range(source.num_simulations)]
         self.num_simulations = len(self._places)
         self.guesses_scalars = any(source.guesses_scalars for source in sources)
+        self.marks_missing = any(source.marks_missing for source in sources)
         known = [set(source.scalars(0)) for source in sources]
         self._scalars = set.intersection(*known)
         if (lost := sorted(set.union(*known) - self._scalars)) and not self.guesses_scalars:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 import torch
@@ -26,9 +26,9 @@ from hyco_engine.data.observation import Observer, observed_share
 from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of_shared_places
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
-from hyco_engine.data.settings import SourceChoice, Split
+from hyco_engine.data.settings import Mask, SourceChoice, Split
 from hyco_engine.data.splits import NAMES, Segment, SplitName, check_lengths, resolve_split, split_of_labels
-from hyco_engine.data.statistics import Statistics, field_sizes
+from hyco_engine.data.statistics import Statistics, field_sizes, some_states
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
@@ -73,7 +73,7 @@ class DataManager:
         if source.num_simulations < 1:
             raise DataError("the data holds no simulation", key="data")
         self.source = source
-        self.choice = choice
+        self.choice = choice = _with_marks(choice, source)
         self._asked = next((name for name, known in DTYPES.items() if known == dtype), None)
         self._precision: Precision | None = None
         self._first: Trajectory | None = None
@@ -260,6 +260,11 @@ class DataManager:
         spreads = {} if seen is None else field_sizes(self.source.layout, Statistics.of([seen], self.source.layout))
         added = self._declared_noise(spreads)
         return {name: math.hypot(own.get(name, 0.0), level) for name, level in added.items()}
+
+    def glimpsed_states(self) -> Tensor | None:
+        """Return states `[n, C_all]` of a simulation that can be read quickly; None where there is none, or space."""
+        seen = None if self.layout.n_axes else self._glimpse()
+        return None if seen is None else some_states([seen])
 
     def _declared_noise(self, spreads: Mapping[str, float]) -> dict[str, float]:
         """Return the noise that `[data.observe]` adds; 0 for one in the unit of a field whose spread is not known."""
@@ -538,6 +543,16 @@ class DataManager:
             build = partial(self._observer, trajectory, entry.index, out)
             observed.append(kept.cached("observed", own, build))
         return observed
+
+
+def _with_marks(choice: SourceChoice, source: TrajectorySource) -> SourceChoice:
+    """Return the choice, with the mask that data have which mark what was not observed."""
+    mask = choice.observe.mask or Mask()
+    if not source.marks_missing or mask.value is not None:
+        return choice
+    marked = attrs.evolve(cast("Any", mask), value="nan")
+    observe = attrs.evolve(cast("Any", choice.observe), mask=marked)
+    return cast("SourceChoice", attrs.evolve(cast("Any", choice), observe=observe))
 
 
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:

@@ -43,6 +43,13 @@ class Statistics:
     highest: Tensor = attrs.field()
     """`[C_all]`: the largest value; if it is unknown, `mean` plus four standard deviations."""
 
+    states: Tensor = attrs.field()
+    """`[N, C_all]`: some of the states where there is no space, and a state is so few numbers; else none."""
+
+    @states.default
+    def _none(self) -> Tensor:
+        return torch.zeros(0, len(self.mean), dtype=torch.float64)
+
     @largest.default
     def _usual(self) -> Tensor:
         return self.mean.abs() + 4 * self.std
@@ -56,11 +63,13 @@ class Statistics:
         return self.mean + 4 * self.std
 
     @classmethod
-    def unknown(cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None) -> Statistics:
+    def unknown(
+        cls, layout: StateLayout, scalars: Mapping[str, Tensor] | None = None, states: Tensor | None = None
+    ) -> Statistics:
         """Return the statistics that stand in for those of data that is not read yet: mean 0 and spread 1.
 
         `scalars` are known numbers of all simulations, whose range is that of their uniform fields. That of all other
-        fields is NaN, since nothing is known of it.
+        fields is NaN, since nothing is known of it. `states` are those that can be known.
         """
         channels, dynamic = layout.n_all, layout.n_dynamic
         unknown = [torch.full((channels,), torch.nan) for _ in ("lowest", "highest")]
@@ -70,6 +79,7 @@ class Statistics:
             change_std=torch.ones(dynamic),
             lowest=unknown[0],
             highest=unknown[1],
+            **({} if states is None else {"states": states}),
         )
         for name in layout.scalars:
             own = layout.channels(name).start
@@ -84,6 +94,8 @@ class Statistics:
         own, fixed = mask[: layout.n_dynamic], mask[layout.n_dynamic :]
         dynamic, static, change = _Moments(own), _Moments(fixed), _Moments(own)
         rounding = 0.0
+        if not layout.n_axes:
+            trajectories = list(trajectories)
         for trajectory in trajectories:
             rounding = max(rounding, torch.finfo(trajectory.dynamic.dtype).eps)
             static.add(trajectory.static[None])
@@ -111,11 +123,13 @@ class Statistics:
             largest=torch.cat([dynamic.largest, static.largest]),
             lowest=torch.cat([dynamic.lowest, static.lowest]),
             highest=torch.cat([dynamic.highest, static.highest]),
+            **({} if layout.n_axes else {"states": some_states(trajectories)}),
         )
 
     def to_data(self) -> dict[str, Any]:
         """Return a JSON-able form that `from_data` reads back exactly."""
-        return {name: getattr(self, name).tolist() for name in _NAMES}
+        numbers = {name: getattr(self, name).tolist() for name in _NAMES}
+        return numbers | ({"states": self.states.tolist()} if len(self.states) else {})
 
     @classmethod
     def from_data(cls, data: Any) -> Statistics:
@@ -123,10 +137,13 @@ class Statistics:
         if not isinstance(data, Mapping) or not {*_NAMES[:3]} <= data.keys():
             raise ValueError(f"statistics need the entries {', '.join(_NAMES[:3])}")
         for name in _NAMES:
-            own = data.get(name, [])
-            if not isinstance(own, list) or not all(isinstance(n, int | float) and math.isfinite(n) for n in own):
+            if not _are_numbers(data.get(name, [])):
                 raise ValueError(f"{name} of the statistics must be a list of finite numbers")
-        return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in _NAMES if name in data})
+        states, count = data.get("states", []), len(data["mean"])
+        if not isinstance(states, list) or not all(_are_numbers(row) and len(row) == count for row in states):
+            raise ValueError("states of the statistics must be lists of finite numbers, one for each channel")
+        known = [*_NAMES, *(["states"] if states else [])]
+        return cls(**{name: torch.tensor(data[name], dtype=torch.float64) for name in known if name in data})
 
     def check_fit(self, layout: StateLayout) -> None:
         """Raise ValueError unless there is a number for each channel of the layout, and all spreads are above 0."""
@@ -141,6 +158,27 @@ class Statistics:
 
 RANGE = ("lowest", "highest")
 _NAMES = ("mean", "std", "change_std", "largest", *RANGE)
+MOST_STATES = 32
+"""The number of states that are kept."""
+
+
+def _are_numbers(row: Any) -> bool:
+    return isinstance(row, list) and all(isinstance(n, int | float) and math.isfinite(n) for n in row)
+
+
+def some_states(trajectories: Iterable[Trajectory]) -> Tensor:
+    """Return states `[n, C_all]` of trajectories without space that were observed completely.
+
+    They are chosen evenly, beside those in which each channel is least and largest.
+    """
+    every = [torch.cat([t.dynamic, t.static.expand(len(t.dynamic), -1)], dim=1).double() for t in trajectories]
+    states = torch.cat(every)
+    states = states[~states.isnan().any(1)]
+    if len(states) <= MOST_STATES:
+        return states
+    ends = torch.cat([states.argmin(0), states.argmax(0)])[: MOST_STATES // 2]
+    even = torch.linspace(0, len(states) - 1, MOST_STATES - len(ends)).round().long()
+    return states[torch.cat([ends, even])]
 
 
 class _Changes:

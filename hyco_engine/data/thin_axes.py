@@ -24,7 +24,7 @@ def without_thin_axes(source: TrajectorySource, choice: SourceChoice) -> Traject
 
     Raises DataError where all axes have one cell.
     """
-    if min(source.layout.grid.resolution) > 1:
+    if min(source.layout.grid.resolution, default=2) > 1:
         return source
     grid = source.layout.grid
     thin = [axis for axis, cells in zip(grid.axes, grid.resolution, strict=True) if cells == 1]

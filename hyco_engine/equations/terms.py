@@ -28,7 +28,10 @@ FUNCTIONS: Mapping[str, int] = {
     **dict.fromkeys(("min", "max"), 2),
 }
 """The number of arguments of each function of numbers."""
-DIFFERENTIAL = ("lap", "grad", "div", "dot", "advect", "mean", "where")
+SPATIAL = ("lap", "grad", "div", "dot", "advect", "mean")
+"""The functions that mean something only where there is space."""
+DIFFERENTIAL = (*SPATIAL, "where")
+SPACE = ("x", "y", "z")
 COMPARISONS = ("<", "<=", ">", ">=")
 PI = math.pi
 
@@ -266,6 +269,9 @@ class _Lowering:
         if name in self.along:
             return self._along(node)
         counts = {**FUNCTIONS, "lap": 1, "grad": 1, "div": 1, "dot": 2, "advect": 2, "mean": 1, "where": 3}
+        spatial = name in SPATIAL or (name[:1] == "d" and name[1:] in SPACE)
+        if spatial and not self.words.axes:
+            raise self.source.mistake(node.place, f"{name} needs axes of space, and the data have none")
         if name not in counts:
             known = [*self.along, *DIFFERENTIAL, *FUNCTIONS]
             raise self.source.mistake(

@@ -18,7 +18,7 @@ from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
-from hyco_engine.inspection.guessing import data_section, split_line
+from hyco_engine.inspection.guessing import data_section, split_line, table_series_section
 from hyco_engine.inspection.tables import Columns, table_section
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.loading import MAX_BYTES
@@ -229,6 +229,10 @@ def _table(table: CsvTable | ParquetTable) -> Found:
     columns = Columns.of_table(table)
     listed = "columns: " + ", ".join(table.names) if table.names else f"{table.width} columns without names"
     contents = (f"{table.count} rows", listed, *table.notes)
+    if not columns.are_observations and isinstance(table, CsvTable) and not columns.axes:
+        arrays, _ = arrays_in(table.path)
+        if (section := table_series_section(arrays, table.path)) is not None:
+            return Found(what="a table of series in time", contents=contents, spec=section)
     if not columns.are_observations:
         return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
     return Found(what="a table of observations", contents=contents, spec=table_section(columns))

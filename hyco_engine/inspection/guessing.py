@@ -6,19 +6,20 @@ Facts that the file does not contain are guessed, and the section marks each gue
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import numpy as np
 
 from hyco_engine.data.npy import Array
+from hyco_engine.data.points import TIME_NAMES
 from hyco_engine.inspection.contents import Stored
 
 TIMES = ("t", "time", "times", "tt", "tspan", "time_points", "timepoints", "t_coordinate")
 SPACE = "xyz"
 _FEW = 4
-"""The length up to which an axis may count components."""
+"""The length up to which an axis may count components, or an only one beside time the simulations."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +53,10 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     """Return the section for the source `arrays`, or None if no array looks like a field that changes in time."""
     squeeze = path.suffix.lower() == ".mat"
     vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored)) is not None}
+    times = [n for n in vectors if _base(n).replace("-", "_") in TIMES]
     shapes = {n: _shape(s, squeeze) for n, s in arrays.items() if n not in vectors and len(_shape(s, squeeze)) >= 2}
+    if not shapes and times:
+        return _series_section(arrays, vectors[times[0]], path)
     positions = {
         axis: vector
         for axis in SPACE
@@ -104,13 +108,59 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     if missing := [axis for axis in space if axis not in positions and most[axes.index(axis)] > 1]:
         ends = ", ".join(f"{axis} = [0.0, 1.0]" for axis in missing)
         lines.append(f"bounds = {{ {ends} }}   # <- the ends of the domain are not in the file")
-    if together:
+    if together and space:
         lines.append(_boundary(next(iter(sides.values()), None), space))
     frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
     if any(not np.isfinite(_real(values)).all() for values in read.values()):
         lines.append('observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed')
     lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
     lines.append(split_line(frames, sims))
+    return "\n".join(lines)
+
+
+def table_series_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
+    """Return the section for the series in a text table, or None if it has no times that increase."""
+    name = next((name for name in arrays if name.lower() in (*TIMES, *TIME_NAMES)), None)
+    times = None if name is None else arrays[name].read()
+    if times is None or name is None:
+        return None
+    first = times.reshape(-1, times.shape[-1])[0]
+    own = Vector(name=name, values=first - first[0])
+    others = [other for other in arrays if other != name]
+    return (
+        _series(path, others, own, len(times) if times.ndim > 1 else 1, table=True)
+        if others and own.increases
+        else None
+    )
+
+
+def _series_section(arrays: Mapping[str, Stored], time: Vector, path: Path) -> str | None:
+    """Return the section of series that have no place: the arrays that are as long as the times."""
+    wanted = (len(time.values),)
+    names = [n for n, s in arrays.items() if n != time.name and _shape(s, True) == wanted and s.dtype.kind in "fiu"]
+    values = [found for name in names if (found := arrays[name].read()) is not None]
+    gaps = any(not np.isfinite(own).all() for own in values)
+    return _series(path, names, time, 1, gaps=gaps) if names else None
+
+
+def _series(
+    path: Path, names: Sequence[str], time: Vector, sims: int, *, gaps: bool = False, table: bool = False
+) -> str:
+    """Return the section of series without a place; a text table itself says what its axes and its gaps are."""
+    frames = len(time.values)
+    fields = {name: _field(name, k, list(names)) for k, name in enumerate(names)}
+    lines = ["[data]", 'kind = "arrays"', f"path = {_text(str(path))}"]
+    if not table or any(name != field for name, field in fields.items()):
+        named = ", ".join(f"{field} = {_text(name)}" for name, field in fields.items())
+        lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
+    if not table:
+        lines.append(f'axes = "{"st" if sims > 1 else "t"}"')
+    lines.append(f"time = {_text(time.name)}")
+    if not time.even:
+        lines.append(f'resample = "linear"   # <- {time.name}: not evenly spaced, so that it interpolates')
+    if gaps:
+        lines.append('observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed')
+    lines += [f"num_predict_steps = {max(1, min(3, frames // 8))}", split_line(frames, sims)]
     return "\n".join(lines)
 
 
@@ -203,6 +253,8 @@ def _guess_space(shape: tuple[int, ...]) -> str:
         return f"{_guess_space(shape[:-1])}c"
     if len(shape) > 1 and shape[0] <= _FEW:
         return f"c{_guess_space(shape[1:])}"
+    if len(shape) == 1 and shape[0] <= _FEW:
+        return "s"
     alike = len(shape) == 1 or (max(shape) <= 4 * min(shape) and min(shape) >= 8)
     if len(shape) <= 3 and alike:
         return SPACE[: len(shape)]

@@ -46,6 +46,8 @@ class Physics(ABC):
     """The declarations of a physics, however its step is written."""
 
     parameters: Sequence[ParameterDeclaration] = ()
+    needs_space: bool = True
+    """Whether it is an equation of fields on a grid, and not of numbers that have no place."""
 
     @abstractmethod
     def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
@@ -120,6 +122,12 @@ class DeclaredModel(PhysicalModel):
         super().__init__()
         self.physics = physics
         grid = context.layout.grid if context.layout is not None else context.grid
+        if grid is not None and not grid.axes and physics.needs_space:
+            raise DataError(
+                f"{type(physics).__name__} needs fields on a grid, and this data has no space; physical.kind = "
+                '"equation" takes rates of change of any numbers',
+                key="physical.kind",
+            )
         dynamic, static = physics.fields(grid.axes) if grid is not None else ((), ())
         self.layout = context.layout_for(dynamic, static)
         if context.dt is None:

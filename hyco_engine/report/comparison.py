@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +30,13 @@ from hyco_engine.report.drawing import (
     plain_text,
     save,
 )
-from hyco_engine.report.shown import Shown
+from hyco_engine.report.shown import Shown, component_names
 
 Name = TypeVar("Name", bound=str)
 MAX_PIXELS = 400
 """Largest number of cells along an axis of an image; larger images are thinned, which keeps files small."""
+MAX_MARKS = 150
+"""The number of observations up to which each has a mark."""
 
 
 def comparison_figure(
@@ -50,11 +52,17 @@ def comparison_figure(
 
     `truth [T, C, *S]` and each of `predictions` hold the dynamic channels; NaN in the truth is "not observed". `field`
     is a field's name or `name.component`; None is the first component of the first field. One dimension gives
-    space-time images and curves, two give images of single frames, three give those of the middle slice. A prediction
-    that diverges is drawn as far as it is finite, with a note. Raise KeyError for an unknown field.
+    space-time images and curves, two give images of single frames, three give those of the middle slice; without space
+    there are curves over time, and None is each component of all fields. A prediction that diverges is drawn as far as
+    it is finite, with a note. Raise KeyError for an unknown field.
     """
-    shown = Shown.of(truth, {str(model): values for model, values in predictions.items()}, layout, dt, field)
-    figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
+    named = {str(model): values for model, values in predictions.items()}
+    if not layout.n_axes:
+        names = component_names(layout) if field is None else [field]
+        figure = _all_over_time([Shown.of(truth, named, layout, dt, name) for name in names])
+    else:
+        shown = Shown.of(truth, named, layout, dt, field)
+        figure = _space_time(shown) if shown.dims == 1 else _snapshots(shown)
     heading(figure, title)
     return save(figure, path)
 
@@ -80,6 +88,32 @@ def _color_bar(figure: Figure, picture: AxesImage, axes: list[Axes], label: str,
     bar = figure.colorbar(picture, ax=axes, extend=extend, fraction=0.04, pad=0.01, aspect=30, extendfrac=0.03)
     bar.ax.tick_params(labelsize=8)
     bar.set_label(label, fontsize=9)
+
+
+def _all_over_time(every: Sequence[Shown]) -> Figure:
+    """Draw a row for each component."""
+    figure = new_figure(7.2, 0.6 + 2.2 * len(every))
+    for row, shown in enumerate(every, start=1):
+        over_time(figure.add_subplot(len(every), 1, row), shown)
+    return figure
+
+
+def over_time(ax: Axes, shown: Shown) -> None:
+    """Draw what has no place as curves, and each observation as a mark where there are few."""
+    plain_axes(ax, shown.label)
+    seen = np.isfinite(shown.truth)
+    marks = "o" if seen.sum() <= MAX_MARKS else "-"
+    ax.plot(shown.times[seen], shown.truth[seen], marks, color="#000000", markersize=4, alpha=0.35, label="truth")
+    low, high, _ = shown.value_range()
+    for model, line in zip(shown.predictions, ("-", "--", "-.", ":") * len(shown.predictions), strict=False):
+        # what diverges must not hide all else
+        values = shown.predictions[model]
+        inside = np.where(np.abs(values - low) < 10 * (high - low), values, np.nan)
+        ax.plot(shown.times, inside, line, color=shown.color(model), linewidth=1.3, label=_name(model))
+        if shown.diverged(model) is not None:
+            note(ax, f"{_name(model)}: {shown.verdict(model)}")
+    ax.set_xlabel("t")
+    legend(ax)
 
 
 def _space_time(shown: Shown) -> Figure:

@@ -25,7 +25,7 @@ from hyco_engine.report.page_tables import (
     physics_test_text,
     time_text,
 )
-from hyco_engine.report.panels import lead_time_panels, physics_test_panels, spectrum_panels
+from hyco_engine.report.panels import curve_panels, lead_time_panels, physics_test_panels, spectrum_panels
 from hyco_engine.report.pay_words import cost_panel
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
@@ -39,7 +39,8 @@ from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
 
 REPORT, SPEC, ENVIRONMENT = "report.html", "spec.toml", "environment.json"
-LEAD_TIMES = "Errors of rollouts from the first frame to the last; the spectra are those of the simulation above."
+LEAD_TIMES = "Errors of rollouts from the first frame to the last."
+SPECTRA = "The spectra are those of the simulation above."
 
 
 @attrs.frozen(kw_only=True)
@@ -128,7 +129,14 @@ def report_page(run: RunRecord) -> str:
 
 
 def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rollout = run.rollout
+    spectra = [SPECTRA] if rollout is not None and rollout.layout.n_axes else []
     sections = [
+        (
+            f"Truth and models on a held-out {rollout.split_name} simulation" if rollout else "",
+            [] if rollout is None else curve_panels(rollout),
+            "Rollouts from the first frame to the last.",
+        ),
         (
             "Training",
             history_panels(run.metrics, run.summary, run.folder),
@@ -136,8 +144,8 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             "Held-out data in detail",
-            [*lead_time_panels(metrics, run.data_dt), *([] if run.rollout is None else spectrum_panels(run.rollout))],
-            " ".join([LEAD_TIMES, *correlation(run.summary)]),
+            [*lead_time_panels(metrics, run.data_dt), *([] if rollout is None else spectrum_panels(rollout))],
+            " ".join([LEAD_TIMES, *spectra, *correlation(run.summary)]),
         ),
     ]
     if run.costs is not None:
@@ -166,7 +174,7 @@ def _about_errors(parameters: Mapping[str, Mapping[str, Any]]) -> str:
 def _no_views(run: RunRecord) -> str:
     if not run.summary:
         return "The run did not end, so it has no rollouts to show."
-    if "persistence" not in (run.summary.get("metrics") or {}):
+    if run.rollout is not None or "persistence" not in (run.summary.get("metrics") or {}):
         return ""
     return "The run folder holds no rollouts to show."
 

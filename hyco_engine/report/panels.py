@@ -1,22 +1,25 @@
-"""Charts that only the report shows: error against lead time, and spectra of the held-out simulation."""
+"""Charts of a report: error against lead time, and of the held-out simulation curves over time, and spectra."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from hyco_engine.report.comparison import over_time
 from hyco_engine.report.drawing import COLORS, NAMES, Array, color_of, legend, marker_of, plain_axes, plain_text
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.report.shown import Shown
+from hyco_engine.report.shown import Shown, component_names
 
 Draw = Callable[[Axes], None]
 MODELS = ("physical", "synthetic", "persistence")
 MAX_SPECTRA = 4
+MAX_CURVES = 12
 
 
 def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]:
@@ -50,6 +53,15 @@ def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]
     return panels
 
 
+def curve_panels(rollout: HeldOutRollout) -> list[Draw]:
+    """Chart each component of fields that have no place over time, of truth and models; there are none on a grid."""
+    if rollout.layout.n_axes:
+        return []
+    names = component_names(rollout.layout)[:MAX_CURVES]
+    every = [Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name) for name in names]
+    return [partial(over_time, shown=shown) for shown in every]
+
+
 def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
     """Chart the energy against wave number at the last frame, of truth and models, for each dynamic component."""
 
@@ -73,10 +85,10 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
         return draw
 
     panels = []
-    for name in component_names(rollout)[:MAX_SPECTRA]:
+    for name in component_names(rollout.layout)[:MAX_SPECTRA]:
         shown = Shown.of(rollout.truth, rollout.predictions, rollout.layout, rollout.dt, name)
         complete = np.flatnonzero(np.isfinite(shown.truth).reshape(len(shown.truth), -1).all(axis=1))
-        if not len(complete) or complete[-1] == 0 or min(shown.truth.shape[1:]) < 8:
+        if not len(complete) or complete[-1] == 0 or min(shown.truth.shape[1:], default=0) < 8:
             continue
         frame = int(complete[-1])
         values = {"truth": shown.truth[frame], **{model: v[frame] for model, v in shown.predictions.items()}}
@@ -141,15 +153,6 @@ def spectrum(values: NDArray[Any]) -> tuple[Array, Array]:
     shells = np.sqrt(sum(k**2 for k in waves)).round().astype(int)
     energy: Array = np.bincount(shells.ravel(), power.ravel())[1 : min(values.shape) // 2 + 1].astype(np.float64)
     return np.arange(1.0, len(energy) + 1), energy
-
-
-def component_names(rollout: HeldOutRollout) -> list[str]:
-    """Return `field` or `field.component` for all dynamic channels in order."""
-    return [
-        f"{info.name}.{part}" if part else info.name
-        for info in rollout.layout.dynamic
-        for part in (info.components if len(info.components) > 1 else ("",))
-    ]
 
 
 def _name(model: str) -> str:

@@ -13,9 +13,18 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.report.drawing import Array, color_of, middle_slice, with_unit
 
 
+def component_names(layout: StateLayout) -> list[str]:
+    """Return `field` or `field.component` for all dynamic channels in order."""
+    return [
+        f"{info.name}.{part}" if part else info.name
+        for info in layout.dynamic
+        for part in (info.components if len(info.components) > 1 else ("",))
+    ]
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Shown:
-    """One field to draw, in one or two dimensions: `truth [T, *S]`, predictions of the same shape, names and axes."""
+    """One field to draw, in at most two dimensions: `truth [T, *S]`, predictions of the same shape, names and axes."""
 
     truth: Array
     predictions: Mapping[str, Array]

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from hyco_engine.report.drawing import MISSING, NAMES, Array
 from hyco_engine.report.numbers import is_number
-from hyco_engine.report.panels import component_names
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.report.shown import Shown
+from hyco_engine.report.shown import Shown, component_names
 
 MAX_VIEWS = 9
 MAX_BYTES = 2_400_000
@@ -30,6 +29,8 @@ def views(
 ) -> list[dict[str, Any]]:
     """Return what the page's script draws, one entry for each component, and in 3-D for each direction of the slice.
 
+    Fields without space have nothing to play; `curve_panels` charts them.
+
     `styles` are the classes, in the page's style sheet, of models whose names are not in `NAMES`.
 
     `panels` hold `values [T, ny, nx]` (2-D, first row on top) or `[T, nx]` (1-D) as base64 of bytes: 0 is unknown, 1
@@ -37,8 +38,10 @@ def views(
     wider by a half.
     """
     grid = rollout.layout.grid
+    if not grid.axes:
+        return []
     across = list(reversed(grid.axes)) if len(grid.axes) == 3 else [None]
-    wanted = [(name, axis) for name in component_names(rollout) for axis in across][:MAX_VIEWS]
+    wanted = [(name, axis) for name in component_names(rollout.layout) for axis in across][:MAX_VIEWS]
     budget = max_bytes // max(1, len(wanted))
     return [
         _view(

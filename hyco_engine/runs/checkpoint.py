@@ -127,6 +127,20 @@ class Checkpoints:
         return {int(path.stem) for path in self._files() if path.suffix.endswith(suffix)}
 
 
+def packed(content: Mapping[str, Any]) -> bytes:
+    """Return the content of a checkpoint as bytes, for another process of the run."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_encoded(content, tensors, "")).encode()
+    return len(tree).to_bytes(8, "little") + tree + _safetensors(tensors)
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return the content of which `data` are the bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    content: dict[str, Any] = _decoded(json.loads(data[8:end]), _tensors(data[end:]))
+    return content
+
+
 def _bounded(path: Path, most: int, memory: int) -> bytes:
     """Return the file's content. Raise Damaged, without reading, for a file that is too large."""
     try:

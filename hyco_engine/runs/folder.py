@@ -246,6 +246,33 @@ class RunFolder(Tracker):
             seal(self.path)
 
 
+class FolderElsewhere(RunFolder):
+    """The run folder as another process of the run has it, which alone writes to it."""
+
+    @property
+    def exists(self) -> bool:
+        """Return False: for this process there is no folder."""
+        return False
+
+    def discard(self) -> None:
+        pass
+
+    def rewind(self, size: int, elapsed: float) -> None:
+        pass
+
+    def log(self, level: int, message: str, error: BaseException | None = None) -> None:
+        pass
+
+    def started(self, info: Mapping[str, Any]) -> None:
+        pass
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def _write(self, name: str, content: bytes | str) -> Path:
+        return self.path / name
+
+
 def _own_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)

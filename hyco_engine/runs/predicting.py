@@ -98,11 +98,11 @@ def _read_state(path: Path, layout: StateLayout, scalars: dict[str, float]) -> N
     array = _read_arrays(path, layout, scalars)
     spatial = layout.spatial
     fewer = layout.bare.n_all
-    wanted = " or ".join(f"[{n}, {', '.join(map(str, spatial))}]" for n in sorted({layout.n_all, fewer}))
+    wanted = " or ".join(str([n, *spatial]) for n in sorted({layout.n_all, fewer}))
     if array.shape == spatial and fewer == 1:
         array = array[None]
     fits = array.ndim > layout.n_axes and array.shape[-layout.n_axes - 1] in (layout.n_all, fewer)
-    if not fits or array.shape[-layout.n_axes :] != spatial or array.ndim > layout.n_axes + 2:
+    if not fits or array.shape[array.ndim - layout.n_axes :] != spatial or array.ndim > layout.n_axes + 2:
         shape = list(array.shape)
         raise DataError(f"the state in {path} has the shape {shape}; it must be {wanted}, or a batch of that")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
@@ -137,7 +137,8 @@ def _stacked(
     parts = []
     for field in layout.bare.fields:
         array = arrays[field.name]
-        scalar = not field.components and array.ndim == layout.n_axes
+        # without space, an array has a number for each of a batch
+        scalar = not field.components and (array.ndim == layout.n_axes or not layout.n_axes)
         parts.append(np.expand_dims(array, axis) if scalar else array)
     return np.concatenate(parts, axis=axis)
 

@@ -113,7 +113,10 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
 def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
     """Return the spec with what a run chose, by the tables of its resolved spec, where the spec says "auto"."""
     stored, now = _flat(tables), _flat(tomllib.loads(dump_spec(spec)))
-    left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {"run.precision"}
+    left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {
+        "run.precision",
+        "run.shards",
+    }
     open_ = [key for key, value in now.items() if value == "auto" and (key in left or key.startswith("synthetic."))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})
 
@@ -157,7 +160,7 @@ def _compare(stored: Mapping[str, Any], spec: Spec, cycles: int | None) -> None:
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) == now.get(key) or any(key == name or key.startswith(f"{name}.") for name in HARMLESS):
             continue
-        if now.get(key) == "auto" and key.startswith("training."):
+        if now.get(key) == "auto" and (key.startswith("training.") or key == "run.shards"):
             continue  # left to the engine, which has chosen
         was, is_ = (repr(values[key]) if key in values else "not set" for values in (before, now))
         problems.append(Problem(message=f"was {was} when the run began, and is {is_} now", key=key))

@@ -17,10 +17,11 @@ ASKING = tuple(
 
 
 class StopRequest:
-    """Returns, when it is called, the name of the first signal that came, or None."""
+    """Returns, when it is called, the name of the first signal that came, or None. With `tells` it says so at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, tells: bool = True) -> None:
         self.signal: str | None = None
+        self._tells = tells
 
     def __call__(self) -> str | None:
         return self.signal
@@ -31,20 +32,20 @@ class StopRequest:
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or signal.Signals(number).name
-        if not again:
+        if not again and self._tells:
             with suppress(OSError):
                 # the stream may be in the middle of a write
                 os.write(2, f"{self.signal}: ending after this step; Ctrl-C (again) ends at once\n".encode())
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(tells: bool = True) -> Iterator[StopRequest]:
     """Lets the signals ask within the block, and do afterwards what they did before. Only the main thread may enter.
 
     A process that was asked is about to end, and what asks again must not end it before it has told its exit code: such
     signals are ignored after the block, except for SIGINT, by which a person hastens the end.
     """
-    request = StopRequest()
+    request = StopRequest(tells)
     before = {number: signal.signal(number, request.receive) for number in ASKING}
     try:
         yield request

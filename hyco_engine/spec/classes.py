@@ -12,6 +12,7 @@ import attrs
 from hyco_engine.data.settings import SourceChoice
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import PhysicalChoice
+from hyco_engine.ranks.shards import check_shards
 from hyco_engine.settings import check_folder_name, option, options
 from hyco_engine.spec.choices import NormalizerChoice, StrategyChoice, SyntheticChoice, TrackerChoice
 from hyco_engine.training.budget import Budget
@@ -57,6 +58,13 @@ class RunSpec:
         "cells in a batch of at most 16 samples, up to what torch would take (OMP_NUM_THREADS, or else all cores). "
         "Another number changes the last digits, so a resumed run keeps its own",
         ge=1,
+    )
+    shards: int | Literal["auto"] = option(
+        "auto",
+        help="number of parts, a power of two, into which the samples of a step are divided among processes: any "
+        "number of processes that divides it gives the same bits; auto: 1 for one process, and 8 for several, or one a "
+        "process if they are more",
+        check=check_shards,
     )
     checkpoint_minutes: float = option(
         10.0,

@@ -40,7 +40,7 @@ class FieldTask(Task, ABC):
         self.manager = manager
         self.layout = manager.layout
         self.dt = manager.dt
-        self.statistics = Statistics.unknown(self.layout, manager.scalars())
+        self.statistics = Statistics.unknown(self.layout, manager.scalars(), manager.glimpsed_states())
         self._is_read = False
 
     @property
@@ -259,15 +259,13 @@ class FieldTask(Task, ABC):
 
     @property
     def text(self) -> str:
-        manager, grid = self.manager, self.layout.grid
-        sides = zip(grid.axes, grid.resolution, grid.lower, grid.upper, strict=True)
-        cells = ", ".join(f"{n} cells along {axis} in [{low:.6g}, {high:.6g}]" for axis, n, low, high in sides)
+        manager, where = self.manager, self.layout.grid.text
         fields = ", ".join(f.name for f in self.layout.bare.fields)
         frames = manager.source.frames(0)
         each = "" if frames is None else f" of {frames} frames"
         windows = "" if manager.planned_windows is None else f"; {manager.planned_windows} windows to train on"
         simulations = f"{manager.num_simulations} simulation{'s' if manager.num_simulations > 1 else ''}"
-        return f"read as {simulations}{each}, {self.dt:.6g} apart; {fields} on {cells}{windows}{self._scalars_text}"
+        return f"read as {simulations}{each}, {self.dt:.6g} apart; {fields} {where}{windows}{self._scalars_text}"
 
     @property
     def _scalars_text(self) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.interfaces import Batch, Samples
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.rollout import rollout
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.linearized import Linearizer
@@ -25,8 +26,10 @@ from hyco_engine.training.refinement import Build, NotRefinable, Refinement
 
 SAFETY = 2.0
 """The error over the step."""
+FIXED = 3e4
+"""The fixed cost of a step, in values that a step computes in the same time."""
 MOST_BYTES = 2**28
-"""Windows are taken up to this size."""
+"""Rollouts are taken up to this size."""
 
 
 class Held(Samples):
@@ -59,6 +62,15 @@ class Excerpt:
         """Prediction minus observation `[n, T, C_dyn, *S]`; NaN where nothing was observed."""
         return self.predicted - self.observed
 
+    def some(self, chosen: Tensor) -> Excerpt:
+        """Return the windows at the places `chosen`."""
+        return Excerpt(
+            indices=self.indices[chosen],
+            states=self.states[chosen],
+            observed=self.observed[chosen],
+            predicted=self.predicted[chosen],
+        )
+
     @classmethod
     def of(cls, whole: Problem, indices: Tensor) -> Excerpt | None:
         """Return the windows at `indices` of the real samples; None if the samples are no rollouts on a grid."""
@@ -89,14 +101,28 @@ def spread_out(count: int, wanted: int) -> Tensor:
     return torch.linspace(0, count - 1, min(count, wanted)).round().long()
 
 
-def allowed(whole: Problem, work: float, cost: float) -> int:
-    """Return how many windows may be rolled out by a physics of that `cost`, if `work` is what all windows may cost.
+def allowed(whole: Problem, work: float, refinement: Refinement | None = None) -> int:
+    """Return how many windows a physics may roll out, 0 for none, if it may cost `work`.
 
-    Both are in rollouts of the physics.
+    Costs are in internal steps of one window, of which each has a fixed cost too. Without `refinement` the physics is
+    that of the problem.
     """
     batch = whole.data.real.batch(torch.tensor([0]))
+    states = batch[0]
     size = sum(t.numel() * t.element_size() for t in batch if isinstance(t, Tensor))
-    return max(1, min(len(whole.data.real), int(work / cost), MOST_BYTES // max(1, size)))
+    if not isinstance(states, Tensor):
+        return 0
+    steps = internal_steps(whole.model if refinement is None else refinement.model)
+    cells = 1 if refinement is None else refinement.cells
+    count = (work / steps - FIXED) / (cells * states.numel())
+    return max(0, min(len(whole.data.real), int(count), MOST_BYTES // (cells * size)))
+
+
+def work_of(whole: Problem, epochs: int) -> float:
+    """Return what `epochs` of identification cost, in the unit of `allowed`; a gradient costs as much as rollouts."""
+    states = whole.data.real.batch(torch.tensor([0]))[0]
+    values = states.numel() * len(whole.data) if isinstance(states, Tensor) else 0
+    return 2.0 * max(1, epochs) * internal_steps(whole.model) * (FIXED + values)
 
 
 def discretisation(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, refinement: Refinement) -> Discretisation:
@@ -138,6 +164,8 @@ def refined(whole: Problem, build: Build, work: float) -> tuple[Refinement, int]
     model = whole.unknowns.physics
     assert model is not None
     found = Refinement.of(model, build)
-    if found.grid and work < found.cost:
+    count = allowed(whole, work, found)
+    if found.grid and not count:
         found = Refinement.of(model, build, grid=False)
-    return found, allowed(whole, work, found.cost)
+        count = allowed(whole, work, found)
+    return found, max(1, count)

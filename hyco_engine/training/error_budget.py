@@ -33,9 +33,11 @@ from hyco_engine.training.discretisation import (
     discretisation,
     refined,
     spread_out,
+    work_of,
 )
 from hyco_engine.training.error_bars import ErrorBars
 from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.physics_test import DRAWS
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.profile import FAR, profile
 from hyco_engine.training.refinement import Build, NotRefinable
@@ -69,6 +71,8 @@ class ErrorBudget:
     """Why there is no discretisation error."""
     finer_residual: Tensor | None = None
     """The residual of the excerpt with the finer physics at its own estimate."""
+    tested: int = 1
+    """How many windows of the excerpt may be rolled out for each draw of a test of the physics."""
 
     def after(self, unexplained: str) -> ErrorBudget:
         """Return the budget after a test of the physics, which says in words what it does not explain, if anything."""
@@ -104,7 +108,7 @@ def error_budget(
     model = trainer.unknowns.physics
     assert model is not None
     whole = trainer.whole_loss(data, passes="tangents")
-    work = float(max(1, trainer.epochs_done) * len(data))
+    work = work_of(whole, trainer.epochs_done)
     finer = _finer(whole, trainer.linearizer, build, work)
     intervals = _profiles(trainer, model, whole, bars)
     points = whole.unknowns.point()
@@ -122,6 +126,7 @@ def error_budget(
         discretisation=finer.found,
         why_not=finer.why_not,
         finer_residual=finer.residual,
+        tested=max(1, allowed(whole, work / DRAWS)),
     )
 
 
@@ -135,7 +140,7 @@ def _owners(model: PhysicalModel) -> list[Transform]:
 
 
 def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float) -> _Finer:
-    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), allowed(whole, work, 1.0)))
+    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), max(1, allowed(whole, work))))
     if excerpt is None:
         return _Finer(why_not="the data are no fields on a grid")
     if build is None:
@@ -144,7 +149,8 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
         return _Finer(excerpt=excerpt, why_not="a smoothness prior takes part in the fit")
     try:
         refinement, count = refined(whole, build, work)
-        excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
+        if count < len(excerpt.indices):
+            excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
         found = discretisation(whole, linearizer, excerpt, refinement)
     except NotRefinable as error:
         return _Finer(excerpt=excerpt, why_not=str(error))

@@ -143,6 +143,11 @@ class HybridTrainer:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
+    def weights(self) -> dict[str, Any]:
+        """Return the weights of all models, and the lowest error of each on held-out data."""
+        lowest = {player: best.error for player, best in self.best.items()}
+        return {"lowest": lowest, **{player: t.model.state_dict() for player, t in self.trainers.items()}}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of training, without parts and data: tensors and plain values, not copied."""
         return {

@@ -69,5 +69,5 @@ def build_informed(build: Callable[[SurrogateContext], nn.Module], context: Surr
     own = context.statistics
     if own is not None:
         moved = {name: getattr(own, name)[kept] for name in ("mean", "std", "largest", "lowest", "highest")}
-        own = Statistics(**moved, change_std=own.change_std)
+        own = Statistics(**moved, change_std=own.change_std, states=own.states[:, kept])
     return InformedSurrogate(build(attrs.evolve(context, layout=inner, statistics=own)), layout)

@@ -52,12 +52,15 @@ class Linearizer:
     def reason(self) -> str:
         return self._jacobian.reason or self._reason
 
-    def linearized(self, whole: Problem, points: Tensor) -> Iterator[Linear]:
-        """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`."""
+    def linearized(self, whole: Problem, points: Tensor, shard: int | None = None) -> Iterator[Linear]:
+        """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`.
+
+        The chunks are those of one shard, or all.
+        """
         x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
         draws = whole.draws()
         with torch.no_grad():
-            for chunk in whole.chunks():
+            for chunk in whole.chunks(shard):
                 captured = self._captured(whole, chunk, x, draws, tangents=True)
                 yield captured if captured is not None else self._one_by_one(whole, chunk, x, draws)
 
@@ -66,14 +69,12 @@ class Linearizer:
         if len(points) > 1 and self._rollout is not None:
             computable = torch.tensor([whole.computable(point) for point in points])
             x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
-            total, draws = torch.zeros(len(points), dtype=torch.float64), whole.draws()
+            draws = whole.draws()
             with torch.no_grad():
-                for chunk in whole.chunks():
-                    captured = self._captured(whole, chunk, x, draws, tangents=False)
-                    if captured is None:
-                        break
-                    total += captured[1].double().square().flatten(1).sum(1).cpu()
-                else:
+                own = [self._shard_values(whole, shard, x, draws) for shard in whole.shards.own]
+                captured = [values for values in own if values is not None]
+                if whole.shards.every(len(captured) == len(own)):
+                    total = whole.shards.sum(captured)
                     if whole.prior:
                         total += torch.stack(
                             [whole.prior.value(whole.unknowns.at(point)).double() for point in x]
@@ -89,13 +90,28 @@ class Linearizer:
             whole.unknowns.move_to(here)
         return torch.tensor(found, dtype=torch.float64)
 
+    def _shard_values(self, whole: Problem, shard: int, x: Tensor, draws: torch.Generator) -> Tensor | None:
+        """Return a shard's part of F at points `x [S, P]`, from graphs; None where the model has none."""
+        total = torch.zeros(len(x), dtype=torch.float64)
+        for chunk in whole.chunks(shard):
+            captured = self._captured(whole, chunk, x, draws, tangents=False)
+            if captured is None:
+                return None
+            total += captured[1].double().square().flatten(1).sum(1).cpu()
+        return total
+
     def normal_equations(self, whole: Problem, points: Tensor) -> NormalEquations:
         """Return F, J^T r and J^T J of the parameters alone, as float64 on the CPU."""
-        parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points)]
-        if whole.prior:
-            parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
-        value, gradient, hessian = (torch.stack(kind).sum(0) for kind in zip(*parts, strict=True))
-        return NormalEquations(values=value, gradient=gradient, hessian=hessian)
+        found = []
+        for shard in whole.shards.own:
+            parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points, shard)]
+            if whole.prior and shard == whole.shards.count - 1:
+                parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
+            sums = [torch.stack(kind).sum(0) for kind in zip(*parts, strict=True)]
+            found.append(torch.cat([one.reshape(len(points), -1) for one in sums], dim=1))
+        count = points.shape[1]
+        value, gradient, hessian = torch.split(whole.shards.sum(found), [1, count, count**2], dim=1)
+        return NormalEquations(values=value[:, 0], gradient=gradient, hessian=hessian.reshape(-1, count, count))
 
     def arrow(self, whole: Problem) -> Arrow:
         """Return the quadratic model of the parameters and of the start states that are learned, at the present point.

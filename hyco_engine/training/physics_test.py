@@ -24,7 +24,7 @@ What is missing is the rate at which the residual grows: it is compared with sim
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -39,7 +39,7 @@ from hyco_engine.equations.evaluation import continued
 from hyco_engine.interfaces import Samples
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import rollout
-from hyco_engine.training.discretisation import Excerpt
+from hyco_engine.training.discretisation import Excerpt, spread_out
 from hyco_engine.training.noisy import NOISY
 
 DRAWS = 20
@@ -130,35 +130,40 @@ def physics_test(
     learned_starts: bool,
     defect: Tensor | None = None,
     finer_residual: Tensor | None = None,
+    most: int | None = None,
     seed: int = 0,
 ) -> PhysicsTest:
-    """Test the physics on the windows of `excerpt`, which are some of `data`.
+    """Test the physics on the windows of `excerpt`, which are some of `data`, or on `most` of them.
 
     `noise` is the standard deviation of each field's noise in its own unit. The residual with a finer physics at its
     own estimate is `finer_residual`, and `defect` the difference between both physics' predictions.
     """
+    if most is not None and most < len(excerpt.indices):
+        chosen = spread_out(len(excerpt.indices), most)
+        excerpt = excerpt.some(chosen)
+        defect, finer_residual = (None if own is None else own[chosen] for own in (defect, finer_residual))
     size = torch.cat([torch.full((field.channels,), float(noise.get(field.name, 0.0))) for field in layout.dynamic]).to(
         excerpt.predicted
     )
     observed = ~excerpt.observed.isnan()
     spread = _spreads(excerpt, layout)
     noisy = {name: noise.get(name, 0.0) > NOISY * spread[name] for name in spread}
-    drawn: list[Tensor] = []
-    if any(noisy.values()):
-        drawn = _drawn(model, excerpt, size, data, learned_starts, seed)
     tests = 4 * sum(noisy.values())
+
+    def of(values: Tensor, name: str) -> Tensor:
+        own = layout.channels(name)
+        return torch.where(observed[:, :, own], values[:, :, own], torch.nan).double().cpu()
+
+    draws = {name: _Draws() for name, there in noisy.items() if there}
+    for values in _drawn(model, excerpt, size, data, learned_starts, seed) if draws else ():
+        for name, known in draws.items():
+            known.add(of(values, name))
     found = {}
-    for field in layout.dynamic:
-        own = layout.channels(field.name)
-
-        def of(values: Tensor, own: slice = own) -> Tensor:
-            return torch.where(observed[:, :, own], values[:, :, own], torch.nan).double().cpu()
-
-        residuals = [of(excerpt.residual), *([] if finer_residual is None else [of(finer_residual)])]
-        floor = None if defect is None else _rms(of(defect))
-        draws = [of(values) for values in drawn] if noisy[field.name] else []
-        found[field.name] = _tested(residuals, draws, floor, spread[field.name], tests)
-    test = PhysicsTest(fields=found, draws=len(drawn), windows=len(excerpt.indices))
+    for name in noisy:
+        residuals = [of(excerpt.residual, name), *([] if finer_residual is None else [of(finer_residual, name)])]
+        floor = None if defect is None else _rms(of(defect, name))
+        found[name] = _tested(residuals, draws.get(name), floor, spread[name], tests)
+    test = PhysicsTest(fields=found, draws=DRAWS if draws else 0, windows=len(excerpt.indices))
     if test.explained:
         return test
     rate = _rate(excerpt, dt)
@@ -169,19 +174,41 @@ def physics_test(
 # --- one field --------------------------------------------------------------------------------------------------------
 
 
-def _tested(residuals: list[Tensor], draws: list[Tensor], defect: float | None, spread: float, tests: int) -> FieldTest:
+@attrs.define(kw_only=True, eq=False)
+class _Draws:
+    """The statistics of drawn residuals of one field, and the sum of their squares, value by value."""
+
+    statistics: dict[str, list[float]] = attrs.field(factory=dict)
+    squares: Tensor | None = None
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        for name, of in STATISTICS.items():
+            self.statistics.setdefault(name, []).append(of(values))
+        self.squares = values.square() if self.squares is None else self.squares + values.square()
+        self.count += 1
+
+    @property
+    def typical(self) -> Tensor:
+        """The root mean square of each value over the draws."""
+        assert self.squares is not None
+        return (self.squares / self.count).sqrt()
+
+
+def _tested(
+    residuals: list[Tensor], draws: _Draws | None, defect: float | None, spread: float, tests: int
+) -> FieldTest:
     """Test residuals `[n, T, C, *S]`, of which all have to fail; NaN where nothing was observed."""
     first = residuals[0]
     statistics = {name: of(first) for name, of in STATISTICS.items()}
     failed: list[str] = []
-    if draws:
-        sizes = torch.tensor([_rms(draw) for draw in draws], dtype=torch.float64)
-        noise = float(sizes.square().mean().sqrt())
-        expected = noise
-        limit = _limit(tests, len(draws))
+    compared = None if draws is None else draws.typical
+    if draws is not None and compared is not None:
+        noise = expected = _rms(compared)
+        limit = _limit(tests, draws.count)
         means = {}
         for name, of in STATISTICS.items():
-            known = torch.tensor([of(draw) for draw in draws], dtype=torch.float64)
+            known = torch.tensor(draws.statistics[name], dtype=torch.float64)
             means[name] = float(known.mean())
             bound = means[name] + limit * float(known.std())
             if min(of(residual) for residual in residuals) > bound:
@@ -194,11 +221,10 @@ def _tested(residuals: list[Tensor], draws: list[Tensor], defect: float | None, 
         expected = max(defect or 0.0, SMALL * spread)
         if min(_rms(residual) for residual in residuals) > FAR * expected:
             failed.append("size")
-    compared = _typical(draws) if draws else None
     return FieldTest(
         residual=_rms(first),
         spread=spread,
-        noise=noise if draws else None,
+        noise=None if draws is None else noise,
         defect=defect,
         ratio=_rms(first) / expected if expected else math.inf,
         statistics=statistics,
@@ -258,11 +284,6 @@ def _large(values: Tensor) -> float:
 STATISTICS: Mapping[str, Callable[[Tensor], float]] = {"time": _time, "space": _space, "bias": _bias, "large": _large}
 
 
-def _typical(draws: list[Tensor]) -> Tensor:
-    """Return the root mean square of each value over the draws."""
-    return torch.stack(draws).square().mean(0).sqrt()
-
-
 def _by_lead(values: Tensor, compared: Tensor | None, expected: float) -> list[float]:
     def of(values: Tensor, lead: int) -> float:
         return _rms(values[:, lead])
@@ -294,26 +315,24 @@ def _spreads(excerpt: Excerpt, layout: StateLayout) -> dict[str, float]:
 
 def _drawn(
     model: Callable[[Tensor], Tensor], excerpt: Excerpt, size: Tensor, data: Samples, learned: bool, seed: int
-) -> list[Tensor]:
-    """Return residuals of the physics on data that it explains but for noise, `[n, T, C_dyn, *S]` each."""
+) -> Iterator[Tensor]:
+    """Yield residuals of the physics on data that it explains but for noise, `[n, T, C_dyn, *S]` each."""
     steps, dynamic = excerpt.observed.shape[1:3]
     space = excerpt.observed.shape[3:]
     table = _frames(data, excerpt.indices, steps)
     size = size.reshape(-1, *(1 for _ in space))
     generator = derive_generator(seed, "physics test")
-    found = []
     for _ in range(DRAWS):
         every = torch.randn(int(table.max()) + 1, dynamic, *space, generator=generator, dtype=torch.float64)
         noise = every.to(size)[table] * size
         if learned:
             # a start that is learned takes up noise of its own frame, and little of that of later ones
-            found.append(-noise[:, 1:])
+            yield -noise[:, 1:]
             continue
         states = torch.cat([excerpt.states[:, :dynamic] + noise[:, 0], excerpt.states[:, dynamic:]], dim=1)
         with torch.no_grad():
             moved = rollout(model, states, steps) - excerpt.predicted  # type: ignore[arg-type]
-        found.append(moved - noise[:, 1:])
-    return found
+        yield moved - noise[:, 1:]
 
 
 def _frames(data: Samples, indices: Tensor, steps: int) -> Tensor:

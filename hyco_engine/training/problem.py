@@ -25,9 +25,11 @@ from hyco_engine.interfaces import (
     Values,
 )
 from hyco_engine.physics.within import instability, internal_steps
-from hyco_engine.randomness import derive_generator
+from hyco_engine.randomness import derive_generator, own_random_numbers
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.training.bootstrap import Bootstrap
 from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, broken_losses, out_of_range
+from hyco_engine.training.divided import DividedLoss, DividedSum, joined, joined_terms, unchanged_buffers
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.losses import Objective, WeightedSum
@@ -53,34 +55,54 @@ class Chunk:
     sample_weight: Tensor | None
     generated: Tensor
 
+    def rows(self, rows: Tensor) -> Chunk:
+        """Return some of the samples, copied: sums may depend on a sample's place in memory."""
+        where = rows.to(self.generated.device)
+        inputs, targets = self.batch
+        return Chunk(
+            indices=self.indices[rows],
+            batch=(_rows(inputs, where), _rows(targets, where)),
+            sample_weight=None if self.sample_weight is None else self.sample_weight[where],
+            generated=self.generated[where],
+        )
+
 
 class _Chunks:
-    """All samples of a data set, chunk after chunk. Small data sets stay gathered between passes."""
+    """All samples of a data set, chunk after chunk, shard after shard. Small data sets stay gathered between passes."""
 
-    def __init__(self, data: AugmentedDataset, size: int, device: torch.device) -> None:
+    def __init__(self, data: AugmentedDataset, size: int, device: torch.device, shards: Shards) -> None:
         self.data = data
         self.size = size
         self.device = device
-        self._held: list[Chunk] | None = None
+        self.shards = shards
+        every = torch.arange(len(data))
+        self._indices = [torch.split(every[start:stop], size) for start, stop in shards.cut(len(data))]
+        self._held: dict[int, list[Chunk]] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.size)
+        return sum(map(len, self._indices))
 
     def __iter__(self) -> Iterator[Chunk]:
-        if self._held is not None:
-            yield from self._held
+        for shard in range(self.shards.count):
+            yield from self.of(shard)
+
+    def of(self, shard: int) -> Iterator[Chunk]:
+        """Yield the chunks of one shard."""
+        if shard in self._held:
+            yield from self._held[shard]
             return
         held: list[Chunk] | None = []
-        size = 0
-        every = torch.split(torch.arange(len(self.data)), self.size)
-        self.data.upcoming(every)
-        for indices in every:
+        size = self._bytes
+        self.data.upcoming(self._indices[shard])
+        for indices in self._indices[shard]:
             chunk = self.gather(indices)
             if held is not None:
                 size += sum(t.nbytes for t in _tensors(chunk.batch))
                 held = [*held, chunk] if size <= KEPT_BYTES else None
             yield chunk
-        self._held = held
+        if held is not None and shard not in self._held:
+            self._held[shard], self._bytes = held, size
 
     def gather(self, indices: Tensor) -> Chunk:
         """Return the samples at `indices` (int64 `[B]`)."""
@@ -106,6 +128,9 @@ class Problem:
     often each member of an ensemble has each sample. Messages call the model
     `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
     phase has `epochs` epochs, after `begun` earlier ones.
+
+    The samples are divided among `shards`, and sums over them are those of all ranks. Where a strategy adds terms,
+    start states are learned, or a normalizer needs the model's gradients, every rank computes all samples.
     """
 
     unknowns: Unknowns
@@ -122,6 +147,7 @@ class Problem:
     passes: Passes = "batches"
     epochs: int = 0
     begun: int = 0
+    shards: Shards = attrs.Factory(Shards)
     weights: Mapping[str, float] = attrs.Factory(dict)
     prior: Prior = attrs.field(init=False)
     bootstrap: Bootstrap | None = attrs.field(init=False)
@@ -129,11 +155,21 @@ class Problem:
     _last: tuple[Tensor, tuple[int, ...], tuple[float, Metrics]] | None = attrs.field(init=False, default=None)
     _totals: dict[str, float] | None = attrs.field(init=False, default=None)
     _shorter: tuple[int | None, Problem] | None = attrs.field(init=False, default=None)
+    _keeps_buffers: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self.prior = Prior(self.model)
         self.bootstrap = Bootstrap.of(self.model, len(self.data.real), self.seed)
-        self._chunks = _Chunks(self.data, self._together(), self.device)
+        if self._undivided():
+            self.shards = Shards()
+        self._chunks = _Chunks(self.data, self._together(), self.device, self.shards)
+
+    def _undivided(self) -> bool:
+        """Return True if every rank has to compute all samples, since their loss is no sum over single ones."""
+        learned = self.initial is not None or bool(self.terms)
+        # a shard without samples would not know what its terms look like
+        few = len(self.data) < self.shards.count
+        return few or learned or "shared_parameters" in self.normalization.normalizer.requires
 
     def _together(self) -> int:
         room = Room.of(self.unknowns, self.settings, self.passes)
@@ -225,7 +261,7 @@ class Problem:
 
     # --- one batch ------------------------------------------------------------------------------------------------
 
-    def batch_loss(
+    def batch_gradient(
         self,
         indices: Tensor,
         draws: torch.Generator,
@@ -234,7 +270,7 @@ class Problem:
         where: str,
         noise: float = 0.0,
     ) -> NormalizedLoss:
-        """Return the normalized loss of the samples at `indices`, and count it in `epoch`.
+        """Return the normalized loss of the samples at `indices`, and count it in `epoch`; add its gradient to `grad`.
 
         Start states get noise of `noise` times a typical change from frame to frame. Messages name the place `where`,
         such as "epoch 3, batch 5". Raises Diverged if the loss is not finite, and
@@ -243,7 +279,12 @@ class Problem:
         chunk = self._chunks.gather(indices)
         if noise:
             chunk = attrs.evolve(chunk, batch=with_noise(chunk.batch, noise, draws))
-        terms = self._terms(chunk, draws, where)
+        divided = None
+        if self.shards.whole:
+            terms = self._terms(chunk, draws, where)
+        else:
+            divided = self._divided(chunk, draws, where, context.step)
+            terms = divided.terms
         try:
             loss = self.normalization(terms, context)
         except RunError as error:
@@ -257,7 +298,26 @@ class Problem:
             broken = broken_losses(terms) or f"the total of its losses is {float(loss.total.detach())}"
             raise self._diverged(where, broken, chunk.batch)
         epoch.add(terms, chunk.generated, loss)
-        return attrs.evolve(loss, total=loss.total + self.prior.value()) if self.prior else loss
+        if self.prior:
+            loss = attrs.evolve(loss, total=loss.total + self.prior.value())
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        if divided is not None:
+            divided.pull()
+        return loss
+
+    def _divided(self, chunk: Chunk, draws: torch.Generator, where: str, step: int) -> DividedLoss:
+        """Return the loss terms of a batch, whose samples the ranks compute shard by shard."""
+
+        def terms(shard: int, rows: Tensor) -> list[LossTerm]:
+            # dropout draws the same for a shard, whoever computes it
+            with own_random_numbers(self.device, self.seed, "train", self.player, "shard", step, shard):
+                return self._terms(chunk.rows(rows), draws, where)
+
+        # what a model changes it changes from its first batch on
+        with nullcontext() if self._keeps_buffers else unchanged_buffers(self.model, self.who):
+            divided = DividedLoss(self.shards, len(chunk.indices), terms, self.parameters)
+        self._keeps_buffers = True
+        return divided
 
     def _diverged(self, where: str, what: str, batch: Batch) -> Diverged:
         left = self.objective.left_finite(self.model, batch)
@@ -302,11 +362,11 @@ class Problem:
                 )
         return self.weights
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Yield all samples, with the start states that were learned for them."""
+    def chunks(self, shard: int | None = None) -> Iterator[Chunk]:
+        """Yield all samples, or those of one shard, with the start states that were learned for them."""
         # a transform of torch.func may be the first to need the totals, but no data can be read within it
         self._observed()
-        yield from map(self._started, self._chunks)
+        yield from map(self._started, self._chunks if shard is None else self._chunks.of(shard))
 
     def cause(self) -> str:
         """Return what helps against a cause of divergence that no training removes; empty if none is seen."""
@@ -372,15 +432,23 @@ class Problem:
         seen: list[tuple[list[LossTerm], Tensor]] = []
         if not self.computable(self.unknowns.point()):
             return math.inf, dict
-        total, draws = 0.0, self.draws()
-        for chunk in self.chunks():
-            terms = self._terms(chunk, draws)
-            parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
-            loss = sum(parts[1:], start=parts[0])
-            if backward:
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            seen.append(([attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms], chunk.generated))
+        draws = self.draws()
+        whole = DividedSum(self.shards, self.parameters if backward else ())
+        for shard in self.shards.own:
+            total = 0.0
+            for chunk in self.chunks(shard):
+                terms = self._terms(chunk, draws)
+                parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
+                loss = sum(parts[1:], start=parts[0])
+                if backward:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+                detached = [attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms]
+                seen.append((detached, chunk.generated))
+            whole.add(total)
+        total = whole.total()
+        if not self.shards.whole:
+            seen = self._joined(seen)
         if self.prior:
             penalty = self.prior.value()
             if backward:
@@ -400,6 +468,12 @@ class Problem:
 
         return total, metrics
 
+    def _joined(self, seen: list[tuple[list[LossTerm], Tensor]]) -> list[tuple[list[LossTerm], Tensor]]:
+        """Return the terms of all samples, of which this rank has `seen` those of its own shards."""
+        own = [joined([terms[k] for terms, _ in seen]) for k in range(len(seen[0][0]))]
+        terms = joined_terms(self.shards, own, len(self.data))
+        return [(terms, self.data.is_generated(torch.arange(len(self.data))).to(self.device))]
+
     def _weight(self, term: LossTerm) -> float:
         return float(self.weights[term.spec.name])
 
@@ -416,11 +490,15 @@ class Problem:
     def _observed(self) -> dict[str, float]:
         """Return for each term of the objective the sum of all sample weights, each times its observed share."""
         if self._totals is None:
-            totals: dict[str, float] = {}
-            for chunk in map(self._started, self._chunks):
-                for name, weight in self.objective.weights(chunk.batch, self._sample_weight(chunk)).items():
-                    totals[name] = totals.get(name, 0.0) + float(weight.sum())
-            self._totals = totals
+            found: list[dict[str, float]] = []
+            for shard in self.shards.own:
+                totals: dict[str, float] = {}
+                for chunk in map(self._started, self._chunks.of(shard)):
+                    for name, weight in self.objective.weights(chunk.batch, self._sample_weight(chunk)).items():
+                        totals[name] = totals.get(name, 0.0) + float(weight.sum())
+                found.append(totals)
+            sums = self.shards.sum([torch.tensor(list(own.values()), dtype=torch.float64) for own in found])
+            self._totals = dict(zip(found[0], sums.tolist(), strict=True))
         return self._totals
 
 
@@ -459,6 +537,12 @@ def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
         # the copy from pinned memory runs while the next batch is gathered; torch keeps the memory until its end
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def _rows(values: Values, rows: Tensor) -> Values:
+    if isinstance(values, Tensor):
+        return values.index_select(0, rows)
+    return {name: value.index_select(0, rows) for name, value in values.items()}
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -80,10 +80,9 @@ class Refinement:
         return cls(coarse=coarse, model=model, grid=False, why_not=why_not)
 
     @property
-    def cost(self) -> float:
-        """How many times as many values a frame takes as that of the coarse model."""
-        cells = PARTS ** len(self.coarse.layout.grid.axes) if self.grid else 1
-        return cells * internal_steps(self.model) / internal_steps(self.coarse)
+    def cells(self) -> int:
+        """How many times as many cells the finer grid has."""
+        return PARTS ** len(self.coarse.layout.grid.axes) if self.grid else 1
 
     def predictions(self, states: Tensor, steps: int) -> Tensor:
         """Return the rollouts of the finer model from states on the coarse grid, at its places: `[B, T, C_dyn, *S]`."""
@@ -99,6 +98,8 @@ class Refinement:
 
 def finer(layout: StateLayout) -> StateLayout:
     """Return the layout on the finer grid. Raises NotRefinable."""
+    if not layout.n_axes:
+        raise NotRefinable("there is no space")
     grid, more = layout.grid, _more(layout)
     spacing = [dx / PARTS for dx in grid.spacing]
     ends = list(zip(grid.lower, grid.upper, spacing, more, strict=True))

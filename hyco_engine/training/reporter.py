@@ -42,6 +42,16 @@ class Guarded:
         return None
 
 
+class PhaseWatch(Tracker):
+    """Knows at which `place` of the run the last phase began, such as "train_physical of cycle 2"."""
+
+    place = ""
+
+    def phase_started(self, record: Mapping[str, Any]) -> None:
+        cycle = record.get("cycle")
+        self.place = str(record["phase"]) if cycle is None else f"{record['phase']} of cycle {cycle}"
+
+
 @attrs.frozen(kw_only=True)
 class Reporter:
     """Tells all trackers; `seconds` adds up by phase, and `warnings` have the order in which they came.

@@ -40,7 +40,8 @@ _over_steps: Mapping[str, Callable[[Tensor], Tensor]] = {
 class RolloutMetrics:
     """Sums over batches of predictions and truth, in float64, which give all metrics at the end.
 
-    NaN in the truth means "not observed" and enters no sum; spectra use only states that were observed completely.
+    NaN in the truth means "not observed" and enters no sum; spectra use only states that were observed completely, and
+    there are none without space.
     """
 
     def __init__(self, layout: StateLayout, steps: int) -> None:
@@ -89,20 +90,20 @@ class _FieldSums:
 
     def add(self, predictions: Tensor, targets: Tensor, observed: Tensor) -> None:
         error, known = self._relative.add(predictions, targets, observed, _add)
-        space = tuple(range(3, error.dim()))
         self._add("absolute", error.abs())
         edge = observed & self._edge
         self._add("edge", torch.where(edge, error, 0.0).square())
         self._add("edge_count", edge.double())
-        count = observed.sum(space)
-        self._add("mean", (error.sum(space) / count.clamp(min=1)).square())
+        count, total = (values.reshape(*values.shape[:3], -1).sum(3) for values in (observed, error))
+        self._add("mean", (total / count.clamp(min=1)).square())
         self._add("means", (count > 0).double())
         # a rollout that is not finite has the error inf, but a maximum would ignore NaN
         largest = torch.where(error.isnan(), math.inf, error.abs()).flatten(2).amax(2).amax(0)
         steps = len(largest)
         self._largest[:steps] = torch.maximum(self._largest[:steps], largest)
         self._correlate(known + error, known, observed)
-        self._transform(error, observed)
+        if error.dim() > 3:
+            self._transform(error, observed)
 
     def _add(self, name: str, values: Tensor) -> None:
         _add(self._sums[name], values)

@@ -17,6 +17,7 @@ from torch import Tensor
 from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe, TeacherDiverged
+from hyco_engine.augment.shared import SharedRecipe
 from hyco_engine.errors import PluginError, RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
@@ -189,7 +190,9 @@ class Teaching:
                 folder = stack.enter_context(self.folders.generated(teacher, place.cycle))
             # the teacher may generate while the other model trains
             stack.enter_context(evaluating(self.trainers[teacher].model))
-            generated = self.cache.hold(recipe, folder, progress)
+            runtime = self.trainers[teacher].shards.runtime
+            shared = recipe if runtime.size == 1 else SharedRecipe(recipe, runtime)
+            generated = self.cache.hold(shared, folder, progress)
             stack.callback(generated.close)
             try:
                 yield generated

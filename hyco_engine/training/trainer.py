@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.data.points import PointParts
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.training.fit import fit
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, objective_for
@@ -53,7 +53,8 @@ class Trainer:
     `model` is a stepper or a predictor; a stepper needs the data's `layout`. Without a `normalizer` the loss is the
     plain weighted sum; without `error`, which measures a model on held-out data, there is no patience. Messages use
     `model_name` and `normalizer_name`. A cosine schedule falls to zero over `total_epochs`. Every epoch visits all
-    samples once, in an order that depends only on the seed, the player and the number of epochs before.
+    samples once, in an order that depends only on the seed, the player and the number of epochs before. The samples are
+    divided among `shards`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         seed: int = 0,
         total_epochs: int | None = None,
         error: Callable[[nn.Module], float] | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self.model = model
         self.player: Player = player
@@ -81,6 +83,7 @@ class Trainer:
         self._fresh = copy.deepcopy(self.normalization)
         self.model_name = model_name or type(model).__name__
         self.seed = seed
+        self.shards = shards or Shards()
         self.unknowns = Unknowns(model)
         self.linearizer = Linearizer(model)
         measured = None if error is None else partial(error, model)
@@ -227,7 +230,7 @@ class Trainer:
                 f"{dataset.n_generated} generated samples are rollouts on a grid: use a strategy that never teaches it"
             )
         # the parts are the same in every phase, and after a resume
-        return AugmentedDataset(PointParts(dataset.real, size, self.seed))
+        return dataset.in_parts(size, self.seed)
 
     def _problem(self, data: AugmentedDataset, terms: Sequence[ExtraTerm], **more: Any) -> Problem:
         state = self.state
@@ -246,6 +249,7 @@ class Trainer:
             terms=terms,
             initial=state.initial,
             begun=self.epochs_done - done,
+            shards=self.shards,
             **{"passes": self.solver.passes, **more},
         )
 

@@ -67,8 +67,9 @@ class Case:
     """Whether the Cramer-Rao bound holds: white noise on a right physics."""
 
 
-SMOOTH: dict[str, Any] = {"truth": {"nu": 0.05}, "finer": 3, "start": {"nu": {"init": 0.1, "bounds": [1e-4, 1.0]}}}
-"""A physics that 24 cells resolve."""
+WIDE = {"nu": {"init": 0.1, "bounds": [1e-4, 1.0]}}
+SMOOTH: dict[str, Any] = {"truth": {"nu": 0.05}, "start": WIDE, "finer": 3, "cells": 16, "scale": 0.5, "frames": 7}
+"""A physics that 16 cells resolve."""
 CASES = {
     "clean": Case(),
     "noise-1": Case(**SMOOTH, noise=0.01, bound=True),
@@ -86,7 +87,10 @@ CASES = {
     "correlated-noise": Case(**SMOOTH, noise=0.05, correlated=3),
     "two": Case(
         truth={"nu": 0.05, "advection": 1.0},
-        start={"nu": {"init": 0.1, "bounds": [1e-4, 1.0]}, "advection": {"init": 0.7, "learn": True}},
+        start={**WIDE, "advection": {"init": 0.7, "learn": True}},
+        cells=16,
+        scale=0.5,
+        frames=7,
         finer=3,
         noise=0.05,
         bound=True,

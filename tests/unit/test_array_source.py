@@ -592,7 +592,6 @@ def test_a_static_field_that_changes(tmp_path):
     [
         ({"axes": "tq"}, "axes are s (simulation), t (time), c (component), x, y and z, not 'q'"),
         ({"axes": "txx"}, "each axis appears once, not as in 'txx'"),
-        ({"axes": "st"}, "at least one of the axes must be x, y or z, not only 'st'"),
         ({"time": "t", "dt": 0.1}, "time: dt and time both give the time between two frames; keep one of them"),
         ({"dt": None}, "dt: the time between two frames is missing; give dt, or name the array of times in time"),
         ({"coordinates": {"r": "r"}}, "axes are x, y and z, not 'r'"),

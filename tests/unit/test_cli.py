@@ -566,12 +566,13 @@ class TestPredict:
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:6]] == [
+        assert [line.split()[0] for line in lines[:7]] == [
             "equation",
             "own-data",
             "own-physics",
             "quickstart",
             "sensors",
+            "slurm",
             "surrogate",
         ]
 
@@ -588,6 +589,32 @@ class TestInit:
         schema = json.loads((tmp_path / "hyco-engine.schema.json").read_text())
         assert schema == json.loads(world("schema").stdout)
 
+    def test_writes_a_job(self, world: World, tmp_path: Path) -> None:
+        assert world("init", "slurm").stdout.splitlines() == [
+            "wrote slurm.sbatch",
+            "next: change the lines marked by <-, then sbatch slurm.sbatch spec.toml",
+        ]
+        assert not (tmp_path / "hyco-engine.schema.json").exists()
+        assert subprocess.run(["bash", "-n", tmp_path / "slurm.sbatch"], check=False).returncode == 0
+
+    @pytest.mark.parametrize(("code", "queued"), [(0, ""), (1, ""), (130, "requeue 77\n")])
+    def test_a_job_that_was_interrupted_is_queued_again(
+        self, world: World, tmp_path: Path, code: int, queued: str
+    ) -> None:
+        world("init", "slurm")
+        for name, text in {"srun": f'echo "$@" > asked; exit {code}', "scontrol": 'echo "$@" > queued'}.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        (tmp_path / "queued").write_text("")
+        given = {
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_JOB_ID": "77",
+            "SLURM_CPUS_PER_TASK": "1",
+        }
+        done = subprocess.run(["bash", "slurm.sbatch", "my.toml"], cwd=tmp_path, env=os.environ | given, check=False)
+        assert (done.returncode, (tmp_path / "queued").read_text()) == (code, queued)
+        assert (tmp_path / "asked").read_text().endswith("run my.toml --run-dir runs/job-77 --resume --quiet\n")
+
     def test_never_overwrites(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "mine.toml").write_text("mine")
         result = world("init", "quickstart", "--out", "mine.toml")
@@ -598,7 +625,7 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        names = "equation, own-data, own-physics, quickstart, sensors, surrogate"
+        names = "equation, own-data, own-physics, quickstart, sensors, slurm, surrogate"
         assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
@@ -634,4 +661,4 @@ def test_names_are_completed() -> None:
         return [line.partition(",")[2] for line in done.stdout.split()]
 
     assert complete("hyco-engine ex", 1) == ["export"]
-    assert complete("hyco-engine init s", 2) == ["sensors", "surrogate"]
+    assert complete("hyco-engine init s", 2) == ["sensors", "slurm", "surrogate"]

@@ -128,7 +128,8 @@ def test_the_finer_grid_has_the_places_of_the_coarse_one(boundary: Any, cells: i
     # a decay without neighbours is the same on every grid, so what is left are shorter steps
     shorter = Refinement.of(model, lambda own, dt: built(own, dt), grid=False)
     assert torch.allclose(refined.predictions(states, 3), shorter.predictions(states, 3), rtol=1e-12)
-    assert (shorter.cost, refined.cost) == (3, 9)
+    assert (refined.cells, shorter.cells) == (3, 1)
+    assert (refined.model.substeps, shorter.model.substeps) == (3, 3)
 
 
 def test_waves_and_polynomials_are_interpolated_exactly() -> None:
@@ -327,7 +328,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, drawn: None) -> hyco.RunR
     spec = {
         "run": {"name": "budget", "cycles": 1},
         "paths": {"cache": str(folder / "cache"), "runs": str(folder / "runs")},
-        "data": HEAT_DATA | {"extra": {"force": 5.0}},
+        "data": HEAT_DATA | {"resolution": {"x": 24}, "extra": {"force": 5.0}},
         "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.2}}},
         "training": {"physical": {"epochs_per_cycle": 5}},
     }

@@ -172,8 +172,8 @@ FORMS = {
     ),
     "netCDF": Form(
         write=lambda p: (p / "a.nc").write_bytes(b"CDF") and p / "a.nc",
-        refused="data.path: cannot read FILE: the engine reads arrays from .npy, .npz, .mat, .h5, .hdf5 files and from "
-        'folders of .npy; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr',
+        refused="data.path: cannot read FILE: the engine reads arrays from .npy, .npz, .mat, .h5, .hdf5, .csv, .tsv "
+        'files and from folders of .npy; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr',
     ),
     # types
     "float32": Form(write=npy(U.astype("f4"))),

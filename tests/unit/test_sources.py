@@ -265,7 +265,6 @@ def test_simulate_errors(context, keys, error, message):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"resolution": {}}, "must name at least one axis, such as {x = 64}"),
         ({"resolution": {"x": 0}}, "must be at least 1 along x, not 0"),
         ({"resolution": {"t": 4}}, "axes are x, y and z, not 't'"),
         ({"bounds": {"x": (1.0, 1.0)}}, "the lower bound of x must be below the upper one, not 1 and 1"),

@@ -87,6 +87,12 @@ def hyco_models() -> list[ModelRecord]:
             "Kuramoto-Sivashinsky equation in 1-D, chaotic; anti-diffusion and hyperviscosity",
         ),
         _record(
+            "mlp",
+            "synthetic",
+            synthetic.MlpOptions,
+            "residual network of the fields of a system without space; predicts the change of one step",
+        ),
+        _record(
             "navier-stokes",
             "physical",
             physical.NavierStokesOptions,

@@ -25,6 +25,8 @@ OUTPUT_GAIN = 1e-2
 start than noise; and since it is not zero, the first gradient already reaches every layer."""
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}
+OF_IMAGES = ("resnet", "unet")
+"""The surrogates that only fields on a grid can have."""
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,
@@ -111,7 +113,7 @@ def positions(layout: StateLayout, reach: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Convolution of `[B, C, *S]` in 1 to 3 dimensions.
+    """Convolution of `[B, C, *S]` in up to 3 dimensions; without any, it is a linear map of the channels.
 
     With `padding` it keeps the resolution; without, its input is expected to be padded already. A grid of one
     dimension may also come as an image of one row.
@@ -145,6 +147,8 @@ class Convolution(nn.Module):
             self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return functional.linear(x, self.weight, self.bias)
         if self.padding is not None:
             x = self.padding(x, self.widths)
         image, weight = as_image(x), as_image(self.weight)
@@ -163,8 +167,13 @@ def assemble(
     """
     if context.layout is None:
         raise DataError(f"the surrogate {kind!r} needs fields on a grid, and this data has none", key="synthetic.kind")
+    if not context.layout.n_axes and kind in OF_IMAGES:
+        raise DataError(
+            f'the surrogate {kind!r} needs fields on a grid, and this data has no space: use kind = "mlp"',
+            key="synthetic.kind",
+        )
     reach = options.kernel_size // 2
-    where = positions(context.layout, reach) if options.positions else None
+    where = positions(context.layout, reach) if options.positions and context.layout.n_axes else None
     body = make_body(context.layout, context.layout.n_all + (0 if where is None else len(where)))
     generator = context.generator("weights", "synthetic")
     for layer in body.modules():

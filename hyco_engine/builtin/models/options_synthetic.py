@@ -35,6 +35,15 @@ class ResNetOptions:
 
 
 @options
+class MlpOptions:
+    """`[synthetic] kind = "mlp"`."""
+
+    width: int = option(64, help="number of hidden units in each layer", ge=1, le=4096)
+    blocks: int = option(2, help="number of residual blocks, each of two layers", ge=1, le=64)
+    activation: Activation = option("gelu", help="nonlinearity")
+
+
+@options
 class UNetOptions:
     """`[synthetic] kind = "unet"`."""
 

@@ -124,7 +124,7 @@ def _size(options: UNetOptions, layout: StateLayout | None, most: float | None) 
     """Return levels and width; a width that is left open costs `most` operations for each sample, or is the least."""
     levels, width = options.levels, options.width
     if levels == "auto":
-        levels = 1 if layout is not None and min(layout.grid.resolution) < 8 else 2
+        levels = 1 if layout is not None and min(layout.grid.resolution, default=8) < 8 else 2
     if width == "auto":
         fits = layout is not None and most is not None and _operations(options, layout, levels, WIDE) <= most
         width = WIDE if fits else NARROW
@@ -164,6 +164,6 @@ def build(options: UNetOptions, context: SurrogateContext) -> IncrementNet:
     Raise SpecError where the coarsest level would hold less than two cells along an axis.
     """
     levels, width = _size(options, context.layout, context.operations)
-    if context.layout is not None:
+    if context.layout is not None and context.layout.n_axes:
         _check_size(context.layout.grid, levels)
     return assemble(lambda layout, n_in: UNetBody(options, levels, width, layout, n_in), options, context, "unet")

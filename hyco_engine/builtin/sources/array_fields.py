@@ -33,7 +33,7 @@ class FieldArray:
 def find_fields(options: ArraysOptions, reader: ArrayReader) -> tuple[FieldArray, ...]:
     """Return the fields, dynamic ones first. Raise SpecError or DataError with the key at fault."""
     variables = _variables(options, reader)
-    axes = {field: variable.axes or options.axes for field, variable in variables.items()}
+    axes = {field: variable.axes or options.axes or reader.axes for field, variable in variables.items()}
     for field, letters in axes.items():
         if not letters:
             name = variables[field].variable
@@ -106,6 +106,8 @@ def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variabl
         return {
             field: attrs.evolve(cast("Any", value), variable=value.variable or field) for field, value in given.items()
         }
+    if reader.axes and (columns := [name for name in reader.arrays if name != options.time]):
+        return {name: Variable(variable=name) for name in columns}
     if len(reader.arrays) == 1:
         return {"u": Variable(variable=next(iter(reader.arrays)))}
     example = next(iter(reader.arrays), "usol")
@@ -131,7 +133,14 @@ def _array(
     if 0 in shape:
         raise DataError(f"{reader.path}: {variable.variable!r} {stored} is empty", key=key)
     return FieldArray(
-        info=_info(field, variable, shape[axes.index("c")] if "c" in axes else 0, space, options),
+        info=_info(
+            field,
+            variable,
+            shape[axes.index("c")] if "c" in axes else 0,
+            space,
+            options,
+            reader.unit(variable.variable),
+        ),
         name=variable.variable,
         axes=axes,
         shape=shape,
@@ -149,29 +158,36 @@ def squeeze(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
     return (*lengths, *[1] * (wanted - len(lengths)))
 
 
-def _info(field: str, variable: Variable, count: int, space: str, options: ArraysOptions) -> FieldInfo:
+def _info(field: str, variable: Variable, count: int, space: str, options: ArraysOptions, unit: str) -> FieldInfo:
     key = f"data.variables.{field}"
     components = variable.components
     if components and len(components) != count:
         has = f"has {count}" if count else "has no axis c for them"
         raise SpecError(f"the spec names {len(components)} components, and the array {has}", key=f"{key}.components")
     if count and not components:
-        components = tuple(space) if count == len(space) else tuple(f"c{i}" for i in range(count))
+        components = tuple(space) if space and count == len(space) else tuple(f"c{i}" for i in range(count))
     if variable.sampling == "staggered" and components != tuple(space):
         raise SpecError(
             f"a staggered field must have one component for each axis, in the order {', '.join(space)}, along its "
             f"axis c",
             key=f"{key}.sampling",
         )
-    boundary = _boundary(field, variable, count, space, options)
     return FieldInfo(
-        name=field, components=components, sampling=variable.sampling, boundary=boundary, unit=variable.unit
+        name=field,
+        components=components,
+        sampling=variable.sampling,
+        boundary=_boundary(field, variable, count, space, options),
+        unit=unit if unit and variable.unit == "1" else variable.unit,
     )
 
 
 def _boundary(field: str, variable: Variable, count: int, space: str, options: ArraysOptions) -> Boundary:
     setting: Any = variable.boundary or options.boundary
     key = f"data.variables.{field}.boundary" if variable.boundary else "data.boundary"
+    if not space:
+        if setting is not None:
+            raise SpecError("the fields have no axes of space, and no boundary: leave it out", key=key)
+        return Boundary(sides={})
     if setting is None:
         raise SpecError(
             f"the boundary of the field {field!r} is missing: give a number where its value is fixed, "

@@ -1,4 +1,4 @@
-"""Fields in `.npy`, `.npz`, `.mat` and `.h5` files."""
+"""Fields in `.npy`, `.npz`, `.mat`, `.h5` and `.csv` files."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from hyco_engine.builtin.sources.array_resample import Resampling
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.joined import file_of
 from hyco_engine.errors import DataError, SpecError
@@ -60,7 +61,8 @@ class ArraysSource(TrajectorySource):
 
     def __init__(self, options: ArraysOptions, reader: ArrayReader | None = None) -> None:
         self.options = options
-        self.reader = reader or open_arrays(file_of(options))
+        self.reader = reader or open_arrays(file_of(options), options.csv)
+        self.marks_missing = self.reader.marks_missing
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
         self._told: set[str] = set()
@@ -124,6 +126,7 @@ class ArraysSource(TrajectorySource):
             "content": self.reader.content(array.name for array in self.arrays),
             **({"flipped": sorted(self._downwards)} if self._downwards else {}),
             **({"resample": [self.options.resample, sorted(self._resampled)]} if self._resampled else {}),
+            **({} if self.options.csv == CsvForm() else {"csv": repr(self.options.csv)}),
             **({"parts": [array.part for array in self.arrays]} if any(array.part for array in self.arrays) else {}),
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
@@ -161,6 +164,7 @@ class ArraysSource(TrajectorySource):
             f"{self.reader.path}: {self.num_simulations} simulation(s) of {self.num_frames} frames, dt {self.dt:.6g}",
             *(f"{a.info.name}: array {a.name!r} {a.shape}, axes {a.axes!r}" for a in self.arrays),
             *(plan.text for plan in self.plans.values()),
+            *self.reader.notes,
             *(f"{axis}: the samples run downwards in the file, and are flipped" for axis in sorted(self._downwards)),
         ]
         return "\n  ".join(lines)
@@ -172,7 +176,8 @@ class ArraysSource(TrajectorySource):
             for axis in names:
                 if axis not in self.space:
                     raise SpecError(
-                        f"the fields have no axis {axis}, only {', '.join(self.space)}", key=f"data.{group}.{axis}"
+                        f"the fields have no axis {axis}, only {', '.join(self.space) or 'time'}",
+                        key=f"data.{group}.{axis}",
                     )
 
     def _time_step(self) -> float:
@@ -180,10 +185,25 @@ class ArraysSource(TrajectorySource):
             raise DataError(f"the data has {self.num_frames} frame along t, and at least 2 are needed", key="data.axes")
         if self.options.dt is not None:
             return self.options.dt
-        times = self._numbers(self.options.time, self.num_frames, "frames", "data.time")
+        times = self._times()
         times = self._even(times, "t", "data.time", f"the times {self.options.time!r}")
         self.num_frames = len(times)
         return even_spacing(times, "data.time", f"the times {self.options.time!r}", UNEVEN)[1]
+
+    def _times(self) -> Array:
+        """Return the times of the frames; a file may repeat them for each simulation."""
+        name, key = self.options.time, "data.time"
+        if self.reader.find(name, key).shape != (self.num_simulations, self.num_frames):
+            return self._numbers(name, self.num_frames, "frames", key)
+        every = self.reader.read(name)
+        since = every - every[:, :1]
+        if not np.allclose(since, since[0], rtol=0.0, atol=1e-3 * float(np.diff(since[0]).min())):
+            raise DataError(
+                f"{self.reader.path}: the times {name!r} differ between simulations; give a file for each simulation, "
+                "as a list in data.path",
+                key=key,
+            )
+        return since[0]  # type: ignore[no-any-return]
 
     def _even(self, positions: Array, axis: str, key: str, what: str) -> Array:
         """Return even positions, and note how samples are interpolated to them, if the spec asks for it."""

@@ -28,8 +28,6 @@ def _check_axes_named(names: Iterable[str]) -> None:
 
 def _check_resolution(value: Mapping[str, int]) -> None:
     _check_axes_named(value)
-    if not value:
-        raise ValueError("must name at least one axis, such as {x = 64}")
     for axis, cells in value.items():
         if cells < 1:
             raise ValueError(f"must be at least 1 along {axis}, not {cells}")
@@ -49,8 +47,6 @@ def _check_letters(value: str) -> None:
         )
     if len(set(value)) < len(value):
         raise ValueError(f"each axis appears once, not as in {value!r}")
-    if value and not set(value) & set(SPACE):
-        raise ValueError(f"at least one of the axes must be x, y or z, not only {value!r}")
 
 
 @options
@@ -98,7 +94,8 @@ class SimulateOptions:
     """Data that a physical model makes with its true parameters."""
 
     resolution: Mapping[str, int] = option(
-        help="number of cells along each axis, such as {x = 64}", check=_check_resolution
+        help="number of cells along each axis, such as {x = 64}; {} for numbers that have no place",
+        check=_check_resolution,
     )
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict),
@@ -148,22 +145,26 @@ class Variable:
 
 @options
 class ArraysOptions:
-    """Fields in `.npy`, `.npz`, `.mat` or `.h5` files, or in a folder of `.npy` files."""
+    """Fields in `.npy`, `.npz`, `.mat`, `.h5` or `.csv` files, or in a folder of `.npy` files."""
 
     path: Files = option(
         None,
-        help=f"a .npy, .npz, .mat, .h5 or .hdf5 file, or a folder of .npy files; other files in a folder are joined; "
+        help=f"a .npy, .npz, .mat, .h5, .hdf5 or .csv file, or a folder of .npy files; other files in a folder are "
+        f"joined; a .csv file has a row for each frame, and a column s names the simulation if it holds several; "
         f"{MANY}",
     )
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),
-        help='array of each field, such as {u = "usol"}; a file with one array needs no entry and gives the field u',
+        help='array or column of each field, such as {u = "usol"}; a file with one array needs no entry and gives the '
+        "field u, and one of a text table gives each column of numbers",
     )
     axes: str = option(
         "",
-        help='meaning of the axes of the arrays, in order: s simulation, t time, c component, x, y, z; such as "stxy"',
+        help='meaning of the axes of the arrays, in order: s simulation, t time, c component, x, y, z; such as "stxy", '
+        'or "st" for numbers that have no place; empty: those of a text table',
         check=_check_letters,
     )
+    csv: CsvForm = option(attrs.Factory(CsvForm), help="form of a .csv file, where it cannot be found in the file")
     dt: float | None = option(None, help="time between two frames; none: the array `time` gives it", gt=0.0)
     time: str = option("", help="name of the array with the evenly spaced times of the frames")
     bounds: Mapping[str, tuple[float, float]] = option(

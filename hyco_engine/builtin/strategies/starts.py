@@ -51,7 +51,9 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
     axes = periodic_axes(layout)
     shifts = [torch.randint(layout.spatial[axis], (2, count), generator=generator) for axis in axes]
     share = torch.rand(count, generator=generator)
-    space = list(range(2, 2 + layout.n_axes))
+
+    def over_space(values: Tensor, reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return reduced(values.reshape(*values.shape[:2], -1), 2).reshape(*values.shape[:2], *[1] * layout.n_axes)
 
     def shifted(values: Tensor, own: int, indices: Tensor) -> Tensor:
         if not axes:
@@ -64,9 +66,9 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
         first, second = (_inputs(real, pair[indices]) for pair in pairs)
         a, b = (shifted(s[:, : layout.n_dynamic], own, indices) for own, s in enumerate((first, second)))
         weight = share[indices].to(a.dtype).reshape(-1, *[1] * (a.ndim - 1))
-        mean = ((a + b) / 2).mean(space, keepdim=True)
+        mean = over_space((a + b) / 2, Tensor.mean)
         mixed = (weight * (a - mean) + (1 - weight) * (b - mean)) / (weight**2 + (1 - weight) ** 2).sqrt()
-        lower, upper = torch.minimum(a, b).amin(space, keepdim=True), torch.maximum(a, b).amax(space, keepdim=True)
+        lower, upper = over_space(torch.minimum(a, b), Tensor.amin), over_space(torch.maximum(a, b), Tensor.amax)
         return torch.cat([(mean + mixed).clamp(lower, upper), first[:, layout.n_dynamic :]], dim=1)
 
     return states

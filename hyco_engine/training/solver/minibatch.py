@@ -161,14 +161,13 @@ class Minibatch(Solver[MinibatchState]):
         where = f"epoch {state.epochs + 1}, batch {k + 1}"
         try:
             context = problem.context(state.epochs, state.steps)
-            loss = problem.batch_loss(
+            loss = problem.batch_gradient(
                 order[k], epoch.draws, context, epoch.metrics, where, noise=self.settings.input_noise
             )
             epoch.batches = k + 1
             epoch.loss = loss
             if loss.skipped:
                 return
-            loss.total.backward()  # type: ignore[no-untyped-call]
             if (broken := broken_gradient(model, parameters)) is not None:
                 told = f"the {self.player} model diverged in {where}: {broken}"
                 raise Diverged(told, advice=problem.cause())

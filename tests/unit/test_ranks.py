@@ -1,0 +1,190 @@
+"""The number of processes changes nothing: sums over shards have the same bits, and all ranks find the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from messages import error_naming
+from torch import Tensor, nn
+
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.augment.shared import SharedRecipe
+from hyco_engine.builtin.caches.memory import Memory
+from hyco_engine.builtin.normalizers.batch_stat import BatchStat
+from hyco_engine.builtin.normalizers.grad_norm import GradNorm
+from hyco_engine.builtin.normalizers.manual import Manual
+from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
+from hyco_engine.errors import RunError, SpecError
+from hyco_engine.interfaces import Batch, LossNormalizer, Player, Recipe
+from hyco_engine.ranks.runtime import Runtime, Single
+from hyco_engine.ranks.shards import Shards
+from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
+from hyco_engine.testing.ranks import Thread, on_ranks
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
+
+
+class Net(nn.Module):
+    """A small stepper, with dropout if you like."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        draws = torch.Generator().manual_seed(1)
+        first = nn.Conv1d(1, 6, 3, padding=1)
+        self.layers = nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), nn.Conv1d(6, 1, 1))
+        for parameter in self.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=draws)
+
+    def forward(self, state: Tensor) -> Tensor:
+        changed: Tensor = state[:, :1] + self.layers(state)
+        return changed
+
+
+def trained(
+    runtime: Runtime,
+    shards: int,
+    player: Player = "synthetic",
+    normalizer: LossNormalizer | None = None,
+    windows: int = 3,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> tuple[dict[str, Tensor], Mapping[str, float], Mapping[str, int]]:
+    """Return the weights, the metrics of the last epoch, and what was exchanged, after two phases."""
+    settings = attrs.evolve(TrainingSettings(epochs_per_cycle=2, batch_size=7, lr=0.05), **changes)
+    model = Net(dropout) if player == "synthetic" else Decay()
+    trainer = Trainer(
+        model,
+        player=player,
+        layout=decay_layout(),
+        settings=settings,
+        normalizer=normalizer or Manual(),
+        shards=Shards(shards, runtime),
+    )
+    data = AugmentedDataset(decay_windows(windows, frames=9))
+    for _ in range(2):
+        result = trainer.train(data, 2)
+    exchanged = runtime.exchanged if isinstance(runtime, Thread) else {}
+    return {name: value.clone() for name, value in model.state_dict().items()}, dict(result.metrics), exchanged
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "adam with dropout": {"dropout": 0.3},
+    "adam with noise": {"input_noise": 0.1, "clip_grad_norm": 0.5},
+    "sgd": {"optimizer": "sgd"},
+    "lbfgs": {"player": "physical", "optimizer": "lbfgs"},
+    "gauss-newton": {"player": "physical", "optimizer": "gauss-newton"},
+    "gauss-newton from several starts": {"player": "physical", "optimizer": "gauss-newton", "starts": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_number_of_ranks_finds_the_same_bits(way: str) -> None:
+    alone, metrics, _ = trained(Single(), 4, **WAYS[way])
+    for size in (2, 4):
+        for found, told, _ in on_ranks(size, lambda runtime: trained(runtime, 4, **WAYS[way])):
+            assert same(found, alone)
+            assert told == metrics
+
+
+@pytest.mark.parametrize("way", [name for name in WAYS if "dropout" not in name])
+def test_shards_change_no_more_than_rounding(way: str) -> None:
+    whole, told, _ = trained(Single(), 1, **WAYS[way])
+    divided, metrics, _ = trained(Single(), 4, **WAYS[way])
+    assert metrics["train/loss"] == pytest.approx(told["train/loss"], rel=1e-4, abs=1e-9)
+    for name, value in whole.items():
+        assert torch.allclose(divided[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalizer", [BatchStat, Uncertainty, GradNorm])
+def test_a_normalizer_sees_the_losses_of_all_ranks(normalizer: type[LossNormalizer]) -> None:
+    alone, metrics, _ = trained(Single(), 2, normalizer=normalizer())
+    for found, told, _ in on_ranks(2, lambda runtime: trained(runtime, 2, normalizer=normalizer())):
+        assert same(found, alone)
+        assert told == metrics
+
+
+class Counted(Recipe):
+    """Samples that are functions of their index; it counts the batches that this rank generated."""
+
+    def __init__(self, count: int, fails_at: int | None = None) -> None:
+        self.count = count
+        self.batches: list[list[int]] = []
+        self.fails_at = fails_at
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sample_bytes(self) -> int:
+        return 8
+
+    @property
+    def batch_size(self) -> int:
+        return 3
+
+    def generate(self, indices: Tensor) -> Batch:
+        self.batches.append(indices.tolist())
+        if self.fails_at in indices.tolist():
+            raise RunError(f"sample {self.fails_at} cannot be generated")
+        return indices.double()[:, None].sin(), {"a": indices.float(), "b": indices[:, None].double().exp()}
+
+
+def test_ranks_generate_batches_in_turn() -> None:
+    def held(runtime: Runtime) -> tuple[Tensor, list[list[int]]]:
+        recipe = Counted(14)
+        samples = Memory().hold(SharedRecipe(recipe, runtime), None)
+        inputs, targets = samples.batch(torch.arange(14))
+        return torch.cat([inputs, targets["a"][:, None].double(), targets["b"]], dim=1), recipe.batches
+
+    alone, _ = held(Single())
+    two = on_ranks(2, held)
+    assert all(torch.equal(found, alone) for found, _ in two)
+    assert [batches for _, batches in two] == [
+        [[0, 1, 2], [6, 7, 8], [12, 13]],
+        [[3, 4, 5], [9, 10, 11], [12, 13]],
+    ]
+    # a single batch is not worth an exchange
+    three = on_ranks(2, lambda runtime: SharedRecipe(Counted(3), runtime).generate(torch.arange(3)))
+    assert all(torch.equal(found[0], three[0][0]) for found in three)
+
+
+def test_a_sample_that_cannot_be_generated_fails_alike_on_all_ranks() -> None:
+    def held(runtime: Runtime) -> str:
+        with pytest.raises(RunError) as caught:
+            Memory().hold(SharedRecipe(Counted(14, fails_at=4), runtime), None)
+        return str(caught.value)
+
+    assert on_ranks(2, held) == ["sample 4 cannot be generated"] * 2
+
+
+def test_a_model_that_keeps_a_buffer_is_refused() -> None:
+    class Normed(Net):
+        def __init__(self) -> None:
+            super().__init__(0.0)
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, state: Tensor) -> Tensor:
+            return self.norm(super().forward(state))
+
+    trainer = Trainer(Normed(), player="synthetic", layout=decay_layout(), model_name="'normed'", shards=Shards(2))
+    with error_naming(SpecError, "norm.running_mean", "'normed'", key="run.shards"):
+        trainer.train(AugmentedDataset(decay_windows(2, frames=9)), 1)
+
+
+def test_a_step_exchanges_the_losses_and_one_gradient() -> None:
+    exchanged = on_ranks(2, lambda runtime: trained(runtime, 4)[2])[0]
+    weights, windows, steps = 31, 18, 3 * 4
+    # 8 bytes for a sample's loss and weight each; 4 for each number of a gradient, and one number for each tensor
+    losses, gradients = 4 * windows * 16 // 2, steps * (weights + 4) * 4
+    # a rank with fewer samples fills up to the other's number, and the value of a gradient's sum is one number
+    assert exchanged["meetings"] == steps * 3
+    assert losses + gradients + steps * 8 <= exchanged["bytes"] <= losses + gradients + steps * (8 + 16)
