@@ -64,6 +64,14 @@ class AugmentedDataset(Samples):
         targets = _with_same_names(ours[1], theirs[1])
         return _mix(ours[0], theirs[0], order, "input"), _mix(*targets, order, "target")
 
+    def fingerprint(self) -> bytes:
+        """Return bytes that tell data sets apart by their sizes, weights, and first and last samples."""
+        found = [repr((self.n_real, self.n_generated, self.weight)).encode()]
+        for values in self.batch(torch.tensor([0, len(self) - 1])):
+            tensors = [values] if isinstance(values, Tensor) else values.values()
+            found += [tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in tensors]
+        return b"".join(found)
+
     def inputs(self, indices: Tensor) -> Values:
         if self.generated is None or not self.n_generated:
             return self.real.inputs(indices)

@@ -53,13 +53,13 @@ class DividedLoss:
                 torch.autograd.backward([value for value, _ in used], [slope for _, slope in used])
             whole.add()
         self._own.clear()
-        whole.total()
+        whole.differentiate()
 
 
 class DividedSum:
     """A sum over all shards and its gradient. Each shard adds to the parameters' `grad`, and then calls `add`.
 
-    At the end, `total` gives the parameters the gradient of the sum, beside what was in their `grad` before.
+    At the end, `differentiate` adds the gradient of the sum to what was in their `grad` before.
     """
 
     def __init__(self, shards: Shards, parameters: Sequence[nn.Parameter]) -> None:
@@ -84,8 +84,11 @@ class DividedSum:
         """Return the sum of all values."""
         if self._shards.whole:
             return self._values[0]
-        value = self._shards.sum([torch.tensor(value, dtype=torch.float64) for value in self._values])
-        if self._parameters:
+        return float(self._shards.sum([torch.tensor(value, dtype=torch.float64) for value in self._values]))
+
+    def differentiate(self) -> None:
+        """Add the gradient of the sum to the parameters' `grad`."""
+        if self._parameters and not self._shards.whole:
             summed = self._shards.sum(self._gradients)
             sizes = [p.numel() for p in self._parameters]
             *parts, there = torch.split(summed, [*sizes, len(sizes)])
@@ -94,7 +97,6 @@ class DividedSum:
             ):
                 new = part.view_as(parameter).to(parameter.dtype) if used else None
                 parameter.grad = new if before is None else before if new is None else before + new
-        return float(value)
 
     def _clear(self) -> None:
         if not self._shards.whole:

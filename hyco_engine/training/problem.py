@@ -447,6 +447,7 @@ class Problem:
                 seen.append((detached, chunk.generated))
             whole.add(total)
         total = whole.total()
+        whole.differentiate()
         if not self.shards.whole:
             seen = self._joined(seen)
         if self.prior:

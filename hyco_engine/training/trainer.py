@@ -211,6 +211,10 @@ class Trainer:
     def _begin(self, data: Samples, epochs: int, terms: Sequence[ExtraTerm]) -> Problem:
         """Return the problem of a phase that begins or continues."""
         dataset, state = self._samples(data), self.state
+        if self.shards.runtime.size > 1:
+            # with other samples the ranks would not meet again
+            told = repr((epochs, [type(one).__name__ for one in terms])).encode()
+            self.shards.runtime.agree(f"the samples of {self.who}", told + dataset.fingerprint())
         learned = self.settings.initial_states == "learned"
         if learned or self.solver.name != "gauss-newton":
             state.plan_memory(self._problem(dataset, terms), self.settings.memory_gb)

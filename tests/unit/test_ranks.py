@@ -166,6 +166,23 @@ def test_a_sample_that_cannot_be_generated_fails_alike_on_all_ranks() -> None:
     assert on_ranks(2, held) == ["sample 4 cannot be generated"] * 2
 
 
+def test_ranks_with_other_samples_are_found_before_they_train() -> None:
+    def train(runtime: Runtime) -> None:
+        settings = TrainingSettings(batch_size=7)
+        trainer = Trainer(
+            Decay(),
+            player="physical",
+            layout=decay_layout(),
+            settings=settings,
+            model_name="'decay'",
+            shards=Shards(2, runtime),
+        )
+        trainer.train(AugmentedDataset(decay_windows(2 + runtime.rank, frames=9)), 1)
+
+    with error_naming(RunError, "the samples of the physical model 'decay' of rank 1 and of rank 0 differ"):
+        on_ranks(2, train)
+
+
 def test_a_model_that_keeps_a_buffer_is_refused() -> None:
     class Normed(Net):
         def __init__(self) -> None:
@@ -185,6 +202,6 @@ def test_a_step_exchanges_the_losses_and_one_gradient() -> None:
     weights, windows, steps = 31, 18, 3 * 4
     # 8 bytes for a sample's loss and weight each; 4 for each number of a gradient, and one number for each tensor
     losses, gradients = 4 * windows * 16 // 2, steps * (weights + 4) * 4
-    # a rank with fewer samples fills up to the other's number, and the value of a gradient's sum is one number
-    assert exchanged["meetings"] == steps * 3
-    assert losses + gradients + steps * 8 <= exchanged["bytes"] <= losses + gradients + steps * (8 + 16)
+    # both phases compare the samples first, and a rank with fewer samples fills up to the other's number
+    assert exchanged["meetings"] == steps * 2 + 2
+    assert losses + gradients + 2 * 32 <= exchanged["bytes"] <= losses + gradients + 2 * 32 + steps * 16
