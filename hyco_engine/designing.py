@@ -277,8 +277,10 @@ def _stride(layout: StateLayout, numbers: int) -> int:
 
 
 def _places(layout: StateLayout, every: int) -> Tensor:
-    """Return the centres `[X, n_axes]` of every so many cells along each axis."""
+    """Return the centres `[X, n_axes]` of every so many cells along each axis; a system without space is one place."""
     grid = layout.grid
+    if not grid.axes:
+        return torch.zeros(1, 0, dtype=torch.float64)
     along = [
         torch.tensor(grid.centers(axis)[min(every - 1, n - 1) // 2 :: every], dtype=torch.float64)
         for axis, n in zip(grid.axes, grid.resolution, strict=True)
@@ -288,6 +290,8 @@ def _places(layout: StateLayout, every: int) -> Tensor:
 
 def _read(sensors: Sensors, derivatives: Tensor, places: Tensor) -> Tensor:
     """Return the derivatives `[T, X, C, P]` of all readings, from those of a path `[T, C, *S, P]`."""
+    if not places.shape[1]:
+        return derivatives[:, None].double()
     paths = derivatives.movedim(-1, 0)
     frames, count = paths.shape[1], len(places)
     frame = torch.arange(frames, dtype=torch.float64).repeat_interleave(count).expand(len(paths), -1)
@@ -422,7 +426,8 @@ def _map(measurements: _Measurements, gains: Tensor) -> dict[str, Any]:
             by_time[frame] = max(by_time[frame], gain)
         if place is not None and frame is not None:
             both[frame][place] = max(both[frame][place], gain)
-    has_place, has_time = labels[0]["place"] is not None, labels[0]["frame"] is not None
+    has_place = labels[0]["place"] is not None and bool(measurements.layout.grid.axes)
+    has_time = labels[0]["frame"] is not None
     return {
         "axes": list(measurements.layout.grid.axes),
         "positions": measurements.places.tolist(),

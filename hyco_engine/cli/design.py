@@ -122,11 +122,11 @@ def design_lines(found: Mapping[str, Any]) -> list[str]:
     lines += table([["", *(title for title, _ in shown)], *rows])
     for name, told in found["parameters"].items():
         lines.append(
-            f"{name} {significant(told['value'], 4)}: ± {significant(told['standard_error'], 2)} -> "
-            f"± {significant(told['expected_error'], 2)}, {told['narrower']:.3g} times narrower "
+            f"{name} {significant(told['value'], 4)}: ± {significant(told['standard_error'], 3)} -> "
+            f"± {significant(told['expected_error'], 3)}, {told['narrower']:.3g} times narrower "
             f"(as many at random: {told['narrower_at_random']:.3g} times)"
             if told["standard_error"] is not None
-            else f"{name} {significant(told['value'], 4)}: unknown so far -> ± {significant(told['expected_error'], 2)}"
+            else f"{name} {significant(told['value'], 4)}: unknown so far -> ± {significant(told['expected_error'], 3)}"
         )
     return lines
 

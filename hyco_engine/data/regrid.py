@@ -20,10 +20,10 @@ _ALIKE = ("uniform", "index")
 def coarser(layout: StateLayout, factor: int) -> StateLayout | None:
     """Return the layout with `factor` times fewer cells along each axis; None where they would be no whole number.
 
-    Also None where they would be too few, or where a field lies on the faces of the cells.
+    Also None where they would be too few, or where a field lies on the faces of the cells, or there is no space.
     """
     resolution = layout.grid.resolution
-    if any(n % factor or n // factor < LEAST_CELLS for n in resolution):
+    if not resolution or any(n % factor or n // factor < LEAST_CELLS for n in resolution):
         return None
     if any(field.sampling == "staggered" for field in layout.fields):
         return None

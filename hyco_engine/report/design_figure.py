@@ -79,5 +79,5 @@ def _numbered(ax: Axes, points: Sequence[tuple[float, float]]) -> None:
         ranks.setdefault(point, []).append(rank)
     for point, own in ranks.items():
         ax.scatter(*point, **MARKER)
-        text = ", ".join(map(str, own))
-        ax.annotate(text, point, xytext=(5, 5), textcoords="offset points", fontsize=8, color=COLORS["truth"], zorder=4)
+        text, box = ", ".join(map(str, own)), {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
+        ax.annotate(text, point, xytext=(6, 6), textcoords="offset points", fontsize=8, bbox=box, zorder=4)

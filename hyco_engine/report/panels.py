@@ -131,7 +131,9 @@ def physics_test_panels(test: Mapping[str, Any], dt: float | None) -> list[Draw]
         return draw
 
     maps = {name: _numbers(rate) for name, rate in (test.get("rate") or {}).items()}
-    return [leads, *(map_of(name, values) for name, values in list(maps.items())[:MAX_SPECTRA] if values.size)]
+    # without space the rate is one number
+    shown = {name: values for name, values in maps.items() if values.size and values.ndim}
+    return [leads, *(map_of(name, values) for name, values in list(shown.items())[:MAX_SPECTRA])]
 
 
 def _numbers(rows: Any) -> Array:

@@ -80,7 +80,7 @@ SUMMARY_SHAPE = {
         "verdict": str,
         "fields": Each(FIELD_TEST),
         "missing": Rows({"field": str, "term": str, "correlation": NUMBER, "coefficient": NUMBER}),
-        "rate": Each(list),
+        "rate": Each((list, *NUMBER)),  # a number where there is no space
     },
     "metrics": Each(Each(MEASURED)),
     "chaos": dict.fromkeys(("lyapunov_exponent", "standard_error", "lyapunov_time"), NUMBER),
@@ -127,7 +127,7 @@ def check(value: Any, shape: Shape, place: str = "") -> None:
             raise ValueError(f"{place} must be {_named(types)}, not {_shown(value)}")
 
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
 def _named(types: Iterable[type]) -> str:

@@ -269,6 +269,38 @@ def test_the_expected_error_is_the_one_that_such_data_give(rod: hyco.RunResult, 
     assert actual.summary["parameters"]["kappa"]["standard_error"] == pytest.approx(kappa["expected_error"], rel=0.15)
 
 
+@pytest.mark.slow
+def test_a_decay_is_best_measured_after_its_own_time(tmp_path: Path) -> None:
+    t = np.arange(0, 31) * 0.1
+    noise = 0.01 * np.random.default_rng(0).standard_normal((3, 31))
+    np.savez(tmp_path / "decay.npz", u=np.exp(-t) * np.array([[1.0], [2.0], [3.0]]) + noise, t=t)
+    spec = {
+        "run": {"name": "decay", "cycles": 1},
+        "paths": {"runs": str(tmp_path), "cache": str(tmp_path / "cache")},
+        "data": {
+            "kind": "arrays",
+            "path": str(tmp_path / "decay.npz"),
+            "variables": {"u": "u"},
+            "axes": "st",
+            "time": "t",
+            "split": {"train": "0:2", "val": "2:3"},
+            "num_predict_steps": 30,
+        },
+        "physical": {
+            "kind": "equation",
+            "rates": {"u": "-k*u"},
+            "parameters": {"k": {"init": 0.5, "bounds": [0.1, 5.0]}},
+        },
+        "training": {"physical": {"epochs_per_cycle": 10, "initial_states": "observed"}},
+    }
+    run = hyco.run(spec)
+    first = design(run.folder, Wanted(number=1))["chosen"][0]
+    # the derivative of a exp(-k t) is largest at t = 1 / k, of the largest start
+    assert first["time"] == pytest.approx(1 / run.summary["parameters"]["k"]["final"], abs=0.06)
+    assert (first["simulation"], first["position"]) == (2, {})
+    assert CliRunner().invoke(cli, ["design", str(run.folder)]).exit_code == 0
+
+
 def test_the_command_writes_a_table_and_a_map(rod: hyco.RunResult, tmp_path: Path) -> None:
     args = ["design", str(rod.folder), "--number", "3", "--noise", "u=0.01", "--out", str(tmp_path)]
     shown = CliRunner().invoke(cli, args)

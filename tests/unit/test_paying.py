@@ -72,6 +72,7 @@ def test_cubes_are_exact_away_from_the_sides_and_numbers_everywhere() -> None:
 def test_some_grids_have_no_coarser_one() -> None:
     assert coarser(layout_of(30), 4) is None
     assert coarser(layout_of(14), 2) is None
+    assert coarser(layout_of(), 2) is None
     faces = FieldInfo(name="v", components=("x",), sampling="staggered", boundary=Boundary.parse("periodic", ("x",)))
     assert coarser(layout_of(32, static=(faces,)), 2) is None
 
