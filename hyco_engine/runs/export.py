@@ -303,6 +303,9 @@ def _identified(run: LoadedRun) -> dict[str, Any]:
         table = {new: entry[old] for old, new in names.items() if entry.get(old) is not None}
         tables[name] = {**table, "learned": bool(entry.get("moved"))}
         if "own" in entry:
-            own = [{key: value for key, value in one.items() if value is not None} for one in entry["own"]]
+            own = [
+                {key: value for key, value in one.items() if value is not None and key != "budget"}
+                for one in entry["own"]
+            ]
             tables[name] |= {"by": entry["by"], "own": own}
     return {"physics": {"kind": run.spec.physical.kind}, "parameters": tables}

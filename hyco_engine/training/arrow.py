@@ -25,6 +25,8 @@ TOLERANCE = 1e-2
 """Conjugate gradients reduce the residual by this factor: a step that is so exact converges by it from step to step."""
 MOST_PRODUCTS = 100
 """Most products of conjugate gradients for one solution."""
+TOGETHER = 4
+"""So many columns share the products of conjugate gradients: calls cost more than their arithmetic, up to here."""
 # a start value on which no residual depends keeps its place, as the damping is relative
 _LEAST_DAMPING = 1e-12
 
@@ -63,19 +65,20 @@ class ProductCurvature:
     """
 
     product: Callable[[Tensor], Tensor]
+    """Returns C_w x_w for K vectors each, `[K, W, D]`."""
     scale: float
 
     def times(self, starts: Tensor) -> Tensor:
-        return self.product(starts)
+        return self.product(starts[None])[0]
 
     def solve(self, right: Tensor, damping: float) -> Tensor:
         def product(starts: Tensor) -> Tensor:
             return self.product(starts) + damping * self.scale * starts
 
         columns = OwnColumns.of(right.mT)
-        packed = columns.pack(right.mT)
-        solved = [_conjugate_gradients(product, column) for column in packed.unbind(1)]
-        return columns.unpack(torch.stack(solved, dim=1)).mT
+        groups = torch.split(columns.pack(right.mT).movedim(1, 0), TOGETHER)
+        solved = torch.cat([_conjugate_gradients(product, group) for group in groups])
+        return columns.unpack(solved.movedim(0, 1)).mT
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -111,20 +114,20 @@ class OwnColumns:
 
 
 def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-    """Return the solutions `[W, D]` of W systems at once, each with its own step lengths."""
+    """Return the solutions `[K, W, D]` of K W systems at once, each with its own step lengths."""
     solution, residual = torch.zeros_like(right), right
-    direction, size = right, right.square().sum(1)
+    direction, size = right, right.square().sum(-1)
     aim = TOLERANCE**2 * size
     for _ in range(MOST_PRODUCTS):
         open_ = size > aim
         if not bool(open_.any()):
             break
         pushed = product(direction)
-        curved = (direction * pushed).sum(1)
-        length = torch.where(open_ & (curved > 0), size / curved.where(curved > 0, 1.0), 0.0)[:, None]
+        curved = (direction * pushed).sum(-1)
+        length = torch.where(open_ & (curved > 0), size / curved.where(curved > 0, 1.0), 0.0)[..., None]
         solution, residual = solution + length * direction, residual - length * pushed
-        before, size = size, residual.square().sum(1)
-        direction = residual + (size / before.where(before > 0, 1.0))[:, None] * direction
+        before, size = size, residual.square().sum(-1)
+        direction = residual + (size / before.where(before > 0, 1.0))[..., None] * direction
     return solution
 
 

@@ -153,8 +153,8 @@ class Linearizer:
                     continue
                 linear = self._captured(whole, chunk, x, draws, tangents=True)
                 _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
-                pulls.append(StartDerivatives(whole, chunk))
-                parts.append(ArrowPart.of(residual, jacobian, learned, pulls[-1].pull_all))
+                pulls.append(StartDerivatives(whole, chunk, self._rollout, x))
+                parts.append(ArrowPart.of(residual, jacobian, learned, pulls[-1].pull))
         curvature = DenseCurvature(torch.cat(blocks)) if blocks else _products(whole, pulls)
         found = Arrow.joined(parts, curvature)
         if whole.prior:
@@ -282,13 +282,19 @@ class JointProblem:
 
 
 class StartDerivatives:
-    """Products with the derivatives of a chunk's residuals by its learned start states, of D values each."""
+    """Products with the derivatives of a chunk's residuals by its learned start states, of D values each.
 
-    def __init__(self, whole: Problem, chunk: Chunk) -> None:
+    They belong to the parameters `point [1, P]`. `rollout` computes forward derivatives from graphs; without it, or
+    where there is no graph, torch.func does on every operation.
+    """
+
+    def __init__(self, whole: Problem, chunk: Chunk, rollout: TangentRollout | None, point: Tensor) -> None:
         assert whole.initial is not None
         assert isinstance(chunk.batch[0], Tensor)  # rollouts begin from states
         self._whole = whole
         self._chunk = chunk
+        self._rollout = rollout
+        self._point = point
         self._states = chunk.batch[0]
         self._learned = ~chunk.generated
         self._shape = whole.initial.scaled.shape[1:]
@@ -297,9 +303,28 @@ class StartDerivatives:
         self.count = int(self._learned.sum())
 
     def push(self, starts: Tensor) -> Tensor:
-        """Return J x `[B, N]` for x `[b, D]`."""
-        move = torch.zeros_like(self._states)
-        move[self._learned, : self._shape[0]] = starts.to(move).view(-1, *self._shape) * self._size
+        """Return J x `[K, B, N]` for x `[K, b, D]`."""
+        moves = self._states.new_zeros(len(starts), *self._states.shape)
+        moves[:, self._learned, : self._shape[0]] = starts.to(moves).view(*starts.shape[:2], *self._shape) * self._size
+        captured = self._captured(moves)
+        return torch.stack([self._one(move) for move in moves]) if captured is None else captured
+
+    def _captured(self, moves: Tensor) -> Tensor | None:
+        steps = self._whole.objective.steps(self._chunk.batch)
+        if self._rollout is None or steps is None or self._whole.terms:
+            return None
+        try:
+            (predictions,), (rates,) = self._rollout.along(self._states, steps, self._point, moves)
+        except NotCaptured:
+            self._rollout = None
+            return None
+
+        def residuals(predictions: Tensor, begun: Tensor) -> Tensor:
+            return self._whole.residuals(Replay(predictions), _starting(self._chunk, begun), self._whole.draws())
+
+        return push_each(residuals, (predictions, self._states), (rates, moves))[1]
+
+    def _one(self, move: Tensor) -> Tensor:
         if self._forward:
             try:
                 _, change = push_forward(self._residuals, (self._states,), (move,))
@@ -308,22 +333,24 @@ class StartDerivatives:
                 # a step may raise any error under torch.func
                 logger.info("forward derivatives by the start states failed (%s); differences replace them", error)
                 self._forward = False
-        h = torch.finfo(move.dtype).eps ** (1 / 3) / max(float(starts.abs().max()), 1e-300)
+        h = torch.finfo(move.dtype).eps ** (1 / 3) / max(
+            float((move[:, : self._shape[0]] / self._size).abs().max()), 1e-300
+        )
         change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
         slope: Tensor = change / (2 * h)
         return slope
 
     def pull(self, values: Tensor) -> Tensor:
-        """Return J^T u `[b, D]` for u `[B, N]`."""
+        """Return J^T u `[K, b, D]` for u `[K, B, N]`."""
         with torch.enable_grad():
             states = self._states.detach().requires_grad_()
-            (found,) = torch.autograd.grad(self._residuals(states), states, values.to(states))
-        own: Tensor = (found[self._learned, : self._shape[0]] * self._size).flatten(1)
-        return own
-
-    def pull_all(self, values: Tensor) -> Tensor:
-        """Return J^T u `[K, b, D]` for u `[K, B, N]`."""
-        return torch.stack([self.pull(one) for one in values])
+            residuals = self._residuals(states)
+            last = len(values) - 1
+            found = [
+                torch.autograd.grad(residuals, states, one.to(states), retain_graph=k < last)[0]
+                for k, one in enumerate(values)
+            ]
+        return torch.stack([(one[self._learned, : self._shape[0]] * self._size).flatten(1) for one in found])
 
     def _residuals(self, states: Tensor) -> Tensor:
         return self._whole.residuals(self._whole.model, _starting(self._chunk, states), self._whole.draws())
@@ -333,17 +360,17 @@ def _products(whole: Problem, parts: Sequence[StartDerivatives]) -> ProductCurva
     """Return the curvature of all start states through products with their derivatives."""
 
     def product(starts: Tensor) -> Tensor:
-        own = torch.split(starts, [part.count for part in parts])
+        own = torch.split(starts, [part.count for part in parts], dim=1)
         with torch.no_grad():
             found = [part.pull(part.push(x)).double().cpu() for part, x in zip(parts, own, strict=True)]
-        return torch.cat(found)
+        return torch.cat(found, dim=1)
 
     assert whole.initial is not None
     shape = whole.initial.scaled.flatten(1).shape
     generator = whole.generator("curvature", whole.begun)
     signs = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1
     # the mean of the diagonal, by Hutchinson's estimate
-    return ProductCurvature(product, float((signs * product(signs)).mean()))
+    return ProductCurvature(product, float((signs * product(signs[None])[0]).mean()))
 
 
 def _pulled(own: Tensor, learned: Tensor, values: Tensor) -> Tensor:

@@ -55,26 +55,54 @@ class TangentRollout:
         With a `basis [D, C_dyn, *S]` of changes of a start, derivatives along those of each rollout's own start follow:
         `[S, Q + D, B, steps, C_dyn, *S]`.
         """
-        model, starts, size = self._model, len(points), state.shape[0]
         values, derivatives = self._values(points)
-        own = self._own_columns.to(points.device)
+        if not tangents:
+            return self._rolled(state, steps, values, None, None)
+        own, starts = self._own_columns.to(points.device), len(points)
         numbers = int(own.max()) + 1
         if numbers < len(own):
             derivatives = tuple(d.new_zeros(starts, numbers, *d.shape[2:]).index_add_(1, own, d) for d in derivatives)
-        count = numbers + (0 if basis is None else len(basis))
+        moves = state.new_zeros(numbers, *state.shape)
         if basis is not None:
-            derivatives = tuple(_with_more(derivative, count) for derivative in derivatives)
+            derivatives = tuple(_with_more(derivative, numbers + len(basis)) for derivative in derivatives)
+            more = state.new_zeros(len(basis), *state.shape)
+            more[:, :, : basis.shape[1]] = basis[:, None]
+            moves = torch.cat([moves, more])
+        return self._rolled(state, steps, values, derivatives, moves)
+
+    def along(self, state: Tensor, steps: int, points: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Roll out from `state [B, C_all, *S]`, with derivatives along the changes `moves [D, B, C_all, *S]` of it.
+
+        Returns predictions `[S, B, steps, C_dyn, *S]` and derivatives `[S, D, B, steps, C_dyn, *S]`.
+        """
+        values, _ = self._values(points)
+        still = tuple(value.new_zeros(len(points), len(moves), *value.shape[1:]) for value in values)
+        predictions, derivatives = self._rolled(state, steps, values, still, moves)
+        assert derivatives is not None
+        return predictions, derivatives
+
+    def _rolled(
+        self,
+        state: Tensor,
+        steps: int,
+        values: tuple[Tensor, ...],
+        derivatives: tuple[Tensor, ...] | None,
+        moves: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Roll out with parameters `[S, ...]`, their tangents `[S, D, ...]`, and those of the start `[D, B, ...]`."""
+        model, starts, size = self._model, len(values[0]), state.shape[0]
         found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
         padded = _pad(state, batch)
-        run = self._graph(step, padded, [value[0] for value in values], starts, count if tangents else 0)
+        run = self._graph(step, padded, [v[0] for v in values], starts, 0 if moves is None else len(moves))
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
-        flow = now.new_zeros(starts, count, *padded.shape) if tangents else None
-        if flow is not None and basis is not None:
-            flow[:, numbers:, :, : model.layout.n_dynamic] = basis[None, :, None]
+        flow = None
+        if moves is not None:
+            flow = now.new_zeros(starts, len(moves), *padded.shape)
+            flow[:, :, :size] = moves
         found, derived = [], []
         for index in range(steps * model.substeps):
             if flow is None:
@@ -88,7 +116,7 @@ class TangentRollout:
             if (index + 1) % model.substeps == 0:
                 found.append(new[:, :size])
         predictions = torch.stack(found, dim=2)
-        return predictions, torch.stack(derived, dim=3) if tangents else None
+        return predictions, torch.stack(derived, dim=3) if derived else None
 
     @cached_property
     def _own_columns(self) -> Tensor:
