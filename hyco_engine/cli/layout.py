@@ -175,7 +175,7 @@ def _of_errors(summary: Mapping[str, Any]) -> str:
     if not whole:
         return "± is statistical only"
     grid = all(budget.get("discretisation") is not None for budget in whole)
-    return "± is one standard error" + (" with that of the grid" if grid else "")
+    return "± is one standard error" + (", with the discretisation error" if grid else "")
 
 
 def parameter_text(name: str, parameter: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ _RESERVED = frozenset({("hyco_caches", "auto")})
 # the spec's own keys of each table; the spec's classes lie above this room, and a test holds both against each other
 _CORE_KEYS: Mapping[str, frozenset[str]] = {
     "physical": frozenset({"kind", "dt", "compile", "parameters"}),
-    "synthetic": frozenset({"kind"}),
+    "synthetic": frozenset({"kind", "members"}),
     "hyco_strategies": frozenset({"kind", "alpha", "cache"}),
     "hyco_normalizers": frozenset({"kind"}),
     "hyco_caches": frozenset({"kind", "memory_budget_gb", "directory"}),

@@ -51,6 +51,14 @@ class TestUNet(SurrogateContract):
         return model
 
 
+class TestMlp(SurrogateContract):
+    layouts = (tiny_layout(),)
+
+    def make(self, context: BuildContext) -> nn.Module:
+        model: nn.Module = built("mlp", context, width=6, blocks=2)
+        return model
+
+
 class TestCorrected(SurrogateContract):
     layouts = (tiny_layout(12, 10),)
     # the physics inside is captured by the engine, not by torch.export
@@ -80,7 +88,7 @@ class TestCoordinateMLP(PredictorContract):
 
 
 def test_every_built_in_surrogate_is_here() -> None:
-    here = {"resnet", "unet", "corrected", "coordinate-mlp"}
+    here = {"resnet", "unet", "mlp", "corrected", "coordinate-mlp"}
     ours = {k for k in REGISTRY.kinds("hyco_models", "synthetic") if _of_the_engine("hyco_models", k)}
     assert ours == here
 

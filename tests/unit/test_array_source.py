@@ -623,7 +623,7 @@ def test_a_missing_file_says_what_is_there(tmp_path):
     )
     assert refused(lambda: opened(tmp_path / "notes.txt")) == (
         f"data.path: cannot read {tmp_path / 'notes.txt'}: the engine reads arrays from .npy, .npz, .mat, .h5, "
-        f".hdf5 files and from folders of .npy"
+        f".hdf5, .csv, .tsv files and from folders of .npy"
     )
 
 

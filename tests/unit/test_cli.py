@@ -62,7 +62,14 @@ class FakeEngine:
     prints: str = ""
 
     def __init__(
-        self, spec: Any, *, registry: Any = None, callbacks: Sequence[Any] = (), overrides: Any = (), disabled: Any = ()
+        self,
+        spec: Any,
+        *,
+        registry: Any = None,
+        callbacks: Sequence[Any] = (),
+        overrides: Any = (),
+        disabled: Any = (),
+        runtime: Any = None,
     ) -> None:
         self.callbacks = callbacks
 
@@ -566,8 +573,9 @@ class TestPredict:
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:7]] == [
+        assert [line.split()[0] for line in lines[:8]] == [
             "equation",
+            "ode",
             "own-data",
             "own-physics",
             "quickstart",
@@ -625,7 +633,7 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        names = "equation, own-data, own-physics, quickstart, sensors, slurm, surrogate"
+        names = "equation, ode, own-data, own-physics, quickstart, sensors, slurm, surrogate"
         assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 

@@ -269,8 +269,16 @@ def test_a_profile_of_a_linear_model_is_the_interval_of_its_curvature() -> None:
 # --- the test of the physics ------------------------------------------------------------------------------------------
 
 
-def outcome(noise: float, seed: int, force: Tensor | None = None, *, steps: int = 4, count: int = 12) -> PhysicsTest:
-    """Test u_t = -u on its own data from noisy starts, or on those with a force."""
+def outcome(
+    noise: float,
+    seed: int,
+    force: Tensor | None = None,
+    *,
+    steps: int = 4,
+    count: int = 12,
+    supposed: float | None = None,
+) -> PhysicsTest:
+    """Test u_t = -u on its own data from noisy starts, or on those with a force, with the noise that is supposed."""
     generator = torch.Generator().manual_seed(seed)
     model = built(k={"init": 1.0})
     states = 1 + torch.randn(count, 1, 8, generator=generator, dtype=torch.float64)
@@ -283,7 +291,9 @@ def outcome(noise: float, seed: int, force: Tensor | None = None, *, steps: int 
         predicted = rollout(model, seen[:, 0], steps)
     excerpt = Excerpt(indices=torch.arange(count), states=seen[:, 0], observed=seen[:, 1:], predicted=predicted)
     data = Held(seen[:, 0], seen[:, 1:])
-    return physics_test(model, model.layout, DT, excerpt, {"u": noise}, data=data, learned_starts=False, seed=seed)
+    return physics_test(
+        model, model.layout, DT, excerpt, {"u": supposed or noise}, data=data, learned_starts=False, seed=seed
+    )
 
 
 def test_a_right_physics_with_noise_is_hardly_ever_accused() -> None:
@@ -311,6 +321,12 @@ def test_a_force_in_one_place_shows_there() -> None:
     regions = found.fields["u"].by_region
     assert max(range(4), key=regions.__getitem__) == 1
     assert max(regions[0], *regions[2:]) < 1.3
+
+
+def test_residuals_far_below_a_noise_that_was_only_supposed_are_no_fault_of_the_physics() -> None:
+    slightly = torch.linspace(1e-4, 1e-3, 8, dtype=torch.float64)
+    assert outcome(0.0, 0, slightly, supposed=0.2).explained
+    assert not outcome(0.0, 0, 1e3 * slightly, supposed=0.2).explained
 
 
 def test_without_noise_only_residuals_that_matter_count() -> None:

@@ -291,8 +291,8 @@ def test_a_resumed_run_keeps_how_its_physics_ran(tmp_path: Path, interrupted: Pa
     folder = tmp_path / "run"
     shutil.copytree(interrupted, folder)
     summary = run(folder, resume=True).summary
-    # the simulations of the data
-    assert compiling == [4]
+    # the simulations of the data, and the finer physics of the error budget
+    assert compiling == [4, 10]
     assert summary["physics"]["compile"] == "graph"
     assert summary["physics"]["reason"].endswith("; as when the run began, though it pays")
     assert not [warning for warning in summary["warnings"] if "the physics ran as" in warning]

@@ -121,6 +121,7 @@ def test_nothing_is_left_to_defaults() -> None:
         "device": "auto",
         "precision": "auto",
         "threads": "auto",
+        "shards": "auto",
         "checkpoint_minutes": 10.0,
     }
     assert table["synthetic"]["norm"] == {"kind": "batch-stat", "momentum": 0.9}

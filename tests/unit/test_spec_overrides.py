@@ -95,7 +95,7 @@ def test_one_text_is_one_override(load: Callable[..., LoadedSpec]) -> None:
         ("run.cycles=2020-01-01", "run.cycles: must be an integer, not the date 2020-01-01"),
         (
             "run.cycels=1",
-            "run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, "
+            "run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, shards, "
             "checkpoint_minutes; "
             "did you mean 'cycles'?",
         ),

@@ -174,7 +174,7 @@ def test_predictions_have_no_axes(whole: Path, tmp_path: Path) -> None:
         arguments += ["--input", str(tmp_path / name), "--out", str(tmp_path / out)]
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, result.output
-        found[out] = np.load(tmp_path / out)
+        found[out] = np.load(tmp_path / out) if out.endswith("npy") else dict(np.load(tmp_path / out).items())
     assert found["a.npy"].shape == (3, 2)
     assert found["b.npz"]["prey"].shape == (2, 3, 1)
     data = PREY.data()
