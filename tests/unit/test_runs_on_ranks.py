@@ -49,6 +49,7 @@ MORE: dict[str, dict[str, Any]] = {
     "learned starts": {"training.physical.optimizer": "gauss-newton", "training.physical.initial_states": "learned"},
     "two-arms": {"augmentation.kind": "two-arms", "augmentation.arms": [{"kind": "trust"}, {"kind": "count"}]},
     "interaction": {"augmentation.kind": "interaction"},
+    "ensemble": {"synthetic.members": 2},
 }
 
 
