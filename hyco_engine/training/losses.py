@@ -27,6 +27,7 @@ from hyco_engine.interfaces import (
     Predictor,
     StepContext,
     TermSpec,
+    Values,
 )
 from hyco_engine.rollout import rollout
 from hyco_engine.training.divergence import LeftFinite
@@ -70,7 +71,27 @@ class Objective(ABC):
         if len(members) == 1:
             return self._terms(model, batch, sample_weight)
         weights = [sample_weight] * len(members) if sample_weight is None or sample_weight.dim() == 1 else sample_weight
-        return _pooled([self._terms(own, batch, weight) for own, weight in zip(members, weights, strict=True)])
+        return _pooled([self._member_terms(own, batch, weight) for own, weight in zip(members, weights, strict=True)])
+
+    def _member_terms(self, model: nn.Module, batch: Batch, weight: Tensor | None) -> list[LossTerm]:
+        """Return the terms of a member, which computes no sample that counts nothing: a third of them, on average."""
+        if weight is None or bool((weight > 0).all()):
+            return self._terms(model, batch, weight)
+        # one sample at least, since a model may not take none
+        seen = weight.nonzero()[:, 0] if bool((weight > 0).any()) else torch.zeros(1, dtype=torch.int64)
+        seen = seen.to(weight.device)
+
+        def spread_out(values: Tensor) -> Tensor:
+            return values.new_zeros(len(weight)).index_put((seen,), values)
+
+        return [
+            LossTerm(
+                spec=term.spec,
+                per_sample=spread_out(term.per_sample),
+                sample_weight=None if term.sample_weight is None else spread_out(term.sample_weight),
+            )
+            for term in self._terms(model, rows_of(batch, seen), weight[seen])
+        ]
 
     @abstractmethod
     def _terms(self, model: nn.Module, batch: Batch, sample_weight: Tensor | None) -> list[LossTerm]:
@@ -264,6 +285,15 @@ class PredictorObjective(Objective):
             raise TypeError("a predictor is trained on targets by name; this data has plain tensors")
         outputs = model(inputs)
         return {spec.name: _difference(spec, outputs[spec.name], targets[spec.name]) for spec in self.specs}
+
+
+def rows_of(batch: Batch, rows: Tensor) -> Batch:
+    """Return some samples of a batch, int64 `[b]`."""
+
+    def own(values: Values) -> Values:
+        return values[rows] if isinstance(values, Tensor) else {name: value[rows] for name, value in values.items()}
+
+    return own(batch[0]), own(batch[1])
 
 
 def _pooled(members: Sequence[Sequence[LossTerm]]) -> list[LossTerm]:

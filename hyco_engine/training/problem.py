@@ -32,7 +32,7 @@ from hyco_engine.training.divergence import Diverged, LeftFinite, Outgrown, brok
 from hyco_engine.training.divided import DividedLoss, DividedSum, joined, joined_terms, unchanged_buffers
 from hyco_engine.training.epoch_metrics import EpochMetrics
 from hyco_engine.training.initial_states import InitialStates
-from hyco_engine.training.losses import Objective, WeightedSum
+from hyco_engine.training.losses import Objective, WeightedSum, rows_of
 from hyco_engine.training.memory import MemoryPlan, Passes, Room, plan_rollouts
 from hyco_engine.training.normalized import Normalization
 from hyco_engine.training.prior import Prior
@@ -58,10 +58,9 @@ class Chunk:
     def rows(self, rows: Tensor) -> Chunk:
         """Return some of the samples, copied: sums may depend on a sample's place in memory."""
         where = rows.to(self.generated.device)
-        inputs, targets = self.batch
         return Chunk(
             indices=self.indices[rows],
-            batch=(_rows(inputs, where), _rows(targets, where)),
+            batch=rows_of(self.batch, where),
             sample_weight=None if self.sample_weight is None else self.sample_weight[where],
             generated=self.generated[where],
         )
@@ -538,12 +537,6 @@ def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
         # the copy from pinned memory runs while the next batch is gathered; torch keeps the memory until its end
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
-
-
-def _rows(values: Values, rows: Tensor) -> Values:
-    if isinstance(values, Tensor):
-        return values.index_select(0, rows)
-    return {name: value.index_select(0, rows) for name, value in values.items()}
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
