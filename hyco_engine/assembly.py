@@ -17,7 +17,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
-from hyco_engine.ensemble import build_ensemble, members_of
+from hyco_engine.ensemble import members_of
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.records import ModelRecord
@@ -56,7 +56,7 @@ from hyco_engine.training.budget import Budget
 from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
-from hyco_engine.training.informed import build_informed
+from hyco_engine.training.informed import build_surrogate
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, operations, plan
@@ -206,7 +206,7 @@ class Assembler:
             trainers=trainers,
             strategy=strategy,
             cache=cache,
-            physics_on=lambda layout, dt: self._physics_on(task.form, layout, dt),
+            physics_on=lambda layout, dt: self.physics_on(task.form, layout, dt),
         )
 
     def _choose_precision(self, task: Task) -> dict[str, Any]:
@@ -334,16 +334,12 @@ class Assembler:
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module
             if isinstance(context, SurrogateContext):
-                model = build_ensemble(
-                    lambda own: build_informed(lambda inner: self._build(choice, expected, inner), own),
-                    context,
-                    choice.members,
-                )
+                model = build_surrogate(lambda own: self._build(choice, expected, own), context, choice.members)
             else:
                 model = self._build(choice, expected, context)
         return model.to(self.device)
 
-    def _physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
+    def physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
         """Build the physics of the spec on another layout of the same fields, and with another internal step."""
         assert self.spec.physical is not None
         # so few rollouts never repay a compilation

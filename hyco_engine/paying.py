@@ -18,7 +18,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.assembly import Assembler
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
@@ -32,7 +31,6 @@ from hyco_engine.report.pay_words import pay_sentences
 from hyco_engine.runs.costs import write_costs
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import read_summary
-from hyco_engine.spec.resolving import replaced
 from hyco_engine.threads import own_threads
 from hyco_engine.training.evaluation import model_rollout, persistence, rollout_errors
 
@@ -181,17 +179,10 @@ class _Costs:
 
     def _built(self, layout: StateLayout, steps: int | None) -> PhysicalModel | None:
         """Build the physics with the parameters that were found, on another layout or with other internal steps."""
-        physical = self.run.spec.physical
-        assert physical is not None
         assert self.form.dt is not None
-        runs = "eager" if physical.compile == "eager" else "auto"
         dt = None if steps is None else self.form.dt / steps
-        spec = replaced(self.run.spec, {"physical.dt": dt, "physical.compile": runs})
         try:
-            built = Assembler(spec, self.run.assembler.registry).model(
-                "physical", attrs.evolve(self.form, layout=layout)
-            )
-            model = cast("PhysicalModel", built)
+            model = self.run.assembler.physics_on(self.form, layout, dt)
             model.learnables.load_state_dict(self.physics.learnables.state_dict())
         except HycoError:
             # a physics may refuse a grid or a step

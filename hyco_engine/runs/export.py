@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
-from hyco_engine.ensemble import build_ensemble, calibrated, members_of
+from hyco_engine.ensemble import calibrated, members_of
 from hyco_engine.errors import DataError, PluginError, RunError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Predictor, SurrogateContext
@@ -31,7 +31,7 @@ from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
-from hyco_engine.training.informed import build_informed
+from hyco_engine.training.informed import build_surrogate
 
 Format = Literal["torch-export", "safetensors", "toml"]
 _SUFFIXES: Mapping[str, Format] = {".pt2": "torch-export", ".safetensors": "safetensors", ".toml": "toml"}
@@ -150,10 +150,8 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
         statistics=weights.statistics,
         physical=None if weights.physical is None else structurer.structure(weights.physical, PhysicalChoice),
     )
-    return build_ensemble(
-        lambda own: build_informed(lambda inner: registry.build(choice.hook, choice.kind, choice.options, inner), own),
-        context,
-        choice.members,
+    return build_surrogate(
+        lambda own: registry.build(choice.hook, choice.kind, choice.options, own), context, choice.members
     )
 
 

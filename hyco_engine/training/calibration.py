@@ -33,7 +33,8 @@ def calibrate(
     steps = max(len(t.dynamic) for t in trajectories) - 1
     names = [field.name for field in layout.dynamic]
     found: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in range(steps)]
-    for errors, sizes, observed in _compared(model, trajectories, layout, device):
+    for errors, paths, observed in _compared(model, trajectories, layout, device):
+        sizes = uncertainty(paths)[0]
         for step in range(len(errors)):
             for name in names:
                 own, seen = layout.channels(name), observed[step, layout.channels(name)]
@@ -80,11 +81,9 @@ def coverage(
     steps = max(len(t.dynamic) for t in trajectories) - 1
     inside = torch.zeros(steps, layout.n_dynamic, dtype=torch.float64)
     count = torch.zeros_like(inside)
-    for errors, sizes, observed in _compared(model, trajectories, layout, device):
-        rows = torch.arange(len(errors)).clamp(max=len(bands.factors) - 1)
-        half = bands.factors[rows].view(*inside[: len(errors)].shape, *[1] * (errors.dim() - 2)) * sizes
+    for errors, paths, observed in _compared(model, trajectories, layout, device):
         # the error of a diverged rollout is NaN, and in no band
-        inside[: len(errors)] += (observed & (errors <= half)).flatten(2).sum(2)
+        inside[: len(errors)] += (observed & (errors <= bands.half_width(paths)[0])).flatten(2).sum(2)
         count[: len(errors)] += observed.flatten(2).sum(2)
 
     def share(part: Tensor, of: Tensor) -> float | None:
@@ -103,11 +102,11 @@ def coverage(
 def _compared(
     model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the absolute error, its expected size, and what was observed, each `[T, C_dyn, *S]`, of each trajectory."""
+    """Yield the absolute error `[T, C_dyn, *S]` of each trajectory, the members' paths, and what was observed."""
     mask = sample_mask(layout)[: layout.n_dynamic]
     for trajectory in trajectories:
         start = torch.cat([trajectory.dynamic[0], trajectory.static])[None].to(device)
         targets = trajectory.dynamic[1:].double()
         with torch.no_grad(), evaluating(model):
             paths = member_rollouts(model, start, len(targets)).cpu().double()
-        yield (paths.mean(0)[0] - targets).abs(), uncertainty(paths)[0], ~targets.isnan() & mask
+        yield (paths.mean(0)[0] - targets).abs(), paths, ~targets.isnan() & mask

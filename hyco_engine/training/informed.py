@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.scalars import own_or_found
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.ensemble import build_ensemble
 from hyco_engine.interfaces import SurrogateContext
 
 
@@ -57,6 +58,13 @@ class InformedSurrogate(nn.Module):
 
     def _buffer(self, kind: str, name: str) -> Tensor:
         return cast("Tensor", getattr(self, f"{kind}_{name}"))
+
+
+def build_surrogate(
+    build: Callable[[SurrogateContext], nn.Module], context: SurrogateContext, members: int
+) -> nn.Module:
+    """Return the surrogate, or the ensemble of `members`, that `build` makes; informed where the layout has indices."""
+    return build_ensemble(lambda own: build_informed(build, own), context, members)
 
 
 def build_informed(build: Callable[[SurrogateContext], nn.Module], context: SurrogateContext) -> nn.Module:
