@@ -27,9 +27,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 CACHES = ("memory", "disk", "on-the-fly")
 OPTIMIZERS = ("adam", "lbfgs", "gauss-newton")
@@ -139,6 +139,33 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found if path.is_file() or path.name.startswith("run")]
 
 
+def judged(folder: Path, expected: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return "survived" or in what a run that has ended differs, and the files that were left over."""
+    found = results(folder / "run")
+    different = [name for name in expected if found[name] != expected[name]]
+    left = leftovers(folder)
+    if not different and not left:
+        shutil.rmtree(folder)
+    return f"differs in {', '.join(different)}" if different else "survived", left
+
+
+def repeated(trial: Callable[[int], tuple[str, list[str]]], trials: int, log: TextIO) -> dict[str, int]:
+    """Try so often, and return the `trials`, how many `survived`, the `silent_differences` and the `leftovers`."""
+    outcomes: Counter[str] = Counter()
+    left = 0
+    for number in range(trials):
+        outcome, more = trial(number)
+        outcomes[outcome] += 1
+        left += len(more)
+        print(f"trial {number}: {outcome}{f'; left over: {more}' if more else ''}", file=log, flush=True)
+    return {
+        "trials": trials,
+        "survived": outcomes["survived"],
+        "silent_differences": sum(n for outcome, n in outcomes.items() if outcome.startswith("differs")),
+        "leftovers": left,
+    }
+
+
 class Trials:
     """References are made when first needed, below `root`."""
 
@@ -185,12 +212,7 @@ class Trials:
                 return f"ended with {code}", []
         if code := ended(start(folder), within=300):
             return f"the last run ended with {code}", []
-        found = results(folder / "run")
-        different = [name for name in expected if found[name] != expected[name]]
-        left = leftovers(folder)
-        if not different and not left:
-            shutil.rmtree(folder)
-        return f"differs in {', '.join(different)}" if different else "survived", left
+        return judged(folder, expected)
 
 
 def main() -> int:
@@ -211,24 +233,12 @@ def main() -> int:
     root = arguments.keep or Path(tempfile.mkdtemp(prefix="hyco-kill-"))
     root.mkdir(parents=True, exist_ok=True)
     trials = Trials(root, arguments.seed)
-    outcomes: Counter[str] = Counter()
-    left: list[str] = []
-    for number in range(arguments.trials):
-        outcome, more = trials.trial(number)
-        outcomes[outcome] += 1
-        left += more
-        print(f"trial {number}: {outcome}{f'; left over: {more}' if more else ''}", file=log, flush=True)
-    if arguments.keep is None and outcomes["survived"] == arguments.trials and not left:
+    told = repeated(trials.trial, arguments.trials, log)
+    survived = told["survived"] == arguments.trials and not told["leftovers"]
+    if arguments.keep is None and survived:
         shutil.rmtree(root)
-    told = {
-        "trials": arguments.trials,
-        "survived": outcomes["survived"],
-        "silent_differences": sum(n for outcome, n in outcomes.items() if outcome.startswith("differs")),
-        "leftovers": len(left),
-        "ends": dict(sorted(trials.ends.items())),
-    }
-    print(json.dumps(told))
-    return 0 if outcomes["survived"] == arguments.trials and not left else 1
+    print(json.dumps({**told, "ends": dict(sorted(trials.ends.items()))}))
+    return 0 if survived else 1
 
 
 if __name__ == "__main__":

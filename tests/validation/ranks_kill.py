@@ -24,12 +24,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kill import CACHES, OPTIMIZERS, SPEC, ended, leftovers, results, start
+from kill import CACHES, OPTIMIZERS, SPEC, ended, judged, repeated, results, start
 
 SIZES = (1, 2, 4)
 SHARDS = 4
@@ -113,12 +112,7 @@ class Trials:
         self.hangs += hangs
         if any(codes):
             return f"the last run ended with {codes}", []
-        found = results(folder / "run")
-        different = [name for name in expected if found[name] != expected[name]]
-        left = leftovers(folder)
-        if not different and not left:
-            shutil.rmtree(folder)
-        return f"differs in {', '.join(different)}" if different else "survived", left
+        return judged(folder, expected)
 
 
 def main() -> int:
@@ -139,23 +133,11 @@ def main() -> int:
     root = arguments.keep or Path(tempfile.mkdtemp(prefix="hyco-ranks-"))
     root.mkdir(parents=True, exist_ok=True)
     trials = Trials(root, arguments.seed, tuple(size for size in SIZES if size <= arguments.most))
-    outcomes: Counter[str] = Counter()
-    left: list[str] = []
-    for number in range(arguments.trials):
-        outcome, more = trials.trial(number)
-        outcomes[outcome] += 1
-        left += more
-        print(f"trial {number}: {outcome}{f'; left over: {more}' if more else ''}", file=log, flush=True)
-    survived = outcomes["survived"] == arguments.trials and not left and not trials.hangs
+    told = repeated(trials.trial, arguments.trials, log)
+    told["hangs"] = trials.hangs
+    survived = told["survived"] == arguments.trials and not told["leftovers"] and not told["hangs"]
     if arguments.keep is None and survived:
         shutil.rmtree(root)
-    told = {
-        "trials": arguments.trials,
-        "survived": outcomes["survived"],
-        "silent_differences": sum(n for outcome, n in outcomes.items() if outcome.startswith("differs")),
-        "leftovers": len(left),
-        "hangs": trials.hangs,
-    }
     print(json.dumps(told))
     return 0 if survived else 1
 
