@@ -162,8 +162,19 @@ class Assembler:
         return threads
 
     def choose_shards(self) -> None:
-        """Choose the number of shards if the spec leaves it open. Raises SpecError if the processes cannot share it."""
-        self.spec = replaced(self.spec, {"run.shards": shards_for(self.spec.run.shards, self.runtime)})
+        """Choose the number of shards if the spec leaves it open. Raises SpecError if the processes cannot share it.
+
+        Fast sums follow the number of processes, which may change with every resume, so there it stays open.
+        """
+        if self.spec.run.reduction == "exact":
+            self.spec = replaced(self.spec, {"run.shards": shards_for(self.spec.run.shards, self.runtime)})
+
+    @property
+    def shards(self) -> Shards:
+        """The parts into which samples are divided among the processes."""
+        if self.spec.run.reduction == "fast":
+            return Shards(self.runtime.size, self.runtime, exact=False)
+        return Shards(shards_for(self.spec.run.shards, self.runtime), self.runtime)
 
     def _threads_for(self, player: Player, task: Task) -> int:
         settings, layout = self._settings(player), task.form.layout
@@ -400,7 +411,7 @@ class Assembler:
             seed=self.spec.run.seed,
             total_epochs=self._total_epochs(player),
             error=self._error(player, objective, task) if settings.patience else None,
-            shards=Shards(shards_for(self.spec.run.shards, self.runtime), self.runtime),
+            shards=self.shards,
         )
 
     def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:

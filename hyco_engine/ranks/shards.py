@@ -23,11 +23,13 @@ class Shards:
     """Divides samples into `count` parts, a power of two, of which each rank computes neighbours.
 
     Every part is computed alone and all parts are added in one binary tree, so that sums have the same bits for any
-    number of ranks that divides `count`. One shard is the whole.
+    number of ranks that divides `count`. One shard is the whole. If they are not `exact`, each rank has one part, and
+    the sums are equal to rounding.
     """
 
     count: int = 1
     runtime: Runtime = attrs.field(factory=Single)
+    exact: bool = True
 
     @property
     def whole(self) -> bool:
@@ -47,7 +49,9 @@ class Shards:
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum over all shards; `parts` are those of this rank's shards."""
         own = tree_sum(list(parts))
-        return own if self.whole else self.runtime.sum(own)
+        if self.whole:
+            return own
+        return self.runtime.sum(own) if self.exact else self.runtime.fast_sum(own)
 
     def joined(self, rows: Tensor, samples: int) -> Tensor:
         """Return the rows `[samples, ...]` of all shards; `rows` are those of the samples of this rank's shards."""

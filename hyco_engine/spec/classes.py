@@ -66,6 +66,11 @@ class RunSpec:
         "process if they are more",
         check=check_shards,
     )
+    reduction: Literal["exact", "fast"] = option(
+        "exact",
+        help="how several processes add what they found; exact: shard by shard, with the same bits for any number of "
+        "processes; fast: one part a process, equal to rounding, with less traffic and larger batches",
+    )
     checkpoint_minutes: float = option(
         10.0,
         help="the run writes a checkpoint at the end of each phase, and within a phase after so many minutes",
@@ -73,6 +78,13 @@ class RunSpec:
         ge=0.0,
         inf=True,
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.reduction == "fast" and self.shards != "auto":
+            raise SpecError(
+                'with reduction = "fast", each process has one part, however many there are: leave shards out',
+                key="shards",
+            )
 
 
 @options

@@ -25,6 +25,9 @@ with runtime_here() as here:
     found = here.gather(torch.tensor([True, here.rank == 0]))
     assert [one.tolist() for one in found] == [[True, True], [True, False]], found
     assert here.sum(torch.tensor([0.1 + here.rank])).tolist() == [torch.tensor([0.1 + 1.1]).item()]
+    given = torch.tensor([[1.5, 2.0], [here.rank, 0.5]]).t()
+    assert here.fast_sum(given).tolist() == [[3.0, 1.0], [4.0, 1.0]]
+    assert given[0, 1].item() == here.rank
     assert here.broadcast(b"from 0" if here.rank == 0 else b"") == b"from 0"
     here.barrier()
     here.agree("the state", b"same")

@@ -46,7 +46,7 @@ class Net(nn.Module):
 
 def trained(
     runtime: Runtime,
-    shards: int,
+    shards: int | Shards,
     player: Player = "synthetic",
     normalizer: LossNormalizer | None = None,
     windows: int = 3,
@@ -62,7 +62,7 @@ def trained(
         layout=decay_layout(),
         settings=settings,
         normalizer=normalizer or Manual(),
-        shards=Shards(shards, runtime),
+        shards=Shards(shards, runtime) if isinstance(shards, int) else shards,
     )
     data = AugmentedDataset(decay_windows(windows, frames=9))
     for _ in range(2):
@@ -102,6 +102,19 @@ def test_shards_change_no_more_than_rounding(way: str) -> None:
     assert metrics["train/loss"] == pytest.approx(told["train/loss"], rel=1e-4, abs=1e-9)
     for name, value in whole.items():
         assert torch.allclose(divided[name], value, rtol=1e-5, atol=1e-6)
+
+
+def fast(runtime: Runtime) -> Shards:
+    return Shards(runtime.size, runtime, exact=False)
+
+
+@pytest.mark.parametrize("way", [name for name in WAYS if "dropout" not in name])
+def test_fast_sums_of_any_number_of_ranks_are_equal_to_rounding(way: str) -> None:
+    whole, told, _ = trained(Single(), 1, **WAYS[way])
+    for found, metrics, _ in on_ranks(3, lambda runtime: trained(runtime, fast(runtime), **WAYS[way])):
+        assert metrics["train/loss"] == pytest.approx(told["train/loss"], rel=1e-4, abs=1e-9)
+        for name, value in whole.items():
+            assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalizer", [BatchStat, Uncertainty, GradNorm])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from messages import error_naming
 from tiny_specs import HEAT_HYBRID
 
 import hyco_engine as hyco
@@ -43,6 +45,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 GAUSS_NEWTON = {"training.physical.optimizer": "gauss-newton", "augmentation.cache.kind": "disk"}
 LBFGS = {"training.physical.optimizer": "lbfgs", "augmentation.kind": "trust", "augmentation.cache.kind": "on-the-fly"}
+FAST = GAUSS_NEWTON | {"run.shards": "auto", "run.reduction": "fast"}
 MORE: dict[str, dict[str, Any]] = {
     "adam": {},
     "several starts": {"training.physical.optimizer": "gauss-newton", "training.physical.starts": 2},
@@ -88,6 +91,31 @@ def test_a_signal_to_one_rank_ends_all_and_one_process_goes_on(tmp_path: Path, a
     assert results(tmp_path / "run") == results(alone)
 
 
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fast") / "run"
+    on_ranks(3, lambda runtime: execute(runtime, folder, FAST))
+    return folder
+
+
+def test_fast_sums_find_the_same_to_rounding(fast: Path, alone: Path) -> None:
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (fast, alone))
+    kappa, expected = (summary["parameters"]["kappa"]["final"] for summary in (one, other))
+    assert kappa == pytest.approx(expected, rel=1e-6)
+    for model in ("physical", "synthetic"):
+        errors = [summary["metrics"][model]["test"]["nrmse"] for summary in (one, other)]
+        assert errors[0] == pytest.approx(errors[1], rel=0.01)
+    # the spec says nothing of the number of processes, so another number may go on
+    run = tomllib.loads((fast / "spec.toml").read_text())["run"]
+    assert (run["reduction"], run["shards"]) == ("fast", "auto")
+
+
+def test_another_number_of_processes_goes_on_with_fast_sums(fast: Path, tmp_path: Path) -> None:
+    on_ranks(2, lambda runtime: execute(runtime, fast, FAST | {"run.cycles": 2}, resume=True))
+    summary = json.loads((fast / "summary.json").read_text())
+    assert (summary["status"], summary["cycles"]) == ("completed", 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [LBFGS, *MORE.values()], ids=["lbfgs", *MORE])
 def test_every_way_finds_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -101,6 +129,11 @@ def test_processes_that_cannot_share_the_shards_are_refused(tmp_path: Path) -> N
         on_ranks(4, lambda runtime: execute(runtime, tmp_path / "run", {}))
     assert "run.shards: 4 processes cannot share 2 shards: start 1, 2 of them" in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_fast_sums_have_no_shards() -> None:
+    with error_naming(SpecError, "leave shards out", key="run.shards"):
+        hyco.Engine(copy.deepcopy(SPEC), overrides={"run.reduction": "fast"})
 
 
 def test_a_failure_of_one_rank_is_told_by_all(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_nothing_is_left_to_defaults() -> None:
         "precision": "auto",
         "threads": "auto",
         "shards": "auto",
+        "reduction": "exact",
         "checkpoint_minutes": 10.0,
     }
     assert table["synthetic"]["norm"] == {"kind": "batch-stat", "momentum": 0.9}

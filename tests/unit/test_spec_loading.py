@@ -76,7 +76,7 @@ kind = "disc"
 def test_ten_mistakes(errors: Callable[..., list[str]]) -> None:
     assert errors(TEN_MISTAKES) == [
         "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, shards, "
-        "checkpoint_minutes; did you mean 'cycles'?",
+        "reduction, checkpoint_minutes; did you mean 'cycles'?",
         "s.toml:3: run.seed: must be >= 0, not -1",
         "s.toml:5: data.path: required but missing (the file)",
         "s.toml:7: data.num_predict_steps: must be an integer, not 2.0",
@@ -251,7 +251,7 @@ def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], val
         (
             "\ufeff" + GOOD.replace("cycles", "cycels"),
             "s.toml:2: run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, "
-            "shards, checkpoint_minutes; did you mean 'cycles'?",
+            "shards, reduction, checkpoint_minutes; did you mean 'cycles'?",
         ),
         (
             GOOD.replace('kind = "burgers"\n', ""),
@@ -333,7 +333,7 @@ def test_paths_of_a_spec_without_a_file(folder: Path) -> None:
         "run.name: must be a string, not nothing",
         "overrides: run.seed: must be an integer, not an object of type object",
         "run.1: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, shards, "
-        "checkpoint_minutes",
+        "reduction, checkpoint_minutes",
         "overrides: data.dt: must be a number, not '1'; remove the quotes",
     ]
 

@@ -96,7 +96,7 @@ def test_one_text_is_one_override(load: Callable[..., LoadedSpec]) -> None:
         (
             "run.cycels=1",
             "run.cycels: unknown key; allowed: name, seed, cycles, budget, device, precision, threads, shards, "
-            "checkpoint_minutes; "
+            "reduction, checkpoint_minutes; "
             "did you mean 'cycles'?",
         ),
         ("data.path.x=1", "data.path.x: data.path is not a table, so it has no keys to set"),
