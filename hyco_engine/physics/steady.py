@@ -23,6 +23,8 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from hyco_engine.physics.forward_mode import load_rules
+
 if TYPE_CHECKING:
     from scipy.sparse.linalg import SuperLU
 
@@ -98,6 +100,7 @@ class Stencil:
             moved: Tensor = pair[1]
             return moved
 
+        load_rules()
         products = torch.func.vmap(product, chunk_size=AT_ONCE)(self._seeds.to(state)).cpu().numpy()
         row, column, group = self._places
         n, cells = self.components, math.prod(self.resolution)

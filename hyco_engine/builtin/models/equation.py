@@ -1,6 +1,6 @@
 """Equations that a spec contains as text.
 
-Equation        u_t = rates.u for each field, on a grid or without space; docs/equations.md has the words
+Equation        u_t = rates.u, or 0 = steady.u, for each field, on a grid or without space; words: docs/equations.md
 Fields          those of `rates`: scalars, or vectors with a component for each axis; centred
 Parameters      those of [physical.parameters], such as `nu`, each with a start value there: numbers or fields
 Time            `t` in rates, and measured series among the constants: at each stage of a step its own
@@ -17,6 +17,10 @@ scheme = "finite-difference" (default else)
     and u^2; d/dx (a du/dx) is conservative on five points. Beyond a side with a rule, fields continue as even or odd
     functions, and what is computed from fields follows from their continuation: order 2 at sides with a constant other
     than 0. Time: classical Runge-Kutta.
+
+Steady equations
+    `steady.u` in place of `rates.u` is 0 for states that do not change. Newton's method with sparse factors of central
+    differences of fourth order; derivatives by the implicit function theorem.
 
 Without space
     Classical Runge-Kutta, with as many internal steps as are accurate: at states of the data and with the present
