@@ -19,7 +19,11 @@ INTERRUPTED = 130
 """The exit code of a run that was interrupted."""
 
 
-class RankFailed(RunError):
+class RanksDiffer(RunError):
+    """A rank failed where another one did not, so that they cannot go on together."""
+
+
+class RankFailed(RanksDiffer):
     """Another rank failed, with this exit code. `untold` is true if rank 0 is gone and tells nothing any more."""
 
     def __init__(self, message: str, exit_code: int = 1, *, untold: bool = False) -> None:
