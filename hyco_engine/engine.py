@@ -17,7 +17,7 @@ from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, Tracker
 from hyco_engine.physics.settings import PhysicalChoice
-from hyco_engine.ranks.runtime import Runtime, Single, exit_code_of
+from hyco_engine.ranks.runtime import RankFailed, Runtime, Single, exit_code_of
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.checkpoint import packed, unpacked
 from hyco_engine.runs.environment import running_on
@@ -101,6 +101,10 @@ class Engine:
                 if self._runtime.rank > 0:
                     return self._follow(phase, stop)
                 return self._lead(own, phase, resume=resume, stop=stop)
+        except RankFailed as error:
+            if error.silent and phase.place:
+                raise error.during(phase.place) from error
+            raise
         except BaseException as error:
             self._runtime.tell(error, exit_code_of(error), phase.place)
             raise

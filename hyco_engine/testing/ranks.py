@@ -63,6 +63,7 @@ class Thread(Runtime):
 
     def tell(self, error: BaseException, exit_code: int, place: str) -> None:
         self._meeting.told = self._meeting.told or heard(self.rank, str(error), exit_code, place)
+        self._meeting.barrier.abort()
 
     def _count(self, nbytes: int) -> None:
         self.exchanged["meetings"] += 1
@@ -70,7 +71,7 @@ class Thread(Runtime):
 
 
 def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
-    """Return `work(runtime)` of each rank. Raises what the first rank to fail raised."""
+    """Return `work(runtime)` of each rank, whose thread has its name. Raises what the first rank to fail raised."""
     meeting = _Meeting(size)
     results: list[Any] = [None] * size
     errors: list[BaseException] = []
@@ -83,7 +84,7 @@ def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
                 errors.append(error)
                 meeting.barrier.abort()
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}") for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
