@@ -111,15 +111,11 @@ class _Known:
                 "learns at most 50 numbers by squared errors and is completed"
             )
         names = tuple(bars["names"])
-        units, raws, slopes = [], [], []
+        units, raws = [], []
         for name in model.learnables.learned:
-            raw = model.learnables.raw[name].detach().double().cpu().flatten().requires_grad_()
-            value = model.learnables.transform(name).to_value(raw)
-            (slope,) = torch.autograd.grad(value.sum(), raw)
-            raws.append(raw.detach())
-            slopes.append(slope)
-            units += [model.learnables.declaration(name).unit or "1"] * len(raw)
-        slope = torch.cat(slopes)
+            raws.append(model.learnables.raw[name].detach().double().cpu().flatten())
+            units += [model.learnables.declaration(name).unit or "1"] * len(raws[-1])
+        slope = model.learnables.slopes()
         if len(names) != len(slope):
             raise DataError(f"the error bars of {run.folder} are of {len(names)} numbers; it learns {len(slope)}")
         errors = [bars["standard_error"][name] for name in names]

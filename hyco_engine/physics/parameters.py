@@ -142,6 +142,14 @@ class Learnables(nn.Module):
             for name, entry in self._entries.items()
         }
 
+    def slopes(self) -> Tensor:
+        """Return d value / d raw of all learned numbers here, float64 `[P]` on the CPU."""
+        found = [torch.zeros(0, dtype=torch.float64)]
+        for name in self.learned:
+            raw = self.raw[name].detach().double().cpu().flatten().requires_grad_()
+            found.append(torch.autograd.grad(self._entries[name].transform.to_value(raw).sum(), raw)[0])
+        return torch.cat(found)
+
     def set_(self, name: str, value: float | Tensor) -> None:
         """Set the value of a parameter; one number fills a field. Raises SpecError outside of the bounds."""
         entry = self._entries[name]

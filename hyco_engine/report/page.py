@@ -27,6 +27,7 @@ from hyco_engine.report.page_tables import (
 )
 from hyco_engine.report.panels import curve_panels, lead_time_panels, physics_test_panels, spectrum_panels
 from hyco_engine.report.pay_words import cost_panel
+from hyco_engine.report.posterior_panels import posterior_panels, posterior_text
 from hyco_engine.report.rendering import render
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.svg import svg_chart
@@ -35,6 +36,7 @@ from hyco_engine.report.views import views
 from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
+from hyco_engine.runs.posterior import read_posterior
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
 
@@ -56,6 +58,8 @@ class RunRecord:
     rollout: HeldOutRollout | None
     costs: Mapping[str, Any] | None = None
     """What `paying.costs` measured, if it did."""
+    posterior: Mapping[str, Any] | None = None
+    """What a sampler found, if there was one."""
 
     @classmethod
     def of(cls, folder: Path, summary: Mapping[str, Any] | None = None) -> RunRecord:
@@ -78,6 +82,7 @@ class RunRecord:
             spec=spec,
             rollout=HeldOutRollout.load(folder),
             costs=read_costs(folder),
+            posterior=read_posterior(folder),
         )
 
     @property
@@ -150,6 +155,8 @@ def _charts(run: RunRecord, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if run.costs is not None:
         sections.append(("Does the surrogate pay?", [partial(cost_panel, run.costs)], " ".join(run.costs["sentences"])))
+    if (found := run.posterior) is not None:
+        sections.append(("Posterior of the parameters", posterior_panels(found), posterior_text(found)))
     if test := run.summary.get("physics_test"):
         sections.append(("Test of the physics", physics_test_panels(test, run.data_dt), physics_test_text(test)))
     return [

@@ -64,6 +64,15 @@ class Linearizer:
                 captured = self._captured(whole, chunk, x, draws, tangents=True)
                 yield captured if captured is not None else self._one_by_one(whole, chunk, x, draws)
 
+    def residuals(self, whole: Problem, points: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
+        """Yield for each chunk its residuals `[S, B, N]` at `points [S, P]`; the model must be able to compute them."""
+        x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
+        draws = whole.draws()
+        with torch.no_grad():
+            for chunk in whole.chunks():
+                captured = self._captured(whole, chunk, x, draws, tangents=False)
+                yield chunk, _at_each(whole, chunk, x, draws) if captured is None else captured[1]
+
     def values(self, whole: Problem, points: Tensor) -> Tensor:
         """Return F at `points [S, P]`, as float64 `[S]`."""
         if len(points) > 1 and self._rollout is not None:
@@ -393,6 +402,19 @@ class _Call(nn.Module):
         result = function(self.model)
         assert isinstance(result, Tensor)
         return result
+
+
+def _at_each(whole: Problem, chunk: Chunk, points: Tensor, draws: torch.Generator) -> Tensor:
+    """Return the residuals `[S, B, N]` of a chunk at `points [S, P]`, one after the other."""
+    state, here, found = draws.get_state(), whole.unknowns.point(), []
+    try:
+        for point in points:
+            draws.set_state(state)
+            whole.unknowns.move_to(point)
+            found.append(whole.residuals(whole.model, chunk, draws))
+    finally:
+        whole.unknowns.move_to(here)
+    return torch.stack(found)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
