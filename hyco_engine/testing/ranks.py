@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
+from hyco_engine.ranks.runtime import RankFailed, Runtime, Single, heard
+from hyco_engine.testing.measuring import difference
 
 T = TypeVar("T")
 LONG_S = 60.0
@@ -93,3 +94,21 @@ def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
     for error in sorted(errors, key=lambda error: isinstance(error, RankFailed)):
         raise error
     return results
+
+
+def together(what: str, work: Callable[[Runtime], Any]) -> None:
+    """Fail unless two ranks that do this work find what one process finds, a batch bit by bit.
+
+    `what` names the plugin's part in the message.
+    """
+    alone = work(Single())
+    try:
+        found = on_ranks(2, work)
+    except RankFailed as error:
+        raise AssertionError(f"{what} does other things on one rank than on another: {error}") from error
+    for rank, one in enumerate(found):
+        different = difference(one, alone, 0.0) if isinstance(alone, Mapping) else ""
+        assert not different, (
+            f"{what} gives something else on rank {rank} of two than in one process: {different}. What it does may "
+            "depend on what it is given alone, and not on times, on files, or on what else the process did"
+        )
