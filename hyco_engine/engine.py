@@ -32,6 +32,7 @@ from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from
 from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded, PhaseWatch
+from hyco_engine.training.sharing import sharing
 
 
 class Engine:
@@ -205,6 +206,7 @@ class Engine:
             "memory": _memory(parts, physical),
             "precision": spec.run.precision,
             "threads": threads,
+            "processes": sharing(parts.trainers, count, spec.data.num_predict_steps),
             "training": {key: value for key, value in assembler.chosen.items() if key != "run.precision"},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,
