@@ -1,7 +1,7 @@
 """A search in a sweep folder: Optuna is asked for values, a member of the sweep runs with them, and Optuna is told.
 
-SWEEP/search.json (what is searched) and SWEEP/optuna.journal (Optuna's own storage) join the files of a sweep. All state
-is in these files, so a search that was killed goes on, and ends as an undisturbed one does.
+SWEEP/search.json (what is searched) and SWEEP/optuna.journal (Optuna's own storage) join the files of a sweep. All
+state is in these files, so a search that was killed goes on, and ends as an undisturbed one does.
 """
 
 from __future__ import annotations
