@@ -176,13 +176,13 @@ def _written(
     return sweep
 
 
-def add_member(sweep: Sweep, registry: Kinds, values: Values) -> Sweep:
-    """Add a member with these values to a sweep that `create_open` began, and return the sweep with it.
+def add_member(sweep: Sweep, registry: Kinds, number: int, values: Values) -> Sweep:
+    """Add a member of this number, with these values, to a sweep of `create_open`, and return the sweep with it.
 
     Raise SpecError for all that is wrong with its spec.
     """
     content = RunFiles(sweep.folder).json(SWEEP) or {}
-    member = Member(name=f"{len(sweep.members):03}", values=dict(values))
+    member = Member(name=f"{number:03}", values=dict(values))
     text = spec_text(Path(content["spec"]), registry, content["set"], member)
     write_atomic(sweep.spec_file(member), text)
     grown = attrs.evolve(sweep, members=(*sweep.members, member))

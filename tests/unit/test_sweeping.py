@@ -127,9 +127,9 @@ def test_a_sweep_may_grow_member_by_member(spec: Path) -> None:
     assert open_sweep(Path("out")) == begun
     assert begun.members == ()
     grown = begun
-    for init in (0.2, 0.05):
-        grown = add_member(grown, registry(), {KAPPA: init})
-    assert [(member.name, member.values) for member in grown.members] == [("000", {KAPPA: 0.2}), ("001", {KAPPA: 0.05})]
+    for number, init in ((0, 0.2), (2, 0.05)):
+        grown = add_member(grown, registry(), number, {KAPPA: init})
+    assert [(member.name, member.values) for member in grown.members] == [("000", {KAPPA: 0.2}), ("002", {KAPPA: 0.05})]
     assert open_sweep(Path("out")) == grown
     found = load_spec(grown.spec_file(grown.members[1]), registry()).spec
     assert found.run.cycles == 3
@@ -137,7 +137,7 @@ def test_a_sweep_may_grow_member_by_member(spec: Path) -> None:
     assert found.physical.parameters["kappa"].init == 0.05
     # what is wrong is told, and the sweep stays as it was
     with pytest.raises(SpecError, match="kappa"):
-        add_member(grown, registry(), {KAPPA: "large"})
+        add_member(grown, registry(), 3, {KAPPA: "large"})
     assert open_sweep(Path("out")) == grown
 
 

@@ -21,9 +21,19 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hyco_engine import Registry
-from hyco_engine.errors import DataError
-from hyco_engine.sweeping import Member, Sweep, add_member, create_open, open_sweep, run_members, start, threads_for
-from hyco_engine_optuna.space import Space, from_data, to_data
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.sweeping import (
+    Member,
+    Sweep,
+    add_member,
+    create_open,
+    open_sweep,
+    run_members,
+    spec_text,
+    start,
+    threads_for,
+)
+from hyco_engine_optuna.space import Space, ends_of, from_data, to_data
 
 SEARCH, JOURNAL = "search.json", "optuna.journal"
 
@@ -48,8 +58,12 @@ class Search:
         overrides: Sequence[str] = (),
         out: Path | None = None,
     ) -> Search:
-        """Begin a search in a new sweep folder. Raise SpecError."""
-        sweep = create_open(spec, Registry.discover(), overrides, list(space), out)
+        """Begin a search in a new sweep folder. Raise SpecError if a key cannot have one of its values by itself."""
+        registry = Registry.discover()
+        for key, values in space.items():
+            for value in ends_of(values):
+                spec_text(spec, registry, overrides, Member(name="000", values={key: value}))
+        sweep = create_open(spec, registry, overrides, list(space), out)
         content = {"space": to_data(space), "objective": objective, "seed": seed}
         partial = sweep.folder / f".{SEARCH}.tmp"
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -105,10 +119,20 @@ class Search:
     def _run(
         self, study: optuna.Study, trials: Sequence[FrozenTrial], jobs: int, stop: Callable[[], str | None]
     ) -> Iterator[tuple[Member, str, float | None]]:
+        members = []
         for trial in trials:
-            if trial.number == len(self.sweep.members):
-                self.sweep = add_member(self.sweep, Registry.discover(), trial.params)
-        members = [self.sweep.members[trial.number] for trial in trials]
+            known = {member.name: member for member in self.sweep.members}
+            member = known.get(name := f"{trial.number:03}")
+            if member is None:
+                try:
+                    self.sweep = add_member(self.sweep, Registry.discover(), trial.number, trial.params)
+                except SpecError as error:
+                    # single values were right, and these do not go together
+                    refused = Member(name=name, values=trial.params)
+                    yield self._tell(study, refused, f"refused: {error}")
+                    continue
+                member = self.sweep.members[-1]
+            members.append(member)
         for member in members:
             # one that had ended when the search was killed is only told
             if self.sweep.status(member) == "completed":

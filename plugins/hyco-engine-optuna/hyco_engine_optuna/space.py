@@ -62,6 +62,11 @@ def _numbers(low: str, high: str, *, log: bool) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log)
 
 
+def ends_of(values: BaseDistribution) -> Sequence[Any]:
+    """Return the least and the largest number, or all values of a list."""
+    return values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
+
+
 def to_data(space: Space) -> dict[str, Any]:
     """Return the space as plain values."""
     return {key: json.loads(distribution_to_json(values)) for key, values in space.items()}

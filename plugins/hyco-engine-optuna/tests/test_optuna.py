@@ -83,11 +83,19 @@ def test_a_member_that_fails_is_no_trial_to_learn_from() -> None:
     assert "no trial has a number under metrics.synthetic.val.nrmse" in lines[1]
 
 
+def test_a_key_that_cannot_have_its_values_is_told_before_anything_is_written() -> None:
+    for text in ("training.physical.lr=-1.0:1.0", "training.physical.rl=0.1:1.0", "synthetic.kind=resnet,renset"):
+        with pytest.raises(SpecError, match=r"lr|rl|renset"):
+            Search.create(SPEC, parse_space([text]), out=Path("found"))
+    assert not Path("found").exists()
+
+
 def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sweep folder"):
         Search.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ends_as_an_undisturbed_one() -> None:
     arguments = [SPEC, "--search", LR, "--trials", "2"]
     told(*arguments, "--out", "whole")
