@@ -270,7 +270,9 @@ def _entry(
         step = float(finer.found.step[k])
         found |= {"discretisation": abs(moved(step * SAFETY)), "discretisation_shift": moved(step)}
         ways = [WAY * step] if finer.certain else [0.0, WAY * step]
-        vague = bars.reach * VAGUENESS * step
+        # the larger the error of the grid is, the less does its first step say
+        large = found["discretisation"] / (LARGE * abs(value)) if value else 1.0
+        vague = bars.reach * VAGUENESS * step * max(1.0, large)
         low, high = -math.hypot(low, vague), math.hypot(high, vague)
     found["total"] = math.hypot(noise, found["discretisation"] or 0.0, found["start_noise"] or 0.0)
     found["interval"] = [
