@@ -148,7 +148,20 @@ class Assembler:
             spare=self.players == ("physical",),  # only a surrogate needs data that it has not seen
             given={f"physical.parameters.{name}.from": own.from_ for name, own in parameters.items() if own.from_},
             found={name: index for name, own in parameters.items() if (index := index_of(own)) is not None},
+            time=self._uses_time(),
         )
+
+    def _uses_time(self) -> bool:
+        """Return whether the physics depends on time."""
+        choice = self.spec.physical
+        if choice is None:
+            return False
+        record = cast("ModelRecord", self.registry.get(choice.hook, choice.kind, role="physical"))
+        along = any(setting.along for setting in choice.parameters.values())
+        if record.uses_time is None:
+            return along
+        with attributed(self._named(choice), "its use of time"):
+            return along or record.uses_time(choice.options)
 
     def choose_threads(self, task: Task, earlier: int | None = None) -> int:
         """Return the number of threads to compute with, which is then part of `spec`.
@@ -338,6 +351,7 @@ class Assembler:
                 inner_dt=physical.dt,
                 compile=physical.compile,
                 parameters=physical.parameters,
+                times=form.times,
                 planned_steps=planned_steps,
             )
         else:

@@ -151,6 +151,8 @@ class PhysicsContext(PartContext):
     parameters: Mapping[str, ParameterSetting] = attrs.Factory(dict)
     """The spec's settings by parameter name."""
     compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
+    times: tuple[float, float] | None = None
+    """The first and the last time at which the training data are known; None where states hold no time."""
     planned_steps: int = 0
     """The number of frames of one sample that training will step; it decides whether compiling pays."""
 
@@ -313,6 +315,11 @@ class PhysicalModel(nn.Module, ABC):
     def settle_steps(self, raw: Mapping[str, Tensor] | None = None) -> bool:
         """Choose another number of internal steps if these parameters need one; return true if it changed."""
         return False
+
+    @property
+    def advances(self) -> tuple[float, ...]:
+        """By how much each static channel of a state grows from frame to frame; a rollout goes by it."""
+        return self.layout.advances
 
     @property
     def equations(self) -> Sequence[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Autoregressive rollouts: each prediction is the next input, and static channels stay as they are."""
+"""Autoregressive rollouts: each prediction is the next input. Static channels stay as they are, but for the time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyco_engine.data.clock import later
 from hyco_engine.ensemble import Prediction, members_of
 from hyco_engine.interfaces import PhysicalModel
 
@@ -31,7 +32,7 @@ def rollout(model: nn.Module, state: Tensor, steps: int, *, checkpoint_every: in
     for start in range(0, steps, checkpoint_every):
         count = min(checkpoint_every, steps - start)
         parts += checkpoint(_predictions, model, state, count, use_reentrant=False)
-        state = _next(parts[-1], state)
+        state = _next(model, parts[-1], state, count)
     return torch.stack(parts, dim=1)
 
 
@@ -60,14 +61,20 @@ def _predictions(model: nn.Module, state: Tensor, steps: int) -> list[Tensor]:
     step = model.bound() if isinstance(model, PhysicalModel) else model
     for _ in range(steps):
         predictions.append(step(state))
-        state = _next(predictions[-1], state)
+        state = _next(model, predictions[-1], state)
     return predictions
 
 
-def _next(prediction: Tensor, state: Tensor) -> Tensor:
+def _next(model: nn.Module, prediction: Tensor, state: Tensor, frames: int = 1) -> Tensor:
+    """Return the state that a prediction so many frames after `state` belongs to.
+
+    `advances` of a model are those of the layout of its states.
+    """
     if state.shape[1] == prediction.shape[1]:
         return prediction
-    return torch.cat([prediction, state[:, prediction.shape[1] :]], dim=1)
+    static = state[:, prediction.shape[1] :]
+    static = later(static, getattr(model, "advances", ()), frames, static.dim() - 2)
+    return torch.cat([prediction, static], dim=1)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
@@ -103,7 +104,10 @@ class RolloutRecipe(Recipe):
             path = torch.cat([starts[:, None, : self.layout.n_dynamic], path], dim=1)
             frames = lead[:, None] + torch.arange(self.horizon + 1)
             path = path[torch.arange(len(path))[:, None], frames]
-            starts, path = torch.cat([path[:, 0], starts[:, self.layout.n_dynamic :]], dim=1), path[:, 1:]
+            static = later(
+                starts[:, self.layout.n_dynamic :], self.layout.advances, lead.to(starts.device), self.layout.n_axes
+            )
+            starts, path = torch.cat([path[:, 0], static], dim=1), path[:, 1:]
         return starts.cpu(), path.to(device="cpu", dtype=self.dtype)
 
     def _check(self, made: Tensor, indices: Tensor, shape: tuple[int, ...], what: str) -> None:

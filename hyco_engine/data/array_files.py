@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -68,6 +68,8 @@ class ArrayReader(ABC):
     """How the file was read, where that is not plain."""
     marks_missing = False
     """Whether the file marks values as not observed; they are NaN."""
+    dated: Collection[str] = ()
+    """The arrays of seconds since the first of the date-times that the file holds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -343,6 +345,7 @@ class CsvReader(ArrayReader):
                 continue
             if table.are_moments(column):
                 values, first = table.seconds(column)
+                self.dated = (*self.dated, name)
                 self.notes.append(f"{name} is counted in seconds since {first}")
             elif table.is_text(column):
                 self.refused[name] = "its entries are texts"

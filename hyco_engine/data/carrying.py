@@ -12,7 +12,7 @@ import torch
 
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
 from hyco_engine.data.derived import DerivedSource
-from hyco_engine.data.fields import SIMULATION, FieldInfo, StateLayout
+from hyco_engine.data.fields import SIMULATION, TIME, FieldInfo, StateLayout
 from hyco_engine.data.settings import FieldsScheme
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
@@ -25,14 +25,20 @@ _KEY = "data.fields.scalars"
 
 
 def carrying(
-    source: TrajectorySource, scheme: FieldsScheme, given: Mapping[str, str], found: Mapping[str, str]
+    source: TrajectorySource,
+    scheme: FieldsScheme,
+    given: Mapping[str, str],
+    found: Mapping[str, str],
+    *,
+    time: bool = False,
 ) -> TrajectorySource:
     """Return the source whose states carry the scalars that `[data.fields]` names, and those that parameters need.
 
     By default these are the scalars that differ between simulations, but for seeds and indices. `given` has the scalars
     that parameters take from the data, by the key that names them. `found` has the parameters that are learned for each
     group of simulations, and the name of the index of their groups: `SIMULATION`, or a label. A state carries that
-    index, and room for the value. Raises DataError, at the key that needs it, for what is unknown.
+    index, and room for the value. With `time`, a state also carries its time. Raises DataError, at the key that needs
+    it, for what is unknown.
     """
     static = {field.name for field in source.layout.static}
     listed = () if scheme.scalars == "auto" else scheme.scalars
@@ -55,7 +61,7 @@ def carrying(
     chosen = [*_varying(source)] if scheme.scalars == "auto" else []
     groups = {index: groups_of(source, index) for index in dict.fromkeys(found.values())}
     names = [name for name in dict.fromkeys((*chosen, *wanted)) if name not in found and name not in groups]
-    return _Carrying(source, names, found, groups) if names or found else source
+    return _Carrying(source, names, found, groups, time=time) if names or found or time else source
 
 
 def _varying(source: TrajectorySource) -> Sequence[str]:
@@ -94,7 +100,8 @@ class _Carrying(DerivedSource):
     """A source with further static fields.
 
     There is one for each of the scalars `names`, which holds the simulation's own number, one for each of the
-    parameters `found`, which is 0, and one for each index in `groups`, which has the group of each simulation.
+    parameters `found`, which is 0, one for each index in `groups`, which has the group of each simulation, and one for
+    the `time`.
     """
 
     def __init__(
@@ -103,17 +110,19 @@ class _Carrying(DerivedSource):
         names: Sequence[str],
         found: Mapping[str, str],
         groups: Mapping[str, Sequence[str]],
+        *,
+        time: bool,
     ) -> None:
         super().__init__(source)
         old = source.layout
-        new = (*names, *found, *groups)
+        new = (*names, *found, *groups, *((TIME,) if time else ()))
         if both := [name for name in new if name in {field.name for field in old.fields} or new.count(name) > 1]:
             raise DataError(
                 f"{both[0]!r} names a field of the data and a number of each simulation: give the number another name "
                 f'with data.scalars, such as {{{both[0]}_0 = "{both[0]}"}}',
                 key=_KEY,
             )
-        self._names, self._found = tuple(names), tuple(found)
+        self._names, self._found, self._has_time = tuple(names), tuple(found), time
         places = {name: {group: k for k, group in enumerate(dict.fromkeys(own))} for name, own in groups.items()}
         self._groups = {name: [places[name][group] for group in own] for name, own in groups.items()}
         axes = old.grid.axes
@@ -121,6 +130,7 @@ class _Carrying(DerivedSource):
             *(FieldInfo.uniform(name, axes) for name in names),
             *(FieldInfo.uniform(name, axes, by=index) for name, index in found.items()),
             *(FieldInfo.index(name, axes, list(own)) for name, own in places.items()),
+            *((FieldInfo.time(axes, source.dt),) if time else ()),
         ]
         self.layout = StateLayout(grid=old.grid, dynamic=old.dynamic, static=old.static + tuple(static))
 
@@ -135,6 +145,7 @@ class _Carrying(DerivedSource):
             *(float(scalars[name]) for name in self._names),
             *(0.0 for _ in self._found),
             *(float(own[index]) for own in self._groups.values()),
+            *((self.start(index),) if self._has_time else ()),
         ]
 
     def changed(self, trajectory: Trajectory, index: int) -> Trajectory:

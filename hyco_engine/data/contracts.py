@@ -103,6 +103,10 @@ class TrajectorySource(ABC):
         """
         return {}
 
+    def start(self, index: int) -> float:
+        """Return the time of the first frame of simulation `index`."""
+        return 0.0
+
     def labels(self, index: int) -> Mapping[str, str]:
         """Return the groups that simulation `index` belongs to, by name, such as {"rig": "B"}."""
         return {}

@@ -54,6 +54,9 @@ class DerivedSource(TrajectorySource):
     def scalars(self, index: int) -> Mapping[str, float]:
         return self.source.scalars(index)
 
+    def start(self, index: int) -> float:
+        return self.source.start(index)
+
     def labels(self, index: int) -> Mapping[str, str]:
         return self.source.labels(index)
 

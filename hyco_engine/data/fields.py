@@ -7,7 +7,7 @@ more sample along each axis. Entries of `S` beyond a component's own samples are
 A static field whose sampling is `uniform` holds one number of a simulation, such as its viscosity, at every cell: so
 each sample carries the numbers of its own simulation wherever it goes. One whose sampling is `index` holds the number
 of the group that the simulation belongs to, whose values a model has found itself; it is -1 for a state that holds its
-values.
+values. A uniform field may `advance`: the time of a state is such a number, which grows by dt from frame to frame.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
 
 SIMULATION = "simulation"
 """The name of the index of which each simulation is a group of its own."""
+TIME = "t"
+"""The name of the static field that holds the time of a state."""
 
 
 @attrs.frozen(kw_only=True)
@@ -192,11 +194,19 @@ class FieldInfo:
     """The names of the groups of an index."""
     by: str = ""
     """The index of a number that a model finds for each group; empty for one that is known."""
+    advance: float = 0.0
+    """By how much a uniform number grows from one frame to the next."""
 
     @classmethod
-    def uniform(cls, name: str, axes: Sequence[str], by: str = "") -> FieldInfo:
+    def uniform(cls, name: str, axes: Sequence[str], by: str = "", advance: float = 0.0) -> FieldInfo:
         """Return the field that holds one number of each simulation."""
-        return cls(name=name, sampling="uniform", boundary=Boundary.parse("zero-gradient", axes), by=by)
+        boundary = Boundary.parse("zero-gradient", axes)
+        return cls(name=name, sampling="uniform", boundary=boundary, by=by, advance=advance)
+
+    @classmethod
+    def time(cls, axes: Sequence[str], dt: float) -> FieldInfo:
+        """Return the field that holds the time of a state; `dt` is that between two frames."""
+        return cls.uniform(TIME, axes, advance=dt)
 
     @classmethod
     def index(cls, name: str, axes: Sequence[str], groups: Sequence[str]) -> FieldInfo:
@@ -217,12 +227,13 @@ class FieldInfo:
             "unit": self.unit,
             **({"groups": list(self.groups)} if self.groups else {}),
             **({"by": self.by} if self.by else {}),
+            **({"advance": self.advance} if self.advance else {}),
         }
 
     @classmethod
     def from_data(cls, data: Any, axes: Sequence[str]) -> FieldInfo:
         """Read what `to_data` returned. Raises ValueError on anything else."""
-        entries = _entries({"groups": [], "by": "", **data} if isinstance(data, Mapping) else data, cls)
+        entries = _entries({**_OPTIONAL, **data} if isinstance(data, Mapping) else data, cls)
         if entries["sampling"] not in ("centered", "staggered", "uniform", "index"):
             raise ValueError(f"unknown sampling {entries['sampling']!r}")
         return cls(
@@ -233,6 +244,7 @@ class FieldInfo:
             unit=_text(entries["unit"]),
             groups=tuple(map(_text, _list(entries["groups"]))),
             by=_text(entries["by"]),
+            advance=_finite(entries["advance"]),
         )
 
     def samples(self, grid: Grid, component: int) -> tuple[int, ...]:
@@ -323,6 +335,17 @@ class StateLayout:
         return tuple(field.name for field in self.static if field.sampling == "index")
 
     @property
+    def advances(self) -> tuple[float, ...]:
+        """By how much each static channel grows from one frame to the next; empty where none does."""
+        found = tuple(field.advance for field in self.static for _ in range(field.channels))
+        return found if any(found) else ()
+
+    @property
+    def has_time(self) -> bool:
+        """Whether states hold their time."""
+        return any(field.name == TIME and field.advance for field in self.static)
+
+    @property
     def bare(self) -> StateLayout:
         """The layout without scalars and indices: the fields that differ from cell to cell."""
         return self.without((*self.scalars, *self.indices))
@@ -366,6 +389,9 @@ class StateLayout:
             for group in ("dynamic", "static")
         )
         return cls(grid=grid, dynamic=dynamic, static=static)
+
+
+_OPTIONAL: Mapping[str, Any] = {"groups": [], "by": "", "advance": 0.0}
 
 
 def _entries(data: Any, cls: type) -> Mapping[str, Any]:

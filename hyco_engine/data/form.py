@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.fields import TIME, StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.untrusted import parse_json, refuse_large
 
@@ -32,6 +32,14 @@ class DataForm:
             return "no fields"
         fields = ", ".join(f"{f.name} ({f.channels}, {f.sampling})" for f in self.layout.fields)
         return f"the fields {fields} {self.layout.grid.text}"
+
+    @property
+    def times(self) -> tuple[float, float] | None:
+        """The first and the last time of the train split, if states hold their time and it is known."""
+        if self.layout is None or self.statistics is None or not self.layout.has_time:
+            return None
+        own = self.layout.channels(TIME).start
+        return float(self.statistics.lowest[own]), float(self.statistics.highest[own])
 
     def to_metadata(self) -> dict[str, str]:
         """Texts by name, as a weights file keeps them; `from_metadata` reads them back exactly."""

@@ -23,6 +23,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.observation import complete_frames
 from hyco_engine.data.points import points_of
@@ -50,11 +51,13 @@ def heldout_trajectories(
     segments: Mapping[SplitName, Sequence[Segment]],
     split: Literal["val", "test"],
     choice: SourceChoice,
+    advances: Sequence[float] = (),
 ) -> HeldOutStretches:
     """Return for each stretch of the split a complete first frame with the frames that follow it.
 
     Values are NaN where nothing was observed, and on training frames that a continuation passes through. Raises
-    DataError if a stretch has no frame to start from, or no observation to compare with.
+    DataError if a stretch has no frame to start from, or no observation to compare with. `advances` are those of the
+    layout.
     """
     masked = choice.observe.mask is not None or any(t.points is not None for t in trajectories)
     parts = segments[split]
@@ -85,7 +88,8 @@ def heldout_trajectories(
                 f"change the split",
                 key="data.split",
             )
-        found.append(attrs.evolve(trajectory, dynamic=dynamic, points=points))
+        static = later(trajectory.static, advances, own, trajectory.static.dim() - 1)
+        found.append(attrs.evolve(trajectory, dynamic=dynamic, static=static, points=points))
     return HeldOutStretches(measure=measure, trajectories=tuple(found), last_known=tuple(known))
 
 

@@ -145,6 +145,10 @@ class JoinedSource(TrajectorySource):
             log.warning("%s is not known of all simulations, and left out: %s does not give it", lost[0], lacks)
         self._reading = first
 
+    def start(self, index: int) -> float:
+        source, own = self._place(index)
+        return source.start(own)
+
     @property
     def truth(self) -> Mapping[str, Tensor]:
         return self._sources[0].truth

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from hyco_engine.data.carrying import groups_of
 from hyco_engine.data.checks import check_shapes, check_values, warn_of_likely_gaps
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Trajectory, TrajectorySource
-from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.fields import TIME, StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
 from hyco_engine.data.keeping import Shelf, shelf
 from hyco_engine.data.masks import sample_mask
@@ -172,6 +173,14 @@ class DataManager:
         names = found[0] if found else ()
         return {name: torch.tensor([own[name] for own in found], dtype=torch.float64) for name in names}
 
+    def times(self) -> dict[str, Tensor]:
+        """Return the first and the last time of the frames that are known before the data is loaded, as `scalars`."""
+        if not self.layout.has_time or len(self._known_frames) < self.num_simulations:
+            return {}
+        starts = [self.source.start(index) for index in range(self.num_simulations)]
+        ends = [start + self.dt * (frames - 1) for start, frames in zip(starts, self._known_frames, strict=True)]
+        return {TIME: torch.tensor([min(starts), max(ends)], dtype=torch.float64)}
+
     def groups(self, index: str) -> list[str]:
         """Return the name of the group of each simulation for an index of the layout."""
         return groups_of(self.source, index)
@@ -264,7 +273,7 @@ class DataManager:
     def glimpsed_states(self) -> Tensor | None:
         """Return states `[n, C_all]` of a simulation that can be read quickly; None where there is none, or space."""
         seen = None if self.layout.n_axes else self._glimpse()
-        return None if seen is None else some_states([seen])
+        return None if seen is None else some_states([seen], self.layout)
 
     def _declared_noise(self, spreads: Mapping[str, float]) -> dict[str, float]:
         """Return the noise that `[data.observe]` adds; 0 for one in the unit of a field whose spread is not known."""
@@ -288,6 +297,7 @@ class DataManager:
             stride=stride,
             complete=mask is None,
             samples=sample_mask(self.layout)[: self.layout.n_dynamic],
+            advances=self.layout.advances,
         )
         if mask is not None and not len(windows):
             raise DataError(
@@ -307,7 +317,7 @@ class DataManager:
         return windows
 
     def _point_windows(self, steps: int, stride: int) -> PointWindows:
-        windows = PointWindows(self._cut("train"), horizon=steps, stride=stride)
+        windows = PointWindows(self._cut("train"), horizon=steps, stride=stride, advances=self.layout.advances)
         if not len(windows):
             raise DataError(
                 f"no sensor observed anything within num_predict_steps = {steps} frames after a complete training "
@@ -339,13 +349,19 @@ class DataManager:
     @cached_property
     def _heldout(self) -> dict[Literal["val", "test"], HeldOutStretches]:
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
-        return {split: heldout_trajectories(self.trajectories, self._segments, split, self.choice) for split in splits}
+        return {
+            split: heldout_trajectories(
+                self.trajectories, self._segments, split, self.choice, advances=self.layout.advances
+            )
+            for split in splits
+        }
 
     def _cut(self, split: SplitName) -> tuple[Trajectory, ...]:
         return tuple(
             attrs.evolve(
                 t,
                 dynamic=t.dynamic[part.start : part.stop],
+                static=later(t.static, self.layout.advances, part.start, self.layout.n_axes),
                 points=points_of(t.points, split, self.choice.split.by, part.start, part.stop - 1),
             )
             for part in self._segments[split]

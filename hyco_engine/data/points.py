@@ -15,6 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Points, Samples, Trajectory
 from hyco_engine.data.fields import Rule, StateLayout
 from hyco_engine.data.masks import corner
@@ -181,7 +182,9 @@ class PointWindows(Samples):
 
     horizon: int
 
-    def __init__(self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1) -> None:
+    def __init__(
+        self, trajectories: Sequence[Trajectory], *, horizon: int, stride: int = 1, advances: Sequence[float] = ()
+    ) -> None:
         self.horizon = horizon
         self.skipped = 0
         states, tables = [], []
@@ -192,7 +195,8 @@ class PointWindows(Samples):
             known = torch.zeros(0) if points is None else (~points.value.isnan()).any(1) & (points.frame > _SLACK)
             used = torch.zeros_like(known, dtype=torch.bool)
             for start in range(0, max(1, frames - horizon), stride):
-                state = torch.cat([trajectory.dynamic[start], trajectory.static])
+                static = later(trajectory.static, advances, start, trajectory.static.dim() - 1)
+                state = torch.cat([trajectory.dynamic[start], static])
                 chosen = known
                 if points is not None:
                     chosen = known & (points.frame > start + _SLACK) & (points.frame <= start + horizon + _SLACK)

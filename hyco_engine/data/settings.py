@@ -65,6 +65,10 @@ class FieldsScheme:
         help="numbers of a whole simulation that the models get as inputs; auto: all that differ between simulations, "
         "but for seeds and indices; those that a parameter takes with `from` are always among them",
     )
+    time: bool = option(
+        False,
+        help="true: models get the time of a state as an input, t; a physics that depends on time gets it anyway",
+    )
 
     def __attrs_post_init__(self) -> None:
         names = self.dynamic + self.static

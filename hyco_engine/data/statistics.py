@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import FieldInfo, StateLayout
 from hyco_engine.data.masks import sample_mask
@@ -98,7 +99,7 @@ class Statistics:
             trajectories = list(trajectories)
         for trajectory in trajectories:
             rounding = max(rounding, torch.finfo(trajectory.dynamic.dtype).eps)
-            static.add(trajectory.static[None])
+            static.add(_ends(trajectory, layout) if layout.advances else trajectory.static[None])
             frames, changes = trajectory.dynamic, _Changes()
             step = max(1, CHUNK_ELEMENTS // max(1, frames[0].numel()))
             for start in range(0, len(frames), step):
@@ -123,7 +124,7 @@ class Statistics:
             largest=torch.cat([dynamic.largest, static.largest]),
             lowest=torch.cat([dynamic.lowest, static.lowest]),
             highest=torch.cat([dynamic.highest, static.highest]),
-            **({} if layout.n_axes else {"states": some_states(trajectories)}),
+            **({} if layout.n_axes else {"states": some_states(trajectories, layout)}),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -158,6 +159,8 @@ class Statistics:
 
 RANGE = ("lowest", "highest")
 _NAMES = ("mean", "std", "change_std", "largest", *RANGE)
+SOME_FRAMES = 16
+"""The number of frames from which the spread of what advances evenly is computed."""
 MOST_STATES = 32
 """The number of states that are kept."""
 
@@ -166,12 +169,24 @@ def _are_numbers(row: Any) -> bool:
     return isinstance(row, list) and all(isinstance(n, int | float) and math.isfinite(n) for n in row)
 
 
-def some_states(trajectories: Iterable[Trajectory]) -> Tensor:
+def _statics(trajectory: Trajectory, layout: StateLayout) -> Tensor:
+    """Return the static channels of each frame, `[T, C_static]`, where there is no space."""
+    every = trajectory.static.expand(len(trajectory.dynamic), -1)
+    return later(every, layout.advances, torch.arange(len(every)), 0)
+
+
+def _ends(trajectory: Trajectory, layout: StateLayout) -> Tensor:
+    """Return the static channels `[n, C_static, *S]` of a few frames, among them the first and the last one."""
+    frames = torch.linspace(0, len(trajectory.dynamic) - 1, SOME_FRAMES, dtype=torch.float64)
+    return later(trajectory.static.double()[None], layout.advances, frames, layout.n_axes)
+
+
+def some_states(trajectories: Iterable[Trajectory], layout: StateLayout) -> Tensor:
     """Return states `[n, C_all]` of trajectories without space that were observed completely.
 
     They are chosen evenly, beside those in which each channel is least and largest.
     """
-    every = [torch.cat([t.dynamic, t.static.expand(len(t.dynamic), -1)], dim=1).double() for t in trajectories]
+    every = [torch.cat([t.dynamic, _statics(t, layout)], dim=1).double() for t in trajectories]
     states = torch.cat(every)
     states = states[~states.isnan().any(1)]
     if len(states) <= MOST_STATES:

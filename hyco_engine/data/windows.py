@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Samples, Trajectory
 
 GATHER_BYTES = 2**28
@@ -25,7 +26,8 @@ class WindowDataset(Samples):
     has no window. NaN in a target means "not observed" and is passed on. A state never holds NaN: windows that would
     start from such a state are left out, and so are windows whose targets are all NaN. `skipped` counts both,
     `without_start` only the former. `complete` promises that there is no NaN at all, which saves a search for it.
-    `samples [C_dyn, *S]` is False on padding, which is never observed; None means that there is no padding.
+    `samples [C_dyn, *S]` is False on padding, which is never observed; None means that there is no padding. `advances`
+    are those of the layout; static channels of a trajectory are those of its first frame.
 
     Trajectories larger than memory stay where they are: memory-mapped tensors are read window by window.
     """
@@ -40,11 +42,13 @@ class WindowDataset(Samples):
         stride: int = 1,
         complete: bool = False,
         samples: Tensor | None = None,
+        advances: Sequence[float] = (),
     ) -> None:
         if horizon < 1 or stride < 1:
             raise ValueError(f"horizon and stride must be at least 1, not {horizon} and {stride}")
         self.horizon = horizon
         self.stride = stride
+        self._advances = tuple(advances)
         self.trajectories = tuple(trajectories)
         counts = [count_windows(len(t.dynamic), horizon, stride) for t in self.trajectories]
         starts = [torch.arange(count) * stride for count in counts]
@@ -151,5 +155,8 @@ class WindowDataset(Samples):
             return dynamic.contiguous()
         simulation = self._simulation[indices]
         if self._statics is not None:
-            return torch.cat([dynamic, self._statics.index_select(0, simulation)], dim=1)
-        return torch.cat([dynamic, torch.stack([self.trajectories[i].static for i in simulation.tolist()])], dim=1)
+            static = self._statics.index_select(0, simulation)
+        else:
+            static = torch.stack([self.trajectories[i].static for i in simulation.tolist()])
+        static = later(static, self._advances, self._frame[indices], static.dim() - 2)
+        return torch.cat([dynamic, static], dim=1)

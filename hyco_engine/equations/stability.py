@@ -210,7 +210,7 @@ def _eigenvalues(matrices: Tensor) -> Tensor:
 def _stable(linear: Tensor, jacobian: Tensor, growth: Tensor, h: float) -> bool:
     """Return whether no wave grows more in a step of `h` than the equation, with rates of `growth`, lets it grow."""
     start = torch.eye(linear.shape[-1], dtype=torch.complex128).expand(jacobian.shape)
-    step = etdrk4(linear[None, :, :, None], lambda u: jacobian @ u, start, h)
+    step = etdrk4(linear[None, :, :, None], lambda u, _: jacobian @ u, start, h)
     factor = _eigenvalues(step).abs().amax(-1)
     allowed = torch.exp(h * growth.clamp(min=0).clamp(max=100 / h))
     return bool((factor <= allowed * (1 + TOLERANCE)).all())

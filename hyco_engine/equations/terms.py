@@ -7,11 +7,12 @@ of 1, each given by its order along each axis: the Laplacian in the plane is `((
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
 
+from hyco_engine.data.fields import TIME
 from hyco_engine.equations.syntax import Call, Expression, Name, Negative, Number, Operation, Text, constant
 from hyco_engine.hooks.checking import did_you_mean
 
@@ -47,7 +48,7 @@ class Value:
 class Symbol:
     """A quantity by its name; `component` counts the components of a field, and 0 is a scalar's only one."""
 
-    kind: Literal["field", "static", "parameter", "coordinate"]
+    kind: Literal["field", "static", "parameter", "coordinate", "time", "series"]
     name: str
     component: int = 0
 
@@ -121,12 +122,15 @@ class Words:
     static: Mapping[str, tuple[str, ...]] = attrs.Factory(dict)
     parameters: tuple[str, ...] = ()
     constants: Mapping[str, float] = attrs.Factory(dict)
+    series: Collection[str] = ()
+    """Constants that are functions of time."""
 
     def known(self) -> list[str]:
         """Return all names, for a message."""
         fields = {**self.dynamic, **self.static}
         parts = [f"{name}.{part}" for name, components in fields.items() for part in components]
-        return [*fields, *parts, *self.parameters, *(f"constants.{name}" for name in self.constants), *self.axes, "pi"]
+        constants = [f"constants.{name}" for name in (*self.constants, *self.series)]
+        return [*fields, *parts, *self.parameters, *constants, *self.axes, "t", "pi"]
 
 
 @attrs.frozen
@@ -213,6 +217,8 @@ class _Lowering:
         fields = {**words.static, **words.dynamic}
         if name == "constants" and part in words.constants:
             return (Value(words.constants[part]),)
+        if name == "constants" and part in words.series:
+            return (Symbol("series", part),)
         if name in fields:
             kind: Literal["field", "static"] = "field" if name in words.dynamic else "static"
             components = fields[name]
@@ -226,8 +232,8 @@ class _Lowering:
             return (Symbol("coordinate", name),)
         if node.name == "pi":
             return (Value(PI),)
-        if node.name == "t":
-            raise self.source.mistake(node.place, "rates cannot depend on the time t: a step knows the state alone")
+        if node.name == TIME:
+            return (Symbol("time", TIME),)
         known = words.known()
         raise self.source.mistake(
             node.place,

@@ -152,6 +152,8 @@ class Style:
         elif self.latex and len(name) > 1:
             escaped = name.replace("_", "\\_")
             name = f"\\mathrm{{{escaped}}}"
+        if symbol.kind == "series":
+            return f"{name}(t)"
         components = self.components.get(symbol.name, ())
         if not components:
             return name

@@ -33,6 +33,9 @@ class ModelRecord(Record):
     """For a surrogate whose size may depend on the data: a function of the same arguments as `factory`. It returns the
     options with a value for each that is "auto". The engine calls it first, and writes these values into the resolved
     spec."""
+    uses_time: Callable[[Any], bool] | None = None
+    """For a physics that may depend on time: a function of the options that says whether it does. States then hold
+    their time, as the static field `t`."""
 
 
 def imported(module: str, name: str = "build") -> Callable[[Any, Any], Any]:

@@ -67,6 +67,8 @@ class Reference:
         """
         output, gradients = self._run(run, seed=1)
         _compare("the result", self._output, output, tolerance)
+        with torch.no_grad():
+            _compare("the result without gradients", self._output, run(*(x.detach() for x in self._inputs)), tolerance)
         for index, (label, one, two) in enumerate(zip(self._labels, self._gradients, gradients, strict=True)):
             _compare(label, one, two, tolerance, partial(self._rounding, index, tolerance) if index else _none)
 

@@ -12,17 +12,20 @@ TERMS = 18
 """Number of terms in the series of the phi functions within |z| < 1: the last is below the rounding of float64."""
 
 
-def etdrk4(linear: Tensor, slope: Callable[[Tensor], Tensor], u: Tensor, dt: float) -> Tensor:
-    """Return u after one step of `u_t = linear * u + slope(u)`, of fourth order: J. Comput. Phys. 176, eqs. 26-29."""
+def etdrk4(linear: Tensor, slope: Callable[[Tensor, float], Tensor], u: Tensor, dt: float) -> Tensor:
+    """Return u after one step of `u_t = linear * u + slope(u, s)`, where s is the time since the beginning of the step.
+
+    It is of fourth order: J. Comput. Phys. 176, eqs. 26-29.
+    """
     z = dt * linear
     p1, p2, p3 = phi_functions(z)
     weight = dt / 2 * phi_functions(z / 2)[0]
     full, half = torch.exp(z), torch.exp(z / 2)
-    k1 = slope(u)
+    k1 = slope(u, 0.0)
     a = half * u + weight * k1
-    k2 = slope(a)
-    k3 = slope(half * u + weight * k2)
-    k4 = slope(half * a + weight * (2 * k3 - k1))
+    k2 = slope(a, dt / 2)
+    k3 = slope(half * u + weight * k2, dt / 2)
+    k4 = slope(half * a + weight * (2 * k3 - k1), dt)
     first, middle, last = p1 - 3 * p2 + 4 * p3, 2 * p2 - 4 * p3, 4 * p3 - p2
     return full * u + dt * (first * k1 + middle * (k2 + k3) + last * k4)
 

@@ -18,18 +18,21 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.fields import FieldInfo, StateLayout
-from hyco_engine.data.scalars import own_or_found
+from hyco_engine.data.clock import later
+from hyco_engine.data.fields import TIME, FieldInfo, StateLayout
+from hyco_engine.data.scalars import number, own_or_found
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, StepExecution
 from hyco_engine.physics.capture import StepRunner
 from hyco_engine.physics.disturbance import too_long
+from hyco_engine.physics.knots import at_times
 from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 from hyco_engine.physics.steps import InternalSteps
 
@@ -46,6 +49,8 @@ class Physics(ABC):
     """The declarations of a physics, however its step is written."""
 
     parameters: Sequence[ParameterDeclaration] = ()
+    uses_time: bool = False
+    """Whether its step depends on time: then `fields` has the time of the state as the static field `t`."""
     needs_space: bool = True
     """Whether it is an equation of fields on a grid, and not of numbers that have no place."""
 
@@ -130,12 +135,20 @@ class DeclaredModel(PhysicalModel):
             )
         dynamic, static = physics.fields(grid.axes) if grid is not None else ((), ())
         self.layout = context.layout_for(dynamic, static)
+        uses_time = physics.uses_time or any(setting.along for setting in context.parameters.values())
+        self.layout = _with_time(self.layout, context, needed=uses_time)
         if context.dt is None:
             raise DataError("a physical model needs the time between two frames, but this data has none")
         self.dt = context.dt
         groups = {name: len(self.layout.field(name).groups) for name in self.layout.indices}
         self.learnables = Learnables(
-            physics.parameters, context.parameters, self.layout.grid, context.dtype, context.device, groups
+            physics.parameters,
+            context.parameters,
+            self.layout.grid,
+            context.dtype,
+            context.device,
+            groups,
+            context.times,
         )
         self._given = _given_fields(self.layout, self.learnables)
         self._ranges = _ranges(self.layout, context, self.learnables)
@@ -206,9 +219,14 @@ class DeclaredModel(PhysicalModel):
         static = state[:, self.layout.n_dynamic :]
         for index in range(self.substeps):
             if index:
+                static = self.later(static, 1 / self.substeps)
                 state = torch.cat([state, static], dim=1) if static.shape[1] else state
             state = self._runner(state, values)
         return state
+
+    def later(self, static: Tensor, frames: float) -> Tensor:
+        """Return static channels `[..., C_static, *S]` so many frames later."""
+        return later(static, self.layout.advances, frames, self.layout.n_axes)
 
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
         parameter = next(iter(self.learnables.state_dict().values()), torch.empty(()))
@@ -250,10 +268,11 @@ class DeclaredModel(PhysicalModel):
         static = state[:, self.layout.n_dynamic :]
 
         def advance(dynamic: Tensor, parts: int) -> Tensor:
+            own = static.repeat(2, *(1 for _ in static.shape[1:]))
             with self._steps.divided(parts):
                 for _ in range(self.substeps):
-                    whole = torch.cat([dynamic, static.repeat(2, *(1 for _ in static.shape[1:]))], dim=1)
-                    dynamic = self._eager(whole, *values)
+                    dynamic = self._eager(torch.cat([dynamic, own], dim=1), *values)
+                    own = self.later(own, 1 / self.substeps)
             return dynamic
 
         found = too_long(advance, state[:, : self.layout.n_dynamic], self.substeps)
@@ -282,9 +301,9 @@ class DeclaredModel(PhysicalModel):
         """Return sets of parameters between which those of all simulations lie, for `raw` or the present ones."""
         with torch.no_grad():
             values = self.learnables.values(raw)
-        index = self.learnables.index
-        shared = {name: value for name, value in values.items() if name not in index}
-        own = {name: torch.stack([values[name].min(), values[name].max()]) for name in index}
+        several = (*self.learnables.index, *self.learnables.in_time)
+        shared = {name: value for name, value in values.items() if name not in several}
+        own = {name: torch.stack([values[name].min(), values[name].max()]) for name in several}
         return _corners(shared, self._ranges | own)
 
     def _variant(self) -> int:
@@ -298,7 +317,8 @@ class DeclaredModel(PhysicalModel):
     def _own(self, state: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the parameters that differ between states `[B, C_all, *S]`: each `[B]`, or `[B, *resolution]`.
 
-        They are in the states, or they are those of `values` that the index in the states names.
+        They are in the states, or they are those of `values` that the index in the states names. Functions of time have
+        the value in the middle of the step.
         """
         found = {}
         for name, (channel, inside) in self._given.items():
@@ -306,6 +326,10 @@ class DeclaredModel(PhysicalModel):
             found[name] = state[(slice(None), channel, *inside)].detach()
         for name in self.learnables.index:
             found[name] = own_or_found(state.detach(), self.layout, name, values[name])
+        for name in self.learnables.in_time:
+            middle = number(state, self.layout, TIME) + self.inner_dt / 2
+            times = cast("Tensor", self.learnables.times(name)).to(state)
+            found[name] = at_times(middle, times, values[name].to(state.dtype))
         return found
 
     def _split(self, state: Tensor) -> dict[str, Tensor]:
@@ -413,6 +437,18 @@ def _save_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, _: Any
 def _load_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
     count = state.pop(f"{prefix}{_STEPS}", None)
     model._steps.restore(None if count is None else int(count))
+
+
+def _with_time(layout: StateLayout, context: PhysicsContext, *, needed: bool) -> StateLayout:
+    """Return the layout of states that hold their time, if `needed`. Raises DataError if those of the data lack it."""
+    if not needed or layout.has_time:
+        return layout
+    if context.layout is not None or context.dt is None:
+        raise DataError(
+            "the physics depends on time, which the states of this data do not hold: set data.fields.time = true",
+            key="data.fields.time",
+        )
+    return attrs.evolve(layout, static=(*layout.static, FieldInfo.time(layout.grid.axes, context.dt)))
 
 
 def _sizes(layout: StateLayout, context: PhysicsContext) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyco_engine.data.fields import Grid
+from hyco_engine.data.fields import TIME, Grid
 from hyco_engine.data.npy import read_arrays
 from hyco_engine.errors import PluginError, Problem, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -58,6 +58,8 @@ class _Entry:
     learn: bool
     field: bool
     smoothness: float
+    times: Tensor | None
+    """The times of the knots, if it is a function of time."""
 
 
 class Learnables(nn.Module):
@@ -76,8 +78,12 @@ class Learnables(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         groups: Mapping[str, int] | None = None,
+        times: tuple[float, float] | None = None,
     ) -> None:
-        """Raise SpecError with one problem per mistake in `settings`; `groups` has the number of groups of an index."""
+        """Raise SpecError with one problem per mistake in `settings`.
+
+        `groups` has the number of groups of an index, and functions of time have their knots between `times`.
+        """
         super().__init__()
         self.declarations = {declaration.name: declaration for declaration in declarations}
         self.raw = nn.ParameterDict()
@@ -99,7 +105,8 @@ class Learnables(nn.Module):
                 setting = settings.get(name) or ParameterSetting()
                 if (index := index_of(setting)) is not None:
                     self.index[name] = index
-                self._add(declaration, setting, grid, dtype, device, (groups or {}).get(index or ""))
+                where = _in_time(times, setting.knots) if setting.along else grid if setting.field else None
+                self._add(declaration, setting, where, dtype, device, (groups or {}).get(index or ""))
             except SpecError as error:
                 problems += error.problems
         if problems:
@@ -119,6 +126,15 @@ class Learnables(nn.Module):
         """Return the author's declaration."""
         return self.declarations[name]
 
+    @property
+    def in_time(self) -> tuple[str, ...]:
+        """The parameters that are functions of time: they have `[knots]`."""
+        return tuple(name for name, entry in self._entries.items() if entry.times is not None)
+
+    def times(self, name: str) -> Tensor | None:
+        """Return the times `[knots]` of the values of a function of time, in float64; None for any other parameter."""
+        return self._entries[name].times
+
     def is_field(self, name: str) -> bool:
         """Return whether the parameter has one value per grid point."""
         return self._entries[name].field
@@ -134,7 +150,8 @@ class Learnables(nn.Module):
     def values(self, raw: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the values by name, differentiable by `raw` (default: the module's own).
 
-        A value is 0-d, `[*resolution]` for a field, or `[groups]` where simulations differ.
+        A value is 0-d, `[*resolution]` for a field, `[groups]` where simulations differ, or `[knots]` of a function of
+        time.
         """
         chosen: Mapping[str, Tensor] | nn.ParameterDict = self.raw if raw is None else raw
         return {
@@ -184,7 +201,7 @@ class Learnables(nn.Module):
             raise SpecError(f"{name} is one number in this physics and cannot be a field", key=f"{key}.field")
         if setting.field and grid is None:
             raise SpecError(f"{name} can be a field only if the data has a grid", key=f"{key}.field")
-        start = _start(declaration, setting, grid if setting.field else None, key)
+        start = _start(declaration, setting, grid, key)
         if index_of(setting) is not None:
             if groups is None:
                 raise SpecError(
@@ -210,7 +227,15 @@ class Learnables(nn.Module):
             learn=learn,
             field=setting.field,
             smoothness=setting.smoothness,
+            times=None if grid is None or not setting.along else torch.tensor(grid.centers(TIME), dtype=torch.float64),
         )
+
+
+def _in_time(ends: tuple[float, float] | None, knots: int) -> Grid:
+    """Return the cells whose centres are the knots; nobody steps a physics before the times are known."""
+    first, last = (0.0, 1.0) if ends is None or not ends[0] < ends[1] else ends
+    half = (last - first) / (knots - 1) / 2
+    return Grid(axes=(TIME,), resolution=(knots,), lower=(first - half,), upper=(last + half,))
 
 
 def _bounds(declaration: ParameterDeclaration, setting: ParameterSetting) -> tuple[float, float]:

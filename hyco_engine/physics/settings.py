@@ -79,8 +79,15 @@ class ParameterSetting:
     )
     smoothness: float = option(
         0.0,
-        help="weight of a smoothness prior on a field: it adds the mean of the squared gradient to the loss",
+        help="weight of a smoothness prior on a field, or along time: it adds the mean of the squared gradient to the "
+        "loss",
         ge=0.0,
+    )
+    along: Literal["", "t"] = option(
+        "", help="t: the parameter is a function of time, linear between `knots`; empty: it does not change in time"
+    )
+    knots: int = option(
+        8, help='with along = "t": number of values, at even times from the first to the last training frame', ge=2
     )
 
     def __attrs_post_init__(self) -> None:
@@ -102,9 +109,14 @@ class ParameterSetting:
             raise SpecError(
                 'only values of simulations or groups have a population: set scope = "simulation"', key="prior"
             )
-        if self.smoothness and (not self.field or self.learn is False):
+        if self.smoothness and (not (self.field or self.along) or self.learn is False):
             raise SpecError(
                 "only a learned field can be kept smooth: set field = true and learn = true", key="smoothness"
+            )
+        if self.along and (self.field or self.scope != "shared"):
+            raise SpecError(
+                "a function of time has one value for all of space and all simulations: leave field and scope out",
+                key="along",
             )
         if self.init is None or isinstance(self.init, ArrayFile) or self.bounds is None:
             return

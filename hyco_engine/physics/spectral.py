@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,13 +61,19 @@ class Spectrum:
         turns = sum(orders) % 4
         return total * (1, 1j, -1, -1j)[turns]
 
-    def without_divergence(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """Return the spectra of a vector field minus grad p with lap p = div: the Poisson solve of a periodic box."""
-        square = _sum([wave.square() for wave in self.waves])
-        pressure = _sum([k * part for k, part in zip(self.waves, vector, strict=True)]) / torch.where(
-            square == 0, 1.0, square
-        )
-        return [part - k * pressure for k, part in zip(self.waves, vector, strict=True)]
+    @cached_property
+    def length(self) -> Tensor:
+        """`|k|` of the wave numbers for derivatives."""
+        return _sum([wave.square() for wave in self.waves]).sqrt()
+
+    @cached_property
+    def across(self) -> Tensor:
+        """The unit vector `(-k_y, k_x) / |k|`, `[2, *waves]` in two dimensions: a velocity without divergence has it.
+
+        It is zero for the mean, and for the shortest waves, whose derivatives are zero.
+        """
+        x, y = (wave.expand_as(self.length) for wave in self.waves)
+        return torch.stack([-y, x]) / torch.where(self.length == 0, 1.0, self.length)
 
     def _numbers(self, axis: int, device: torch.device) -> Tensor:
         """Return the integer wave numbers along an axis, shaped to broadcast over the spectrum."""

@@ -226,7 +226,8 @@ def _parameter_panel(timeline: _Timeline, name: str, entry: Mapping[str, Any], p
 
     def draw(ax: Axes) -> None:
         title = with_unit(name, entry.get("unit"))
-        plain_axes(ax, f"Mean of the field {title}" if is_field else f"Parameter {title}")
+        of = "" if entry.get("along") else "the field "
+        plain_axes(ax, f"Mean of {of}{title}" if is_field else f"Parameter {title}")
         start, truth = _level(entry.get("initial")), _level(entry.get("truth"))
         held = _held(points if start is None else [(0, start), *points])
         _plot(ax, held, "-", color=COLORS["physical"], linewidth=1.6, label=f"learned: {points[-1][1]:.4g}")
@@ -254,15 +255,20 @@ def _profile_panels(name: str, entry: Mapping[str, Any], profiles: Mapping[str, 
     if "final" not in profiles:
         return []
     off = entry.get("relative_error")
-    title = f"Field {with_unit(name, entry.get('unit'))}" + (f": {100 * off:.2g} % off" if is_number(off) else "")
+    times = entry.get("times")
+    if times is not None and len(times) != len(profiles["final"]):
+        times = None
+    kind = "Field" if times is None else "Function of time"
+    title = f"{kind} {with_unit(name, entry.get('unit'))}" + (f": {100 * off:.2g} % off" if is_number(off) else "")
 
     def curves(ax: Axes) -> None:
         plain_axes(ax, title)
         styles = {"final": ("learned", "-", "physical"), "truth": ("truth", "--", "truth")}
         for role, (label, line, color) in {**styles, "initial": ("start", ":", "persistence")}.items():
             if role in profiles:
-                ax.plot(profiles[role], line, color=COLORS[color], label=label)
-        ax.set_xlabel("cell")
+                places = range(len(profiles[role])) if times is None else times
+                ax.plot(places, profiles[role], line, color=COLORS[color], label=label)
+        ax.set_xlabel("cell" if times is None else "time")
         legend(ax)
 
     def image(role: str, heading: str) -> Draw:

@@ -113,7 +113,8 @@ def found_text(entry: Mapping[str, Any]) -> str:
     suffix = "" if unit == "1" else f" {unit}"
     if isinstance(value, Mapping):
         low, mean, high = (significant(value.get(key), 4) for key in ("min", "mean", "max"))
-        kind = f"one value for each {entry['by']}" if entry.get("by") else "a field"
+        kind = "a function of time" if entry.get("along") else "a field"
+        kind = f"one value for each {entry['by']}" if entry.get("by") else kind
         return f"{kind}, {low} to {high}, mean {mean}{suffix}"
     error = total_error(entry)
     if not is_number(value):

@@ -169,6 +169,7 @@ class KnowingScalars(nn.Module):
         super().__init__()
         self.model = model
         self.layout = layout
+        self.advances = layout.advances
 
     def forward(self, state: Tensor, **scalars: float | Tensor) -> Tensor:
         """Step states with all channels, or without those of the scalars; then all are given. Raises DataError."""

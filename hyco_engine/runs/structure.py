@@ -71,6 +71,8 @@ SUMMARY_SHAPE = {
             "standard_error": NUMBER,
             "unit": str,
             "moved": bool,
+            "along": str,
+            "times": Rows(NUMBER),
             "budget": BUDGET,
             "own": Rows({"budget": BUDGET}),
         }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.augment.balance import Balance
+from hyco_engine.data.fields import TIME
 from hyco_engine.interfaces import PhysicalModel
 
 try:
@@ -41,7 +42,7 @@ def parameters_summary(
 
     `found` has the parameters `initial`, `final` (the reported ones), `best` (those of the smallest error on held-out
     data) and `last` (those that training ended with). Of a parameter with a value for each group, `own` has the name
-    of the group, its `value`, `standard_error`, `interval` and `truth`.
+    of the group, its `value`, `standard_error`, `interval` and `truth`. One that is a function of time has its `times`.
     """
     summary: dict[str, dict[str, Any]] = {}
     for name, value in found["final"].items():
@@ -60,6 +61,8 @@ def parameters_summary(
         if (index := model.learnables.index.get(name)) is not None:
             groups = model.layout.field(index).groups
             summary[name] |= {"by": index, "own": _own(name, groups, value, true, standard_errors, intervals)}
+        if (times := model.learnables.times(name)) is not None:
+            summary[name] |= {"along": TIME, "times": times.tolist()}
     return summary
 
 

@@ -36,10 +36,11 @@ def task_for(
     spare: bool = False,
     given: Mapping[str, str] | None = None,
     found: Mapping[str, str] | None = None,
+    time: bool = False,
 ) -> Task:
     """Return the task of a source; `choice`, `cache`, `writes`, `dtype`, `seed` and `spare` are those of `DataManager`.
 
-    States carry the scalars of their simulation; `given` and `found` are those of
+    States carry the scalars of their simulation; `given`, `found` and `time` are those of
     `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
     not fit `choice`.
     """
@@ -47,6 +48,6 @@ def task_for(
         return SampleTask(source, choice)
     given = given or {}
     known = described(source, choice, named=given.values())
-    carried = carrying(known, choice.fields, given, found or {})
+    carried = carrying(known, choice.fields, given, found or {}, time=time or choice.fields.time)
     manager = DataManager(carried, choice, cache, writes=writes, dtype=dtype, seed=seed, spare=spare)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

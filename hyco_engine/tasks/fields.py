@@ -40,7 +40,9 @@ class FieldTask(Task, ABC):
         self.manager = manager
         self.layout = manager.layout
         self.dt = manager.dt
-        self.statistics = Statistics.unknown(self.layout, manager.scalars(), manager.glimpsed_states())
+        self.statistics = Statistics.unknown(
+            self.layout, manager.scalars() | manager.times(), manager.glimpsed_states()
+        )
         self._is_read = False
 
     @property

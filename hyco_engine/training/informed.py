@@ -69,6 +69,13 @@ def build_surrogate(
 
 def build_informed(build: Callable[[SurrogateContext], nn.Module], context: SurrogateContext) -> nn.Module:
     """Return the surrogate that `build` makes, informed where the layout of the data has indices."""
+    model, layout = _built(build, context), context.layout
+    if layout is not None and layout.advances:
+        model.advances = layout.advances  # type: ignore[assignment]
+    return model
+
+
+def _built(build: Callable[[SurrogateContext], nn.Module], context: SurrogateContext) -> nn.Module:
     layout = context.layout
     if layout is None or not layout.indices:
         return build(context)

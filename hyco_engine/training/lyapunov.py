@@ -16,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
@@ -106,7 +107,7 @@ class _Pair:
         generator: torch.Generator,
     ) -> None:
         self._model = model
-        self._n = layout.n_dynamic
+        self._layout, self._n = layout, layout.n_dynamic
         shape = (-1, *(1 for _ in layout.spatial))
         self._spread = statistics.std[: self._n].reshape(shape).to(states)
         self._own = sample_mask(layout)[: self._n].to(states.device)
@@ -126,7 +127,7 @@ class _Pair:
             growth.append((self._distance(far - near) / self._size).log())
             change.append(self._distance(near - before).log())
             self._apart = self._scaled(far - near)
-            self._states = torch.cat([near, static], dim=1)
+            self._states = torch.cat([near, later(static, self._layout.advances, 1, self._layout.n_axes)], dim=1)
         return torch.stack(growth).cpu(), torch.stack(change).cpu()
 
     def _distance(self, difference: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Smoothness priors, which the fields among a physics' parameters add to the loss.
+"""Smoothness priors, which fields and functions of time among a physics' parameters add to the loss.
 
     s mean_x |grad theta|^2    for each field theta with `smoothness` s > 0
 
@@ -31,6 +31,11 @@ class _Part:
     key: str
     physics: PhysicalModel
     smoothness: float
+
+    def slopes(self, value: Tensor) -> Tensor:
+        """Return the derivatives of the parameter in space, or in time, `[N]`."""
+        times = self.physics.learnables.times(self.name)
+        return slopes(value, self.physics.layout) if times is None else value.diff() / times.diff().to(value)
 
 
 class Prior:
@@ -70,7 +75,7 @@ class Prior:
         for part in self._parts:
             raw = part.physics.learnables.raw[part.name] if point is None else point[part.key]
             value = part.physics.learnables.transform(part.name).to_value(raw)
-            yield part.name, math.sqrt(part.smoothness / value.numel()) * slopes(value, part.physics.layout)
+            yield part.name, math.sqrt(part.smoothness / value.numel()) * part.slopes(value)
 
 
 def slopes(value: Tensor, layout: StateLayout) -> Tensor:

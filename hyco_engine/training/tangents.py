@@ -112,6 +112,7 @@ class TangentRollout:
                 flow = change if not static.shape[2] else _with_zeros(change, flow)
                 if (index + 1) % model.substeps == 0:
                     derived.append(change[:, :, :size])
+            static = model.later(static, 1 / model.substeps)
             now = new if not static.shape[2] else torch.cat([new, static], dim=2)
             if (index + 1) % model.substeps == 0:
                 found.append(new[:, :size])

@@ -92,8 +92,8 @@ class TestMistakes:
         [
             (
                 "nu*lap(uu)",
-                "physical.rates.u: column 8, at 'uu)': unknown name 'uu'; did you mean 'u'?; there are u, nu, x, pi. "
-                "A parameter has a start value in the spec: physical.parameters.uu.init",
+                "physical.rates.u: column 8, at 'uu)': unknown name 'uu'; did you mean 'u'?; there are u, nu, x, t, "
+                "pi. A parameter has a start value in the spec: physical.parameters.uu.init",
             ),
             ("nu*lapl(u)", "column 4, at 'lapl(u)': unknown function 'lapl'; did you mean 'lap'?; there are dx, lap"),
             ("dx(u, 1.5)", "column 7, at '1.5)': expected a whole number from 1 to 8 as order"),
@@ -101,7 +101,6 @@ class TestMistakes:
             ("nu*sin(u, u)", "column 4, at 'sin(u, u)': sin takes 1 argument, not 2"),
             ("nu*u > 0", "column 1, at 'nu*u > 0': > compares only in where(condition, a, b)"),
             ("nu*where(u, u, 0)", "where begins with a comparison, such as where(u > 0, u, 0)"),
-            ("nu*t", "column 4, at 't': rates cannot depend on the time t: a step knows the state alone"),
             ("nu*constants.g", "unknown name 'constants.g'"),
             ("nu*u/0", "column 1, at 'nu*u/0': is no finite number: it divides by zero, or is too large"),
             ("nu + 1e300**2", "column 6, at '1e300**2': is no finite number"),

@@ -439,14 +439,18 @@ def test_phiflow_and_phiml_are_a_working_pair() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor")
-def test_inductor_compiles_the_graph() -> None:
+@pytest.mark.parametrize("count", [2, 32], ids=["as given", "side by side"])
+def test_inductor_compiles_the_graph(count: int) -> None:
     model = FlowModel(Heat(), context(compile="inductor"))
-    state = states(model)
+    state = states(model, count)
     eager = FlowModel(Heat(), context(compile="eager"))
     assert torch.allclose(model(state), eager(state), rtol=0, atol=1e-6)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            assert torch.equal(model(states(model)), model(state).detach())
+            assert torch.allclose(model(states(model, count)), eager(state), rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(model(state).square().sum(), list(model.parameters()))
+    (expected,) = torch.autograd.grad(eager(state).square().sum(), list(eager.parameters()))
+    assert torch.allclose(gradient, expected, rtol=1e-5)
     loss = model(state).square().sum()
     loss.backward(retain_graph=True)
     loss.backward()

@@ -297,7 +297,7 @@ def test_what_no_step_resolves_is_refused_with_its_values() -> None:
         ("-k*lap(u)", "column 4, at 'lap(u)': lap needs axes of space, and the data have none"),
         ("-k*dx(u)", "column 4, at 'dx(u)': dx needs axes of space, and the data have none"),
         ("mean(u)", "column 1, at 'mean(u)': mean needs axes of space, and the data have none"),
-        ("-k*x", "column 4, at 'x': unknown name 'x'; there are u, k, pi."),
+        ("-k*x", "column 4, at 'x': unknown name 'x'; there are u, k, t, pi."),
     ],
 )
 def test_rates_without_space_have_no_words_of_space(rate: str, message: str) -> None:

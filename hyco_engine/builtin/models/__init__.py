@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from hyco_engine.builtin.models import options_physical as physical
 from hyco_engine.builtin.models import options_synthetic as synthetic
@@ -11,7 +12,13 @@ from hyco_engine.hooks.records import ModelRecord, imported
 
 
 def _record(
-    kind: str, role: Literal["physical", "synthetic"], options: type, summary: str, *, settles: bool = False
+    kind: str,
+    role: Literal["physical", "synthetic"],
+    options: type,
+    summary: str,
+    *,
+    settles: bool = False,
+    uses_time: Callable[[Any], bool] | None = None,
 ) -> ModelRecord:
     """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package.
 
@@ -20,7 +27,9 @@ def _record(
     module = f"{__name__}.{kind.replace('-', '_')}"
     settled = imported(module, "settled") if settles else None
     factory = imported(module, "build")
-    return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory, settled=settled)
+    return ModelRecord(
+        kind=kind, role=role, summary=summary, options=options, factory=factory, settled=settled, uses_time=uses_time
+    )
 
 
 @hookimpl
@@ -55,6 +64,7 @@ def hyco_models() -> list[ModelRecord]:
             "physical",
             physical.EquationOptions,
             "your own equations, written as text: rates of change of fields, with parameters found by their names",
+            uses_time=physical.EquationOptions.uses_time,
         ),
         _record(
             "fisher-kpp",

@@ -3,6 +3,7 @@
 Equation        u_t = rates.u for each field, on a grid or without space; docs/equations.md has the words
 Fields          those of `rates`: scalars, or vectors with a component for each axis; centred
 Parameters      those of [physical.parameters], such as `nu`, each with a start value there: numbers or fields
+Time            `t` in rates, and measured series among the constants: at each stage of a step its own
 Boundary        any; periodic where the data names none
 Solutions       those of the equations
 
@@ -38,11 +39,14 @@ from functools import partial, reduce
 from operator import add
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.builtin.models.options_physical import EquationOptions
-from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.builtin.models.options_physical import EquationOptions, Series
+from hyco_engine.builtin.models.series import read_series
+from hyco_engine.data.fields import TIME, Boundary, FieldInfo, StateLayout
+from hyco_engine.data.scalars import number as number_in
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.equations.accuracy import MOST, ROUGH, TOLERANCE, Advance, accurate_steps, reached
 from hyco_engine.equations.evaluation import Differences, Spectral, difference_symbol, reach, spectral_symbol
@@ -77,6 +81,7 @@ from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import LEARNING_ROOM, rk4
 from hyco_engine.physics.exponential import etdrk4
 from hyco_engine.physics.initial import noise_field
+from hyco_engine.physics.knots import at_times
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
@@ -93,20 +98,32 @@ class Equation(TorchPhysics):
 
     needs_space = False
 
-    def __init__(self, options: EquationOptions, layout: StateLayout, settings: Mapping[str, ParameterSetting]) -> None:
-        """Raise SpecError for names without a meaning, or where the scheme and the data do not fit."""
+    def __init__(
+        self,
+        options: EquationOptions,
+        layout: StateLayout,
+        settings: Mapping[str, ParameterSetting],
+        times: tuple[float, float] | None = None,
+    ) -> None:
+        """Raise SpecError for names without a meaning, or where the scheme and the data do not fit.
+
+        `times` are those between which the equation is solved, where it depends on time and they are known.
+        """
         self.options = options
         self.layout = layout
+        self.times = times
+        self.series = {name: read_series(own, name) for name, own in options.constants.items() if type(own) is Series}
         grid = layout.grid
         texts = {name: Text(text=text, key=f"{KEY}.rates.{name}") for name, text in options.rates.items()}
         trees = {name: parse(source.text, source.key) for name, source in texts.items()}
-        own = [info for info in layout.static if info.sampling == "centered" or info.sampling == "uniform"]
+        own = [info for info in layout.static if info.sampling in ("centered", "uniform") and not info.advance]
         words = Words(
             axes=grid.axes,
             dynamic={info.name: info.components for info in layout.dynamic},
             static={info.name: info.components for info in own if info.name not in settings},
             parameters=tuple(settings),
-            constants=options.constants,
+            constants={name: own for name, own in options.constants.items() if isinstance(own, float | int)},
+            series=self.series,
         )
         taken = {*grid.axes, "pi", "t", "constants"}
         if clash := [name for name in (*options.rates, *settings) if name in taken]:
@@ -130,6 +147,8 @@ class Equation(TorchPhysics):
         found = dict.fromkeys(symbol for node in nodes for symbol in symbols(node))
         self.statics = tuple(symbol for symbol in found if symbol.kind == "static")
         self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
+        self.timed = tuple(symbol for symbol in found if symbol.kind in ("time", "series"))
+        self.uses_time = bool(self.timed)
         self.spectral = self._is_spectral()
         varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
         expansion = Expansion(varying)
@@ -152,13 +171,27 @@ class Equation(TorchPhysics):
         others = {Symbol("parameter", name): value for name, value in parameters.items()}
         others |= {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
         advance = self._spectral_step if self.spectral else self._difference_step
-        new = advance(state, others, dt)
+        time = fields[TIME][:, 0] if self.timed else None
+        if time is not None and self.layout.n_axes:
+            time = time[(slice(None), *(slice(1) for _ in self.layout.grid.axes))]
+        new = advance(state, others, time, dt)
         parts = torch.split(new, [info.channels for info in self.layout.dynamic], dim=1)
         return {info.name: part for info, part in zip(self.layout.dynamic, parts, strict=True)}
 
     # --- steps ---
 
-    def _spectral_step(self, state: Tensor, others: Mapping[Symbol, Tensor], dt: float) -> Tensor:
+    def _at(self, time: Tensor | None) -> dict[Symbol, Tensor]:
+        """Return what depends on time alone, at times that broadcast over the grid."""
+        if time is None:
+            return {}
+        found = {}
+        for symbol in self.timed:
+            found[symbol] = (
+                time if symbol.kind == "time" else at_times(time, *(p.to(time) for p in self.series[symbol.name]))
+            )
+        return found
+
+    def _spectral_step(self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float) -> Tensor:
         spectrum = Spectrum(self.layout.grid, state)
         u = spectrum.forward(state)
         known = Spectral(self.layout.grid, spectrum, {}, others)
@@ -166,16 +199,19 @@ class Equation(TorchPhysics):
         if not any(rate.rest for rate in self.rates):
             return spectrum.inverse(torch.exp(dt * linear) * u)
 
-        def slope(u: Tensor) -> Tensor:
+        def slope(u: Tensor, since: float) -> Tensor:
             kept = u * spectrum.resolved
             waves = {symbol: kept[:, index] for index, symbol in enumerate(self.components)}
-            evaluation = Spectral(self.layout.grid, spectrum, waves, others)
+            now = self._at(None if time is None else time + since)
+            evaluation = Spectral(self.layout.grid, spectrum, waves, {**others, **now})
             parts = [_transformed(rate.rest, evaluation).expand(kept[:, 0].shape) for rate in self.rates]
             return torch.stack(parts, dim=1) * spectrum.resolved
 
         return spectrum.inverse(etdrk4(linear, slope, u, dt))
 
-    def _difference_step(self, state: Tensor, others: Mapping[Symbol, Tensor], dt: float) -> Tensor:
+    def _difference_step(
+        self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float
+    ) -> Tensor:
         layout = self.layout
         fields = {symbol: value for symbol, value in others.items() if value.dim() >= layout.n_axes}
         numbers = {symbol: value for symbol, value in others.items() if symbol not in fields}
@@ -190,15 +226,17 @@ class Equation(TorchPhysics):
 
         def rate(values: dict[str, Any]) -> dict[str, Any]:
             own = {symbol: values["all"][:, index] for index, symbol in enumerate(self.components)}
-            evaluation = Differences(layout.grid, fields | own, beyond, components, numbers, state)
+            known = numbers | self._at(values.get(TIME))
+            evaluation = Differences(layout.grid, fields | own, beyond, components, known, state)
             shape = values["all"][:, 0].shape
             parts = []
             for one in self.rates:
                 total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
                 parts.append(evaluation.tensor(total).expand(shape))
-            return {"all": torch.stack(parts, dim=1)}
+            return {"all": torch.stack(parts, dim=1), TIME: 1.0}
 
-        advanced: Tensor = rk4(rate, {"all": state}, dt)["all"]
+        begun = {"all": state} if time is None else {"all": state, TIME: time}
+        advanced: Tensor = rk4(rate, begun, dt)["all"]
         return advanced
 
     # --- stability ---
@@ -217,6 +255,9 @@ class Equation(TorchPhysics):
         for symbol in self.places:
             axis = grid.axes.index(symbol.name)
             ranges[symbol] = grid.lower[axis], grid.upper[axis]
+        for symbol in self.timed:
+            known = self.times or (0.0, dt)
+            ranges[symbol] = known if symbol.kind == "time" else _ends(self.series[symbol.name][1])
         for name, value in parameters.items():
             ranges[Symbol("parameter", name)] = float(value.min()), float(value.max())
         if not all(math.isfinite(end) for ends in ranges.values() for end in ends):
@@ -347,6 +388,7 @@ class System(Equation):
         layout: StateLayout,
         settings: Mapping[str, ParameterSetting],
         statistics: Statistics | None,
+        times: tuple[float, float] | None = None,
     ) -> None:
         """Raise SpecError also for what needs space."""
         if options.scheme != "auto":
@@ -356,7 +398,7 @@ class System(Equation):
         for name, setting in settings.items():
             if setting.field:
                 raise SpecError("there is no space over which it could vary", key=f"{KEY}.parameters.{name}.field")
-        super().__init__(options, layout, settings)
+        super().__init__(options, layout, settings, times)
         self._known = statistics is not None and len(statistics.states) > 1
         if statistics is not None and self._known:
             self._states = statistics.states
@@ -394,10 +436,12 @@ class System(Equation):
         others = {Symbol("parameter", name): value.to(states) for name, value in parameters.items()}
         for symbol in self.statics:
             others[symbol] = states[:, self.layout.channels(symbol.name)][:, symbol.component]
+        begin = number_in(states, self.layout, TIME) if self.timed else None
 
         def advance(dynamic: Tensor, steps: int) -> Tensor:
-            for _ in range(steps):
-                dynamic = self._difference_step(dynamic, others, dt / steps)
+            for index in range(steps):
+                time = None if begin is None else begin + index * dt / steps
+                dynamic = self._difference_step(dynamic, others, time, dt / steps)
             return dynamic
 
         return advance
@@ -429,6 +473,10 @@ class System(Equation):
 
     def _is_spectral(self) -> bool:
         return False
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _counted(steps: int) -> str:
@@ -502,6 +550,9 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel:
         if odd := [info.name for info in dynamic if info.sampling != "centered"]:
             raise DataError(f"an equation needs centred fields, and {odd[0]!r} is staggered", key="data.fields")
     layout = context.layout_for(dynamic)
+    if given is None and context.dt is not None and options.uses_time():
+        layout = attrs.evolve(layout, static=(FieldInfo.time(grid.axes, context.dt),))
+    times = context.times
     if grid.axes:
-        return TorchModel(Equation(options, layout, context.parameters), context)
-    return TorchModel(System(options, layout, context.parameters, context.statistics), context)
+        return TorchModel(Equation(options, layout, context.parameters, times), context)
+    return TorchModel(System(options, layout, context.parameters, context.statistics, times), context)

@@ -78,7 +78,7 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
         # u u_x = (u^2)_x / 2
         factor = -0.5 * parameters["advection"] if "advection" in parameters else -0.5
 
-        def slope(u: Tensor) -> Tensor:
+        def slope(u: Tensor, _: float) -> Tensor:
             return factor * spectrum.derivative(spectrum.forward(spectrum.inverse(u * kept).square()) * kept, 0)
 
         return {"u": spectrum.inverse(etdrk4(linear, slope, spectrum.forward(fields["u"]), dt))}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from hyco_engine.equations.syntax import parse
+from hyco_engine.data.fields import TIME
+from hyco_engine.equations.syntax import names, parse
 from hyco_engine.errors import Problem, SpecError
 from hyco_engine.spec.options import option, options
 
@@ -154,6 +156,15 @@ class SmokeOptions:
 
 
 @options
+class Series:
+    """A measured series: a function of time that is linear between its values."""
+
+    file: Path = option(help="a .csv, .npz, .mat or .h5 file with times and values")
+    time: str = option("", help="name of the times, in the time of the data; empty: t or time")
+    value: str = option("", help="name of the values; empty: that of the constant, or of all that is beside the times")
+
+
+@options
 class EquationOptions:
     """`[physical] kind = "equation"`."""
 
@@ -161,8 +172,10 @@ class EquationOptions:
         help='rate of change of each field, as text such as rates.u = "nu*lap(u) - u*dx(u)"; docs/equations.md has the '
         "words"
     )
-    constants: Mapping[str, float] = option(
-        attrs.Factory(dict), help="known numbers, by their names in rates after constants, such as constants.g"
+    constants: Mapping[str, float | Series] = option(
+        attrs.Factory(dict),
+        help="known numbers, by their names in rates after constants, such as constants.g; a table such as {file = "
+        '"inflow.csv"} is a measured series, whose value is that at the time of a state',
     )
     scheme: Literal["auto", "spectral", "finite-difference"] = option(
         "auto",
@@ -196,3 +209,9 @@ class EquationOptions:
                 mistakes += error.problems
         if mistakes:
             raise SpecError(mistakes)
+
+    def uses_time(self) -> bool:
+        """Return whether a rate names the time, or a measured series."""
+        series = {f"constants.{name}" for name, value in self.constants.items() if type(value) is Series}
+        trees = (parse(text, f"rates.{name}") for name, text in self.rates.items())
+        return any(one.name in series | {TIME} for tree in trees for one in names(tree))

@@ -70,6 +70,7 @@ class ArraysSource(TrajectorySource):
         self.num_simulations = common_length(self.arrays, "s") or 1
         self._resampled: dict[str, Resampling] = {}
         self.num_frames = common_length(self.arrays, "t") or 0
+        self._starts = [0.0] * self.num_simulations
         self.dt = self._time_step()
         self._downwards: set[str] = set()
         self.plans = {axis: self._plan(axis) for axis in self.space}
@@ -130,6 +131,9 @@ class ArraysSource(TrajectorySource):
             **({"parts": [array.part for array in self.arrays]} if any(array.part for array in self.arrays) else {}),
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+    def start(self, index: int) -> float:
+        return self._starts[index]
 
     def load(self, index: int) -> Trajectory:
         parts: dict[bool, list[Array]] = {False: [], True: []}
@@ -194,7 +198,9 @@ class ArraysSource(TrajectorySource):
         """Return the times of the frames; a file may repeat them for each simulation."""
         name, key = self.options.time, "data.time"
         if self.reader.find(name, key).shape != (self.num_simulations, self.num_frames):
-            return self._numbers(name, self.num_frames, "frames", key)
+            times = self._numbers(name, self.num_frames, "frames", key)
+            self._starts = [float(times[0])] * self.num_simulations
+            return times
         every = self.reader.read(name)
         since = every - every[:, :1]
         if not np.allclose(since, since[0], rtol=0.0, atol=1e-3 * float(np.diff(since[0]).min())):
@@ -203,6 +209,7 @@ class ArraysSource(TrajectorySource):
                 "as a list in data.path",
                 key=key,
             )
+        self._starts = every[:, 0].tolist()
         return since[0]  # type: ignore[no-any-return]
 
     def _even(self, positions: Array, axis: str, key: str, what: str) -> Array:

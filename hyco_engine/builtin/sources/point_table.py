@@ -77,7 +77,8 @@ class Table:
         number = rows.numbers.get("s", np.zeros(len(time)))
         held = np.isin(sensor, self._held_out(int(sensor.max()) + 1, rows.labels, context))
         owners = [number == simulation for simulation in np.unique(number)]
-        starts = self._starts([time[own] for own in owners], rows.dated)
+        self.starts = starts = self._starts([time[own] for own in owners], rows.dated)
+        """The times of the first frames."""
         self.simulations = []
         for own, start in zip(owners, starts, strict=True):
             since = time[own] - start

@@ -96,6 +96,9 @@ class PointsSource(TrajectorySource):
     def truth(self) -> Mapping[str, Tensor]:
         return self._truth
 
+    def start(self, index: int) -> float:
+        return self.table.starts[index]
+
     def frames(self, index: int) -> int:
         return self.num_frames
 

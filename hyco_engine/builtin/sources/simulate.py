@@ -17,7 +17,8 @@ from torch import Tensor
 from hyco_engine.builtin.sources.draws import drawn
 from hyco_engine.builtin.sources.extra import Extra
 from hyco_engine.builtin.sources.options import SPACE, Draw, SimulateOptions
-from hyco_engine.data.fields import Boundary, Grid
+from hyco_engine.data.clock import later
+from hyco_engine.data.fields import TIME, Boundary, Grid
 from hyco_engine.errors import DataError, PluginError, Problem, SpecError
 from hyco_engine.interfaces import PhysicalModel, PhysicsContext, Trajectory, TrajectorySource
 from hyco_engine.physics.settings import ArrayFile, ParameterSetting, PhysicalChoice, Profile
@@ -54,7 +55,10 @@ class SimulateSource(TrajectorySource):
         self._begun = {name: value.clone() for name, value in self.model.state_dict().items()}
         for index in range(self.num_simulations) if self._draws else ():
             self._take(index)
-        self.layout = self.model.layout
+        # whoever needs the time of the frames adds it, as to the data of any source
+        self.layout = self.model.layout.without((TIME,) if self.model.layout.has_time else ())
+        every = self.model.layout.places(self.layout.static)
+        self._kept = [channel - self.layout.n_dynamic for channel in every]
         self._extra = None if options.extra is None else Extra(options.extra, self.layout, self.dt)
         self._ready: dict[int, Trajectory] = {}
 
@@ -136,14 +140,16 @@ class SimulateSource(TrajectorySource):
         generators = [self.context.generator("initial", index) for index in indices]
         state = torch.cat([self.model.initial_states(1, generator) for generator in generators])
         state = state.to(device=self.context.device, dtype=torch.float64)
-        wanted = (len(indices), self.layout.n_all, *self.layout.spatial)
+        wanted = (len(indices), self.model.layout.n_all, *self.layout.spatial)
         if tuple(state.shape) != wanted:
             raise PluginError(
                 f"{type(self.model).__name__}.initial_states returned the shape {list(state.shape[1:])} a state; "
                 f"its layout wants {list(wanted[1:])}"
             )
         self._refuse_twins(state, indices)
-        static = state[:, self.layout.n_dynamic :]
+        n_axes, advances = self.layout.n_axes, self.model.advances
+        static = later(state[:, self.layout.n_dynamic :], advances, -self.options.skip_frames, n_axes)
+        state = torch.cat([state[:, : self.layout.n_dynamic], static], dim=1)
         frames = []
         for frame in range(-self.options.skip_frames, self.num_frames):
             dynamic = state[:, : self.layout.n_dynamic]
@@ -151,10 +157,10 @@ class SimulateSource(TrajectorySource):
             if frame >= 0:
                 frames.append(dynamic.cpu())
             if frame < self.num_frames - 1:
-                state = torch.cat([self._step(state), static], dim=1)
+                state = torch.cat([self._step(state), static := later(static, advances, 1, n_axes)], dim=1)
         for i, index in enumerate(indices):
             dynamic = torch.stack([values[i] for values in frames])
-            yield index, Trajectory(dynamic=dynamic, static=static[i].cpu())
+            yield index, Trajectory(dynamic=dynamic, static=static[i, self._kept].cpu())
 
     def _step(self, state: Tensor) -> Tensor:
         if self._extra is not None:
