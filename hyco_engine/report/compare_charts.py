@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.report.drawing import NAMES, legend, marker_of, plain_axes, plain_text, with_unit
+from hyco_engine.report.drawing import NAMES, legend, logarithmic, marker_of, plain_axes, plain_text, with_unit
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.side import MODELS, Side
 
@@ -107,7 +107,7 @@ def lead_time_chart(sides: Sequence[Side], split: str) -> Keyed | None:
             color = "#777777" if model == "persistence" else side.color
             ax.plot(steps, values, LINES[model], color=color, marker=marker_of(values))
         if all(value > 0 for _, _, curve in curves for value in curve if is_number(value)):
-            ax.set_yscale("log")
+            logarithmic(ax)
         ax.set_xlabel("lead time t" if timed else "lead time in steps")
         ax.set_ylabel("nrmse")
 

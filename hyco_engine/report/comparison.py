@@ -23,6 +23,7 @@ from hyco_engine.report.drawing import (
     color_of,
     heading,
     legend,
+    logarithmic,
     marker_of,
     new_figure,
     note,
@@ -164,7 +165,7 @@ def _error_over_time(ax: Axes, shown: Shown) -> None:
     values = np.concatenate([floor[1:], *(curve[1:] for curve in curves.values())])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0:
-        ax.set_yscale("log")
+        logarithmic(ax)
         ax.set_ylim(max(values.min(), 1e-12) / 2, min(values.max() * 2, 1e3))
     ax.set_xlabel("t")
     ax.set_ylabel("nrmse")

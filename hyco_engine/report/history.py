@@ -21,6 +21,7 @@ from hyco_engine.report.drawing import (
     Array,
     heading,
     legend,
+    logarithmic,
     middle_slice,
     new_figure,
     note,
@@ -243,7 +244,7 @@ def _parameter_panel(timeline: _Timeline, name: str, entry: Mapping[str, Any], p
             ax.plot([0], [start], "o", color="#777777", markersize=5, zorder=5, label=f"start: {start:.4g}")
         values = [value for _, value in held] + ([] if truth is None else [truth])
         if min(values, default=0.0) > 0 and max(values) > 30 * min(values):
-            ax.set_yscale("log")
+            logarithmic(ax)
         timeline.axis(ax)
         legend(ax)
 
@@ -347,4 +348,4 @@ def _log_scale(ax: Axes, values: Sequence[float]) -> None:
     """Make the axis logarithmic if all values allow it."""
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0:
-        ax.set_yscale("log")
+        logarithmic(ax)

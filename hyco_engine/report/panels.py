@@ -11,7 +11,17 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from hyco_engine.report.comparison import over_time
-from hyco_engine.report.drawing import COLORS, NAMES, Array, color_of, legend, marker_of, plain_axes, plain_text
+from hyco_engine.report.drawing import (
+    COLORS,
+    NAMES,
+    Array,
+    color_of,
+    legend,
+    logarithmic,
+    marker_of,
+    plain_axes,
+    plain_text,
+)
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.shown import Shown, component_names
@@ -34,7 +44,7 @@ def lead_time_panels(metrics: Mapping[str, Any], dt: float | None) -> list[Draw]
                 color, marker = color_of(model, ()), marker_of(values)
                 ax.plot(steps, values, _line(model), color=color, marker=marker, label=_name(model))
             if all(value > 0 for curve in curves.values() for value in curve if is_number(value)):
-                ax.set_yscale("log")
+                logarithmic(ax)
             ax.set_xlabel("lead time" if dt is None else "lead time t")
             ax.set_ylabel("nrmse")
             legend(ax)
@@ -73,8 +83,8 @@ def spectrum_panels(rollout: HeldOutRollout) -> list[Draw]:
                 color = color_of(model, tuple(rollout.predictions))
                 width, alpha = (2.6, 0.4) if is_truth else (1.3, 1.0)
                 ax.plot(waves, energy, color=color, linewidth=width, alpha=alpha, label=_name(model))
-            ax.set_xscale("log")
-            ax.set_yscale("log")
+            logarithmic(ax, "x")
+            logarithmic(ax)
             top = max(float(energy.max()) for _, energy in curves.values())
             # energies below it are rounding errors
             ax.set_ylim(max(top * 1e-12, min(float(energy.min()) for _, energy in curves.values())), top * 3)

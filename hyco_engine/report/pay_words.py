@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.report.drawing import color_of, legend, plain_axes
+from hyco_engine.report.drawing import color_of, legend, logarithmic, plain_axes
 from hyco_engine.report.numbers import seconds, significant
 
 
@@ -67,8 +67,8 @@ def cost_panel(found: Mapping[str, Any], ax: Axes) -> None:
     if own["error"] is not None and np.isfinite(own["error"]):
         ax.plot([own["seconds"]], [own["error"]], "D", color=color_of("synthetic", ()), label="surrogate")
     ax.axhline(found["persistence"], color=color_of("persistence", ()), linestyle=":", label="nothing changes")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    logarithmic(ax, "x")
+    logarithmic(ax)
     ax.set_xlabel("seconds a rollout, one by one")
     ax.set_ylabel(found["measure"])
     legend(ax)
