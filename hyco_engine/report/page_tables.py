@@ -128,7 +128,8 @@ def _budget_table(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
     note = (
         "Statistical: the standard error from noise. Misfit: the standard error if windows err independently, whatever "
         "the noise is. Grid: how far the value is from that of a finer grid and shorter internal steps, at most. The "
-        "interval of 95 % has all of them."
+        "interval holds the true value in 95 % of cases: it lies where a finer grid would put the value, if the data "
+        "tell that they come from a finer one."
     )
     if told := list(dict.fromkeys(str(reason) for reason in reasons if reason)):
         note += f" Without the error of the grid: {'; '.join(told)}."

@@ -6,10 +6,12 @@
     start_noise      how far noise in observed start states has moved the estimate (see the module of that name)
     total            the root of the sum of squares of these two and of the larger one of the standard errors
 
-An interval reaches the larger standard error's half-width, and the other two, to both sides. It cannot be trusted if
-the physics does not explain the data, since no residual tells how far a wrong physics has moved a parameter; if the
-discretisation is a large part of the value, since then the step to the finer fit is only a guess; at a bound; and if
-other minima fit as well.
+An interval lies around the estimate that a perfect grid would give, which is some steps to the finer fit away. If the
+data do not tell whether they were made on this very grid, it has both that estimate and the present one in it. Its
+half-width combines the larger standard error and the vagueness of that way; the start noise comes to both ends. It
+cannot be trusted if the physics does not explain the data, since no residual tells how far a wrong physics has moved a
+parameter; if the discretisation is a large part of the value, since then the step to the finer fit is only a guess; at
+a bound; and if other minima fit as well.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from hyco_engine.physics.transforms import Transform
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.discretisation import (
     SAFETY,
+    VAGUENESS,
+    WAY,
     Discretisation,
     Excerpt,
     allowed,
@@ -50,10 +54,12 @@ VAGUE = 0.5
 """Total error, relative to the value, from which on the curvature at the minimum says too little."""
 PROFILES = 2
 """Most parameters with profile intervals, which take many evaluations of the loss."""
-WORSE = 1.5
-"""The data were made on this very grid if the finer physics leaves a residual that is so many times as large."""
+DECIDED = math.log(100.0)
+"""Evidence from which on it counts as certain whether the data were made on this very grid."""
 LEFT = 0.1
 """Less than this part of the difference between both physics is what the first step to the finer fit leaves."""
+ROUNDINGS = 16
+"""Data without any noise leave errors of rounding: an interval reaches at least so many of them to both sides."""
 MOST_FINER = 4
 """Most times as many cells that are proposed: further on, nothing is known from here."""
 ALIKE = 2.0
@@ -87,6 +93,8 @@ class _Finer:
     """The discretisation error, as far as it is known."""
 
     found: Discretisation | None = None
+    certain: bool = False
+    """Whether the data tell that they were not made on this very grid."""
     excerpt: Excerpt | None = None
     residual: Tensor | None = None
     why_not: str = ""
@@ -109,7 +117,7 @@ def error_budget(
     assert model is not None
     whole = trainer.whole_loss(data, passes="tangents")
     work = work_of(whole, trainer.epochs_done)
-    finer = _finer(whole, trainer.linearizer, build, work)
+    finer = _finer(whole, trainer.linearizer, build, work, bars.variance)
     intervals = _profiles(trainer, model, whole, bars)
     points = whole.unknowns.point()
     owners = _owners(model)
@@ -139,7 +147,7 @@ def _owners(model: PhysicalModel) -> list[Transform]:
 # --- the grid -------------------------------------------------------------------------------------------------------
 
 
-def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float) -> _Finer:
+def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float, variance: float) -> _Finer:
     excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), max(1, allowed(whole, work))))
     if excerpt is None:
         return _Finer(why_not="the data are no fields on a grid")
@@ -155,14 +163,17 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
     except NotRefinable as error:
         return _Finer(excerpt=excerpt, why_not=str(error))
     residual = _at_finer_fit(whole, excerpt, found)
+    # the variance of a value of the whole loss, of which the excerpt's has fewer
+    share = len(excerpt.indices) / len(whole.data.real)
+    evidence = share * found.gain / max(2 * variance, torch.finfo(torch.float64).tiny)
     now, then = _size(excerpt.residual), _size(residual)
-    if then > max(WORSE * now, LEFT * _size(found.defect)):
+    if evidence < -DECIDED and then > LEFT * _size(found.defect):
         why = (
             "the data agree with this grid and these internal steps, so they were made with them: the residual is "
             f"{now:.2g}, and that of a finer physics {then:.2g}"
         )
         return _Finer(excerpt=excerpt, residual=residual, why_not=why)
-    return _Finer(found=found, excerpt=excerpt, residual=residual)
+    return _Finer(found=found, certain=evidence > DECIDED, excerpt=excerpt, residual=residual)
 
 
 def _at_finer_fit(whole: Problem, excerpt: Excerpt, found: Discretisation) -> Tensor:
@@ -246,18 +257,28 @@ def _entry(
     if bars.by_blocks is not None:
         found["misfit"] = float(bars.by_blocks[k]) * _slope(transform, raw)
         noise, raw_error = max(noise, found["misfit"]), max(raw_error, float(bars.by_blocks[k]))
+    if bias is not None:
+        found["start_noise"] = abs(moved(bias))
+        more = abs(bias)
+    low, high = (-bars.reach * raw_error, bars.reach * raw_error) if ends is None else (ends[0] - raw, ends[1] - raw)
+    if ends is not None:
+        found["profile"] = [_value(transform, ends[0]), _value(transform, ends[1])]
+    least = ROUNDINGS * torch.finfo(model.learnables.raw[name.partition("[")[0]].dtype).eps * max(1.0, abs(raw))
+    low, high = min(low, -least), max(high, least)
+    ways = [0.0]
     if finer.found is not None:
         step = float(finer.found.step[k])
         found |= {"discretisation": abs(moved(step * SAFETY)), "discretisation_shift": moved(step)}
-        more += abs(step) * SAFETY
-    if bias is not None:
-        found["start_noise"] = abs(moved(bias))
-        more += abs(bias)
-    low, high = (raw - bars.reach * raw_error, raw + bars.reach * raw_error) if ends is None else ends
-    if ends is not None:
-        found["profile"] = [_value(transform, ends[0]), _value(transform, ends[1])]
+        ways = [WAY * step] if finer.certain else [0.0, WAY * step]
+        # the larger the error of the grid is, the less does its first step say
+        large = found["discretisation"] / (LARGE * abs(value)) if value else 1.0
+        vague = bars.reach * VAGUENESS * step * max(1.0, large)
+        low, high = -math.hypot(low, vague), math.hypot(high, vague)
     found["total"] = math.hypot(noise, found["discretisation"] or 0.0, found["start_noise"] or 0.0)
-    found["interval"] = [_value(transform, low - more), _value(transform, high + more)]
+    found["interval"] = [
+        _value(transform, raw + min(ways) + low - more),
+        _value(transform, raw + max(ways) + high + more),
+    ]
     trusted, verdict = _judged(model, finer.found, value, noise, found, bars.at_bound.get(name))
     return found | {"trusted": trusted, "verdict": verdict}
 

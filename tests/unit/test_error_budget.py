@@ -209,6 +209,39 @@ def test_data_made_with_these_very_steps_have_no_error_of_the_grid() -> None:
     assert "the data agree with this grid and these internal steps" in found["discretisation_reason"]
 
 
+@pytest.mark.parametrize(
+    ("noise", "very_grid", "told"),
+    [
+        (1e-6, False, "the finer one"),
+        (1e-6, True, "this one"),
+        (0.03, False, "nothing"),
+        (0.03, True, "nothing"),
+    ],
+)
+def test_the_interval_lies_where_the_data_put_their_grid(noise: float, very_grid: bool, told: str) -> None:
+    """With little noise the data tell whether Euler's steps made them; else the interval has both estimates in it."""
+    clean = exact_decay(40)
+    states = 0.3 * clean.states.abs()
+    targets = states - DT * states.square() if very_grid else states / (1 + DT * states)
+    generator = torch.Generator().manual_seed(5)
+    targets = targets + noise * torch.randn(targets.shape, generator=generator, dtype=torch.float64)
+    more = {"physics": Reaction()}
+    model = built(**more)
+    entry = budget_of(model, Held(states, targets[:, None]), more=more).entries["k"]
+    value = float(model.learnables.values()["k"].detach())
+    low, high = entry["interval"]
+    assert low < 1.0 < high
+    if told == "this one":
+        assert entry["discretisation"] is None
+        assert value == pytest.approx(1.0, abs=1e-4)
+        return
+    shift = entry["discretisation_shift"]
+    assert 0.005 < shift < 0.1
+    assert (low < value < high) == (told == "nothing")
+    if told == "nothing":
+        assert low < value + 1.25 * shift < high
+
+
 def test_the_covariance_by_blocks_is_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     jacobian = torch.randn(12, 5, 2, generator=generator, dtype=torch.float64)
@@ -254,14 +287,19 @@ def test_a_profile_of_a_linear_model_is_the_interval_of_its_curvature() -> None:
     """c is vague, so that it has a profile; the model is linear in k and c, whose loss is a parabola."""
     data = exact_decay(noise=0.3, seed=3)
     more = {"c": {"init": 0.1, "learn": True}}
-    found = budget_of(built(**more), data, more=more)
+    model = built(**more)
+    found = budget_of(model, data, more=more)
+    entry_value = float(model.learnables.values()["c"].detach())
     entry = found.entries["c"]
     assert entry["statistical"] > 0.5 * 0.1
     low, high = entry["profile"]
     assert entry["correlation"]["with"] == "k"
-    middle, more = (low + high) / 2, entry["discretisation"] or 0.0
-    assert entry["interval"] == pytest.approx([low - more, high + more])
-    # t of 46 degrees of freedom
+    middle, shift = (low + high) / 2, entry["discretisation_shift"]
+    # t of 46 degrees of freedom, and a quarter of a step for the vagueness of the grid's error
+    half = [math.hypot(end - entry_value, 2.0129 * 0.25 * shift) for end in (low, high)]
+    assert entry["interval"] == pytest.approx(
+        [entry_value + min(0.0, 1.25 * shift) - half[0], entry_value + max(0.0, 1.25 * shift) + half[1]], rel=1e-4
+    )
     assert (high - low) / 2 == pytest.approx(2.0129 * entry["statistical"], rel=0.05)
     assert abs(middle) < entry["statistical"] * 3
 
