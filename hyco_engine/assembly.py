@@ -438,6 +438,7 @@ class Assembler:
         heldout = task.heldout("val", objective, self.device) if task.is_read else None
         if heldout is None:
             return None
+        heldout = heldout.divided(self.shards)
         who = f"the {player} model {self._named(getattr(self.spec, player))}"
 
         def error(model: nn.Module) -> float:

@@ -441,8 +441,9 @@ class Problem:
             return math.inf, dict
         draws = self.draws()
         whole = DividedSum(self.shards, self.parameters if backward else ())
-        for shard in self.shards.own:
-            total = 0.0
+
+        def of(shard: int) -> tuple[float, list[tuple[list[LossTerm], Tensor]]]:
+            total, seen = 0.0, []
             for chunk in self.chunks(shard):
                 terms = self._terms(chunk, draws)
                 parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
@@ -452,7 +453,12 @@ class Problem:
                 total += float(loss.detach())
                 detached = [attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms]
                 seen.append((detached, chunk.generated))
+            return total, seen
+
+        # a gradient is taken over right behind its shard
+        for total, own in map(of, self.shards.own) if backward else self.shards.each(of):
             whole.add(total)
+            seen += own
         total = whole.total()
         whole.differentiate()
         if not self.shards.whole:
@@ -498,13 +504,15 @@ class Problem:
     def _observed(self) -> dict[str, float]:
         """Return for each term of the objective the sum of all sample weights, each times its observed share."""
         if self._totals is None:
-            found: list[dict[str, float]] = []
-            for shard in self.shards.own:
+
+            def of(shard: int) -> dict[str, float]:
                 totals: dict[str, float] = {}
                 for chunk in map(self._started, self._chunks.of(shard)):
                     for name, weight in self.objective.weights(chunk.batch, self._sample_weight(chunk)).items():
                         totals[name] = totals.get(name, 0.0) + float(weight.sum())
-                found.append(totals)
+                return totals
+
+            found = self.shards.each(of)
             sums = self.shards.sum([torch.tensor(list(own.values()), dtype=torch.float64) for own in found])
             self._totals = dict(zip(found[0], sums.tolist(), strict=True))
         return self._totals
