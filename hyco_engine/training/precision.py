@@ -42,4 +42,4 @@ def _is_fast(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # older versions of torch cannot say it
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16"))
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
