@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -279,11 +279,12 @@ class Problem:
         if noise:
             chunk = attrs.evolve(chunk, batch=with_noise(chunk.batch, noise, draws))
         divided = None
-        if self.shards.whole:
-            terms = self._terms(chunk, draws, where)
-        else:
-            divided = self._divided(chunk, draws, where, context.step)
-            terms = divided.terms
+        with self._precision():
+            if self.shards.whole:
+                terms = self._terms(chunk, draws, where)
+            else:
+                divided = self._divided(chunk, draws, where, context.step)
+                terms = divided.terms
         try:
             loss = self.normalization(terms, context)
         except RunError as error:
@@ -303,6 +304,13 @@ class Problem:
         if divided is not None:
             divided.pull()
         return loss
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Return a context in which torch computes products and convolutions as precisely as the settings ask.
+
+        In reduced precision their inputs are rounded, and sums stay in float32, as do states, losses and weights.
+        """
+        return nullcontext() if self.settings.precision == "full" else torch.autocast(self.device.type, torch.bfloat16)
 
     def _divided(self, chunk: Chunk, draws: torch.Generator, where: str, step: int) -> DividedLoss:
         """Return the loss terms of a batch, whose samples the ranks compute shard by shard."""
