@@ -200,14 +200,17 @@ class Results:
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:
             self.report.warn(f"with the parameters that were found, {warning}")
+        failed = None
         try:
             with self.report.timed("evaluate"):
                 self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
         except RanksDiffer:
             raise
         except Exception as error:
+            failed = error
+        if trainer.shards.all_failed(failed):
             # the learned parameters are worth keeping without error bars
-            self.report.warn(f"the parameters' error bars could not be computed: {error}")
+            self.report.warn(f"the parameters' error bars could not be computed: {failed}")
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
                 self.report.warn(message)
@@ -224,6 +227,7 @@ class Results:
         data = parts.task.samples(trainer.settings)
         noise = {name: entry["level"] for name, entry in parts.task.noise_summary().items()}
         matters = noise if is_noisy(parts.task.noise) else None
+        failed = None
         try:
             with self.report.timed("error_budget"):
                 found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters)
@@ -245,8 +249,10 @@ class Results:
         except RanksDiffer:
             raise
         except Exception as error:
+            failed = error
+        if trainer.shards.all_failed(failed):
             # the learned parameters are worth keeping without their budget
-            self.report.warn(f"the parameters' error budget could not be computed: {error}")
+            self.report.warn(f"the parameters' error budget could not be computed: {failed}")
 
     def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.

@@ -51,8 +51,8 @@ class Shards:
     def each(self, work: Callable[[int], T]) -> list[T]:
         """Return what `work` makes of each shard of this rank.
 
-        If it fails on one rank, every rank does all shards: all fail alike, as one process does, or go on. Raises
-        RanksDiffer on a rank that fails nevertheless where others do not, and RankFailed on these.
+        If it fails on one rank, every rank does all shards: all fail alike, as one process does, or go on. Raises as
+        `all_failed` does if a rank fails nevertheless where others do not.
         """
         if self.runtime.size == 1:
             return [work(shard) for shard in self.own]
@@ -60,14 +60,29 @@ class Shards:
         if self.every(error is None):
             return found
         found, error = _tried(work, range(self.count))
-        if self.every(error is not None):
+        if self.all_failed(error):
             raise error or AssertionError
+        return [found[shard] for shard in self.own]
+
+    def all_failed(self, error: Exception | None) -> bool:
+        """Return whether all ranks failed in something, this one by `error`, rather than none.
+
+        Raises RanksDiffer on a rank that failed where others did not, and RankFailed on these. A rank that is still
+        busy with shards where this one has failed hears of it there, since it meets in the same way.
+        """
+        if self.runtime.size == 1:
+            return error is not None
+        import torch
+
+        fine = [bool(one) for one in self.runtime.gather(torch.tensor([error is None]))]
+        if all(fine) or not any(fine):
+            return not fine[0]
         if error is not None:
             told = str(error) or type(error).__name__
             raise RanksDiffer(f"{told} (other ranks did the same without an error)") from error
-        # where another rank failed alone, this one hears of it now
-        self.every(True)
-        return [found[shard] for shard in self.own]
+        # the rank that failed tells why, and comes no more
+        self.runtime.barrier()
+        raise RanksDiffer("another rank failed in what this one did without an error")
 
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum over all shards; `parts` are those of this rank's shards."""

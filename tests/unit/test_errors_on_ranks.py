@@ -62,8 +62,12 @@ def test_rank_0_tells_in_which_phase_another_rank_failed(
             raise ValueError("no more iron")
 
     monkeypatch.setattr(PhaseWatch, "phase_started", phase_started)
-    told = f"rank 1 failed in {place}: no more iron"
-    assert ends(tmp_path / "run") == [told, "no more iron"]
+    cause = "no more iron"
+    if place == "error_budget":
+        # in one process this is no more than a warning
+        cause += " (other ranks did the same without an error)"
+    told = f"rank 1 failed in {place}: {cause}"
+    assert ends(tmp_path / "run") == [told, cause]
     if place != "prepare_data":
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert (summary["status"], summary["error"]) == ("failed", told)
