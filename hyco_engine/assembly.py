@@ -61,6 +61,7 @@ from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
 from hyco_engine.training.planning import Size, operations, plan
 from hyco_engine.training.point_losses import check_parts
+from hyco_engine.training.precision import check_precision
 from hyco_engine.training.reporter import Guarded
 from hyco_engine.training.settings import TRAINED, PhysicsTraining, SurrogateTraining, TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH, optimizer_name
@@ -411,7 +412,11 @@ class Assembler:
         if task.is_read:
             check_stages(player, objective, settings.curriculum, task.samples(settings))
         check_parts(player, objective, settings.points_per_sample)
-        check_members(len(members_of(model)), optimizer_name(Unknowns(model), player, settings, objective), objective)
+        unknowns = Unknowns(model)
+        optimizer = optimizer_name(unknowns, player, settings, objective)
+        check_members(len(members_of(model)), optimizer, objective)
+        if (warning := check_precision(settings, optimizer, unknowns, self.device)) is not None:
+            self.notes.append(warning)
         normalizer, name = self._normalizer(player, model, objective, task)
         return Trainer(
             model,
@@ -433,6 +438,7 @@ class Assembler:
         heldout = task.heldout("val", objective, self.device) if task.is_read else None
         if heldout is None:
             return None
+        heldout = heldout.divided(self.shards)
         who = f"the {player} model {self._named(getattr(self.spec, player))}"
 
         def error(model: nn.Module) -> float:

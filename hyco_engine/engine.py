@@ -17,7 +17,7 @@ from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, Tracker
 from hyco_engine.physics.settings import PhysicalChoice
-from hyco_engine.ranks.runtime import Runtime, Single, exit_code_of
+from hyco_engine.ranks.runtime import RankFailed, Runtime, Single, exit_code_of
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.checkpoint import packed, unpacked
 from hyco_engine.runs.environment import running_on
@@ -32,6 +32,7 @@ from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from
 from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded, PhaseWatch
+from hyco_engine.training.sharing import sharing
 
 
 class Engine:
@@ -101,6 +102,10 @@ class Engine:
                 if self._runtime.rank > 0:
                     return self._follow(phase, stop)
                 return self._lead(own, phase, resume=resume, stop=stop)
+        except RankFailed as error:
+            if error.silent and phase.place:
+                raise error.during(phase.place) from error
+            raise
         except BaseException as error:
             self._runtime.tell(error, exit_code_of(error), phase.place)
             raise
@@ -201,6 +206,7 @@ class Engine:
             "memory": _memory(parts, physical),
             "precision": spec.run.precision,
             "threads": threads,
+            "processes": sharing(parts.trainers, count, spec.data.num_predict_steps),
             "training": {key: value for key, value in assembler.chosen.items() if key != "run.precision"},
             "parts": assembler.origins(parts.cache),
             "data": task.sizes,

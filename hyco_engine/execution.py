@@ -178,6 +178,7 @@ class Execution:
     def _train(self, parts: Parts) -> None:
         assembler, spec, task = self.assembler, self.spec, parts.task
         objective = next(iter(parts.trainers.values())).objective
+        heldout = task.heldout("val", objective, assembler.device)
         folders = CacheManager(
             spec.paths.cache,
             # the folder's name is the user's, and may be none for a cache
@@ -200,7 +201,7 @@ class Execution:
                 cache=cache,
                 alpha=spec.augmentation.alpha,
                 seed=spec.run.seed,
-                heldout=task.heldout("val", objective, assembler.device),
+                heldout=None if heldout is None else heldout.divided(assembler.shards),
                 folders=folders,
                 trackers=self._report.trackers,
                 strict=True,

@@ -15,6 +15,7 @@ from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.randomness import derive_generator
+from hyco_engine.ranks.runtime import RanksDiffer
 from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
@@ -140,14 +141,14 @@ class Results:
 
     def _evaluate(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
         """Measure all models on held-out real data, and the persistence that they must beat."""
-        objective = next(iter(hybrid.trainers.values())).objective
+        first = next(iter(hybrid.trainers.values()))
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         with self.report.timed("evaluate"):
             for split in splits:
-                heldout = parts.task.heldout(split, objective, parts.device)
+                heldout = parts.task.heldout(split, first.objective, parts.device)
                 if heldout is None:
                     continue
-                heldout = heldout.in_detail()
+                heldout = heldout.divided(first.shards).in_detail()
                 for player, trainer in hybrid.trainers.items():
                     between()
                     with attributed(trainer.who, f"rollouts on the {split} data"):
@@ -199,12 +200,17 @@ class Results:
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:
             self.report.warn(f"with the parameters that were found, {warning}")
+        failed = None
         try:
             with self.report.timed("evaluate"):
                 self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
+        except RanksDiffer:
+            raise
         except Exception as error:
+            failed = error
+        if trainer.shards.all_failed(failed):
             # the learned parameters are worth keeping without error bars
-            self.report.warn(f"the parameters' error bars could not be computed: {error}")
+            self.report.warn(f"the parameters' error bars could not be computed: {failed}")
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
                 self.report.warn(message)
@@ -221,6 +227,7 @@ class Results:
         data = parts.task.samples(trainer.settings)
         noise = {name: entry["level"] for name, entry in parts.task.noise_summary().items()}
         matters = noise if is_noisy(parts.task.noise) else None
+        failed = None
         try:
             with self.report.timed("error_budget"):
                 found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters)
@@ -239,9 +246,13 @@ class Results:
                         seed=self.spec.run.seed,
                     )
                 self.budget = found if self.physics_test is None else found.after(self.physics_test.verdict)
+        except RanksDiffer:
+            raise
         except Exception as error:
+            failed = error
+        if trainer.shards.all_failed(failed):
             # the learned parameters are worth keeping without their budget
-            self.report.warn(f"the parameters' error budget could not be computed: {error}")
+            self.report.warn(f"the parameters' error budget could not be computed: {failed}")
 
     def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.

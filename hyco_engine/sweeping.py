@@ -140,7 +140,22 @@ def create(
 
     Every member's spec is read before anything is written. Raise SpecError.
     """
-    members = combinations(over)
+    return _written(spec, registry, overrides, over, combinations(over), out)
+
+
+def create_open(spec: Path, registry: Kinds, overrides: Sequence[str], keys: Sequence[str], out: Path | None) -> Sweep:
+    """Write a sweep folder without members, which `add_member` adds one by one with values of these keys."""
+    return _written(spec, registry, overrides, {key: () for key in keys}, (), out)
+
+
+def _written(
+    spec: Path,
+    registry: Kinds,
+    overrides: Sequence[str],
+    over: Mapping[str, Sequence[Any]],
+    members: tuple[Member, ...],
+    out: Path | None,
+) -> Sweep:
     loaded = load_spec(spec, registry, overrides).spec
     texts = [spec_text(spec, registry, overrides, member) for member in members]
     own = f"{loaded.run.name}-sweep"
@@ -153,11 +168,27 @@ def create(
     # what makes the folder a sweep is written last
     content = {
         "spec": str(spec.absolute()),
+        "set": list(overrides),
         "over": {key: list(values) for key, values in over.items()},
         "members": [attrs.asdict(member) for member in members],
     }
     write_atomic(folder / SWEEP, dump_json(content) + "\n")
     return sweep
+
+
+def add_member(sweep: Sweep, registry: Kinds, number: int, values: Values) -> Sweep:
+    """Add a member of this number, with these values, to a sweep of `create_open`, and return the sweep with it.
+
+    Raise SpecError for all that is wrong with its spec.
+    """
+    content = RunFiles(sweep.folder).json(SWEEP) or {}
+    member = Member(name=f"{number:03}", values=dict(values))
+    text = spec_text(Path(content["spec"]), registry, content["set"], member)
+    write_atomic(sweep.spec_file(member), text)
+    grown = attrs.evolve(sweep, members=(*sweep.members, member))
+    content |= {"members": [attrs.asdict(own) for own in grown.members]}
+    write_atomic(sweep.folder / SWEEP, dump_json(content) + "\n")
+    return grown
 
 
 def open_sweep(folder: Path) -> Sweep:
@@ -168,7 +199,8 @@ def open_sweep(folder: Path) -> Sweep:
         raise DataError(f"{folder} is no sweep folder: it has no {SWEEP}")
     try:
         members = tuple(Member(name=str(own["name"]), values=dict(own["values"])) for own in content["members"])
-        if not members or not all(re.fullmatch(r"\d{3,9}", member.name) for member in members):
+        unfilled = "over" in content and not any(dict(content["over"]).values())
+        if not (members or unfilled) or not all(re.fullmatch(r"\d{3,9}", member.name) for member in members):
             raise ValueError("its members have no names that a sweep gives")
     except (TypeError, KeyError, ValueError) as error:
         raise files.damaged(SWEEP, error) from error

@@ -44,6 +44,10 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 # --- check --------------------------------------------------------------------------------------------------------
 
 
+PLANNED = ("parts", "n_real", "n_generated", "data", "cache", "memory", "processes", "training", "phases", "notes")
+"""What `check` prints in a way of its own."""
+
+
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """Return the lines that `check` prints."""
     sections: list[tuple[str, list[str]]] = []
@@ -57,12 +61,14 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         sections.append(("cache", [f"{cache['kind']} ({size(cache['estimated_bytes'] or 0)}): {cache['reason']}"]))
     if memory := plan.get("memory"):
         sections.append(("memory", [f"{size(memory['most_bytes'])} {memory['reason']}"]))
+    if processes := plan.get("processes"):
+        sections.append(("processes", [processes["reason"]]))
     if training := plan.get("training"):
         sections.append(("chosen", [f"{key} = {json.dumps(value)}" for key, value in training.items()]))
     if phases := plan.get("phases"):
         sections.append(("phases", _phase_lines(phases)))
     for key, value in plan.items():
-        if key not in ("parts", "n_real", "n_generated", "data", "cache", "memory", "training", "phases", "notes"):
+        if key not in PLANNED:
             sections.append((key, _inline(value) if isinstance(value, Mapping) else [_short(value)]))
     if notes := plan.get("notes"):
         sections.append(("notes", [str(note) for note in notes]))

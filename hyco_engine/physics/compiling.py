@@ -18,7 +18,7 @@ from hyco_engine.physics.rewriting import aten
 
 # Seconds on one core of 2024, forward and backward: for each operation of a graph and for each of its values; then for
 # a compilation and for each operation in it. Only the proportions matter, and only roughly.
-_CALL_S, _VALUE_S = 1e-5, 3e-10
+_CALL_S, VALUE_S = 1e-5, 3e-10
 _COMPILER_S, _OPERATION_S = 10.0, 0.05
 _SIDE_BY_SIDE = 16
 """The batch size from which it pays that samples lie side by side; measured: 8 are even, 32 take 0.65 of the time."""
@@ -102,7 +102,7 @@ def worth_compiling(graph: GraphModule, state: Tensor, samples: int) -> tuple[bo
     """
     operations = count_operations(graph)
     calls = samples / state.shape[0]
-    run_s = calls * operations * (_CALL_S + _VALUE_S * state.numel())
+    run_s = calls * operations * (_CALL_S + VALUE_S * state.numel())
     compile_s = _COMPILER_S + _OPERATION_S * operations
     if _SAVED * run_s <= compile_s:
         return False, f"{samples:.3g} planned steps of a sample are too few to be worth compiling"

@@ -135,7 +135,7 @@ class ProcessGroup(Runtime):
             )
         else:
             told = f"{who} ended without a word: it was killed, perhaps for memory, or its machine failed"
-        return RankFailed(told, untold=0 in gone)
+        return RankFailed(told, silent=True, untold=0 in gone)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

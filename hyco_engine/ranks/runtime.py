@@ -19,13 +19,25 @@ INTERRUPTED = 130
 """The exit code of a run that was interrupted."""
 
 
-class RankFailed(RunError):
-    """Another rank failed, with this exit code. `untold` is true if rank 0 is gone and tells nothing any more."""
+class RanksDiffer(RunError):
+    """A rank failed where another one did not, so that they cannot go on together."""
 
-    def __init__(self, message: str, exit_code: int = 1, *, untold: bool = False) -> None:
+
+class RankFailed(RanksDiffer):
+    """Another rank failed, with this exit code.
+
+    `silent` is true if it told nothing, and `untold` if rank 0 is gone and tells nothing any more.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, *, silent: bool = False, untold: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.silent = silent
         self.untold = untold
+
+    def during(self, place: str) -> RankFailed:
+        """Return the error of a silent rank with the place at which this one waited for it."""
+        return RankFailed(f"{self}; this was in {place}", self.exit_code, silent=True, untold=self.untold)
 
 
 class Runtime(AbstractContextManager["Runtime"], ABC):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
 from hyco_engine.errors import SpecError
-from hyco_engine.ranks.runtime import Runtime, Single, tree_sum
+from hyco_engine.ranks.runtime import RanksDiffer, Runtime, Single, tree_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 MANY = 8
 """The number of shards of several processes, unless the spec says another one."""
@@ -46,6 +48,42 @@ class Shards:
         """Return the first index of each shard of so many samples and the one after its last; sizes are alike."""
         return list(pairwise(k * samples // self.count for k in range(self.count + 1)))
 
+    def each(self, work: Callable[[int], T]) -> list[T]:
+        """Return what `work` makes of each shard of this rank.
+
+        If it fails on one rank, every rank does all shards: all fail alike, as one process does, or go on. Raises as
+        `all_failed` does if a rank fails nevertheless where others do not.
+        """
+        if self.runtime.size == 1:
+            return [work(shard) for shard in self.own]
+        found, error = _tried(work, self.own)
+        if self.every(error is None):
+            return found
+        found, error = _tried(work, range(self.count))
+        if self.all_failed(error):
+            raise error or AssertionError
+        return [found[shard] for shard in self.own]
+
+    def all_failed(self, error: Exception | None) -> bool:
+        """Return whether all ranks failed in something, this one by `error`, rather than none.
+
+        Raises RanksDiffer on a rank that failed where others did not, and RankFailed on these. A rank that is still
+        busy with shards where this one has failed hears of it there, since it meets in the same way.
+        """
+        if self.runtime.size == 1:
+            return error is not None
+        import torch
+
+        fine = [bool(one) for one in self.runtime.gather(torch.tensor([error is None]))]
+        if all(fine) or not any(fine):
+            return not fine[0]
+        if error is not None:
+            told = str(error) or type(error).__name__
+            raise RanksDiffer(f"{told} (other ranks did the same without an error)") from error
+        # the rank that failed tells why, and comes no more
+        self.runtime.barrier()
+        raise RanksDiffer("another rank failed in what this one did without an error")
+
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum over all shards; `parts` are those of this rank's shards."""
         own = tree_sum(list(parts))
@@ -72,6 +110,13 @@ class Shards:
         import torch
 
         return all(bool(one) for one in self.runtime.gather(torch.tensor([true])))
+
+
+def _tried(work: Callable[[int], T], shards: range) -> tuple[list[T], Exception | None]:
+    try:
+        return [work(shard) for shard in shards], None
+    except Exception as error:
+        return [], error
 
 
 def shards_for(asked: int | str, runtime: Runtime) -> int:

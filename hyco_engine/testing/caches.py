@@ -23,10 +23,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from hyco_engine.augment.shared import SharedRecipe
 from hyco_engine.errors import HycoError, RunError
-from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples
+from hyco_engine.interfaces import Batch, CacheBackend, GeneratedSamples, Recipe
+from hyco_engine.ranks.runtime import Runtime
 from hyco_engine.testing.damage import NotRemade, read_elsewhere
 from hyco_engine.testing.measuring import declared, difference, global_generators
+from hyco_engine.testing.ranks import together
 from hyco_engine.testing.recipes import Numbered
 
 COUNT = 23
@@ -201,6 +204,15 @@ class CacheContract(ABC):
         else:
             raise AssertionError("an error of the recipe does not reach the caller")
 
+    def test_ranks_that_share_the_work_hold_the_same_samples(self) -> None:
+        def held(runtime: Runtime) -> None:
+            recipe = Numbered(COUNT)
+            with self._held(SharedRecipe(recipe, runtime)) as (samples, _):
+                for order in ([3, 22, 0, 3], list(range(COUNT))):
+                    self._check(samples, Numbered(COUNT), order)
+
+        together("the backend", held)
+
     def test_a_missing_or_truncated_file_is_noticed(self) -> None:
         """The result is an error or the right samples, but never other samples and never the end of the process."""
         try:
@@ -254,7 +266,7 @@ class CacheContract(ABC):
     @contextmanager
     def _held(
         self,
-        recipe: Numbered,
+        recipe: Recipe,
         progress: Callable[[int], None] = lambda made: None,
         backend: CacheBackend | None = None,
     ) -> Iterator[tuple[GeneratedSamples, Path]]:

@@ -21,13 +21,41 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import RunError
-from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, TermSpec
+from hyco_engine.interfaces import LossNormalizer, LossTerm, NormalizedLoss, TermSpec, Trajectory
+from hyco_engine.ranks.runtime import Runtime
+from hyco_engine.ranks.shards import Shards
+from hyco_engine.testing.contexts import tiny_layout
 from hyco_engine.testing.loss_terms import BATCH, NAMES, SPECS, Run, on_ranks
 from hyco_engine.testing.measuring import declared
+from hyco_engine.testing.ranks import together
 from hyco_engine.training.normalized import checked
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
+
+
+class _Mixing(nn.Module):
+    """A stepper of two fields of different sizes, which it mixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[0.5, 0.01], [3.0, 0.7]]))
+        one = tiny_layout(8)
+        self.layout = attrs.evolve(one, dynamic=(*one.dynamic, attrs.evolve(one.dynamic[0], name="v")))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.einsum("ij,bjx->bix", self.weight, state)
+
+    @staticmethod
+    def data() -> AugmentedDataset:
+        """Return samples of noise."""
+        draws = torch.randn(3, 6, 2, 8, generator=torch.Generator().manual_seed(5)) * torch.tensor([[1.0], [30.0]])
+        none = torch.zeros(0, 8)
+        return AugmentedDataset(WindowDataset([Trajectory(dynamic=one, static=none) for one in draws], horizon=2))
 
 
 class NormalizerContract(ABC):
@@ -228,6 +256,24 @@ class NormalizerContract(ABC):
                             _close(float(loss.weights[name]), float(weight), 1e-5, name)
                 for run in ranks:
                     _same(run.parameters(), alone.parameters(), 1e-5, f"two ranks and one, after {step + 1} steps")
+
+    def test_ranks_that_divide_a_batch_train_as_one_process(self) -> None:
+        def trained(runtime: Runtime) -> dict[str, Tensor]:
+            model = _Mixing()
+            trainer = Trainer(
+                model,
+                player="synthetic",
+                layout=model.layout,
+                settings=TrainingSettings(batch_size=5, lr=0.01),
+                normalizer=self.make(),
+                seed=self.seeds[0],
+                shards=Shards(2, runtime),
+            )
+            result = trainer.train(model.data(), 3)
+            metrics = {name: torch.tensor(value) for name, value in result.metrics.items()}
+            return {"the weights": model.weight.detach().clone(), **metrics}
+
+        together("the normalizer", trained)
 
     # 7
     def test_what_it_returns_can_be_trained_on_and_a_float_could_not(self) -> None:

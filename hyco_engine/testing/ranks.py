@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
+from hyco_engine.ranks.runtime import RankFailed, Runtime, Single, heard
+from hyco_engine.testing.measuring import difference
 
 T = TypeVar("T")
 LONG_S = 60.0
@@ -63,6 +64,7 @@ class Thread(Runtime):
 
     def tell(self, error: BaseException, exit_code: int, place: str) -> None:
         self._meeting.told = self._meeting.told or heard(self.rank, str(error), exit_code, place)
+        self._meeting.barrier.abort()
 
     def _count(self, nbytes: int) -> None:
         self.exchanged["meetings"] += 1
@@ -70,7 +72,7 @@ class Thread(Runtime):
 
 
 def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
-    """Return `work(runtime)` of each rank. Raises what the first rank to fail raised."""
+    """Return `work(runtime)` of each rank, whose thread has its name. Raises what the first rank to fail raised."""
     meeting = _Meeting(size)
     results: list[Any] = [None] * size
     errors: list[BaseException] = []
@@ -83,7 +85,7 @@ def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
                 errors.append(error)
                 meeting.barrier.abort()
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}") for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,3 +94,21 @@ def on_ranks(size: int, work: Callable[[Runtime], T]) -> list[T]:
     for error in sorted(errors, key=lambda error: isinstance(error, RankFailed)):
         raise error
     return results
+
+
+def together(what: str, work: Callable[[Runtime], Any]) -> None:
+    """Fail unless two ranks that do this work find what one process finds, a batch bit by bit.
+
+    `what` names the plugin's part in the message.
+    """
+    alone = work(Single())
+    try:
+        found = on_ranks(2, work)
+    except RankFailed as error:
+        raise AssertionError(f"{what} does other things on one rank than on another: {error}") from error
+    for rank, one in enumerate(found):
+        different = difference(one, alone, 0.0) if isinstance(alone, Mapping) else ""
+        assert not different, (
+            f"{what} gives something else on rank {rank} of two than in one process: {different}. What it does may "
+            "depend on what it is given alone, and not on times, on files, or on what else the process did"
+        )

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.balance import check_balance
 from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe
+from hyco_engine.augment.shared import SharedRecipe
 from hyco_engine.interfaces import Augmentation, CycleContext, LossTerm, Phase, Player, Recipe, Strategy, TermSpec
 from hyco_engine.randomness import derive_generator
+from hyco_engine.ranks.runtime import Runtime
 from hyco_engine.testing.measuring import difference, equal, global_generators
 from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_windows
+from hyco_engine.testing.ranks import together
 from hyco_engine.training.evaluation import HeldOutSamples
 from hyco_engine.training.losses import RolloutObjective
 
@@ -197,6 +200,23 @@ class StrategyContract(ABC):
             assert not any(part.requires_grad for part in whole if isinstance(part, Tensor)), "samples have gradients"
             if tested >= 6:
                 return
+
+    def test_ranks_get_the_same_answers(self) -> None:
+        def answers(runtime: Runtime) -> dict[str, Tensor]:
+            # each process makes its own strategy
+            strategy, found = self._made(), dict[str, Tensor]()
+            for question in list(self.questions(strategy))[:: 1 + 2 * len(ERRORS)]:
+                answer = question.ask(strategy) or Augmentation()
+                plain = [_count(answer), answer.weight, answer.expected_ratio or 0.0, len(answer.terms)]
+                found[f"the answer {question}"] = torch.tensor(plain, dtype=torch.float64)
+                if answer.recipe is not None and _count(answer):
+                    shared = SharedRecipe(answer.recipe, runtime)
+                    every = torch.split(torch.arange(len(shared)), shared.batch_size)
+                    inputs = [shared.generate(indices)[0] for indices in every]
+                    found[f"the samples {question}"] = torch.cat([one for one in inputs if isinstance(one, Tensor)])
+            return found
+
+        together("the strategy", answers)
 
     def test_further_terms_can_be_trained_on(self) -> None:
         strategy = self._made()

@@ -24,6 +24,7 @@ from hyco_engine.data.points import Sensors
 from hyco_engine.ensemble import Bands
 from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.physics.within import instability, physics_within
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.calibration import calibrate, coverage
 from hyco_engine.training.losses import Objective, WeightedSum
@@ -53,6 +54,26 @@ def model_rollout(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
             return rollout(model, state, steps)
 
     return predict
+
+
+def divided_rollout(
+    predict: Callable[[Tensor, int], Tensor], shards: Shards, n_dynamic: int
+) -> Callable[[Tensor, int], Tensor]:
+    """Return `predict`, whose start states are divided among shards; every rank gets all rollouts."""
+    if shards.whole:
+        return predict
+
+    def joined(state: Tensor, steps: int) -> Tensor:
+        ends = shards.cut(len(state))
+
+        def of(shard: int) -> Tensor:
+            # the place in memory of a state must not depend on the shards before
+            own = state[slice(*ends[shard])].clone()
+            return predict(own, steps).to(state) if len(own) else persistence(own, steps, n_dynamic)
+
+        return shards.joined(torch.cat(shards.each(of)), len(state))
+
+    return joined
 
 
 def rollout_errors(
@@ -252,6 +273,10 @@ class HeldOut(ABC):
         """Return the same data with a measure that has all metrics."""
         return self
 
+    def divided(self, shards: Shards) -> HeldOut:
+        """Return the same data, whose rollouts are divided among shards; if there are none, every rank has all work."""
+        return self
+
 
 class HeldOutRollouts(HeldOut):
     """Full-length rollouts of steppers, compared by vrmse; `detailed` adds all of `RolloutMetrics`.
@@ -269,6 +294,7 @@ class HeldOutRollouts(HeldOut):
         *,
         last_known: Sequence[Tensor] | None = None,
         detailed: bool = False,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__()
         self.trajectories = trajectories
@@ -276,14 +302,18 @@ class HeldOutRollouts(HeldOut):
         self.layout = layout
         self.device = device
         self._detailed = detailed
+        self._shards = shards or Shards()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         if not self._detailed:
             return self._sums(model).metrics()
-        return self._errors(model_rollout(model), self.trajectories)
+        return self._errors(self._predict(model), self.trajectories)
+
+    def _predict(self, model: nn.Module) -> Callable[[Tensor, int], Tensor]:
+        return divided_rollout(model_rollout(model), self._shards, self.layout.n_dynamic)
 
     def _sums(self, model: nn.Module) -> Sums:
-        predict = model_rollout(model)
+        predict = self._predict(model)
         return self._once(model, lambda: rollout_sums(predict, self.trajectories, self.layout, self.device))
 
     def score(self, metrics: Mapping[str, Any]) -> float:
@@ -316,7 +346,15 @@ class HeldOutRollouts(HeldOut):
         return self._errors(lambda state, steps: persistence(state, steps, n_dynamic), held)
 
     def in_detail(self) -> HeldOut:
-        return type(self)(self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=True)
+        return self._with(detailed=True, shards=self._shards)
+
+    def divided(self, shards: Shards) -> HeldOut:
+        return self._with(detailed=self._detailed, shards=shards)
+
+    def _with(self, *, detailed: bool, shards: Shards) -> HeldOutRollouts:
+        return type(self)(
+            self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=detailed, shards=shards
+        )
 
     def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         if not self._detailed:

@@ -80,7 +80,7 @@ class Linearizer:
             x = points.to(dtype=whole.unknowns.dtype, device=whole.device)
             draws = whole.draws()
             with torch.no_grad():
-                own = [self._shard_values(whole, shard, x, draws) for shard in whole.shards.own]
+                own = whole.shards.each(lambda shard: self._shard_values(whole, shard, x, draws))
                 captured = [values for values in own if values is not None]
                 if whole.shards.every(len(captured) == len(own)):
                     total = whole.shards.sum(captured)
@@ -111,13 +111,15 @@ class Linearizer:
 
     def normal_equations(self, whole: Problem, points: Tensor) -> NormalEquations:
         """Return F, J^T r and J^T J of the parameters alone, as float64 on the CPU."""
-        found = []
-        for shard in whole.shards.own:
+
+        def of(shard: int) -> Tensor:
             parts = [_normal(residual, jacobian) for _, residual, jacobian in self.linearized(whole, points, shard)]
             if whole.prior and shard == whole.shards.count - 1:
                 parts.append(_prior(whole, points.to(dtype=whole.unknowns.dtype, device=whole.device)))
             sums = [torch.stack(kind).sum(0) for kind in zip(*parts, strict=True)]
-            found.append(torch.cat([one.reshape(len(points), -1) for one in sums], dim=1))
+            return torch.cat([one.reshape(len(points), -1) for one in sums], dim=1)
+
+        found = whole.shards.each(of)
         count = points.shape[1]
         value, gradient, hessian = torch.split(whole.shards.sum(found), [1, count, count**2], dim=1)
         return NormalEquations(values=value[:, 0], gradient=gradient, hessian=hessian.reshape(-1, count, count))

@@ -19,7 +19,7 @@ from hyco_engine.training.unknowns import Unknowns
 
 logger = logging.getLogger(__name__)
 
-_OPERATIONS = 200
+OPERATIONS = 200
 """The first guess at the number of state-sized tensors that a step keeps; if it exceeds the budget, it is measured."""
 
 ENOUGH = 2**17
@@ -66,7 +66,7 @@ class Room:
         """
         values, size = self.starts * state.numel(), self.starts * state.nbytes
         if self.tangents is None:
-            each = size * steps * internal * _OPERATIONS
+            each = size * steps * internal * OPERATIONS
         else:
             values *= 1 + self.tangents
             each = size * (1 + self.tangents) * (_TANGENTS + _TANGENTS_OF_FRAME * steps)
@@ -124,7 +124,7 @@ def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float
     The states after every k-th step and the tape of one stretch take T/k s + k t bytes, least for k = sqrt(T s / t).
     """
     size = state.nbytes
-    guess = size * steps * internal * _OPERATIONS
+    guess = size * steps * internal * OPERATIONS
     if guess <= budget_bytes:
         return MemoryPlan(steps=steps, plain_bytes=guess, peak_bytes=guess, internal=internal)
     tape = tape_bytes(model, state)
@@ -138,10 +138,10 @@ def plan_memory(model: nn.Module, state: Tensor, steps: int, budget_bytes: float
 
 def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int:
     """Return the most bytes that `plan_memory` may plan for, for states of `size` bytes; this needs no step."""
-    plain = size * steps * internal * _OPERATIONS
+    plain = size * steps * internal * OPERATIONS
     if plain <= budget_bytes or steps < 2:
         return plain
-    checkpointed = size * (2 * math.sqrt(steps * internal * _OPERATIONS) + internal * _OPERATIONS + steps + 1)
+    checkpointed = size * (2 * math.sqrt(steps * internal * OPERATIONS) + internal * OPERATIONS + steps + 1)
     return min(plain, max(int(budget_bytes), math.ceil(checkpointed)))
 
 

@@ -139,6 +139,11 @@ def _step(model: nn.Module, objective: Objective, layout: StateLayout, batch: in
     return step
 
 
+def counted_work(model: nn.Module, objective: Objective, layout: StateLayout, steps: int) -> float:
+    """Return the seconds that a step on one sample takes two usual cores, without what any step takes."""
+    return _counted(_step(model, objective.at_horizon(steps), layout, 1, steps)) - OVERHEAD
+
+
 def _counted(step: Callable[[], None]) -> float:
     """Return the seconds of a step on two usual cores, from its number of operations."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -279,11 +279,12 @@ class Problem:
         if noise:
             chunk = attrs.evolve(chunk, batch=with_noise(chunk.batch, noise, draws))
         divided = None
-        if self.shards.whole:
-            terms = self._terms(chunk, draws, where)
-        else:
-            divided = self._divided(chunk, draws, where, context.step)
-            terms = divided.terms
+        with self._precision():
+            if self.shards.whole:
+                terms = self._terms(chunk, draws, where)
+            else:
+                divided = self._divided(chunk, draws, where, context.step)
+                terms = divided.terms
         try:
             loss = self.normalization(terms, context)
         except RunError as error:
@@ -303,6 +304,13 @@ class Problem:
         if divided is not None:
             divided.pull()
         return loss
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Return a context in which torch computes products and convolutions as precisely as the settings ask.
+
+        In reduced precision their inputs are rounded, and sums stay in float32, as do states, losses and weights.
+        """
+        return nullcontext() if self.settings.precision == "full" else torch.autocast(self.device.type, torch.bfloat16)
 
     def _divided(self, chunk: Chunk, draws: torch.Generator, where: str, step: int) -> DividedLoss:
         """Return the loss terms of a batch, whose samples the ranks compute shard by shard."""
@@ -433,8 +441,9 @@ class Problem:
             return math.inf, dict
         draws = self.draws()
         whole = DividedSum(self.shards, self.parameters if backward else ())
-        for shard in self.shards.own:
-            total = 0.0
+
+        def of(shard: int) -> tuple[float, list[tuple[list[LossTerm], Tensor]]]:
+            total, seen = 0.0, []
             for chunk in self.chunks(shard):
                 terms = self._terms(chunk, draws)
                 parts = [self._weight(term) * self._share(term, chunk) * term.mean() for term in terms]
@@ -444,7 +453,12 @@ class Problem:
                 total += float(loss.detach())
                 detached = [attrs.evolve(term, per_sample=term.per_sample.detach()) for term in terms]
                 seen.append((detached, chunk.generated))
+            return total, seen
+
+        # a gradient is taken over right behind its shard
+        for total, own in map(of, self.shards.own) if backward else self.shards.each(of):
             whole.add(total)
+            seen += own
         total = whole.total()
         whole.differentiate()
         if not self.shards.whole:
@@ -490,13 +504,15 @@ class Problem:
     def _observed(self) -> dict[str, float]:
         """Return for each term of the objective the sum of all sample weights, each times its observed share."""
         if self._totals is None:
-            found: list[dict[str, float]] = []
-            for shard in self.shards.own:
+
+            def of(shard: int) -> dict[str, float]:
                 totals: dict[str, float] = {}
                 for chunk in map(self._started, self._chunks.of(shard)):
                     for name, weight in self.objective.weights(chunk.batch, self._sample_weight(chunk)).items():
                         totals[name] = totals.get(name, 0.0) + float(weight.sum())
-                found.append(totals)
+                return totals
+
+            found = self.shards.each(of)
             sums = self.shards.sum([torch.tensor(list(own.values()), dtype=torch.float64) for own in found])
             self._totals = dict(zip(found[0], sums.tolist(), strict=True))
         return self._totals

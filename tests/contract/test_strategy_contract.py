@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
@@ -132,3 +133,23 @@ def test_the_contract_notices(strategy: type[Strategy], test: str, message: str)
     (name,) = [name for name in dir(contract) if name.startswith(f"test_{test}")]
     with pytest.raises(AssertionError, match=message):
         getattr(contract, name)()
+
+
+class CountsItsCalls(Count):
+    """Stands for a part that depends on what else its process did."""
+
+    asked = 0
+
+    def augment(self, phase: Phase, context: Any) -> Augmentation | None:
+        CountsItsCalls.asked += 1
+        answer = super().augment(phase, context)
+        return None if answer is None else attrs.evolve(answer, weight=answer.weight + CountsItsCalls.asked)
+
+
+def test_a_strategy_that_depends_on_its_process_is_found() -> None:
+    class Own(StrategyContract):
+        def make(self) -> Strategy:
+            return CountsItsCalls()
+
+    with pytest.raises(AssertionError, match="the strategy gives something else on rank 0 of two than in one process"):
+        Own().test_ranks_get_the_same_answers()

@@ -291,6 +291,20 @@ def test_a_plan_tells_sizes_without_simulating(monkeypatch: pytest.MonkeyPatch) 
     json.dumps(plan)
 
 
+@pytest.mark.parametrize("cells", [16, 16384])
+def test_a_plan_tells_whether_several_processes_are_faster(cells: int) -> None:
+    # in such short frames one internal step is enough on any grid
+    spec = changed(data={"resolution": {"x": cells}, "dt": 1e-9}, synthetic=None)
+    # 4 windows of 3 frames in a batch, and 200 operations of 0.3 ns on each value
+    work = 4 * 3 * 200 * 0.3e-6 * cells
+    several = work / 2 > 3
+    assert hyco.Engine(spec).plan()["processes"] == {
+        "pays": several,
+        "reason": f"a step of the physics has about {work:.2g} ms of work, of which two processes save half, and they "
+        f"meet for 3 ms: {'several processes are' if several else 'one process is'} faster",
+    }
+
+
 def bad(error: type[HycoError], message: str, key: str | None, **tables: Any) -> None:
     with pytest.raises(error) as caught:
         hyco.run(changed(**tables))

@@ -404,6 +404,24 @@ def test_forward_mode_and_vmap(physics: Any, captured_before: bool) -> None:
     assert torch.allclose(torch.func.vmap(out)(several), torch.stack([out(raw), out(raw + 1)]))
 
 
+class ProductHeat(TorchHeat):
+    """The same step as a product with a matrix."""
+
+    def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
+        u = fields["u"]
+        shift = torch.eye(u.shape[-1]).roll(1, -1)
+        return {"u": u + dt * parameters["kappa"] * (u @ (shift + shift.T) - 2 * u)}
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph"])
+def test_a_surrogate_in_reduced_precision_does_not_round_the_physics_that_it_corrects(compile: Any) -> None:
+    model = TorchModel(ProductHeat(), context(compile=compile))
+    state = states(model)
+    expected = model(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(state), expected)
+
+
 def test_models_can_be_copied() -> None:
     model = FlowModel(Heat(), context())
     state = states(model)

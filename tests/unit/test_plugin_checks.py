@@ -97,7 +97,7 @@ def test_each_failure_says_what_is_wrong(site: Site) -> None:
     result = check(site, "strategy", STRATEGY + body)
     assert result.exit_code == 3
     assert lines(result) == [
-        "passed: 9 checks",
+        "passed: 10 checks",
         "FAILED: what is made is what is declared: for the synthetic model in cycle 0, with alpha 0.3 and errors "
         "physical 0.1, synthetic 0.1: train_synthetic, cycle 0: 24 real and 0 generated samples: 0 samples × weight 1 "
         "give 0 of the 24 real samples, but the plan declares 0.15, and rounding down to whole samples does not "

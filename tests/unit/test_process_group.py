@@ -7,11 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from messages import error_naming
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from hyco_engine.errors import SpecError
+from hyco_engine.ranks import process_group
 from hyco_engine.ranks.environment import Place, first_node, place, timeout
 from hyco_engine.ranks.runtime import Single
 from hyco_engine.ranks.shards import Shards, shards_for
@@ -84,6 +89,36 @@ def test_rank_0_tells_how_another_rank_ended(how: str, told: str) -> None:
         "RunError the state of rank 1 and of rank 0 differ: a part of the run depends on the process that it runs in, "
         "such as on its time, its files, or random numbers of its own",
         told,
+    ]
+
+
+def test_the_traffic_of_a_thousand_processes_is_what_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch's fake process group of 1024, which exchanges nothing; docs/processes.md has the numbers."""
+    size, weights, parameters, samples = 1024, 1000, 10, 1024
+    begin = dist.init_process_group
+    monkeypatch.setattr(process_group, "rendezvous", lambda *given, **more: iter([(FakeStore(), 0, size)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **more: begin("fake", **more))
+    received: list[int] = []
+    for name in ("all_gather", "all_reduce"):
+        plain = getattr(dist, name)
+
+        def counted(values: Any, *given: Any, plain: Any = plain) -> None:
+            received.append(sum(one.nbytes for one in (values if isinstance(values, list) else [values, values])))
+            plain(values, *given)
+
+        monkeypatch.setattr(dist, name, counted)
+    here = Place(starter="srun", rank=0, size=size, local_rank=0, host="127.0.0.1", port=1)
+    with process_group.ProcessGroup(here, timeout_s=10) as runtime:
+        exact, fast = Shards(size, runtime), Shards(size, runtime, exact=False)
+        exact.sum([torch.zeros(weights)])
+        fast.sum([torch.zeros(weights)])
+        exact.sum([torch.zeros(1, parameters**2 + parameters + 1, dtype=torch.float64)])
+        exact.joined(torch.zeros(1, 2, dtype=torch.float64), samples)
+    assert received == [
+        4 * size * weights,
+        8 * weights,
+        8 * size * (parameters**2 + parameters + 1),
+        16 * samples,
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,11 @@ from hyco_engine.builtin.normalizers.manual import Manual
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Batch, LossNormalizer, Player, Recipe
-from hyco_engine.ranks.runtime import Runtime, Single
+from hyco_engine.ranks.runtime import RanksDiffer, Runtime, Single
 from hyco_engine.ranks.shards import Shards
-from hyco_engine.testing.problems import Decay, decay_layout, decay_windows
+from hyco_engine.testing.problems import Decay, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.testing.ranks import Thread, on_ranks
+from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
@@ -177,6 +179,90 @@ def test_a_sample_that_cannot_be_generated_fails_alike_on_all_ranks() -> None:
         return str(caught.value)
 
     assert on_ranks(2, held) == ["sample 4 cannot be generated"] * 2
+
+
+def test_a_shard_that_fails_fails_on_every_rank() -> None:
+    done: list[tuple[int, int]] = []
+
+    def work(runtime: Runtime) -> str:
+        def of(shard: int) -> int:
+            done.append((runtime.rank, shard))
+            if shard == 3:
+                raise ValueError("no root in shard 3")
+            return shard
+
+        with pytest.raises(ValueError, match="no root in shard 3") as caught:
+            Shards(4, runtime).each(of)
+        return type(caught.value).__name__
+
+    assert on_ranks(2, work) == ["ValueError", "ValueError"]
+    # its own shards, then all
+    assert [sum(rank == own for own, _ in done) for rank in (0, 1)] == [2 + 4, 2 + 4]
+
+
+def test_a_rank_that_fails_alone_ends_all_with_its_error() -> None:
+    def work(runtime: Runtime) -> str:
+        def of(shard: int) -> int:
+            if runtime.rank == 1:
+                raise ValueError("no licence here")
+            return shard
+
+        try:
+            Shards(2, runtime).each(of)
+        except RanksDiffer as error:
+            runtime.tell(error, 1, "evaluate")
+            return f"{type(error).__name__}: {error}"
+        return "nothing"
+
+    told = "no licence here (other ranks did the same without an error)"
+    assert on_ranks(2, work) == [f"RankFailed: rank 1 failed in evaluate: {told}", f"RanksDiffer: {told}"]
+
+
+def test_an_error_that_passes_costs_a_second_try_alone() -> None:
+    def work(runtime: Runtime) -> list[int]:
+        tries = iter(range(10))
+
+        def of(shard: int) -> int:
+            if runtime.rank == 1 and next(tries) == 0:
+                raise OSError("try again")
+            return shard
+
+        return Shards(4, runtime).each(of)
+
+    assert on_ranks(2, work) == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("starts", [1, 3, 9])
+def test_rollouts_on_held_out_data_are_divided(starts: int) -> None:
+    net = Net(0.0)
+    held = decay_trajectories(starts, frames=5)
+
+    def measured(runtime: Runtime) -> tuple[dict[str, Any], int]:
+        rolled = 0
+
+        def count(module: nn.Module, given: Any) -> None:
+            nonlocal rolled
+            rolled += len(given[0])
+
+        own = copy.deepcopy(net)
+        own.register_forward_pre_hook(count)
+        data = HeldOutRollouts(held, decay_layout()).divided(Shards(4, runtime))
+        found = data.in_detail().measure(own)
+        assert {name: found[name] for name in ("nrmse", "vrmse")} == {
+            name: data.measure(own)[name] for name in ("nrmse", "vrmse")
+        }
+        return found, rolled // 8
+
+    alone, rolled = measured(Single())
+    assert rolled == starts
+    whole = HeldOutRollouts(held, decay_layout()).in_detail().measure(net)
+    assert alone["vrmse"] == pytest.approx(whole["vrmse"], rel=1e-6)
+    for size in (2, 4):
+        found = on_ranks(size, measured)
+        assert all(metrics == alone for metrics, _ in found)
+        counts = [count for _, count in found]
+        assert sum(counts) == starts
+        assert max(counts) <= -(-starts // size)
 
 
 def test_ranks_with_other_samples_are_found_before_they_train() -> None:

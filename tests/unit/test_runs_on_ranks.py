@@ -29,11 +29,11 @@ OWN = ("timings", "peak_rss_bytes")
 """What differs from one execution to the next."""
 
 
-def execute(runtime: Runtime, folder: Path, changes: dict[str, Any], **more: Any) -> RunResult:
+def execute(
+    runtime: Runtime, folder: Path, changes: dict[str, Any], draw: Any = lambda *given: (), **more: Any
+) -> RunResult:
     changed = {"paths.cache": str(folder.parent / "cache"), **changes}
-    return hyco.Engine(copy.deepcopy(SPEC), overrides=changed, runtime=runtime, draw=lambda *given: ()).run(
-        folder, **more
-    )
+    return hyco.Engine(copy.deepcopy(SPEC), overrides=changed, runtime=runtime, draw=draw).run(folder, **more)
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -61,6 +61,35 @@ def test_no_budgets(text: str) -> None:
     )
 
 
+# --- reduced precision ------------------------------------------------------------------------------------------------
+
+
+class Rounded(nn.Module):
+    """A convolution, which remembers the types of its input, weight and output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, 1, 1), 1.001))
+        self.seen: set[tuple[torch.dtype, ...]] = set()
+
+    def forward(self, state: Tensor) -> Tensor:
+        found = nn.functional.conv1d(state, self.weight)
+        self.seen.add((state.dtype, self.weight.dtype, found.dtype))
+        return state * 0.5 + found.to(state.dtype)
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("full", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_alone_are_rounded(precision: Any, inside: torch.dtype) -> None:
+    model = Rounded()
+    layout = decay_layout()
+    settings = TrainingSettings(precision=precision, optimizer="adam", lr=1e-3)
+    trainer = Trainer(model, player="synthetic", layout=layout, settings=settings, objective=RolloutObjective(layout))
+    trainer.train(decay_windows(), 1)
+    assert model.seen == {(torch.float32, torch.float32, inside)}
+    assert model.weight.grad is not None
+    assert (model.weight.dtype, model.weight.grad.dtype) == (torch.float32, torch.float32)
+
+
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +191,35 @@ def prepared(changes: dict[str, Any]) -> Assembler:
     assembler = Assembler(spec_from_dict(OPEN, REGISTRY, changes).spec, REGISTRY)
     assembler.prepare(assembler.task())
     return assembler
+
+
+BF16 = {"training.synthetic.precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.synthetic.optimizer": "lbfgs"}, "lbfgs needs exact losses: use adam, adamw or sgd with bf16"),
+        ({"run.precision": "float64"}, "bf16 stands in for float32, and run.precision is float64: leave one out"),
+    ],
+)
+def test_bf16_is_refused_where_it_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with error_naming(SpecError, message, key="training.synthetic.precision"):
+        prepared(BF16 | changes)
+
+
+def test_a_processor_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = {}
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast}, raising=False)
+        notes[fast] = [note for note in prepared(BF16).notes if "bf16" in note]
+    assert notes == {
+        True: [],
+        False: [
+            'training.synthetic.precision = "bf16": no instructions of this processor for it are known (AMX or '
+            "AVX512-BF16 on x86), so training may be slower than in full precision"
+        ],
+    }
 
 
 def test_the_choice_is_written_into_the_spec() -> None:

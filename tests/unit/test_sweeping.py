@@ -23,7 +23,17 @@ from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.runs.lock import RunLock
 from hyco_engine.spec.loading import load_spec
-from hyco_engine.sweeping import Sweep, combinations, create, open_sweep, parse_over, results, run_members
+from hyco_engine.sweeping import (
+    Sweep,
+    add_member,
+    combinations,
+    create,
+    create_open,
+    open_sweep,
+    parse_over,
+    results,
+    run_members,
+)
 
 KAPPA = "physical.parameters.kappa.init"
 
@@ -110,6 +120,25 @@ def test_a_sweep_folder_holds_a_complete_spec_of_each_member(spec: Path) -> None
         assert found.physical is not None
         assert found.physical.parameters["kappa"].init == init
         assert made.status(member) == "waiting"
+
+
+def test_a_sweep_may_grow_member_by_member(spec: Path) -> None:
+    begun = create_open(spec, registry(), ["run.cycles=3"], [KAPPA], Path("out"))
+    assert open_sweep(Path("out")) == begun
+    assert begun.members == ()
+    grown = begun
+    for number, init in ((0, 0.2), (2, 0.05)):
+        grown = add_member(grown, registry(), number, {KAPPA: init})
+    assert [(member.name, member.values) for member in grown.members] == [("000", {KAPPA: 0.2}), ("002", {KAPPA: 0.05})]
+    assert open_sweep(Path("out")) == grown
+    found = load_spec(grown.spec_file(grown.members[1]), registry()).spec
+    assert found.run.cycles == 3
+    assert found.physical is not None
+    assert found.physical.parameters["kappa"].init == 0.05
+    # what is wrong is told, and the sweep stays as it was
+    with pytest.raises(SpecError, match="kappa"):
+        add_member(grown, registry(), 3, {KAPPA: "large"})
+    assert open_sweep(Path("out")) == grown
 
 
 def test_nothing_is_written_for_a_spec_that_is_wrong(spec: Path) -> None:
