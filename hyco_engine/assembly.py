@@ -280,7 +280,9 @@ class Assembler:
         """Choose values for keys of the spec that are left to the engine, and say why in `reasons`."""
         chosen: dict[str, Any] = {}
         if "physical" in models:
-            found = self._meet_noise(task, models["physical"]) if is_noisy(task.noise) else {}
+            # the start of a steady state is no observation
+            starts_noisy = is_noisy(task.noise) and not cast("PhysicalModel", models["physical"]).steady
+            found = self._meet_noise(task, models["physical"]) if starts_noisy else {}
             own = replaced(self.spec.training.physical, found)
             found |= {name: getattr(own.settled(), name) for name in TRAINED if name in own.open}
             chosen |= {f"training.physical.{name}": value for name, value in found.items()}

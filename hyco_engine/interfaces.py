@@ -284,6 +284,8 @@ class PhysicalModel(nn.Module, ABC):
 
     layout: StateLayout
     dt: float
+    steady: bool = False
+    """Whether `forward` gives the state that does not change, from whatever state."""
     learnables: Learnables
     """The parameters of the physics by name. Everything that is to be learned is in here."""
 

@@ -63,6 +63,8 @@ class TrajectorySource(ABC):
     num_simulations: int
     guesses_scalars: bool = False
     """Whether `scalars` are any numbers that may mean something: only those count which the spec names."""
+    guesses_start: bool = False
+    """Whether the first frame of each simulation is a first guess, and no observation."""
     marks_missing: bool = False
     """Whether NaN in dynamic fields is what the data mark as not observed, whatever the spec says."""
 

@@ -18,6 +18,7 @@ class DerivedSource(TrajectorySource):
         self.layout, self.dt, self.num_simulations = source.layout, source.dt, source.num_simulations
         self.guesses_scalars = source.guesses_scalars
         self.marks_missing = source.marks_missing
+        self.guesses_start = source.guesses_start
 
     @property
     def truth(self) -> Mapping[str, Tensor]:

@@ -138,6 +138,7 @@ class JoinedSource(TrajectorySource):
         self.num_simulations = len(self._places)
         self.guesses_scalars = any(source.guesses_scalars for source in sources)
         self.marks_missing = any(source.marks_missing for source in sources)
+        self.guesses_start = first.guesses_start
         known = [set(source.scalars(0)) for source in sources]
         self._scalars = set.intersection(*known)
         if (lost := sorted(set.union(*known) - self._scalars)) and not self.guesses_scalars:

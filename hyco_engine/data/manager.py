@@ -82,7 +82,8 @@ class DataManager:
         self.num_simulations: int = source.num_simulations
         self._selection = Selection.of(source.layout, choice.fields)
         self.layout: StateLayout = self._selection.layout
-        self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed)
+        self._guessed = int(source.guesses_start)
+        self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed, guessed=self._guessed)
         self._cache, self._writes = cache, writes
         self._spare = spare
         self._loaded: tuple[Trajectory, ...] | None = None
@@ -266,7 +267,9 @@ class DataManager:
         """
         seen = self.source.glimpse()
         own = {} if seen is None else self._relative_noise([seen], self.source.layout)
-        spreads = {} if seen is None else field_sizes(self.source.layout, Statistics.of([seen], self.source.layout))
+        spreads = (
+            {} if seen is None else field_sizes(self.source.layout, self._statistics_of([seen], self.source.layout))
+        )
         added = self._declared_noise(spreads)
         return {name: math.hypot(own.get(name, 0.0), level) for name, level in added.items()}
 
@@ -282,10 +285,13 @@ class DataManager:
             return dict.fromkeys(names, 0.0 if noise is None else noise.level)
         return {name: noise.level / spreads.get(name, math.inf) for name in names}
 
-    @staticmethod
-    def _relative_noise(trajectories: Sequence[Trajectory], layout: StateLayout) -> dict[str, float]:
-        spreads = field_sizes(layout, Statistics.of(trajectories, layout))
-        return {name: level / spreads[name] for name, level in estimate_noise(trajectories, layout).items()}
+    def _relative_noise(self, trajectories: Sequence[Trajectory], layout: StateLayout) -> dict[str, float]:
+        spreads = field_sizes(layout, self._statistics_of(trajectories, layout))
+        observed = [attrs.evolve(own, dynamic=own.dynamic[self._guessed :]) for own in trajectories]
+        return {name: level / spreads[name] for name, level in estimate_noise(observed, layout).items()}
+
+    def _statistics_of(self, trajectories: Sequence[Trajectory], layout: StateLayout) -> Statistics:
+        return Statistics.of(trajectories, layout, self._guessed)
 
     def _cut_windows(self, horizon: int, stride: int) -> WindowDataset | PointWindows:
         if self._has_points:
@@ -371,7 +377,7 @@ class DataManager:
     @cached_property
     def statistics(self) -> Statistics:
         """Statistics of the train split alone. Raises DataError if a value is too large for them."""
-        statistics = Statistics.of(self._cut("train"), self.layout)
+        statistics = self._statistics_of(self._cut("train"), self.layout)
         for field in self.layout.fields:
             own = self.layout.channels(field.name)
             scale = torch.cat([statistics.mean[own], statistics.std[own], statistics.change_std[own]])

@@ -35,6 +35,8 @@ class Observer:
     observe: Observe
     layout: StateLayout
     seed: int
+    guessed: int = 0
+    """The number of first frames that are no observations, and stay as they are."""
 
     @property
     def acts(self) -> bool:
@@ -62,6 +64,7 @@ class Observer:
             seen = observed(mask, self.layout, len(dynamic), self.seed, index)
             if not mask.heldout:
                 seen[frames] = True
+            seen[: self.guessed] = True
             hidden = ~seen[:, None] & sample_mask(self.layout)[: self.layout.n_dynamic]
             dynamic = torch.where(hidden if missing is None else hidden | missing, torch.nan, dynamic)
         return Trajectory(dynamic=dynamic, static=trajectory.static)
@@ -110,13 +113,13 @@ class Observer:
         if noise.relative:
             for field in self.layout.dynamic:
                 channels = self.layout.channels(field.name)
-                scale[channels] *= _spread(dynamic[:, channels], own[channels])
+                scale[channels] *= _spread(dynamic[self.guessed :, channels], own[channels])
         spread = torch.where(own, scale.reshape(-1, *(1 for _ in self.layout.spatial)), 0.0)
         frames = []
         for frame, values in enumerate(dynamic):
             # drawn even if it is not added, so that no frame's noise depends on the split
             drawn = torch.randn(values.shape, generator=generator, dtype=torch.float64)
-            clean = bool(heldout[frame]) and not noise.heldout
+            clean = frame < self.guessed or (bool(heldout[frame]) and not noise.heldout)
             frames.append(values if clean else (values.double() + spread * drawn).to(values.dtype))
         return torch.stack(frames)
 

@@ -89,8 +89,11 @@ class Statistics:
         return found
 
     @classmethod
-    def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout) -> Statistics:
-        """Compute them from all values that are neither padding nor NaN; reads a bounded number of frames at a time."""
+    def of(cls, trajectories: Iterable[Trajectory], layout: StateLayout, guessed: int = 0) -> Statistics:
+        """Compute them from all values that are neither padding nor NaN; reads a bounded number of frames at a time.
+
+        The first `guessed` frames count for changes alone.
+        """
         mask = sample_mask(layout)
         own, fixed = mask[: layout.n_dynamic], mask[layout.n_dynamic :]
         dynamic, static, change = _Moments(own), _Moments(fixed), _Moments(own)
@@ -104,7 +107,7 @@ class Statistics:
             step = max(1, CHUNK_ELEMENTS // max(1, frames[0].numel()))
             for start in range(0, len(frames), step):
                 chunk = frames[start : start + step].double()
-                dynamic.add(chunk)
+                dynamic.add(chunk[max(0, guessed - start) :])
                 for part in changes.of(chunk):
                     change.add(part)
             if trajectory.points is not None:

@@ -412,12 +412,37 @@ def children(node: Node) -> tuple[Node, ...]:
     return ()
 
 
+def degree(node: Node) -> float:
+    """Return the degree of a node as a polynomial of the dynamic fields; infinite if it is none."""
+    inner = [degree(child) for child in children(node)]
+    match node:
+        case Symbol(kind=kind):
+            return 1.0 if kind == "field" else 0.0
+        case Product() | Diffusion():
+            return sum(inner)
+        case Power(exponent=exponent):
+            return 0.0 if not inner[0] else inner[0] * exponent if exponent in (1.0, 2.0, 3.0) else math.inf
+        case Apply():
+            return math.inf if any(inner) else 0.0
+        case Choice():
+            return math.inf if any(inner[:2]) else max(inner)
+    return max(inner, default=0.0)
+
+
 def symbols(node: Node) -> Iterator[Symbol]:
     """Yield all symbols in a node, again wherever they stand."""
     if type(node) is Symbol:
         yield node
     for child in children(node):
         yield from symbols(child)
+
+
+def means(node: Node) -> Iterator[Mean]:
+    """Yield all means over the domain in a node."""
+    if type(node) is Mean:
+        yield node
+    for child in children(node):
+        yield from means(child)
 
 
 class Expansion:

@@ -54,6 +54,10 @@ class Style:
         left = f"\\partial_t {self.of(symbol)}" if self.latex else f"∂t {self.of(symbol)}"
         return f"{left} = {self.of(node)}"
 
+    def steady(self, node: Node) -> str:
+        """Return the equation of a component that does not change."""
+        return f"0 = {self.of(node)}"
+
     def _of(self, node: Node) -> tuple[str, int]:
         match node:
             case Value(value=value):

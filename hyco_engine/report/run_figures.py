@@ -13,7 +13,7 @@ from hyco_engine.interfaces import Player
 from hyco_engine.report.figures import comparison_figure, history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
-from hyco_engine.rollout import evaluating, rollout_with_bands
+from hyco_engine.rollout import evaluating
 from hyco_engine.runs.metrics import has_metrics, of_kept_arms, read_metrics
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def held_out_rollout(task: Task, models: Mapping[Player, nn.Module]) -> HeldOutR
         start = torch.cat([truth.dynamic[0], truth.static])[None]
         device = next((t.device for t in [*model.parameters(), *model.buffers()]), start.device)
         with torch.no_grad(), evaluating(model):
-            rolled = rollout_with_bands(model, start.to(device), len(truth.dynamic) - 1).each(lambda x: x[0].cpu())
+            rolled = task.path(model, start.to(device), len(truth.dynamic) - 1).each(lambda x: x[0].cpu())
         first = truth.dynamic[:1]
         predictions[str(player)] = torch.cat([first, rolled.mean]).float().numpy()
         if rolled.upper is not None:

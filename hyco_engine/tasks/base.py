@@ -15,8 +15,10 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.precision import Precision
+from hyco_engine.ensemble import Prediction
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples, TermSpec, Trajectory
+from hyco_engine.rollout import rollout_with_bands
 from hyco_engine.spec.classes import LossSpec
 from hyco_engine.tasks.terms import declared_terms
 from hyco_engine.training.evaluation import HeldOut
@@ -144,6 +146,10 @@ class Task(ABC):
     def example(self) -> Example | None:
         """Return the first simulation of the test split, else of val; None if the data has no simulations."""
         return None
+
+    def path(self, model: nn.Module, start: Tensor, steps: int) -> Prediction:
+        """Return what a model predicts from `start [1, C_all, *S]` of the example, `[1, steps, C_dyn, *S]`."""
+        return rollout_with_bands(model, start, steps)
 
     def whole_simulations(self) -> Sequence[Trajectory]:
         """Return all simulations from their first frame to their last; none if the data has no simulations."""

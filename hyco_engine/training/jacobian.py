@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hyco_engine.physics.forward_mode import load_rules
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +51,11 @@ class ForwardJacobian:
         raise AssertionError("unreachable")
 
 
-@cache
-def _load_rules() -> None:
-    """Load rules of forward mode that torch loads at their first use, and what torch warns of its own code there.
-
-    The category of that warning depends on torch's version, and no warning may cost a derivative.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
-
-
 def push_forward(
     function: Callable[..., Tensor], inputs: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Tensor, Tensor]:
     """Return (f, its derivative along `tangents`); an input and its tangent are tensors or equal trees of them."""
-    _load_rules()
+    load_rules()
     pair: Any = torch.func.jvp(function, inputs, tangents)
     return pair[0], pair[1]
 
@@ -80,14 +68,14 @@ def push_each(
     def push(*along: Tensor) -> tuple[Tensor, Tensor]:
         return push_forward(function, inputs, along)
 
-    _load_rules()
+    load_rules()
     values, derivatives = torch.func.vmap(push)(*tangents)
     return values[0], derivatives
 
 
 def push_forward_all(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Return the function that computes the derivatives of all outputs along every element of the input."""
-    _load_rules()
+    load_rules()
     derivatives: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.jacfwd(function)
     return derivatives
 

@@ -139,7 +139,7 @@ def structured(text: str, where: str) -> None:
     data = tables.setdefault("data", {})
     if data.setdefault("kind", "arrays") == "arrays":
         data.setdefault("path", "data.npz")
-        if "time" not in data:
+        if not data.keys() & {"time", "steady"}:
             data.setdefault("dt", 1.0)
     if not tables.keys() & {"physical", "synthetic"}:
         tables["synthetic"] = {"kind": "resnet"}

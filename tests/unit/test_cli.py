@@ -573,7 +573,7 @@ class TestPredict:
 class TestInit:
     def test_lists(self, world: World) -> None:
         lines = world("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines[:8]] == [
+        assert [line.split()[0] for line in lines[:9]] == [
             "equation",
             "ode",
             "own-data",
@@ -581,6 +581,7 @@ class TestInit:
             "quickstart",
             "sensors",
             "slurm",
+            "steady",
             "surrogate",
         ]
 
@@ -633,7 +634,7 @@ class TestInit:
     def test_unknown(self, world: World) -> None:
         result = world("init", "quickstrat")
         assert result.exit_code == 2
-        names = "equation, ode, own-data, own-physics, quickstart, sensors, slurm, surrogate"
+        names = "equation, ode, own-data, own-physics, quickstart, sensors, slurm, steady, surrogate"
         assert result.stderr == f"error: TEMPLATE: there is no template 'quickstrat'; there are {names}\n"
 
 
@@ -644,6 +645,7 @@ class TestInit:
         ("quickstart", {"physical", "synthetic"}),
         ("own-data", {"physical", "synthetic"}),
         ("sensors", {"physical"}),
+        ("steady", {"physical", "synthetic"}),
         ("surrogate", {"synthetic"}),
     ],
 )
@@ -669,4 +671,4 @@ def test_names_are_completed() -> None:
         return [line.partition(",")[2] for line in done.stdout.split()]
 
     assert complete("hyco-engine ex", 1) == ["export"]
-    assert complete("hyco-engine init s", 2) == ["sensors", "slurm", "surrogate"]
+    assert complete("hyco-engine init s", 2) == ["sensors", "slurm", "steady", "surrogate"]

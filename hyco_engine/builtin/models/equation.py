@@ -1,6 +1,6 @@
 """Equations that a spec contains as text.
 
-Equation        u_t = rates.u for each field, on a grid or without space; docs/equations.md has the words
+Equation        u_t = rates.u, or 0 = steady.u, for each field, on a grid or without space; words: docs/equations.md
 Fields          those of `rates`: scalars, or vectors with a component for each axis; centred
 Parameters      those of [physical.parameters], such as `nu`, each with a start value there: numbers or fields
 Time            `t` in rates, and measured series among the constants: at each stage of a step its own
@@ -18,6 +18,10 @@ scheme = "finite-difference" (default else)
     functions, and what is computed from fields follows from their continuation: order 2 at sides with a constant other
     than 0. Time: classical Runge-Kutta.
 
+Steady equations
+    `steady.u` in place of `rates.u` is 0 for states that do not change. Newton's method with sparse factors of central
+    differences of fourth order; derivatives by the implicit function theorem.
+
 Without space
     Classical Runge-Kutta, with as many internal steps as are accurate: at states of the data and with the present
     parameters, twice as many change a frame by less than 1e-6 of the spread of a field.
@@ -34,7 +38,7 @@ References      S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002); C. Canut
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -69,9 +73,11 @@ from hyco_engine.equations.terms import (
     Symbol,
     Term,
     Words,
+    degree,
     diffusion_form,
     flux_form,
     lowered,
+    means,
     skew_form,
     symbols,
 )
@@ -86,10 +92,14 @@ from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.spectral import Spectrum
+from hyco_engine.physics.steady import Stencil
+from hyco_engine.physics.steady_model import SteadyModel, SteadyPhysics
 
 KEY = "physical"
 WAVES = (9, 9, 5)
 """The number of wave numbers along each axis at which steps are tested, in one, two and three dimensions."""
+MOST_DENSE = 2000
+"""The most unknowns of steady states in which the mean of a field joins all of them."""
 Parameters = Mapping[str, Tensor]
 
 
@@ -114,7 +124,7 @@ class Equation(TorchPhysics):
         self.times = times
         self.series = {name: read_series(own, name) for name, own in options.constants.items() if type(own) is Series}
         grid = layout.grid
-        texts = {name: Text(text=text, key=f"{KEY}.rates.{name}") for name, text in options.rates.items()}
+        texts = {name: Text(text=text, key=f"{KEY}.{options.key}.{name}") for name, text in options.texts.items()}
         trees = {name: parse(source.text, source.key) for name, source in texts.items()}
         own = [info for info in layout.static if info.sampling in ("centered", "uniform") and not info.advance]
         words = Words(
@@ -126,10 +136,12 @@ class Equation(TorchPhysics):
             series=self.series,
         )
         taken = {*grid.axes, "pi", "t", "constants"}
-        if clash := [name for name in (*options.rates, *settings) if name in taken]:
+        if clash := [name for name in (*options.texts, *settings) if name in taken]:
             raise SpecError(f"{clash[0]!r} has another meaning in equations: choose another name", key=KEY)
-        if clash := [name for name in settings if name in options.rates]:
-            raise SpecError("a field of rates has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}")
+        if clash := [name for name in settings if name in options.texts]:
+            raise SpecError(
+                f"a field of {options.key} has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}"
+            )
         lowered_rates = {name: lowered(trees[name], texts[name], words) for name in trees}
         for info in layout.dynamic:
             parts = lowered_rates[info.name]
@@ -212,9 +224,25 @@ class Equation(TorchPhysics):
     def _difference_step(
         self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float
     ) -> Tensor:
-        layout = self.layout
-        fields = {symbol: value for symbol, value in others.items() if value.dim() >= layout.n_axes}
+        fields = {symbol: value for symbol, value in others.items() if value.dim() >= self.layout.n_axes}
         numbers = {symbol: value for symbol, value in others.items() if symbol not in fields}
+        change = self._change(state, fields)
+
+        def rate(values: dict[str, Any]) -> dict[str, Any]:
+            return {"all": change(values["all"], numbers | self._at(values.get(TIME))), TIME: 1.0}
+
+        begun = {"all": state} if time is None else {"all": state, TIME: time}
+        advanced: Tensor = rk4(rate, begun, dt)["all"]
+        return advanced
+
+    def _change(
+        self, like: Tensor, fields: Mapping[Symbol, Tensor]
+    ) -> Callable[[Tensor, Mapping[Symbol, Tensor]], Tensor]:
+        """Return the function of states `[B, C, *S]`, and of what is the same everywhere, that evaluates the equations.
+
+        `fields` are those that vary in space, besides the dynamic ones.
+        """
+        layout = self.layout
         first = layout.dynamic[0].boundary
         sides = {axis: "periodic" if first.is_periodic(axis) else "zero-gradient" for axis in layout.grid.axes}
         beyond = {symbol: Boundary.parse(sides, layout.grid.axes) for symbol in fields}
@@ -224,20 +252,16 @@ class Equation(TorchPhysics):
             for symbol in beyond
         }
 
-        def rate(values: dict[str, Any]) -> dict[str, Any]:
-            own = {symbol: values["all"][:, index] for index, symbol in enumerate(self.components)}
-            known = numbers | self._at(values.get(TIME))
-            evaluation = Differences(layout.grid, fields | own, beyond, components, known, state)
-            shape = values["all"][:, 0].shape
+        def change(dynamic: Tensor, numbers: Mapping[Symbol, Tensor]) -> Tensor:
+            own = {symbol: dynamic[:, index] for index, symbol in enumerate(self.components)}
+            evaluation = Differences(layout.grid, {**fields, **own}, beyond, components, numbers, like)
             parts = []
             for one in self.rates:
                 total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
-                parts.append(evaluation.tensor(total).expand(shape))
-            return {"all": torch.stack(parts, dim=1), TIME: 1.0}
+                parts.append(evaluation.tensor(total).expand(dynamic[:, 0].shape))
+            return torch.stack(parts, dim=1)
 
-        begun = {"all": state} if time is None else {"all": state, TIME: time}
-        advanced: Tensor = rk4(rate, begun, dt)["all"]
-        return advanced
+        return change
 
     # --- stability ---
 
@@ -328,11 +352,12 @@ class Equation(TorchPhysics):
         plain, latex = (
             Style(axes=self.layout.grid.axes, components=components, latex=latex) for latex in (False, True)
         )
+        steady = bool(self.options.steady)
         return [
             {
                 "field": plain.of(symbol),
-                "unicode": plain.rate(symbol, node),
-                "latex": latex.rate(symbol, node),
+                "unicode": plain.steady(node) if steady else plain.rate(symbol, node),
+                "latex": latex.steady(node) if steady else latex.rate(symbol, node),
                 "exact": [plain.term(term) for term, _ in rate.linear],
                 "other": [plain.term(term) for term in rate.rest],
             }
@@ -344,7 +369,7 @@ class Equation(TorchPhysics):
         scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         drawn = [
             noise_field(info, grid, layout.spatial, count, generator, scale=scale, amplitude=self.options.amplitude)
-            for info in layout.dynamic
+            for info in layout.fields
         ]
         return torch.cat(drawn, dim=1) + self.options.offset
 
@@ -377,6 +402,80 @@ class Equation(TorchPhysics):
                     f"the differences of this equation reach {most} cells along {axis}, and the data have {n}",
                     key="data",
                 )
+
+
+class SteadyEquation(Equation, SteadyPhysics):
+    """Equations of states that do not change."""
+
+    def __init__(self, options: EquationOptions, layout: StateLayout, settings: Mapping[str, ParameterSetting]) -> None:
+        """Raise SpecError also for what needs time, and for equations without space."""
+        if not layout.n_axes:
+            raise SpecError("steady states are fields on a grid, and this data has no space", key=f"{KEY}.steady")
+        super().__init__(options, layout, settings)
+        if self.uses_time or any(setting.along for setting in settings.values()):
+            raise SpecError(
+                "a steady state does not depend on time: leave t, series and along out", key=f"{KEY}.steady"
+            )
+        grid, terms = layout.grid, [term.core for rate in self.rates for term in rate.rest]
+        self.linear = all(degree(core) <= 1 for core in terms)
+        varying = (symbol for core in terms if degree(core) for symbol in symbols(core))
+        self.alike = self.linear and not any(symbol.kind == "static" for symbol in varying)
+        reaches = [max((reach(core, axis) for core in terms), default=0) for axis in range(layout.n_axes)]
+        if any(degree(mean) for core in terms for mean in means(core)):
+            if (unknowns := layout.n_dynamic * math.prod(grid.resolution)) > MOST_DENSE:
+                raise SpecError(
+                    f"the mean of a field joins all {unknowns} unknowns; with it, at most {MOST_DENSE} are possible",
+                    key=f"{KEY}.steady",
+                )
+            reaches = list(grid.resolution)
+        self.stencil = Stencil(
+            components=layout.n_dynamic,
+            resolution=grid.resolution,
+            periodic=tuple(layout.dynamic[0].boundary.is_periodic(axis) for axis in grid.axes),
+            reach=tuple(reaches),
+        )
+
+    def residual(self, dynamic: Tensor, fields: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
+        known = {Symbol("parameter", name): value for name, value in parameters.items()}
+        varying = {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
+        numbers: dict[Symbol, Tensor] = {}
+        for symbol, value in known.items():
+            uniform = value.dim() == 0 or tuple(value.shape[-self.layout.n_axes :]) == (1,) * self.layout.n_axes
+            (numbers if uniform else varying)[symbol] = value
+        return self._change(dynamic, varying)(dynamic, numbers)
+
+    def internal_steps(self, layout: StateLayout, size: Mapping[str, float], parameters: Parameters, dt: float) -> int:
+        return 1
+
+    def least_steps(self, layout: StateLayout, size: Mapping[str, float], parameters: Parameters, dt: float) -> float:
+        return 0.0
+
+    def stability(
+        self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Parameters, dt: float
+    ) -> str | None:
+        return None
+
+    def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
+        way = "is linear, and is solved directly" if self.linear else "is solved by Newton's method"
+        return [
+            f"the steady equation {way}, with sparse factors of central differences of fourth order; derivatives "
+            "follow from the implicit function theorem"
+        ]
+
+    def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
+        if not layout.static:
+            raise DataError(
+                "steady states that are simulated differ in their inputs alone: name a static field of the equation in "
+                "physical.inputs",
+                key=f"{KEY}.inputs",
+            )
+        states = super().initial_states(layout, count, generator)
+        # the first guess
+        states[:, : layout.n_dynamic] = 0.0
+        return states
+
+    def _is_spectral(self) -> bool:
+        return False
 
 
 class System(Equation):
@@ -533,7 +632,7 @@ def _is_field(setting: ParameterSetting, layout: StateLayout) -> bool:
     return setting.from_ in given and given[setting.from_].sampling == "centered"
 
 
-def build(options: EquationOptions, context: PhysicsContext) -> TorchModel:
+def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | SteadyModel:
     """Build the model; the registry calls this factory."""
     given = context.layout
     grid = given.grid if given is not None else context.grid
@@ -541,7 +640,7 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel:
         raise DataError("an equation needs data on a grid, and this data has none", key="physical.kind")
     boundary = Boundary.parse("periodic", grid.axes)
     dynamic = []
-    for name in options.rates:
+    for name in options.texts:
         vector = name in options.vectors and len(grid.axes) > 1
         dynamic.append(FieldInfo(name=name, components=grid.axes if vector else (), boundary=boundary))
     if given is not None:
@@ -549,10 +648,14 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel:
         dynamic = [known.get(info.name, info) for info in dynamic]
         if odd := [info.name for info in dynamic if info.sampling != "centered"]:
             raise DataError(f"an equation needs centred fields, and {odd[0]!r} is staggered", key="data.fields")
-    layout = context.layout_for(dynamic)
+    layout = context.layout_for(
+        dynamic, [FieldInfo(name=name, boundary=boundary) for name in options.inputs] if given is None else ()
+    )
     if given is None and context.dt is not None and options.uses_time():
-        layout = attrs.evolve(layout, static=(FieldInfo.time(grid.axes, context.dt),))
+        layout = attrs.evolve(layout, static=(*layout.static, FieldInfo.time(grid.axes, context.dt)))
     times = context.times
+    if options.steady:
+        return SteadyModel(SteadyEquation(options, layout, context.parameters), context)
     if grid.axes:
         return TorchModel(Equation(options, layout, context.parameters, times), context)
     return TorchModel(System(options, layout, context.parameters, context.statistics, times), context)

@@ -169,8 +169,14 @@ class EquationOptions:
     """`[physical] kind = "equation"`."""
 
     rates: Mapping[str, str] = option(
+        attrs.Factory(dict),
         help='rate of change of each field, as text such as rates.u = "nu*lap(u) - u*dx(u)"; docs/equations.md has the '
-        "words"
+        "words",
+    )
+    steady: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='instead of rates: what is 0 for each field of a state that does not change, such as steady.u = "lap(u) + '
+        'f"',
     )
     constants: Mapping[str, float | Series] = option(
         attrs.Factory(dict),
@@ -185,6 +191,9 @@ class EquationOptions:
     vectors: tuple[str, ...] = option(
         (), help="fields with one component for each axis, for simulated data; other data say it themselves"
     )
+    inputs: tuple[str, ...] = option(
+        (), help="static fields of simulated data, drawn as initial states are; other data say it themselves"
+    )
     offset: float = option(0.0, help="mean of the initial states of simulated data")
     amplitude: float = option(
         1.0, help="root mean square of the deviation of the initial states from their mean", ge=0.0
@@ -193,18 +202,33 @@ class EquationOptions:
         0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
     )
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The equation of each field."""
+        return self.steady or self.rates
+
+    @property
+    def key(self) -> str:
+        """The key that holds them."""
+        return "steady" if self.steady else "rates"
+
     def __attrs_post_init__(self) -> None:
-        if not self.rates:
+        if not self.texts:
             raise SpecError('names no field; write for example rates.u = "nu*lap(u)"', key="rates")
-        if unknown := [name for name in self.vectors if name not in self.rates]:
-            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.rates)}", key="vectors")
+        if self.rates and self.steady:
+            raise SpecError("a physics has rates of change or steady states: leave rates or steady out", key="steady")
+        if self.steady and self.scheme == "spectral":
+            raise SpecError("steady states are solved by differences: leave scheme out", key="scheme")
+        if unknown := [name for name in self.vectors if name not in self.texts]:
+            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="vectors")
         mistakes: list[Problem] = []
-        for name, text in self.rates.items():
+        for name, text in self.texts.items():
+            key = f"{self.key}.{name}"
             if not name.isidentifier():
-                mistakes.append(Problem(message="is no name that an equation could contain", key=f"rates.{name}"))
+                mistakes.append(Problem(message="is no name that an equation could contain", key=key))
                 continue
             try:
-                parse(text, f"rates.{name}")
+                parse(text, key)
             except SpecError as error:
                 mistakes += error.problems
         if mistakes:
@@ -213,5 +237,5 @@ class EquationOptions:
     def uses_time(self) -> bool:
         """Return whether a rate names the time, or a measured series."""
         series = {f"constants.{name}" for name, value in self.constants.items() if type(value) is Series}
-        trees = (parse(text, f"rates.{name}") for name, text in self.rates.items())
+        trees = (parse(text, name) for name, text in self.texts.items())
         return any(one.name in series | {TIME} for tree in trees for one in names(tree))

@@ -144,7 +144,7 @@ def _array(
         name=variable.variable,
         axes=axes,
         shape=shape,
-        static=variable.static or "t" not in axes,
+        static=variable.static or ("t" not in axes and not options.steady),
         part=variable.part,
     )
 

@@ -50,6 +50,10 @@ MOST = 64
 """An array with more numbers for each simulation is no list of parameters."""
 
 
+STEADY_FRAMES = 2
+"""The frames of a state that does not change: a first guess, and the state."""
+
+
 class ArraysSource(TrajectorySource):
     """Arrays with named axes; they hold one simulation, or one for each entry along s.
 
@@ -63,13 +67,14 @@ class ArraysSource(TrajectorySource):
         self.options = options
         self.reader = reader or open_arrays(file_of(options), options.csv)
         self.marks_missing = self.reader.marks_missing
+        self.guesses_start = options.steady
         self.arrays = find_fields(options, self.reader)
         self.space = "".join(axis for axis in SPACE if axis in self.arrays[0].axes)
         self._told: set[str] = set()
         self._check_axes()
         self.num_simulations = common_length(self.arrays, "s") or 1
         self._resampled: dict[str, Resampling] = {}
-        self.num_frames = common_length(self.arrays, "t") or 0
+        self.num_frames = STEADY_FRAMES if options.steady else common_length(self.arrays, "t") or 0
         self._starts = [0.0] * self.num_simulations
         self.dt = self._time_step()
         self._downwards: set[str] = set()
@@ -144,6 +149,8 @@ class ArraysSource(TrajectorySource):
             else:
                 samples.check(self.plans)
                 values = samples.values
+                if self.options.steady:
+                    values = np.concatenate([np.zeros_like(values), values])
             # a staggered field may have more samples than the grid has cells; none are left out
             staggered = array.info.sampling == "staggered"
             keep = [slice(None) if staggered else plan.keep for plan in self.plans.values()]
@@ -187,6 +194,8 @@ class ArraysSource(TrajectorySource):
     def _time_step(self) -> float:
         if self.num_frames < 2:
             raise DataError(f"the data has {self.num_frames} frame along t, and at least 2 are needed", key="data.axes")
+        if self.options.steady:
+            return 1.0
         if self.options.dt is not None:
             return self.options.dt
         times = self._times()

@@ -167,6 +167,11 @@ class ArraysOptions:
     csv: CsvForm = option(attrs.Factory(CsvForm), help="form of a .csv file, where it cannot be found in the file")
     dt: float | None = option(None, help="time between two frames; none: the array `time` gives it", gt=0.0)
     time: str = option("", help="name of the array with the evenly spaced times of the frames")
+    steady: bool = option(
+        False,
+        help="true: the fields without an axis t are states that do not change, but for those with static = true, "
+        "which are inputs; each simulation then has two frames, a first guess of 0 and the state",
+    )
     bounds: Mapping[str, tuple[float, float]] = option(
         attrs.Factory(dict), help="ends of the domain along each axis, such as {x = [-1.0, 1.0]}", check=_check_bounds
     )
@@ -202,7 +207,9 @@ class ArraysOptions:
     def __attrs_post_init__(self) -> None:
         if self.dt is not None and self.time:
             raise SpecError("dt and time both give the time between two frames; keep one of them", key="time")
-        if self.dt is None and not self.time:
+        if self.steady and (self.dt is not None or self.time or "t" in self.axes):
+            raise SpecError("states that do not change have no time: leave dt, time and an axis t out", key="steady")
+        if self.dt is None and not self.time and not self.steady:
             raise SpecError(
                 "the time between two frames is missing; give dt, or name the array of times in time", key="dt"
             )
@@ -260,6 +267,14 @@ class PointsOptions:
     )
     boundary: BoundarySetting | None = option(None, help="boundary condition of the grid, as for arrays")
     dt: float | None = option(None, help="time between two frames of the rollouts", gt=0.0)
+    steady: bool = option(
+        False,
+        help="true: the sensors observed states that do not change; there is no column t, and a simulation has two "
+        "frames, a first guess (`initial`, by default 0) and the state",
+    )
+    static: Mapping[str, float | Profile | ArrayFile] = option(
+        attrs.Factory(dict), help="fields that are inputs only, known on the grid, as in `initial`"
+    )
     initial: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help='the first frame of each field, or of a component ("u.x"): a number, a profile, or a .npy file of the '
@@ -274,6 +289,10 @@ class PointsOptions:
         for axis in self.bounds:
             if axis not in self.resolution:
                 raise SpecError(f"bounds are given for {axis}, which has no resolution", key=f"bounds.{axis}")
+        if self.steady and (self.dt is not None or self.interval is not None):
+            raise SpecError("states that do not change have no time: leave dt and interval out", key="steady")
+        if self.static and not self.resolution:
+            raise SpecError("fields that are known on the grid need one: give resolution", key="static")
 
 
 @options

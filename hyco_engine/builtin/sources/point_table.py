@@ -235,7 +235,9 @@ def _read(options: PointsOptions) -> _Rows:
     sensor, labels = (None, ()) if own is None else _numbered([_label(str(entry)) for entry in own.tolist()])
     if sensor is None and values.ndim > 2:
         sensor = np.broadcast_to(np.arange(values.shape[-2]), values.shape[:-1]).reshape(-1)
-    if "t" not in numbers:
+    if options.steady:
+        numbers["t"] = _steady_times(options, "t" in numbers, len(rows))
+    elif "t" not in numbers:
         times = _times(options, values.shape).reshape(-1, *(1 for _ in values.shape[1:-1]))
         numbers["t"] = np.broadcast_to(times, values.shape[:-1]).reshape(-1)
     exact = values.dtype.kind != "f"
@@ -323,7 +325,9 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
             )
         else:
             numbers[name] = table.numbers(k)
-    if "t" not in numbers:
+    if options.steady:
+        numbers["t"] = _steady_times(options, "t" in numbers, table.count)
+    elif "t" not in numbers:
         _times(options, (table.count, table.width))
     units = {name: table.units[k] for name, k in named.items() if table.units[k]}
     if own_units := [
@@ -359,6 +363,17 @@ def _checked_columns(options: PointsOptions, width: int, header: tuple[str, ...]
             key="data.columns",
         )
     return columns
+
+
+def _steady_times(options: PointsOptions, given: bool, count: int) -> Array:
+    """Return the time of the frame that holds the state, for all rows."""
+    if given:
+        raise SpecError(
+            f"{options.path} has a column t, and states that do not change have no time: leave data.steady out, or "
+            "give the column an empty name in data.columns",
+            key="data.steady",
+        )
+    return np.ones(count)
 
 
 def _times(options: PointsOptions, shape: tuple[int, ...]) -> Array:

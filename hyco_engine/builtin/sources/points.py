@@ -39,9 +39,10 @@ class PointsSource(TrajectorySource):
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
         self.table = Table(options, context)
-        if options.dt is None:
+        if options.dt is None and not options.steady:
             raise SpecError("the time between two frames of the rollouts is missing", key="data.dt")
-        self.dt: float = options.dt
+        self.dt: float = options.dt or 1.0
+        self.guesses_start = options.steady
         grid = _grid(options)
         if grid.axes != self.table.axes:
             raise SpecError(
@@ -59,8 +60,11 @@ class PointsSource(TrajectorySource):
             )
             for name, components in self.table.components.items()
         )
-        self.layout = StateLayout(grid=grid, dynamic=fields)
+        static = tuple(FieldInfo(name=name, boundary=_alike(boundary, grid.axes)) for name in options.static)
+        self.layout = StateLayout(grid=grid, dynamic=fields, static=static)
         self._initial = torch.cat([self._first(field) for field in fields])
+        known_on_grid = [_on_grid(value, grid, f"data.static.{name}") for name, value in options.static.items()]
+        self._static = torch.stack(known_on_grid) if known_on_grid else self._initial[:0]
         known = [*self.table.components, *self.table.columns]
         for name in options.initial:
             if name not in known:
@@ -108,13 +112,15 @@ class PointsSource(TrajectorySource):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.table.content.encode())
         digest.update(self._initial.numpy().tobytes())
+        if len(self._static):
+            digest.update(f"{list(self.options.static)}".encode() + self._static.numpy().tobytes())
         digest.update(str((self.num_frames, self.num_simulations)).encode())
         return digest.hexdigest()
 
     def load(self, index: int) -> Trajectory:
         dynamic = torch.full((self.num_frames, *self._initial.shape), torch.nan, dtype=torch.float64)
         dynamic[0] = self._initial
-        return Trajectory(dynamic=dynamic, static=self._initial[:0])
+        return Trajectory(dynamic=dynamic, static=self._static)
 
     def points(self, index: int) -> Points:
         return self._points[index]
@@ -153,19 +159,31 @@ class PointsSource(TrajectorySource):
         parts = []
         for column in [column_of(name, component) for component in field.components or ("",)]:
             value = given.get(column, whole)
+            if value is None and self.options.steady:
+                value = 0.0
             if value is None:
                 raise SpecError(
                     f"rollouts need the first frame of {column!r}: give a number, a profile, or a file of the grid's "
                     f"shape {grid.resolution}",
                     key=_initial_key(column),
                 )
-            if isinstance(value, ArrayFile):
-                parts.append(field_from_file(value, grid, _initial_key(column)))
-            elif isinstance(value, Profile):
-                parts.append(profile(value, grid).double())
-            else:
-                parts.append(torch.full(grid.resolution, value, dtype=torch.float64))
+            parts.append(_on_grid(value, grid, _initial_key(column)))
         return torch.stack(parts)
+
+
+def _on_grid(value: float | Profile | ArrayFile, grid: Grid, key: str) -> Tensor:
+    """Return a number, a profile or a file as a field, `[*resolution]`."""
+    if isinstance(value, ArrayFile):
+        return field_from_file(value, grid, key)
+    if isinstance(value, Profile):
+        return profile(value, grid).double()
+    return torch.full(grid.resolution, value, dtype=torch.float64)
+
+
+def _alike(boundary: Boundary, axes: Sequence[str]) -> Boundary:
+    """Return the boundary of a static field: periodic where the fields are, else continued with zero gradient."""
+    sides = {axis: "periodic" if boundary.is_periodic(axis) else "zero-gradient" for axis in axes}
+    return Boundary.parse(sides, axes)
 
 
 class PointSampleSource(SampleSource):

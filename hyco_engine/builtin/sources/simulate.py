@@ -30,6 +30,8 @@ log = logging.getLogger("hyco_engine")
 
 NUM_FRAMES = 50
 """The number of frames where the spec gives none."""
+STEADY_FRAMES = 2
+"""That of states that do not change: a first guess, and the state."""
 CHUNK_BYTES = 2**28
 CHUNK_SIMULATIONS = 32
 
@@ -52,6 +54,9 @@ class SimulateSource(TrajectorySource):
         self._drawn = drawn(self._draws, options.num_simulations, context.generator)
         self.choice, self._inner_key = _true_physics(options, context, self._drawn[0])
         self.model = _build(options, self.choice, context)
+        self.guesses_start = self.model.steady
+        if self.model.steady and context.num_frames is None:
+            self.num_frames = STEADY_FRAMES
         self._begun = {name: value.clone() for name, value in self.model.state_dict().items()}
         for index in range(self.num_simulations) if self._draws else ():
             self._take(index)

@@ -70,6 +70,7 @@ class Interaction(Strategy):
             steps=context.real.horizon,
             points=self.options.points,
             dt=_physics(context).dt,
+            steady=_physics(context).steady,
         )
         terms = [GhostTerm(ghosts, spec, context.alpha) for spec in context.terms[phase.player]]
         return Augmentation(terms=terms, record={"alpha": context.alpha, "ghost_points": self.options.points})
@@ -97,6 +98,8 @@ class Ghosts:
     steps: int
     points: int
     dt: float
+    steady: bool = False
+    """Whether the last frame alone is a state, as that of a steady physics is."""
     _last: tuple[Batch, Tensor] | None = None
     _taught: tuple[Tensor, Tensor] | None = None
 
@@ -108,6 +111,8 @@ class Ghosts:
         if not isinstance(states, Tensor):
             raise TypeError("ghost points need rollouts from states, and the samples of this data are inputs by name")
         at = ghost_points(self.layout.grid, len(states), self.points, self.steps, generator)
+        if self.steady:
+            at["frame"] = torch.full_like(at["frame"], float(self.steps))
         at = {name: values.to(states.device, states.dtype) for name, values in at.items()}
         with torch.no_grad(), evaluating(self.teacher):
             theirs = self._read(self.teacher, self._teacher_path, states, targets, at)

@@ -24,7 +24,7 @@ from hyco_engine.builtin.strategies.starts import (
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
-from hyco_engine.physics.within import instability, known_parameters
+from hyco_engine.physics.within import instability, known_parameters, physics_within
 
 if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
@@ -114,6 +114,7 @@ class Trust(Strategy):
     def _starts(self, context: CycleContext, teacher: Player, count: int) -> tuple[States, Tensor | None]:
         """Return the states from which rollouts start, and how many steps the teacher takes before."""
         generator = context.generator("starts")
+        steady = any(own.steady for model in context.models.values() for own in physics_within(model).values())
         if self.options.starts == "real":
             return random_starts(context.real, count, generator), None
         states: States
@@ -130,4 +131,5 @@ class Trust(Strategy):
         if new:
             ranges = scalar_ranges(new, context.models["physical"], context.real, layout)
             states = with_new_parameters(states, layout, ranges, count, context.generator("parameters"))
-        return states, torch.randint(1, SPIN_UP + 1, (count,), generator=generator)
+        # a steady state is reached at once, and from the same first guess as in the data
+        return states, None if steady else torch.randint(1, SPIN_UP + 1, (count,), generator=generator)

@@ -1,0 +1,390 @@
+"""Steady equations: solutions with their order, derivatives, what is refused, and whole inverse problems."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gallery_cases import REGISTRY
+from torch import Tensor
+
+import hyco_engine as hyco
+from hyco_engine.augment.recipes import RolloutRecipe
+from hyco_engine.builtin.models.options_physical import EquationOptions
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.errors import DataError, SpecError
+from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.physics.steady import Stencil
+from hyco_engine.report.run_figures import draw
+from hyco_engine.runs.loading import evaluate
+from hyco_engine.training.jacobian import ForwardJacobian
+
+
+def model(
+    steady: str | Mapping[str, str],
+    resolution: Sequence[int],
+    parameters: Mapping[str, Any],
+    boundary: Any = 0.0,
+    **options: Any,
+) -> Any:
+    """Return a model on the unit line or square with the static field f; walls lie at the ends, as for nodes."""
+    axes = ("x", "y")[: len(resolution)]
+    closed = boundary == "periodic"
+    ends = [0.0 if closed else 0.5 / (n + 1) for n in resolution]
+    beyond = Boundary.parse("periodic" if closed else "zero-gradient", axes)
+    texts = {"u": steady} if isinstance(steady, str) else steady
+    layout = StateLayout(
+        grid=Grid(axes=axes, resolution=tuple(resolution), lower=tuple(ends), upper=tuple(1.0 - end for end in ends)),
+        dynamic=tuple(FieldInfo(name=name, boundary=Boundary.parse(boundary, axes)) for name in texts),
+        static=(FieldInfo(name="f", boundary=beyond),),
+    )
+    settings = {
+        name: own if isinstance(own, ParameterSetting) else ParameterSetting(init=own)
+        for name, own in parameters.items()
+    }
+    context = BuildContext(seed=0, registry=REGISTRY, dtype=torch.float64, layout=layout, dt=1.0, parameters=settings)
+    return REGISTRY.build("hyco_models", "equation", EquationOptions(steady=texts, **options), context)
+
+
+def places(own: Any) -> list[Tensor]:
+    grid = own.layout.grid
+    lines = [torch.tensor(grid.centers(axis), dtype=torch.float64) for axis in grid.axes]
+    return list(torch.meshgrid(*lines, indexing="ij"))
+
+
+def with_source(own: Any, f: Tensor) -> Tensor:
+    """Return states `[B, C_all, *S]` that begin at 0, for sources `[B, *S]`."""
+    guess = f.new_zeros(len(f), own.layout.n_dynamic, *f.shape[1:])
+    return torch.cat([guess, f[:, None]], dim=1)
+
+
+@pytest.mark.parametrize(("boundary", "wave"), [(0.0, math.pi), ("periodic", 2 * math.pi)])
+def test_a_linear_equation_is_solved_with_order_four(boundary: Any, wave: float) -> None:
+    errors = []
+    for n in (15, 31, 63):
+        own = model("div(kappa*grad(u)) - eta*u + f", (n, n), {"kappa": 0.7, "eta": 2.0}, boundary)
+        x, y = places(own)
+        exact = torch.sin(wave * x) * torch.sin(wave * y)
+        found = own(with_source(own, ((1.4 * wave**2 + 2) * exact)[None]))
+        errors.append(float((found[0, 0] - exact).detach().abs().max()))
+    assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([4, 4], abs=0.3)
+    assert errors[-1] < 2e-6
+
+
+def test_a_coefficient_that_varies_and_a_nonlinear_term_keep_the_order() -> None:
+    errors = []
+    for n in (15, 31, 63):
+        own = model("dx((2 + sin(2*pi*x))*dx(u)) - u**3 + f", (n,), {}, "periodic")
+        (x,) = places(own)
+        k = 2 * math.pi
+        u, a = torch.cos(k * x), 2 + torch.sin(k * x)
+        flux_slope = -(k**2) * (a * torch.cos(k * x) + torch.cos(k * x) * torch.sin(k * x))
+        found = own(with_source(own, (u**3 - flux_slope)[None]))
+        errors.append(float((found[0, 0] - u).abs().max()))
+    assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([4, 4], abs=0.4)
+
+
+def test_coupled_equations_are_solved_together() -> None:
+    own = model({"u": "lap(u) - a*u*v + f", "v": "lap(v) + u - v"}, (12, 9), {"a": 3.0})
+    x, y = places(own)
+    state = with_source(own, (20 * torch.sin(math.pi * x) * y)[None])
+    found = own(state)
+    left = own.physics.residual(found, {"f": state[:, 2:]}, {"a": torch.tensor(3.0, dtype=torch.float64)})
+    assert float(left.detach().abs().max()) < 1e-9
+    assert float(found.detach().abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("resolution", "periodic", "reach", "components"),
+    [
+        ((7,), (True,), (2,), 1),
+        ((11,), (True,), (1,), 2),
+        ((4, 9), (True, False), (2, 2), 1),
+        ((3,), (False,), (3,), 1),
+    ],
+)
+def test_few_products_give_the_whole_matrix(
+    resolution: tuple[int, ...], periodic: tuple[bool, ...], reach: tuple[int, ...], components: int
+) -> None:
+    stencil = Stencil(components=components, resolution=resolution, periodic=periodic, reach=reach)
+    generator = torch.Generator().manual_seed(0)
+    size = components * math.prod(resolution)
+    allowed = torch.ones(size, size, dtype=torch.bool).reshape(components, -1, components, math.prod(resolution))
+    cells = list(np.ndindex(*resolution))
+    for i, a in enumerate(cells):
+        for j, b in enumerate(cells):
+            gaps = [abs(p - q) for p, q in zip(a, b, strict=True)]
+            gaps = [min(g, n - g) if own else g for g, n, own in zip(gaps, resolution, periodic, strict=True)]
+            allowed[:, i, :, j] = all(g <= r for g, r in zip(gaps, reach, strict=True))
+    matrix = torch.where(
+        allowed.reshape(size, size), torch.rand(size, size, generator=generator, dtype=torch.float64), 0.0
+    )
+    state = torch.zeros(components, *resolution, dtype=torch.float64)
+    found = stencil.jacobian(lambda u: (matrix @ u.reshape(-1)).reshape(u.shape), state)
+    assert np.allclose(found.toarray(), matrix.numpy(), atol=0, rtol=1e-14)
+
+
+class TestDerivatives:
+    @pytest.fixture
+    def own(self) -> Any:
+        settings = {
+            "kappa": ParameterSetting(init=0.6, field=True, bounds=(0.0, math.inf)),
+            "a": ParameterSetting(init=1.5),
+        }
+        return model("div(kappa*grad(u)) - a*u**3 + f", (6, 5), settings)
+
+    def rolled(self, own: Any, state: Tensor, **raw: Tensor) -> Tensor:
+        named = {f"learnables.raw.{name}": value for name, value in raw.items()}
+        found: Tensor = torch.func.functional_call(own, named, (state,))
+        return found
+
+    def test_by_numbers_by_fields_and_by_static_fields_are_those_of_differences(self, own: Any) -> None:
+        x, y = places(own)
+        f = torch.stack([30 * x * y, 20 * torch.sin(3 * x)])
+        raw = {name: value.detach().clone().requires_grad_() for name, value in own.learnables.raw.items()}
+        assert torch.autograd.gradcheck(
+            lambda kappa, a, f: self.rolled(own, with_source(own, f), kappa=kappa, a=a),
+            (raw["kappa"], raw["a"], f.requires_grad_()),
+            fast_mode=True,
+        )
+
+    def test_in_forward_mode_are_those_of_reverse_mode(self, own: Any) -> None:
+        state = with_source(own, 30 * torch.ones(2, 6, 5, dtype=torch.float64))
+        start = torch.stack([own.learnables.raw["a"].detach()])
+        forward = ForwardJacobian()
+        value, columns = forward(lambda x: self.rolled(own, state, a=x[0]).flatten(), start, 60)
+        assert (forward.way, forward.reason) == ("together", "")
+        weights = torch.linspace(-1, 1, len(value), dtype=torch.float64)
+        (slope,) = torch.autograd.grad((own(state).flatten() * weights).sum(), own.learnables.raw["a"])
+        assert float(columns[:, 0] @ weights) == pytest.approx(float(slope), rel=1e-9)
+
+
+def test_samples_may_differ_in_what_is_known_of_them() -> None:
+    settings = {"k": ParameterSetting(from_="f")}
+    own = model("dx(u, 2) - 4*u + k", (16,), settings, "periodic")
+    found = own(with_source(own, torch.tensor([[4.0] * 16, [8.0] * 16], dtype=torch.float64)))
+    assert torch.allclose(found[:, 0], torch.tensor([[1.0], [2.0]], dtype=torch.float64).expand(2, 16))
+
+
+def test_where_there_is_no_steady_state_it_is_not_a_number() -> None:
+    own = model("u**2 + 1 + 0*dx(u, 2) + 0*f", (8,), {}, "periodic")
+    assert bool(own(with_source(own, torch.zeros(1, 8, dtype=torch.float64))).isnan().all())
+    singular = model("0*u + f", (8,), {}, "periodic")
+    assert bool(singular(with_source(singular, torch.ones(1, 8, dtype=torch.float64))).isnan().all())
+
+
+def test_the_mean_of_a_field_joins_all_unknowns() -> None:
+    own = model("dx(u, 2) - u - 2*mean(u) + f", (10,), {}, "periodic")
+    found = own(with_source(own, torch.full((1, 10), 6.0, dtype=torch.float64)))
+    assert torch.allclose(found, torch.full_like(found, 2.0))
+    with pytest.raises(SpecError, match="the mean of a field joins all 2500 unknowns; with it, at most 2000"):
+        model("lap(u) - u - mean(u) + f", (50, 50), {}, "periodic")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rates": {"u": "u"}, "steady": {"u": "u"}}, "steady: a physics has rates of change or steady states"),
+        ({"steady": {"u": "u"}, "scheme": "spectral"}, "scheme: steady states are solved by differences"),
+        ({"steady": {"u": "lap(u"}}, "steady.u: column 4, at '(u': this parenthesis is not closed"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        EquationOptions(**options)
+    assert told in str(caught.value)
+
+
+def test_a_steady_state_does_not_depend_on_time() -> None:
+    for text, parameters in (("u - t", {}), ("u - a", {"a": ParameterSetting(init=1.0, along="t")})):
+        with pytest.raises((SpecError, DataError)) as caught:
+            model(text, (8,), parameters)
+        assert "physical.steady: a steady state does not depend on time" in str(caught.value)
+
+
+def test_it_is_told_how_a_steady_equation_is_read_and_solved() -> None:
+    own = model("nu*dx(u, 2) - u + f", (8,), {"nu": 0.1})
+    assert [one["unicode"] for one in own.equations] == ["0 = nu·∂x² u - u + f"]
+    assert own.statements == [
+        "the steady equation is linear, and is solved directly, with sparse factors of central differences of fourth "
+        "order; derivatives follow from the implicit function theorem"
+    ]
+    assert own.execution == ("eager", "steady states are solved for by a library")
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run on noisy solutions of the Helmholtz equation, which numpy makes in Fourier space."""
+    folder = tmp_path_factory.mktemp("waves")
+    rng = np.random.default_rng(1)
+    k = 2 * np.pi * np.fft.fftfreq(16, 1 / 16)
+    square = k[:, None] ** 2 + k[None] ** 2
+    drawn = np.fft.fft2(rng.normal(size=(6, 16, 16))) * np.exp(-square / 200)
+    u = np.fft.ifft2(drawn / (square - 47.0)).real
+    np.savez(folder / "u.npz", f=np.fft.ifft2(drawn).real, u=u + 0.02 * u.std() * rng.normal(size=u.shape))
+    spec = {
+        "run": {"name": "waves", "cycles": 1},
+        "paths": {"cache": str(folder / "cache")},
+        "data": {
+            "kind": "arrays",
+            "path": str(folder / "u.npz"),
+            "axes": "sxy",
+            "steady": True,
+            "variables": {"u": "u", "f": {"static": True}},
+            "bounds": {"x": [0.0, 1.0], "y": [0.0, 1.0]},
+            "boundary": "periodic",
+            "points": "cells",
+            "num_predict_steps": 1,
+            "split": {"train": "0:4", "val": "4:5", "test": "5:6"},
+        },
+        "physical": {
+            "kind": "equation",
+            "steady": {"u": "lap(u) + k2*u + f"},
+            "parameters": {"k2": {"init": 44.0, "bounds": [0.0, 100.0]}},
+        },
+        "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
+        "training": {"synthetic": {"epochs_per_cycle": 2}},
+    }
+    hyco.run(spec, run_dir=folder / "run")
+    return folder / "run"
+
+
+def test_a_parameter_is_found_from_noisy_states(waves: Path) -> None:
+    found = summary(waves)
+    entry = found["parameters"]["k2"]
+    assert abs(entry["final"] - 47.0) < 3 * entry["budget"]["total"] < 0.2
+    # the first guess, 0, is no observation
+    assert found["noise"]["u"]["relative"] == pytest.approx(0.02, rel=0.3)
+    assert found["metrics"]["persistence"]["test"]["nrmse"] == pytest.approx(1.0)
+    assert found["physics_test"]["explained"]
+
+
+def test_a_run_of_steady_states_is_read_back(waves: Path) -> None:
+    physics = hyco.load_physics(waves)
+    state = torch.zeros(2, 2, 16, 16)
+    state[:, 1] = 47.0
+    assert physics.steady
+    assert torch.allclose(physics(state), torch.full((2, 1, 16, 16), -1.0), rtol=1e-2)
+    assert evaluate(waves, "test")["metrics"]["physical"]["test"]["vrmse"] < 0.1
+
+
+def test_sensors_without_a_time_and_a_network_of_position_find_a_conductivity(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.05, 0.95, 60)
+    # -0.5 u'' = pi^2 sin(pi x)
+    np.savetxt(tmp_path / "u.csv", np.c_[x, 2 * np.sin(np.pi * x)], delimiter=",", header="x,u", comments="")
+    n = 31
+    np.save(tmp_path / "f.npy", np.pi**2 * np.sin(np.pi * np.arange(1, n + 1) / (n + 1)))
+    spec = {
+        "run": {"name": "rod", "cycles": 1},
+        "paths": {"cache": str(tmp_path / "cache")},
+        "data": {
+            "kind": "points",
+            "path": str(tmp_path / "u.csv"),
+            "steady": True,
+            "split": {"by": "sensor"},
+            "resolution": {"x": n},
+            "bounds": {"x": [0.5 / (n + 1), 1 - 0.5 / (n + 1)]},
+            "boundary": 0.0,
+            "static": {"f": {"file": str(tmp_path / "f.npy")}},
+            "truth": {"kappa": 0.5},
+            "num_predict_steps": 1,
+        },
+        "physical": {
+            "kind": "equation",
+            "steady": {"u": "div(kappa*grad(u)) + f"},
+            "parameters": {"kappa": {"init": 1.0, "bounds": [0.01, 10.0]}},
+        },
+        "synthetic": {"kind": "coordinate-mlp", "duration": 1.0, "width": 16, "depth": 2},
+        "training": {"synthetic": {"epochs_per_cycle": 100, "lr": 1e-2}},
+        "augmentation": {"kind": "interaction", "alpha": 0.1},
+    }
+    hyco.Engine(spec, draw=draw).run(tmp_path / "run")
+    found = summary(tmp_path / "run")
+    # linear interpolation between the cells errs by 0.1 %
+    assert found["parameters"]["kappa"]["relative_error"] < 3e-3
+    assert found["metrics"]["physical"]["val"]["nrmse"] < 3e-3
+    assert found["metrics"]["synthetic"]["val"]["nrmse"] < 0.2
+    assert not [text for text in found["warnings"] if "drawn" in text]
+    assert (tmp_path / "run" / "figures" / "comparison.png").is_file()
+
+
+def test_a_teacher_of_steady_states_begins_at_the_first_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec: dict[str, Any] = {
+        "run": {"name": "drawn", "cycles": 2},
+        "paths": {"cache": str(tmp_path / "cache")},
+        "data": {
+            "kind": "simulate",
+            "truth": {"kappa": 0.02},
+            "num_simulations": 4,
+            "resolution": {"x": 16},
+            "boundary": "periodic",
+            "dt": 1.0,
+            "num_predict_steps": 1,
+            "split": {"train": "0:2", "val": "2:3", "test": "3:4"},
+        },
+        "physical": {
+            "kind": "equation",
+            "steady": {"u": "kappa*lap(u) - u + f"},
+            "inputs": ["f"],
+            "parameters": {"kappa": {"init": 0.05, "bounds": [0.0, 1.0]}},
+        },
+        "synthetic": {"kind": "resnet", "width": 4, "blocks": 1},
+        "training": {"synthetic": {"epochs_per_cycle": 1}},
+        "augmentation": {"kind": "trust", "alpha": 3.0, "starts": "drawn"},
+    }
+    engine = hyco.Engine(spec)
+    seen: list[Tensor] = []
+    made = RolloutRecipe.generate
+
+    def generate(self: Any, indices: Tensor) -> Any:
+        batch = made(self, indices)
+        seen.append(batch[0])
+        return batch
+
+    monkeypatch.setattr(RolloutRecipe, "generate", generate)
+    engine.run(tmp_path / "run")
+    starts = torch.cat(seen)
+    assert len(starts) >= 6
+    assert not bool(starts[:, 0].any())
+    assert len({tuple(f.tolist()) for f in starts[:, 1]}) >= 6
+    assert summary(tmp_path / "run")["parameters"]["kappa"]["relative_error"] < 1e-5
+
+
+def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "u.npz", u=np.zeros((2, 8)))
+    data = {"kind": "arrays", "path": str(tmp_path / "u.npz"), "boundary": "periodic", "bounds": {"x": [0.0, 1.0]}}
+    physical = {"kind": "equation", "steady": {"u": "dx(u, 2) - u"}}
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine({"data": {**data, "axes": "tx", "steady": True}, "physical": physical})
+    assert "data.steady: states that do not change have no time: leave dt, time and an axis t out" in str(caught.value)
+    (tmp_path / "u.csv").write_text("t,x,u\n0,0.5,1\n")
+    points = {
+        "kind": "points",
+        "path": str(tmp_path / "u.csv"),
+        "steady": True,
+        "resolution": {"x": 8},
+        "boundary": 0.0,
+    }
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine({"data": points, "physical": physical}).plan()
+    assert "u.csv has a column t, and states that do not change have no time: leave data.steady out" in str(
+        caught.value
+    )
+    made = {"kind": "simulate", "resolution": {"x": 8}, "dt": 1.0, "boundary": "periodic", "num_predict_steps": 1}
+    with pytest.raises(DataError) as caught:
+        hyco.Engine({"data": made, "physical": physical}).simulate(tmp_path / "out", "well")
+    assert "physical.inputs: steady states that are simulated differ in their inputs alone" in str(caught.value)
