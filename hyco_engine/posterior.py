@@ -7,9 +7,9 @@ With F the sum of squared residuals over the real training data, the density is
 The factor is the likelihood of n values with independent noise of unknown size, over which it is integrated with the
 prior 1 / size (Jeffreys). n is the number of values that the error bars of the run stand for: where residuals are
 correlated, or windows use a frame several times, it is smaller than the number of values, so that a posterior that is
-normal has the standard errors that the run reports. The prior p is flat between the bounds of a parameter: in the
-logarithm of the distance to the lower bound where steps are relative, else in its value; without two bounds it is
-improper. Smoothness priors of fields belong to F.
+normal has the standard errors that the run reports. The prior p is flat between the bounds of a parameter: in its
+logarithm where steps are relative (in that of the distance to a lower bound below 0), else in its value. Without two
+bounds, or down to 0, it is improper. Smoothness priors of fields belong to F.
 
 Where start states were learned, F is the least one over them, with derivatives by the starts at the estimate: exact
 where the physics is linear in its state, and else in second order.
@@ -33,6 +33,7 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.physics.transforms import Transform
 from hyco_engine.randomness import derive_generator
 from hyco_engine.report.page import REPORT, write_report
 from hyco_engine.report.posterior_panels import posterior_figure
@@ -42,6 +43,7 @@ from hyco_engine.runs.metrics import read_summary
 from hyco_engine.runs.posterior import keep_posterior
 from hyco_engine.threads import own_threads
 from hyco_engine.training.discretisation import Excerpt
+from hyco_engine.training.error_bars import independent
 from hyco_engine.training.evaluation import model_rollout
 from hyco_engine.training.linearized import Linearizer, StartDerivatives
 from hyco_engine.training.problem import Problem
@@ -50,6 +52,8 @@ FAR = 5.0
 """Internal steps are as short as parameters need that lie so many standard errors away; beyond, the density is 0."""
 WIDEST = 1.0
 """A first guess of the posterior is no wider in any unconstrained number: a factor of e, or the size of its start."""
+EDGE = 0.02
+"""A first guess is no closer to a bound than this share of the range between both: beyond, moves change nothing."""
 SETTLING = 8
 """Most Newton steps of start states at the parameters that were found."""
 MOST_NUMBERS = 2**26
@@ -105,7 +109,7 @@ class Posterior:
         else:
             arrow = self._linearizer.arrow(self._problem)
             value, hessian = float(arrow.values), arrow.reduced
-        variances = value * torch.linalg.inv(hessian).diagonal()
+        variances = independent(hessian, value, len(hessian) + 1)[0].diagonal()
         return float((variances / self.spread.square()).log().mean().exp())
 
     def __call__(self, points: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ class Posterior:
             raw = own.detach().requires_grad_()
             value = transform.to_value(raw)
             (slope,) = torch.autograd.grad(value.sum(), raw)
-            density = slope.log() - ((value - transform.lower).log() if transform.log else 0.0)
+            density = slope.log() - _scale(transform, value).log()
             total += density.detach().sum(1)
         return total
 
@@ -152,12 +156,29 @@ class Posterior:
         """Return `count` different points `[count, P]` near the estimate, at which the density is not 0."""
         moves = torch.randn(count, len(self.point), generator=generator, dtype=torch.float64)
         moves *= 0.5 * self.spread.clamp(max=WIDEST)
+        centre = torch.cat([self._within(name, own) for name, own in self._parts(self.point[None])], dim=1)[0]
         for _ in range(30):
-            lost = self(self.point + moves) == -torch.inf
+            lost = self(centre + moves) == -torch.inf
             if not bool(lost.any()):
-                return self.point + moves
+                return centre + moves
             moves[lost] /= 2
         raise DataError("the physics cannot be computed beside the parameters that were found")
+
+    def _within(self, name: str, raw: Tensor) -> Tensor:
+        """Return unconstrained numbers that are not closer to a bound than a share of the prior's range."""
+        transform = self._physics.learnables.transform(name)
+        if not math.isfinite(transform.upper - transform.lower):
+            return raw
+        edges = torch.tensor([transform.lower, transform.upper], dtype=torch.float64)
+        logarithmic = transform.log and transform.lower > 0
+        shares = torch.tensor([EDGE, 1 - EDGE], dtype=torch.float64)
+        ends = (
+            (edges[0].log() + shares * (edges[1] / edges[0]).log()).exp()
+            if logarithmic
+            else edges[0].lerp(edges[1], shares)
+        )
+        low, high = transform.to_raw(ends)
+        return raw.clamp(low, high)
 
     def rollouts(self, points: Tensor, steps: int) -> Tensor:
         """Return rollouts `[W, steps, C_dyn, *S]` of the physics at each point from the first start state."""
@@ -176,6 +197,13 @@ class Posterior:
         learnables = self._physics.learnables
         sizes = [learnables.raw[name].numel() for name in learnables.learned]
         return list(zip(learnables.learned, torch.split(points, sizes, dim=1), strict=True))
+
+
+def _scale(transform: Transform, value: Tensor) -> Tensor:
+    """Return what the prior density of a value is in inverse proportion to: 1 where it is flat."""
+    if not transform.log:
+        return torch.ones_like(value)
+    return value if transform.lower >= 0 else value - transform.lower
 
 
 def _settled(problem: Problem, linearizer: Linearizer) -> list[Tensor]:

@@ -59,13 +59,23 @@ def test_the_density_is_prior_times_the_least_sum_of_squares(learned: bool) -> N
             squares = (states - start).square().sum() + (targets - decay * start[:, None]).square().sum()
         else:
             squares = (targets - decay * states[:, None]).square().sum()
-        # flat in log(k - 0.1), with k - 0.1 = 3.9 sigmoid(raw): its density by the raw number is that derivative
-        prior = math.log(1 - float(torch.sigmoid(raw)))
+        # flat in log k, with k - 0.1 = 3.9 sigmoid(raw): its density by the raw number is that derivative
+        share = float(torch.sigmoid(raw))
+        prior = math.log(3.9 * share * (1 - share) / float(k))
         expected.append(prior - 25.0 * math.log(float(squares)))
     # linearised starts are exact where the derivatives by them are those at the estimate
     told = found(points)
     assert float(told[0] - told[1]) == pytest.approx(expected[0] - expected[1], abs=0.02 if learned else 1e-8)
     assert float(told[2] - told[1]) == pytest.approx(expected[2] - expected[1], abs=0.02 if learned else 1e-8)
+
+
+def test_walkers_begin_where_moves_change_something() -> None:
+    found = Posterior(decaying(learned=False)[0], ("k",), torch.tensor([0.1]), count=50.0)
+    found.point = torch.tensor([-44.0], dtype=F64)
+    values = found.values(found.starts(8, torch.Generator().manual_seed(0)))
+    # a fiftieth of the way from 0.1 to 4 in the logarithm, give or take
+    assert values.min() > 0.1001
+    assert values.median().item() == pytest.approx(0.1 * 40**0.02, rel=0.01)
 
 
 def test_points_that_are_not_finite_have_no_density() -> None:
