@@ -32,11 +32,11 @@ def compiled(graph: GraphModule, state: Tensor, parameters: Sequence[Tensor]) ->
     """Compile the graph to machine code for inputs like these, of which some require gradients.
 
     The code has none of the frames and guards of `torch.compile`, which check at every call whether the code fits,
-    because the caller knows that it does. In one space dimension, where a step takes less time than its call, another
-    code serves without gradients, which stores nothing for them, and the samples of a batch lie side by side in memory:
-    the innermost loop runs over them, and no neighbour lies beyond the end of its axis.
+    because the caller knows that it does. On a CPU in one space dimension, where a step takes less time than its call,
+    another code serves without gradients, which stores nothing for them, and the samples of a batch lie side by side in
+    memory: the innermost loop runs over them, and no neighbour lies beyond the end of its axis.
     """
-    if not _is_small(state):
+    if state.device.type != "cpu" or state.ndim != 3:
         return _with_gradients(graph, state, parameters)
     many = state.shape[0] >= _SIDE_BY_SIDE and not any(node.target in _LOOKUPS for node in graph.graph.nodes)
     arranged = _side_by_side if many else _as_given
@@ -73,10 +73,6 @@ def _code(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Tensor]
     table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
     run: Any = compile_fx(deepcopy(graph), list(inputs), decompositions=table)
     return cast("Callable[..., Tensor]", run)
-
-
-def _is_small(state: Tensor) -> bool:
-    return state.ndim == 3
 
 
 def _as_given(state: Tensor) -> Tensor:
