@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -96,6 +97,7 @@ class ProcessGroup(Runtime):
             exchange()
         except RuntimeError as error:
             self._failed = True
+            _leave(error)
             self._broken = self._why(error)
             raise self._broken from error
 
@@ -143,11 +145,21 @@ class ProcessGroup(Runtime):
         try:
             if self.rank == 0:
                 self._store.set(ENDED, "yes")
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
             if self.rank and self._failed:
                 self._store.wait([ENDED], timedelta(seconds=ENDING_S))
         except RuntimeError as lost:
             logger.debug("the others are gone already: %s", lost)
+
+
+def _leave(error: RuntimeError) -> None:
+    """Part from the others after a meeting that failed, so that those who wait for this rank notice at once.
+
+    Connections close with the last reference to the group, of which the failed call's frames hold some.
+    """
+    traceback.clear_frames(error.__traceback__)
+    dist.destroy_process_group()
 
 
 def _first_line(error: BaseException) -> str:

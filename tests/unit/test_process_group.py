@@ -57,11 +57,20 @@ with runtime_here() as here:
 """
 
 
-def started(rank: int, port: int, how: str, seconds: str = "60") -> subprocess.Popen[str]:
-    given = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def started(
+    rank: int, port: int, how: str, seconds: str = "60", *, size: int = 2, program: str = PROGRAM
+) -> subprocess.Popen[str]:
+    given = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     given |= {"HYCO_ENGINE_RANK_TIMEOUT_S": seconds, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, how], env=os.environ | given, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, how], env=os.environ | given, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -79,9 +88,7 @@ def started(rank: int, port: int, how: str, seconds: str = "60") -> subprocess.P
     ],
 )
 def test_rank_0_tells_how_another_rank_ended(how: str, told: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     both = [started(rank, port, how, "4" if how == "sleeps" else "60") for rank in (0, 1)]
     lines = both[0].communicate(timeout=120)[0].splitlines()
     both[1].communicate(timeout=120)
@@ -90,6 +97,31 @@ def test_rank_0_tells_how_another_rank_ended(how: str, told: str) -> None:
         "such as on its time, its files, or random numbers of its own",
         told,
     ]
+
+
+RING = """
+import os
+import torch
+from hyco_engine.parts import runtime_here
+with runtime_here() as here:
+    here.barrier()
+    if here.rank == 2:
+        os._exit(9)
+    try:
+        here.gather(torch.zeros(1000))
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_rank_that_has_failed_notices_it() -> None:
+    """Rank 0 of four waits for neighbours in a ring that are alive when they give up, and wait for rank 0 to end."""
+    port = free_port()
+    ranks = [started(rank, port, "", size=4, program=RING) for rank in range(4)]
+    told = [ranks[rank].communicate(timeout=process_group.ENDING_S - 10)[0].splitlines() for rank in (0, 1, 3)]
+    ranks[2].communicate()
+    assert all(line.startswith("RankFailed rank 2 ended without a word: ") for (line,) in told), told
 
 
 def test_the_traffic_of_a_thousand_processes_is_what_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
