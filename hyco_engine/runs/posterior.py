@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyco_engine.runs.files import dump_json, write_atomic
-from hyco_engine.runs.reading import RunFiles
-from hyco_engine.runs.seal import seal_also
-from hyco_engine.runs.structure import NUMBER, Each, Rows, check
+from hyco_engine.runs.beside import read_beside, write_beside
+from hyco_engine.runs.structure import NUMBER, Each, Rows
 
 POSTERIOR = "posterior.json"
 _NUMBERS = Rows(NUMBER)
@@ -30,29 +28,16 @@ _SHAPE = {
 
 def keep_posterior(folder: Path, found: Mapping[str, Any]) -> Path:
     """Write what a sampler found into a run folder, where reports look for it."""
-    write_atomic(folder / POSTERIOR, dump_json(dict(found)) + "\n")
-    seal_also(folder, POSTERIOR)
-    return folder / POSTERIOR
+    return write_beside(folder, POSTERIOR, found)
 
 
 def read_posterior(folder: Path) -> dict[str, Any] | None:
     """Return the posterior of a run, None where nobody sampled it. Raise DataError where the file is damaged."""
-    files = RunFiles(folder)
-    found: dict[str, Any] | None = files.json(POSTERIOR)
-    if found is None:
-        return None
-    try:
-        check(found, _SHAPE)
-        _check_complete(found)
-    except ValueError as error:
-        raise files.damaged(POSTERIOR, error) from error
-    return found
+    return read_beside(folder, POSTERIOR, _SHAPE, _check_complete)
 
 
 def _check_complete(found: Mapping[str, Any]) -> None:
     """Raise ValueError where something lacks that is drawn, or lists that belong together differ in length."""
-    if lacking := [name for name in _SHAPE if found.get(name) is None]:
-        raise ValueError(f"it lacks {lacking[0]}")
     lengths = {len(entry.get("draws") or ()) for entry in found["parameters"].values()}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError("its parameters have different numbers of draws, or none")
