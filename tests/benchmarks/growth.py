@@ -38,35 +38,27 @@ from hyco_engine.rollout import rollout
 
 CELLS = 2**20
 STEPS = 4
+RUN: Mapping[str, Any] = {"name": "growth", "threads": 1}
+DATA: Mapping[str, Any] = {
+    "kind": "simulate",
+    "num_simulations": 12,
+    "num_frames": 21,
+    "resolution": {"x": 64},
+    "bounds": {"x": [0.0, 1.0]},
+    "dt": 0.02,
+    "split": {"by": "simulation", "train": "0:8", "val": "8:10", "test": "10:12"},
+}
 SPEC: Mapping[str, Any] = {
-    "run": {"name": "growth", "cycles": 2, "threads": 1},
-    "data": {
-        "kind": "simulate",
-        "truth": {"nu": 0.02},
-        "num_simulations": 12,
-        "num_frames": 21,
-        "resolution": {"x": 64},
-        "bounds": {"x": [0.0, 1.0]},
-        "dt": 0.02,
-        "split": {"by": "simulation", "train": "0:8", "val": "8:10", "test": "10:12"},
-    },
+    "run": {**RUN, "cycles": 2},
+    "data": {**DATA, "truth": {"nu": 0.02}},
     "physical": {"kind": "burgers", "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}}},
     "synthetic": {"kind": "resnet", "width": 16, "blocks": 1},
     "augmentation": {"kind": "trust", "alpha": 0.5},
     "training": {"synthetic": {"epochs_per_cycle": 4, "batch_size": 32}, "physical": {"epochs_per_cycle": 3}},
 }
 PARAMETERS: Mapping[str, Any] = {
-    "run": {"name": "growth", "cycles": 1, "threads": 1},
-    "data": {
-        "kind": "simulate",
-        "truth": {"kappa": {"profile": "sin-squared", "offset": 0.01, "scale": 0.02}},
-        "num_simulations": 12,
-        "num_frames": 21,
-        "resolution": {"x": 64},
-        "bounds": {"x": [0.0, 1.0]},
-        "dt": 0.02,
-        "split": {"by": "simulation", "train": "0:8", "val": "8:10", "test": "10:12"},
-    },
+    "run": {**RUN, "cycles": 1},
+    "data": {**DATA, "truth": {"kappa": {"profile": "sin-squared", "offset": 0.01, "scale": 0.02}}},
     "physical": {"kind": "heat", "parameters": {"kappa": {"init": 0.02, "field": True}}},
     "training": {"physical": {"epochs_per_cycle": 3, "optimizer": "gauss-newton"}},
 }
