@@ -363,7 +363,7 @@ def _judged(
     if bound is not None:
         return False, f"at its {bound} bound, beyond which the fit would go on"
     if found["profile_reason"] is not None:
-        return False, f"the curvature at the minimum says too little, and no profile is known: {found['profile_reason']}"
+        return False, f"the curvature says too little here, and no profile is known: {found['profile_reason']}"
     grid, starts = found["discretisation"] or 0.0, found["start_noise"] or 0.0
     if max(grid, starts) <= noise:
         return True, "trusted"
