@@ -671,7 +671,7 @@ class System(Equation):
     ) -> str | None:
         states = torch.cat([state[info.name] for info in layout.fields], dim=1).double()
         dynamic = states[:, : layout.n_dynamic]
-        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0)
+        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0).to(states.device)
         with torch.no_grad():
             steps = accurate_steps(self._advance(states, parameters, dt), dynamic, spread, ROUGH)
         if steps <= 1:
