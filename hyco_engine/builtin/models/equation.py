@@ -52,7 +52,9 @@ from hyco_engine.builtin.models.series import read_series
 from hyco_engine.data.fields import TIME, Boundary, FieldInfo, StateLayout
 from hyco_engine.data.scalars import number as number_in
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.units import base_units
 from hyco_engine.equations.accuracy import MOST, ROUGH, TOLERANCE, Advance, accurate_steps, reached
+from hyco_engine.equations.dimensions import Unit, Units
 from hyco_engine.equations.evaluation import Differences, Spectral, difference_symbol, reach, spectral_symbol
 from hyco_engine.equations.stability import (
     WAVE_CELLS,
@@ -63,7 +65,7 @@ from hyco_engine.equations.stability import (
     probes,
     waves_of,
 )
-from hyco_engine.equations.syntax import Text, parse
+from hyco_engine.equations.syntax import Expression, Text, parse
 from hyco_engine.equations.terms import (
     Derivative,
     Expansion,
@@ -84,6 +86,7 @@ from hyco_engine.equations.terms import (
 )
 from hyco_engine.equations.writing import Style
 from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import LEARNING_ROOM, rk4
 from hyco_engine.physics.exponential import etdrk4
@@ -148,6 +151,9 @@ class Equation(TorchPhysics):
         self.varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
         self.walls = _walls(layout, words, self.varying)
         self.starts = _starts(options.initial, layout, attrs.evolve(words, dynamic={}))
+        self.units = _units(options, layout, words)
+        if self.units is not None:
+            self._check_units(self.units, trees, texts)
         self.start = times[0] if times is not None else 0.0
         self.starts_alike = len(self.starts) == layout.n_dynamic and not layout.bare.static
         for info in layout.dynamic:
@@ -165,7 +171,7 @@ class Equation(TorchPhysics):
         every = [*nodes, *self.walls.values(), *self.starts.values()]
         known = dict.fromkeys(symbol for node in every for symbol in symbols(node))
         used = {symbol.name for symbol in known if symbol.kind == "parameter"}
-        self.parameters = tuple(_declared(name, settings[name]) for name in settings if name in used)
+        self.parameters = tuple(_declared(name, settings[name], self._unit(name)) for name in settings if name in used)
         self.in_rates = frozenset(found)
         self.statics = tuple(symbol for symbol in known if symbol.kind == "static")
         self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
@@ -382,10 +388,10 @@ class Equation(TorchPhysics):
         ]
 
     def _given_told(self) -> list[str]:
-        """Return the sentences on what parameters determine beside the rates, and what surrogates know of it."""
+        """Return sentences on units, on what parameters determine beside the rates, and what surrogates see of it."""
         plain = Style(axes=self.layout.grid.axes, components=self._parts, latex=False)
         found = list(dict.fromkeys(text for _, (text,) in self._given(plain)))
-        told = []
+        told = [] if self.units is None else [f"the units fit: {', '.join(self.units.told())}"]
         if at_sides := found[len(self.starts) :]:
             told.append(f"formulas give values at sides, which surrogates do not see: {'; '.join(at_sides)}")
         if self.starts:
@@ -471,6 +477,23 @@ class Equation(TorchPhysics):
         return torch.cat(drawn, dim=1) + self.options.offset
 
     # --- checks ---
+
+    def _check_units(self, units: Units, trees: Mapping[str, Expression], texts: Mapping[str, Text]) -> None:
+        """Raise SpecError where what is added or equated has different units."""
+        for name, tree in trees.items():
+            if self.options.steady:
+                units.alone(tree, texts[name])
+            else:
+                units.rate(name, tree, texts[name])
+        given = {f"{KEY}.initial.{name}": (name.partition(".")[0], text) for name, text in self.options.initial.items()}
+        sides = [("data.boundary", info.name, text) for info in self.layout.dynamic for text in info.boundary.formulas]
+        for key, field, text in [*sides, *((key, *own) for key, own in given.items())]:
+            units.value(field, parse(text, key), Text(text=text, key=key))
+
+    def _unit(self, name: str) -> str:
+        """Return the unit of a parameter; 1 where nothing says more."""
+        found = None if self.units is None else self.units.of_name(name)
+        return "1" if found is None or found.unknown else found.text
 
     def _is_spectral(self) -> bool:
         """Choose the scheme. Raise SpecError if the data are not periodic, and should be."""
@@ -648,7 +671,7 @@ class System(Equation):
     ) -> str | None:
         states = torch.cat([state[info.name] for info in layout.fields], dim=1).double()
         dynamic = states[:, : layout.n_dynamic]
-        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0)
+        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0).to(states.device)
         with torch.no_grad():
             steps = accurate_steps(self._advance(states, parameters, dt), dynamic, spread, ROUGH)
         if steps <= 1:
@@ -750,13 +773,43 @@ def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict
     return found
 
 
-def _declared(name: str, setting: ParameterSetting) -> ParameterDeclaration:
+def _units(options: EquationOptions, layout: StateLayout, words: Words) -> Units | None:
+    """Return the units that the spec and the data give; None if there are none. Raises SpecError."""
+    infos = {info.name: info for info in layout.fields}
+    own = {name: info.unit for name, info in infos.items() if info.unit != "1" and name not in options.units}
+    if not (own or options.units):
+        return None
+    constants = [f"constants.{name}" for name in options.constants]
+    known = [*words.dynamic, *words.static, *words.parameters, *words.axes, "t", *constants]
+    for name in options.units:
+        if name not in known:
+            listed = f"there are {', '.join(known)}"
+            raise SpecError(f"nothing has the name {name!r}{did_you_mean(name, known)}; {listed}", key=f"{KEY}.units")
+    try:
+        pint = base_units()
+    except ImportError:
+        if not options.units:
+            return None
+        told = "units are checked by the package pint: install it (pip install 'hyco-engine[units]'), or leave them out"
+        raise SpecError(told, key=f"{KEY}.units") from None
+    found = {}
+    for name, unit in {**own, **options.units}.items():
+        try:
+            found[name] = Unit.known(*pint.of(unit))
+        except ValueError as error:
+            # data may have units that only their author understands
+            if name in options.units:
+                raise SpecError(str(error), key=f"{KEY}.units.{name}") from None
+    return Units(words, found) if found else None
+
+
+def _declared(name: str, setting: ParameterSetting, unit: str) -> ParameterDeclaration:
     key = f"{KEY}.parameters.{name}"
     if setting.init is None and setting.from_ is None:
         raise SpecError("an equation cannot know where its parameters start: give init", key=key)
     start = setting.init if isinstance(setting.init, float | int) else 1.0
     try:
-        return ParameterDeclaration(name=name, init=float(start), may_be_field=True, help="of the equation")
+        return ParameterDeclaration(name=name, init=float(start), unit=unit, may_be_field=True, help="of the equation")
     except PluginError as error:
         raise SpecError(str(error), key=key) from None
 

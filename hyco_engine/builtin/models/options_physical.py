@@ -183,6 +183,11 @@ class EquationOptions:
         help='start state of a field, or of a component ("u.x"), at the first time of the data, as text such as '
         'initial.u = "A*exp(-x**2)" with positions, parameters and constants; left out: the state that was observed',
     )
+    units: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='unit of a field, a parameter, a position, t, or "constants.NAME", such as units.nu = "m**2/s"; what is '
+        "added and equated must have the same unit, and other units follow from it; a field has that of the data",
+    )
     constants: Mapping[str, float | Series] = option(
         attrs.Factory(dict),
         help="known numbers, by their names in rates after constants, such as constants.g; a table such as {file = "
