@@ -1,14 +1,14 @@
 """The engine on a GPU beside one core of the CPU: the same work, seconds of clock, and their ratio.
 
-    python tests/benchmarks/cuda.py [--json] [--quick]
+    python tests/benchmarks/on_cuda.py [--json] [--quick]
 
 `physics`: ten steps from 32 states, forward, and with the gradient of the mean square by the parameter, as the graph
 of the step ("graph") and compiled ("inductor"). `surrogate`: steps of training with Adam over three frames, 32 samples
 each, from the first epoch of a trainer to the last, data loading and metrics included; the networks have their default
-sizes. The CPU is left out for 256 x 256 cells. Each figure is a
-median, after a call that warms up, and the GPU has done its work before a clock is read.
-`equal` is the largest difference between results of GPU and CPU, relative to the largest value. `waits` counts how often
-a step of the surrogate's training waits for the GPU. The last line is one JSON object.
+sizes. The CPU is left out for 256 x 256 cells. Each figure is a median, after a call that warms up, and the GPU has done
+its work before a clock is read. `equal` is the largest difference between results of GPU and CPU, relative to the
+largest value. `waits` counts how often a step of the surrogate's training waits for the GPU. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
