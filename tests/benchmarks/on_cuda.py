@@ -1,14 +1,14 @@
 """The engine on a GPU beside one core of the CPU: the same work, seconds of clock, and their ratio.
 
-    python tests/benchmarks/cuda.py [--json] [--quick]
+    python tests/benchmarks/on_cuda.py [--json] [--quick]
 
 `physics`: ten steps from 32 states, forward, and with the gradient of the mean square by the parameter, as the graph
 of the step ("graph") and compiled ("inductor"). `surrogate`: steps of training with Adam over three frames, 32 samples
 each, from the first epoch of a trainer to the last, data loading and metrics included; the networks have their default
-sizes. The CPU is left out for 256 x 256 cells. Each figure is a
-median, after a call that warms up, and the GPU has done its work before a clock is read.
-`equal` is the largest difference between results of GPU and CPU, relative to the largest value. `waits` counts how often
-a step of the surrogate's training waits for the GPU. The last line is one JSON object.
+sizes, and on the GPU also products in bfloat16. The CPU is left out for 256 x 256 cells. Each figure is a median, after
+a call that warms up, and the GPU has done its work before a clock is read. `equal` is the largest difference between
+results of GPU and CPU, relative to the largest value. `waits` counts how often a step of the surrogate's training waits
+for the GPU. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hyco_engine.rollout import rollout
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
-BATCH, HORIZON, FRAMES = 32, 10, 3
+BATCH, HORIZON, FRAMES, STEPS = 32, 10, 3, 4
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 CASES: Mapping[str, Mapping[str, Any]] = {
     "burgers, 128": {"kind": "burgers", "cells": 128, "dims": 1, "length": 100.0, "dt": 0.1, "nu": 0.3},
@@ -129,22 +129,24 @@ def surrogate(name: str, seconds: float) -> dict[str, Any]:
     kind, own = options["kind"], {key: value for key, value in options.items() if key != "kind"}
     with torch.no_grad():
         states = case.states(4)
-        rolled = rollout(case.physics(CPU, "graph"), states, 2 * BATCH // 4 + FRAMES - 1)
+        rolled = rollout(case.physics(CPU, "graph"), states, STEPS * BATCH // 4 + FRAMES - 1)
     frames = torch.cat([states[:, None], rolled], dim=1)
     trajectories = [Trajectory(dynamic=one, static=frames.new_zeros(0, *frames.shape[3:])) for one in frames]
     windows = WindowDataset(trajectories, horizon=FRAMES, complete=True)
     steps = -(-len(windows) // BATCH)
     found: dict[str, Any] = {}
-    for device in (GPU,) if "256" in name else (GPU, CPU):
-        statistics_ = Statistics.of(trajectories, case.layout)
-        settings = TrainingSettings(epochs_per_cycle=1, batch_size=BATCH, lr=1e-4)
-        model = case.build(kind, device, own, statistics=statistics_)
+    ways = [(GPU, "full"), (GPU, "bf16"), *([] if "256" in name else [(CPU, "full")])]
+    for device, precision in ways:
+        settings = TrainingSettings(epochs_per_cycle=1, batch_size=BATCH, lr=1e-4, precision=precision)
+        known = Statistics.of(trajectories, case.layout)
+        model = case.build(kind, device, own, statistics=known)
         trainer = Trainer(model, player="synthetic", layout=case.layout, settings=settings)
 
         def epoch(trainer: Any = trainer) -> None:
             trainer.train(windows, 1)
 
-        found[device.type] = timed(epoch, seconds) / steps
+        way = device.type if precision == "full" else f"{device.type} {precision}"
+        found[way] = timed(epoch, seconds) / steps
         if device is GPU:
             found["waits"] = waits(epoch) / steps
     return {**found, **({"ratio": found["cpu"] / found["cuda"]} if "cpu" in found else {})}
