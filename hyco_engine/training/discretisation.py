@@ -169,9 +169,10 @@ def discretisation(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, ref
     if not bool(defect.isfinite().all()):
         raise NotRefinable("the finer physics does not stay finite from the interpolated start states")
     # targets of which the residual is that of the finer physics, and that of one as far away on the other side
-    back, before, after = (
-        _fit(whole, linearizer, excerpt, excerpt.states, excerpt.observed - way * defect) for way in (-1, 0, 1)
-    )
+    with linearizer.keeping():
+        back, before, after = (
+            _fit(whole, linearizer, excerpt, excerpt.states, excerpt.observed - way * defect) for way in (-1, 0, 1)
+        )
     step = after.step - before.step
     if not bool(step.isfinite().all()):
         raise NotRefinable("the derivatives of the predictions are not finite")

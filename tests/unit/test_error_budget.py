@@ -20,12 +20,13 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.report.verdict import verdict
 from hyco_engine.rollout import rollout
-from hyco_engine.training.discretisation import Discretisation, Excerpt, Held
+from hyco_engine.training.discretisation import Discretisation, Excerpt, Held, discretisation
 from hyco_engine.training.error_bars import by_blocks, measure
 from hyco_engine.training.error_budget import ErrorBudget, error_budget
 from hyco_engine.training.physics_test import PhysicsTest, physics_test
 from hyco_engine.training.refinement import NotRefinable, Refinement, finer, interpolated
 from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
 
 DT = 0.1
@@ -63,6 +64,7 @@ def built(
     layout: StateLayout | None = None,
     inner_dt: float | None = None,
     physics: TorchPhysics | None = None,
+    compile: Any = "eager",
     **settings: Any,
 ) -> TorchModel:
     context = BuildContext(
@@ -72,7 +74,7 @@ def built(
         dt=DT,
         inner_dt=inner_dt,
         dtype=torch.float64,
-        compile="eager",
+        compile=compile,
         parameters={name: ParameterSetting(**own) for name, own in settings.items()},
     )
     return TorchModel(physics or Euler(), context)
@@ -184,6 +186,30 @@ def test_the_step_to_the_finer_fit_is_the_formulas(learned: bool) -> None:
     assert low < 1.0 < high
     assert found.discretisation is not None
     assert found.discretisation.refinement.grid
+
+
+@pytest.mark.parametrize("starts", ["observed", "learned"])
+def test_the_budget_of_a_grid_linearises_the_physics_once(starts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fits to this grid, to a finer one and to one on the other side differ in their targets alone."""
+    asked: list[int] = []
+    roll_out = TangentRollout.__call__
+
+    def counted(self: TangentRollout, *inputs: Any) -> Any:
+        asked.append(1)
+        return roll_out(self, *inputs)
+
+    def counting(*inputs: Any) -> Discretisation:
+        monkeypatch.setattr(TangentRollout, "__call__", counted)
+        try:
+            return discretisation(*inputs)
+        finally:
+            monkeypatch.setattr(TangentRollout, "__call__", roll_out)
+
+    monkeypatch.setattr("hyco_engine.training.error_budget.discretisation", counting)
+    more = {"compile": "graph"}
+    found = budget_of(built(**more), exact_decay(noise=0.01), more=more, initial_states=starts)
+    assert found.discretisation is not None
+    assert len(asked) == 1
 
 
 def test_without_a_way_to_build_the_physics_the_reason_is_told() -> None:
