@@ -193,10 +193,11 @@ class EquationOptions:
         help="known numbers, by their names in rates after constants, such as constants.g; a table such as {file = "
         '"inflow.csv"} is a measured series, whose value is that at the time of a state',
     )
-    scheme: Literal["auto", "spectral", "finite-difference"] = option(
+    scheme: Literal["auto", "spectral", "finite-difference", "shock"] = option(
         "auto",
         help="differences in space; spectral: Fourier transforms, for periodic sides, with linear terms exact in time; "
-        "finite-difference: of fourth order, for all sides and for shocks; auto: spectral where all sides are periodic",
+        "finite-difference: of fourth order, for all sides; shock: fluxes and advection from the upwind side, of fifth "
+        "order and without new extrema at shocks; auto: spectral where all sides are periodic",
     )
     vectors: tuple[str, ...] = option(
         (), help="fields with one component for each axis, for simulated data; other data say it themselves"
@@ -227,8 +228,8 @@ class EquationOptions:
             raise SpecError('names no field; write for example rates.u = "nu*lap(u)"', key="rates")
         if self.rates and self.steady:
             raise SpecError("a physics has rates of change or steady states: leave rates or steady out", key="steady")
-        if self.steady and self.scheme == "spectral":
-            raise SpecError("steady states are solved by differences: leave scheme out", key="scheme")
+        if self.steady and self.scheme in ("spectral", "shock"):
+            raise SpecError("steady states are solved by central differences: leave scheme out", key="scheme")
         if unknown := [name for name in self.vectors if name not in self.texts]:
             raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="vectors")
         if self.steady and self.initial:
