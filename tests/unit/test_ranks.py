@@ -83,6 +83,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "adam with noise": {"input_noise": 0.1, "clip_grad_norm": 0.5},
     "sgd": {"optimizer": "sgd"},
     "lbfgs": {"player": "physical", "optimizer": "lbfgs"},
+    "lbfgs with learned starts": {"player": "physical", "optimizer": "lbfgs", "initial_states": "learned"},
     "gauss-newton": {"player": "physical", "optimizer": "gauss-newton"},
     "gauss-newton from several starts": {"player": "physical", "optimizer": "gauss-newton", "starts": 2},
 }
