@@ -324,6 +324,11 @@ class PhysicalModel(nn.Module, ABC):
         return self.layout.advances
 
     @property
+    def starts_alike(self) -> bool:
+        """Whether parameters alone determine its start states, so that those of `initial_states` do not differ."""
+        return False
+
+    @property
     def equations(self) -> Sequence[Mapping[str, Any]]:
         """What is known of the equation of each component, as `hyco-engine equation --json` gives it."""
         return ()

@@ -12,6 +12,7 @@ values. A uniform field may `advance`: the time of a state is such a number, whi
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -19,9 +20,19 @@ from typing import Any, Literal
 import attrs
 
 RuleKind = Literal[
-    "periodic", "constant", "zero-gradient", "symmetric", "antisymmetric", "reflect", "antireflect", "normal-tangential"
+    "periodic",
+    "constant",
+    "zero-gradient",
+    "symmetric",
+    "antisymmetric",
+    "reflect",
+    "antireflect",
+    "normal-tangential",
+    "formula",
 ]
 RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
+NAMED_RULES = tuple(kind for kind in RULE_KINDS if kind not in ("constant", "normal-tangential", "formula"))
+"""The rules that consist of their name alone."""
 
 SIMULATION = "simulation"
 """The name of the index of which each simulation is a group of its own."""
@@ -34,22 +45,28 @@ class Rule:
     """The boundary condition on one side. `value` (one number, or one per component) belongs to `constant`;
 
     `normal` and `tangential` belong to `normal-tangential`: they hold for the component normal to the side and for the
-    components tangential to it.
+    components tangential to it; `text` belongs to `formula`: a value that follows from parameters of the physics, such
+    as `T_left`, and that the data do not know.
     """
 
     kind: RuleKind
     value: float | tuple[float, ...] = 0.0
+    text: str = ""
     normal: Rule | None = None
     tangential: Rule | None = None
 
     @classmethod
     def parse(cls, data: Any) -> Rule:
-        """Read `"periodic"`, a number, a list of numbers, or `{normal = ..., tangential = ...}`. Raises ValueError."""
+        """Read `"periodic"`, a number, a list of numbers, `{normal = ..., tangential = ...}`, or a formula.
+
+        Raises ValueError.
+        """
         if isinstance(data, str):
-            if data not in RULE_KINDS or data in ("constant", "normal-tangential"):
-                named = ", ".join(kind for kind in RULE_KINDS if kind not in ("constant", "normal-tangential"))
-                raise ValueError(f"unknown boundary {data!r}: use a number, {{normal, tangential}}, or one of {named}")
-            return cls(kind=data)  # type: ignore[arg-type]
+            if data in NAMED_RULES:
+                return cls(kind=data)  # type: ignore[arg-type]
+            if not data.strip() or difflib.get_close_matches(data, RULE_KINDS):
+                raise ValueError(unknown_rule(data))
+            return cls(kind="formula", text=data)
         if isinstance(data, int | float) and not isinstance(data, bool):
             return cls(kind="constant", value=_finite(data))
         if isinstance(data, Sequence) and data:
@@ -62,11 +79,37 @@ class Rule:
 
     def to_data(self) -> Any:
         """Return the form that `parse` reads."""
+        if self.kind == "formula":
+            return self.text
         if self.kind == "constant":
             return list(self.value) if isinstance(self.value, tuple) else self.value
         if self.normal is not None and self.tangential is not None:
             return {"normal": self.normal.to_data(), "tangential": self.tangential.to_data()}
         return self.kind
+
+    @property
+    def fixes(self) -> bool:
+        """Whether it fixes the value at the side, or that of the component normal to it."""
+        return self.normal.fixes if self.normal is not None else self.kind in ("constant", "formula")
+
+    def settled(self, values: Mapping[str, float]) -> Rule:
+        """Return the rule with these values in place of formulas."""
+        if self.kind == "formula":
+            return Rule(kind="constant", value=values[self.text])
+        if self.normal is not None and self.tangential is not None:
+            return attrs.evolve(self, normal=self.normal.settled(values), tangential=self.tangential.settled(values))
+        return self
+
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """The texts of the formulas in it."""
+        parts = [part.formulas for part in (self.normal, self.tangential) if part is not None]
+        return (self.text,) if self.kind == "formula" else tuple(text for part in parts for text in part)
+
+
+def unknown_rule(text: str) -> str:
+    """Return the message for a text that is no boundary condition."""
+    return f"unknown boundary {text!r}: use a number, {{normal, tangential}}, or one of {', '.join(NAMED_RULES)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -95,6 +138,15 @@ class Boundary:
         for axis, (lower, upper) in self.sides.items():
             if (lower.kind == "periodic") != (upper.kind == "periodic"):
                 raise ValueError(f"axis {axis} is periodic on one side only")
+
+    def settled(self, values: Mapping[str, float]) -> Boundary:
+        """Return the boundary with these values in place of formulas."""
+        return Boundary(sides={axis: (a.settled(values), b.settled(values)) for axis, (a, b) in self.sides.items()})
+
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """The texts of the formulas in it, each once."""
+        return tuple(dict.fromkeys(text for pair in self.sides.values() for rule in pair for text in rule.formulas))
 
     def is_periodic(self, axis: str) -> bool:
         return self.sides[axis][0].kind == "periodic"
@@ -265,13 +317,7 @@ def _outer_faces(lower: Rule, upper: Rule) -> int:
     """Return by how much the number of faces that are samples exceeds the number of cells: -1, 0 or 1."""
     if lower.kind == "periodic":
         return 0
-    return sum(not _fixes_face(rule) for rule in (lower, upper)) - 1
-
-
-def _fixes_face(rule: Rule) -> bool:
-    if rule.normal is not None:
-        return _fixes_face(rule.normal)
-    return rule.kind == "constant"
+    return sum(not rule.fixes for rule in (lower, upper)) - 1
 
 
 @attrs.frozen(kw_only=True)

@@ -50,7 +50,14 @@ def _beyond(x: Tensor, axis: int, width: int, rule: Rule, *, at_upper: bool) -> 
             return torch.full_like(x.narrow(axis, 0, width), float(rule.value))  # type: ignore[arg-type]
         case "periodic":
             return x.narrow(axis, 0 if at_upper else n - width, width)
-        case "zero-gradient":
+        case "formula" if n > 1:
+            # nobody knows the value here, and the slope goes on
+            inner = 1 if not at_upper else n - 2
+            edge = x.narrow(axis, n - 1 if at_upper else 0, 1)
+            slope = edge - x.narrow(axis, inner, 1)
+            far = [number + 1 for number in range(width)]
+            return torch.cat([edge + number * slope for number in (far if at_upper else far[::-1])], dim=axis)
+        case "zero-gradient" | "formula":
             return torch.cat([x.narrow(axis, n - 1 if at_upper else 0, 1)] * width, dim=axis)
         case _:
             skip = 1 if rule.kind in ("reflect", "antireflect") and n > 1 else 0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Points, Samples, Trajectory
-from hyco_engine.data.fields import Rule, StateLayout
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import corner
 from hyco_engine.data.padding import Sides, component_sides, extend
 from hyco_engine.randomness import derive_generator
@@ -162,14 +162,10 @@ def component_at(layout: StateLayout, channel: int) -> Component:
         offset = 0.5
         if field.sampling == "staggered" and field.components[index] == axis:
             # a face on a side with a fixed value is not a sample
-            offset = 1.0 if _fixes(field.boundary.sides[axis][0]) else 0.0
+            offset = 1.0 if field.boundary.sides[axis][0].fixes else 0.0
         first.append(layout.grid.lower[place] + offset * layout.grid.spacing[place])
     sides = tuple(component_sides(field, index, axis) for axis in layout.grid.axes)
     return Component(field.samples(layout.grid, index), tuple(first), sides)
-
-
-def _fixes(rule: Rule) -> bool:
-    return _fixes(rule.normal) if rule.normal is not None else rule.kind == "constant"
 
 
 class PointWindows(Samples):

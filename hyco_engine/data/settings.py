@@ -254,6 +254,8 @@ class BoundarySetting:
     """A boundary condition as it is written in a spec; `value` is what `Boundary.parse` reads."""
 
     value: Any
+    formulas: tuple[str, ...] = ()
+    """The values at sides that follow from parameters of the physics."""
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
@@ -263,8 +265,7 @@ class BoundarySetting:
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
             raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
-        Boundary.parse(data, axes)
-        return cls(data)
+        return cls(data, Boundary.parse(data, axes).formulas)
 
     def to_data(self) -> Any:
         """Return the form that `from_data` reads."""

@@ -194,8 +194,12 @@ class Differences(Evaluation):
         numbers: Mapping[Symbol, Tensor],
         like: Tensor,
         margin: tuple[int, ...] = (),
+        walls: Mapping[str, Node] | None = None,
     ) -> None:
-        """`fields` vary over the grid, and are continued by `boundaries`; `numbers` do not."""
+        """`fields` vary over the grid, and are continued by `boundaries`; `numbers` do not.
+
+        `walls` are the values at sides that formulas give, by their texts.
+        """
         super().__init__(len(grid.axes), like)
         self.grid = grid
         self.fields = fields
@@ -203,6 +207,7 @@ class Differences(Evaluation):
         self.components = components
         self.numbers = numbers
         self.margin = margin or (0,) * len(grid.axes)
+        self.walls = walls or {}
         self._wider: dict[tuple[int, ...], Differences] = {self.margin: self}
 
     def symbol(self, node: Symbol) -> Any:
@@ -215,7 +220,8 @@ class Differences(Evaluation):
         for number, (axis, width) in enumerate(zip(axes, self.margin, strict=True)):
             if width:
                 rules = self.boundaries[node].rules(axis, axes, self.components[node])
-                values = continued(values, number - len(axes), width, *rules)
+                known = {rule.text: self.tensor(self.of(self.walls[rule.text])) for rule in rules if rule.formulas}
+                values = continued(values, number - len(axes), width, *rules, known)
         return values
 
     def derivative(self, operator: Operator, argument: Node) -> Any:
@@ -255,7 +261,7 @@ class Differences(Evaluation):
     def _with(self, margin: tuple[int, ...]) -> Differences:
         if margin not in self._wider:
             made = Differences(
-                self.grid, self.fields, self.boundaries, self.components, self.numbers, self.like, margin
+                self.grid, self.fields, self.boundaries, self.components, self.numbers, self.like, margin, self.walls
             )
             made._wider = self._wider
             self._wider[margin] = made
@@ -276,21 +282,32 @@ def coordinate(grid: Grid, axis: str, like: Tensor, margin: int = 0) -> Tensor:
     return (grid.lower[number] + (index + 0.5) * dx).reshape(shape).to(like.dtype)
 
 
-def continued(values: Tensor, dim: int, width: int, lower: Rule, upper: Rule) -> Tensor:
-    """Extend values by `width` cells beyond both sides, as an even or odd function of the side that its rule names."""
+def continued(
+    values: Tensor, dim: int, width: int, lower: Rule, upper: Rule, walls: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Extend values by `width` cells beyond both sides, as an even or odd function of the side that its rule names.
+
+    `walls` has the values of formulas, which broadcast over the grid; where there is none, the slope goes on.
+    """
     n = values.shape[dim]
     if lower.kind == "periodic":
         return torch.cat([values.narrow(dim, n - width, width), values, values.narrow(dim, 0, width)], dim)
-    before = _beyond(values, dim, width, lower)
-    behind = _beyond(values.flip(dim), dim, width, upper).flip(dim)
+    before = _beyond(values, dim, width, lower, walls or {})
+    behind = _beyond(values.flip(dim), dim, width, upper, walls or {}).flip(dim)
     return torch.cat([before, values, behind], dim)
 
 
-def _beyond(values: Tensor, dim: int, width: int, rule: Rule) -> Tensor:
+def _beyond(values: Tensor, dim: int, width: int, rule: Rule, walls: Mapping[str, Tensor]) -> Tensor:
     """Return the `width` values before the first one."""
-    if rule.kind == "constant":
+    if rule.fixes:
         # the first ghost cell has the value, and those beyond it mirror the inner ones about it
-        wall = torch.full_like(values.narrow(dim, 0, 1), float(rule.value))  # type: ignore[arg-type]
+        first = values.narrow(dim, 0, 1)
+        if rule.kind == "constant":
+            wall = torch.full_like(first, float(rule.value))  # type: ignore[arg-type]
+        elif rule.text in walls:
+            wall = walls[rule.text].expand_as(first)
+        else:
+            wall = 2 * first - values.narrow(dim, min(1, values.shape[dim] - 1), 1)
         inner = values.narrow(dim, 0, width - 1).flip(dim)
         return torch.cat([2 * wall - inner, wall], dim) if width > 1 else wall
     start = 1 if rule.kind in ("reflect", "antireflect") else 0

@@ -124,13 +124,16 @@ class Words:
     constants: Mapping[str, float] = attrs.Factory(dict)
     series: Collection[str] = ()
     """Constants that are functions of time."""
+    place: bool = True
+    """Whether there are positions."""
 
     def known(self) -> list[str]:
         """Return all names, for a message."""
         fields = {**self.dynamic, **self.static}
         parts = [f"{name}.{part}" for name, components in fields.items() for part in components]
         constants = [f"constants.{name}" for name in (*self.constants, *self.series)]
-        return [*fields, *parts, *self.parameters, *constants, *self.axes, "t", "pi"]
+        places = self.axes if self.place else ()
+        return [*fields, *parts, *self.parameters, *constants, *places, "t", "pi"]
 
 
 @attrs.frozen
@@ -228,7 +231,7 @@ class _Lowering:
                 return tuple(Symbol(kind, name, index) for index in range(max(1, len(components))))
         if not part and name in words.parameters:
             return (Symbol("parameter", name),)
-        if not part and name in words.axes:
+        if not part and name in words.axes and words.place:
             return (Symbol("coordinate", name),)
         if node.name == "pi":
             return (Value(PI),)
@@ -435,6 +438,13 @@ def symbols(node: Node) -> Iterator[Symbol]:
         yield node
     for child in children(node):
         yield from symbols(child)
+
+
+def is_number(node: Node) -> bool:
+    """Return whether a node is the same everywhere and whatever the fields are, though it may change in time."""
+    if type(node) is Symbol:
+        return node.kind in ("parameter", "time", "series")
+    return type(node) not in (Derivative, Mean, Diffusion) and all(map(is_number, children(node)))
 
 
 def means(node: Node) -> Iterator[Mean]:

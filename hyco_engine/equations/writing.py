@@ -58,6 +58,17 @@ class Style:
         """Return the equation of a component that does not change."""
         return f"0 = {self.of(node)}"
 
+    def start(self, symbol: Symbol, node: Node, time: float) -> str:
+        """Return the equation of the start of a component."""
+        return f"{self.of(symbol)} = {self.of(node)}{self._where('t', time)}"
+
+    def side(self, symbol: Symbol, axis: str, place: float, node: Node) -> str:
+        """Return the equation of a component at a side."""
+        return f"{self.of(symbol)} = {self.of(node)}{self._where(axis, place)}"
+
+    def _where(self, name: str, value: float) -> str:
+        return f" \\text{{ at }} {name} = {value:.6g}" if self.latex else f" at {name} = {value:.6g}"
+
     def _of(self, node: Node) -> tuple[str, int]:
         match node:
             case Value(value=value):

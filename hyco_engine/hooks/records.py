@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any, Literal
 
@@ -36,6 +36,9 @@ class ModelRecord(Record):
     uses_time: Callable[[Any], bool] | None = None
     """For a physics that may depend on time: a function of the options that says whether it does. States then hold
     their time, as the static field `t`."""
+    gives_start: Callable[[Any], Collection[str]] | None = None
+    """For a physics that may give start states: a function of the options that names the fields, or components such as
+    `u.x`, of which it does. Sources of sensors then need no first frame of them."""
 
 
 def imported(module: str, name: str = "build") -> Callable[[Any, Any], Any]:

@@ -35,6 +35,11 @@ def boundary_to_extrapolation(
 
 
 def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str], name: str) -> Extrapolation:
+    if rule.kind == "formula":
+        raise DataError(
+            f"PhiFlow needs numbers at the sides, and the boundary of {name!r} is the formula {rule.text!r}",
+            key="data.boundary",
+        )
     if rule.kind == "constant":
         if not isinstance(rule.value, tuple):
             return ConstantExtrapolation(float(rule.value))

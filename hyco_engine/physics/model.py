@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.clock import later
-from hyco_engine.data.fields import TIME, FieldInfo, StateLayout
+from hyco_engine.data.fields import TIME, FieldInfo, StateLayout, unknown_rule
 from hyco_engine.data.scalars import number, own_or_found
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -53,6 +53,10 @@ class Physics(ABC):
     """Whether its step depends on time: then `fields` has the time of the state as the static field `t`."""
     needs_space: bool = True
     """Whether it is an equation of fields on a grid, and not of numbers that have no place."""
+    takes_formulas: bool = False
+    """Whether its values at sides may follow from its parameters, as boundaries that are formulas say."""
+    starts_alike: bool = False
+    """Whether parameters alone determine its start states."""
 
     @abstractmethod
     def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
@@ -61,6 +65,12 @@ class Physics(ABC):
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         """Return start states, float64 `[count, C_all, *S]`, each different; see `hyco_engine.physics.initial`."""
         raise DataError(f"{type(self).__name__} declares no initial states, so it cannot simulate data")
+
+    def start_states(
+        self, layout: StateLayout, count: int, generator: torch.Generator, parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return start states as `initial_states` does, for a physics where they depend on `parameters`."""
+        return self.initial_states(layout, count, generator)
 
     def internal_steps(
         self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor], dt: float
@@ -135,6 +145,7 @@ class DeclaredModel(PhysicalModel):
             )
         dynamic, static = physics.fields(grid.axes) if grid is not None else ((), ())
         self.layout = context.layout_for(dynamic, static)
+        _refuse_formulas(physics, self.layout)
         uses_time = physics.uses_time or any(setting.along for setting in context.parameters.values())
         self.layout = _with_time(self.layout, context, needed=uses_time)
         if context.dt is None:
@@ -178,6 +189,10 @@ class DeclaredModel(PhysicalModel):
     def inner_dt(self) -> float:
         """The internal time step."""
         return self.dt / self.substeps
+
+    @property
+    def starts_alike(self) -> bool:
+        return self.physics.starts_alike
 
     @property
     def equations(self) -> Sequence[Mapping[str, Any]]:
@@ -235,7 +250,8 @@ class DeclaredModel(PhysicalModel):
     def initial_states(self, count: int, generator: torch.Generator) -> Tensor:
         parameter = next(iter(self.learnables.state_dict().values()), torch.empty(()))
         bare = self.layout.bare
-        states = self.physics.initial_states(bare, count, generator).to(parameter)
+        values = {name: value.detach().double() for name, value in self.learnables.values().items()}
+        states = self.physics.start_states(bare, count, generator, values).to(parameter)
         if bare == self.layout:
             return states
         # whoever takes these states gives them numbers
@@ -441,6 +457,15 @@ def _save_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, _: Any
 def _load_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
     count = state.pop(f"{prefix}{_STEPS}", None)
     model._steps.restore(None if count is None else int(count))
+
+
+def _refuse_formulas(physics: Physics, layout: StateLayout) -> None:
+    """Raise SpecError for values at sides that follow from parameters, if the physics does not take them."""
+    texts = [text for field in layout.fields for text in field.boundary.formulas]
+    if texts and not physics.takes_formulas:
+        raise SpecError(
+            f'{unknown_rule(texts[0])}. Formulas of parameters are for physical.kind = "equation"', key="data.boundary"
+        )
 
 
 def _with_time(layout: StateLayout, context: PhysicsContext, *, needed: bool) -> StateLayout:

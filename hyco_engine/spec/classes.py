@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
-from hyco_engine.data.settings import SourceChoice
+from hyco_engine.data.fields import unknown_rule
+from hyco_engine.data.settings import BoundarySetting, SourceChoice
+from hyco_engine.equations.syntax import names, parse
 from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import PhysicalChoice
 from hyco_engine.ranks.shards import check_shards
@@ -171,3 +173,39 @@ class Spec:
                     f"data.num_predict_steps = {full}, which follows it: set fewer steps, or a longer horizon",
                     key=f"training.{player}.curriculum",
                 )
+        if self.physical is not None:
+            true = getattr(self.data.options, "physics", None)
+            known = {*self.physical.parameters, *(true.parameters if isinstance(true, PhysicalChoice) else ())}
+            for key, text in self.formulas:
+                _check_formula(text, known, key)
+
+    @property
+    def formulas(self) -> tuple[tuple[str, str], ...]:
+        """The formulas among the boundary conditions of the data, each with its key."""
+        return tuple(_formulas(self.data.options, "data"))
+
+
+def _formulas(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the formulas in boundary conditions among the options of a source, each with its key."""
+    if isinstance(value, BoundarySetting):
+        yield from ((key, text) for text in value.formulas)
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            yield from _formulas(getattr(value, field.name), f"{key}.{field.name}")
+    elif isinstance(value, Mapping):
+        for name, own in value.items():
+            yield from _formulas(own, f"{key}.{name}")
+
+
+def _check_formula(text: str, parameters: Collection[str], key: str) -> None:
+    """Raise SpecError for a text that is neither a boundary condition nor names a parameter of the physics."""
+    try:
+        named = {name.name for name in names(parse(text, key))}
+    except SpecError as error:
+        raise SpecError(
+            f"{unknown_rule(text)}, or a formula of parameters; {error.problems[0].message}", key=key
+        ) from None
+    if not named & {*parameters}:
+        raise SpecError(
+            f"{unknown_rule(text)}, or a formula of parameters, which need start values in physical.parameters", key=key
+        )

@@ -156,7 +156,7 @@ def _sides(field: FieldInfo, axis: str) -> list[Sides]:
 
 def _beyond(rule: object) -> int:
     kind: RuleKind = getattr(rule, "kind")  # noqa: B009
-    return 1 if kind == "constant" else -1 if kind in ("reflect", "antireflect") else 0
+    return 1 if kind in ("constant", "formula") else -1 if kind in ("reflect", "antireflect") else 0
 
 
 def _along(values: Tensor, dim: int, sides: Sides, more: tuple[int, int], *, repeat: bool) -> Tensor:

@@ -154,7 +154,8 @@ def _with(key: str, value: str) -> str:
             "data.boundary",
             '"cyclic"',
             "unknown boundary 'cyclic': use a number, {normal, tangential}, or one of "
-            "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect",
+            "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect, or a formula of parameters, "
+            "which need start values in physical.parameters",
         ),
         ("physical.dt", "inf", "must be finite, not inf"),
         ("physical.parameters.a", "{init = true}", "must be a number or a table, not true"),

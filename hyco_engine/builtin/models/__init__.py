@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from hyco_engine.builtin.models import options_physical as physical
@@ -18,18 +17,16 @@ def _record(
     summary: str,
     *,
     settles: bool = False,
-    uses_time: Callable[[Any], bool] | None = None,
+    **more: Any,
 ) -> ModelRecord:
     """Return the record of the kind `some-kind`, whose factory is `build` in the module `some_kind` of this package.
 
-    If its options may be left open, the function `settled` of that module settles them.
+    If its options may be left open, the function `settled` of that module settles them. `more` belongs to the record.
     """
     module = f"{__name__}.{kind.replace('-', '_')}"
     settled = imported(module, "settled") if settles else None
     factory = imported(module, "build")
-    return ModelRecord(
-        kind=kind, role=role, summary=summary, options=options, factory=factory, settled=settled, uses_time=uses_time
-    )
+    return ModelRecord(kind=kind, role=role, summary=summary, options=options, factory=factory, settled=settled, **more)
 
 
 @hookimpl
@@ -65,6 +62,7 @@ def hyco_models() -> list[ModelRecord]:
             physical.EquationOptions,
             "your own equations, written as text: rates of change of fields, with parameters found by their names",
             uses_time=physical.EquationOptions.uses_time,
+            gives_start=physical.EquationOptions.gives_start,
         ),
         _record(
             "fisher-kpp",

@@ -38,7 +38,7 @@ References      S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002); C. Canut
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -63,7 +63,7 @@ from hyco_engine.equations.stability import (
     probes,
     waves_of,
 )
-from hyco_engine.equations.syntax import Text, names, parse
+from hyco_engine.equations.syntax import Text, parse
 from hyco_engine.equations.terms import (
     Derivative,
     Expansion,
@@ -76,6 +76,7 @@ from hyco_engine.equations.terms import (
     degree,
     diffusion_form,
     flux_form,
+    is_number,
     lowered,
     means,
     skew_form,
@@ -107,6 +108,7 @@ class Equation(TorchPhysics):
     """See the module's card."""
 
     needs_space = False
+    takes_formulas = True
 
     def __init__(
         self,
@@ -143,6 +145,11 @@ class Equation(TorchPhysics):
                 f"a field of {options.key} has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}"
             )
         lowered_rates = {name: lowered(trees[name], texts[name], words) for name in trees}
+        self.varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
+        self.walls = _walls(layout, words, self.varying)
+        self.starts = _starts(options.initial, layout, attrs.evolve(words, dynamic={}))
+        self.start = times[0] if times is not None else 0.0
+        self.starts_alike = len(self.starts) == layout.n_dynamic and not layout.bare.static
         for info in layout.dynamic:
             parts = lowered_rates[info.name]
             if len(parts) != info.channels:
@@ -150,20 +157,22 @@ class Equation(TorchPhysics):
                     f"the rate has {len(parts)} component(s), and the field has {info.channels}",
                     key=texts[info.name].key,
                 )
-        used = {name.name for tree in trees.values() for name in names(tree)}
-        self.parameters = tuple(_declared(name, settings[name]) for name in settings if name in used)
         self.components = tuple(
             Symbol("field", info.name, index) for info in layout.dynamic for index in range(info.channels)
         )
         self.nodes = nodes = [part for info in layout.dynamic for part in lowered_rates[info.name]]
         found = dict.fromkeys(symbol for node in nodes for symbol in symbols(node))
-        self.statics = tuple(symbol for symbol in found if symbol.kind == "static")
+        every = [*nodes, *self.walls.values(), *self.starts.values()]
+        known = dict.fromkeys(symbol for node in every for symbol in symbols(node))
+        used = {symbol.name for symbol in known if symbol.kind == "parameter"}
+        self.parameters = tuple(_declared(name, settings[name]) for name in settings if name in used)
+        self.in_rates = frozenset(found)
+        self.statics = tuple(symbol for symbol in known if symbol.kind == "static")
         self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
-        self.timed = tuple(symbol for symbol in found if symbol.kind in ("time", "series"))
-        self.uses_time = bool(self.timed)
+        self.timed = tuple(symbol for symbol in known if symbol.kind in ("time", "series"))
+        self.uses_time = bool(self.timed or self.starts)
         self.spectral = self._is_spectral()
-        varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
-        expansion = Expansion(varying)
+        expansion = Expansion(self.varying)
         if self.spectral:
             rates = [
                 Rate.of(node, own, expansion, layout.n_axes) for node, own in zip(nodes, self.components, strict=True)
@@ -183,10 +192,12 @@ class Equation(TorchPhysics):
         others = {Symbol("parameter", name): value for name, value in parameters.items()}
         others |= {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
         advance = self._spectral_step if self.spectral else self._difference_step
-        time = fields[TIME][:, 0] if self.timed else None
+        time = fields[TIME][:, 0] if self.uses_time else None
         if time is not None and self.layout.n_axes:
             time = time[(slice(None), *(slice(1) for _ in self.layout.grid.axes))]
-        new = advance(state, others, time, dt)
+        if self.starts and time is not None:
+            state = torch.where((time < self.start + dt / 2)[:, None], self._begun(state, others, time), state)
+        new = advance(state, others, time if self.timed else None, dt)
         parts = torch.split(new, [info.channels for info in self.layout.dynamic], dim=1)
         return {info.name: part for info, part in zip(self.layout.dynamic, parts, strict=True)}
 
@@ -202,6 +213,23 @@ class Equation(TorchPhysics):
                 time if symbol.kind == "time" else at_times(time, *(p.to(time) for p in self.series[symbol.name]))
             )
         return found
+
+    def _begun(self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None) -> Tensor:
+        """Return states `[B, C_dyn, *S]` whose components are those of the start, where it is given."""
+        fields, numbers = self._split(others)
+        evaluation = self._evaluation(fields, numbers | self._at(time), state)
+        found = [
+            evaluation.whole(self.starts[symbol]).expand(state[:, index].shape)
+            if symbol in self.starts
+            else state[:, index]
+            for index, symbol in enumerate(self.components)
+        ]
+        return torch.stack(found, dim=1)
+
+    def _split(self, others: Mapping[Symbol, Tensor]) -> tuple[dict[Symbol, Tensor], dict[Symbol, Tensor]]:
+        """Return what varies over the grid, and what does not."""
+        fields = {symbol: value for symbol, value in others.items() if value.dim() >= self.layout.n_axes}
+        return fields, {symbol: value for symbol, value in others.items() if symbol not in fields}
 
     def _spectral_step(self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float) -> Tensor:
         spectrum = Spectrum(self.layout.grid, state)
@@ -224,8 +252,7 @@ class Equation(TorchPhysics):
     def _difference_step(
         self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float
     ) -> Tensor:
-        fields = {symbol: value for symbol, value in others.items() if value.dim() >= self.layout.n_axes}
-        numbers = {symbol: value for symbol, value in others.items() if symbol not in fields}
+        fields, numbers = self._split(others)
         change = self._change(state, fields)
 
         def rate(values: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +269,22 @@ class Equation(TorchPhysics):
 
         `fields` are those that vary in space, besides the dynamic ones.
         """
+
+        def change(dynamic: Tensor, numbers: Mapping[Symbol, Tensor]) -> Tensor:
+            own = {symbol: dynamic[:, index] for index, symbol in enumerate(self.components)}
+            evaluation = self._evaluation({**fields, **own}, numbers, like)
+            parts = []
+            for one in self.rates:
+                total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
+                parts.append(evaluation.tensor(total).expand(dynamic[:, 0].shape))
+            return torch.stack(parts, dim=1)
+
+        return change
+
+    def _evaluation(
+        self, fields: Mapping[Symbol, Tensor], numbers: Mapping[Symbol, Tensor], like: Tensor
+    ) -> Differences:
+        """Return the evaluation of nodes by differences."""
         layout = self.layout
         first = layout.dynamic[0].boundary
         sides = {axis: "periodic" if first.is_periodic(axis) else "zero-gradient" for axis in layout.grid.axes}
@@ -251,17 +294,7 @@ class Equation(TorchPhysics):
             symbol: symbol.component if symbol.kind != "parameter" and layout.field(symbol.name).components else None
             for symbol in beyond
         }
-
-        def change(dynamic: Tensor, numbers: Mapping[Symbol, Tensor]) -> Tensor:
-            own = {symbol: dynamic[:, index] for index, symbol in enumerate(self.components)}
-            evaluation = Differences(layout.grid, {**fields, **own}, beyond, components, numbers, like)
-            parts = []
-            for one in self.rates:
-                total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
-                parts.append(evaluation.tensor(total).expand(dynamic[:, 0].shape))
-            return torch.stack(parts, dim=1)
-
-        return change
+        return Differences(layout.grid, fields, beyond, components, numbers, like, walls=self.walls)
 
     # --- stability ---
 
@@ -279,11 +312,12 @@ class Equation(TorchPhysics):
         for symbol in self.places:
             axis = grid.axes.index(symbol.name)
             ranges[symbol] = grid.lower[axis], grid.upper[axis]
-        for symbol in self.timed:
+        for symbol in self.in_rates.intersection(self.timed):
             known = self.times or (0.0, dt)
             ranges[symbol] = known if symbol.kind == "time" else _ends(self.series[symbol.name][1])
         for name, value in parameters.items():
-            ranges[Symbol("parameter", name)] = float(value.min()), float(value.max())
+            if (symbol := Symbol("parameter", name)) in self.in_rates:
+                ranges[symbol] = float(value.min()), float(value.max())
         if not all(math.isfinite(end) for ends in ranges.values() for end in ends):
             return math.inf
         states = probes(ranges)
@@ -335,25 +369,50 @@ class Equation(TorchPhysics):
             why = "as asked for" if self.options.scheme != "auto" else "a side is not periodic"
             return [
                 f"the equation is solved by central differences of fourth order ({why}) and classical Runge-Kutta, "
-                f"with {counted} by the symbol of its linearised rates"
+                f"with {counted} by the symbol of its linearised rates",
+                *self._given_told(),
             ]
         exact = [symbol.name for symbol, rate in zip(self.components, self.rates, strict=True) if rate.linear]
         linear = f", exact in the linear terms of {', '.join(dict.fromkeys(exact))}" if exact else ""
         why = "as asked for" if self.options.scheme != "auto" else "all sides are periodic"
         return [
             f"the equation is solved by Fourier transforms ({why}) and Runge-Kutta of fourth order{linear}, with "
-            f"{counted} by the symbol of its linearised rates"
+            f"{counted} by the symbol of its linearised rates",
+            *self._given_told(),
         ]
 
+    def _given_told(self) -> list[str]:
+        """Return the sentences on what parameters determine beside the rates, and what surrogates know of it."""
+        plain = Style(axes=self.layout.grid.axes, components=self._parts, latex=False)
+        found = list(dict.fromkeys(text for _, (text,) in self._given(plain)))
+        told = []
+        if at_sides := found[len(self.starts) :]:
+            told.append(f"formulas give values at sides, which surrogates do not see: {'; '.join(at_sides)}")
+        if self.starts:
+            told.append(
+                f"rollouts of the physics from t = {self.start:.6g} begin in a state that a formula gives, and those "
+                f"of surrogates in the observed one: {'; '.join(found[: len(self.starts)])}"
+            )
+        return told
+
+    @property
+    def _parts(self) -> dict[str, tuple[str, ...]]:
+        return {info.name: info.components for info in self.layout.fields}
+
     def equations(self) -> list[dict[str, Any]]:
-        """Return the equation of each component in Unicode and LaTeX, and its terms by how they are solved in time."""
-        infos = [*self.layout.dynamic, *self.layout.static]
-        components = {info.name: info.components for info in infos}
+        """Return the equation of each component in Unicode and LaTeX, and its terms by how they are solved in time.
+
+        What parameters determine at the start and at sides follows, without terms.
+        """
         plain, latex = (
-            Style(axes=self.layout.grid.axes, components=components, latex=latex) for latex in (False, True)
+            Style(axes=self.layout.grid.axes, components=self._parts, latex=latex) for latex in (False, True)
         )
         steady = bool(self.options.steady)
-        return [
+        given = [
+            {"field": plain.of(symbol), "unicode": texts[0], "latex": texts[1], "exact": [], "other": []}
+            for symbol, texts in self._given(plain, latex)
+        ]
+        rates = [
             {
                 "field": plain.of(symbol),
                 "unicode": plain.steady(node) if steady else plain.rate(symbol, node),
@@ -363,6 +422,44 @@ class Equation(TorchPhysics):
             }
             for symbol, node, rate in zip(self.components, self.nodes, self.rates, strict=True)
         ]
+        return [*rates, *given]
+
+    def _given(self, *styles: Style) -> Iterator[tuple[Symbol, list[str]]]:
+        """Yield each start and each value at a side that parameters determine, as all styles write it."""
+        for symbol, node in self.starts.items():
+            yield symbol, [style.start(symbol, node, self.start) for style in styles]
+        grid = self.layout.grid
+        for symbol in self.components:
+            info = self.layout.field(symbol.name)
+            part = symbol.component if info.components else None
+            for axis, ends in zip(grid.axes, zip(grid.lower, grid.upper, strict=True), strict=True):
+                for place, rule in zip(ends, info.boundary.rules(axis, grid.axes, part), strict=True):
+                    for text in rule.formulas:
+                        yield symbol, [style.side(symbol, axis, place, self.walls[text]) for style in styles]
+
+    def start_states(
+        self, layout: StateLayout, count: int, generator: torch.Generator, parameters: Parameters
+    ) -> Tensor:
+        others = {Symbol("parameter", one.name): torch.tensor(one.init).double() for one in self.parameters}
+        # of values that differ between times or groups, the first one
+        others |= {
+            Symbol("parameter", name): value if name in self.varying else value.flatten()[0]
+            for name, value in parameters.items()
+        }
+        like = torch.zeros(count, self.layout.n_dynamic, *layout.spatial, dtype=torch.float64)
+        time = torch.full((count, *[1] * layout.n_axes), self.start, dtype=torch.float64)
+        sides = self._evaluation({}, others | self._at(time), like)
+        values = {text: float(torch.as_tensor(sides.of(node)).flatten()[0]) for text, node in self.walls.items()}
+        dynamic, static = (
+            tuple(attrs.evolve(info, boundary=info.boundary.settled(values)) for info in infos)
+            for infos in (layout.dynamic, layout.static)
+        )
+        states = self.initial_states(attrs.evolve(layout, dynamic=dynamic, static=static), count, generator)
+        if not self.starts:
+            return states
+        n = layout.n_dynamic
+        others |= {symbol: states[:, layout.channels(symbol.name)][:, symbol.component] for symbol in self.statics}
+        return torch.cat([self._begun(states[:, :n], others, time), states[:, n:]], dim=1)
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid = layout.grid
@@ -459,7 +556,8 @@ class SteadyEquation(Equation, SteadyPhysics):
         way = "is linear, and is solved directly" if self.linear else "is solved by Newton's method"
         return [
             f"the steady equation {way}, with sparse factors of central differences of fourth order; derivatives "
-            "follow from the implicit function theorem"
+            "follow from the implicit function theorem",
+            *self._given_told(),
         ]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
@@ -563,7 +661,8 @@ class System(Equation):
     def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
         return [
             f"the system of equations is solved by classical Runge-Kutta with {_counted(internal_steps)}, so many that "
-            f"twice as many change a frame by less than {TOLERANCE:g} of the spread of each field"
+            f"twice as many change a frame by less than {TOLERANCE:g} of the spread of each field",
+            *self._given_told(),
         ]
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
@@ -615,6 +714,42 @@ def _difference_terms(node: Node, expansion: Expansion) -> tuple[Term, ...]:
     return tuple(Term(term.number, term.coefficient, diffusion_form(term.core)) for term in split)
 
 
+def _walls(layout: StateLayout, words: Words, varying: Sequence[str]) -> dict[str, Node]:
+    """Return the values at sides that formulas give, by their texts. Raises SpecError."""
+    key = "data.boundary"
+    known = attrs.evolve(
+        words, dynamic={}, static={}, parameters=tuple(n for n in words.parameters if n not in varying), place=False
+    )
+    found = {}
+    for text in dict.fromkeys(text for info in layout.fields for text in info.boundary.formulas):
+        source = Text(text=text, key=key)
+        tree = parse(text, key)
+        (node,) = lowered(tree, source, known)
+        if not is_number(node):
+            raise source.mistake(tree.place, "a side has one value: leave derivatives and means out")
+        found[text] = node
+    return found
+
+
+def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict[Symbol, Node]:
+    """Return the start states that the spec gives, of each component. Raises SpecError."""
+    found: dict[Symbol, Node] = {}
+    for name, text in texts.items():
+        source = Text(text=text, key=f"{KEY}.initial.{name}")
+        parts = lowered(parse(text, source.key), source, words)
+        field, _, component = name.partition(".")
+        info = layout.field(field)
+        if component and component not in info.components:
+            listed = ", ".join(f"{field}.{one}" for one in info.components) or "none"
+            raise SpecError(f"the components of {field!r} are {listed}", key=source.key)
+        own = [info.components.index(component)] if component else list(range(info.channels))
+        if len(parts) != len(own):
+            written = f'; give its components, such as initial."{field}.{info.components[0]}"' if len(own) > 1 else ""
+            raise SpecError(f"has {len(parts)} component(s), and the field has {len(own)}{written}", key=source.key)
+        found |= {Symbol("field", field, index): part for index, part in zip(own, parts, strict=True)}
+    return found
+
+
 def _declared(name: str, setting: ParameterSetting) -> ParameterDeclaration:
     key = f"{KEY}.parameters.{name}"
     if setting.init is None and setting.from_ is None:
@@ -651,7 +786,9 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | Ste
     layout = context.layout_for(
         dynamic, [FieldInfo(name=name, boundary=boundary) for name in options.inputs] if given is None else ()
     )
-    if given is None and context.dt is not None and options.uses_time():
+    texts = [text for info in layout.fields for text in info.boundary.formulas]
+    timed = options.uses_time() or any(options.is_timed(text) for text in texts)
+    if given is None and context.dt is not None and timed:
         layout = attrs.evolve(layout, static=(*layout.static, FieldInfo.time(grid.axes, context.dt)))
     times = context.times
     if options.steady:

@@ -178,6 +178,11 @@ class EquationOptions:
         help='instead of rates: what is 0 for each field of a state that does not change, such as steady.u = "lap(u) + '
         'f"',
     )
+    initial: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='start state of a field, or of a component ("u.x"), at the first time of the data, as text such as '
+        'initial.u = "A*exp(-x**2)" with positions, parameters and constants; left out: the state that was observed',
+    )
     constants: Mapping[str, float | Series] = option(
         attrs.Factory(dict),
         help="known numbers, by their names in rates after constants, such as constants.g; a table such as {file = "
@@ -221,10 +226,14 @@ class EquationOptions:
             raise SpecError("steady states are solved by differences: leave scheme out", key="scheme")
         if unknown := [name for name in self.vectors if name not in self.texts]:
             raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="vectors")
+        if self.steady and self.initial:
+            raise SpecError("steady states have no start: leave initial out", key="initial")
+        if unknown := [name for name in self.initial if name.partition(".")[0] not in self.texts]:
+            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="initial")
         mistakes: list[Problem] = []
-        for name, text in self.texts.items():
-            key = f"{self.key}.{name}"
-            if not name.isidentifier():
+        written = {f"{self.key}.{name}": text for name, text in self.texts.items()}
+        for key, text in {**written, **{f"initial.{name}": text for name, text in self.initial.items()}}.items():
+            if not key.partition(".")[2].replace(".", "_").isidentifier():
                 mistakes.append(Problem(message="is no name that an equation could contain", key=key))
                 continue
             try:
@@ -235,7 +244,16 @@ class EquationOptions:
             raise SpecError(mistakes)
 
     def uses_time(self) -> bool:
-        """Return whether a rate names the time, or a measured series."""
+        """Return whether a rate names the time or a measured series, or start states need to know that they are."""
+        if self.initial:
+            return True
+        return any(map(self.is_timed, self.texts.values()))
+
+    def gives_start(self) -> tuple[str, ...]:
+        """Return the fields and components whose start state is given."""
+        return tuple(self.initial)
+
+    def is_timed(self, text: str) -> bool:
+        """Return whether a text names the time or a measured series."""
         series = {f"constants.{name}" for name, value in self.constants.items() if type(value) is Series}
-        trees = (parse(text, name) for name, text in self.texts.items())
-        return any(one.name in series | {TIME} for tree in trees for one in names(tree))
+        return any(one.name in series | {TIME} for one in names(parse(text, self.key)))

@@ -101,7 +101,7 @@ def _only(kinds: set[Side]) -> Side:
 def _kind(rule: Rule) -> Side:
     if rule.normal is not None and rule.tangential is not None:
         return _only({_kind(rule.normal), _kind(rule.tangential)})
-    return {"constant": "fixed", "periodic": "periodic"}.get(rule.kind, "open")  # type: ignore[return-value]
+    return {"constant": "fixed", "formula": "fixed", "periodic": "periodic"}.get(rule.kind, "open")  # type: ignore[return-value]
 
 
 def downwards(values: npt.NDArray[Any]) -> bool:

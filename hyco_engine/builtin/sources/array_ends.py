@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +59,7 @@ class FieldSamples:
         """Return whether the end samples keep the boundary's fixed value, keep another one, or vary."""
         ends, fixed = self.end(axis, side, self.inner()), self._fixed(axis, side)
         least, most = (reduce(ends, axis=tuple(i for i in range(ends.ndim) if i != 1)) for reduce in (np.min, np.max))
+        fixed = np.where(np.isnan(fixed), least, fixed)  # a formula may have any value
         worst = int(np.abs(most - fixed).argmax())
         if max(np.abs(least - fixed).max(), np.abs(most - fixed).max()) <= self.tolerance:
             return EndLook(kind="fixed value")
@@ -112,7 +114,7 @@ class FieldSamples:
         return "0" if abs(value) <= self.tolerance else f"{value:.9g}"
 
     def _fixed(self, axis: str, side: int) -> Array:
-        """Return the values that the boundary fixes on one side, `[C]`."""
+        """Return the values that the boundary fixes on one side, `[C]`; NaN for those of a formula."""
         rule = self.info.boundary.sides[axis][side]
         return np.array([_value(rule, self.info, axis, component) for component in range(self.info.channels)])
 
@@ -121,4 +123,6 @@ def _value(rule: Rule, info: FieldInfo, axis: str, component: int) -> float:
     if rule.normal is not None and rule.tangential is not None:
         across = bool(info.components) and info.components[component] == axis
         return _value(rule.normal if across else rule.tangential, info, axis, component)
+    if rule.kind == "formula":
+        return math.nan
     return rule.value[component] if isinstance(rule.value, tuple) else rule.value

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from hyco_engine.resources import free_memory
 from hyco_engine.spec.places import key_text
 
 if TYPE_CHECKING:
+    from hyco_engine.hooks.records import ModelRecord
     from hyco_engine.interfaces import SourceContext
 
 log = logging.getLogger("hyco_engine")
@@ -43,6 +44,7 @@ class PointsSource(TrajectorySource):
             raise SpecError("the time between two frames of the rollouts is missing", key="data.dt")
         self.dt: float = options.dt or 1.0
         self.guesses_start = options.steady
+        self._begun = _begun(context)
         grid = _grid(options)
         if grid.axes != self.table.axes:
             raise SpecError(
@@ -114,6 +116,8 @@ class PointsSource(TrajectorySource):
         digest.update(self._initial.numpy().tobytes())
         if len(self._static):
             digest.update(f"{list(self.options.static)}".encode() + self._static.numpy().tobytes())
+        if self._begun:
+            digest.update(f"{sorted(self._begun)}".encode())
         digest.update(str((self.num_frames, self.num_simulations)).encode())
         return digest.hexdigest()
 
@@ -126,9 +130,21 @@ class PointsSource(TrajectorySource):
         return self._points[index]
 
     def _inside(self, points: Points) -> Points:
-        """Return the points on the grid or at most half a cell beyond it, where a fixed boundary value may lie."""
+        """Return the points on the grid or at most half a cell beyond it, where a fixed boundary value may lie.
+
+        Where the physics gives the start, nothing is known before the frame after it.
+        """
         grid = self.layout.grid
         keep = torch.ones(len(points.time), dtype=torch.bool)
+        if self._begun and bool((early := points.time < self.dt * (1 - 1e-4)).any()):
+            log.warning(
+                "%s: physical.initial gives the first frame, and %d observations between it and the next one are left "
+                "out; a shorter data.dt keeps more of them",
+                self.options.path,
+                int(early.sum()),
+            )
+            points = select_points(points, ~early)
+            keep = keep[: len(points.time)]
         for place, axis in enumerate(grid.axes):
             periodic = self.layout.dynamic[0].boundary.is_periodic(axis)
             margin = 0.0 if periodic else 0.5 * grid.spacing[place] * (1 + 1e-6)
@@ -159,7 +175,7 @@ class PointsSource(TrajectorySource):
         parts = []
         for column in [column_of(name, component) for component in field.components or ("",)]:
             value = given.get(column, whole)
-            if value is None and self.options.steady:
+            if value is None and (self.options.steady or {name, column} & self._begun):
                 value = 0.0
             if value is None:
                 raise SpecError(
@@ -169,6 +185,14 @@ class PointsSource(TrajectorySource):
                 )
             parts.append(_on_grid(value, grid, _initial_key(column)))
         return torch.stack(parts)
+
+
+def _begun(context: SourceContext) -> frozenset[str]:
+    """Return the fields and components whose start state the physics gives."""
+    if (choice := context.physical) is None:
+        return frozenset()
+    record = cast("ModelRecord", context.registry.get("hyco_models", choice.kind, "physical"))
+    return frozenset() if record.gives_start is None else frozenset(record.gives_start(choice.options))
 
 
 def _on_grid(value: float | Profile | ArrayFile, grid: Grid, key: str) -> Tensor:

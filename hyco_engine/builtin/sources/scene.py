@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hyco_engine.builtin.sources.options import SceneOptions
 from hyco_engine.builtin.sources.truth import true_values
-from hyco_engine.data.fields import RULE_KINDS, Boundary, FieldInfo, Grid, Rule, StateLayout
+from hyco_engine.data.fields import NAMED_RULES, Boundary, FieldInfo, Grid, Rule, StateLayout
 from hyco_engine.data.joined import file_of
 from hyco_engine.data.masks import corner
 from hyco_engine.data.scene_pickle import SceneField, read_scene_npz
@@ -211,7 +211,7 @@ class SceneSource(TrajectorySource):
             if field.sampling == "staggered":
                 axis = field.components[component]
                 # the file holds all faces, from the lowest; faces with a fixed value are no samples
-                start[grid.axes.index(axis)] = int(_fixes(field.boundary.sides[axis][0]))
+                start[grid.axes.index(axis)] = int(field.boundary.sides[axis][0].fixes)
             part = values[(component, *(slice(a, a + n) for a, n in zip(start, samples, strict=True)))]
             out[component][corner(samples)] = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float64))
         return out
@@ -340,7 +340,7 @@ def _rule(described: Mapping[str, Any]) -> Rule:
             kind="normal-tangential", normal=_rule(described["normal"]), tangential=_rule(described["tangential"])
         )
     kind = {"boundary": "zero-gradient", "zero-gradient": "zero-gradient"}.get(kind, kind)
-    if kind not in RULE_KINDS:
+    if kind not in NAMED_RULES:
         raise ValueError(f"the source cannot read the boundary {kind!r}")
     return Rule(kind=kind)
 
@@ -352,10 +352,6 @@ def _ordered(stored: SceneField) -> Any:
     spatial = [i for i, (_, kind, _) in enumerate(stored.dims) if kind == "spatial"]
     values = stored.data.transpose([*channel, *spatial])
     return values if channel else values[None]
-
-
-def _fixes(rule: Rule) -> bool:
-    return _fixes(rule.normal) if rule.normal is not None else rule.kind == "constant"
 
 
 def _equal(a: Any, b: Any) -> bool:

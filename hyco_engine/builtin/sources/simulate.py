@@ -54,6 +54,13 @@ class SimulateSource(TrajectorySource):
         self._drawn = drawn(self._draws, options.num_simulations, context.generator)
         self.choice, self._inner_key = _true_physics(options, context, self._drawn[0])
         self.model = _build(options, self.choice, context)
+        if self.model.starts_alike and self.num_simulations > 1 and not self._draws:
+            raise SpecError(
+                f"physical.initial gives the start state, so all {self.num_simulations} simulations would be the same: "
+                "let them differ in a parameter, such as truth.A = {uniform = [1.0, 2.0]}, or simulate one and split "
+                'it in time (data.split.by = "time")',
+                key="data.num_simulations",
+            )
         self.guesses_start = self.model.steady
         if self.model.steady and context.num_frames is None:
             self.num_frames = STEADY_FRAMES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from hyco_engine.builtin.strategies.starts import (
     with_new_parameters,
 )
 from hyco_engine.errors import RunError, SpecError
-from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, Strategy
+from hyco_engine.interfaces import Augmentation, CycleContext, Phase, PhysicalModel, Player, Strategy
 from hyco_engine.physics.within import instability, known_parameters, physics_within
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Trust(Strategy):
 
     def check(self, models: Mapping[Player, nn.Module], *, heldout: bool) -> None:
         check_steppers(models)
+        if self.options.starts == "drawn" and cast("PhysicalModel", models["physical"]).starts_alike:
+            raise SpecError(
+                "physical.initial gives the start state, and the physics can draw no other: choose other starts",
+                key="augmentation.starts",
+            )
         if not heldout:
             raise SpecError(
                 "this strategy compares the models' errors on held-out data, and no data is held out: set "
