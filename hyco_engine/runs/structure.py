@@ -52,7 +52,7 @@ _PARTS = ("statistical", "misfit", "discretisation", "discretisation_shift", "st
 BUDGET = {
     **dict.fromkeys(_PARTS, NUMBER),
     **dict.fromkeys(("profile", "interval"), Rows(NUMBER)),
-    "discretisation_reason": str,
+    **dict.fromkeys(("discretisation_reason", "profile_reason"), str),
     "correlation": {"with": str, "value": NUMBER},
     "trusted": bool,
     "verdict": str,

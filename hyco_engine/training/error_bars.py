@@ -78,6 +78,8 @@ class ErrorBars:
     """How many standard errors an interval reaches to both sides."""
     variance: float
     """The variance of one value of the loss's residuals, times the number of values that err as one."""
+    widening: Tensor
+    """The larger one of both variances of each unconstrained parameter over that by values, `[P]`."""
     by_blocks: Tensor | None = None
     """The standard errors `[P]` of the unconstrained parameters if blocks err independently; None for few blocks."""
 
@@ -336,6 +338,7 @@ def _bars(
     raw_errors = covariance.diagonal().sqrt()
     errors = {n: float(raw_errors[k] * slopes[k].abs()) if known[k] else None for k, n in enumerate(names)}
     interval = {n: edges[k] if known[k] else None for k, n in enumerate(names)}
+    widest = raw_errors.square() if own is None else torch.maximum(raw_errors, own).square()
     size = raw_errors.clamp(min=torch.finfo(torch.float64).tiny)
     correlation = (covariance / (size[:, None] * size) * (slopes.sign()[:, None] * slopes.sign())).clamp(-1, 1)
     scale = unit_scale(hessian)
@@ -377,6 +380,7 @@ def _bars(
         at_bound=pressed,
         reach=reach,
         variance=variance,
+        widening=(widest / (variance * _inverse(hessian).diagonal())).clamp(min=1),
         by_blocks=own,
     )
 

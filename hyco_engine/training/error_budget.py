@@ -11,7 +11,7 @@ data do not tell whether they were made on this very grid, it has both that esti
 half-width combines the larger standard error and the vagueness of that way; the start noise comes to both ends. It
 cannot be trusted if the physics does not explain the data, since no residual tells how far a wrong physics has moved a
 parameter; if the discretisation is a large part of the value, since then the step to the finer fit is only a guess; at
-a bound; and if other minima fit as well.
+a bound; and if the curvature says too little, as where other minima fit as well, but no profile could be computed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hyco_engine.interfaces import PhysicalModel, Samples
 from hyco_engine.physics.transforms import Transform
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.discretisation import (
+    PASSES,
     SAFETY,
     VAGUENESS,
     WAY,
@@ -40,10 +41,10 @@ from hyco_engine.training.discretisation import (
     work_of,
 )
 from hyco_engine.training.error_bars import ErrorBars
-from hyco_engine.training.linearized import Linearizer
+from hyco_engine.training.linearized import BatchedProblem, JointProblem, Linearizer
 from hyco_engine.training.physics_test import DRAWS
 from hyco_engine.training.problem import Problem
-from hyco_engine.training.profile import FAR, profile
+from hyco_engine.training.profile import NoProfile, Profiles
 from hyco_engine.training.refinement import Build, NotRefinable
 from hyco_engine.training.start_noise import start_noise
 from hyco_engine.training.trainer import Trainer
@@ -52,8 +53,8 @@ LARGE = 0.1
 """A discretisation error above this part of the value is a guess: the next order counts too."""
 VAGUE = 0.5
 """Total error, relative to the value, from which on the curvature at the minimum says too little."""
-PROFILES = 2
-"""Most parameters with profile intervals, which take many evaluations of the loss."""
+FEWEST = 16
+"""So many evaluations are allowed for profiles even after the shortest identification."""
 DECIDED = math.log(100.0)
 """Evidence from which on it counts as certain whether the data were made on this very grid."""
 LEFT = 0.1
@@ -86,6 +87,14 @@ class ErrorBudget:
             return self
         wrong = {"trusted": False, "verdict": unexplained}
         return attrs.evolve(self, entries={name: entry | wrong for name, entry in self.entries.items()})
+
+
+@attrs.frozen(kw_only=True)
+class _Profiled:
+    """The interval of an unconstrained parameter by its profile, or why there is none."""
+
+    ends: tuple[float, float] | None = None
+    why_not: str | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -127,7 +136,7 @@ def error_budget(
     entries = {}
     for k, name in enumerate(bars.names):
         moved = None if bias is None else float(bias[k])
-        entries[name] = _entry(model, bars, k, points, owners[k], finer, moved, intervals.get(name))
+        entries[name] = _entry(model, bars, k, points, owners[k], finer, moved, intervals.get(name, _Profiled()))
     return ErrorBudget(
         entries=entries,
         excerpt=finer.excerpt,
@@ -196,34 +205,72 @@ def _size(residual: Tensor) -> float:
 # --- profile intervals ------------------------------------------------------------------------------------------------
 
 
-def _profiles(
-    trainer: Trainer, model: PhysicalModel, whole: Problem, bars: ErrorBars
-) -> dict[str, tuple[float, float]]:
-    """Return the intervals of those unconstrained parameters of which the curvature says too little."""
-    if whole.initial is not None or whole.prior or not math.isfinite(bars.variance):
+def _profiles(trainer: Trainer, model: PhysicalModel, whole: Problem, bars: ErrorBars) -> dict[str, _Profiled]:
+    """Return the profiles of those parameters of which the curvature says too little; bounds come first."""
+    if whole.prior or not 0 < bars.variance < math.inf:
         return {}
     point, transforms, several = whole.unknowns.point(), _owners(model), _several_minima(trainer)
-    asked = []
+    need: dict[int, float] = {}
     for k, name in enumerate(bars.names):
         error = bars.standard_error[name]
-        vague = error is not None and error > VAGUE * abs(_value(transforms[k], float(point[k])))
-        if error is not None and (name in bars.at_bound or vague or several):
-            asked.append(k)
+        if error is None:
+            continue
+        share = error / max(abs(_value(transforms[k], float(point[k]))), torch.finfo(torch.float64).tiny)
+        if name in bars.at_bound or several or share > VAGUE:
+            need[k] = math.inf if name in bars.at_bound else share
+    if not need:
+        return {}
+    others = _other_minima(trainer, model) if whole.initial is None else []
+    place = whole.point()
+    kind = BatchedProblem if whole.initial is None else JointProblem
+    profiles = Profiles(
+        kind(whole, trainer.linearizer),
+        place,
+        trust_region=whole.unknowns.trust_region(),
+        left=_affordable(trainer, len(point)),
+        computable=lambda tried: whole.computable(tried[: len(point)]),
+    )
     found = {}
-    for k in asked[:PROFILES]:
-        size = float(bars.covariance[k, k].sqrt()) * bars.reach
-        far = FAR if math.isfinite(transforms[k].reach) else math.inf
-        found[bars.names[k]] = profile(
-            whole, trainer.linearizer, k, size=size, excess=bars.reach**2 * bars.variance, far=far
-        )
+    try:
+        for k in sorted(need, key=lambda k: -need[k]):
+            size = bars.reach * float(bars.covariance[k, k].sqrt())
+            excess = bars.reach**2 * bars.variance * float(bars.widening[k])
+            try:
+                ends = profiles.interval(k, transforms[k], excess=excess, size=size, others=others)
+                found[bars.names[k]] = _Profiled(ends=ends)
+            except NoProfile as error:
+                found[bars.names[k]] = _Profiled(why_not=str(error))
+    finally:
+        whole.move_to(place)
     return found
+
+
+def _affordable(trainer: Trainer, numbers: int) -> int:
+    """Return how many linearisations cost no more than training did, counted in rollouts."""
+    passes = 2.0 + numbers if trainer.optimizer_name == "gauss-newton" else PASSES
+    return max(FEWEST, int(trainer.epochs_done * passes / (1 + numbers)))
 
 
 def _several_minima(trainer: Trainer) -> bool:
     """Return True if a search from several starts found minima that fit about as well as the lowest one."""
-    known = None if trainer.minima is None else trainer.minima.to_data()
-    losses = [] if known is None else [entry["loss"] for entry in known["minima"]]
-    return len(losses) > 1 and losses[1] <= ALIKE * losses[0]
+    found = () if trainer.minima is None else trainer.minima.minima
+    return len(found) > 1 and found[1].loss <= ALIKE * found[0].loss
+
+
+def _other_minima(trainer: Trainer, model: PhysicalModel) -> list[Tensor]:
+    """Return the other minima `[P]` that fit about as well; none if parameters are fields.
+
+    Of a field the mean alone is known.
+    """
+    found = () if trainer.minima is None else trainer.minima.minima
+    learnables = model.learnables
+    if any(learnables.raw[name].numel() > 1 for name in learnables.learned):
+        return []
+    points = []
+    for minimum in (other for other in found[1:] if other.loss <= ALIKE * found[0].loss):
+        values = {name: torch.tensor(minimum.values[name], dtype=torch.float64) for name in learnables.learned}
+        points.append(torch.stack([learnables.transform(name).to_raw(value) for name, value in values.items()]))
+    return points
 
 
 # --- one parameter ----------------------------------------------------------------------------------------------------
@@ -237,13 +284,14 @@ def _entry(
     transform: Transform,
     finer: _Finer,
     bias: float | None,
-    ends: tuple[float, float] | None,
+    profiled: _Profiled,
 ) -> dict[str, Any]:
     name, raw = bars.names[k], float(point[k])
     found: dict[str, Any] = dict.fromkeys(
         ("statistical", "misfit", "discretisation", "discretisation_shift", "start_noise", "profile", "total")
     )
-    found |= {"interval": None, "discretisation_reason": finer.why_not or None, "correlation": _partner(bars, k)}
+    found |= {"interval": None, "correlation": _partner(bars, k)}
+    found |= {"discretisation_reason": finer.why_not or None, "profile_reason": profiled.why_not}
     statistical = bars.standard_error[name]
     if statistical is None:
         return found | {"trusted": False, "verdict": "the data say nothing about it"}
@@ -260,9 +308,10 @@ def _entry(
     if bias is not None:
         found["start_noise"] = abs(moved(bias))
         more = abs(bias)
-    low, high = (-bars.reach * raw_error, bars.reach * raw_error) if ends is None else (ends[0] - raw, ends[1] - raw)
-    if ends is not None:
-        found["profile"] = [_value(transform, ends[0]), _value(transform, ends[1])]
+    low, high = -bars.reach * raw_error, bars.reach * raw_error
+    if profiled.ends is not None:
+        low, high = (end - raw for end in profiled.ends)
+        found["profile"] = [_value(transform, end) for end in profiled.ends]
     least = ROUNDINGS * torch.finfo(model.learnables.raw[name.partition("[")[0]].dtype).eps * max(1.0, abs(raw))
     low, high = min(low, -least), max(high, least)
     ways = [0.0]
@@ -313,6 +362,8 @@ def _judged(
     """Return whether the interval can be trusted, and the verdict in words."""
     if bound is not None:
         return False, f"at its {bound} bound, beyond which the fit would go on"
+    if found["profile_reason"] is not None:
+        return False, f"the curvature says too little here, and no profile is known: {found['profile_reason']}"
     grid, starts = found["discretisation"] or 0.0, found["start_noise"] or 0.0
     if max(grid, starts) <= noise:
         return True, "trusted"

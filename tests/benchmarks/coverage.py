@@ -1,13 +1,14 @@
 """Do the total intervals of parameters cover the truth, and does a run say so where they cannot be trusted?
 
-    python tests/benchmarks/coverage.py [--json] [--only CASE,CASE] [--draws 20]
+    python tests/benchmarks/coverage.py [--json] [--only CASE,CASE] [--draws 20] [--keep FILE]
 
 Each case draws data sets of a known truth, each with its own start states and noise, runs the engine on them, and
 counts in how many draws the 95 % total interval of each parameter has the truth in it (`covered`), in how many the run
 says that it does not trust the interval (`flagged`), and in how many one of both is so (`honest`). `width_ratio` is the
 median of the interval's width over that of the Cramer-Rao bound for these data, noise and unknown start states; it is
 null where noise is not all that is wrong. `budget_over_identification` is the time of the error budget over that of the
-identification. With --json the last line is one JSON object.
+identification. With --json the last line is one JSON object. With --keep each draw is written to a file as soon as it
+is done, one JSON object a line; what the file has already is not done again, so that 20 draws can go on from 3.
 """
 
 from __future__ import annotations
@@ -207,54 +208,58 @@ def bound(case: Case, model: PhysicalModel, clean: Tensor, size: float) -> dict[
     return dict(zip(names, covariance.diagonal().sqrt().tolist(), strict=True))
 
 
-def measured(case: Case, draws: int, registry: Registry) -> dict[str, Any]:
-    """Run all draws of one case."""
-    model = model_of(case, case.finer, registry)
-    rows: list[dict[str, Any]] = []
-    for seed in range(draws):
-        values, clean, size = data_of(case, model, seed)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "data.npz"
-            np.savez(path, u=values.numpy())
-            start = time.perf_counter()
-            summary = Engine(spec_of(case, path), registry=registry, draw=lambda *_: ()).run().summary
-            seconds = time.perf_counter() - start
-        errors = bound(case, model_of(case, 1, registry), clean, size) if case.bound else {}
-        for name, truth in case.truth.items():
-            entry = summary["parameters"][name]
-            budget = entry["budget"] or {}
-            interval = budget.get("interval")
-            width = None if interval is None else interval[1] - interval[0]
-            rows.append(
-                {
-                    "draw": seed,
-                    "name": name,
-                    "final": entry["final"],
-                    "interval": interval,
-                    "covered": interval is not None and interval[0] <= truth <= interval[1],
-                    "flagged": budget.get("trusted") is False,
-                    "ratio": width / (2 * 1.96 * errors[name]) if width is not None and name in errors else None,
-                    "verdict": budget.get("verdict"),
-                    "budget_s": summary["timings"]["phases"]["error_budget"],
-                    "identification_s": summary["timings"]["phases"]["train_physical"],
-                    "seconds": seconds,
-                    "off": (entry["final"] - truth) / truth,
-                    "reason": budget.get("discretisation_reason"),
-                    "total": budget.get("total"),
-                    "statistical": budget.get("statistical"),
-                    "discretisation": budget.get("discretisation"),
-                }
-            )
+def drawn(case: Case, seed: int, registry: Registry) -> list[dict[str, Any]]:
+    """Run one draw of a case, and return what it says about each parameter."""
+    values, clean, size = data_of(case, model_of(case, case.finer, registry), seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.npz"
+        np.savez(path, u=values.numpy())
+        start = time.perf_counter()
+        summary = Engine(spec_of(case, path), registry=registry, draw=lambda *_: ()).run().summary
+        seconds = time.perf_counter() - start
+    errors = bound(case, model_of(case, 1, registry), clean, size) if case.bound else {}
+    rows = []
+    for name, truth in case.truth.items():
+        entry = summary["parameters"][name]
+        budget = entry["budget"] or {}
+        interval = budget.get("interval")
+        width = None if interval is None else interval[1] - interval[0]
+        rows.append(
+            {
+                "draw": seed,
+                "name": name,
+                "final": entry["final"],
+                "interval": interval,
+                "covered": interval is not None and interval[0] <= truth <= interval[1],
+                "flagged": budget.get("trusted") is False,
+                "ratio": width / (2 * 1.96 * errors[name]) if width is not None and name in errors else None,
+                "verdict": budget.get("verdict"),
+                "budget_s": summary["timings"]["phases"]["error_budget"],
+                "identification_s": summary["timings"]["phases"]["train_physical"],
+                "seconds": seconds,
+                "off": (entry["final"] - truth) / truth,
+                "reason": budget.get("discretisation_reason"),
+                "total": budget.get("total"),
+                "statistical": budget.get("statistical"),
+                "misfit": budget.get("misfit"),
+                "discretisation": budget.get("discretisation"),
+                "shift": budget.get("discretisation_shift"),
+            }
+        )
+    return rows
+
+
+def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the rows of all draws of one case say together."""
     ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
     return {
-        "draws": draws,
+        "draws": len({row["draw"] for row in rows}),
         "covered": sum(row["covered"] for row in rows) / len(rows),
         "flagged": sum(row["flagged"] for row in rows) / len(rows),
         "honest": sum(row["covered"] or row["flagged"] for row in rows) / len(rows),
         "width_ratio": statistics.median(ratios) if ratios else None,
         "budget_over_identification": statistics.median(row["budget_s"] / row["identification_s"] for row in rows),
         "seconds": statistics.median(row["seconds"] for row in rows),
-        "rows": rows,
     }
 
 
@@ -264,22 +269,35 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases, separated by commas")
     parser.add_argument("--draws", type=int, default=20, help="data sets of each case")
     parser.add_argument("--rows", action="store_true", help="print every draw")
+    parser.add_argument("--keep", type=Path, help="a file that keeps every draw, and from which a later run goes on")
     options = parser.parse_args()
     registry = Registry.installed()
     chosen = [name for name in options.only.split(",") if name] or list(CASES)
+    kept: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    if options.keep is not None and options.keep.exists():
+        for line in options.keep.read_text().splitlines():
+            entry = json.loads(line)
+            kept[entry["case"], entry["draw"]] = entry["rows"]
     found = {}
     print(f"{'case':18}{'covered':>9}{'flagged':>9}{'honest':>9}{'width':>8}{'cost':>7}{'s':>6}")
     for name in chosen:
-        found[name] = result = measured(CASES[name], options.draws, registry)
+        rows = []
+        for seed in range(options.draws):
+            if (name, seed) not in kept:
+                kept[name, seed] = drawn(CASES[name], seed, registry)
+                if options.keep is not None:
+                    with options.keep.open("a") as file:
+                        print(json.dumps({"case": name, "draw": seed, "rows": kept[name, seed]}), file=file)
+            rows += kept[name, seed]
+        found[name] = result = told(rows)
         width = "" if result["width_ratio"] is None else f"{result['width_ratio']:.2f}"
-        shares = "".join(f"{100 * result[key]:8.0f} %"[:9].rjust(9) for key in ("covered", "flagged", "honest"))
+        shares = "".join(f"{100 * result[key]:7.0f} %" for key in ("covered", "flagged", "honest"))
         print(
             f"{name:18}{shares}{width:>8}{result['budget_over_identification']:7.2f}{result['seconds']:6.1f}",
             flush=True,
         )
-        for row in result.pop("rows"):
-            if options.rows:
-                print("   ", json.dumps(row), flush=True)
+        for row in rows if options.rows else ():
+            print("   ", json.dumps(row), flush=True)
     if options.json:
         print(json.dumps(found))
     return 0

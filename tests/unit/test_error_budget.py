@@ -304,6 +304,65 @@ def test_a_profile_of_a_linear_model_is_the_interval_of_its_curvature() -> None:
     assert abs(middle) < entry["statistical"] * 3
 
 
+class Quadratic(Euler):
+    """u_t = c - k u + b u^2 by Euler's method: one step is linear in all three."""
+
+    parameters = (*Euler.parameters, ParameterDeclaration(name="b", init=0.0))
+
+    def step(self, fields: Any, parameters: Any, dt: float) -> Any:
+        own = super().step(fields, parameters, dt)["u"]
+        return {"u": own + dt * parameters["b"] * fields["u"].square()}
+
+
+def test_a_parameter_at_its_bound_has_the_profile_of_the_formula() -> None:
+    """The data want k = 0.3 where k lies above 0.5. Its profile is a parabola about 0.3, as all three are linear."""
+    data = exact_decay(20, noise=0.1, seed=4)
+    data.targets = data.targets + 0.7 * DT * data.states[:, None]
+    more = {
+        "physics": Quadratic(),
+        "k": {"init": 0.8, "bounds": [0.5, 2.0]},
+        "c": {"init": 0.1, "learn": True},
+        "b": {"init": 0.1},
+    }
+    model = built(**more)
+    trainer = Trainer(
+        model, player="physical", layout=model.layout, settings=TrainingSettings(optimizer="gauss-newton")
+    )
+    trainer.train(data, 40)
+    bars = measure(trainer, data)
+    assert bars is not None
+    before = trainer.unknowns.point()
+    entry = error_budget(trainer, data, bars).entries["k"]
+    assert torch.equal(trainer.unknowns.point(), before)
+    u, v = data.states.flatten(), data.targets.flatten()
+    columns = torch.stack([-u, torch.ones_like(u), u.square()], dim=1) * DT
+    k = float(torch.linalg.lstsq(columns, (v - u)[:, None]).solution[0])
+    curvature = 1 / float(torch.linalg.inv(columns.T @ columns)[0, 0])
+    assert k < 0.5
+    # the loss is a mean of squares
+    allowed = bars.reach**2 * bars.variance * len(u)
+    exact = k + math.sqrt((0.5 - k) ** 2 + allowed / curvature)
+    low, high = entry["profile"]
+    assert low == 0.5
+    assert exact <= high <= exact + 0.12 * (exact - k)
+    assert entry["profile_reason"] is None
+    assert entry["verdict"] == "at its lower bound, beyond which the fit would go on"
+
+
+@pytest.mark.parametrize("starts", ["observed", "learned"])
+def test_all_parameters_that_the_data_hardly_determine_have_profiles(starts: str) -> None:
+    """Nothing changes but by noise, so that all three numbers are vague, without and with learned start states."""
+    states, generator = exact_decay(20).states, torch.Generator().manual_seed(3)
+    targets = states + 0.1 * torch.randn(states.shape, generator=generator, dtype=torch.float64)
+    more = {"physics": Quadratic(), "k": {"init": 0.5}, "c": {"init": 0.1, "learn": True}, "b": {"init": 0.1}}
+    found = budget_of(built(**more), Held(states, targets[:, None]), more=more, initial_states=starts)
+    for entry in found.entries.values():
+        low, high = entry["profile"]
+        # t of more than a hundred degrees of freedom, and up to a tenth beyond
+        reach = (high - low) / 2 / max(entry["statistical"], entry["misfit"])
+        assert 1.95 < reach < 2.3
+
+
 # --- the test of the physics ------------------------------------------------------------------------------------------
 
 
@@ -403,6 +462,7 @@ def test_a_run_that_cannot_be_trusted_says_so_first(finished: hyco.RunResult) ->
         "start_noise",
         "correlation",
         "profile",
+        "profile_reason",
         "total",
         "interval",
         "trusted",
