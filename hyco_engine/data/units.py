@@ -1,8 +1,11 @@
-"""The conversion between two units of a field, by pint, which the extra `units` installs."""
+"""Units of fields and parameters, and the conversion between two of them, by pint, which the extra `units` installs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 from hyco_engine.data.settings import Scale
 from hyco_engine.errors import DataError
@@ -34,11 +37,8 @@ def between(source: str, wanted: str, field: str) -> Scale:
         ) from None
     known, units = pint.UnitRegistry(), []
     for unit in (source, wanted):
-        text = _CF_POWER.sub(r"**\1", unit)
         try:
-            if len(text) > _LONGEST or not _UNIT.fullmatch(text):
-                raise ValueError
-            units.append(known.parse_units(text))
+            units.append(_parsed(unit, known))
         except Exception as error:  # pint raises what its parser meets
             raise DataError(
                 f"{unit!r} is not a unit that pint knows; the data gives {field!r} in {source!r}, and data.units asks "
@@ -54,3 +54,36 @@ def between(source: str, wanted: str, field: str) -> Scale:
             key=key,
         ) from None
     return Scale(factor=(million - zero) / 1e6, offset=zero)
+
+
+class BaseUnits:
+    """Units as products of powers of base units, by pint."""
+
+    def __init__(self) -> None:
+        import pint
+
+        self._known = pint.UnitRegistry()
+
+    def of(self, unit: str) -> tuple[float, Mapping[str, float]]:
+        """Return the number and the powers of base units, by their symbols, that make a unit. Raise ValueError."""
+        try:
+            factor, base = self._known.get_base_units(_parsed(unit, self._known))
+            _, parts = self._known.Quantity(1.0, base).to_tuple()
+            powers = {self._known.get_symbol(name): float(power) for name, power in parts}
+        except Exception as error:  # pint raises what its parser meets
+            raise ValueError(f"{unit!r} is not a unit that pint knows") from error
+        return float(factor), powers
+
+
+@cache
+def base_units() -> BaseUnits:
+    """Return the units that pint knows, which take long to load. Raise ImportError if it is not installed."""
+    return BaseUnits()
+
+
+def _parsed(unit: str, known: Any) -> Any:
+    """Return the unit that pint reads. Raise ValueError for what no unit looks like, and what pint raises."""
+    text = _CF_POWER.sub(r"**\1", unit)
+    if len(text) > _LONGEST or not _UNIT.fullmatch(text):
+        raise ValueError(f"{unit!r} does not look like a unit")
+    return known.parse_units(text)

@@ -228,7 +228,7 @@ class Differences(Evaluation):
         return reduce(add, (self._partial(orders, argument) for orders in operator))
 
     def diffusion(self, node: Diffusion) -> Any:
-        wide = self._wide(tuple(WIDTH if axis == node.axis else 0 for axis in range(self.n_axes)))
+        wide = self.widened(tuple(WIDTH if axis == node.axis else 0 for axis in range(self.n_axes)))
         dim, dx = node.axis - self.n_axes, self.grid.spacing[node.axis]
         a, u = (wide.whole(part) for part in (node.coefficient, node.argument))
         return stencils.diffusion(_neighbours(u, dim), _neighbours(a, dim), dx)
@@ -239,20 +239,25 @@ class Differences(Evaluation):
 
     def whole(self, node: Node) -> Tensor:
         """Return the values with their margin along each axis, also where they do not vary."""
+        return self.spread_out(self.of(node))
+
+    def spread_out(self, value: Any) -> Tensor:
+        """Return values that a node has here, with their margin along each axis."""
         sizes = [n + 2 * width for n, width in zip(self.grid.resolution, self.margin, strict=True)]
-        return spread(self.tensor(self.of(node)), sizes)
+        return spread(self.tensor(value), sizes)
 
     def _partial(self, orders: Sequence[int], argument: Node) -> Tensor:
         passes = [(axis, part) for axis, n in enumerate(orders) for part in ((2,) * (n // 2) + (1,) * (n % 2))]
         reach = tuple(WIDTH * sum(axis == own for own, _ in passes) for axis in range(self.n_axes))
-        values = self._wide(reach).whole(argument)
+        values = self.widened(reach).whole(argument)
         for axis, order in passes:
             dim, dx = axis - self.n_axes, self.grid.spacing[axis]
             five = _neighbours(values, dim)
             values = stencils.first_derivative(five, dx) if order == 1 else stencils.second_derivative(five, dx)
         return values
 
-    def _wide(self, reach: Sequence[int]) -> Differences:
+    def widened(self, reach: Sequence[int]) -> Differences:
+        """Return the evaluation that reaches so many cells further along each axis."""
         return self._with(tuple(a + b for a, b in zip(self.margin, reach, strict=True)))
 
     def _narrow(self) -> Differences:

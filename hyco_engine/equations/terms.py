@@ -532,7 +532,7 @@ def flux_form(term: Term) -> Term:
         case Product(
             factors=(Symbol() as field, Derivative(operator=operator, argument=inner))
             | (Derivative(operator=operator, argument=inner), Symbol() as field)
-        ) if field == inner and _is_first(operator):
+        ) if field == inner and is_first(operator):
             return Term(term.number / 2, term.coefficient, Derivative(operator, Product((field, field))))
     return term
 
@@ -548,9 +548,9 @@ def skew_form(term: Term) -> list[Term]:
 def diffusion_form(node: Node) -> Node:
     """Return `d/dx (a du/dx)` as one node wherever it stands; two first differences would miss the shortest waves."""
     match node:
-        case Derivative(operator=operator, argument=Sum(parts=parts)) if _is_first(operator):
+        case Derivative(operator=operator, argument=Sum(parts=parts)) if is_first(operator):
             return plus(*(diffusion_form(Derivative(operator, part)) for part in parts))
-        case Derivative(operator=operator, argument=Product(factors=factors)) if _is_first(operator):
+        case Derivative(operator=operator, argument=Product(factors=factors)) if is_first(operator):
             fluxes = [one for one in factors if type(one) is Derivative and one.operator == operator]
             if len(fluxes) == 1:
                 rest = (diffusion_form(one) for one in factors if one is not fluxes[0])
@@ -578,5 +578,59 @@ def with_children(node: Node, change: Callable[[Node], Node]) -> Node:
     return node
 
 
-def _is_first(operator: Operator) -> bool:
+def is_first(operator: Operator) -> bool:
+    """Return whether an operator is one derivative of first order."""
     return len(operator) == 1 and sum(operator[0]) == 1
+
+
+def slope(node: Node, by: Symbol) -> Node:
+    """Return the derivative of an algebraic node by the value of a symbol."""
+    match node:
+        case Symbol():
+            return Value(1.0 if node == by else 0.0)
+        case Sum(parts=parts):
+            return plus(*(slope(part, by) for part in parts))
+        case Product(factors=factors):
+            return plus(
+                *(times(*factors[:i], slope(factor, by), *factors[i + 1 :]) for i, factor in enumerate(factors))
+            )
+        case Power(base=base, exponent=exponent):
+            return times(Value(exponent), power(base, exponent - 1) if exponent != 1.0 else ONE, slope(base, by))
+        case Apply(function=function, arguments=arguments):
+            inner = [slope(one, by) for one in arguments]
+            if all(own == Value(0.0) for own in inner):
+                return Value(0.0)
+            if len(arguments) == 2:
+                first, second = arguments
+                return Choice("<" if function == "min" else ">", first, second, *inner)
+            return times(_SLOPES[function](arguments[0]), inner[0])
+        case Choice():
+            chosen, other = slope(node.chosen, by), slope(node.other, by)
+            return chosen if chosen == other else attrs.evolve(node, chosen=chosen, other=other)
+    return Value(0.0)
+
+
+def _of(function: str, node: Node) -> Node:
+    return Apply(function, (node,))
+
+
+def _minus(node: Node) -> Node:
+    return times(Value(-1.0), node)
+
+
+_SLOPES: Mapping[str, Callable[[Node], Node]] = {
+    "sin": lambda u: _of("cos", u),
+    "cos": lambda u: _minus(_of("sin", u)),
+    "tan": lambda u: power(_of("cos", u), -2.0),
+    "asin": lambda u: power(plus(ONE, _minus(power(u, 2.0))), -0.5),
+    "acos": lambda u: _minus(power(plus(ONE, _minus(power(u, 2.0))), -0.5)),
+    "atan": lambda u: power(plus(ONE, power(u, 2.0)), -1.0),
+    "sinh": lambda u: _of("cosh", u),
+    "cosh": lambda u: _of("sinh", u),
+    "tanh": lambda u: power(_of("cosh", u), -2.0),
+    "exp": lambda u: _of("exp", u),
+    "log": lambda u: power(u, -1.0),
+    "sqrt": lambda u: times(Value(0.5), power(u, -0.5)),
+    "abs": lambda u: _of("sign", u),
+    "sign": lambda u: Value(0.0),
+}

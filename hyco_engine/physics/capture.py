@@ -46,7 +46,8 @@ class StepRunner:
     ones are split. `names` are the parameters, and those in `learned` need gradients. `others()` returns parameter
     values that differ from the present ones, for the check of a new graph. `eager` is the step as it runs without a
     graph (default: `step`). `tracing` is a context that is entered while a graph is captured. `variant()` returns what
-    the step depends on beside its arguments: each variant has graphs of its own.
+    the step depends on beside its arguments: each variant has graphs of its own. Of a step with `rounding`, a graph may
+    differ so many times as much.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StepRunner:
         eager: Step | None = None,
         tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
         variant: Callable[[], int] = lambda: 1,
+        rounding: float = 1.0,
     ) -> None:
         self.title = title
         self._step = step
@@ -72,6 +74,7 @@ class StepRunner:
         self._asked = compile
         self._tracing = tracing
         self._variant = variant
+        self._rounding = rounding
         self._planned = planned
         self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
         self._exported: GraphModule | None = None
@@ -219,7 +222,7 @@ class StepRunner:
     ) -> tuple[GraphModule, Step]:
         with self._tracing():
             graph = capture(self._step, state, parameters)
-        tolerance = _TOLERANCE[state.dtype]
+        tolerance = self._rounding * _TOLERANCE[state.dtype]
         names = [name if name in self._learned else None for name in self._names]
         reference = Reference(self._eager, state, others, names)
         reference.check(graph, tolerance)

@@ -127,6 +127,17 @@ def heun(rate: Callable[[State], State], state: State, dt: float) -> State:
     return {name: v + dt / 2 * (k1[name] + k2[name]) for name, v in state.items()}
 
 
+def ssprk3(rate: Callable[[State], State], state: State, dt: float) -> State:
+    """Return the state after one step of the third-order strong-stability-preserving Runge-Kutta method."""
+    first = _moved(state, dt, rate(state))
+    second = _between(0.25, state, _moved(first, dt, rate(first)))
+    return _between(2 / 3, state, _moved(second, dt, rate(second)))
+
+
+def _between(share: float, one: State, other: State) -> State:
+    return {name: (1 - share) * value + share * other[name] for name, value in one.items()}
+
+
 def _moved(state: State, dt: float, rates: State) -> State:
     return {name: v + dt * rates[name] for name, v in state.items()}
 

@@ -55,6 +55,8 @@ class Physics(ABC):
     """Whether it is an equation of fields on a grid, and not of numbers that have no place."""
     takes_formulas: bool = False
     """Whether its values at sides may follow from its parameters, as boundaries that are formulas say."""
+    rounding: float = 1.0
+    """How many times as much as those of most steps its derivatives change by rounding."""
     starts_alike: bool = False
     """Whether parameters alone determine its start states."""
 
@@ -178,6 +180,7 @@ class DeclaredModel(PhysicalModel):
             eager=self._eager,
             tracing=self._tracing,
             variant=self._variant,
+            rounding=physics.rounding,
         )
 
     @property

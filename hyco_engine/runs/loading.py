@@ -150,14 +150,15 @@ def load_surrogate(
     """Return a run's surrogate: `model(state [B, C_all, *S]) -> [B, C_dyn, *S]`, one step of dt, scaling included.
 
     A surrogate that knows scalars of a simulation also takes them by name, and then states without their channels:
-    `model(state, nu=0.03)`. `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote.
+    `model(state, nu=0.03)`. `run_dir` may also be a file that `hyco-engine export --format safetensors` wrote. The
+    model is on the CPU, or on the `device` that you name, as its states must be.
     """
     if Path(run_dir).is_file():
         from hyco_engine.runs.export import read_exported
 
         model, weights = read_exported(Path(run_dir), registry, device)
     else:
-        model, weights = LoadedRun(run_dir, registry, device).model_and_weights("synthetic", which)
+        model, weights = LoadedRun(run_dir, registry, device or "cpu").model_and_weights("synthetic", which)
     layout = weights.layout
     return model if layout is None or not layout.scalars else KnowingScalars(model, layout)
 
@@ -180,8 +181,8 @@ class KnowingScalars(nn.Module):
 def load_physics(
     run_dir: Path | str, which: Which = "final", *, registry: Registry | None = None, device: str | None = None
 ) -> nn.Module:
-    """Return a run's physical model with the identified parameters."""
-    return LoadedRun(run_dir, registry, device).model("physical", which)
+    """Return a run's physical model with the identified parameters, on the CPU or on the `device` that you name."""
+    return LoadedRun(run_dir, registry, device or "cpu").model("physical", which)
 
 
 def evaluate(

@@ -179,6 +179,9 @@ def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -
     named = {"threads": "number of threads", "device": "device", "versions": "package", "plugins": "plugin"}
     for name, what in named.items():
         before, now = run[name], facts[name]
+        if name == "device":
+            # it does not matter which of several GPUs it is
+            before, now = (device.partition(":")[0] for device in (before, now))
         if isinstance(now, Mapping):
             changed = [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]
         else:

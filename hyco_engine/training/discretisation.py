@@ -4,8 +4,10 @@ With the predictions f of the physics and those F of the same physics on a finer
 fit of F to the data has the residual r + d with the defect d = F - f. At the estimate J^T r = 0, so the Gauss-Newton
 step of the finer fit is -H^-1 J^T d. It needs rollouts of the finer physics, but no derivatives of them: J is that of
 the fit. This is the first step of Stetter's defect correction. The whole way to the exact solution is 1 / (1 - 3^-p) of
-these steps if the error falls with the power p of the cell and the internal step: 1.5 for p = 1, 1.125 for p = 2. It
-counts as 1.25 +- 0.25 steps, and the error as twice the step, as in Roache's grid convergence index.
+these steps if the error falls with the power p of the cell and the internal step: 1.5 for p = 1, 1.125 for p = 2, 1.01
+for p = 4. Before any data, it counts as 1.25 +- 0.25 steps, and the error as twice the step, as in Roache's grid
+convergence index. The data know more: with predictions f + w d, what a fit leaves is a parabola in the way w, whose
+lowest point and curvature are a measurement of it.
 
 Data may have been made on this very grid, as simulated ones are: then there is no such error, and the finer physics
 fits worse. The evidence is the logarithm of the ratio of both likelihoods, each at its own fit, start states included.
@@ -13,6 +15,8 @@ Sources: H. J. Stetter, Numer. Math. 29 (1978), for defect correction; P. J. Roa
 """
 
 from __future__ import annotations
+
+import math
 
 import attrs
 import torch
@@ -30,7 +34,7 @@ from hyco_engine.training.refinement import Build, NotRefinable, Refinement
 SAFETY = 2.0
 """The error over the step."""
 WAY = 1.25
-"""The whole way to the exact solution, in steps."""
+"""The whole way to the exact solution, in steps, for all that is known without data."""
 VAGUENESS = 0.25
 """The standard deviation of that number."""
 FIXED = 3e4
@@ -100,13 +104,32 @@ class Excerpt:
 class Discretisation:
     """The step of the unconstrained parameters to the finer fit, and the defect of an excerpt's predictions.
 
-    `gain` is how much less of the loss the finer fit leaves, in the sum of squares of the excerpt.
+    `left` is the loss that fits to f + w d leave, in the excerpt's sum of squares: a + b w + c w^2 as (a, b, c).
     """
 
     step: Tensor
     defect: Tensor
-    gain: float
+    left: tuple[float, float, float]
     refinement: Refinement
+
+    @property
+    def gain(self) -> float:
+        """How much less of the loss the finer fit leaves."""
+        return -self.left[1] - self.left[2]
+
+    def way(self, variance: float) -> tuple[float, float]:
+        """Return (the whole way in steps, its standard deviation), for the variance of a value of the excerpt's loss.
+
+        Where data and expectation are further apart than both allow, neither is believed that much.
+        """
+        _, slope, curvature = self.left
+        known = curvature / max(variance, torch.finfo(torch.float64).tiny)
+        if not known > 0:
+            return WAY, VAGUENESS
+        seen, expected = -slope / (2 * curvature), 1 / VAGUENESS**2
+        precision = expected + known
+        apart = abs(seen - WAY) / math.sqrt(1 / expected + 1 / known)
+        return (WAY * expected + seen * known) / precision, max(1.0, apart) / math.sqrt(precision)
 
 
 def spread_out(count: int, wanted: int) -> Tensor:
@@ -145,13 +168,16 @@ def discretisation(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, ref
     defect = finer - excerpt.predicted
     if not bool(defect.isfinite().all()):
         raise NotRefinable("the finer physics does not stay finite from the interpolated start states")
-    before = _fit(whole, linearizer, excerpt, excerpt.states, excerpt.observed)
-    # targets of which the residual is that of the finer physics
-    after = _fit(whole, linearizer, excerpt, excerpt.states, excerpt.observed - defect)
+    # targets of which the residual is that of the finer physics, and that of one as far away on the other side
+    with linearizer.keeping():
+        back, before, after = (
+            _fit(whole, linearizer, excerpt, excerpt.states, excerpt.observed - way * defect) for way in (-1, 0, 1)
+        )
     step = after.step - before.step
     if not bool(step.isfinite().all()):
         raise NotRefinable("the derivatives of the predictions are not finite")
-    return Discretisation(step=step, defect=defect, gain=before.left - after.left, refinement=refinement)
+    left = (before.left, (after.left - back.left) / 2, (after.left + back.left) / 2 - before.left)
+    return Discretisation(step=step, defect=defect, left=left, refinement=refinement)
 
 
 @attrs.frozen(kw_only=True, eq=False)

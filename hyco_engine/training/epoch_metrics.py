@@ -38,12 +38,12 @@ class EpochMetrics:
             name = term.spec.name
             self._factors[name] = term.spec.priority / (term.spec.scale or 1.0)
             weight, values = _weighted(term)
-            # the sums stay on the device, since reading each number would wait for it
+            # the sums stay on the device, since reading a number, or as many numbers as are chosen, would wait for it
             finite[name] = torch.isfinite(values.sum())
-            for part, chosen in (("loss", None), ("loss_real", ~generated), ("loss_generated", generated)):
-                value, count = (values, weight) if chosen is None else (values[chosen], weight[chosen])
+            for part, left_out in (("loss", None), ("loss_real", generated), ("loss_generated", ~generated)):
                 before = self._losses.get((part, name), (0.0, 0.0))
-                sums = [torch.where(finite[name], numbers.sum(), 0.0) for numbers in (value, count)]
+                chosen = (n if left_out is None else n.masked_fill(left_out, 0.0) for n in (values, weight))
+                sums = [torch.where(finite[name], numbers.sum(), 0.0) for numbers in chosen]
                 self._losses[part, name] = (before[0] + sums[0], before[1] + sums[1])
         self._count(finite)
         for kind, numbers in (("weight/", loss.weights), ("share/", loss.shares), ("", loss.log)):

@@ -104,6 +104,8 @@ class _Finer:
     found: Discretisation | None = None
     certain: bool = False
     """Whether the data tell that they were not made on this very grid."""
+    way: tuple[float, float] = (WAY, VAGUENESS)
+    """The way to the perfect grid in steps to the finer fit, and its standard deviation."""
     excerpt: Excerpt | None = None
     residual: Tensor | None = None
     why_not: str = ""
@@ -173,8 +175,8 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
         return _Finer(excerpt=excerpt, why_not=str(error))
     residual = _at_finer_fit(whole, excerpt, found)
     # the variance of a value of the whole loss, of which the excerpt's has fewer
-    share = len(excerpt.indices) / len(whole.data.real)
-    evidence = share * found.gain / max(2 * variance, torch.finfo(torch.float64).tiny)
+    variance *= len(whole.data.real) / len(excerpt.indices)
+    evidence = found.gain / max(2 * variance, torch.finfo(torch.float64).tiny)
     now, then = _size(excerpt.residual), _size(residual)
     if evidence < -DECIDED and then > LEFT * _size(found.defect):
         why = (
@@ -182,7 +184,10 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
             f"{now:.2g}, and that of a finer physics {then:.2g}"
         )
         return _Finer(excerpt=excerpt, residual=residual, why_not=why)
-    return _Finer(found=found, certain=evidence > DECIDED, excerpt=excerpt, residual=residual)
+    certain = evidence > DECIDED
+    # data that may come from this very grid say nothing about the way to a perfect one
+    way = found.way(variance) if certain else (WAY, VAGUENESS)
+    return _Finer(found=found, certain=certain, way=way, excerpt=excerpt, residual=residual)
 
 
 def _at_finer_fit(whole: Problem, excerpt: Excerpt, found: Discretisation) -> Tensor:
@@ -318,10 +323,11 @@ def _entry(
     if finer.found is not None:
         step = float(finer.found.step[k])
         found |= {"discretisation": abs(moved(step * SAFETY)), "discretisation_shift": moved(step)}
-        ways = [WAY * step] if finer.certain else [0.0, WAY * step]
+        way, spread = finer.way
+        ways = [way * step] if finer.certain else [0.0, way * step]
         # the larger the error of the grid is, the less does its first step say
         large = found["discretisation"] / (LARGE * abs(value)) if value else 1.0
-        vague = bars.reach * VAGUENESS * step * max(1.0, large)
+        vague = bars.reach * math.hypot(spread, VAGUENESS * max(0.0, large - 1)) * step
         low, high = -math.hypot(low, vague), math.hypot(high, vague)
     found["total"] = math.hypot(noise, found["discretisation"] or 0.0, found["start_noise"] or 0.0)
     found["interval"] = [

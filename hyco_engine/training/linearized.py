@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,26 @@ logger = logging.getLogger(__name__)
 MOST_WORK = 2**29
 """So many derivatives are pushed through all steps at most; beyond that, products with them must do."""
 
+KEPT_BYTES = 2**28
+"""Rollouts with derivatives are kept up to this size."""
+
 Linear = tuple[Chunk, Tensor, Tensor]
 Product = Callable[[Tensor], Tensor]
 """Returns C_w x_w for K vectors each, `[K, b, D]`."""
+Rolled = tuple[Tensor, "Tensor | None"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Kept:
+    """The rollouts for the tensors `given`, and all else that must be alike."""
+
+    alike: tuple[Any, ...]
+    given: tuple[Tensor, ...]
+    rolled: Rolled
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.rolled if part is not None)
 
 
 class Linearizer:
@@ -51,6 +69,7 @@ class Linearizer:
         self._call = _Call(model)
         self._starts = 1
         self._known: tuple[tuple[Any, ...], Arrow] | None = None
+        self._kept: list[_Kept] | None = None
         self._reason = "" if self._rollout else "the model is not one of declared physics"
 
     @property
@@ -60,6 +79,15 @@ class Linearizer:
     @property
     def reason(self) -> str:
         return self._jacobian.reason or self._reason
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within the context, compute the rollouts of problems once that differ in their targets alone."""
+        self._kept = []
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def linearized(self, whole: Problem, points: Tensor, shard: int | None = None) -> Iterator[Linear]:
         """Yield for each chunk its residuals `[S, B, N]` and their derivatives `[S, B, N, P]` at `points [S, P]`.
@@ -225,7 +253,7 @@ class Linearizer:
             x = torch.cat([x, x[-1:].expand(self._starts - count, -1)])
         basis = whole.initial.basis if of_state and whole.initial is not None else None
         try:
-            predictions, derivatives = self._rollout(states, steps, x, tangents, basis)
+            predictions, derivatives = self._rolled(states, steps, x, tangents, basis)
             predictions = predictions[:count]
             derivatives = None if derivatives is None else derivatives[:count]
         except NotCaptured as error:
@@ -248,6 +276,19 @@ class Linearizer:
         ]
         jacobian = self._rollout.spread(torch.stack([j.movedim(0, -1) for _, j in pairs]), states)
         return chunk, torch.stack([r for r, _ in pairs]), jacobian
+
+    def _rolled(self, states: Tensor, steps: int, x: Tensor, tangents: bool, basis: Tensor | None) -> Rolled:
+        """Return what the captured rollouts return, from those that are kept where these were asked for before."""
+        assert self._rollout is not None
+        alike = (steps, tangents, basis is not None, internal_steps(self.model))
+        given = (states, x) if basis is None else (states, x, basis)
+        for kept in self._kept or ():
+            if kept.alike == alike and all(map(torch.equal, kept.given, given)):
+                return kept.rolled
+        found = _Kept(alike=alike, given=given, rolled=self._rollout(states, steps, x, tangents, basis))
+        if self._kept is not None and sum(kept.nbytes for kept in [*self._kept, found]) <= KEPT_BYTES:
+            self._kept.append(found)
+        return found.rolled
 
     def _one_by_one(self, whole: Problem, chunk: Chunk, x: Tensor, draws: torch.Generator) -> Linear:
         state, count = draws.get_state(), len(chunk.indices)

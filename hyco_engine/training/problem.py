@@ -109,8 +109,8 @@ class _Chunks:
         return Chunk(
             indices=indices,
             batch=to_device(self.data.batch(indices), self.device),
-            sample_weight=None if weight is None else weight.to(self.device),
-            generated=self.data.is_generated(indices).to(self.device),
+            sample_weight=None if weight is None else _move_tensor(weight, self.device),
+            generated=_move_tensor(self.data.is_generated(indices), self.device),
         )
 
 

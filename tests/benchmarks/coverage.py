@@ -69,13 +69,13 @@ class Case:
 
 
 WIDE = {"nu": {"init": 0.1, "bounds": [1e-4, 1.0]}}
-SMOOTH: dict[str, Any] = {"truth": {"nu": 0.05}, "start": WIDE, "finer": 3, "cells": 16, "scale": 0.5, "frames": 7}
+SMOOTH: dict[str, Any] = {"truth": {"nu": 0.05}, "start": WIDE, "finer": FINER, "cells": 16, "scale": 0.5, "frames": 7}
 """A physics that 16 cells resolve."""
 LINEAR: dict[str, Any] = {
     "kind": "heat",
     "truth": {"kappa": 0.02},
     "start": {"kappa": {"init": 0.05, "bounds": [1e-4, 1.0]}},
-    "finer": 3,
+    "finer": FINER,
     "cells": 16,
     "dt": 0.05,
     "scale": 0.5,
@@ -104,7 +104,7 @@ CASES = {
         cells=16,
         scale=0.5,
         frames=7,
-        finer=3,
+        finer=FINER,
         noise=0.05,
         bound=True,
     ),

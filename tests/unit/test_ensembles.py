@@ -224,7 +224,7 @@ def test_a_loaded_and_an_exported_surrogate_have_the_same_bands(result: hyco.Run
     loaded = hyco.load_surrogate(result.folder)
     export(result.folder, tmp_path / "s.safetensors")
     exported = hyco.load_surrogate(tmp_path / "s.safetensors")
-    wanted = rollout_with_bands(result.synthetic, state, 3)
+    wanted = rollout_with_bands(result.synthetic.cpu(), state, 3)
     for model in (loaded, exported):
         found = rollout_with_bands(model, state, 3)
         for name in ("mean", "spread", "lower", "upper"):

@@ -20,12 +20,13 @@ from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.report.verdict import verdict
 from hyco_engine.rollout import rollout
-from hyco_engine.training.discretisation import Excerpt, Held
+from hyco_engine.training.discretisation import Discretisation, Excerpt, Held, discretisation
 from hyco_engine.training.error_bars import by_blocks, measure
 from hyco_engine.training.error_budget import ErrorBudget, error_budget
 from hyco_engine.training.physics_test import PhysicsTest, physics_test
 from hyco_engine.training.refinement import NotRefinable, Refinement, finer, interpolated
 from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
 
 DT = 0.1
@@ -63,6 +64,7 @@ def built(
     layout: StateLayout | None = None,
     inner_dt: float | None = None,
     physics: TorchPhysics | None = None,
+    compile: Any = "eager",
     **settings: Any,
 ) -> TorchModel:
     context = BuildContext(
@@ -72,7 +74,7 @@ def built(
         dt=DT,
         inner_dt=inner_dt,
         dtype=torch.float64,
-        compile="eager",
+        compile=compile,
         parameters={name: ParameterSetting(**own) for name, own in settings.items()},
     )
     return TorchModel(physics or Euler(), context)
@@ -186,6 +188,30 @@ def test_the_step_to_the_finer_fit_is_the_formulas(learned: bool) -> None:
     assert found.discretisation.refinement.grid
 
 
+@pytest.mark.parametrize("starts", ["observed", "learned"])
+def test_the_budget_of_a_grid_linearises_the_physics_once(starts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fits to this grid, to a finer one and to one on the other side differ in their targets alone."""
+    asked: list[int] = []
+    roll_out = TangentRollout.__call__
+
+    def counted(self: TangentRollout, *inputs: Any) -> Any:
+        asked.append(1)
+        return roll_out(self, *inputs)
+
+    def counting(*inputs: Any) -> Discretisation:
+        monkeypatch.setattr(TangentRollout, "__call__", counted)
+        try:
+            return discretisation(*inputs)
+        finally:
+            monkeypatch.setattr(TangentRollout, "__call__", roll_out)
+
+    monkeypatch.setattr("hyco_engine.training.error_budget.discretisation", counting)
+    more = {"compile": "graph"}
+    found = budget_of(built(**more), exact_decay(noise=0.01), more=more, initial_states=starts)
+    assert found.discretisation is not None
+    assert len(asked) == 1
+
+
 def test_without_a_way_to_build_the_physics_the_reason_is_told() -> None:
     trainer = Trainer(
         built(), player="physical", layout=layout_of(), settings=TrainingSettings(optimizer="gauss-newton")
@@ -240,6 +266,48 @@ def test_the_interval_lies_where_the_data_put_their_grid(noise: float, very_grid
     assert (low < value < high) == (told == "nothing")
     if told == "nothing":
         assert low < value + 1.25 * shift < high
+
+
+def test_the_data_measure_the_way_to_a_perfect_grid() -> None:
+    """Data 1.6 times as far away as a finer grid: with little noise the interval lies there, 1.25 or not."""
+    states = 0.3 * exact_decay(40).states.abs()
+    more = {"physics": Reaction()}
+    with torch.no_grad():
+        coarse, fine = (rollout(built(inner_dt=dt, k={"init": 1.0}, **more), states, 1) for dt in (None, DT / 3))
+    generator = torch.Generator().manual_seed(5)
+    noise = 1e-6 * torch.randn(coarse.shape, generator=generator, dtype=torch.float64)
+    model = built(**more)
+    entry = budget_of(model, Held(states, coarse + 1.6 * (fine - coarse) + noise), more=more).entries["k"]
+    value, shift = float(model.learnables.values()["k"].detach()), entry["discretisation_shift"]
+    # what is expected without data, 1.25 +- 0.25 steps, would end here
+    assert value + 1.75 * shift < 1.0
+    low, high = entry["interval"]
+    assert low < 1.0 < high < 1.05
+    assert (low + high) / 2 == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seen", "sd", "way", "spread"),
+    [
+        # the mean of both, each weighted by its precision
+        (1.0, 0.25, 1.125, 0.25 / math.sqrt(2)),
+        (1.25, 0.05, 1.25, 0.25 / math.sqrt(26)),
+        # data that contradict the expectation by 4 standard deviations of the difference
+        (2.25, 0.25e-9, 2.25, 4 * 0.25e-9),
+        # data that say nothing
+        (7.0, 1e9, 1.25, 0.25),
+    ],
+)
+def test_the_way_is_what_is_expected_and_seen(seen: float, sd: float, way: float, spread: float) -> None:
+    """What a fit leaves is c (w - seen)^2, where the variance of a value is c sd^2."""
+    c = 3.0
+    found = Discretisation(
+        step=torch.zeros(1),
+        defect=torch.zeros(1),
+        left=(c * seen**2, -2 * c * seen, c),
+        refinement=None,  # type: ignore[arg-type]
+    ).way(c * sd**2)
+    assert found == pytest.approx((way, spread), rel=1e-6)
 
 
 def test_the_covariance_by_blocks_is_the_formula() -> None:

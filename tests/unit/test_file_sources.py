@@ -110,7 +110,7 @@ def test_scenes_hold_what_phiflow_wrote(tmp_path, boundary, staggered):
     }
     converter = Converter(layout)
     for index, frame, v, rho in written:
-        expected = converter.tensor({"velocity": v, "rho": rho})[0]
+        expected = converter.tensor({"velocity": v, "rho": rho})[0].cpu()  # PhiFlow's own device is the GPU
         torch.testing.assert_close(manager.trajectories[index].dynamic[frame], expected.float(), rtol=1e-6, atol=1e-6)
 
 

@@ -30,6 +30,7 @@ from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import clean, count_operations
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.physics.phi_context import phi_context
 from hyco_engine.physics.settings import ParameterSetting, Profile
 from hyco_engine.physics.steps import divide
 from hyco_engine.rollout import rollout
@@ -447,9 +448,11 @@ def test_phiml_is_left_as_it_was() -> None:
 def test_phiflow_and_phiml_are_a_working_pair() -> None:
     """phiml 1.16.1 breaks advection in one dimension; PhiFlow itself sets no upper bound."""
     versions = f"phiflow {version('phiflow')} and phiml {version('phiml')} do not work together: see constraints.txt"
-    u = FlowModel(Heat(), context())._converter.fields(torch.rand(1, 1, 16))["u"]
+    state = torch.rand(1, 1, 16)
     try:
-        advect.semi_lagrangian(u, u, 0.1)
+        with phi_context(state):
+            u = FlowModel(Heat(), context())._converter.fields(state)["u"]
+            advect.semi_lagrangian(u, u, 0.1)
     except Exception as error:
         pytest.fail(f"{versions} ({error})")
 

@@ -159,7 +159,7 @@ def test_the_best_weights(result: hyco.RunResult, tmp_path: Path) -> None:
     predict(result.folder, tmp_path / "start.npy", tmp_path / "out.npy", 1, which="best")
     state = torch.from_numpy(np.load(tmp_path / "start.npy")).float()[None, None]
     with torch.no_grad():
-        np.testing.assert_array_equal(np.load(tmp_path / "out.npy")[0], surrogate(state)[0].numpy())
+        np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0], surrogate(state)[0].numpy(), rtol=1e-6, atol=1e-6)
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_predict_takes_an_exported_file_in_place_of_the_run(result: hyco.RunResu
     assert told("predict", result.folder, *rest, tmp_path / "run.npz")[0] == 0
     got, wanted = (np.load(tmp_path / f"{name}.npz")["u"] for name in ("file", "run"))
     assert got.shape == (3, 4, 1, 16)
-    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
 
     code, _, error = told("predict", out, *rest, tmp_path / "no.npz", "--model", "physical")
     wrong = f"error: {out} holds one surrogate with one set of weights; for the physics name the run folder\n"

@@ -193,7 +193,7 @@ def prepared(changes: dict[str, Any]) -> Assembler:
     return assembler
 
 
-BF16 = {"training.synthetic.precision": "bf16"}
+BF16 = {"training.synthetic.precision": "bf16", "run.device": "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ scheme = "finite-difference" (default else)
     functions, and what is computed from fields follows from their continuation: order 2 at sides with a constant other
     than 0. Time: classical Runge-Kutta.
 
+scheme = "shock"
+    Space: WENO reconstructions of fifth order from the upwind side for fluxes and advective products, and central
+    differences of fourth order for all else. Time: strong-stability-preserving Runge-Kutta of third order.
+
 Steady equations
     `steady.u` in place of `rates.u` is 0 for states that do not change. Newton's method with sparse factors of central
     differences of fourth order; derivatives by the implicit function theorem.
@@ -28,11 +32,12 @@ Without space
 
 On a grid, internal steps follow from the symbol of the rates, linearised about constant states up to the largest
 values of the data, with slopes as of waves 16 cells long: no wave may grow more in a step than the equation lets it
-grow.
-Numerical diffusion: none.
+grow. With scheme = "shock", the fastest wave crosses less than a cell, too.
+Numerical diffusion: none, but at shocks and steep fronts with scheme = "shock".
 
 References      S. M. Cox, P. C. Matthews, J. Comput. Phys. 176 (2002); C. Canuto et al., Spectral Methods (2007); B.
-                Gustafsson, H.-O. Kreiss, J. Oliger, Time Dependent Problems and Difference Methods (1995)
+                Gustafsson, H.-O. Kreiss, J. Oliger, Time Dependent Problems and Difference Methods (1995); G.-S.
+                Jiang, C.-W. Shu, J. Comput. Phys. 126 (1996)
 """
 
 from __future__ import annotations
@@ -52,8 +57,21 @@ from hyco_engine.builtin.models.series import read_series
 from hyco_engine.data.fields import TIME, Boundary, FieldInfo, StateLayout
 from hyco_engine.data.scalars import number as number_in
 from hyco_engine.data.statistics import Statistics
+from hyco_engine.data.units import base_units
 from hyco_engine.equations.accuracy import MOST, ROUGH, TOLERANCE, Advance, accurate_steps, reached
+from hyco_engine.equations.dimensions import Unit, Units
 from hyco_engine.equations.evaluation import Differences, Spectral, difference_symbol, reach, spectral_symbol
+from hyco_engine.equations.shocks import (
+    COURANT,
+    REACH,
+    ROUGHER,
+    ROUNDING,
+    Transport,
+    conserved,
+    courant,
+    divided,
+    transported,
+)
 from hyco_engine.equations.stability import (
     WAVE_CELLS,
     Linearised,
@@ -63,7 +81,7 @@ from hyco_engine.equations.stability import (
     probes,
     waves_of,
 )
-from hyco_engine.equations.syntax import Text, parse
+from hyco_engine.equations.syntax import Expression, Text, parse
 from hyco_engine.equations.terms import (
     Derivative,
     Expansion,
@@ -84,8 +102,9 @@ from hyco_engine.equations.terms import (
 )
 from hyco_engine.equations.writing import Style
 from hyco_engine.errors import DataError, PluginError, SpecError
+from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import PhysicsContext
-from hyco_engine.physics.explicit import LEARNING_ROOM, rk4
+from hyco_engine.physics.explicit import LEARNING_ROOM, rk4, ssprk3
 from hyco_engine.physics.exponential import etdrk4
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.knots import at_times
@@ -148,6 +167,9 @@ class Equation(TorchPhysics):
         self.varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
         self.walls = _walls(layout, words, self.varying)
         self.starts = _starts(options.initial, layout, attrs.evolve(words, dynamic={}))
+        self.units = _units(options, layout, words)
+        if self.units is not None:
+            self._check_units(self.units, trees, texts)
         self.start = times[0] if times is not None else 0.0
         self.starts_alike = len(self.starts) == layout.n_dynamic and not layout.bare.static
         for info in layout.dynamic:
@@ -165,7 +187,7 @@ class Equation(TorchPhysics):
         every = [*nodes, *self.walls.values(), *self.starts.values()]
         known = dict.fromkeys(symbol for node in every for symbol in symbols(node))
         used = {symbol.name for symbol in known if symbol.kind == "parameter"}
-        self.parameters = tuple(_declared(name, settings[name]) for name in settings if name in used)
+        self.parameters = tuple(_declared(name, settings[name], self._unit(name)) for name in settings if name in used)
         self.in_rates = frozenset(found)
         self.statics = tuple(symbol for symbol in known if symbol.kind == "static")
         self.places = tuple(symbol for symbol in found if symbol.kind == "coordinate")
@@ -180,8 +202,18 @@ class Equation(TorchPhysics):
             self.rates = tuple(
                 Rate(linear=rate.linear, rest=tuple(flux_form(term) for term in rate.rest)) for rate in rates
             )
+        elif options.scheme == "shock":
+            terms = [[conserved(term) for term in expansion.terms(node)] for node in nodes]
+            self.rates = tuple(Rate(linear=(), rest=tuple(own)) for own in terms)
         else:
             self.rates = tuple(Rate(linear=(), rest=_difference_terms(node, expansion)) for node in nodes)
+        self.rest = [rate.rest for rate in self.rates]
+        self.transports: list[Transport] = []
+        if options.scheme == "shock":
+            self.rest, self.transports = divided(self.rest, layout.n_axes)
+            self.rounding = ROUNDING
+            self.rest = [tuple(attrs.evolve(t, core=diffusion_form(t.core)) for t in own) for own in self.rest]
+        if not self.spectral:
             self._check_cells()
 
     def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
@@ -259,7 +291,7 @@ class Equation(TorchPhysics):
             return {"all": change(values["all"], numbers | self._at(values.get(TIME))), TIME: 1.0}
 
         begun = {"all": state} if time is None else {"all": state, TIME: time}
-        advanced: Tensor = rk4(rate, begun, dt)["all"]
+        advanced: Tensor = (ssprk3 if self.transports else rk4)(rate, begun, dt)["all"]
         return advanced
 
     def _change(
@@ -273,11 +305,11 @@ class Equation(TorchPhysics):
         def change(dynamic: Tensor, numbers: Mapping[Symbol, Tensor]) -> Tensor:
             own = {symbol: dynamic[:, index] for index, symbol in enumerate(self.components)}
             evaluation = self._evaluation({**fields, **own}, numbers, like)
-            parts = []
-            for one in self.rates:
-                total: Any = reduce(add, map(evaluation.term, one.rest), 0.0)
-                parts.append(evaluation.tensor(total).expand(dynamic[:, 0].shape))
-            return torch.stack(parts, dim=1)
+            totals: list[Any] = [reduce(add, map(evaluation.term, terms), 0.0) for terms in self.rest]
+            for transport in self.transports:
+                moved = transported(transport, evaluation, self.components)
+                totals = [total + own for total, own in zip(totals, moved, strict=True)]
+            return torch.stack([evaluation.tensor(own).expand(dynamic[:, 0].shape) for own in totals], dim=1)
 
         return change
 
@@ -346,9 +378,12 @@ class Equation(TorchPhysics):
             return torch.cat([torch.zeros(count), torch.full((count,), most)]).double()
 
         evaluation = Linearised(states, self.components, factors, slope, n_axes)
-        jacobian = jacobian_of([rate.rest for rate in self.rates], evaluation, (2 * count, len(waves[0])))
+        jacobian = jacobian_of(self.rest, evaluation, (2 * count, len(waves[0])))
         flat = jacobian[:count, sum(wave.abs() for wave in waves) == 0][:, 0]
-        return least_steps(linear_of(self.rates, evaluation, len(waves[0])), jacobian, flat, dt)
+        least = least_steps(linear_of(self.rates, evaluation, len(waves[0])), jacobian, flat, dt)
+        if self.transports:
+            least = ROUGHER * least + dt * float(courant(self.transports, evaluation, spacing).max()) / COURANT
+        return least
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Parameters, dt: float
@@ -365,6 +400,14 @@ class Equation(TorchPhysics):
 
     def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
         counted = _counted(internal_steps)
+        if self.transports:
+            return [
+                "the equation is solved by WENO reconstructions of fluxes and advection from the upwind side, of fifth "
+                "order where states are smooth (as asked for), central differences of fourth order, and Runge-Kutta of "
+                f"third order that makes no extrema, with {counted} by its fastest speed and the symbol of its "
+                "linearised rates",
+                *self._given_told(),
+            ]
         if not self.spectral:
             why = "as asked for" if self.options.scheme != "auto" else "a side is not periodic"
             return [
@@ -382,10 +425,10 @@ class Equation(TorchPhysics):
         ]
 
     def _given_told(self) -> list[str]:
-        """Return the sentences on what parameters determine beside the rates, and what surrogates know of it."""
+        """Return sentences on units, on what parameters determine beside the rates, and what surrogates see of it."""
         plain = Style(axes=self.layout.grid.axes, components=self._parts, latex=False)
         found = list(dict.fromkeys(text for _, (text,) in self._given(plain)))
-        told = []
+        told = [] if self.units is None else [f"the units fit: {', '.join(self.units.told())}"]
         if at_sides := found[len(self.starts) :]:
             told.append(f"formulas give values at sides, which surrogates do not see: {'; '.join(at_sides)}")
         if self.starts:
@@ -472,6 +515,23 @@ class Equation(TorchPhysics):
 
     # --- checks ---
 
+    def _check_units(self, units: Units, trees: Mapping[str, Expression], texts: Mapping[str, Text]) -> None:
+        """Raise SpecError where what is added or equated has different units."""
+        for name, tree in trees.items():
+            if self.options.steady:
+                units.alone(tree, texts[name])
+            else:
+                units.rate(name, tree, texts[name])
+        given = {f"{KEY}.initial.{name}": (name.partition(".")[0], text) for name, text in self.options.initial.items()}
+        sides = [("data.boundary", info.name, text) for info in self.layout.dynamic for text in info.boundary.formulas]
+        for key, field, text in [*sides, *((key, *own) for key, own in given.items())]:
+            units.value(field, parse(text, key), Text(text=text, key=key))
+
+    def _unit(self, name: str) -> str:
+        """Return the unit of a parameter; 1 where nothing says more."""
+        found = None if self.units is None else self.units.of_name(name)
+        return "1" if found is None or found.unknown else found.text
+
     def _is_spectral(self) -> bool:
         """Choose the scheme. Raise SpecError if the data are not periodic, and should be."""
         infos = [*self.layout.dynamic, *(self.layout.field(symbol.name) for symbol in self.statics)]
@@ -488,12 +548,13 @@ class Equation(TorchPhysics):
                 'data.boundary = "periodic" if the data are periodic, or choose "finite-difference"',
                 key=f"{KEY}.scheme",
             )
-        return self.options.scheme != "finite-difference" and not open_
+        return self.options.scheme in ("auto", "spectral") and not open_
 
     def _check_cells(self) -> None:
         grid = self.layout.grid
         for number, (axis, n) in enumerate(zip(grid.axes, grid.resolution, strict=True)):
-            most = max((reach(term.core, number) for rate in self.rates for term in rate.rest), default=0)
+            most = max((reach(term.core, number) for terms in self.rest for term in terms), default=0)
+            most = max(most, *(REACH for _ in self.transports), 0)
             if n <= most:
                 raise DataError(
                     f"the differences of this equation reach {most} cells along {axis}, and the data have {n}",
@@ -648,7 +709,7 @@ class System(Equation):
     ) -> str | None:
         states = torch.cat([state[info.name] for info in layout.fields], dim=1).double()
         dynamic = states[:, : layout.n_dynamic]
-        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0)
+        spread = (self._states if self._known else states)[:, : layout.n_dynamic].std(0, correction=0).to(states.device)
         with torch.no_grad():
             steps = accurate_steps(self._advance(states, parameters, dt), dynamic, spread, ROUGH)
         if steps <= 1:
@@ -750,13 +811,43 @@ def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict
     return found
 
 
-def _declared(name: str, setting: ParameterSetting) -> ParameterDeclaration:
+def _units(options: EquationOptions, layout: StateLayout, words: Words) -> Units | None:
+    """Return the units that the spec and the data give; None if there are none. Raises SpecError."""
+    infos = {info.name: info for info in layout.fields}
+    own = {name: info.unit for name, info in infos.items() if info.unit != "1" and name not in options.units}
+    if not (own or options.units):
+        return None
+    constants = [f"constants.{name}" for name in options.constants]
+    known = [*words.dynamic, *words.static, *words.parameters, *words.axes, "t", *constants]
+    for name in options.units:
+        if name not in known:
+            listed = f"there are {', '.join(known)}"
+            raise SpecError(f"nothing has the name {name!r}{did_you_mean(name, known)}; {listed}", key=f"{KEY}.units")
+    try:
+        pint = base_units()
+    except ImportError:
+        if not options.units:
+            return None
+        told = "units are checked by the package pint: install it (pip install 'hyco-engine[units]'), or leave them out"
+        raise SpecError(told, key=f"{KEY}.units") from None
+    found = {}
+    for name, unit in {**own, **options.units}.items():
+        try:
+            found[name] = Unit.known(*pint.of(unit))
+        except ValueError as error:
+            # data may have units that only their author understands
+            if name in options.units:
+                raise SpecError(str(error), key=f"{KEY}.units.{name}") from None
+    return Units(words, found) if found else None
+
+
+def _declared(name: str, setting: ParameterSetting, unit: str) -> ParameterDeclaration:
     key = f"{KEY}.parameters.{name}"
     if setting.init is None and setting.from_ is None:
         raise SpecError("an equation cannot know where its parameters start: give init", key=key)
     start = setting.init if isinstance(setting.init, float | int) else 1.0
     try:
-        return ParameterDeclaration(name=name, init=float(start), may_be_field=True, help="of the equation")
+        return ParameterDeclaration(name=name, init=float(start), unit=unit, may_be_field=True, help="of the equation")
     except PluginError as error:
         raise SpecError(str(error), key=key) from None
 

@@ -183,15 +183,21 @@ class EquationOptions:
         help='start state of a field, or of a component ("u.x"), at the first time of the data, as text such as '
         'initial.u = "A*exp(-x**2)" with positions, parameters and constants; left out: the state that was observed',
     )
+    units: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='unit of a field, a parameter, a position, t, or "constants.NAME", such as units.nu = "m**2/s"; what is '
+        "added and equated must have the same unit, and other units follow from it; a field has that of the data",
+    )
     constants: Mapping[str, float | Series] = option(
         attrs.Factory(dict),
         help="known numbers, by their names in rates after constants, such as constants.g; a table such as {file = "
         '"inflow.csv"} is a measured series, whose value is that at the time of a state',
     )
-    scheme: Literal["auto", "spectral", "finite-difference"] = option(
+    scheme: Literal["auto", "spectral", "finite-difference", "shock"] = option(
         "auto",
         help="differences in space; spectral: Fourier transforms, for periodic sides, with linear terms exact in time; "
-        "finite-difference: of fourth order, for all sides and for shocks; auto: spectral where all sides are periodic",
+        "finite-difference: of fourth order, for all sides; shock: fluxes and advection from the upwind side, of fifth "
+        "order and without new extrema at shocks; auto: spectral where all sides are periodic",
     )
     vectors: tuple[str, ...] = option(
         (), help="fields with one component for each axis, for simulated data; other data say it themselves"
@@ -222,8 +228,8 @@ class EquationOptions:
             raise SpecError('names no field; write for example rates.u = "nu*lap(u)"', key="rates")
         if self.rates and self.steady:
             raise SpecError("a physics has rates of change or steady states: leave rates or steady out", key="steady")
-        if self.steady and self.scheme == "spectral":
-            raise SpecError("steady states are solved by differences: leave scheme out", key="scheme")
+        if self.steady and self.scheme in ("spectral", "shock"):
+            raise SpecError("steady states are solved by central differences: leave scheme out", key="scheme")
         if unknown := [name for name in self.vectors if name not in self.texts]:
             raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="vectors")
         if self.steady and self.initial:

@@ -55,12 +55,13 @@ def of_image(image: Tensor, x: Tensor) -> Tensor:
 
 
 def for_convolutions(x: Tensor) -> Tensor:
-    """Return `as_image(x)`, on the CPU with the channels of a cell side by side in memory, the fastest for torch.
+    """Return `as_image(x)`, with the channels of a cell side by side in memory where that is the fastest for torch.
 
-    A batch of one stays as it is, since torch uses other kernels for it.
+    It is on the CPU, but for a batch of one, for which torch uses other kernels; and on GPUs in one dimension, where
+    cuDNN otherwise takes gradients by Fourier transforms.
     """
     image = as_image(x)
-    if x.device.type != "cpu" or x.shape[0] == 1:
+    if x.shape[0] == 1 or (x.device.type != "cpu" and x.dim() != 3):
         return image
     # an explicit copy, since torch does not tell the two layouts of one channel apart; by `movedim`, since vmap
     # supports no memory formats

@@ -123,10 +123,10 @@ class Minibatch(Solver[MinibatchState]):
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a new optimizer of these parameters."""
-        # on the CPU torch runs one small operation after the other unless told otherwise, on GPUs it groups them;
+        # unless told otherwise torch runs one small operation after the other on the CPU, and groups of them on GPUs;
         # fused operations read numbers in memory order, which a checkpoint's state may not share
-        plain = all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
-        fused = True if plain else None
+        known = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        fused = True if known and all(p.is_contiguous() for p in parameters) else None
         rate, decay = self.settings.lr, self.settings.weight_decay
         if self.name == "sgd":
             return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
