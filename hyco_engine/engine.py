@@ -69,11 +69,15 @@ class Engine:
             return self._plan(Assembler(self.spec, self.registry, self._runtime))
 
     def equations(self) -> dict[str, Any]:
-        """Return the `equations` of the physics as it reads them, and `statements` on how it solves them."""
+        """Return the `equations` of the physics, `statements` on how it solves them, and its `steps`."""
         with self._located():
             assembler = Assembler(self.spec, self.registry)
             model = cast("PhysicalModel", assembler.model("physical", assembler.task().form))
-            return {"equations": list(model.equations), "statements": list(model.statements)}
+            return {
+                "equations": list(model.equations),
+                "statements": list(model.statements),
+                "steps": dict(model.steps),
+            }
 
     def run(
         self,

@@ -334,6 +334,14 @@ class PhysicalModel(nn.Module, ABC):
         return ()
 
     @property
+    def steps(self) -> Mapping[str, float]:
+        """The time of a `frame`, the `count` of internal steps in it, the `internal` one, and the `longest` stable one.
+
+        It is empty for a model that does not choose internal steps; what is not known, or without a limit, is left out.
+        """
+        return {}
+
+    @property
     def statements(self) -> Sequence[str]:
         """Sentences on how the physics is solved, for the plan and the log of a run."""
         return ()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyco_engine.assembly import Parts
 from hyco_engine.ensemble import Bands, calibrated, members_of
 from hyco_engine.hooks.attribution import attributed
-from hyco_engine.interfaces import Player
+from hyco_engine.interfaces import PhysicalModel, Player
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.randomness import derive_generator
 from hyco_engine.ranks.runtime import RanksDiffer
@@ -301,7 +301,7 @@ class Results:
             "trained": history.trained,
             "cache": None if cache is None else {**attrs.asdict(cache), "peak_bytes": history.peak_bytes},
             "timings": {"total_s": self.report.seconds["total_s"], "phases": seconds},
-            "physics": {} if physical is None else dict(zip(("compile", "reason"), physical.execution, strict=True)),
+            "physics": {} if physical is None else _physics(physical),
             "identification": self._identification(),
             "warnings": [*self.report.warnings, *history.warnings],
             "peak_rss_bytes": peak_rss_bytes(),
@@ -367,3 +367,11 @@ class Results:
         except Exception as error:
             # a failed figure must not cost the run's results
             self.report.warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
+
+
+def _physics(model: PhysicalModel) -> dict[str, Any]:
+    """Return how the physics ran, and how it was solved where its equations are known."""
+    found: dict[str, Any] = dict(zip(("compile", "reason"), model.execution, strict=True))
+    if equations := list(model.equations):
+        found |= {"equations": equations, "statements": list(model.statements), "steps": dict(model.steps)}
+    return found

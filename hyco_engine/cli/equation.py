@@ -17,7 +17,7 @@ from hyco_engine.errors import SpecError
 @disable_option
 @json_option
 def equation(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
-    """Show how the engine reads the equations of SPEC, in Unicode and LaTeX, and how it solves them."""
+    """Show how the engine reads the equations of SPEC, in Unicode and LaTeX, and how it solves them in which steps."""
     from hyco_engine.spec.loading import load_spec
 
     registry = discover(disable_plugin)
@@ -29,6 +29,7 @@ def equation(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, 
         raise SpecError(f'{spec} has {kind}; an equation is written with kind = "equation"', key="physical.kind")
 
     from hyco_engine.engine import Engine
+    from hyco_engine.equations.writing import steps_text
 
     found = Engine(loaded, registry=registry).equations()
     if as_json:
@@ -42,3 +43,4 @@ def equation(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, 
                 click.echo(f"  {name:<5}  {term}")
     for text in found["statements"]:
         click.echo(text)
+    click.echo(steps_text(found["steps"]))

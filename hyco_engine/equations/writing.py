@@ -32,6 +32,14 @@ _SUM, _FACTOR, _WHOLE = range(3)
 """How tightly a text binds: as a sum, as a product, as one thing."""
 
 
+def steps_text(steps: Mapping[str, float]) -> str:
+    """Return the sentence on the internal steps of a physics."""
+    told = f"a frame of {steps['frame']:.6g} has {steps['count']} internal steps of {steps['internal']:.3g}"
+    if "longest" not in steps:
+        return told
+    return f"{told}; with the present parameters, those up to {steps['longest']:.3g} are stable, or accurate enough"
+
+
 @attrs.frozen(kw_only=True)
 class Style:
     """How the parts of an equation are written."""

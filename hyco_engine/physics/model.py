@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -200,6 +201,12 @@ class DeclaredModel(PhysicalModel):
     @property
     def equations(self) -> Sequence[Mapping[str, Any]]:
         return self.physics.equations()
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        found = {"frame": self.dt, "count": self.substeps, "internal": self.inner_dt}
+        load = self.step_load()
+        return {**found, "longest": self.inner_dt / load} if 0 < load < math.inf else found
 
     @property
     def statements(self) -> Sequence[str]:

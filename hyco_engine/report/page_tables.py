@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hyco_engine.equations.writing import steps_text
 from hyco_engine.report.numbers import is_number, seconds, significant, size
 from hyco_engine.report.verdict import against_persistence, budgets, tested_split, total_error
 
@@ -71,7 +72,10 @@ def error_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the tables that the run has: balance of real and generated samples, cache, cooperation, minima found."""
-    tables: list[dict[str, Any]] = [*_budget_table(summary.get("parameters") or {})]
+    tables: list[dict[str, Any]] = [
+        *_equations_table(summary.get("physics") or {}),
+        *_budget_table(summary.get("parameters") or {}),
+    ]
     balance = summary.get("balance") or []
     if balance:
         note = "Ratio: generated samples times their weight, over real ones."
@@ -103,6 +107,32 @@ def detail_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if starts and isinstance(starts, Mapping) and isinstance(minima := starts.get("minima"), list) and minima:
         tables.append({"title": "Minima found from several starts", "note": "", **_table_of(minima)})
     return tables
+
+
+def _equations_table(physics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table of the equations of the physics, where they are known."""
+    equations, steps = physics.get("equations") or [], physics.get("steps") or {}
+    if not equations:
+        return []
+    rows = [
+        [
+            str(one.get("unicode")),
+            ", ".join(one.get("exact") or ()) or "–",
+            ", ".join(one.get("other") or ()) or "–",
+            str(one.get("latex")),
+        ]
+        for one in equations[:_ROWS_OF_BALANCE]
+    ]
+    told = [*(physics.get("statements") or ()), *([steps_text(steps)] if steps else [])]
+    note = " ".join(f"{text[:1].upper()}{text[1:]}." for text in told)
+    return [
+        {
+            "title": "Equations",
+            "note": note,
+            "columns": ["equation", "exact in time", "other terms", "LaTeX"],
+            "rows": rows,
+        }
+    ]
 
 
 def _budget_table(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

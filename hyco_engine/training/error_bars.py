@@ -181,10 +181,7 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
         return None
     learned = trainer.state.initial is not None
     used, left_out = (data, "") if learned else _affordable(trainer, data)
-    # an iterative optimizer has compiled its derivatives already; for one evaluation, compiling would take longer
-    known = trainer.optimizer_name == "gauss-newton" or trainer.minima is not None
-    linearizer = trainer.linearizer if known else Linearizer(model, compiles=False)
-    found = error_bars(model, trainer.whole_loss(used, passes="tangents"), linearizer)
+    found = error_bars(model, trainer.whole_loss(used, passes="tangents"), trainer.measuring)
     return attrs.evolve(found, assumption=found.assumption + left_out)
 
 

@@ -51,6 +51,8 @@ from hyco_engine.training.trainer import Trainer
 
 LARGE = 0.1
 """A discretisation error above this part of the value is a guess: the next order counts too."""
+FINER_SHARE = 0.5
+"""The finer physics may take this part of what training took; the rest is for derivatives and their graphs."""
 VAGUE = 0.5
 """Total error, relative to the value, from which on the curvature at the minimum says too little."""
 FEWEST = 16
@@ -128,13 +130,13 @@ def error_budget(
     assert model is not None
     whole = trainer.whole_loss(data, passes="tangents")
     work = work_of(whole, trainer.epochs_done)
-    finer = _finer(whole, trainer.linearizer, build, work, bars.variance)
+    finer = _finer(whole, trainer.measuring, build, FINER_SHARE * work, bars.variance)
     intervals = _profiles(trainer, model, whole, bars)
     points = whole.unknowns.point()
     owners = _owners(model)
     bias = None
     if noise and trainer.state.initial is None and finer.excerpt is not None:
-        bias = start_noise(whole, trainer.linearizer, finer.excerpt, model.layout, noise, trainer.seed)
+        bias = start_noise(whole, trainer.measuring, finer.excerpt, model.layout, noise, trainer.seed)
     entries = {}
     for k, name in enumerate(bars.names):
         moved = None if bias is None else float(bias[k])
@@ -229,7 +231,7 @@ def _profiles(trainer: Trainer, model: PhysicalModel, whole: Problem, bars: Erro
     place = whole.point()
     kind = BatchedProblem if whole.initial is None else JointProblem
     profiles = Profiles(
-        kind(whole, trainer.linearizer),
+        kind(whole, trainer.measuring),
         place,
         trust_region=whole.unknowns.trust_region(),
         left=_affordable(trainer, len(point)),

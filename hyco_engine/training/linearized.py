@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -82,10 +82,14 @@ class Linearizer:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Within the context, compute the rollouts of problems once that differ in their targets alone."""
+        """Within the context, compute the rollouts of problems once that differ in their targets alone.
+
+        It is for few evaluations, which also take the graphs that exist.
+        """
         self._kept = []
         try:
-            yield
+            with nullcontext() if self._rollout is None else self._rollout.frugal():
+                yield
         finally:
             self._kept = None
 

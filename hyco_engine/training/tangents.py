@@ -7,7 +7,8 @@ model's own step is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +39,7 @@ class TangentRollout:
         self._model = model
         self._compiles = compiles
         self._graphs: dict[Any, Run] = {}
+        self._frugal = False
 
     @classmethod
     def of(cls, model: nn.Module, *, compiles: bool = True) -> TangentRollout | None:
@@ -70,6 +72,18 @@ class TangentRollout:
             moves = torch.cat([moves, more])
         return self._rolled(state, steps, values, derivatives, moves)
 
+    @contextmanager
+    def frugal(self) -> Iterator[None]:
+        """Within the context, pad a batch to one of up to twice its size of which a graph is known already.
+
+        That is for a few evaluations, which take less time than another graph.
+        """
+        self._frugal = True
+        try:
+            yield
+        finally:
+            self._frugal = False
+
     def along(self, state: Tensor, steps: int, points: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Roll out from `state [B, C_all, *S]`, with derivatives along the changes `moves [D, B, C_all, *S]` of it.
 
@@ -95,8 +109,9 @@ class TangentRollout:
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
-        padded = _pad(state, batch)
-        run = self._graph(step, padded, [v[0] for v in values], starts, 0 if moves is None else len(moves))
+        count = 0 if moves is None else len(moves)
+        padded = _pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
+        run = self._graph(step, padded, [v[0] for v in values], starts, count)
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
         flow = None
@@ -168,6 +183,15 @@ class TangentRollout:
         found = torch.func.vmap(values)(points)
         derivatives = torch.func.vmap(push_forward_all(values))(points)
         return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
+
+    def _known_batch(self, state: Tensor, batch: int, starts: int, count: int) -> int:
+        """Return the smallest batch from `batch` to twice as much for which there is a graph, or else `batch`."""
+        known = [
+            shape[0]
+            for shape, *others in self._graphs
+            if shape[1:] == tuple(state.shape[1:]) and others == [state.dtype, starts, count, self._model.substeps]
+        ]
+        return min((size for size in known if batch <= size <= 2 * batch), default=batch)
 
     def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
         """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""

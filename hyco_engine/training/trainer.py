@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
@@ -136,6 +136,16 @@ class Trainer:
     def minima(self) -> Minima | None:
         """The minima that searches from several starts found; None if there was no such search."""
         return None if self.state.solver is None else self.state.solver.minima
+
+    @cached_property
+    def measuring(self) -> Linearizer:
+        """The linearizer for what is measured after training, such as error bars.
+
+        It is the optimizer's if that is an iterative one, which has compiled its derivatives. For a few evaluations,
+        compiling would take longer than it saves.
+        """
+        compiled = self.optimizer_name == "gauss-newton" or self.minima is not None
+        return self.linearizer if compiled else Linearizer(self.model, compiles=False)
 
     # --- a phase --------------------------------------------------------------------------------------------------
 

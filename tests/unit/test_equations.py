@@ -558,6 +558,9 @@ def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
         "  other  -3·∂x (u·u)",
     ]
     assert shown[4].startswith("the equation is solved by Fourier transforms")
+    assert shown[5].startswith(
+        "a frame of 0.2 has 13 internal steps of 0.0154; with the present parameters, those up to "
+    )
     other = tmp_path / "heat.toml"
     other.write_text('[data]\nkind = "simulate"\ndt = 1\nresolution = {x = 8}\n[physical]\nkind = "heat"\n')
     told = CliRunner().invoke(cli, ["equation", str(other)])

@@ -20,6 +20,7 @@ from hyco_engine.cli import cli
 from hyco_engine.data.fields import Boundary, Rule
 from hyco_engine.data.padding import extend
 from hyco_engine.errors import HycoError, SpecError
+from hyco_engine.report.page_tables import detail_tables
 from hyco_engine.rollout import rollout
 
 WALL = {"x": {"lower": "T_left*cos(w*t)", "upper": "zero-gradient"}}
@@ -222,6 +223,21 @@ class TestARun:
             "x0": 0.4,
         }
         assert all(own["standard_error"] > 0 for own in found.values())
+
+    def test_has_its_equations_in_results_and_report(self, result: Any) -> None:
+        physics = result.summary["physics"]
+        assert [one["unicode"] for one in physics["equations"]] == [
+            "∂t u = k·∂x² u",
+            "u = A·exp(-20·(x - x0)²) at t = 0",
+            "u = T_left at x = 0",
+        ]
+        assert physics["equations"][0]["other"] == ["k·∂x² u"]
+        assert physics["steps"]["frame"] == 0.02
+        assert physics["steps"]["longest"] > physics["steps"]["internal"]
+        (table,) = [one for one in detail_tables(result.summary) if one["title"] == "Equations"]
+        assert table["rows"][0] == ["∂t u = k·∂x² u", "–", "k·∂x² u", r"\partial_t u = k \partial_{x}^{2} u"]
+        assert table["note"].startswith("The equation is solved by central differences of fourth order")
+        assert "A frame of 0.02 has" in table["note"]
 
     def test_tells_what_the_formulas_give(self, tmp_path: Path) -> None:
         notes = "\n".join(hyco.Engine(changed()).plan()["notes"])

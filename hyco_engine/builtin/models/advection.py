@@ -1,6 +1,7 @@
 """Advection of a quantity by a velocity that is partly known.
 
 Equation        rho_t + (v + m) . grad rho = 0,  in 1, 2 or 3 dimensions
+As text         `rates.rho = "-(v.x + mx)*dx(rho) - (v.y + my)*dy(rho)"`, in 2-D
 Fields          `rho`, a scalar, dynamic; `v`, the known velocity, static: a scalar in 1-D, one component per axis else;
                 both centred; v in length/time
 Parameters      `mx`, `my`, `mz` for the axes there are: the modulation m that is added to v, numbers or fields;

@@ -1,6 +1,7 @@
 """The viscous Burgers equation.
 
 Equation        u_t + c (u . grad) u = div(nu grad u), in 1, 2 or 3 dimensions
+As text         `rates.u = "-advection*advect(u, u) + nu*lap(u)"`; for a field nu, in 1-D, div(nu*grad(u))
 Field           `u`, a scalar in 1-D, one component per axis else; centred; unit length/time
 Parameters      `nu`, the viscosity: a number > 0, or a field; unit length^2/time
                 `advection`, the factor c, a number; optional, c = 1 without it

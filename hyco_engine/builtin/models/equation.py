@@ -217,7 +217,8 @@ class Equation(TorchPhysics):
             self._check_cells()
 
     def fields(self, axes: tuple[str, ...]) -> tuple[Sequence[FieldInfo], Sequence[FieldInfo]]:
-        return self.layout.dynamic, [self.layout.field(symbol.name) for symbol in self.statics]
+        names = dict.fromkeys(symbol.name for symbol in self.statics)
+        return self.layout.dynamic, [self.layout.field(name) for name in names]
 
     def step(self, fields: Mapping[str, Tensor], parameters: Parameters, dt: float) -> dict[str, Tensor]:
         state = torch.cat([fields[info.name] for info in self.layout.dynamic], dim=1)
@@ -865,18 +866,23 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | Ste
     if grid is None:
         raise DataError("an equation needs data on a grid, and this data has none", key="physical.kind")
     boundary = Boundary.parse("periodic", grid.axes)
-    dynamic = []
-    for name in options.texts:
-        vector = name in options.vectors and len(grid.axes) > 1
-        dynamic.append(FieldInfo(name=name, components=grid.axes if vector else (), boundary=boundary))
+    dynamic, static = (
+        [
+            FieldInfo(
+                name=name,
+                components=grid.axes if name in options.vectors and len(grid.axes) > 1 else (),
+                boundary=boundary,
+            )
+            for name in names
+        ]
+        for names in (options.texts, options.inputs)
+    )
     if given is not None:
         known = {info.name: info for info in given.dynamic}
         dynamic = [known.get(info.name, info) for info in dynamic]
         if odd := [info.name for info in dynamic if info.sampling != "centered"]:
             raise DataError(f"an equation needs centred fields, and {odd[0]!r} is staggered", key="data.fields")
-    layout = context.layout_for(
-        dynamic, [FieldInfo(name=name, boundary=boundary) for name in options.inputs] if given is None else ()
-    )
+    layout = context.layout_for(dynamic, static if given is None else ())
     texts = [text for info in layout.fields for text in info.boundary.formulas]
     timed = options.uses_time() or any(options.is_timed(text) for text in texts)
     if given is None and context.dt is not None and timed:

@@ -1,6 +1,7 @@
 """The Fisher-KPP equation: a population that grows to saturation and spreads.
 
 Equation        u_t = div(D grad u) + r u (1 - u / K),  in 1, 2 or 3 dimensions
+As text         `rates.u = "div(D*grad(u)) + r*u*(1 - u/capacity)"`
 Field           `u`, the population, a scalar, centred; dimensionless: over its capacity where K = 1
 Parameters      `D`, the diffusivity: a number > 0 or a field; unit length^2/time
                 `r`, the growth rate: a number > 0 or a field; unit 1/time

@@ -2,6 +2,8 @@
 
 Equation        u_t = div(Du grad u) - u v^2 + f (1 - u)
                 v_t = div(Dv grad v) + u v^2 - (f + k) v,  in 1, 2 or 3 dimensions
+As text         `rates.u = "div(Du*grad(u)) - u*v**2 + f*(1 - u)"`
+                `rates.v = "div(Dv*grad(v)) + u*v**2 - (f + k)*v"`
 Fields          `u`, `v`, the concentrations; scalars, centred; dimensionless
 Parameters      `Du`, `Dv`, the diffusivities: numbers > 0 or fields; unit length^2/time
                 `f`, the feed rate, and `k`, the kill rate: numbers > 0 or fields; unit 1/time

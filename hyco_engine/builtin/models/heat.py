@@ -2,6 +2,7 @@
 
 Equation        u_t = div(kappa grad u)   (form = "conservative", default), or
                 u_t = kappa lap(u)        (form = "non-conservative"),  in 1, 2 or 3 dimensions
+As text         `rates.u = "div(kappa*grad(u))"`
 Field           `u`, a scalar, centred
 Parameters      conductivity = "free" (default): `kappa`, a number > 0 or a field; unit length^2/time
                 conductivity = "bumps": kappa = min(cap, base + sum_i A_i exp(-|x - c_i|^2 / w^2)) with the parameters

@@ -1,6 +1,7 @@
 """The inviscid Burgers equation in a potential.
 
 Equation        u_t + (u^2 / 2)_x = -V_x,  in 1-D
+As text         `rates.u = "-dx(u**2/2 + potential)"`, with scheme = "shock"
 Field           `u`, a scalar, centred; unit length/time
 Parameter       `potential`, V(x): always a field; unit length^2/time^2
 Boundary        any; periodic where the data names none

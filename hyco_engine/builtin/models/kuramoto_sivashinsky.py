@@ -1,6 +1,7 @@
 """The Kuramoto-Sivashinsky equation.
 
 Equation        u_t + c u u_x + alpha u_xx + nu u_xxxx = 0,  in 1-D
+As text         `rates.u = "-advection*u*dx(u) - alpha*lap(u) - nu*dx(u, 4)"`
 Field           `u`, a scalar, centred; unit length/time
 Parameters      `alpha`, the anti-diffusion, a number; unit length^2/time
                 `nu`, the hyperviscosity, a number > 0; unit length^4/time

@@ -2,6 +2,8 @@
 
 Equation        u_t + (u . grad) u = -grad p + nu lap(u) - drag u + F sin(2 pi waves (y - y0) / L) e_x,  div u = 0, in
                 2-D
+As text         `rates.u = "-advect(u, u) + nu*lap(u) - drag*u - grad(p)"`, if p were known: no text says that it
+                follows from div u = 0
 Field           `u`, the velocity, two components named like the axes; centred; unit length/time. p is not kept
 Parameters      `nu`, the kinematic viscosity: a number > 0; unit length^2/time
                 `F`, with forcing = "kolmogorov": the amplitude of the force; unit length/time^2

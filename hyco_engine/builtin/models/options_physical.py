@@ -230,8 +230,9 @@ class EquationOptions:
             raise SpecError("a physics has rates of change or steady states: leave rates or steady out", key="steady")
         if self.steady and self.scheme in ("spectral", "shock"):
             raise SpecError("steady states are solved by central differences: leave scheme out", key="scheme")
-        if unknown := [name for name in self.vectors if name not in self.texts]:
-            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="vectors")
+        known = (*self.texts, *self.inputs)
+        if unknown := [name for name in self.vectors if name not in known]:
+            raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(known)}", key="vectors")
         if self.steady and self.initial:
             raise SpecError("steady states have no start: leave initial out", key="initial")
         if unknown := [name for name in self.initial if name.partition(".")[0] not in self.texts]:

@@ -3,6 +3,9 @@
 Equation        s_t + div(u s) = D lap(s)
                 u_t + div(u u) = -grad p + nu lap(u) + buoyancy s e,  div u = 0,  in 2-D or 3-D; e points along the last
                 axis
+As text         `rates.smoke = "-div(smoke*velocity) + D*lap(smoke)"`
+                `rates.velocity = "-advect(velocity, velocity) + nu*lap(velocity) + buoyancy*smoke*grad(y) -
+                grad(p)"`, in 2-D, if p were known: no text says that it follows from div u = 0
 Fields          `smoke`, s, the concentration, a scalar, centred; dimensionless
                 `velocity`, u, on the faces of cells (staggered), one component per axis; unit length/time. p is not
                 kept
