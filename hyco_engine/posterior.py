@@ -214,10 +214,9 @@ def _settled(problem: Problem, linearizer: Linearizer) -> list[Tensor]:
         raise DataError("the start states that were learned have too many values for a posterior of the parameters")
     for _ in range(SETTLING):
         arrow = linearizer.arrow(problem)
-        step = -arrow.curvature.solve(arrow.start_gradient[:, :, None], 0.0)[:, :, 0]
-        gain = float((arrow.start_gradient * -step).sum() / arrow.values)
+        step, gain = arrow.start_step()
         scaled.data += step.to(scaled).view_as(scaled)
-        if gain < 1e-8:
+        if gain < 1e-8 * float(arrow.values):
             break
     point, bases = problem.unknowns.point()[None], []
     for chunk in problem.chunks():

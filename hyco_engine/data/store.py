@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Entry:
 def write_entry(path: Path, entry: Entry, trajectory: Trajectory) -> None:
     """Write a temporary file and rename it to `path`, so that `path` is never half written. Raises OSError."""
     trajectory = Trajectory(dynamic=_ready(trajectory.dynamic, entry), static=_ready(trajectory.static, entry))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # processes of other machines may have the same number
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
     described = entry.describe(len(trajectory.dynamic))
     text = json.dumps({**described, "checksum": _checksum(described, trajectory)})
     tensors = {"dynamic": trajectory.dynamic, "static": trajectory.static}

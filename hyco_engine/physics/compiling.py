@@ -11,7 +11,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from hyco_engine.physics.graphs import count_operations
 from hyco_engine.physics.rewriting import aten
@@ -69,9 +72,15 @@ def _code(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Tensor]
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.decomposition import select_decomp_table
 
-    # torch's own kernel samples images faster and more exactly than the code of inductor
-    table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
-    run: Any = compile_fx(deepcopy(graph), list(inputs), decompositions=table)
+    table = None
+    if _samples_images(graph):
+        # torch's own kernel samples images faster and more exactly than the code of inductor
+        table = {op: made for op, made in select_decomp_table().items() if op is not aten.grid_sampler_2d.default}
+    # torch finds compiled code again, in later processes too, if it is told that no shape is a symbol
+    shapes = FakeTensorMode(shape_env=ShapeEnv())
+    examples = [shapes.from_tensor(x, static_shapes=True) for x in inputs]
+    with tracing(TracingContext(shapes)):
+        run: Any = compile_fx(deepcopy(graph), examples, decompositions=table)
     return cast("Callable[..., Tensor]", run)
 
 
@@ -104,11 +113,15 @@ def worth_compiling(graph: GraphModule, state: Tensor, samples: int) -> tuple[bo
         return False, f"{samples:.3g} planned steps of a sample are too few to be worth compiling"
     if any(_is_complex(node) for node in graph.graph.nodes):
         return False, "inductor cannot compile its complex numbers"
-    if any(node.target is aten.grid_sampler_2d.default for node in graph.graph.nodes):
+    if _samples_images(graph):
         return False, "it spends most of its time on sampling images, where torch's own kernel is as fast"
     if state.device.type == "cpu" and not has_compiler():
         return False, "compiling would pay, but there is no C++ compiler: install g++ or clang++"
     return True, f"{samples:.3g} planned steps of a sample are worth it"
+
+
+def _samples_images(graph: GraphModule) -> bool:
+    return any(node.target is aten.grid_sampler_2d.default for node in graph.graph.nodes)
 
 
 def _is_complex(node: Any) -> bool:

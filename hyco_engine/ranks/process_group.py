@@ -41,10 +41,9 @@ class ProcessGroup(Runtime):
         self._failed = False
         self._broken: BaseException | None = None
         timeout = timedelta(seconds=timeout_s)
-        where = f"tcp://{place.host}:{place.port}?rank={place.rank}&world_size={place.size}"
         try:
             # torchrun has a store of its own, which env:// finds
-            url = "env://" if place.starter == "torchrun" else where
+            url = "env://" if place.starter == "torchrun" else f"tcp://{place.host}:{place.port}"
             self._store, _, _ = next(iter(rendezvous(url, place.rank, place.size, timeout=timeout)))
             dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=timeout)
         except (RuntimeError, ValueError) as error:

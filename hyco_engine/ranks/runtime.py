@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hyco_engine.errors import HycoError, RunError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+T = TypeVar("T")
 
 INTERRUPTED = 130
 """The exit code of a run that was interrupted."""
@@ -68,6 +70,25 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
         """Return the sum over any number of ranks, added in an order that is the same for all of them."""
         first, *others = self.gather(values)
         return sum(others, start=first)
+
+    def in_turn(self, items: Sequence[T], work: Callable[[T], Tensor]) -> Iterator[Tensor]:
+        """Yield `work(item)` of all items in their order; each rank does one item after the other of its own.
+
+        The tensors are of one type and shape, except for the length of their first dimension.
+        """
+        if self.size == 1:
+            yield from map(work, items)
+            return
+        import torch
+
+        for first in range(0, len(items), self.size):
+            group = items[first : first + self.size]
+            # a rank for which no item is left still has to know what the tensors look like
+            own = work(group[self.rank % len(group)])
+            lengths = [int(one) for one in self.gather(torch.tensor([len(own)]))]
+            padding = own.new_zeros(max(lengths) - len(own), *own.shape[1:])
+            found = self.gather(torch.cat([own, padding]))
+            yield from (rows[:length] for rows, length, _ in zip(found, lengths, group, strict=False))
 
     def barrier(self) -> None:
         """Wait for all ranks."""

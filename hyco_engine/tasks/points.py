@@ -52,4 +52,4 @@ class HeldOutPoints(HeldOutRollouts):
         return self._of_predictor(model).by_unit() if isinstance(model, Predictor) else super().by_unit(model)
 
     def _of_predictor(self, model: nn.Module) -> Sums:
-        return predictor_sums(model, self.trajectories, self.layout, self.device)
+        return predictor_sums(model, self.trajectories, self.layout, self.device, self.runtime)

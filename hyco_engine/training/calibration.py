@@ -13,6 +13,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.ensemble import Bands, uncertainty
 from hyco_engine.interfaces import Trajectory
+from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.rollout import evaluating, member_rollouts
 
 LEVEL = 0.9
@@ -22,18 +23,23 @@ MOST = 4096
 
 
 def calibrate(
-    model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
+    model: nn.Module,
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
 ) -> Bands | None:
     """Return the bands that hold `LEVEL` of the observed values of each field and lead time; None if none is observed.
 
     A factor is a quantile of errors in units of `uncertainty`. Each simulation counts once, however many values it has,
     and the worst one twice: a further simulation may be as bad as that (see `_quantile`). Lead times without an
-    observation have the factor of the next one that has some, or of the last.
+    observation have the factor of the next one that has some, or of the last. The rollouts are divided among the ranks
+    of `runtime`.
     """
     steps = max(len(t.dynamic) for t in trajectories) - 1
     names = [field.name for field in layout.dynamic]
     found: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in range(steps)]
-    for errors, paths, observed in _compared(model, trajectories, layout, device):
+    for errors, paths, observed in _compared(model, trajectories, layout, device, runtime):
         sizes = uncertainty(paths)[0]
         for step in range(len(errors)):
             for name in names:
@@ -76,12 +82,16 @@ def coverage(
     trajectories: Sequence[Trajectory],
     layout: StateLayout,
     device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Return the share of observed values within the bands, `by_field` and `by_step`, and the `share` of all."""
+    """Return the share of observed values within the bands, `by_field` and `by_step`, and the `share` of all.
+
+    The rollouts are divided among the ranks of `runtime`.
+    """
     steps = max(len(t.dynamic) for t in trajectories) - 1
     inside = torch.zeros(steps, layout.n_dynamic, dtype=torch.float64)
     count = torch.zeros_like(inside)
-    for errors, paths, observed in _compared(model, trajectories, layout, device):
+    for errors, paths, observed in _compared(model, trajectories, layout, device, runtime):
         # the error of a diverged rollout is NaN, and in no band
         inside[: len(errors)] += (observed & (errors <= bands.half_width(paths)[0])).flatten(2).sum(2)
         count[: len(errors)] += observed.flatten(2).sum(2)
@@ -100,13 +110,20 @@ def coverage(
 
 
 def _compared(
-    model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str
+    model: nn.Module,
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str,
+    runtime: Runtime | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the absolute error `[T, C_dyn, *S]` of each trajectory, the members' paths, and what was observed."""
     mask = sample_mask(layout)[: layout.n_dynamic]
-    for trajectory in trajectories:
+
+    def rolled(trajectory: Trajectory) -> Tensor:
         start = torch.cat([trajectory.dynamic[0], trajectory.static])[None].to(device)
-        targets = trajectory.dynamic[1:].double()
         with torch.no_grad(), evaluating(model):
-            paths = member_rollouts(model, start, len(targets)).cpu().double()
+            return member_rollouts(model, start, len(trajectory.dynamic) - 1).cpu().movedim(2, 0)
+
+    for trajectory, found in zip(trajectories, (runtime or Single()).in_turn(trajectories, rolled), strict=True):
+        targets, paths = trajectory.dynamic[1:].double(), found.movedim(0, 2).double()
         yield (paths.mean(0)[0] - targets).abs(), paths, ~targets.isnan() & mask

@@ -150,8 +150,8 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
     hessian = arrow.reduced
     variance, own = float(arrow.values) / dof, None
     covariance = variance * _inverse(hessian)
-    if len(arrow.scores) >= fewest_blocks(len(point)):
-        own = by_blocks(hessian, arrow.scores, torch.arange(len(arrow.scores))).diagonal().sqrt()
+    if arrow.samples >= fewest_blocks(len(point)):
+        own = by_blocks(hessian, arrow.scores(), torch.arange(arrow.samples)).diagonal().sqrt()
     assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
     # where the starts are at their minimum, the parameters' own gradient is that of both
     return _bars(model, whole, point, hessian, arrow.gradient, covariance, dof, assumption, variance=variance, own=own)

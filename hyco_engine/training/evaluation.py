@@ -24,6 +24,7 @@ from hyco_engine.data.points import Sensors
 from hyco_engine.ensemble import Bands
 from hyco_engine.interfaces import Points, Samples, Trajectory
 from hyco_engine.physics.within import instability, physics_within
+from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.ranks.shards import Shards
 from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.calibration import calibrate, coverage
@@ -123,16 +124,27 @@ def rollout_sums(
 
 
 def predictor_sums(
-    model: nn.Module, trajectories: Sequence[Trajectory], layout: StateLayout, device: torch.device | str = "cpu"
+    model: nn.Module,
+    trajectories: Sequence[Trajectory],
+    layout: StateLayout,
+    device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
 ) -> Sums:
-    """Return the same sums for a predictor of points, compared with the observations of sensors."""
+    """Return the same sums for a predictor of points, compared with the observations of sensors.
+
+    The trajectories are divided among the ranks of `runtime`.
+    """
     dtype = next((t.dtype for t in model.parameters()), torch.float32)
     sums = Sums(layout, trajectories)
+    seen = [(unit, own.points) for unit, own in enumerate(trajectories) if own.points is not None]
+
+    def predicted(one: tuple[int, Points]) -> Tensor:
+        return predicted_at(model, as_batch(one[1], dtype, device), layout)[0].cpu()
+
     with torch.no_grad(), evaluating(model):
-        for unit, points in enumerate(trajectory.points for trajectory in trajectories):
-            if points is not None:
-                predictions = predicted_at(model, as_batch(points, dtype, device), layout)
-                sums.add_points(predictions[0].cpu(), points, unit)
+        found = (runtime or Single()).in_turn(seen, predicted)
+        for (unit, points), predictions in zip(seen, found, strict=True):
+            sums.add_points(predictions, points, unit)
     return sums
 
 
@@ -274,7 +286,7 @@ class HeldOut(ABC):
         return self
 
     def divided(self, shards: Shards) -> HeldOut:
-        """Return the same data, whose rollouts are divided among shards; if there are none, every rank has all work."""
+        """Return the same data, whose measure is divided among shards and their ranks."""
         return self
 
 
@@ -332,10 +344,15 @@ class HeldOutRollouts(HeldOut):
         return means.exp().nanmean(1)
 
     def bands(self, model: nn.Module) -> Bands | None:
-        return calibrate(model, self.trajectories, self.layout, self.device)
+        return calibrate(model, self.trajectories, self.layout, self.device, self.runtime)
 
     def coverage(self, model: nn.Module, bands: Bands) -> dict[str, Any]:
-        return coverage(model, bands, self.trajectories, self.layout, self.device)
+        return coverage(model, bands, self.trajectories, self.layout, self.device, self.runtime)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The ranks that measure together."""
+        return self._shards.runtime
 
     def persistence(self) -> dict[str, Any]:
         n_dynamic = self.layout.n_dynamic
@@ -375,9 +392,15 @@ class HeldOutSamples(HeldOut):
     """Loss terms of predictors on samples, compared by their sum in units of their scales."""
 
     def __init__(
-        self, samples: Samples, objective: Objective, device: torch.device | str = "cpu", batch_size: int = 256
+        self,
+        samples: Samples,
+        objective: Objective,
+        device: torch.device | str = "cpu",
+        batch_size: int = 256,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__()
+        self._shards = shards or Shards()
         self._samples = samples
         self._objective = objective
         self._device = torch.device(device)
@@ -396,13 +419,22 @@ class HeldOutSamples(HeldOut):
         return self._once(model, lambda: self._errors_of(model))
 
     def _errors_of(self, model: nn.Module) -> Tensor:
-        parts: dict[str, list[Tensor]] = {spec.name: [] for spec in self._objective.specs}
+        names = [spec.name for spec in self._objective.specs]
+
+        def of(indices: Tensor) -> Tensor:
+            found = {}
+            for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
+                weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
+                found[term.spec.name] = torch.stack([weight * term.per_sample, weight], dim=1).double().cpu()
+            return torch.stack([found[name] for name in names], dim=-1)
+
+        batches = torch.split(torch.arange(len(self._samples)), self._batch_size)
         with torch.no_grad(), evaluating(model):
-            for indices in torch.split(torch.arange(len(self._samples)), self._batch_size):
-                for term in self._objective(model, to_device(self._samples.batch(indices), self._device)):
-                    weight = torch.ones_like(term.per_sample) if term.sample_weight is None else term.sample_weight
-                    parts[term.spec.name].append(torch.stack([weight * term.per_sample, weight]).double().cpu())
-        return torch.stack([torch.cat(found, dim=1) for found in parts.values()], dim=-1)[:, :, None]
+            found = torch.cat(list(self._shards.runtime.in_turn(batches, of)))
+        return found.movedim(0, 1)[:, :, None]
+
+    def divided(self, shards: Shards) -> HeldOut:
+        return type(self)(self._samples, self._objective, self._device, self._batch_size, shards)
 
     def scores(self, by_unit: Tensor, units: Tensor, leads: Tensor) -> Tensor:
         scales = torch.tensor(list(WeightedSum.weights(self._objective.specs).values()), dtype=torch.float64)

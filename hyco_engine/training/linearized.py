@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.physics.within import internal_steps
-from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, ProductCurvature
+from hyco_engine.training.arrow import (
+    Arrow,
+    ArrowPart,
+    DenseCurvature,
+    OwnedStarts,
+    ProductCurvature,
+    StartCurvature,
+)
 from hyco_engine.training.initial_states import MOST_NUMBERS
 from hyco_engine.training.jacobian import ForwardJacobian, push_each, push_forward
 from hyco_engine.training.least_squares import NormalEquations
@@ -29,6 +36,8 @@ KEPT_BYTES = 2**28
 """Rollouts with derivatives are kept up to this size."""
 
 Linear = tuple[Chunk, Tensor, Tensor]
+Product = Callable[[Tensor], Tensor]
+"""Returns C_w x_w for K vectors each, `[K, b, D]`."""
 Rolled = tuple[Tensor, "Tensor | None"]
 
 
@@ -175,35 +184,44 @@ class Linearizer:
         return self._known[1]
 
     def _arrow(self, whole: Problem) -> Arrow:
-        point = whole.unknowns.point()
-        x = point[None].to(dtype=whole.unknowns.dtype, device=whole.device)
-        parts: list[ArrowPart] = []
-        blocks: list[Tensor] = []
-        pulls: list[StartDerivatives] = []
-        draws = whole.draws()
+        assert whole.initial is not None
+        x = whole.unknowns.point()[None].to(dtype=whole.unknowns.dtype, device=whole.device)
         with torch.no_grad():
-            for chunk in whole.chunks():
-                learned = ~chunk.generated
-                dense = self._affordable(whole, chunk, x.shape[1])
-                linear = self._captured(whole, chunk, x, draws, tangents=True, of_state=True) if dense else None
-                if linear is not None:
-                    _, (residual,), (jacobian,) = linear
-                    own = jacobian[learned, :, x.shape[1] :].double()
-                    parts.append(
-                        ArrowPart.of(residual, jacobian[:, :, : x.shape[1]], learned, partial(_pulled, own, learned))
-                    )
-                    blocks.append((own.mT @ own).cpu())
-                    continue
-                linear = self._captured(whole, chunk, x, draws, tangents=True)
-                _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
-                pulls.append(StartDerivatives(whole, chunk, self._rollout, x))
-                parts.append(ArrowPart.of(residual, jacobian, learned, pulls[-1].pull))
-        curvature = DenseCurvature(torch.cat(blocks)) if blocks else _products(whole, pulls)
-        found = Arrow.joined(parts, curvature)
+            found = whole.shards.each(lambda shard: self._of_starts(whole, shard, x))
+        owned = [
+            OwnedStarts(one.part, curvature) for one, curvature in zip(found, _curvatures(whole, found), strict=True)
+        ]
+        arrow = Arrow.joined(owned, whole.shards, len(whole.data), len(whole.initial.scaled))
         if whole.prior:
             value, gradient, hessian = _prior(whole, x)
-            found = found.with_prior(value[0], gradient[0], hessian[0])
-        return found
+            arrow = arrow.with_prior(value[0], gradient[0], hessian[0])
+        return arrow
+
+    def _of_starts(self, whole: Problem, shard: int, x: Tensor) -> _Linearized:
+        """Return what the samples of one shard contribute, with derivatives by their starts."""
+        parts: list[ArrowPart] = []
+        blocks: list[Tensor] = []
+        products: list[tuple[int, Product]] = []
+        draws = whole.draws()
+        for chunk in whole.chunks(shard):
+            learned = ~chunk.generated
+            dense = self._affordable(whole, chunk, x.shape[1])
+            linear = self._captured(whole, chunk, x, draws, tangents=True, of_state=True) if dense else None
+            if linear is not None:
+                _, (residual,), (jacobian,) = linear
+                own = jacobian[learned, :, x.shape[1] :].double()
+                pull: Product = partial(_pulled, own, learned)
+                jacobian = jacobian[:, :, : x.shape[1]]
+                blocks.append((own.mT @ own).cpu())
+                products.append((len(own), partial(torch.einsum, "wde,kwe->kwd", blocks[-1])))
+            else:
+                linear = self._captured(whole, chunk, x, draws, tangents=True)
+                _, (residual,), (jacobian,) = linear or self._one_by_one(whole, chunk, x, draws)
+                derivatives = StartDerivatives(whole, chunk, self._rollout, x)
+                pull = derivatives.pull
+                products.append((derivatives.count, derivatives.product))
+            parts.append(ArrowPart.of(residual, jacobian, learned, pull))
+        return _Linearized(ArrowPart.joined(parts), blocks, products)
 
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""
@@ -408,25 +426,47 @@ class StartDerivatives:
             ]
         return torch.stack([(one[self._learned, : self._shape[0]] * self._size).flatten(1) for one in found])
 
+    def product(self, starts: Tensor) -> Tensor:
+        """Return J^T J x `[K, b, D]` for x `[K, b, D]`, float64 on the CPU."""
+        with torch.no_grad():
+            return self.pull(self.push(starts)).double().cpu()
+
     def _residuals(self, states: Tensor) -> Tensor:
         return self._whole.residuals(self._whole.model, _starting(self._chunk, states), self._whole.draws())
 
 
-def _products(whole: Problem, parts: Sequence[StartDerivatives]) -> ProductCurvature:
-    """Return the curvature of all start states through products with their derivatives."""
+@attrs.frozen(eq=False)
+class _Linearized:
+    """What the samples of one shard contribute: the `blocks` of the starts of its chunks, or `products` with them.
 
-    def product(starts: Tensor) -> Tensor:
-        own = torch.split(starts, [part.count for part in parts], dim=1)
-        with torch.no_grad():
-            found = [part.pull(part.push(x)).double().cpu() for part, x in zip(parts, own, strict=True)]
-        return torch.cat(found, dim=1)
+    Each chunk has a number of learned starts and their product; those whose derivatives are held as numbers have
+    blocks too.
+    """
 
+    part: ArrowPart
+    blocks: list[Tensor]
+    products: list[tuple[int, Product]]
+
+    def product(self, starts: Tensor) -> Tensor:
+        """Return C_w x_w for K vectors each, `[K, b, D]`."""
+        own = torch.split(starts, [count for count, _ in self.products], dim=1)
+        return torch.cat([product(x) for (_, product), x in zip(self.products, own, strict=True)], dim=1)
+
+
+def _curvatures(whole: Problem, found: Sequence[_Linearized]) -> Sequence[StartCurvature]:
+    """Return the curvature of the starts of each of this rank's shards."""
+    if whole.shards.every(all(len(one.blocks) == len(one.products) for one in found)):
+        return [DenseCurvature(torch.cat(one.blocks)) for one in found]
     assert whole.initial is not None
     shape = whole.initial.scaled.flatten(1).shape
     generator = whole.generator("curvature", whole.begun)
     signs = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1
+    ends = whole.shards.cut(len(whole.data))
+    own = [signs[slice(*ends[shard])] for shard in whole.shards.own]
     # the mean of the diagonal, by Hutchinson's estimate
-    return ProductCurvature(product, float((signs * product(signs[None])[0]).mean()))
+    sums = [(x * one.product(x[None])[0]).sum() for one, x in zip(found, own, strict=True)]
+    scale = float(whole.shards.sum(sums)) / signs.numel()
+    return [ProductCurvature(one.product, scale) for one in found]
 
 
 def _pulled(own: Tensor, learned: Tensor, values: Tensor) -> Tensor:

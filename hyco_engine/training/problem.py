@@ -128,8 +128,8 @@ class Problem:
     `model_name`. A whole loss of rollouts computes as many at a time as `passes` of their kind have room for. The
     phase has `epochs` epochs, after `begun` earlier ones.
 
-    The samples are divided among `shards`, and sums over them are those of all ranks. Where a strategy adds terms,
-    start states are learned, or a normalizer needs the model's gradients, every rank computes all samples.
+    The samples are divided among `shards`, and sums over them are those of all ranks. Where a strategy adds terms or a
+    normalizer needs the model's gradients, every rank computes all samples.
     """
 
     unknowns: Unknowns
@@ -165,10 +165,9 @@ class Problem:
 
     def _undivided(self) -> bool:
         """Return True if every rank has to compute all samples, since their loss is no sum over single ones."""
-        learned = self.initial is not None or bool(self.terms)
         # a shard without samples would not know what its terms look like
         few = len(self.data) < self.shards.count
-        return few or learned or "shared_parameters" in self.normalization.normalizer.requires
+        return few or bool(self.terms) or "shared_parameters" in self.normalization.normalizer.requires
 
     def _together(self) -> int:
         room = Room.of(self.unknowns, self.settings, self.passes)

@@ -18,6 +18,7 @@ from messages import error_naming
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hyco_engine.data import store
 from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.keeping import MAX_VARIANTS
 from hyco_engine.data.manager import DataManager
@@ -358,6 +359,16 @@ def test_leftovers_of_a_killed_writer_are_swept(source, tmp_path):
     prepared(source, tmp_path)
     names = {path.name for path in entry(tmp_path).parent.iterdir()}
     assert names - {".lock"} == {entry(tmp_path, i).name for i in range(3)}
+
+
+def test_writers_with_one_process_id_on_two_machines_share_no_file(source, tmp_path, monkeypatch):
+    names, save = [], store.save_file
+    monkeypatch.setattr(
+        store, "save_file", lambda tensors, path, **more: (names.append(path), save(tensors, path, **more))
+    )
+    for machine in ("a", "b"):
+        prepared(source, tmp_path / machine)
+    assert len({path.name for path in names}) == len(names) == 6
 
 
 def test_a_cache_that_cannot_be_written(source, tmp_path):

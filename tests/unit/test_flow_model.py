@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from shutil import which
 from typing import Any
 
@@ -477,6 +481,41 @@ def test_inductor_compiles_the_graph(count: int) -> None:
     loss.backward()
     assert model.execution == ("inductor", model.execution[1])
     assert model.execution[1].endswith("and compiled")
+
+
+KEPT = """
+import torch
+from torch._dynamo.utils import counters
+from tests_of_kept import FlowModel, Heat, context, states
+model = FlowModel(Heat(), context(compile="inductor"))
+loss = model(states(model, 2)).square().sum()
+(gradient,) = torch.autograd.grad(loss, list(model.parameters()))
+found = counters["inductor"]
+hit, miss, bypass = (found[f"fxgraph_cache_{what}"] for what in ("hit", "miss", "bypass"))
+print(hit, miss, bypass, loss.item(), gradient.tolist())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None and which("clang++") is None, reason="inductor needs a C++ compiler")
+def test_compiled_code_is_found_again_by_the_next_process(tmp_path: Path) -> None:
+    (tmp_path / "tests_of_kept.py").symlink_to(__file__)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])
+    told = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", KEPT],
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": path},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split(maxsplit=3)
+        for _ in range(2)
+    ]
+    made = int(told[0][1])
+    assert [int(number) for number in told[0][:3]] == [0, made, 0]
+    assert [int(number) for number in told[1][:3]] == [made, 0, 0]
+    assert made >= 2
+    assert told[0][3] == told[1][3]
 
 
 # --- what "auto" chooses ------------------------------------------------------------------------------------------

@@ -12,12 +12,16 @@ from test_optimizers import growth, growth_windows
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.data.windows import WindowDataset
-from hyco_engine.interfaces import Trajectory
+from hyco_engine.interfaces import Batch, Recipe, Trajectory
 from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.ranks.runtime import Runtime, Single
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.testing.problems import Decay, decay_layout
+from hyco_engine.testing.ranks import on_ranks
 from hyco_engine.training import arrow, linearized
-from hyco_engine.training.arrow import Arrow, DenseCurvature, ProductCurvature
+from hyco_engine.training.arrow import Arrow, ArrowPart, DenseCurvature, OwnedStarts, ProductCurvature
 from hyco_engine.training.error_bars import measure
 from hyco_engine.training.linearized import JointProblem
 from hyco_engine.training.problem import Problem
@@ -25,9 +29,9 @@ from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
 
-def learning(model: nn.Module, **more: Any) -> Trainer:
+def learning(model: nn.Module, shards: Shards | None = None, **more: Any) -> Trainer:
     settings = attrs.evolve(TrainingSettings(optimizer="gauss-newton", batch_size=16, initial_states="learned"), **more)
-    return Trainer(model, player="physical", layout=decay_layout(), settings=settings)
+    return Trainer(model, player="physical", layout=decay_layout(), settings=settings, shards=shards)
 
 
 def begun(trainer: Trainer, data: Any, moved: float = 0.0) -> Problem:
@@ -72,12 +76,13 @@ def test_the_arrow_is_that_of_all_residuals(products: bool, batch: int, monkeypa
     trainer = learning(model, batch_size=batch)
     problem = begun(trainer, data, moved=0.01)
     found = trainer.linearizer.arrow(problem)
-    assert isinstance(found.curvature, ProductCurvature if products else DenseCurvature)
+    (owned,) = found.owned
+    assert isinstance(owned.curvature, ProductCurvature if products else DenseCurvature)
     r, j = numeric(problem, trainer)
     h, g, p = j.T @ j, j.T @ r, len(problem.unknowns.point())
     assert float(found.values) == pytest.approx(float(r.square().sum()), rel=1e-9)
     torch.testing.assert_close(found.gradient, g[:p], rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(found.start_gradient.flatten(), g[p:], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(owned.part.start_gradient.flatten(), g[p:], rtol=1e-5, atol=1e-9)
     schur = h[:p, :p] - h[:p, p:] @ torch.linalg.solve(h[p:, p:], h[p:, :p])
     torch.testing.assert_close(found.reduced, schur, rtol=1e-5, atol=1e-9)
     assert float(found.decrease()) == pytest.approx(float(g @ torch.linalg.solve(h, g)), rel=1e-5)
@@ -171,16 +176,16 @@ def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
 
 def test_an_unstable_point_is_not_usable() -> None:
     part = torch.ones(1, dtype=torch.float64)
-    bad = Arrow(
-        values=part * torch.nan,
+    bad = ArrowPart(
+        value=part[0],
         gradient=part,
         hessian=part[None],
-        start_gradient=part[None],
+        start_gradient=part[None] * torch.nan,
         between=part[None, None],
-        curvature=DenseCurvature(part[None, None]),
         scores=part[None],
         count=1,
     )
+    bad = Arrow.joined([OwnedStarts(bad, DenseCurvature(part[None, None]))], Shards(), 1, 1)
     assert bad.usable.tolist() == [False]
     assert bad.decrease().tolist() == [torch.inf]
 
@@ -235,3 +240,66 @@ def test_a_joint_problem_evaluates_other_points_and_returns() -> None:
     problem.move_to(moved)
     r, _ = numeric(problem, trainer)
     assert float(value) == pytest.approx(float(r.square().sum()), rel=1e-9)
+
+
+class Again(Recipe):
+    """The windows of a data set once more, as if they had been generated."""
+
+    batch_size = 4
+    sample_bytes = 8
+
+    def __init__(self, data: WindowDataset, count: int) -> None:
+        self.data = data
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def generate(self, indices: Tensor) -> Batch:
+        return self.data.batch(indices)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kind", "generated"), [(2, DenseCurvature, 0), (4, ProductCurvature, 5)], ids=["blocks", "products"]
+)
+def test_each_rank_holds_the_starts_of_its_samples(ranks: int, kind: type, generated: int) -> None:
+    """Any number of ranks finds the same bits, and each linearizes its own samples alone."""
+    real = noisy(0, 0.1, count=9)
+
+    def found(runtime: Runtime) -> tuple[list[Tensor], dict[str, Any] | None, list[int]]:
+        model = growth(a=ParameterSetting(init=1.3)) if kind is DenseCurvature else Decay(dtype=torch.float64)
+        trainer = learning(model, shards=Shards(4, runtime))
+        more = Memory().hold(Again(real, generated), None) if generated else None
+        data = AugmentedDataset(real, more, weight=0.5)
+        trainer.train(data, 2)
+        weights, starts = trainer.found()
+        assert starts is not None
+        bars = measure(trainer, real)
+        assert bars is not None
+        arrow = trainer.linearizer.arrow(trainer.whole_loss(data))
+        assert all(isinstance(owned.curvature, kind) for owned in arrow.owned)
+        values = [*weights.values(), starts, arrow.scores(), arrow.reduced, *arrow.start_step()[:1]]
+        return values, bars.to_data(), [len(owned) for owned in arrow.owned]
+
+    alone, told, held = found(Single())
+    assert held == ([3, 4, 2, 0] if generated else [2, 2, 2, 3])
+    results = on_ranks(ranks, found)
+    for values, bars, _ in results:
+        assert all(torch.equal(one, other) for one, other in zip(values, alone, strict=True))
+        assert bars == told
+    own = [counts for _, _, counts in results]
+    each = 4 // ranks
+    assert own == [held[k : k + each] for k in range(0, 4, each)]
+
+
+def test_shards_change_no_more_of_learned_starts_than_rounding() -> None:
+    data, found = noisy(0, 0.1, count=9), []
+    for shards in (Shards(), Shards(4)):
+        trainer = learning(Decay(dtype=torch.float64), batch_size=100, shards=shards)
+        trainer.train(data, 10)
+        found.append(trainer.found())
+    (whole, starts), (divided, moved) = found
+    assert starts is not None
+    assert moved is not None
+    torch.testing.assert_close(whole, divided, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(starts, moved, rtol=1e-9, atol=1e-9)

@@ -65,9 +65,17 @@ def free_port() -> int:
 
 
 def started(
-    rank: int, port: int, how: str, seconds: str = "60", *, size: int = 2, program: str = PROGRAM
+    rank: int,
+    port: int,
+    how: str,
+    seconds: str = "60",
+    *,
+    size: int = 2,
+    program: str = PROGRAM,
+    names: tuple[str, str] = ("RANK", "WORLD_SIZE"),
 ) -> subprocess.Popen[str]:
-    given = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    given = dict(zip(names, (str(rank), str(size)), strict=True))
+    given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     given |= {"HYCO_ENGINE_RANK_TIMEOUT_S": seconds, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
         [sys.executable, "-c", program, how], env=os.environ | given, stdout=subprocess.PIPE, text=True
@@ -97,6 +105,14 @@ def test_rank_0_tells_how_another_rank_ended(how: str, told: str) -> None:
         "such as on its time, its files, or random numbers of its own",
         told,
     ]
+
+
+def test_processes_of_srun_meet_too() -> None:
+    port, names = free_port(), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    both = [started(rank, port, "raises", names=names) for rank in (0, 1)]
+    lines = both[0].communicate(timeout=120)[0].splitlines()
+    both[1].communicate(timeout=120)
+    assert lines[1:] == ["RankFailed rank 1 failed in train_physical of cycle 2: no more iron 3"]
 
 
 RING = """

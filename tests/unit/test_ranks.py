@@ -10,6 +10,9 @@ import attrs
 import pytest
 import torch
 from messages import error_naming
+from test_ensembles import LAYOUT as BANDS
+from test_ensembles import around_zero, noisy_paths
+from test_points import Line, layout, seen, trajectory
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -23,11 +26,15 @@ from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Batch, LossNormalizer, Player, Recipe
 from hyco_engine.ranks.runtime import RanksDiffer, Runtime, Single
 from hyco_engine.ranks.shards import Shards
+from hyco_engine.tasks.points import HeldOutPoints
 from hyco_engine.testing.problems import Decay, decay_layout, decay_trajectories, decay_windows
 from hyco_engine.testing.ranks import Thread, on_ranks
-from hyco_engine.training.evaluation import HeldOutRollouts
+from hyco_engine.training.evaluation import HeldOutRollouts, HeldOutSamples
+from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
+
+POINTS = layout("u", "", (4,))
 
 
 class Net(nn.Module):
@@ -83,6 +90,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "adam with noise": {"input_noise": 0.1, "clip_grad_norm": 0.5},
     "sgd": {"optimizer": "sgd"},
     "lbfgs": {"player": "physical", "optimizer": "lbfgs"},
+    "lbfgs with learned starts": {"player": "physical", "optimizer": "lbfgs", "initial_states": "learned"},
     "gauss-newton": {"player": "physical", "optimizer": "gauss-newton"},
     "gauss-newton from several starts": {"player": "physical", "optimizer": "gauss-newton", "starts": 2},
 }
@@ -304,3 +312,63 @@ def test_a_step_exchanges_the_losses_and_one_gradient() -> None:
     # both phases compare the samples first, and a rank with fewer samples fills up to the other's number
     assert exchanged["meetings"] == steps * 2 + 2
     assert losses + gradients + 2 * 32 <= exchanged["bytes"] <= losses + gradients + 2 * 32 + steps * 16
+
+
+def test_ranks_do_items_in_turn() -> None:
+    """Results may differ in length; a rank without an item does the first ones again, and its result goes nowhere."""
+
+    def work(runtime: Runtime) -> tuple[list[Tensor], list[int]]:
+        done: list[int] = []
+
+        def of(item: int) -> Tensor:
+            done.append(item)
+            return torch.full((item, 2), float(item))
+
+        return list(runtime.in_turn([3, 1, 4, 2], of)), done
+
+    alone, _ = work(Single())
+    assert [len(rows) for rows in alone] == [3, 1, 4, 2]
+    results = on_ranks(3, work)
+    assert all(torch.equal(a, b) for found, _ in results for a, b in zip(found, alone, strict=True))
+    assert [done for _, done in results] == [[3, 2], [1, 2], [4, 2]]
+
+
+def test_bands_and_predictors_are_measured_in_turn() -> None:
+    """Every number of ranks finds the bands and errors of one process, each from its own simulations and samples."""
+    ensemble, paths = around_zero(0.5), noisy_paths(5, 0.3, seed=1)
+    points = [trajectory(seen([0.5, 2.0], [0.1, place], [2.5, 4.0])) for place in (0.2, 0.4, 0.6)]
+    unseen = [trajectory(None), *points]
+    samples = decay_windows(2, frames=9)
+
+    def measured(runtime: Runtime) -> tuple[list[Any], list[int]]:
+        calls = [0, 0, 0]
+
+        def counts(which: int, model: nn.Module) -> nn.Module:
+            def count(*given: Any) -> None:
+                calls[which] += 1
+
+            model.register_forward_hook(count)
+            return model
+
+        shards, found = Shards(4, runtime), list[Any]()
+        members = copy.deepcopy(ensemble)
+        counts(0, members.members[0])
+        heldout = HeldOutRollouts(paths, BANDS).divided(shards)
+        bands = heldout.bands(members)
+        assert bands is not None
+        found += [bands.factors.tolist(), heldout.coverage(members, bands)]
+        asked = counts(1, Line())
+        found.append(HeldOutPoints(unseen, POINTS).divided(shards).measure(asked))
+        stepper = counts(2, Net(0.0))
+        objective = RolloutObjective(decay_layout())
+        found.append(HeldOutSamples(samples, objective, batch_size=4).divided(shards).measure(stepper))
+        return found, calls
+
+    alone, calls = measured(Single())
+    # 3 steps of 5 paths, twice; 3 simulations with sensors; 3 batches of 12 samples, of 3 steps each
+    assert calls == [30, 3, 3 * samples.horizon]
+    for size in (2, 4):
+        results = on_ranks(size, measured)
+        assert all(found == alone for found, _ in results)
+        each = [2 * 3 * -(-5 // size), -(-3 // size), samples.horizon * -(-3 // size)]
+        assert [own for _, own in results] == [each] * size

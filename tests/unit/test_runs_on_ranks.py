@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from messages import error_naming
 from tiny_specs import HEAT_HYBRID
@@ -147,3 +148,49 @@ def test_a_failure_of_one_rank_is_told_by_all(tmp_path: Path) -> None:
         on_ranks(2, work)
     assert str(caught.value).startswith("the spec of rank 1 and of rank 0 differ: ")
     assert not (tmp_path / "run").exists()
+
+
+def sensors(folder: Path) -> dict[str, Any]:
+    """A spec of readings of a rod, u = exp(-0.2 pi^2 t) cos(pi x), for a physics and a function of place and time."""
+    times, places = np.tile(np.arange(1, 7) * 0.1, 8), np.repeat((np.arange(8) + 0.5) / 8, 6)
+    table = np.stack([times, places, np.exp(-0.2 * np.pi**2 * times) * np.cos(np.pi * places)], axis=1)
+    np.savetxt(folder / "sensors.csv", table, delimiter=",", header="t,x,u", comments="")
+    np.save(folder / "start.npy", np.cos(np.pi * (np.arange(8) + 0.5) / 8))
+    return {
+        "run": {"cycles": 1, "shards": 2},
+        "data": {
+            "kind": "points",
+            "path": str(folder / "sensors.csv"),
+            "resolution": {"x": 8},
+            "bounds": {"x": [0.0, 1.0]},
+            "boundary": "zero-gradient",
+            "dt": 0.1,
+            "num_predict_steps": 6,
+            "split": {"by": "sensor"},
+            "heldout": 0.25,
+            "initial": {"u": {"file": str(folder / "start.npy")}},
+        },
+        "physical": {"kind": "heat", "compile": "eager", "dt": 0.02, "parameters": {"kappa": {"init": 0.3}}},
+        "synthetic": {"kind": "coordinate-mlp", "width": 4, "depth": 1, "duration": 0.6},
+        "augmentation": {"kind": "interaction", "points": 8},
+        "training": {
+            "synthetic": {"epochs_per_cycle": 2, "batch_size": 4, "points_per_sample": 4},
+            "physical": {"epochs_per_cycle": 2, "optimizer": "lbfgs"},
+        },
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [(), ("physical", "augmentation")], ids=["both", "surrogate alone"])
+def test_sensors_find_the_same(left_out: tuple[str, ...], tmp_path: Path) -> None:
+    spec = {name: value for name, value in sensors(tmp_path).items() if name not in left_out}
+
+    def run(runtime: Runtime, name: str) -> RunResult:
+        paths = {"paths.cache": str(tmp_path / "cache")}
+        return hyco.Engine(copy.deepcopy(spec), overrides=paths, runtime=runtime, draw=lambda *given: ()).run(
+            tmp_path / name
+        )
+
+    run(Single(), "alone")
+    on_ranks(2, lambda runtime: run(runtime, "run"))
+    assert results(tmp_path / "run") == results(tmp_path / "alone")

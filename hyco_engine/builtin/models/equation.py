@@ -16,7 +16,9 @@ scheme = "finite-difference" (default else)
     Space: central differences of fourth order. c u u_x is split as c (u u_x + (u u)_x) / 3, which keeps the sums of u
     and u^2; d/dx (a du/dx) is conservative on five points. Beyond a side with a rule, fields continue as even or odd
     functions, and what is computed from fields follows from their continuation: order 2 at sides with a constant other
-    than 0. Time: classical Runge-Kutta.
+    than 0. Time: classical Runge-Kutta. With "auto", where all sides mirror the fields (zero-gradient, symmetric,
+    antisymmetric, 0) and linear terms of even order would need four times as many internal steps, these are exact by
+    cosine and sine transforms of the same differences, and time is ETDRK4.
 
 scheme = "shock"
     Space: WENO reconstructions of fifth order from the upwind side for fluxes and advective products, and central
@@ -108,6 +110,7 @@ from hyco_engine.physics.explicit import LEARNING_ROOM, rk4, ssprk3
 from hyco_engine.physics.exponential import etdrk4
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.knots import at_times
+from hyco_engine.physics.mirrored import Mirrored, mirrors
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
@@ -118,6 +121,8 @@ from hyco_engine.physics.steady_model import SteadyModel, SteadyPhysics
 KEY = "physical"
 WAVES = (9, 9, 5)
 """The number of wave numbers along each axis at which steps are tested, in one, two and three dimensions."""
+STIFF = 4.0
+"""A linear part is exact at walls if it would need so many times as many internal steps: transforms take longer."""
 MOST_DENSE = 2000
 """The most unknowns of steady states in which the mean of a field joins all of them."""
 Parameters = Mapping[str, Tensor]
@@ -135,10 +140,13 @@ class Equation(TorchPhysics):
         layout: StateLayout,
         settings: Mapping[str, ParameterSetting],
         times: tuple[float, float] | None = None,
+        *,
+        exact: bool = False,
     ) -> None:
         """Raise SpecError for names without a meaning, or where the scheme and the data do not fit.
 
-        `times` are those between which the equation is solved, where it depends on time and they are known.
+        `times` are those between which the equation is solved, where it depends on time and they are known. With
+        `exact`, linear terms are exact at sides that mirror fields, too.
         """
         self.options = options
         self.layout = layout
@@ -205,8 +213,11 @@ class Equation(TorchPhysics):
         elif options.scheme == "shock":
             terms = [[conserved(term) for term in expansion.terms(node)] for node in nodes]
             self.rates = tuple(Rate(linear=(), rest=tuple(own)) for own in terms)
+        elif exact and self.mirrors():
+            self.rates = tuple(_even(node, own, expansion) for node, own in zip(nodes, self.components, strict=True))
         else:
             self.rates = tuple(Rate(linear=(), rest=_difference_terms(node, expansion)) for node in nodes)
+        self.mirrored = not self.spectral and any(rate.linear for rate in self.rates)
         self.rest = [rate.rest for rate in self.rates]
         self.transports: list[Transport] = []
         if options.scheme == "shock":
@@ -224,7 +235,8 @@ class Equation(TorchPhysics):
         state = torch.cat([fields[info.name] for info in self.layout.dynamic], dim=1)
         others = {Symbol("parameter", name): value for name, value in parameters.items()}
         others |= {symbol: fields[symbol.name][:, symbol.component] for symbol in self.statics}
-        advance = self._spectral_step if self.spectral else self._difference_step
+        mirrored = self._mirrored_step if self.mirrored else self._difference_step
+        advance = self._spectral_step if self.spectral else mirrored
         time = fields[TIME][:, 0] if self.uses_time else None
         if time is not None and self.layout.n_axes:
             time = time[(slice(None), *(slice(1) for _ in self.layout.grid.axes))]
@@ -281,6 +293,34 @@ class Equation(TorchPhysics):
             return torch.stack(parts, dim=1) * spectrum.resolved
 
         return spectrum.inverse(etdrk4(linear, slope, u, dt))
+
+    def _mirrored_step(self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float) -> Tensor:
+        axes, first = self.layout.grid.axes, self.layout.dynamic[0].boundary
+        waves = Mirrored(self.layout.grid, [first.rules(axis, axes, None) for axis in axes], state)
+        fields, numbers = self._split(others)
+        # factors of linear terms are the same everywhere
+        known = self._evaluation(fields, numbers, state)
+        linear = torch.stack([_exact_at_walls(rate, known, waves).expand(waves.shape_of) for rate in self.rates])
+        u = waves.forward(state)
+        if not any(self.rest):
+            return waves.inverse(torch.exp(dt * linear) * u)
+        change = self._change(state, fields)
+
+        def slope(u: Tensor, since: float) -> Tensor:
+            now = self._at(None if time is None else time + since)
+            return waves.forward(change(waves.inverse(u), numbers | now))
+
+        return waves.inverse(etdrk4(linear, slope, u, dt))
+
+    def mirrors(self) -> bool:
+        """Return whether all components continue evenly or oddly beyond all sides, by the same rules."""
+        axes = self.layout.grid.axes
+        every = {
+            tuple(info.boundary.rules(axis, axes, index if info.components else None) for axis in axes)
+            for info in self.layout.dynamic
+            for index in range(info.channels)
+        }
+        return len(axes) > 0 and len(every) == 1 and all(map(mirrors, next(iter(every))))
 
     def _difference_step(
         self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None, dt: float
@@ -407,6 +447,15 @@ class Equation(TorchPhysics):
                 "order where states are smooth (as asked for), central differences of fourth order, and Runge-Kutta of "
                 f"third order that makes no extrema, with {counted} by its fastest speed and the symbol of its "
                 "linearised rates",
+                *self._given_told(),
+            ]
+        if self.mirrored:
+            exact = [symbol.name for symbol, rate in zip(self.components, self.rates, strict=True) if rate.linear]
+            stiff = ", ".join(dict.fromkeys(exact))
+            return [
+                "the equation is solved by central differences of fourth order (a side is not periodic) and "
+                f"Runge-Kutta of fourth order, exact in the linear terms of {stiff} by cosine and sine transforms "
+                f"(they are stiff), with {counted} by the symbol of its linearised rates",
                 *self._given_told(),
             ]
         if not self.spectral:
@@ -751,6 +800,30 @@ def _exact(rate: Rate, evaluation: Spectral) -> Tensor:
     return total
 
 
+def _exact_at_walls(rate: Rate, evaluation: Differences, waves: Mirrored) -> Tensor:
+    """Return the factor of the linear terms of a rate for each wave."""
+    total = waves.symbol([0] * evaluation.n_axes) * 0.0
+    for term, operator in rate.linear:
+        total = total + evaluation.factor(term, reduce(add, map(waves.symbol, operator)))
+    return total
+
+
+def _even(node: Node, own: Symbol, expansion: Expansion) -> Rate:
+    """Return the rate of a component with the linear terms that keep its symmetry, and the rest as differences."""
+    linear: list[tuple[Term, Operator]] = []
+    rest: list[Term] = []
+    for term in expansion.terms(node):
+        match term.core:
+            case Derivative(operator=operator, argument=inner) if inner == own and not any(
+                n % 2 for orders in operator for n in orders
+            ):
+                linear.append((term, operator))
+            case _:
+                rest.append(term)
+    split = [part for term in rest for part in skew_form(term)]
+    return Rate(linear=tuple(linear), rest=tuple(Term(t.number, t.coefficient, diffusion_form(t.core)) for t in split))
+
+
 def _transformed(terms: Sequence[Term], evaluation: Spectral) -> Tensor:
     """Return the spectrum of a sum of terms; those with the same outer derivative take one transform."""
     groups: dict[Operator | None, list[Any]] = {}
@@ -859,6 +932,24 @@ def _is_field(setting: ParameterSetting, layout: StateLayout) -> bool:
     return setting.from_ in given and given[setting.from_].sampling == "centered"
 
 
+def _chosen(options: EquationOptions, layout: StateLayout, context: PhysicsContext) -> Equation:
+    """Return the equation, with linear terms exact at walls where it saves most of the internal steps.
+
+    That follows from the spec and the grid alone, so that it is the same whenever a model is built.
+    """
+    plain = Equation(options, layout, context.parameters, context.times)
+    if options.scheme != "auto" or plain.spectral or not plain.mirrors() or context.dt is None:
+        return plain
+    exact = Equation(options, layout, context.parameters, context.times, exact=True)
+    if not exact.mirrored:
+        return plain
+    start = {one.name: torch.tensor(one.init, dtype=torch.float64) for one in plain.parameters}
+    dt = context.inner_dt or context.dt
+    needed, left = (max(1.0, one.least_steps(layout, {}, start, dt)) for one in (plain, exact))
+    # a step that the user set has its number, and only has to be stable
+    return exact if needed > (STIFF if context.inner_dt is None else 1.0) * left else plain
+
+
 def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | SteadyModel:
     """Build the model; the registry calls this factory."""
     given = context.layout
@@ -891,5 +982,5 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | Ste
     if options.steady:
         return SteadyModel(SteadyEquation(options, layout, context.parameters), context)
     if grid.axes:
-        return TorchModel(Equation(options, layout, context.parameters, times), context)
+        return TorchModel(_chosen(options, layout, context), context)
     return TorchModel(System(options, layout, context.parameters, context.statistics, times), context)
