@@ -37,7 +37,8 @@ def boundary_to_extrapolation(
 def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str], name: str) -> Extrapolation:
     if rule.kind == "formula":
         raise DataError(
-            f"PhiFlow needs numbers at the sides, and the boundary of {name!r} is the formula {rule.text!r}",
+            f"PhiFlow and its Scenes need numbers at the sides, and the boundary of {name!r} is the formula "
+            f"{rule.text!r}: give its value instead, such as data.boundary = 1.0",
             key="data.boundary",
         )
     if rule.kind == "constant":

@@ -19,7 +19,8 @@ import hyco_engine as hyco
 from hyco_engine.cli import cli
 from hyco_engine.data.fields import Boundary, Rule
 from hyco_engine.data.padding import extend
-from hyco_engine.errors import HycoError, SpecError
+from hyco_engine.errors import DataError, HycoError, SpecError
+from hyco_engine.physics.boundaries import boundary_to_extrapolation
 from hyco_engine.report.page_tables import detail_tables
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.keeper import Interrupted
@@ -137,6 +138,11 @@ class TestAValueAtASide:
         spec = {**changed(data=data), "physical": heat}
         with pytest.raises(SpecError, match="Formulas of parameters are for physical"):
             hyco.Engine(spec).plan()
+
+    def test_has_no_place_in_scenes(self) -> None:
+        sides = Boundary.parse({"x": {"lower": "T_left", "upper": 0.0}}, "x")
+        with pytest.raises(DataError, match="Scenes need numbers at the sides, and the boundary of 'u' is the formula"):
+            boundary_to_extrapolation(sides, "x", name="u")
 
 
 class TestAStartState:
