@@ -22,6 +22,7 @@ from hyco_engine.data.padding import extend
 from hyco_engine.errors import HycoError, SpecError
 from hyco_engine.report.page_tables import detail_tables
 from hyco_engine.rollout import rollout
+from hyco_engine.runs.keeper import Interrupted
 
 WALL = {"x": {"lower": "T_left*cos(w*t)", "upper": "zero-gradient"}}
 BUMP = "A*exp(-20*(x - x0)**2)"
@@ -255,6 +256,17 @@ class TestARun:
         shown = json.loads(CliRunner().invoke(cli, ["equation", str(spec), "--json"]).stdout)
         assert [one["unicode"] for one in shown["equations"]] == ["∂t u = ∂x² u", "u = a at x = 0"]
         assert shown["equations"][1]["latex"] == "u = a \\text{ at } x = 0"
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_last_bit(tmp_path: Path, result: Any) -> None:
+    moments = iter(range(100))
+    with pytest.raises(Interrupted):
+        hyco.Engine(changed()).run(tmp_path / "run", stop=lambda: "SIGTERM" if next(moments) == 3 else None)
+    again = hyco.Engine(changed()).run(tmp_path / "run", resume=True)
+    for name in ("parameters", "metrics", "physics"):
+        assert again.summary[name] == result.summary[name]
+    weights = "weights/physical-final.safetensors"
+    assert (again.folder / weights).read_bytes() == (result.folder / weights).read_bytes()
 
 
 def test_sensors_need_no_first_frame_where_the_physics_gives_it(tmp_path: Path) -> None:

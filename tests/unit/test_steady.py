@@ -193,7 +193,7 @@ def test_the_mean_of_a_field_joins_all_unknowns() -> None:
     ("options", "told"),
     [
         ({"rates": {"u": "u"}, "steady": {"u": "u"}}, "steady: a physics has rates of change or steady states"),
-        ({"steady": {"u": "u"}, "scheme": "spectral"}, "scheme: steady states are solved by differences"),
+        ({"steady": {"u": "u"}, "scheme": "spectral"}, "scheme: steady states are solved by central differences"),
         ({"steady": {"u": "lap(u"}}, "steady.u: column 4, at '(u': this parenthesis is not closed"),
     ],
 )
