@@ -51,8 +51,10 @@ from hyco_engine.training.trainer import Trainer
 
 LARGE = 0.1
 """A discretisation error above this part of the value is a guess: the next order counts too."""
-FINER_SHARE = 0.5
-"""The finer physics may take this part of what training took; the rest is for derivatives and their graphs."""
+FINER_SHARE = 0.25
+"""The finer physics may take this part of what training took; the rest is for derivatives and all graphs."""
+LEAST_WORK = 2.0**22
+"""What it may always take, a fraction of a second: a short training must not leave the error of the grid unknown."""
 VAGUE = 0.5
 """Total error, relative to the value, from which on the curvature at the minimum says too little."""
 FEWEST = 16
@@ -111,6 +113,7 @@ class _Finer:
     excerpt: Excerpt | None = None
     residual: Tensor | None = None
     why_not: str = ""
+    """Why nothing is known about the grid."""
 
 
 def error_budget(
@@ -130,7 +133,7 @@ def error_budget(
     assert model is not None
     whole = trainer.whole_loss(data, passes="tangents")
     work = work_of(whole, trainer.epochs_done)
-    finer = _finer(whole, trainer.measuring, build, FINER_SHARE * work, bars.variance)
+    finer = _finer(whole, trainer.measuring, build, max(LEAST_WORK, FINER_SHARE * work), bars.variance)
     intervals = _profiles(trainer, model, whole, bars)
     points = whole.unknowns.point()
     owners = _owners(model)
@@ -189,7 +192,8 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
     certain = evidence > DECIDED
     # data that may come from this very grid say nothing about the way to a perfect one
     way = found.way(variance) if certain else (WAY, VAGUENESS)
-    return _Finer(found=found, certain=certain, way=way, excerpt=excerpt, residual=residual)
+    why = "" if refinement.grid else f"the internal steps alone are shorter, since {refinement.why_not}"
+    return _Finer(found=found, certain=certain, way=way, excerpt=excerpt, residual=residual, why_not=why)
 
 
 def _at_finer_fit(whole: Problem, excerpt: Excerpt, found: Discretisation) -> Tensor:
@@ -372,6 +376,8 @@ def _judged(
         return False, f"at its {bound} bound, beyond which the fit would go on"
     if found["profile_reason"] is not None:
         return False, f"the curvature says too little here, and no profile is known: {found['profile_reason']}"
+    if finer is not None and finer.refinement.dear:
+        return False, "the error of the grid is not known, as a finer one would take longer than the identification"
     grid, starts = found["discretisation"] or 0.0, found["start_noise"] or 0.0
     if max(grid, starts) <= noise:
         return True, "trusted"

@@ -45,13 +45,15 @@ class NotRefinable(Exception):
 class Refinement:
     """A finer `model` beside a `coarse` one with the same parameters.
 
-    `grid` is true if the grid is finer; else the internal steps alone are shorter, for the reason `why_not`.
+    `grid` is true if the grid is finer; else the internal steps alone are shorter, for the reason `why_not`. `dear` is
+    true if that is the cost of a finer grid.
     """
 
     coarse: PhysicalModel
     model: PhysicalModel
     grid: bool
     why_not: str = ""
+    dear: bool = False
 
     @classmethod
     def of(cls, coarse: PhysicalModel, build: Build, *, grid: bool = True) -> Refinement:
@@ -77,7 +79,7 @@ class Refinement:
             raise NotRefinable(str(error)) from error
         if internal_steps(model) != steps:
             raise NotRefinable("the physics has no internal steps that could be shorter" + f", and {why_not}")
-        return cls(coarse=coarse, model=model, grid=False, why_not=why_not)
+        return cls(coarse=coarse, model=model, grid=False, why_not=why_not, dear=not grid)
 
     @property
     def cells(self) -> int:

@@ -227,6 +227,21 @@ def test_without_a_way_to_build_the_physics_the_reason_is_told() -> None:
     assert (entry["trusted"], entry["verdict"]) == (True, "trusted")
 
 
+def test_a_grid_that_is_too_dear_to_refine_leaves_an_interval_that_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hyco_engine.training.error_budget.LEAST_WORK", 0.0)
+    monkeypatch.setattr("hyco_engine.training.error_budget.FINER_SHARE", 1e-9)
+    entry = budget_of(built(), exact_decay(noise=0.01)).entries["k"]
+    assert entry["discretisation_reason"] == (
+        "the internal steps alone are shorter, since the grid was left as it is to bound the time that this takes"
+    )
+    assert (entry["trusted"], entry["verdict"]) == (
+        False,
+        "the error of the grid is not known, as a finer one would take longer than the identification",
+    )
+
+
 def test_data_made_with_these_very_steps_have_no_error_of_the_grid() -> None:
     states = exact_decay().states
     more = {"physics": Reaction()}
