@@ -180,7 +180,7 @@ def vortex(x: Tensor, y: Tensor) -> Tensor:
 def test_the_text_of_smoke_is_that_of_its_smoke() -> None:
     found = texts("smoke")
     errors = []
-    for n in (16, 32):
+    for n in (12, 24):
         built = Case(kind="smoke", resolution=(n, n), parameters={"buoyancy": 0.5, "nu": 0.01, "D": 0.02}, dt=DT)
         made = built.model(compile="eager", inner_dt=DT)
         own = Case(
@@ -204,5 +204,5 @@ def test_the_text_of_smoke_is_that_of_its_smoke() -> None:
         assert [info.name for info in made.layout.dynamic] == ["smoke", "velocity"]
         wanted, got = rates(made, state)[0, 0], rates(own, centred)[0, 0]
         errors.append(float((got - wanted).abs().max() / wanted.abs().max()))
-    assert errors[0] < 0.1
+    assert errors[0] < 0.15
     assert errors[1] == pytest.approx(errors[0] / 4, rel=0.3)

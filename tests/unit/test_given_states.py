@@ -50,7 +50,7 @@ SPEC: dict[str, Any] = {
             "x0": {"init": 0.6},
         },
     },
-    "training": {"physical": {"epochs_per_cycle": 15}},
+    "training": {"physical": {"epochs_per_cycle": 10}},
 }
 
 
@@ -258,6 +258,7 @@ class TestARun:
         assert shown["equations"][1]["latex"] == "u = a \\text{ at } x = 0"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_last_bit(tmp_path: Path, result: Any) -> None:
     moments = iter(range(100))
     with pytest.raises(Interrupted):

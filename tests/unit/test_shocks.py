@@ -129,15 +129,15 @@ def test_steps_follow_the_fastest_wave() -> None:
 
 
 def test_the_plane_is_moved_along_both_axes() -> None:
-    own = shock({"s": "-div(s*v)", "v": "0*v"}, (40, 40), vectors=["v"], parameters={}, inner_dt=0.1 / 16)
+    own = shock({"s": "-div(s*v)", "v": "0*v"}, (24, 24), vectors=["v"], parameters={}, inner_dt=0.1 / 10)
     x = places(own)
-    state = torch.zeros(1, 3, 40, 40, dtype=torch.float64)
+    state = torch.zeros(1, 3, 24, 24, dtype=torch.float64)
     state[:, 0], state[:, 1], state[:, 2] = wave(x)[:, None] * wave(x)[None, :], 1.0, -0.5
     found = rolled(own, state, 4)[0, 0]
     wanted = wave(x - 0.4)[:, None] * wave(x + 0.2)[None, :]
-    assert float((found - wanted).abs().max()) < 2e-5
-    carried = shock({"s": "-advect(v, s)", "v": "0*v"}, (40, 40), vectors=["v"], parameters={}, inner_dt=0.1 / 16)
-    assert float((rolled(carried, state, 4)[0, 0] - wanted).abs().max()) < 2e-5
+    assert float((found - wanted).abs().max()) < 3e-4
+    carried = shock({"s": "-advect(v, s)", "v": "0*v"}, (24, 24), vectors=["v"], parameters={}, inner_dt=0.1 / 10)
+    assert float((rolled(carried, state, 4)[0, 0] - wanted).abs().max()) < 3e-4
 
 
 @pytest.mark.parametrize("compile", ["eager", "graph"])
