@@ -4,6 +4,7 @@ Each process has one thread. `efficiency` is the time of one process divided by 
 
 * `surrogate`: an epoch of the U-Net of docs/benchmarks.md (Burgers on 128 cells, batches of 64), in two shards;
 * `gauss_newton`: iterations of Gauss-Newton for the viscosity in 240 windows of 10 steps on 256 cells;
+* `learned_starts`: the same for 96 windows on 64 cells, whose start states are learned beside the viscosity;
 * `generation`: rollouts of that physics, 16 batches of 32.
 
 `bytes_per_step` is what a process sends in a step of the surrogate. `single_process_overhead` is by how much longer an
@@ -101,14 +102,15 @@ def work(rounds: int, which: str) -> dict[str, Any]:
 
             def run() -> object:
                 return trainer.train(data, 1)
-        elif name == "gauss_newton":
-            settings = TrainingSettings(optimizer="gauss-newton", memory_gb=0.1)
-            data = AugmentedDataset(windows(256, 12, 30, 10))
+        elif name in ("gauss_newton", "learned_starts"):
+            starts_are = "learned" if name == "learned_starts" else "observed"
+            settings = TrainingSettings(optimizer="gauss-newton", memory_gb=0.1, initial_states=starts_are)
+            cells, data = (64, windows(64, 96, 11, 10)) if starts_are == "learned" else (256, windows(256, 12, 30, 10))
 
             def run() -> object:
-                model = physics(256)
-                trainer = Trainer(model, player="physical", layout=layout(256), settings=settings, shards=divided)
-                return trainer.train(data, 4)
+                model = physics(cells)
+                trainer = Trainer(model, player="physical", layout=layout(cells), settings=settings, shards=divided)
+                return trainer.train(AugmentedDataset(data), 4)
         else:
             teacher, starts = physics(256), windows(256, 512, 2, 1).inputs(torch.arange(512))
             teacher.prepare(starts[:32])
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     alone: dict[str, dict[str, Any]] = {}
     two: dict[str, dict[str, Any]] = {}
-    for name in ("surrogate", "gauss_newton", "generation"):
+    for name in ("surrogate", "gauss_newton", "learned_starts", "generation"):
         alone[name] = in_processes(1, given.rounds, f"{name}/1")
         two[name] = in_processes(2, given.rounds, f"{name}/2")
     divided = {shards: in_processes(1, given.rounds, f"surrogate/{shards}") for shards in (2, 8)}
