@@ -145,6 +145,7 @@ class Assembler:
             spec.data,
             spec.paths.cache,
             writes=writes,
+            runtime=self.runtime,
             dtype=DTYPES.get(spec.run.precision),
             seed=spec.run.seed,
             spare=self.players == ("physical",),  # only a surrogate needs data that it has not seen

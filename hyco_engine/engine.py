@@ -29,6 +29,7 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
+from hyco_engine.spec.resolving import replaced
 from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded, PhaseWatch
@@ -128,14 +129,15 @@ class Engine:
             return self._execute(assembler, folder, (folder, *trackers), earlier, stop)
 
     def _follow(self, phase: PhaseWatch, stop: Callable[[], str | None]) -> RunResult:
-        """Take part in the run of rank 0, from the state that it has prepared."""
+        """Take part in the run of rank 0, from the place on where it has settled how to read the data."""
         told = unpacked(self._runtime.broadcast(b""))
-        folder = FolderElsewhere(Path(told.pop("folder")))
+        folder = FolderElsewhere(Path(told["folder"]))
         if "completed" in told:
             return run_result(folder.path, told["completed"], {}, resumed_completed=True)
         assembler = Assembler(self.spec, self.registry, self._runtime)
-        assembler.spec = with_choices(self.spec, tomllib.loads(told["run"]["spec"]))
-        return self._execute(assembler, folder, (phase,), Earlier(checkpoint=told), stop)
+        settled = with_choices(self.spec, tomllib.loads(told["run"]["spec"]))
+        assembler.spec = replaced(settled, {"run.threads": told["run"]["threads"]})
+        return self._execute(assembler, folder, (phase,), None, stop)
 
     def _execute(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -23,12 +24,12 @@ from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.results import Results
 from hyco_engine.runs.cache_manager import CacheManager
-from hyco_engine.runs.checkpoint import Checkpoints, packed
+from hyco_engine.runs.checkpoint import Checkpoints, packed, unpacked
 from hyco_engine.runs.environment import describe_environment, running_on
 from hyco_engine.runs.files import dump_json
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.keeper import Keeper
-from hyco_engine.runs.resuming import CHECKPOINTS, Earlier
+from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, with_choices
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec
 from hyco_engine.threads import compute_with, own_threads
@@ -43,8 +44,8 @@ class Execution:
     """One execution of a run. At its end, even after an error, it tells the trackers and writes the summary.
 
     `earlier` is the run from which this one continues, and None for a new one. `stop` returns the signal that asks the
-    run to end, or None. Every process of `runtime` executes the run, and rank 0 alone writes: the others continue from
-    what it has prepared.
+    run to end, or None. Every process of `runtime` executes the run, and rank 0 alone writes the run folder: the others
+    read the data with it, and then continue from what it has prepared.
     """
 
     def __init__(
@@ -145,12 +146,17 @@ class Execution:
         """Read the data, build all parts for it, and compile the physics."""
         assembler = self.assembler
         with self._report.timed("prepare_data"):
-            task = assembler.task(writes=self.runtime.rank == 0)
+            task = assembler.task()
             assembler.choose_shards()
             compute_with(assembler.choose_threads(task, None if self._kept is None else self._kept["run"]["threads"]))
             self.folder.write_environment(describe_environment(assembler.registry, assembler.device))
+            if self.runtime.size > 1 and self.runtime.rank == 0:
+                # the last digits of simulations depend on what was settled so far
+                self.runtime.broadcast(packed({"folder": str(self.folder.path), "run": self._current_facts()}))
             task.read(self._progress)
             self._digest = task.digest()
+        if self.runtime.rank > 0:
+            self._continue_from_rank_0()
         if self._kept is not None and self._kept["data"] != self._digest:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
@@ -170,10 +176,16 @@ class Execution:
         if parts.cache is not None:
             logger.info("generated samples: %s", parts.cache.reason)
         if self.runtime.size > 1 and self.runtime.rank == 0:
-            # the others choose nothing by themselves, since some choices are timed, and read what is cached now
+            # the others choose nothing by themselves, since some choices are timed
             training = None if self._kept is None else self._kept["training"]
-            self.runtime.broadcast(packed({"folder": str(self.folder.path), **self._content(training)}))
+            self.runtime.broadcast(packed(self._content(training)))
         return parts
+
+    def _continue_from_rank_0(self) -> None:
+        """Take what rank 0 has prepared as the state of an earlier run."""
+        told = unpacked(self.runtime.broadcast(b""))
+        self.earlier = Earlier(checkpoint=told)
+        self.assembler.spec = with_choices(self.spec, tomllib.loads(told["run"]["spec"]))
 
     def _train(self, parts: Parts) -> None:
         assembler, spec, task = self.assembler, self.spec, parts.task

@@ -66,6 +66,8 @@ class ArrayReader(ABC):
     """The meaning of the axes of all arrays, if the format says it."""
     notes: Sequence[str] = ()
     """How the file was read, where that is not plain."""
+    whole = False
+    """Whether an array is read as a whole, whatever part of it is asked for."""
     marks_missing = False
     """Whether the file marks values as not observed; they are NaN."""
     dated: Collection[str] = ()
@@ -168,6 +170,8 @@ class NpyReader(HoldingReader):
 
 class WholeReader(HoldingReader):
     """Reads an array as a whole, whatever part of it is asked for."""
+
+    whole = True
 
     def read_whole(self, names: Iterable[str]) -> int:
         return sum(self.arrays[name].nbytes for name in set(names) - self._held.keys())

@@ -98,6 +98,13 @@ class TrajectorySource(ABC):
         """Return the bytes that are first read, and held, where simulation `index` is in a file that is read whole."""
         return 0
 
+    def together(self, index: int) -> range:
+        """Return the simulations that cost hardly more than `index` alone, as they are read or made in one go with it.
+
+        Several processes divide what is left. The ranges do not overlap, and do not depend on what was loaded before.
+        """
+        return range(index, index + 1)
+
     def scalars(self, index: int) -> Mapping[str, float]:
         """Return the known numbers of simulation `index` by name, such as parameters; it is cheap, and loads no field.
 

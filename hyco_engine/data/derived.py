@@ -52,6 +52,9 @@ class DerivedSource(TrajectorySource):
     def read_whole(self, index: int) -> int:
         return self.source.read_whole(index)
 
+    def together(self, index: int) -> range:
+        return self.source.together(index)
+
     def scalars(self, index: int) -> Mapping[str, float]:
         return self.source.scalars(index)
 

@@ -182,6 +182,11 @@ class JoinedSource(TrajectorySource):
         source, own = self._place(index)
         return source.read_whole(own)
 
+    def together(self, index: int) -> range:
+        source, own = self._place(index)
+        found, first = source.together(own), index - own
+        return range(first + found.start, first + found.stop)
+
     def scalars(self, index: int) -> Mapping[str, float]:
         source, own = self._place(index)
         return {name: value for name, value in source.scalars(own).items() if name in self._scalars}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.store import Entry, Unusable, read_entry, write_entry
 from hyco_engine.errors import DataError, how_to_write
+from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.settings import check_folder_name
 
 log = logging.getLogger("hyco_engine")
@@ -26,21 +27,55 @@ MAX_VARIANTS = 4
 class Shelf:
     """The cached simulations of one data set; without a folder there are none, and unless it `writes` they stay.
 
-    Who writes holds the folder's lock.
+    Rank 0 of the `runtime` holds the lock of a folder that is written, for all ranks.
     """
 
     folder: Path | None
     writes: bool
+    runtime: Runtime = attrs.field(factory=Single)
 
-    def cached(self, name: str, entry: Entry, build: Callable[[], Trajectory]) -> Trajectory:
+    def all(
+        self,
+        name: str,
+        groups: Sequence[Sequence[Entry]],
+        build: Callable[[Entry], Trajectory],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Trajectory]:
+        """Return the trajectories of all entries in their order, after a call of `progress(done)` for each one.
+
+        Ranks take the groups in turn. Then each reads what the others stored, and builds what it lacks: all of it if
+        the cache is not shared, and what failed on the rank whose turn it was, so that all ranks fail as one process
+        does. Raises what `build` does, and DataError if the folder cannot be written.
+        """
+        size, rank = self.runtime.size, self.runtime.rank
+        found: dict[int, Trajectory] = {}
+        for first in range(0, len(groups), size):
+            turn = groups[first : first + size]
+            if size > 1:
+                for entry in turn[rank] if rank < len(turn) else ():
+                    try:
+                        found[entry.index] = self._cached(name, entry, build)
+                    except Exception as error:
+                        log.debug("%s of simulation %d failed at first: %s", name, entry.index, error)
+                        break
+                    progress(len(found))
+                self.runtime.barrier()
+            for entry in (entry for group in turn for entry in group if entry.index not in found):
+                # what is still missing, rank 0 alone writes
+                reader = self if rank == 0 else attrs.evolve(self, writes=False)
+                found[entry.index] = reader._cached(name, entry, build)
+                progress(len(found))
+        return [found[entry.index] for group in groups for entry in group]
+
+    def _cached(self, name: str, entry: Entry, build: Callable[[Entry], Trajectory]) -> Trajectory:
         """Return the trajectory that the cache holds for `entry`; if it holds none, build it, and store it if it may.
 
-        Specs that want other variants have files of their own, so that no spec rebuilds the file of another. Raises
-        DataError if the folder cannot be written.
+        Specs that want other variants have files of their own, so that no spec rebuilds the file of another. What
+        rank 0 cannot write is an error, since the folder is its own; another rank may be on a machine without one.
         """
         if (found := self.held(name, entry)) is not None:
             return found
-        built = build()
+        built = build(entry)
         if self.folder is None or not self.writes:
             return built
         path = _path(self.folder, name, entry)
@@ -48,6 +83,8 @@ class Shelf:
             write_entry(path, entry, built)
             _delete_old_variants(self.folder, _stem(name, entry))
         except OSError as error:
+            if self.runtime.rank > 0:
+                return built
             raise _cannot_write(self.folder, error) from error
         try:
             return read_entry(path, entry)
@@ -88,15 +125,18 @@ def _delete_old_variants(folder: Path, stem: str) -> None:
 
 
 @contextmanager
-def shelf(cache: Path | None, name: str, *, writes: bool) -> Iterator[Shelf]:
-    """Yield the cached tensors of a data set; to write, lock their folder against other processes."""
+def shelf(cache: Path | None, name: str, *, writes: bool, runtime: Runtime) -> Iterator[Shelf]:
+    """Yield the cached tensors of a data set; to write, rank 0 locks their folder against other runs.
+
+    The other ranks may write only after a meeting with rank 0, which then holds the lock.
+    """
     try:
         check_folder_name(name)
     except ValueError as error:
         raise DataError(str(error), key="data.name") from None
     folder = None if cache is None else cache / "tensors" / name
-    if folder is None or not writes:
-        yield Shelf(folder, writes=False)
+    if folder is None or not writes or runtime.rank > 0:
+        yield Shelf(folder, writes, runtime)
         return
     lock = FileLock(folder / ".lock")
     try:
@@ -112,7 +152,7 @@ def shelf(cache: Path | None, name: str, *, writes: bool) -> Iterator[Shelf]:
         # under the lock no other process writes, so a process that was killed left these files
         for rest in folder.glob("*.tmp"):
             rest.unlink(missing_ok=True)
-        yield Shelf(folder, writes=True)
+        yield Shelf(folder, writes, runtime)
     finally:
         lock.release()
 

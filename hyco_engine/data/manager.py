@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,6 +35,7 @@ from hyco_engine.data.statistics import Statistics, field_sizes, some_states
 from hyco_engine.data.store import Entry
 from hyco_engine.data.windows import WindowDataset, count_windows
 from hyco_engine.errors import DataError
+from hyco_engine.ranks.runtime import Runtime, Single
 from hyco_engine.untrusted import refuse_large
 
 log = logging.getLogger("hyco_engine")
@@ -51,7 +54,8 @@ class DataManager:
     so that several specs may share a name. The file is memory-mapped, so the data may be larger than memory; only a
     single simulation must fit into memory while it is loaded. A damaged entry is noticed and rebuilt. If `cache` is
     None, everything is held in memory; without `writes`, so is what the cache does not hold, and the cache stays as it
-    is. Several processes may share a cache: one builds an entry, the others wait.
+    is. Several runs may share a cache: one builds an entry, the others wait. The ranks of a `runtime` load simulations
+    in turn and read what the others stored, so all of them load at the same time.
 
     `[data.observe]` changes what was loaded; the result is a second entry, `observed_000000-<digest>.safetensors`.
     `seed` seeds the random numbers of noise and masks. `spare` allows that short series leave nothing to validate on.
@@ -67,6 +71,7 @@ class DataManager:
         cache: Path | None,
         *,
         writes: bool = True,
+        runtime: Runtime | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
         spare: bool = False,
@@ -84,7 +89,7 @@ class DataManager:
         self.layout: StateLayout = self._selection.layout
         self._guessed = int(source.guesses_start)
         self._observer = Observer(observe=choice.observe, layout=self.layout, seed=seed, guessed=self._guessed)
-        self._cache, self._writes = cache, writes
+        self._cache, self._writes, self._runtime = cache, writes, runtime or Single()
         self._spare = spare
         self._loaded: tuple[Trajectory, ...] | None = None
         self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
@@ -432,14 +437,17 @@ class DataManager:
 
     def _load(self, progress: Callable[[int, int], None]) -> tuple[Trajectory, ...]:
         total = self.num_simulations
-        found: list[Trajectory] = []
-        with shelf(self._cache, self.choice.name, writes=self._writes) as kept:
+        with shelf(self._cache, self.choice.name, writes=self._writes, runtime=self._runtime) as kept:
             fingerprint = self.source.fingerprint()
-            self._precision = choose_precision(self._look(kept, fingerprint), self.layout, self._asked)
+            self._precision = self._choose_precision(kept, fingerprint)
             entries = [self._entry(index, fingerprint) for index in range(total)]
-            for entry in entries:
-                found.append(kept.cached("sim", entry, partial(self._build, entry.index)))
-                progress(entry.index + 1, total)
+            together = groupby(entries, lambda entry: self.source.together(entry.index))
+            found = kept.all(
+                "sim",
+                [list(group) for _, group in together],
+                lambda entry: self._build(entry.index),
+                lambda done: progress(done, total),
+            )
             if self._observer.acts and not self._has_points:
                 found = self._observe_all(kept, entries, found)
         if self._has_points:
@@ -467,6 +475,17 @@ class DataManager:
             for part in _held_out(segments, index):
                 out |= (chosen.frame >= part.start) & (chosen.frame <= part.stop - 1)
         return attrs.evolve(trajectory, points=self._observer.points(chosen, index, out))
+
+    def _choose_precision(self, kept: Shelf, fingerprint: str) -> Precision:
+        """Return the precision that rank 0 chooses for all, which alone loads a simulation if it must."""
+        runtime, told = self._runtime, b""
+        if runtime.rank == 0:
+            chosen = choose_precision(self._look(kept, fingerprint), self.layout, self._asked)
+            if runtime.size == 1:
+                return chosen
+            told = json.dumps([chosen.name, chosen.reason, chosen.warnings]).encode()
+        name, reason, warnings = json.loads(runtime.broadcast(told))
+        return Precision(name=name, reason=reason, warnings=tuple(warnings))
 
     def _look(self, shelf: Shelf, fingerprint: str) -> Trajectory | None:
         """Return the chosen fields of the first simulation, from which the precision is chosen."""
@@ -558,13 +577,15 @@ class DataManager:
         """Return the simulations as they are observed, which depends on what is held out."""
         segments = self._segment([len(trajectory.dynamic) for trajectory in found])
         observed = []
-        for entry, trajectory in zip(entries, found, strict=True):
-            out = _held_out(segments, entry.index)
-            described = f"{entry.fingerprint} {self._observer.fingerprint(out)}"
+        for entry in entries:
+            described = f"{entry.fingerprint} {self._observer.fingerprint(_held_out(segments, entry.index))}"
             own = attrs.evolve(entry, fingerprint=hashlib.sha256(described.encode()).hexdigest())
-            build = partial(self._observer, trajectory, entry.index, out)
-            observed.append(kept.cached("observed", own, build))
-        return observed
+            observed.append([own])
+
+        def observe(entry: Entry) -> Trajectory:
+            return self._observer(found[entry.index], entry.index, _held_out(segments, entry.index))
+
+        return kept.all("observed", observed, observe)
 
 
 def _with_marks(choice: SourceChoice, source: TrajectorySource) -> SourceChoice:

@@ -16,6 +16,7 @@ from hyco_engine.data.known import described
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.settings import SourceChoice
 from hyco_engine.interfaces import SampleSource, TrajectorySource
+from hyco_engine.ranks.runtime import Runtime
 from hyco_engine.tasks.base import Task
 from hyco_engine.tasks.fields import FieldTask
 from hyco_engine.tasks.grid import GridTask
@@ -31,6 +32,7 @@ def task_for(
     cache: Path | None = None,
     *,
     writes: bool = True,
+    runtime: Runtime | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
     spare: bool = False,
@@ -38,7 +40,7 @@ def task_for(
     found: Mapping[str, str] | None = None,
     time: bool = False,
 ) -> Task:
-    """Return the task of a source; `choice`, `cache`, `writes`, `dtype`, `seed` and `spare` are those of `DataManager`.
+    """Return the task of a source; the arguments from `choice` to `spare` are those of `DataManager`.
 
     States carry the scalars of their simulation; `given`, `found` and `time` are those of
     `hyco_engine.data.carrying.carrying`. This loads no simulation. Raises SpecError and DataError if the source does
@@ -49,5 +51,5 @@ def task_for(
     given = given or {}
     known = described(source, choice, named=given.values())
     carried = carrying(known, choice.fields, given, found or {}, time=time or choice.fields.time)
-    manager = DataManager(carried, choice, cache, writes=writes, dtype=dtype, seed=seed, spare=spare)
+    manager = DataManager(carried, choice, cache, writes=writes, runtime=runtime, dtype=dtype, seed=seed, spare=spare)
     return GridTask(manager) if source.points(0) is None else PointTask(manager)

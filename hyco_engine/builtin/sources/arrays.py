@@ -93,6 +93,9 @@ class ArraysSource(TrajectorySource):
     def read_whole(self, index: int) -> int:
         return self.reader.read_whole(array.name for array in self.arrays)
 
+    def together(self, index: int) -> range:
+        return range(self.num_simulations) if self.reader.whole else super().together(index)
+
     def scalars(self, index: int) -> dict[str, float]:
         return {name: float(values[index]) for name, values in self._scalars.items()}
 

@@ -122,11 +122,14 @@ class SimulateSource(TrajectorySource):
 
     def load(self, index: int) -> Trajectory:
         if index not in self._ready:
-            size = self._chunk_size()
-            # chunks are fixed, so that a rebuilt simulation is bitwise the same
-            start = index - index % size
-            self._ready = dict(self._simulate(range(start, min(start + size, self.num_simulations))))
+            self._ready = dict(self._simulate(self.together(index)))
         return self._ready.pop(index)
+
+    def together(self, index: int) -> range:
+        size = self._chunk_size()
+        # chunks are fixed, so that a rebuilt simulation is bitwise the same
+        start = index - index % size
+        return range(start, min(start + size, self.num_simulations))
 
     def _take(self, index: int) -> None:
         """Give the model the parameters that simulation `index` drew, whatever it had before."""
