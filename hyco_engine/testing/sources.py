@@ -96,6 +96,16 @@ class TrajectoryContract(_SourceContract, ABC):
             same = equal((first.dynamic, first.static), (backward[index].dynamic, backward[index].static))
             assert same, f"load({index}) gives other values when the simulations are loaded in another order"
 
+    def test_what_is_loaded_together_is_known_before(self) -> None:
+        source = self._made()
+        told = [source.together(index) for index in range(source.num_simulations)]
+        for index, group in enumerate(told):
+            whole = isinstance(group, range) and index in group and group.step == 1
+            assert whole, f"together({index}) is {group!r}; it must be a range of neighbours that holds {index}"
+            assert all(own == group for own in told[group.start : group.stop]), f"together({index}) overlaps another"
+        source.load(0)
+        assert source.together(0) == told[0], "together(0) is another one after load(0)"
+
     def test_simulations_are_apart(self) -> None:
         source = self._made()
         kept = source.load(0).dynamic.clone()
