@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
-from hyco_engine.data.fields import TIME, StateLayout
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
 from hyco_engine.ensemble import members_of
-from hyco_engine.equations.syntax import names, parse
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.hooks.records import ModelRecord
@@ -161,9 +160,9 @@ class Assembler:
             return False
         record = cast("ModelRecord", self.registry.get(choice.hook, choice.kind, role="physical"))
         along = any(setting.along for setting in choice.parameters.values())
-        along = along or any(
-            name.name == TIME for _, text in self.spec.formulas for name in names(parse(text, "data.boundary"))
-        )
+        # physics that takes no formulas at sides refuses them when it is built
+        is_timed = getattr(choice.options, "is_timed", None)
+        along = along or (is_timed is not None and any(is_timed(text) for _, text in self.spec.formulas))
         if record.uses_time is None:
             return along
         with attributed(self._named(choice), "its use of time"):

@@ -64,7 +64,7 @@ class Rule:
         if isinstance(data, str):
             if data in NAMED_RULES:
                 return cls(kind=data)  # type: ignore[arg-type]
-            if not data.strip() or difflib.get_close_matches(data, RULE_KINDS):
+            if not data.strip() or data in RULE_KINDS or difflib.get_close_matches(data, NAMED_RULES):
                 raise ValueError(unknown_rule(data))
             return cls(kind="formula", text=data)
         if isinstance(data, int | float) and not isinstance(data, bool):

@@ -10,6 +10,7 @@ import ast
 import keyword
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
@@ -129,7 +130,10 @@ class _Parser:
         self._check_characters()
         try:
             # within parentheses an equation may continue on other lines
-            body = ast.parse(f"({text}\n)", mode="eval").body
+            with warnings.catch_warnings():
+                # what Python only warns of, such as 2or u, has no meaning here
+                warnings.simplefilter("ignore", SyntaxWarning)
+                body = ast.parse(f"({text}\n)", mode="eval").body
         except SyntaxError as error:
             place = self._place(error.lineno or 1, None, (error.offset or 1) - 1)
             raise mistake(place, "a number, a name or an operator is missing or misplaced here") from None
@@ -165,7 +169,8 @@ class _Parser:
     def _converted(self, node: ast.expr, depth: int) -> Expression:
         place = self._place(node.lineno, node.col_offset)
         if depth > MAX_DEPTH:
-            raise self._source.mistake(place, f"is nested too deeply: at most {MAX_DEPTH} levels")
+            told = f"is nested too deeply: at most {MAX_DEPTH} levels, and each operation in a row is one"
+            raise self._source.mistake(place, f"{told}; put parentheses around parts of a long sum")
         match node:
             case ast.Constant(value=bool() | None):
                 pass

@@ -124,16 +124,16 @@ class Words:
     constants: Mapping[str, float] = attrs.Factory(dict)
     series: Collection[str] = ()
     """Constants that are functions of time."""
-    place: bool = True
-    """Whether there are positions."""
+    refused: Mapping[str, str] = attrs.Factory(dict)
+    """Why names of these have no meaning where the text stands."""
 
     def known(self) -> list[str]:
-        """Return all names, for a message."""
+        """Return all names that have a meaning, for a message."""
         fields = {**self.dynamic, **self.static}
         parts = [f"{name}.{part}" for name, components in fields.items() for part in components]
         constants = [f"constants.{name}" for name in (*self.constants, *self.series)]
-        places = self.axes if self.place else ()
-        return [*fields, *parts, *self.parameters, *constants, *places, "t", "pi"]
+        every = [*fields, *parts, *self.parameters, *constants, *self.axes, "t", "pi"]
+        return [name for name in every if name.partition(".")[0] not in self.refused]
 
 
 @attrs.frozen
@@ -218,6 +218,8 @@ class _Lowering:
     def _name(self, node: Name) -> Vector:
         words, (name, _, part) = self.words, node.name.partition(".")
         fields = {**words.static, **words.dynamic}
+        if name in words.refused:
+            raise self.source.mistake(node.place, f"{node.name!r} {words.refused[name]}")
         if name == "constants" and part in words.constants:
             return (Value(words.constants[part]),)
         if name == "constants" and part in words.series:
@@ -231,18 +233,19 @@ class _Lowering:
                 return tuple(Symbol(kind, name, index) for index in range(max(1, len(components))))
         if not part and name in words.parameters:
             return (Symbol("parameter", name),)
-        if not part and name in words.axes and words.place:
+        if not part and name in words.axes:
             return (Symbol("coordinate", name),)
         if node.name == "pi":
             return (Value(PI),)
         if node.name == TIME:
             return (Symbol("time", TIME),)
         known = words.known()
-        raise self.source.mistake(
-            node.place,
-            f"unknown name {node.name!r}{did_you_mean(node.name, known)}; there are {', '.join(known)}. A parameter "
-            f"has a start value in the spec: physical.parameters.{name}.init",
-        )
+        told = f"unknown name {node.name!r}{did_you_mean(node.name, known)}; there are {', '.join(known)}"
+        if name == "constants":
+            told += f". A constant has its value in the spec: physical.{node.name}"
+        elif not part:
+            told += f". A parameter has a start value in the spec: physical.parameters.{name}.init"
+        raise self.source.mistake(node.place, told)
 
     def _sum(self, node: Operation) -> Vector:
         left, right = self.of(node.left), self.of(node.right)

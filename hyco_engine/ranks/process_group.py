@@ -21,8 +21,11 @@ from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
 
 logger = logging.getLogger("hyco_engine")
 
-WORD, ENDED, ALIVE = "word", "ended", "alive"
-"""Keys of the store: what the first rank that failed told, that rank 0 has ended, and that a rank is alive."""
+HERE, WORD, ENDED, ALIVE = "here", "word", "ended", "alive"
+"""Keys of the store: that a rank has come, what the first one that failed told, that rank 0 has ended, and that a rank
+is alive."""
+CONNECTED_S = 60.0
+"""How long connecting may take when all ranks have come."""
 HEARD_S = 5.0
 """How long a rank waits for what another one told, or for a sign that it is alive."""
 ENDING_S = 60.0
@@ -45,7 +48,12 @@ class ProcessGroup(Runtime):
             # torchrun has a store of its own, which env:// finds
             url = "env://" if place.starter == "torchrun" else f"tcp://{place.host}:{place.port}"
             self._store, _, _ = next(iter(rendezvous(url, place.rank, place.size, timeout=timeout)))
-            dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=timeout)
+            # connecting takes a moment once all are here: whoever waits longer for a rank waits for a dead one
+            self._store.set(f"{HERE}/{self.rank}", "yes")
+            self._store.wait([f"{HERE}/{rank}" for rank in range(self.size)], timeout)
+            soon = timedelta(seconds=min(timeout_s, CONNECTED_S))
+            dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=soon)
+            dist.distributed_c10d._set_pg_timeout(timeout)
         except (RuntimeError, ValueError) as error:
             raise RunError(
                 f"rank {self.rank} of {self.size} could not meet the others at {place.host}:{place.port} within "

@@ -14,6 +14,7 @@ import attrs
 from hyco_engine.errors import DataError, Problem, RunError, SpecError
 from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import plugin_files, plugin_options
+from hyco_engine.runs.files import is_temporary
 from hyco_engine.runs.lock import GUARD, LOCK
 from hyco_engine.runs.metrics import METRICS, has_metrics, read_metrics, read_summary
 from hyco_engine.runs.reading import RunFiles
@@ -69,7 +70,8 @@ def resume_command(folder: Path) -> str:
 
 def is_run_folder(folder: Path) -> bool:
     """Return True if a run may have made the content of `folder`, which may be as little as a line of its log."""
-    names = {entry.name for entry in folder.iterdir()}
+    # a process that is killed while it writes a file leaves a temporary one
+    names = {entry.name for entry in folder.iterdir() if not is_temporary(entry)}
     return "spec.toml" in names or names <= {"log.txt", LOCK, GUARD}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from hyco_engine.data.fields import unknown_rule
+from hyco_engine.data.fields import TIME, unknown_rule
 from hyco_engine.data.settings import BoundarySetting, SourceChoice
 from hyco_engine.equations.syntax import names, parse
 from hyco_engine.errors import SpecError
@@ -198,14 +198,14 @@ def _formulas(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_formula(text: str, parameters: Collection[str], key: str) -> None:
-    """Raise SpecError for a text that is neither a boundary condition nor names a parameter of the physics."""
+    """Raise SpecError for a text that is no boundary condition and names nothing that a formula at a side may."""
     try:
         named = {name.name for name in names(parse(text, key))}
     except SpecError as error:
         raise SpecError(
             f"{unknown_rule(text)}, or a formula of parameters; {error.problems[0].message}", key=key
         ) from None
-    if not named & {*parameters}:
+    if not any(name in parameters or name == TIME or name.startswith("constants.") for name in named):
         raise SpecError(
             f"{unknown_rule(text)}, or a formula of parameters, which need start values in physical.parameters", key=key
         )

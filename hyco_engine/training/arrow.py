@@ -200,9 +200,6 @@ class OwnedStarts:
     part: ArrowPart
     curvature: StartCurvature
 
-    def __len__(self) -> int:
-        return len(self.part.start_gradient)
-
     def solved(self, damping: float) -> tuple[Tensor, Tensor]:
         """Return C^-1 g `[b, D]` and C^-1 B^T `[b, D, P]`, for damped starts."""
         right = torch.cat([self.part.start_gradient[:, :, None], self.part.between.mT], dim=2)
@@ -277,8 +274,11 @@ class Arrow:
 
     @property
     def usable(self) -> Tensor:
-        finite = all(bool(part.isfinite().all()) for part in (self.values, self.gradient, self.hessian))
-        return torch.tensor([finite and not self.broken])
+        if self.broken or not _finite(self.values, self.gradient, self.hessian):
+            return torch.tensor([False])
+        # finite blocks may be singular, and products with starts may overflow
+        left = self._reduce(0.0)
+        return torch.tensor([_finite(left.gradient, left.hessian, left.gain)])
 
     @property
     def reduced(self) -> Tensor:
@@ -352,3 +352,7 @@ class Arrow:
     def _ends(self) -> list[tuple[int, int]]:
         ends = self.shards.cut(self.samples)
         return [ends[shard] for shard in self.shards.own]
+
+
+def _finite(*parts: Tensor) -> bool:
+    return all(bool(part.isfinite().all()) for part in parts)

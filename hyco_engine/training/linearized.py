@@ -407,9 +407,9 @@ class StartDerivatives:
                 # a step may raise any error under torch.func
                 logger.info("forward derivatives by the start states failed (%s); differences replace them", error)
                 self._forward = False
-        h = torch.finfo(move.dtype).eps ** (1 / 3) / max(
-            float((move[:, : self._shape[0]] / self._size).abs().max()), 1e-300
-        )
+        # a chunk whose starts do not move at all has a slope of zero, whatever the difference
+        largest = float((move[:, : self._shape[0]] / self._size).abs().max()) or 1.0
+        h = torch.finfo(move.dtype).eps ** (1 / 3) / largest
         change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
         slope: Tensor = change / (2 * h)
         return slope
@@ -437,10 +437,10 @@ class StartDerivatives:
 
 @attrs.frozen(eq=False)
 class _Linearized:
-    """What the samples of one shard contribute: the `blocks` of the starts of its chunks, or `products` with them.
+    """What the samples of one shard contribute.
 
-    Each chunk has a number of learned starts and their product; those whose derivatives are held as numbers have
-    blocks too.
+    `products` has the number of learned starts of each chunk, and the product with their curvature; `blocks` has that
+    curvature of the chunks whose derivatives are held as numbers.
     """
 
     part: ArrowPart

@@ -79,6 +79,8 @@ class TestMistakes:
                 "column 5, at 'lambda*u': 'lambda' cannot be a name in equations; choose another, such as lambda_",
             ),
             (" ", "is empty; write the rate of change, such as 'nu * lap(u)'"),
+            ("2or u", "column 1, at '2or u': is no part of an equation"),
+            ("u" + " + u" * 120, "each operation in a row is one; put parentheses around parts of a long sum"),
         ],
     )
     def test_of_form_are_told_with_their_place(self, text: str, told: str) -> None:
@@ -101,7 +103,11 @@ class TestMistakes:
             ("nu*sin(u, u)", "column 4, at 'sin(u, u)': sin takes 1 argument, not 2"),
             ("nu*u > 0", "column 1, at 'nu*u > 0': > compares only in where(condition, a, b)"),
             ("nu*where(u, u, 0)", "where begins with a comparison, such as where(u > 0, u, 0)"),
-            ("nu*constants.g", "unknown name 'constants.g'"),
+            (
+                "nu*constants.g",
+                "unknown name 'constants.g'; there are u, nu, x, t, pi. A constant has its value in the spec: "
+                "physical.constants.g",
+            ),
             ("nu*u/0", "column 1, at 'nu*u/0': is no finite number: it divides by zero, or is too large"),
             ("nu + 1e300**2", "column 6, at '1e300**2': is no finite number"),
             (
@@ -132,9 +138,37 @@ class TestMistakes:
             "physical.parameters.nu: an equation cannot know where its parameters start: give init"
         )
         assert "the physics has no parameter 'mu'; it has nu" in error("nu*u", parameters={"nu": 1.0, "mu": 1.0})
-        assert "'x' has another meaning in equations: choose another name" in error("x*u", parameters={"x": 1.0})
+        assert error("x*u", parameters={"x": 1.0}) == (
+            "physical.parameters.x: 'x' has another meaning in equations: choose another name"
+        )
         assert error("u*u", parameters={"u": 1.0}) == (
             "physical.parameters.u: a field of rates has this name: choose another one"
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"inputs": ["u"]}, "physical.inputs: 'u' is another field already"),
+            ({"inputs": ["w", "w"]}, "physical.inputs: 'w' is another field already"),
+            ({"rates": {"v.x": "1.0"}}, "physical.rates.v.x: a vector has one text: write rates.v"),
+            (
+                {"vectors": ["u"], "initial": {"u": "grad(x)", "u.x": "x"}},
+                "physical.initial.u.x: the whole field has a start already: leave one of them out",
+            ),
+        ],
+    )
+    def test_of_fields_are_told(self, options: dict[str, Any], told: str) -> None:
+        data = {"kind": "simulate", "resolution": {"x": 8, "y": 8}, "dt": 0.1}
+        with pytest.raises(SpecError) as caught:
+            spec_from_dict(
+                {"data": data, "physical": {"kind": "equation", "rates": {"u": "lap(u)"}, **options}},
+                Registry.discover(),
+            )
+        assert told in str(caught.value)
+
+    def test_a_name_with_another_meaning_is_no_input(self) -> None:
+        assert error("u", inputs=("t",)) == (
+            "physical.inputs: 't' has another meaning in equations: choose another name"
         )
 
     def test_a_spec_tells_the_line_and_all_mistakes(self) -> None:

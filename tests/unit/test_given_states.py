@@ -21,6 +21,7 @@ from hyco_engine.data.fields import Boundary, Rule
 from hyco_engine.data.padding import extend
 from hyco_engine.errors import DataError, HycoError, SpecError
 from hyco_engine.physics.boundaries import boundary_to_extrapolation
+from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.report.page_tables import detail_tables
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.keeper import Interrupted
@@ -123,14 +124,40 @@ class TestAValueAtASide:
                 "data.boundary: unknown boundary 'periodc': use a number, {normal, tangential}, or one of periodic, ",
             ),
             ("T_lft", "or a formula of parameters, which need start values in physical.parameters"),
-            ("T_left + x", "column 10, at 'x': unknown name 'x'"),
+            ("T_left + x", "column 10, at 'x': 'x' varies in space, and a side has one value"),
             ("dx(T_left)", "a side has one value: leave derivatives and means out"),
+            ("T_left + u", "column 10, at 'u': 'u' varies in space, and a side has one value"),
+            (
+                "constants.c",
+                "unknown name 'constants.c'; there are k, T_left, A, x0, t, pi. A constant has its value in",
+            ),
+            ("constant", "unknown boundary 'constant': use a number"),
         ],
     )
     def test_that_has_no_meaning_is_refused(self, text: str, told: str) -> None:
         with pytest.raises(SpecError) as caught:
             hyco.Engine(changed(data={"boundary": {"x": {"lower": text, "upper": "zero-gradient"}}})).plan()
         assert told in str(caught.value)
+
+    def test_of_a_vector_and_of_what_varies_is_refused(self) -> None:
+        sides = {"x": {"lower": "grad(T_left)", "upper": 0.0}, "y": "periodic"}
+        with pytest.raises(SpecError, match="at 'grad\\(T_left\\)': a side has one value: leave derivatives and means"):
+            model("lap(u)", (8, 8), boundary=sides, parameters={"T_left": 1.0})
+        setting = ParameterSetting(init=1.0, field=True)
+        with pytest.raises(SpecError, match=r"column 1, .*: 'T_left' varies in space, and a side has one value"):
+            model("lap(u)", (8,), boundary=WALL, parameters={"T_left": setting})
+
+    def test_may_follow_from_measured_series_and_constants_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "level.csv").write_text("time,level\n0,1\n1,2\n")
+        series = {"file": str(tmp_path / "level.csv")}
+        sides = {"x": {"lower": "constants.level + constants.c", "upper": "zero-gradient"}}
+        spec = changed(
+            data={"boundary": sides, "truth": {"k": 0.1}},
+            physical={"constants": {"level": series, "c": 1.0}, "initial": {}, "parameters": {"k": {"init": 0.2}}},
+        )
+        # the states hold their time, though nothing but the series at the side depends on it
+        engine = hyco.Engine(spec)
+        assert "u = level(t) + 1 at x = 0" in "\n".join(engine.plan()["notes"])
 
     def test_is_refused_by_physics_that_cannot_take_it(self) -> None:
         heat = {"kind": "heat", "parameters": {"kappa": {"init": 0.1}}}
@@ -193,9 +220,10 @@ class TestAStartState:
     @pytest.mark.parametrize(
         ("initial", "told"),
         [
-            ({"u": "A*u"}, "physical.initial.u: column 3, at 'u': unknown name 'u'"),
+            ({"u": "A*u"}, "physical.initial.u: column 3, at 'u': 'u' has no value yet where it starts"),
             ({"v": "A"}, "physical.initial: 'v' is no field with a rate; there are u"),
-            ({"u.x": "A"}, "physical.initial.u.x: the components of 'u' are none"),
+            ({"u.x": "A"}, "physical.initial.u.x: 'u' has no components"),
+            ({"u.": "A"}, 'physical.initial.u."": is no name that an equation could contain'),
             ({"u": "A*"}, "physical.initial.u: column 1, at 'A*': a number, a name or an operator is missing"),
         ],
     )

@@ -153,6 +153,24 @@ def test_the_minimum_is_that_of_least_squares(differences: bool, monkeypatch: py
     torch.testing.assert_close(moved, starts, rtol=0, atol=1e-4)
 
 
+def test_differences_along_no_change_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that no parameter and no residual moves, alone in its chunk, leaves the others their minimum."""
+
+    def fails(*arguments: Any) -> Any:
+        raise NotImplementedError("no rule for this operation")
+
+    monkeypatch.setattr(linearized, "push_forward", fails)
+    moving = [Trajectory(dynamic=t.dynamic.float(), static=t.static.float()) for t in noisy(0, 0.1).trajectories]
+    still = Trajectory(dynamic=torch.zeros_like(moving[0].dynamic), static=moving[0].static)
+    found = []
+    for paths in (moving, [*moving, still]):
+        # so little memory that each window is a chunk
+        trainer = learning(Decay(), batch_size=1, memory_gb=1e-9)
+        assert trainer.train(WindowDataset(paths, horizon=10), 10).converged
+        found.append(float(trainer.model.learnables.values()["k"].detach()))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
 def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
     """95 % intervals cover the truth in at least 34 of 40 draws, and are as wide as the estimates spread."""
     values, errors, covered = [], [], 0
@@ -174,18 +192,20 @@ def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
     assert "the 48 values of the start states are unknown too" in bars.assumption
 
 
-def test_an_unstable_point_is_not_usable() -> None:
+@pytest.mark.parametrize(("slope", "curvature"), [(torch.nan, 1.0), (1.0, torch.nan)])
+def test_an_unstable_point_is_not_usable(slope: float, curvature: float) -> None:
+    """Nor is one whose starts cannot be eliminated."""
     part = torch.ones(1, dtype=torch.float64)
     bad = ArrowPart(
         value=part[0],
         gradient=part,
         hessian=part[None],
-        start_gradient=part[None] * torch.nan,
+        start_gradient=part[None] * slope,
         between=part[None, None],
         scores=part[None],
         count=1,
     )
-    bad = Arrow.joined([OwnedStarts(bad, DenseCurvature(part[None, None]))], Shards(), 1, 1)
+    bad = Arrow.joined([OwnedStarts(bad, DenseCurvature(part[None, None] * curvature))], Shards(), 1, 1)
     assert bad.usable.tolist() == [False]
     assert bad.decrease().tolist() == [torch.inf]
 
@@ -279,7 +299,7 @@ def test_each_rank_holds_the_starts_of_its_samples(ranks: int, kind: type, gener
         arrow = trainer.linearizer.arrow(trainer.whole_loss(data))
         assert all(isinstance(owned.curvature, kind) for owned in arrow.owned)
         values = [*weights.values(), starts, arrow.scores(), arrow.reduced, *arrow.start_step()[:1]]
-        return values, bars.to_data(), [len(owned) for owned in arrow.owned]
+        return values, bars.to_data(), [len(owned.part.start_gradient) for owned in arrow.owned]
 
     alone, told, held = found(Single())
     assert held == ([3, 4, 2, 0] if generated else [2, 2, 2, 3])

@@ -82,6 +82,40 @@ def started(
     )
 
 
+COMES_AND_DIES = """
+import os, sys
+from datetime import timedelta
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, False, timedelta(seconds=60))
+store.set("/".join(["here", "1"]), "yes")
+store.get("here/0")
+os._exit(9)
+"""
+MEETS = """
+from hyco_engine.ranks import process_group
+from hyco_engine.parts import runtime_here
+process_group.CONNECTED_S = 2.0
+try:
+    runtime_here()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_while_all_connect_is_not_waited_for() -> None:
+    """A rank that has come and then dies would else be waited for as long as one that has not come yet."""
+    port = free_port()
+    # srun has no store of its own
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    first = started(0, port, "", "1800", program=MEETS, names=names)
+    other = started(1, port, "", program=COMES_AND_DIES)
+    told = first.communicate(timeout=60)[0]
+    other.communicate(timeout=60)
+    assert other.returncode == 9
+    assert told.startswith(f"RunError rank 0 of 2 could not meet the others at 127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

@@ -121,6 +121,17 @@ def test_stopped_before_anything_was_trained_it_starts_from_the_beginning(
     assert f"{folder} holds no checkpoint yet: the run starts from its beginning" in (folder / "log.txt").read_text()
 
 
+def test_killed_while_it_wrote_its_first_file_it_starts_from_the_beginning(
+    whole: tuple[Path, int], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").touch()
+    (tmp_path / "run" / ".spec.toml.26449-7a87be17.tmp").write_text("[run]")
+    run(tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == results(whole[0])
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
 def test_a_completed_run_stays_as_it_is(whole: tuple[Path, int]) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()}
     result = run(whole[0], resume=True, changes={"trackers.csv.file": "metrics.csv"})

@@ -204,10 +204,14 @@ def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], t
 
 
 def test_a_steady_state_does_not_depend_on_time() -> None:
-    for text, parameters in (("u - t", {}), ("u - a", {"a": ParameterSetting(init=1.0, along="t")})):
+    learned = {"a": ParameterSetting(init=1.0, along="t")}
+    every: list[tuple[str, Any, str]] = [("u - t", {}, "steady"), ("u - a", learned, "parameters.a.along")]
+    for text, parameters, key in every:
         with pytest.raises((SpecError, DataError)) as caught:
             model(text, (8,), parameters)
-        assert "physical.steady: a steady state does not depend on time" in str(caught.value)
+        assert f"physical.{key}: a steady state does not depend on time" in str(caught.value)
+    with pytest.raises(SpecError, match=r"data\.boundary: a steady state does not depend on time"):
+        model("lap(u)", (8,), {"a": 1.0}, boundary={"x": {"lower": "a*t", "upper": 0.0}})
 
 
 def test_it_is_told_how_a_steady_equation_is_read_and_solved() -> None:

@@ -165,8 +165,10 @@ class Equation(TorchPhysics):
             series=self.series,
         )
         taken = {*grid.axes, "pi", "t", "constants"}
-        if clash := [name for name in (*options.texts, *settings) if name in taken]:
-            raise SpecError(f"{clash[0]!r} has another meaning in equations: choose another name", key=KEY)
+        keys = {name: f"{options.key}.{name}" for name in options.texts} | dict.fromkeys(options.inputs, "inputs")
+        for name, key in (keys | {name: f"parameters.{name}" for name in settings}).items():
+            if name in taken:
+                raise SpecError(f"{name!r} has another meaning in equations: choose another name", key=f"{KEY}.{key}")
         if clash := [name for name in settings if name in options.texts]:
             raise SpecError(
                 f"a field of {options.key} has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}"
@@ -174,7 +176,7 @@ class Equation(TorchPhysics):
         lowered_rates = {name: lowered(trees[name], texts[name], words) for name in trees}
         self.varying = [name for name, setting in settings.items() if setting.field or _is_field(setting, layout)]
         self.walls = _walls(layout, words, self.varying)
-        self.starts = _starts(options.initial, layout, attrs.evolve(words, dynamic={}))
+        self.starts = _starts(options.initial, layout, words)
         self.units = _units(options, layout, words)
         if self.units is not None:
             self._check_units(self.units, trees, texts)
@@ -620,10 +622,11 @@ class SteadyEquation(Equation, SteadyPhysics):
         if not layout.n_axes:
             raise SpecError("steady states are fields on a grid, and this data has no space", key=f"{KEY}.steady")
         super().__init__(options, layout, settings)
-        if self.uses_time or any(setting.along for setting in settings.values()):
-            raise SpecError(
-                "a steady state does not depend on time: leave t, series and along out", key=f"{KEY}.steady"
-            )
+        at_sides = {symbol for node in self.walls.values() for symbol in symbols(node)}
+        timed = {"data.boundary": bool(at_sides.intersection(self.timed)), f"{KEY}.steady": self.uses_time}
+        timed |= {f"{KEY}.parameters.{name}.along": bool(setting.along) for name, setting in settings.items()}
+        if keys := [key for key, found in timed.items() if found]:
+            raise SpecError("a steady state does not depend on time: leave t, series and along out", key=keys[0])
         grid, terms = layout.grid, [term.core for rate in self.rates for term in rate.rest]
         self.linear = all(degree(core) <= 1 for core in terms)
         varying = (symbol for core in terms if degree(core) for symbol in symbols(core))
@@ -852,31 +855,37 @@ def _difference_terms(node: Node, expansion: Expansion) -> tuple[Term, ...]:
 def _walls(layout: StateLayout, words: Words, varying: Sequence[str]) -> dict[str, Node]:
     """Return the values at sides that formulas give, by their texts. Raises SpecError."""
     key = "data.boundary"
+    numbers = [name for name in words.static if layout.field(name).sampling == "uniform"]
+    told = "varies in space, and a side has one value"
     known = attrs.evolve(
-        words, dynamic={}, static={}, parameters=tuple(n for n in words.parameters if n not in varying), place=False
+        words,
+        refused={name: told for name in (*words.axes, *words.dynamic, *words.static, *varying)}
+        | {name: f"is a number of the data: physical.parameters.{name}.from makes it a parameter" for name in numbers},
     )
     found = {}
     for text in dict.fromkeys(text for info in layout.fields for text in info.boundary.formulas):
         source = Text(text=text, key=key)
         tree = parse(text, key)
-        (node,) = lowered(tree, source, known)
-        if not is_number(node):
+        parts = lowered(tree, source, known)
+        if len(parts) != 1 or not is_number(parts[0]):
             raise source.mistake(tree.place, "a side has one value: leave derivatives and means out")
-        found[text] = node
+        found[text] = parts[0]
     return found
 
 
 def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict[Symbol, Node]:
     """Return the start states that the spec gives, of each component. Raises SpecError."""
     found: dict[Symbol, Node] = {}
+    known = attrs.evolve(words, refused=dict.fromkeys(words.dynamic, "has no value yet where it starts"))
     for name, text in texts.items():
         source = Text(text=text, key=f"{KEY}.initial.{name}")
-        parts = lowered(parse(text, source.key), source, words)
+        parts = lowered(parse(text, source.key), source, known)
         field, _, component = name.partition(".")
         info = layout.field(field)
         if component and component not in info.components:
-            listed = ", ".join(f"{field}.{one}" for one in info.components) or "none"
-            raise SpecError(f"the components of {field!r} are {listed}", key=source.key)
+            listed = ", ".join(f"{field}.{one}" for one in info.components)
+            told = f"the components of {field!r} are {listed}" if listed else f"{field!r} has no components"
+            raise SpecError(told, key=source.key)
         own = [info.components.index(component)] if component else list(range(info.channels))
         if len(parts) != len(own):
             written = f'; give its components, such as initial."{field}.{info.components[0]}"' if len(own) > 1 else ""

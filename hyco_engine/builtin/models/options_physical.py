@@ -230,17 +230,24 @@ class EquationOptions:
             raise SpecError("a physics has rates of change or steady states: leave rates or steady out", key="steady")
         if self.steady and self.scheme in ("spectral", "shock"):
             raise SpecError("steady states are solved by central differences: leave scheme out", key="scheme")
+        if dotted := [name for name in self.texts if "." in name]:
+            whole = dotted[0].partition(".")[0]
+            raise SpecError(f"a vector has one text: write {self.key}.{whole}", key=f"{self.key}.{dotted[0]}")
         known = (*self.texts, *self.inputs)
+        if twice := [name for index, name in enumerate(known) if name in known[:index]]:
+            raise SpecError(f"{twice[0]!r} is another field already", key="inputs")
         if unknown := [name for name in self.vectors if name not in known]:
             raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(known)}", key="vectors")
         if self.steady and self.initial:
             raise SpecError("steady states have no start: leave initial out", key="initial")
         if unknown := [name for name in self.initial if name.partition(".")[0] not in self.texts]:
             raise SpecError(f"{unknown[0]!r} is no field with a rate; there are {', '.join(self.texts)}", key="initial")
+        if twice := [name for name in self.initial if "." in name and name.partition(".")[0] in self.initial]:
+            raise SpecError("the whole field has a start already: leave one of them out", key=f"initial.{twice[0]}")
         mistakes: list[Problem] = []
         written = {f"{self.key}.{name}": text for name, text in self.texts.items()}
         for key, text in {**written, **{f"initial.{name}": text for name, text in self.initial.items()}}.items():
-            if not key.partition(".")[2].replace(".", "_").isidentifier():
+            if not all(part.isidentifier() for part in key.split(".")):
                 mistakes.append(Problem(message="is no name that an equation could contain", key=key))
                 continue
             try:

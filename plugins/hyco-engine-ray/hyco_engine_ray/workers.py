@@ -50,7 +50,7 @@ def run_on_workers(
     run = hyco.Engine(spec, overrides=changed).spec.run
     if run.shards == "auto" and run.reduction == "exact" and workers[1] > 1:
         # else a first start on one worker would fix one shard, which no second worker can share
-        changed.append(f"run.shards={max(SHARDS, _power_of_two(2 * workers[1] - 1))}")
+        changed.append(f"run.shards={max(SHARDS, _power_of_two(workers[1]))}")
     told = {"spec": str(spec.absolute()), "run": str(run_dir.absolute()), "set": changed, "folder": str(Path.cwd())}
     run_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=run_dir.absolute().parent) as storage:
