@@ -168,14 +168,15 @@ class Assembler:
         with attributed(self._named(choice), "its use of time"):
             return along or record.uses_time(choice.options)
 
-    def choose_threads(self, task: Task, earlier: int | None = None) -> int:
+    def choose_threads(self, task: Task) -> int:
         """Return the number of threads to compute with, which is then part of `spec`.
 
-        If the spec leaves it open, it is that of the `earlier` run which goes on, or what pays for the sizes of `task`.
+        If the spec leaves it open, it is what pays for the sizes of `task` on the machine of rank 0.
         """
         threads = self.spec.run.threads
         if threads == "auto":
-            threads = earlier or max(self._threads_for(player, task) for player in self.players)
+            threads = max(self._threads_for(player, task) for player in self.players)
+            threads = int(self.runtime.broadcast(str(threads).encode()))
             self.spec = replaced(self.spec, {"run.threads": threads})
         return threads
 

@@ -29,7 +29,6 @@ from hyco_engine.runs.resuming import Earlier, completed, find_earlier, is_run_f
 from hyco_engine.simulating import write_simulations
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, dump_spec, load_spec, spec_from_dict
-from hyco_engine.spec.resolving import replaced
 from hyco_engine.training.candidates import candidates_of, label
 from hyco_engine.training.memory import Room
 from hyco_engine.training.reporter import Guarded, PhaseWatch
@@ -129,15 +128,19 @@ class Engine:
             return self._execute(assembler, folder, (folder, *trackers), earlier, stop)
 
     def _follow(self, phase: PhaseWatch, stop: Callable[[], str | None]) -> RunResult:
-        """Take part in the run of rank 0, from the place on where it has settled how to read the data."""
+        """Take part in the run of rank 0, with what it has found in its folder."""
         told = unpacked(self._runtime.broadcast(b""))
         folder = FolderElsewhere(Path(told["folder"]))
         if "completed" in told:
             return run_result(folder.path, told["completed"], {}, resumed_completed=True)
         assembler = Assembler(self.spec, self.registry, self._runtime)
-        settled = with_choices(self.spec, tomllib.loads(told["run"]["spec"]))
-        assembler.spec = replaced(settled, {"run.threads": told["run"]["threads"]})
+        assembler.spec = with_choices(self.spec, tomllib.loads(told["spec"]))
         return self._execute(assembler, folder, (phase,), None, stop)
+
+    def _tell_others(self, folder: Path, **found: Any) -> None:
+        """Tell the other ranks, which wait in `_follow`, what rank 0 has found in the run folder."""
+        if self._runtime.size > 1 and self._runtime.rank == 0:
+            self._runtime.broadcast(packed({"folder": str(folder), **found}))
 
     def _execute(
         self,
@@ -147,6 +150,7 @@ class Engine:
         earlier: Earlier | None,
         stop: Callable[[], str | None],
     ) -> RunResult:
+        self._tell_others(folder.path, spec=dump_spec(assembler.spec))
         return Execution(assembler, self._loaded, folder, trackers, earlier, stop, self._draw, self._runtime).execute()
 
     def simulate(self, out: Path | str, form: Literal["scene", "well", "csv"] = "scene") -> dict[str, Any]:
@@ -171,8 +175,7 @@ class Engine:
             if summary is not None and summary["cycles"] >= self.spec.run.cycles:
                 run = LoadedRun(path, self.registry)
                 models = {player: run.model(player) for player in assembler.players}
-                if self._runtime.size > 1:
-                    self._runtime.broadcast(packed({"folder": str(path), "completed": summary}))
+                self._tell_others(path, completed=summary)
                 return run_result(path, summary, models, resumed_completed=True)
             if summary is not None and earlier.checkpoint is None:
                 raise RunError(f"the run in {path} is completed, and has no checkpoint to go on from with more cycles")

@@ -148,11 +148,8 @@ class Execution:
         with self._report.timed("prepare_data"):
             task = assembler.task()
             assembler.choose_shards()
-            compute_with(assembler.choose_threads(task, None if self._kept is None else self._kept["run"]["threads"]))
+            compute_with(assembler.choose_threads(task))
             self.folder.write_environment(describe_environment(assembler.registry, assembler.device))
-            if self.runtime.size > 1 and self.runtime.rank == 0:
-                # the last digits of simulations depend on what was settled so far
-                self.runtime.broadcast(packed({"folder": str(self.folder.path), "run": self._current_facts()}))
             task.read(self._progress)
             self._digest = task.digest()
         if self.runtime.rank > 0:

@@ -238,6 +238,8 @@ class DataManager:
         Raises DataError if a mask leaves no window.
         """
         if (horizon, stride) not in self._windows:
+            # ranks meet while they load, and Python 3.11 locks a cached property for the threads of all ranks
+            self.prepare()
             self._windows[horizon, stride] = self._cut_windows(horizon, stride)
         return self._windows[horizon, stride]
 

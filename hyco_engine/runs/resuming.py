@@ -118,6 +118,7 @@ def with_choices(spec: Spec, tables: Mapping[str, Any]) -> Spec:
     left = {f"training.{player}.{name}" for player in ("physical", "synthetic") for name in CHOSEN} | {
         "run.precision",
         "run.shards",
+        "run.threads",
     }
     open_ = [key for key, value in now.items() if value == "auto" and (key in left or key.startswith("synthetic."))]
     return replaced(spec, {key: _tuples(stored[key]) for key in open_ if key in stored})

@@ -263,6 +263,28 @@ def test_a_signal_to_a_rank_ends_the_preparation_of_all(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("mask", [{}, {"value": "nan"}], ids=["counted before", "counted when read"])
+def test_a_mistake_in_the_data_ends_a_run_as_in_one_process(mask: dict[str, str], tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 6, 8))
+    values[1, 2, 3] = np.inf
+    np.save(tmp_path / "u.npy", values)
+    data = {"kind": "arrays", "path": str(tmp_path / "u.npy"), "dt": 0.1, "axes": "stx", "boundary": "periodic"}
+    data |= {"bounds": {"x": [0.0, 1.0]}, "split": HEAT_HYBRID["data"]["split"]}
+    data |= {"observe": {"mask": mask}} if mask else {}
+    spec = copy.deepcopy(HEAT_HYBRID) | {"data": data, "physical": {"kind": "heat"}, "run": {"shards": 2}}
+    spec |= {"paths": {"cache": str(tmp_path / "cache")}, "augmentation": {"kind": "count"}}
+
+    def told(runtime: Runtime) -> str:
+        with pytest.raises(DataError) as caught:
+            hyco.Engine(copy.deepcopy(spec), runtime=runtime).run(tmp_path / "run")
+        return str(caught.value)
+
+    message = told(Single())
+    assert "simulation 1" in message
+    assert on_ranks(2, told) == [message] * 2
+    assert not (tmp_path / "run").exists()
+
+
 SCRIPT = """
 import os, sys
 from hyco_engine.cli import main
