@@ -182,10 +182,10 @@ class Task(ABC):
         return {}
 
     def check_physics(self, physical: PhysicalModel, kind: str) -> None:  # noqa: B027 - most know nothing of it
-        """Raise SpecError if the parameters of the physics `kind` do not fit what is known of the data.
+        """Raise SpecError if the physics `kind` and its parameters do not fit what is known of the data.
 
-        There may be no parameter for a true value, or one of another shape, or a group of simulations that only
-        validates, and for which no value is found.
+        One of both may be steady alone. There may be no parameter for a true value, or one of another shape, or a
+        group of simulations that only validates, and for which no value is found.
         """
 
     # --- sizes ---

@@ -147,6 +147,18 @@ class FieldTask(Task, ABC):
         }
 
     def check_physics(self, physical: PhysicalModel, kind: str) -> None:
+        if physical.steady and not self.manager.source.guesses_start:
+            raise SpecError(
+                "the physics gives steady states, and the data change in time: set data.steady = true where they do "
+                "not, or write rates in place of steady",
+                key="physical.kind",
+            )
+        if self.manager.source.guesses_start and not physical.steady:
+            raise SpecError(
+                "the data hold steady states, and this physics gives rates of change: write physical.steady in place "
+                "of rates, or leave data.steady out",
+                key="data.steady",
+            )
         for name, index in physical.learnables.index.items():
             self._check_groups(name, index)
         self._check_truth(physical, kind)

@@ -1,12 +1,15 @@
 """Are the parameters of equations found from data of another code, and do their intervals hold?
 
-    python tests/benchmarks/equations.py [--json] [--cases kdv,sir] [--draws 20] [--noise 0.05]
+    python tests/benchmarks/equations.py [--json] [--cases kdv,sir] [--draws 20] [--noise 0.05] [--surrogates]
 
 scipy integrates each equation at tight tolerances, in space with numpy's transforms; this engine makes no data. The
-spec has the rates as text, all parameters start two times off, and no surrogate is trained. `errors` are the relative
+spec has the rates as text, and all parameters start two times off. `errors` are the relative
 errors of the parameters on clean data. `covered` is the share of 95 % intervals that hold the truth, over all
 parameters and `--draws` draws of noise, which is a share of each field's standard deviation; null without draws.
-`seconds` is the time of the run on clean data. The last line is one JSON object {case: {name: value}}.
+`seconds` is the time of the run on clean data. With `--surrogates` a surrogate with the defaults is trained beside the
+physics of clean data, which takes minutes a case: `surrogate` is the error of its rollouts over the whole of a
+simulation that validates, over that of "nothing changes"; else it is null. The last line is one JSON object
+{case: {name: value}}.
 """
 
 from __future__ import annotations
@@ -205,12 +208,12 @@ def made(case: Case) -> dict[str, Any]:
     return {name: values[:, :, k] for k, name in enumerate(case.rates)} | {"t": times, "x": x}
 
 
-def identified(case: Case, data: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], float]:
-    """Return `parameters` of the summary of a run on the data, and its time."""
+def run(case: Case, data: Mapping[str, Any], folder: Path, **more: Any) -> dict[str, Any]:
+    """Return the summary of a run on the data; `more` are further tables of its spec."""
     np.savez(folder / "data.npz", **data)
     space = case.length is not None
     table = {
-        "run": {"name": "equation", "cycles": 1, "threads": 1},
+        "run": {"name": "equation", "threads": 1, **({} if more else {"cycles": 1})},
         "paths": {"runs": str(folder / "runs"), "cache": str(folder / "cache")},
         "data": {
             "kind": "arrays",
@@ -227,10 +230,18 @@ def identified(case: Case, data: Mapping[str, Any], folder: Path) -> tuple[dict[
             "constants": dict(case.constants),
             "parameters": {name: {"init": OFF * value} for name, value in case.truth.items()},
         },
+        **more,
     }
-    start = time.perf_counter()
-    summary = hyco.Engine(table, draw=lambda *drawn: ()).run().summary
-    return summary["parameters"], time.perf_counter() - start
+    found: dict[str, Any] = hyco.Engine(table, draw=lambda *drawn: ()).run().summary
+    return found
+
+
+def of_surrogate(case: Case, data: Mapping[str, Any]) -> float:
+    """Return the error of a hybrid's surrogate on the simulation that validates, over that of the last known frame."""
+    kind = "mlp" if case.length is None else "resnet"
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = run(case, data, Path(folder), synthetic={"kind": kind})["metrics"]
+    return float(metrics["synthetic"]["val"]["nrmse"] / metrics["persistence"]["val"]["nrmse"])
 
 
 def interval(entry: Mapping[str, Any]) -> Sequence[float]:
@@ -239,21 +250,25 @@ def interval(entry: Mapping[str, Any]) -> Sequence[float]:
     return told or [entry["final"] + side * 1.96 * (entry["standard_error"] or 0.0) for side in (-1, 1)]
 
 
-def measured(case: Case, draws: int, noise: float) -> dict[str, Any]:
+def measured(case: Case, draws: int, noise: float, *, surrogates: bool) -> dict[str, Any]:
     data = made(case)
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        found, seconds = identified(case, data, Path(folder))
+        found = run(case, data, Path(folder))["parameters"]
+    seconds = time.perf_counter() - start
     errors = {name: abs(found[name]["final"] / value - 1) for name, value in case.truth.items()}
     held = []
     for draw in range(draws):
         rng = np.random.default_rng(draw + 1)
         noisy = {name: data[name] + noise * data[name].std() * rng.normal(size=data[name].shape) for name in case.rates}
         with tempfile.TemporaryDirectory() as folder:
-            found, _ = identified(case, {**data, **noisy}, Path(folder))
+            found = run(case, {**data, **noisy}, Path(folder))["parameters"]
         for name, value in case.truth.items():
             low, high = interval(found[name])
             held.append(bool(low <= value <= high))
-    return {"errors": errors, "covered": float(np.mean(held)) if held else None, "seconds": seconds}
+    covered = float(np.mean(held)) if held else None
+    surrogate = of_surrogate(case, data) if surrogates else None
+    return {"errors": errors, "covered": covered, "surrogate": surrogate, "seconds": seconds}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -262,13 +277,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", default=",".join(CASES), help="cases, separated by commas")
     parser.add_argument("--draws", type=int, default=20, help="draws of noise; 0: clean data alone")
     parser.add_argument("--noise", type=float, default=0.05, help="share of each field's standard deviation")
+    parser.add_argument("--surrogates", action="store_true", help="train surrogates beside the physics, too")
     given = parser.parse_args(argv)
     names = given.cases.split(",")
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
     found: dict[str, Any] = {}
     for name in names:
-        found[name] = measured(CASES[name], given.draws, given.noise)
+        found[name] = measured(CASES[name], given.draws, given.noise, surrogates=given.surrogates)
         if not given.json:
             print(name, json.dumps(found[name]), flush=True)
     print(json.dumps(found))

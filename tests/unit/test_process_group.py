@@ -174,12 +174,24 @@ def test_who_waits_for_a_rank_that_has_failed_notices_it() -> None:
     assert all(line.startswith("RankFailed rank 2 ended without a word: ") for (line,) in told), told
 
 
+class Everybody(FakeStore):
+    """A store to which all ranks have come."""
+
+    def set(self, key: str, value: str) -> None:
+        pass
+
+    def wait(self, keys: list[str], timeout: Any) -> None:
+        pass
+
+
 def test_the_traffic_of_a_thousand_processes_is_what_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """In torch's fake process group of 1024, which exchanges nothing; docs/processes.md has the numbers."""
     size, weights, parameters, samples = 1024, 1000, 10, 1024
     begin = dist.init_process_group
-    monkeypatch.setattr(process_group, "rendezvous", lambda *given, **more: iter([(FakeStore(), 0, size)]))
+    monkeypatch.setattr(process_group, "rendezvous", lambda *given, **more: iter([(Everybody(), 0, size)]))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **more: begin("fake", **more))
+    # what is fake has no time to set
+    monkeypatch.setattr(dist.distributed_c10d, "_set_pg_timeout", lambda timeout: None)
     received: list[int] = []
     for name in ("all_gather", "all_reduce"):
         plain = getattr(dist, name)

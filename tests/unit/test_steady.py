@@ -392,3 +392,13 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         hyco.Engine({"data": made, "physical": physical}).simulate(tmp_path / "out", "well")
     assert "physical.inputs: steady states that are simulated differ in their inputs alone" in str(caught.value)
+    one_step = {"num_predict_steps": 1, "split": {"train": "0:1", "val": "1:2"}}
+    np.savez(tmp_path / "u.npz", u=np.zeros((2, 3, 8)))
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine({"data": {**data, **one_step, "axes": "stx", "dt": 1.0}, "physical": physical}).plan()
+    assert "physical.kind: the physics gives steady states, and the data change in time: " in str(caught.value)
+    np.savez(tmp_path / "u.npz", u=np.zeros((2, 8)))
+    rates = {"kind": "equation", "rates": {"u": "k*dx(u, 2)"}, "parameters": {"k": {"init": 1.0}}}
+    with pytest.raises(SpecError) as caught:
+        hyco.Engine({"data": {**data, **one_step, "axes": "sx", "steady": True}, "physical": rates}).plan()
+    assert "data.steady: the data hold steady states, and this physics gives rates of change: " in str(caught.value)

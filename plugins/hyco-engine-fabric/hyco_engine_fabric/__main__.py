@@ -8,7 +8,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import hyco_engine as hyco
 from hyco_engine.errors import HycoError
+from hyco_engine.ranks.environment import timeout
 
 
 def main() -> None:
@@ -22,26 +24,29 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the spec")
     args = parser.parse_args()
     try:
-        sys.exit(_run(args))
+        # mistakes are told before anything starts
+        hyco.Engine(args.spec, overrides=args.set)
+        patience = timedelta(seconds=timeout(os.environ))
     except HycoError as error:
-        rank = os.environ.get("LOCAL_RANK", "0")
-        print("\n".join(f"error: rank {rank}: {problem}" for problem in error.problems), file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(_told(error, "error: "))
+    sys.exit(_run(args, patience))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _told(error: HycoError, begin: str) -> int:
+    """Print the problems of an error; return its exit code."""
+    print("\n".join(f"{begin}{problem}" for problem in error.problems), file=sys.stderr)
+    return error.exit_code
+
+
+def _run(args: argparse.Namespace, patience: timedelta) -> int:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
-    import hyco_engine as hyco
-    from hyco_engine.ranks.environment import timeout
     from hyco_engine.ranks.runtime import INTERRUPTED
     from hyco_engine.runs.signals import stop_on_signals
     from hyco_engine_fabric import FabricRuntime
 
-    # mistakes are told before anything starts
-    hyco.Engine(args.spec, overrides=args.set)
-    strategy = DDPStrategy(timeout=timedelta(seconds=timeout(os.environ)))
+    strategy = DDPStrategy(timeout=patience)
     fabric = Fabric(accelerator=args.accelerator, devices=args.devices, num_nodes=args.nodes, strategy=strategy)
     fabric.launch()
     runtime = FabricRuntime(fabric)
@@ -55,6 +60,8 @@ def _run(args: argparse.Namespace) -> int:
             if runtime.rank == 0:
                 print(f"{interrupted}; the same command goes on", file=sys.stderr)
             return INTERRUPTED
+        except HycoError as error:
+            return _told(error, f"error: rank {runtime.rank}: ")
     if runtime.rank == 0:
         print(f"{result.summary['status']}: {result.folder}")
     return 0
