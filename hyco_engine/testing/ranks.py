@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -34,7 +35,9 @@ class _Meeting:
         try:
             self.barrier.wait()
             found = list(self.given)
-            self.barrier.wait()
+            # all have met: one that goes on and fails at once breaks this wait, and is noticed at the next meeting
+            with suppress(threading.BrokenBarrierError):
+                self.barrier.wait()
         except threading.BrokenBarrierError:
             raise self.told or RankFailed("another rank failed") from None
         finally:
