@@ -59,7 +59,7 @@ from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.informed import build_surrogate
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import is_noisy, meet_noise, told
-from hyco_engine.training.planning import Size, operations, plan
+from hyco_engine.training.planning import Size, most_in_epoch, operations, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.precision import check_precision
 from hyco_engine.training.reporter import Guarded
@@ -209,6 +209,8 @@ class Assembler:
         self.notes.extend(task.precision.warnings)
         self.chosen = self._choose_precision(task)
         self.spec = replaced(self.spec, self.chosen)
+        self.chosen |= self._choose_epoch(task)
+        self.spec = replaced(self.spec, self.chosen)
         strategy = self.strategy()
         self.chosen |= self._choose_size(task, strategy)
         self.spec = replaced(self.spec, self.chosen)
@@ -253,6 +255,14 @@ class Assembler:
                 )
             self.reasons.append(found.reason)
         return {"run.precision": found.name}
+
+    def _choose_epoch(self, task: Task) -> dict[str, Any]:
+        """Choose how many samples an epoch of a surrogate that may be taught has, if the engine chooses its epochs."""
+        wanted, layout = self.spec.training.synthetic, task.form.layout
+        planned = {"epochs_per_cycle", "epoch_samples"} <= wanted.open and wanted.optimizer not in FULL_BATCH
+        if len(self.players) < 2 or layout is None or not planned:
+            return {}
+        return {"training.synthetic.epoch_samples": self._samples(task, self.strategy(most_in_epoch(layout)))}
 
     def _choose_size(self, task: Task, strategy: Strategy | None) -> dict[str, Any]:
         """Choose options of the surrogate that are left open, by the size of the data and the budget."""
@@ -503,11 +513,16 @@ class Assembler:
 
     # --- strategy and cache ---
 
-    def strategy(self) -> Strategy | None:
-        """Build the augmentation strategy; None if one model trains alone."""
+    def strategy(self, epoch_samples: int | None = None) -> Strategy | None:
+        """Build the augmentation strategy; None if one model trains alone.
+
+        `epoch_samples` is that of `StrategyContext`, else what the spec says.
+        """
         if len(self.players) < 2:
             return None
-        return cast("Strategy", self._build(self.spec.augmentation, Strategy, self._context(StrategyContext)))
+        samples = self._settings("synthetic").epoch_samples if epoch_samples is None else epoch_samples
+        context = self._context(StrategyContext, epoch_samples=samples)
+        return cast("Strategy", self._build(self.spec.augmentation, Strategy, context))
 
     def _decide_cache(self, task: Task, strategy: Strategy) -> CacheDecision:
         """Decide from sizes alone how the run holds generated samples."""

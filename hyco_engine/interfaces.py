@@ -211,6 +211,9 @@ class SurrogateContext(PartContext):
 class StrategyContext(PartContext):
     """The context of a strategy, which receives what it decides on later, in a `CycleContext`."""
 
+    epoch_samples: int = 0
+    """The number of samples up to which generated ones do not lengthen an epoch of the surrogate."""
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class NormalizerContext(PartContext):

@@ -32,6 +32,10 @@ MOST_STEPS = 5000
 """On a bistable reaction, the lowest held-out error came after 1000 of so many steps of the optimizer."""
 BATCHES = 8
 """The least number of batches in an epoch, as long as each has at least four samples."""
+EPOCH_SAMPLES = 1000
+"""The number of samples that a good teacher makes of fewer real ones."""
+EPOCH_VALUES = 1 << 22
+"""The most values in the states of so many samples: those of large grids take the physics long to generate."""
 PATIENCE = 0.4
 """The part of all epochs after which training ends without a lower error on held-out data."""
 
@@ -59,6 +63,11 @@ class Size:
     validates: bool
     hidden: bool = False
     noisy: bool = False
+
+
+def most_in_epoch(layout: StateLayout) -> int:
+    """Return up to how many samples a good teacher may add to the real ones."""
+    return min(EPOCH_SAMPLES, EPOCH_VALUES // (layout.n_all * math.prod(layout.spatial)))
 
 
 def batch_size(samples: int) -> int:

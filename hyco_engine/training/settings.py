@@ -23,6 +23,10 @@ NOISE = (
     "standard deviation of the noise that training adds to start states of rollouts, as a part of a frame's typical "
     "change; a surrogate learns from it to correct its own errors"
 )
+EPOCH_SAMPLES = (
+    "least number of samples in an epoch; a teacher that is far better than the surrogate fills it with generated "
+    "samples (trust), and as long as real and generated samples are fewer, an epoch visits all of them several times"
+)
 PRECISION = (
     "precision of matrix products and convolutions while a batch is computed; bf16: their inputs are rounded to "
     "bfloat16, which takes half to two thirds of the time where the processor has it, while weights, states, losses "
@@ -124,6 +128,7 @@ class TrainingSettings(TrainingMethod):
     curriculum: tuple[tuple[int, int], ...] = option((), help=CURRICULUM, check=check_curriculum)
     input_noise: float = option(0.0, help=NOISE, ge=0.0)
     patience: int = option(0, help=PATIENCE, ge=0)
+    epoch_samples: int = option(0, help=EPOCH_SAMPLES, ge=0)
     precision: Precision = option("full", help=PRECISION)
 
 
@@ -133,11 +138,11 @@ class OpenTraining(TrainingMethod):
     @property
     def open(self) -> frozenset[str]:
         """The keys that the engine chooses."""
-        return frozenset(name for name in TRAINED if getattr(self, name) == "auto")
+        return frozenset(name for name in TRAINED if getattr(self, name, None) == "auto")
 
     def settled(self, **chosen: Any) -> TrainingSettings:
         """Return these settings with `chosen` values for what is "auto", and else those of `TrainingSettings`."""
-        # a physics has no precision of its own
+        # a physics has no precision and no length of an epoch of its own
         own = {field.name for field in attrs.fields(type(self))}  # type: ignore[arg-type]
         every = attrs.fields(TrainingSettings)  # type: ignore[arg-type]
         names = [field.name for field in every if field.name in own]
@@ -180,10 +185,11 @@ class SurrogateTraining(OpenTraining):
     )
     input_noise: float | Auto = option("auto", help=f"{NOISE}; auto: chosen with the epochs, else 0", ge=0.0)
     patience: int | Auto = option("auto", help=f"{PATIENCE}. auto: chosen with the epochs, else 0", ge=0)
+    epoch_samples: int | Auto = option("auto", help=f"{EPOCH_SAMPLES}; auto: chosen with the epochs, else 0", ge=0)
     precision: Precision = option("full", help=PRECISION)
 
 
-TRAINED = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience")
+TRAINED = ("epochs_per_cycle", "batch_size", "lr", "curriculum", "input_noise", "patience", "epoch_samples")
 """The keys of a trainer's settings that may be "auto"."""
 CHOSEN = (*TRAINED, "initial_states", "horizon", "stride")
 """The keys for which the engine chooses, where they are "auto"."""

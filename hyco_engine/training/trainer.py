@@ -53,8 +53,8 @@ class Trainer:
     `model` is a stepper or a predictor; a stepper needs the data's `layout`. Without a `normalizer` the loss is the
     plain weighted sum; without `error`, which measures a model on held-out data, there is no patience. Messages use
     `model_name` and `normalizer_name`. A cosine schedule falls to zero over `total_epochs`. Every epoch visits all
-    samples once, in an order that depends only on the seed, the player and the number of epochs before. The samples are
-    divided among `shards`.
+    samples once, or as often as `settings.epoch_samples` holds all of them, in an order that depends only on the seed,
+    the player and the number of epochs before. The samples are divided among `shards`.
     """
 
     def __init__(

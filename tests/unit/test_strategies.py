@@ -106,6 +106,50 @@ def test_trust_is_the_squared_ratio_of_errors_and_never_above_one(teacher: float
     assert trust(teacher, pupil) == pytest.approx(tau)
 
 
+@pytest.mark.parametrize(
+    ("teacher", "pupil", "tau"),
+    [(1.0, 2.0, 4.0), (1.0, 3.0, 9.0), (1.0, 4.0, 9.0), (2.0, 1.0, 0.25), (0.0, 1.0, 9.0), (1.0, math.inf, 9.0)],
+)
+def test_trust_may_go_up_to_where_an_epoch_is_full(teacher: float, pupil: float, tau: float) -> None:
+    assert trust(teacher, pupil, 9.0) == tau
+
+
+@pytest.mark.parametrize(
+    ("player", "e_teacher", "room", "count"),
+    [
+        ("synthetic", 0.1, 40, 5),  # no better than its pupil: alpha alone
+        ("synthetic", 0.05, 40, 20),  # half of its error: four times as many
+        ("synthetic", 0.001, 40, 30),  # until ten real samples and the generated ones fill the epoch
+        ("synthetic", 0.001, 12, 5),  # of which alpha may be more
+        ("physical", 0.001, 40, 5),
+    ],
+)
+def test_a_far_better_teacher_fills_an_epoch_of_the_surrogate(
+    player: Player, e_teacher: float, room: int, count: int
+) -> None:
+    own, phase = layout(resolution=(8,)), Phase(player=player)
+    asked = context(states_of(own), own, {phase.teacher: e_teacher, player: 0.1}, alpha=0.5)
+    assert len(asked.real) == 10
+    strategy = Trust(TrustOptions(), room)
+    made = strategy.augment(phase, asked)
+    assert made is not None
+    assert made.recipe is not None
+    assert len(made.recipe) == count <= strategy.max_generated(10, 0.5)
+    assert made.expected_ratio == pytest.approx(0.5 * made.record["tau"])
+    # generated squared error against the pupil's own
+    assert count * e_teacher**2 <= 0.5 * 10 * 0.1**2 * (1 + 1e-9)
+
+
+def test_an_epoch_has_room_where_alpha_alone_rounds_to_no_sample() -> None:
+    own, phase = layout(resolution=(8,)), Phase(player="synthetic")
+    asked = context(states_of(own), own, {"physical": 0.001, "synthetic": 0.1}, alpha=0.05)
+    assert Trust(TrustOptions()).augment(phase, asked) is None
+    made = Trust(TrustOptions(), 40).augment(phase, asked)
+    assert made is not None
+    assert (made.recipe is None or len(made.recipe)) == 30
+    assert Trust(TrustOptions(), 40).max_generated(10, 0.0) == 0
+
+
 @given(st.sampled_from(["physical", "synthetic"]), POSITIVE, POSITIVE, st.floats(0.0, 2.0), st.integers(1, 100))
 def test_the_count_is_rounded_down_and_what_is_imported_stays_below_alpha(
     player: Player, e_teacher: float, e_pupil: float, alpha: float, n_real: int
@@ -336,7 +380,7 @@ def test_without_trust_both_models_are_bitwise_those_trained_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyco_engine.builtin.strategies.trust.trust", lambda e_teacher, e_pupil: 0.0)
+    monkeypatch.setattr("hyco_engine.builtin.strategies.trust.trust", lambda e_teacher, e_pupil, most=1.0: 0.0)
     both = hyco.run(spec(augmentation={"kind": "trust", "alpha": 0.5, "warmup": 2}))
     alone = hyco.run(without("physical"))
     # the warm-up is one more phase of the physics

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.runs.keeper import Interrupted
@@ -26,7 +27,7 @@ from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, d
 from hyco_engine.training import planning
 from hyco_engine.training.budget import Budget
 from hyco_engine.training.losses import RolloutObjective
-from hyco_engine.training.planning import Size, operations, plan
+from hyco_engine.training.planning import Size, most_in_epoch, operations, plan
 from hyco_engine.training.problem import with_noise
 from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
 from hyco_engine.training.trainer import Trainer
@@ -250,12 +251,41 @@ def test_check_tells_the_choice() -> None:
         "training.synthetic.curriculum": ((1, 12),),
         "training.synthetic.input_noise": 0.1,
         "training.synthetic.patience": 5,
+        "training.synthetic.epoch_samples": 15,
     }
     assert told["notes"] == [
         "the surrogate trains 2 x 6 epochs of 4 batches of 4 (run.budget = 12 epochs), learning rate 0.01 falling to "
         "0, rollouts of 1 step(s), noise of 0.1 of a frame's change, ending after 5 epochs without a lower error on "
         "held-out data"
     ]
+
+
+@pytest.mark.parametrize(("kind", "samples"), [("count", 15), ("trust", 1000), ("two-arms", 1000), ("interaction", 10)])
+def test_an_epoch_has_room_for_a_teacher_that_fills_it(kind: str, samples: int) -> None:
+    arms = {"arms": [{"kind": "trust"}, {"kind": "count"}]} if kind == "two-arms" else {}
+    augmentation = {"kind": kind, "alpha": 0.5, **arms}
+    given = {**copy.deepcopy(OPEN), "run": {"name": "tiny", "cycles": 2}, "augmentation": augmentation}
+    spec = hyco.Engine(given).plan()["training"]
+    assert spec["training.synthetic.epoch_samples"] == samples
+    # the number of steps does not depend on it
+    steps = spec["training.synthetic.epochs_per_cycle"] * math.ceil(samples / spec["training.synthetic.batch_size"])
+    assert 2 * steps == pytest.approx(5000, rel=0.02)
+
+
+def test_epochs_that_are_set_get_no_longer() -> None:
+    given = {**copy.deepcopy(OPEN), "augmentation": {"kind": "trust", "alpha": 0.5}}
+    given["training"] = {**given.get("training", {}), "synthetic": {"epochs_per_cycle": 3}}
+    plan = hyco.Engine(given).plan()
+    assert plan["training"]["training.synthetic.epoch_samples"] == 0
+    assert plan["n_generated"] == 5
+
+
+@pytest.mark.parametrize(("cells", "samples"), [((48,), 1000), ((64, 64), 1000), ((256, 256), 64), ((128,) * 3, 2)])
+def test_large_states_take_long_to_generate(cells: tuple[int, ...], samples: int) -> None:
+    axes = tuple("xyz"[: len(cells)])
+    grid = Grid(axes=axes, resolution=cells, lower=(0.0,) * len(cells), upper=(1.0,) * len(cells))
+    u = FieldInfo(name="u", boundary=Boundary.parse("periodic", axes))
+    assert most_in_epoch(StateLayout(grid=grid, dynamic=(u,))) == samples
 
 
 UNET: dict[str, Any] = {**OPEN, "synthetic": {"kind": "unet"}, "run": {"name": "tiny", "cycles": 2}}

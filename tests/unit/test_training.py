@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -84,6 +84,30 @@ class Recorder(Tracker):
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("samples", "visits"), [(0, 1), (27, 1), (28, 2), (55, 3)])
+def test_an_epoch_visits_all_samples_as_often_as_it_has_room(
+    samples: int, visits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+    usual = AugmentedDataset.upcoming
+
+    def upcoming(self: AugmentedDataset, batches: Sequence[Tensor]) -> None:
+        orders.append(torch.cat(list(batches)).tolist())
+        usual(self, batches)
+
+    monkeypatch.setattr(AugmentedDataset, "upcoming", upcoming)
+    data = decay_windows()
+    assert len(data) == 14
+    once, often = synthetic(), synthetic(epoch_samples=samples)
+    for trainer in (once, often):
+        trainer.train(data, 1)
+    own, every = orders
+    assert often.steps_done == -(-14 * visits // 4)
+    assert len(every) == 14 * visits
+    assert all(sorted(every[start : start + 14]) == list(range(14)) for start in range(0, len(every), 14))
+    assert every[:14] == own
 
 
 def test_rollout_carries_static_channels_along() -> None:

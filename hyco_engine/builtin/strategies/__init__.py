@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
+from hyco_engine.interfaces import StrategyContext
 from hyco_engine.spec.choices import ArmChoice
 from hyco_engine.spec.options import option, options
 
@@ -90,10 +91,10 @@ def _weight(options: WeightOptions, context: Any) -> Any:
     return Weight()
 
 
-def _trust(options: TrustOptions, context: Any) -> Any:
+def _trust(options: TrustOptions, context: StrategyContext) -> Any:
     from hyco_engine.builtin.strategies.trust import Trust
 
-    return Trust(options)
+    return Trust(options, context.epoch_samples)
 
 
 def _interaction(options: InteractionOptions, context: Any) -> Any:
@@ -131,8 +132,8 @@ def hyco_strategies() -> list[Record]:
         ),
         Record(
             kind="trust",
-            summary="generates int(n_real * alpha * tau) samples; held-out errors of teacher and pupil give tau, at "
-            "most 1",
+            summary="generates int(n_real * alpha * tau) samples; tau is the ratio of held-out squared errors, pupil "
+            "to teacher, at most 1 or what fills an epoch of the surrogate",
             options=TrustOptions,
             factory=_trust,
         ),

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
 
 
-def trust(e_teacher: float, e_pupil: float) -> float:
-    """Return tau = min(1, (e_pupil / e_teacher)^2); 0 for a teacher that diverges, or if one of them is no number."""
+def trust(e_teacher: float, e_pupil: float, most: float = 1.0) -> float:
+    """Return tau = min(most, (e_pupil / e_teacher)^2); 0 for a teacher that diverges, or without two numbers."""
     if not math.isfinite(e_teacher) or math.isnan(e_pupil):
         return 0.0
-    return 1.0 if e_pupil >= e_teacher else (e_pupil / e_teacher) ** 2
+    # compared before it is divided: errors of 0, and a pupil that diverges
+    return most if e_pupil >= math.sqrt(most) * e_teacher else (e_pupil / e_teacher) ** 2
 
 
 def teachers_part(e_teacher: float, e_pupil: float) -> float:
@@ -51,6 +52,9 @@ class Trust(Strategy):
     squared error; since their number is proportional to tau, the error that they add is at most alpha times the pupil's
     own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
+    tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
+    many more as its epoch has room for: `epoch_samples`, real and generated.
+
     With new starts this holds only if the teacher's error there is its error on the data. So the pupil's loss on the
     generated samples is measured too. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
     e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
@@ -60,8 +64,12 @@ class Trust(Strategy):
     from real windows.
     """
 
-    def __init__(self, options: TrustOptions) -> None:
+    def __init__(self, options: TrustOptions, epoch_samples: int = 0) -> None:
         self.options = options
+        self.epoch_samples = epoch_samples
+
+    def max_generated(self, n_real: int, alpha: float) -> int:
+        return max(generated_count(n_real, alpha), self.epoch_samples - n_real) if alpha else 0
 
     def phases(self, cycle: int) -> Sequence[Phase]:
         """Plan the usual phases, and before the first cycle's let both models learn from real data alone.
@@ -92,15 +100,18 @@ class Trust(Strategy):
             )
 
     def augment(self, phase: Phase, context: CycleContext) -> Augmentation | None:
-        if generated_count(len(context.real), context.alpha) == 0:
+        n_real, alpha = len(context.real), context.alpha
+        limit = self.max_generated(n_real, alpha) if phase.player == "synthetic" else generated_count(n_real, alpha)
+        if limit == 0:
             return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
         # what diverges in generated rollouts may still be finite over the few frames that are held out
         unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
-        tau = 0.0 if unstable else trust(e_teacher, e_pupil)
-        accepted = tau == 1 or phase.player == "physical" or self.options.starts == "real"
-        count = generated_count(len(context.real), context.alpha * tau) if accepted else 0
+        most = max(1.0, limit / (n_real * alpha))
+        tau = 0.0 if unstable else trust(e_teacher, e_pupil, most)
+        accepted = tau >= 1 or phase.player == "physical" or self.options.starts == "real"
+        count = generated_count(n_real, alpha * tau) if accepted else 0
         recipe = None
         if count:
             states, spin_up = self._starts(context, phase.teacher, count)
@@ -109,12 +120,12 @@ class Trust(Strategy):
             # a teacher that diverges is told of when it generates
             with suppress(TeacherDiverged):
                 own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
-                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own)) if part else 1.0)
-            if (left := generated_count(len(context.real), context.alpha * tau)) < count:
+                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own), most) if part else most)
+            if (left := generated_count(n_real, alpha * tau)) < count:
                 count, spin_up = left, None if spin_up is None else spin_up[:left]
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up) if count else None
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
-        return Augmentation(recipe=recipe, expected_ratio=context.alpha * tau if accepted else 0.0, record=record)
+        return Augmentation(recipe=recipe, expected_ratio=alpha * tau if accepted else 0.0, record=record)
 
     def _starts(self, context: CycleContext, teacher: Player, count: int) -> tuple[States, Tensor | None]:
         """Return the states from which rollouts start, and how many steps the teacher takes before."""

@@ -92,8 +92,9 @@ class MinibatchState(State):
 
 @attrs.frozen(kw_only=True)
 class Minibatch(Solver[MinibatchState]):
-    """Steps batch by batch. Every epoch visits all samples once, in an order that follows from seed, player and epoch.
+    """Steps batch by batch. Every epoch visits all samples, in an order that follows from seed, player and epoch.
 
+    It visits each once, or as often as `epoch_samples` holds all of them.
     A cosine schedule falls to zero over `total_epochs`, those of the whole run; None keeps the rate constant.
     """
 
@@ -136,7 +137,9 @@ class Minibatch(Solver[MinibatchState]):
     def step(self, problem: Problem, state: MinibatchState) -> Progress:
         epoch = state.epoch = state.epoch or Epoch(draws=problem.generator("terms", state.epochs))
         if epoch.order is None:
-            shuffled = torch.randperm(len(problem.data), generator=problem.generator("shuffle", state.epochs))
+            count, generator = len(problem.data), problem.generator("shuffle", state.epochs)
+            visits = max(1, self.settings.epoch_samples // count)
+            shuffled = torch.cat([torch.randperm(count, generator=generator) for _ in range(visits)])
             epoch.order = torch.split(shuffled, self.settings.batch_size)
             problem.data.upcoming(epoch.order)
         with own_random_numbers(problem.device, problem.seed, "train", self.player, "layers", state.epochs):
