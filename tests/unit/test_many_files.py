@@ -130,15 +130,73 @@ def test_files_that_do_not_fit_together(tmp_path, changes, message):
     assert refused(tmp_path, data) == ("data.path", message)
 
 
-def test_files_with_another_boundary_are_another_data_set(tmp_path):
+def test_files_with_other_rules_at_their_sides_are_another_data_set(tmp_path):
     from test_file_sources import write_scene
 
     write_scene(tmp_path / "a", simulations=1, boundary="closed", staggered=False)
-    write_scene(tmp_path / "b", simulations=1, boundary="open", staggered=False)
-    key, message = refused(tmp_path, {"kind": "scene", "path": str(tmp_path / "?"), "dt": 0.1})
-    assert key == "data.path"
-    assert message.startswith("b does not fit to a: the boundary of 'velocity' is ")
-    assert message.endswith(", and all simulations of a data set share one")
+    write_scene(tmp_path / "b", simulations=1, boundary="mixed", staggered=False)
+    assert refused(tmp_path, {"kind": "scene", "path": str(tmp_path / "?"), "dt": 0.1}) == (
+        "data.path",
+        "b does not fit to a: the boundary of 'velocity' is 'periodic', not 0.0 at x.lower, 'periodic', not 0.0 at "
+        "x.upper, 'zero-gradient', not 0.0 at y.upper. All simulations of a data set share the rules at their sides: "
+        "give those of each rule their own spec",
+    )
+
+
+WALLS = {"x": {"lower": "T_left", "upper": "zero-gradient"}}
+HEATED = {
+    "kind": "equation",
+    "rates": {"T": "kappa*lap(T)"},
+    "parameters": {"kappa": {"init": 0.1, "learn": False}, "T_left": {"from": "T_left"}},
+}
+
+
+@pytest.mark.parametrize("known", ["the table", "the files"])
+def test_values_at_walls_that_differ_between_files_are_parameters_of_an_equation(tmp_path, known):
+    values = [0.5, 1.5, 3.0]
+    rows = ["file,T_left" if known == "the table" else "file"]
+    for number, value in enumerate(values):
+        np.savez(tmp_path / f"{number}.npz", T=wave(0.01 * number), **{"wall": value} if known == "the files" else {})
+        rows.append(f"{number}.npz,{value}" if known == "the table" else f"{number}.npz")
+    data = {**table(tmp_path, "\n".join(rows)), "variables": {"T": "T"}, "boundary": WALLS}
+    data |= {"scalars": {"T_left": "wall"}} if known == "the files" else {}
+    assembler = assembler_of(tmp_path, data, physical=HEATED)
+    task = assembler.task()
+    assert scalars_of(task.simulations()) == {"T_left": values}
+    # one batch, in which each simulation has its own wall
+    states, _ = task.train.batch(torch.arange(len(task.train)))
+    found = assembler.model("physical", task.form)(states)
+    for state, wall, own in zip(states[:, :1], states[:, 1, 0], found, strict=True):
+        alone = {**data, "boundary": {"x": {**WALLS["x"], "lower": float(wall)}}}
+        fixed = {**HEATED, "parameters": {"kappa": HEATED["parameters"]["kappa"]}}
+        other = assembler_of(tmp_path, alone, physical=fixed)
+        torch.testing.assert_close(own, other.model("physical", other.task().form)(state[None])[0])
+    assert set(states[:, 1, 0].tolist()) > {0.5}
+
+
+def test_scenes_with_other_values_at_walls_are_one_data_set_of_an_equation(tmp_path):
+    from phi.torch.flow import Box, CenteredGrid, Scene, extrapolation, math
+
+    for value in (1.0, 2.0):
+        scene = Scene.create(str(tmp_path / "scenes"), name="sim")
+        for frame in range(3):
+            values = math.tensor(wave(0.01 * value)[frame], math.spatial("x"))
+            sides = extrapolation.combine_sides(x=(value, extrapolation.ZERO_GRADIENT))
+            scene.write({"heat": CenteredGrid(values, sides, Box(x=1.0))}, frame=frame)
+        scene.put_property("T_left", value)
+    data = {"kind": "scene", "path": str(tmp_path / "scenes"), "dt": 0.1}
+    with pytest.raises(HycoError) as found:
+        list(manager_of(tmp_path, data).trajectories)
+    assert str(found.value).endswith(
+        "sim_000001/heat_000000.npz: the boundary of 'heat' is 2.0, not 1.0 at x.lower. Values that differ between "
+        'simulations are a parameter of an equation: set data.boundary.x.lower = "wall", and physical.parameters.wall = '
+        '{ from = "..." } with the number of the data, or the column of data.table, that holds them'
+    )
+    physical = {**HEATED, "rates": {"heat": "kappa*lap(heat)"}}
+    manager = manager_of(tmp_path, {**data, "boundary": WALLS}, physical=physical)
+    assert scalars_of(manager) == {"T_left": [1.0, 2.0]}
+    assert manager.layout.field("heat").boundary.to_data()["x"] == WALLS["x"]
+    assert [round(float(t.dynamic[0, 0, 0]), 3) for t in manager.trajectories] == [1.0, 2.0]
 
 
 def test_what_is_not_there(tmp_path):

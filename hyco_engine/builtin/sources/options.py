@@ -304,6 +304,9 @@ class SceneOptions:
     static: tuple[str, ...] = option(
         (), help="fields that are inputs only, of which the first frame is used; none: `static` in description.json"
     )
+    boundary: BoundarySetting | None = option(
+        None, help="boundary condition of the fields that change, as for arrays; none: that of the files"
+    )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help="true parameters of the physics, if you know them; the run reports errors against them",

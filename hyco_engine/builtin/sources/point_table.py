@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hyco_engine")
 
+SUFFIXES = (*CSV, *PARQUET, ".npy", ".npz", ".mat")
+"""The files of a folder that hold observations."""
+
 
 @attrs.frozen(kw_only=True)
 class _Rows:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
-from hyco_engine.builtin.sources.point_table import Table, column_of
+from hyco_engine.builtin.sources.point_table import SUFFIXES, Table, column_of
 from hyco_engine.builtin.sources.truth import field_from_file, true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.joined import KEY, each_file, file_of, names_of
 from hyco_engine.data.points import select_points, warn_of_shared_places
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -214,21 +215,32 @@ class PointSampleSource(SampleSource):
     """Observations for predictors: inputs `position [n_axes]` and `time []`; targets `[]`, or `[C]` for vectors."""
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
-        self.table = Table(options, context)
-        warn_of_shared_places(self.table.simulations)
+        """Raises DataError and SpecError, also for files that hold other fields than the first one."""
+        each = each_file(options, suffixes=SUFFIXES)
+        tables = [Table(own, context) for own in each]
+        names = names_of([file_of(own) for own in each])
+        self._columns = tables[0].components
+        for table, name in zip(tables, names, strict=True):
+            held, wanted = ([*one.axes, *one.columns] for one in (table, tables[0]))
+            if held != wanted:
+                told = f"it has the columns {', '.join(held)}, not {', '.join(wanted)}"
+                raise DataError(f"{name} does not fit to {names[0]}: {told}", key=KEY)
+        self._simulations = [points for table in tables for points in table.simulations]
+        self._content = " ".join(table.content for table in tables)
+        warn_of_shared_places(self._simulations)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
                 raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")
         self._dtype = context.dtype
 
     def fingerprint(self) -> str:
-        return self.table.content
+        return self._content
 
     def samples(self, split: str) -> Samples:
-        parts = [select_points(p, p.heldout if split == "val" else ~p.heldout) for p in self.table.simulations]
+        parts = [select_points(p, p.heldout if split == "val" else ~p.heldout) for p in self._simulations]
         if split == "test":
             parts = [select_points(p, torch.zeros_like(p.heldout)) for p in parts]
-        return _Rows(parts, self.table.components, self._dtype)
+        return _Rows(parts, self._columns, self._dtype)
 
 
 class _Rows(Samples):
@@ -268,7 +280,4 @@ def _grid(options: PointsOptions) -> Grid:
 def _boundary(options: PointsOptions, axes: tuple[str, ...]) -> Boundary:
     if options.boundary is None:
         raise SpecError('rollouts need the boundary of the fields: a number, "periodic", ...', key="data.boundary")
-    try:
-        return Boundary.parse(options.boundary.value, axes)
-    except ValueError as error:
-        raise SpecError(str(error), key="data.boundary") from None
+    return options.boundary.on(axes)
