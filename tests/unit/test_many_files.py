@@ -189,8 +189,8 @@ def test_scenes_with_other_values_at_walls_are_one_data_set_of_an_equation(tmp_p
         list(manager_of(tmp_path, data).trajectories)
     assert str(found.value).endswith(
         "sim_000001/heat_000000.npz: the boundary of 'heat' is 2.0, not 1.0 at x.lower. Values that differ between "
-        'simulations are a parameter of an equation: set data.boundary.x.lower = "wall", and physical.parameters.wall = '
-        '{ from = "..." } with the number of the data, or the column of data.table, that holds them'
+        'simulations are a parameter of an equation: set data.boundary.x.lower = "wall", and physical.parameters.wall '
+        '= { from = "..." } with the number of the data, or the column of data.table, that holds them'
     )
     physical = {**HEATED, "rates": {"heat": "kappa*lap(heat)"}}
     manager = manager_of(tmp_path, {**data, "boundary": WALLS}, physical=physical)

@@ -75,8 +75,8 @@ def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
 
 
 def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:
-    from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
     from hyco_engine.builtin.sources.point_table import SUFFIXES
+    from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
     from hyco_engine.data.joined import open_files
 
     if options.resolution:
