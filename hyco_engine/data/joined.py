@@ -17,11 +17,13 @@ from torch import Tensor
 
 from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
 from hyco_engine.data.fields import Boundary, StateLayout
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import DataError, Problem, SpecError
 
 log = logging.getLogger("hyco_engine")
 
 KEY = "data.path"
+MOST_TOLD = 5
+"""The number of files that cannot be used of which an error tells why."""
 FILE = "file"
 """The label that names the file of a simulation."""
 
@@ -48,10 +50,22 @@ def open_files(
     if len(each) == 1:
         return make(each[0])
     sources: list[TrajectorySource] = []
+    problems: list[Problem] = []
     for own in each:
-        source = make(own)
+        try:
+            source = make(own)
+        except DataError as error:
+            # what is wrong with other keys is wrong for all files
+            if any(problem.key != KEY for problem in error.problems):
+                raise
+            problems += error.problems
+            continue
         source.release()
         sources.append(source)
+    if problems:
+        listed = isinstance(options.path, tuple)  # then the spec names them itself
+        advice = f"{len(each) - len(sources)} of {len(each)} files cannot be used; a list in data.path leaves them out"
+        raise DataError([*problems[:MOST_TOLD], *([] if listed else [Problem(message=advice, key=KEY)])])
     return JoinedSource(sources, names_of([file_of(own) for own in each]))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_scalars import assembler_of, manager_of, scalars_of, write_well
 
+import hyco_engine as hyco
 from hyco_engine.errors import HycoError
 
 DATA = {
@@ -391,9 +392,52 @@ def test_files_of_sensors(tmp_path):
     manager = assembler_of(tmp_path, data).task().manager
     assert manager.num_simulations == 2
     assert float(manager.trajectories[1].points.value.min()) == pytest.approx(200.1)
-    samples = {key: value for key, value in data.items() if key in ("kind", "path")}
-    key, message = refused(tmp_path, samples)
-    assert (key, message) == ("data.path", "samples are read from one file, and path names 2: give a resolution")
+    # one simulation that both logged
+    manager = assembler_of(tmp_path, {**data, "files": "sensors", "split": {"by": "time"}}).task().manager
+    assert manager.num_simulations == 1
+    assert sorted(manager.trajectories[0].points.value[:, 0].tolist())[:6:5] == pytest.approx([100.1, 100.3])
+    assert len(manager.trajectories[0].points.value) == 12
+
+
+def samples_of(tmp_path, **more):
+    from hyco_engine.builtin.sources.options import PointsOptions
+    from hyco_engine.builtin.sources.points import PointSampleSource
+    from hyco_engine.interfaces import BuildContext
+
+    options = PointsOptions(path=tmp_path / "log_*.csv", heldout=0.5, **more)
+    return PointSampleSource(options, BuildContext(seed=0, registry=hyco.Registry()))
+
+
+@pytest.mark.parametrize("files", ["simulations", "sensors"])
+def test_samples_of_sensors_in_several_files(tmp_path, files):
+    for number in (1, 2):
+        times = [f"2024-01-01T00:00:{second:02d}" for second in range(10 * number, 10 * number + 4)]
+        rows = [f"{time},{0.3 * number + place},{number}" for time in times for place in (0.1, 0.2)]
+        (tmp_path / f"log_{number}.csv").write_text("\n".join(["date,x,u", *rows]))
+    source = samples_of(tmp_path, files=files)
+    train, val = source.samples("train"), source.samples("val")
+    assert len(train) == len(val) == 8
+    inputs, _ = train.batch(torch.arange(8))
+    # date-times of one simulation are those of one clock
+    assert float(inputs["time"].max()) == (13.0 if files == "sensors" and _has_second(train) else 3.0)
+    (tmp_path / "log_2.csv").write_text("t,x,v\n0.1,0.2,3\n")
+    with pytest.raises(HycoError, match=r"log_2.csv does not fit to .*log_1.csv: it has the columns "):
+        samples_of(tmp_path, files=files)
+
+
+def _has_second(samples):
+    return 2.0 in samples.batch(torch.arange(len(samples)))[1]["u"].tolist()
+
+
+def test_files_that_cannot_be_read_are_told_together(tmp_path):
+    paths = [write(tmp_path, f"{n}.npz", n) for n in range(9)]
+    for number in (1, 5):
+        (tmp_path / f"{number}.npz").write_bytes(b"no archive")
+    with pytest.raises(HycoError) as found:
+        manager_of(tmp_path, {**DATA, "path": str(tmp_path)})
+    told = [problem.message for problem in found.value.problems]
+    assert [message.partition(": ")[0] for message in told[:2]] == [f"cannot read {paths[n]}" for n in (1, 5)]
+    assert told[2:] == ["2 of 9 files cannot be used; a list in data.path leaves them out"]
 
 
 def test_paths_in_a_spec_start_from_its_folder(tmp_path):

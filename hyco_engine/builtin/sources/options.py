@@ -230,6 +230,11 @@ class PointsOptions:
         help=f"a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]; "
         f"{MANY}",
     )
+    files: Literal["simulations", "sensors"] = option(
+        "simulations",
+        help="what each of several files holds; simulations: a simulation of its own; sensors: sensors of the same "
+        "simulation, such as one logger",
+    )
     array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
         (),
