@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import h5py
@@ -115,7 +115,6 @@ def _several(folder: Path) -> Found | None:
     paths = sorted((p for p in there if p.suffix == most), key=in_order)
     if len(paths) < 2:
         return _file(paths[0]) if paths else None
-    from hyco_engine.interfaces import TrajectorySource
     from hyco_engine.spec.places import key_text
     from hyco_engine.spec.values import Mistakes
 
@@ -133,15 +132,15 @@ def _several(folder: Path) -> Found | None:
     lines = [line for line in first.spec.splitlines() if not line.startswith(("path = ", "split = "))]
     lines.insert(2, f"path = {named}")
     try:
-        _, source = _source("\n".join(lines))
+        # only tables of observations are samples
+        source = cast("TrajectorySource", _source("\n".join(lines))[1])
     except (Mistakes, HycoError):
         return attrs.evolve(found, spec="\n".join(lines))  # reading it says what is wrong
-    if isinstance(source, TrajectorySource):
-        every = [source.scalars(index) for index in range(source.num_simulations)]
-        if names := [name for name in every[0] if source.guesses_scalars and len({own[name] for own in every}) > 1]:
-            listed = ", ".join(f"{key_text([name])} = {_toml_text(name)}" for name in names)
-            lines.append(f"scalars = {{ {listed} }}   # <- numbers that differ between simulations")
-        lines += [split_line(frames, len(every))] if (frames := source.frames(0)) else []
+    every = [source.scalars(index) for index in range(source.num_simulations)]
+    if names := [name for name in every[0] if source.guesses_scalars and len({own[name] for own in every}) > 1]:
+        listed = ", ".join(f"{key_text([name])} = {_toml_text(name)}" for name in names)
+        lines.append(f"scalars = {{ {listed} }}   # <- numbers that differ between simulations")
+    lines += [split_line(frames, len(every))] if (frames := source.frames(0)) else []
     return attrs.evolve(found, spec="\n".join(lines))
 
 
