@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -125,6 +125,15 @@ class Single(Runtime):
 
     def broadcast(self, data: bytes) -> bytes:
         return data
+
+
+def gathered(values: Tensor, exchange: Callable[[Tensor], Iterable[Tensor]]) -> list[Tensor]:
+    """Return the tensors of all ranks, which `exchange` returns for this rank's: gloo knows no booleans."""
+    import torch
+
+    plain = values.detach().contiguous()
+    sent = plain.view(torch.uint8) if plain.dtype == torch.bool else plain
+    return [one.view(plain.dtype).to(values.device) for one in exchange(sent)]
 
 
 def heard(rank: int, message: str, exit_code: int, place: str) -> BaseException:

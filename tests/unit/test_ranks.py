@@ -222,7 +222,7 @@ def test_a_rank_that_fails_alone_ends_all_with_its_error() -> None:
             return f"{type(error).__name__}: {error}"
         return "nothing"
 
-    told = "no licence here (other ranks did the same without an error)"
+    told = "no licence here (other ranks had no error there)"
     assert on_ranks(2, work) == [f"RankFailed: rank 1 failed in evaluate: {told}", f"RanksDiffer: {told}"]
 
 
