@@ -461,7 +461,7 @@ def means(node: Node) -> Iterator[Mean]:
 class Expansion:
     """Multiplies out: the terms of nodes. Parameters in `varying` are fields, and all others the same everywhere."""
 
-    def __init__(self, varying: Sequence[str] = ()) -> None:
+    def __init__(self, varying: Collection[str] = ()) -> None:
         self.varying = frozenset(varying)
 
     def is_uniform(self, node: Node) -> bool:
