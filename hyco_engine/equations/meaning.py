@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.fields import Boundary, StateLayout
+from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
 from hyco_engine.data.units import base_units
 from hyco_engine.equations.dimensions import Unit, Units
 from hyco_engine.equations.evaluation import Differences
 from hyco_engine.equations.syntax import Expression, Text, parse
-from hyco_engine.equations.terms import Node, Symbol, Words, is_number, lowered, symbols
+from hyco_engine.equations.terms import Node, Symbol, Words, is_algebraic, lowered, symbols
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.physics.knots import at_times
@@ -157,6 +157,11 @@ class Meaning:
         }
         return Differences(layout.grid, fields, beyond, components, numbers, like, walls=self.walls)
 
+    def at_sides(self, numbers: Mapping[Symbol, Tensor], like: Tensor) -> dict[str, Tensor]:
+        """Return the values at sides that formulas give, by their texts, where `numbers` have these values."""
+        sides = self.differences({}, numbers, like)
+        return {text: torch.as_tensor(sides.of(node), dtype=like.dtype) for text, node in self.walls.items()}
+
     def begun(self, state: Tensor, others: Mapping[Symbol, Tensor], time: Tensor | None) -> Tensor:
         """Return states `[B, C_dyn, *S]` whose components are those of the start, where it is given."""
         fields, numbers = self.split(others)
@@ -190,21 +195,27 @@ def _is_field(setting: ParameterSetting, layout: StateLayout) -> bool:
 def _walls(layout: StateLayout, words: Words, varying: frozenset[str]) -> dict[str, Node]:
     """Return the values at sides that formulas give, by their texts. Raises SpecError."""
     numbers = [name for name in words.static if layout.field(name).sampling == "uniform"]
-    told = "varies in space, and a side has one value"
-    known = attrs.evolve(
-        words,
-        refused={name: told for name in (*words.axes, *words.dynamic, *words.static, *varying)}
-        | {name: f"is a number of the data: physical.parameters.{name}.from makes it a parameter" for name in numbers},
-    )
+    told = "varies within the domain; a side takes numbers, the time, and positions along it"
+    refused = {name: told for name in (*words.dynamic, *words.static, *varying)}
+    refused |= {
+        name: f"is a number of the data: physical.parameters.{name}.from makes it a parameter" for name in numbers
+    }
     found = {}
-    for text in dict.fromkeys(text for info in layout.fields for text in info.boundary.formulas):
-        source = Text(text=text, key=SIDES)
-        tree = parse(text, SIDES)
+    for place, text in _formulas(layout.fields):
+        axis = place.partition(".")[0]
+        known = attrs.evolve(words, refused=refused | {axis: f"is the same along the sides of {axis}: write a number"})
+        source = Text(text=text, key=f"{SIDES}.{place}")
+        tree = parse(text, source.key)
         parts = lowered(tree, source, known)
-        if len(parts) != 1 or not is_number(parts[0]):
-            raise source.mistake(tree.place, "a side has one value: leave derivatives and means out")
+        if len(parts) != 1 or not is_algebraic(parts[0]):
+            raise source.mistake(tree.place, "a side has one value at each place: leave derivatives and means out")
         found[text] = parts[0]
     return found
+
+
+def _formulas(infos: Iterable[FieldInfo]) -> dict[tuple[str, str], None]:
+    """Return the formulas at the sides of fields, each as its place and its text."""
+    return dict.fromkeys(own for info in infos for own in info.boundary.formulas.items())
 
 
 def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict[Symbol, Node]:
@@ -272,7 +283,7 @@ def _check_units(
         else:
             units.rate(name, tree, sources[name])
     given = [(f"{KEY}.initial.{name}", name.partition(".")[0], text) for name, text in texts.initial.items()]
-    sides = [(SIDES, info.name, text) for info in layout.dynamic for text in info.boundary.formulas]
+    sides = [(f"{SIDES}.{place}", info.name, text) for info in layout.dynamic for place, text in _formulas([info])]
     for key, field, text in (*sides, *given):
         units.value(field, parse(text, key), Text(text=text, key=key))
 

@@ -133,7 +133,7 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | Ste
         if odd := [info.name for info in dynamic if info.sampling != "centered"]:
             raise DataError(f"an equation needs centred fields, and {odd[0]!r} is staggered", key="data.fields")
     layout = context.layout_for(dynamic, static if given is None else ())
-    texts = [text for info in layout.fields for text in info.boundary.formulas]
+    texts = [text for info in layout.fields for text in info.boundary.formulas.values()]
     timed = options.uses_time() or any(options.is_timed(text) for text in texts)
     if given is None and context.dt is not None and timed:
         layout = attrs.evolve(layout, static=(*layout.static, FieldInfo.time(grid.axes, context.dt)))

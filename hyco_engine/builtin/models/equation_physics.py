@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import EquationOptions
-from hyco_engine.data.fields import TIME, FieldInfo, StateLayout
+from hyco_engine.data.fields import TIME, FieldInfo, Rule, StateLayout
 from hyco_engine.equations.meaning import Meaning
 from hyco_engine.equations.schemes import Scheme
-from hyco_engine.equations.terms import Symbol
+from hyco_engine.equations.stability import probes
+from hyco_engine.equations.terms import Symbol, symbols
 from hyco_engine.equations.writing import Style
 from hyco_engine.physics.explicit import LEARNING_ROOM
 from hyco_engine.physics.initial import noise_field
@@ -73,23 +74,52 @@ class Equation(TorchPhysics):
 
     def least_steps(self, layout: StateLayout, size: Mapping[str, float], parameters: Parameters, dt: float) -> float:
         """Return the number of steps at which no wave grows more than the equation lets it grow."""
-        meaning, grid = self.meaning, layout.grid
+        meaning = self.meaning
+        ranges = {symbol: (-most, most) for symbol, most in self._largest(size, parameters, dt).items()}
+        return self.scheme.least_steps(ranges | self._ranges(meaning.in_rates, parameters, dt), dt)
+
+    def _largest(self, size: Mapping[str, float], parameters: Parameters, dt: float) -> dict[Symbol, float]:
+        """Return the largest magnitude of each component, in the data and at sides."""
+        meaning, axes = self.meaning, self.layout.grid.axes
         start = abs(self.options.offset) + 4 * self.options.amplitude
-        reached = {symbol: size.get(symbol.name, start) for symbol in (*meaning.components, *meaning.statics)}
-        ranges = {symbol: (-most, most) for symbol, most in reached.items()}
-        for symbol in meaning.in_rates:
+        at_sides = self._at_sides(parameters, dt)
+        found = {}
+        for symbol in (*meaning.components, *meaning.statics):
+            info = self.layout.field(symbol.name)
+            part = symbol.component if info.components else None
+            rules = [rule for axis in axes for rule in info.boundary.rules(axis, axes, part)]
+            fixed = [at_sides[rule.text] if rule.text else _size(rule) for rule in rules if rule.fixes]
+            found[symbol] = max(size.get(symbol.name, start), *fixed, 0.0)
+        return found
+
+    def _at_sides(self, parameters: Parameters, dt: float) -> dict[str, float]:
+        """Return the largest magnitude of the values that formulas at sides give."""
+        meaning = self.meaning
+        if not meaning.walls:
+            return {}
+        named = {symbol for node in meaning.walls.values() for symbol in symbols(node) if symbol.kind != "coordinate"}
+        tried = probes(self._ranges(sorted(named, key=str), parameters, dt))
+        broad = [1] * self.layout.n_axes
+        numbers = {symbol: values.reshape(-1, *broad) for symbol, values in tried.items()}
+        found = meaning.at_sides(numbers, torch.zeros(1, *broad, dtype=torch.float64))
+        return {text: float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) for text, values in found.items()}
+
+    def _ranges(self, named: Iterable[Symbol], parameters: Parameters, dt: float) -> dict[Symbol, tuple[float, float]]:
+        """Return the ranges of those that are no fields."""
+        grid = self.layout.grid
+        found = {}
+        for symbol in named:
             match symbol.kind:
                 case "coordinate":
                     axis = grid.axes.index(symbol.name)
-                    ranges[symbol] = grid.lower[axis], grid.upper[axis]
+                    found[symbol] = grid.lower[axis], grid.upper[axis]
                 case "time":
-                    ranges[symbol] = self.times or (0.0, dt)
+                    found[symbol] = self.times or (0.0, dt)
                 case "series":
-                    ranges[symbol] = _ends(meaning.series[symbol.name][1])
-        for name, value in parameters.items():
-            if (symbol := Symbol("parameter", name)) in meaning.in_rates:
-                ranges[symbol] = _ends(value)
-        return self.scheme.least_steps(ranges, dt)
+                    found[symbol] = _ends(self.meaning.series[symbol.name][1])
+                case "parameter":
+                    found[symbol] = _ends(parameters[symbol.name])
+        return found
 
     def stability(
         self, layout: StateLayout, state: Mapping[str, Tensor], parameters: Parameters, dt: float
@@ -98,6 +128,8 @@ class Equation(TorchPhysics):
         steps = self.least_steps(layout, size, parameters, dt)
         if steps <= 1:
             return None
+        for symbol, most in self._largest(size, parameters, dt).items():
+            size[symbol.name] = max(size[symbol.name], most)
         reached = ", ".join(f"{info.name} up to {size[info.name]:.3g}" for info in layout.dynamic)
         return (
             f"equation: steps of dt = {dt:g} are too long: the rates linearised with {reached} allow "
@@ -163,8 +195,9 @@ class Equation(TorchPhysics):
             part = symbol.component if info.components else None
             for axis, ends in zip(grid.axes, zip(grid.lower, grid.upper, strict=True), strict=True):
                 for place, rule in zip(ends, info.boundary.rules(axis, grid.axes, part), strict=True):
-                    for text in rule.formulas:
-                        yield symbol, [style.side(symbol, axis, place, self.meaning.walls[text]) for style in styles]
+                    if rule.text:
+                        node = self.meaning.walls[rule.text]
+                        yield symbol, [style.side(symbol, axis, place, node) for style in styles]
 
     def start_states(
         self, layout: StateLayout, count: int, generator: torch.Generator, parameters: Parameters
@@ -178,8 +211,9 @@ class Equation(TorchPhysics):
         }
         like = torch.zeros(count, self.layout.n_dynamic, *layout.spatial, dtype=torch.float64)
         time = torch.full((count, *[1] * layout.n_axes), self.start, dtype=torch.float64)
-        sides = meaning.differences({}, others | meaning.at(time), like)
-        values = {text: float(torch.as_tensor(sides.of(node)).flatten()[0]) for text, node in meaning.walls.items()}
+        # what varies along a side, or between simulations, is one of its values here
+        found = meaning.at_sides(others | meaning.at(time), like)
+        values = {text: float(values.median()) for text, values in found.items()}
         dynamic, static = (
             tuple(attrs.evolve(info, boundary=info.boundary.settled(values)) for info in infos)
             for infos in (layout.dynamic, layout.static)
@@ -203,6 +237,11 @@ class Equation(TorchPhysics):
 
 def _ends(values: Tensor) -> tuple[float, float]:
     return float(values.min()), float(values.max())
+
+
+def _size(rule: Rule) -> float:
+    """Return the magnitude of the number at the side of a component."""
+    return abs(float(rule.value))  # type: ignore[arg-type]
 
 
 def counted(steps: int) -> str:
