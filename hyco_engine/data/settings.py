@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,6 +271,13 @@ class BoundarySetting:
     def to_data(self) -> Any:
         """Return the form that `from_data` reads."""
         return self.value
+
+    def on(self, axes: Sequence[str], key: str = "data.boundary") -> Boundary:
+        """Return the boundary on a grid with these axes. Raises SpecError at `key` where it does not fit them."""
+        try:
+            return Boundary.parse(self.value, axes)
+        except ValueError as error:
+            raise SpecError(str(error), key=key) from None
 
 
 def _formulas(data: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -21,8 +21,7 @@ from hyco_engine.builtin.sources.options import SPACE
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.array_files import Array, content_hash, is_elsewhere, reading
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.data.settings import BoundarySetting
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import DataError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 from hyco_engine.physics.settings import ArrayFile, Profile
 
@@ -212,16 +211,6 @@ def grid_of(axes: str, resolution: Sequence[int], ends: Sequence[tuple[float, fl
         lower=tuple(lower for lower, _ in ends),
         upper=tuple(upper for _, upper in ends),
     )
-
-
-def parsed_boundary(setting: BoundarySetting | None, axes: Sequence[str]) -> Boundary | None:
-    """Return the spec's boundary, None without one. Raise SpecError where it does not fit the axes."""
-    if setting is None:
-        return None
-    try:
-        return Boundary.parse(setting.value, tuple(axes))
-    except ValueError as error:
-        raise SpecError(str(error), key="data.boundary") from None
 
 
 def axes_named(n_axes: int) -> str:

@@ -230,6 +230,11 @@ class PointsOptions:
         help=f"a .csv, .parquet, .npy, .npz or .mat file; an array [rows, columns] or [times, sensors, columns]; "
         f"{MANY}",
     )
+    files: Literal["simulations", "sensors"] = option(
+        "simulations",
+        help="what each of several files holds; simulations: a simulation of its own; sensors: sensors of the same "
+        "simulation, such as one logger",
+    )
     array: str = option("", help="name of the array; empty: the only array in the file")
     columns: tuple[str, ...] = option(
         (),
@@ -303,6 +308,9 @@ class SceneOptions:
     dt: float | None = option(None, help="time between two stored frames; none: `dt` in description.json", gt=0.0)
     static: tuple[str, ...] = option(
         (), help="fields that are inputs only, of which the first frame is used; none: `static` in description.json"
+    )
+    boundary: BoundarySetting | None = option(
+        None, help="boundary condition of the fields that change, as for arrays; none: that of the files"
     )
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),

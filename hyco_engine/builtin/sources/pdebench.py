@@ -29,7 +29,6 @@ from hyco_engine.builtin.sources.hdf5 import (
     datasets,
     grid_of,
     known_number,
-    parsed_boundary,
 )
 from hyco_engine.builtin.sources.options import PdebenchOptions
 from hyco_engine.data.array_files import Array
@@ -52,9 +51,7 @@ class PdebenchSource(Hdf5Source):
         super().__init__([file_of(options)], boundary=self._boundary, truth=options.truth)
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
-        parsed = parsed_boundary(self.options.boundary, opened.grid.axes)
-        assert parsed is not None  # the option has no default
-        return parsed
+        return self.options.boundary.on(opened.grid.axes)
 
     def describe(self, path: Path, file: h5py.File) -> Opened:
         opened = self._described(path, file)

@@ -24,7 +24,6 @@ from hyco_engine.builtin.sources.hdf5 import (
     grid_of,
     known_number,
     log,
-    parsed_boundary,
 )
 from hyco_engine.builtin.sources.options import SPACE, WellOptions
 from hyco_engine.data.array_files import Array
@@ -104,8 +103,8 @@ class WellSource(Hdf5Source):
 
     def _boundary(self, opened: Opened, found: Found) -> Boundary:
         axes = opened.grid.axes
-        if (given := parsed_boundary(self.options.boundary, axes)) is not None:
-            return given
+        if self.options.boundary is not None:
+            return self.options.boundary.on(axes)
         if found.name in self._own:
             return self._own[found.name]
         sides = {}
