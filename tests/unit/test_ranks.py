@@ -333,6 +333,22 @@ def test_ranks_do_items_in_turn() -> None:
     assert [done for _, done in results] == [[3, 2], [1, 2], [4, 2]]
 
 
+def test_an_item_that_fails_in_turn_fails_alike_on_all_ranks() -> None:
+    def work(runtime: Runtime) -> tuple[list[float], str]:
+        def of(item: int) -> dict[str, Tensor]:
+            if item == 4:
+                raise ValueError("item 4 fails")
+            return {"a": torch.tensor([float(item)]), "b": torch.zeros(1, 2)}
+
+        every = runtime.in_turn([3, 1, 2, 4, 5], of)
+        found = [float(next(every)["a"]) for _ in range(3)]
+        with pytest.raises(ValueError, match="item 4 fails") as caught:
+            next(every)
+        return found, str(caught.value)
+
+    assert on_ranks(2, work) == [([3.0, 1.0, 2.0], "item 4 fails")] * 2
+
+
 def test_bands_and_predictors_are_measured_in_turn() -> None:
     """Every number of ranks finds the bands and errors of one process, each from its own simulations and samples."""
     ensemble, paths = around_zero(0.5), noisy_paths(5, 0.3, seed=1)
