@@ -101,10 +101,11 @@ class Rule:
         return self
 
     @property
-    def formulas(self) -> tuple[str, ...]:
-        """The texts of the formulas in it."""
-        parts = [part.formulas for part in (self.normal, self.tangential) if part is not None]
-        return (self.text,) if self.kind == "formula" else tuple(text for part in parts for text in part)
+    def formulas(self) -> Mapping[str, str]:
+        """The formulas in it by the end of their key: `""`, or `.normal` and `.tangential`."""
+        parts = {".normal": self.normal, ".tangential": self.tangential}
+        inner = {place: part.text for place, part in parts.items() if part is not None and part.text}
+        return {"": self.text} if self.kind == "formula" else inner
 
 
 def unknown_rule(text: str) -> str:
@@ -144,9 +145,14 @@ class Boundary:
         return Boundary(sides={axis: (a.settled(values), b.settled(values)) for axis, (a, b) in self.sides.items()})
 
     @property
-    def formulas(self) -> tuple[str, ...]:
-        """The texts of the formulas in it, each once."""
-        return tuple(dict.fromkeys(text for pair in self.sides.values() for rule in pair for text in rule.formulas))
+    def formulas(self) -> Mapping[str, str]:
+        """The formulas in it by their key in its table, such as `x.lower`."""
+        return {
+            f"{axis}.{side}{end}": text
+            for axis, pair in self.sides.items()
+            for side, rule in zip(("lower", "upper"), pair, strict=True)
+            for end, text in rule.formulas.items()
+        }
 
     def is_periodic(self, axis: str) -> bool:
         return self.sides[axis][0].kind == "periodic"

@@ -16,12 +16,14 @@ import attrs
 from torch import Tensor
 
 from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
-from hyco_engine.data.fields import StateLayout
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.data.fields import Boundary, StateLayout
+from hyco_engine.errors import DataError, Problem, SpecError
 
 log = logging.getLogger("hyco_engine")
 
 KEY = "data.path"
+MOST_TOLD = 5
+"""The number of files that cannot be used of which an error tells why."""
 FILE = "file"
 """The label that names the file of a simulation."""
 
@@ -44,27 +46,33 @@ def open_files(
     A folder with files of one of `suffixes` is joined of these; files of `parts` are read by the source where they are
     named, but a folder with one of them is read as a whole. Raises DataError and SpecError.
     """
-    paths = expanded(options.path, suffixes, parts)
-    if len(paths) == 1:
-        return make(_with_path(options, paths[0]))
+    each = each_file(options, suffixes=suffixes, parts=parts)
+    if len(each) == 1:
+        return make(each[0])
     sources: list[TrajectorySource] = []
-    for path in paths:
-        source = make(_with_path(options, path))
+    problems: list[Problem] = []
+    for own in each:
+        try:
+            source = make(own)
+        except DataError as error:
+            # what is wrong with other keys is wrong for all files
+            if any(problem.key != KEY for problem in error.problems):
+                raise
+            problems += error.problems
+            continue
         source.release()
         sources.append(source)
-    return JoinedSource(sources, _names(paths))
+    if problems:
+        listed = isinstance(options.path, tuple)  # then the spec names them itself
+        advice = f"{len(each) - len(sources)} of {len(each)} files cannot be used; a list in data.path leaves them out"
+        raise DataError([*problems[:MOST_TOLD], *([] if listed else [Problem(message=advice, key=KEY)])])
+    return JoinedSource(sources, names_of([file_of(own) for own in each]))
 
 
-def single_file(options: O, *, suffixes: Sequence[str]) -> O:
-    """Return the options of a source that cannot be joined. Raises SpecError if they name several files."""
-    paths = expanded(options.path, suffixes, ())
-    if len(paths) > 1:
-        raise SpecError(f"samples are read from one file, and path names {len(paths)}: give a resolution", key=KEY)
-    return _with_path(options, paths[0])
-
-
-def _with_path(options: O, path: Path) -> O:
-    return cast("O", attrs.evolve(cast("Any", options), path=path))
+def each_file(options: O, *, suffixes: Sequence[str] = (), parts: Sequence[str] = ()) -> list[O]:
+    """Return the options for each file or folder in `options.path`. Raises DataError and SpecError."""
+    paths = expanded(options.path, suffixes, parts)
+    return [cast("O", attrs.evolve(cast("Any", options), path=path)) for path in paths]
 
 
 def file_of(options: WithPath) -> Path:
@@ -94,7 +102,7 @@ def _expanded(path: Path, suffixes: Sequence[str], parts: Sequence[str]) -> list
         return [path]
     matching = [Path(name) for name in glob.glob(str(path), recursive=True)]
     readable = (*suffixes, *parts)
-    found = sorted([*_readable(matching, readable), *(p for p in matching if p.is_dir())], key=_in_order)
+    found = sorted([*_readable(matching, readable), *(p for p in matching if p.is_dir())], key=in_order)
     if not found:
         other = f"; {matching[0].name} is no {' or '.join(readable)} file" if matching else ""
         raise DataError(f"no file or folder with data matches {path}{other}", key=KEY)
@@ -104,16 +112,16 @@ def _expanded(path: Path, suffixes: Sequence[str], parts: Sequence[str]) -> list
 
 
 def _readable(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    return sorted((p for p in paths if p.suffix in suffixes and p.is_file()), key=_in_order)
+    return sorted((p for p in paths if p.suffix.lower() in suffixes and p.is_file()), key=in_order)
 
 
-def _in_order(path: Path) -> list[tuple[str, float]]:
+def in_order(path: Path) -> list[tuple[str, float]]:
     """Return a key that sorts run_2 before run_10, and nu_0.01 before nu_0.1."""
     parts = re.findall(r"(\D*)(\d+(?:\.\d+)?|)", str(path), re.ASCII)
     return [(text, float(number or -1)) for text, number in parts]
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """Return the names of the files from the folder on that has them all."""
     common = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(common).as_posix() for path in paths]
@@ -223,13 +231,30 @@ def _difference(source: TrajectorySource, first: TrajectorySource) -> str:
             return f"its {axis} reaches from {own[0]:g} to {own[1]:g}, not from {wanted[0]:g} to {wanted[1]:g}"
     for field, wanted_field in zip(mine.fields, other.fields, strict=True):
         if field.boundary != wanted_field.boundary:
-            return (
-                f"the boundary of {field.name!r} is {field.boundary.to_data()}, not {wanted_field.boundary.to_data()}, "
-                f"and all simulations of a data set share one"
-            )
+            return unlike_boundaries(field.name, field.boundary, wanted_field.boundary)
     if not math.isclose(source.dt, first.dt, rel_tol=1e-5):
         return f"its frames are {source.dt:g} apart, not {first.dt:g}"
     return ""
+
+
+def unlike_boundaries(field: str, own: Boundary, wanted: Boundary) -> str:
+    """Say at which sides the boundary of a field differs from that of other simulations, and what to do about it."""
+    unlike = {
+        f"{axis}.{side}": rules
+        for axis in wanted.sides
+        for side, *rules in zip(("lower", "upper"), own.sides[axis], wanted.sides[axis], strict=True)
+        if rules[0] != rules[1]
+    }
+    told = ", ".join(f"{mine.to_data()!r}, not {other.to_data()!r} at {side}" for side, (mine, other) in unlike.items())
+    if any(rule.kind != "constant" for rules in unlike.values() for rule in rules):
+        advice = "All simulations of a data set share the rules at their sides: give those of each rule their own spec"
+    else:
+        advice = (
+            f"Values that differ between simulations are a parameter of an equation: set data.boundary."
+            f'{next(iter(unlike))} = "wall", and physical.parameters.wall = {{ from = "..." }} with the number of the '
+            f"data, or the column of data.table, that holds them"
+        )
+    return f"the boundary of {field!r} is {told}. {advice}"
 
 
 def _fields(layout: StateLayout) -> str:

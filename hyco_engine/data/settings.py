@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
-from hyco_engine.data.fields import Boundary
+from hyco_engine.data.fields import NAMED_RULES, Boundary
 from hyco_engine.errors import SpecError
 from hyco_engine.settings import Choice, check_folder_name, option, options
 
@@ -254,8 +254,8 @@ class BoundarySetting:
     """A boundary condition as it is written in a spec; `value` is what `Boundary.parse` reads."""
 
     value: Any
-    formulas: tuple[str, ...] = ()
-    """The values at sides that follow from parameters of the physics."""
+    formulas: Mapping[str, str] = attrs.Factory(dict)
+    """The values at sides that follow from parameters of the physics, by the end of their key, such as `.x.lower`."""
 
     @classmethod
     def from_data(cls, data: Any) -> BoundarySetting:
@@ -265,8 +265,25 @@ class BoundarySetting:
         axes = tuple(data) if isinstance(data, Mapping) and set(data) != {"normal", "tangential"} else ("x",)
         if not axes or not set(axes) <= set("xyz"):
             raise ValueError(f"a boundary by axis must name x, y or z, not {', '.join(axes) or 'nothing'}")
-        return cls(data, Boundary.parse(data, axes).formulas)
+        Boundary.parse(data, axes)
+        return cls(data, dict(_formulas(data)))
 
     def to_data(self) -> Any:
         """Return the form that `from_data` reads."""
         return self.value
+
+    def on(self, axes: Sequence[str], key: str = "data.boundary") -> Boundary:
+        """Return the boundary on a grid with these axes. Raises SpecError at `key` where it does not fit them."""
+        try:
+            return Boundary.parse(self.value, axes)
+        except ValueError as error:
+            raise SpecError(str(error), key=key) from None
+
+
+def _formulas(data: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the formulas in a boundary as it is written, each with the end of its key."""
+    if isinstance(data, Mapping):
+        for name, own in data.items():
+            yield from _formulas(own, f"{key}.{name}")
+    elif isinstance(data, str) and data not in NAMED_RULES:
+        yield key, data

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from hyco_engine.equations.syntax import Call, Expression, Name, Negative, Number, Operation, Text, constant
-from hyco_engine.equations.terms import COMPARISONS, Words
+from hyco_engine.equations.terms import COMPARED, Words
 
 NUMBER = "*"
 """The entry of a unit that holds the logarithm of its number."""
@@ -240,7 +240,7 @@ def written(node: Expression) -> str:
 
 
 def _factor(node: Expression) -> str:
-    loose = type(node) is Operation and node.sign in ("+", "-", *COMPARISONS)
+    loose = type(node) is Operation and node.sign in ("+", "-", *COMPARED)
     return f"({written(node)})" if loose else written(node)
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from operator import add, ge, gt, le, lt, mul
+from operator import add, mul
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyco_engine.data.fields import Boundary, Grid, Rule
 from hyco_engine.equations.terms import (
+    COMPARED,
     FUNCTIONS,
     Apply,
     Choice,
@@ -38,7 +39,6 @@ _OTHER_NAMES = {"min": "minimum", "max": "maximum"}
 OF_TENSORS: Mapping[str, Callable[..., Tensor]] = {
     name: getattr(torch, _OTHER_NAMES.get(name, name)) for name in FUNCTIONS
 }
-COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 def reach(node: Node, axis: int) -> int:
@@ -220,7 +220,9 @@ class Differences(Evaluation):
         for number, (axis, width) in enumerate(zip(axes, self.margin, strict=True)):
             if width:
                 rules = self.boundaries[node].rules(axis, axes, self.components[node])
-                known = {rule.text: self.tensor(self.of(self.walls[rule.text])) for rule in rules if rule.formulas}
+                # so far, the values reach beyond the sides of the axes before
+                along = self._with((*self.margin[:number], *(0 for _ in axes[number:])))
+                known = {rule.text: along.tensor(along.of(self.walls[rule.text])) for rule in rules if rule.text}
                 values = continued(values, number - len(axes), width, *rules, known)
         return values
 

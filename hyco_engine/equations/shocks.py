@@ -22,15 +22,13 @@ from hyco_engine.equations.evaluation import Differences
 from hyco_engine.equations.stability import Linearised
 from hyco_engine.equations.terms import (
     Derivative,
-    Diffusion,
-    Mean,
     Node,
     Power,
     Product,
     Symbol,
     Term,
     Value,
-    children,
+    is_algebraic,
     is_first,
     slope,
     times,
@@ -93,11 +91,6 @@ def divided(rates: Sequence[Sequence[Term]], n_axes: int) -> tuple[list[tuple[Te
             fluxes[axis].append(tuple(moving[axis]))
             products[axis].append(tuple(carrying[axis]))
     return rest, [Transport(axis, tuple(fluxes[axis]), tuple(products[axis])) for axis in range(n_axes)]
-
-
-def is_algebraic(node: Node) -> bool:
-    """Return whether the value of a node at a place follows from the fields at this place."""
-    return type(node) not in (Derivative, Diffusion, Mean) and all(map(is_algebraic, children(node)))
 
 
 def conserved(term: Term) -> Term:

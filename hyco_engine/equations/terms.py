@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from operator import ge, gt, le, lt
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -29,11 +30,15 @@ FUNCTIONS: Mapping[str, int] = {
     **dict.fromkeys(("min", "max"), 2),
 }
 """The number of arguments of each function of numbers."""
+OF_NUMBERS: Mapping[str, Callable[..., float]] = {
+    **{name: getattr(math, name) for name in FUNCTIONS if hasattr(math, name)},
+    **{"abs": abs, "min": min, "max": max, "sign": lambda value: float((value > 0) - (value < 0))},
+}
 SPATIAL = ("lap", "grad", "div", "dot", "advect", "mean")
 """The functions that mean something only where there is space."""
 DIFFERENTIAL = (*SPATIAL, "where")
 SPACE = ("x", "y", "z")
-COMPARISONS = ("<", "<=", ">", ">=")
+COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 PI = math.pi
 
 Operator: TypeAlias = tuple[tuple[int, ...], ...]
@@ -158,11 +163,14 @@ class _Lowering:
         self.along = {f"d{axis}": i for i, axis in enumerate(words.axes)}
         self.units: list[tuple[int, ...]] = [tuple(int(i == j) for j in range(n)) for i in range(n)]
         self._measures: dict[Node, tuple[int, int]] = {}
+        self._numbers: dict[Node, float | None] = {}
 
     def of(self, node: Expression) -> Vector:
         found = self._of(node)
-        if not all(math.isfinite(value) for part in found for value in _numbers(part)):
-            raise self.source.mistake(node.place, "is no finite number: it divides by zero, or is too large")
+        numbers = [self._number(own) for part in found for own in (part, *children(part))]
+        if not all(value is None or math.isfinite(value) for value in numbers):
+            told = "is no finite number: it divides by zero, is too large, or has no value, as the root of -1 has none"
+            raise self.source.mistake(node.place, told)
         sizes, orders = zip(*map(self._measure, found), strict=True)
         if max(orders) > MAX_ORDER:
             told = (
@@ -172,6 +180,15 @@ class _Lowering:
         if sum(sizes) > MAX_NODES:
             raise self.source.mistake(node.place, f"has more than {MAX_NODES} terms and factors, written as components")
         return found
+
+    def _number(self, node: Node) -> float | None:
+        """Return the value of a node that is one, NaN if it has none; None for what has symbols in it."""
+        if node not in self._numbers:
+            inner = [self._number(child) for child in children(node)]
+            known = [value for value in inner if value is not None]
+            of_numbers = type(node) is Value or (bool(inner) and len(known) == len(inner))
+            self._numbers[node] = _number(node, known) if of_numbers else None
+        return self._numbers[node]
 
     def _measure(self, node: Node) -> tuple[int, int]:
         """Return how many nodes there are, and the order of the derivatives within one another."""
@@ -189,7 +206,7 @@ class _Lowering:
                 return self._name(node)
             case Negative(argument=inner):
                 return tuple(times(Value(-1.0), part) for part in self.of(inner))
-            case Operation(sign=sign) if sign in COMPARISONS:
+            case Operation(sign=sign) if sign in COMPARED:
                 raise self.source.mistake(node.place, f"{sign} compares only in where(condition, a, b)")
             case Operation(sign="**", right=right):
                 return (self._power(node, self._scalar(node.left, "a power"), constant(right)),)
@@ -330,7 +347,7 @@ class _Lowering:
     def _where(self, node: Call) -> Vector:
         condition, chosen, other = node.arguments
         match condition:
-            case Operation(sign=sign, left=left, right=right) if sign in COMPARISONS:
+            case Operation(sign=sign, left=left, right=right) if sign in COMPARED:
                 low, high = (self._scalar(side, "a compared value") for side in (left, right))
             case _:
                 raise self.source.mistake(condition.place, "where begins with a comparison, such as where(u > 0, u, 0)")
@@ -340,11 +357,27 @@ class _Lowering:
         return tuple(Choice(sign, low, high, a, b) for a, b in zip(first, second, strict=True))
 
 
-def _numbers(node: Node) -> Iterator[float]:
-    """Yield the numbers of a sum or product, or the number that the node is."""
-    for part in (node, *(children(node) if type(node) in (Sum, Product) else ())):
-        if type(part) is Value:
-            yield part.value
+def _number(node: Node, inner: Sequence[float]) -> float | None:
+    """Return the value of a node by those of its children, NaN if it has none; None for derivatives and means."""
+    try:
+        match node:
+            case Value(value=value):
+                return value
+            case Sum():
+                return sum(inner)
+            case Product():
+                return math.prod(inner)
+            case Power(exponent=exponent):
+                value = inner[0] ** exponent
+                return value if type(value) is float else math.nan
+            case Apply(function=function):
+                return OF_NUMBERS[function](*inner)
+            case Choice(sign=sign):
+                left, right, chosen, other = inner
+                return chosen if COMPARED[sign](left, right) else other
+    except (ValueError, ArithmeticError):
+        return math.nan
+    return None
 
 
 def _sort(found: Vector) -> str:
@@ -443,11 +476,9 @@ def symbols(node: Node) -> Iterator[Symbol]:
         yield from symbols(child)
 
 
-def is_number(node: Node) -> bool:
-    """Return whether a node is the same everywhere and whatever the fields are, though it may change in time."""
-    if type(node) is Symbol:
-        return node.kind in ("parameter", "time", "series")
-    return type(node) not in (Derivative, Mean, Diffusion) and all(map(is_number, children(node)))
+def is_algebraic(node: Node) -> bool:
+    """Return whether the value of a node at a place follows from those of its symbols at this place."""
+    return type(node) not in (Derivative, Diffusion, Mean) and all(map(is_algebraic, children(node)))
 
 
 def means(node: Node) -> Iterator[Mean]:
@@ -461,7 +492,7 @@ def means(node: Node) -> Iterator[Mean]:
 class Expansion:
     """Multiplies out: the terms of nodes. Parameters in `varying` are fields, and all others the same everywhere."""
 
-    def __init__(self, varying: Sequence[str] = ()) -> None:
+    def __init__(self, varying: Collection[str] = ()) -> None:
         self.varying = frozenset(varying)
 
     def is_uniform(self, node: Node) -> bool:

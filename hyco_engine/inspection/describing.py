@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import h5py
 
-from hyco_engine.data.array_files import XARRAY, Hdf5Reader
+from hyco_engine.data.array_files import XARRAY, Hdf5Reader, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
+from hyco_engine.data.joined import in_order
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
 from hyco_engine.inspection.guessing import data_section, split_line, table_series_section
-from hyco_engine.inspection.tables import Columns, table_section
+from hyco_engine.inspection.tables import Columns, table_section, tables_section
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.loading import MAX_BYTES
 from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
 
+if TYPE_CHECKING:
+    from hyco_engine.data.settings import SourceChoice
+    from hyco_engine.interfaces import SampleSource, TrajectorySource
+
 MAX_LINES = 40
+JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5")
+"""The files that a source joins to one data set."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,25 +57,31 @@ def describe(path: Path) -> Found:
 def _read_with(section: str) -> str:
     """Say what the source reads with the section, or which error it raises."""
     from hyco_engine.data.conversion import converted
-    from hyco_engine.data.settings import SourceChoice
-    from hyco_engine.hooks.registry import Registry
-    from hyco_engine.interfaces import SourceContext
     from hyco_engine.spec.places import key_text
-    from hyco_engine.spec.structuring import Structurer
     from hyco_engine.spec.values import Mistakes
     from hyco_engine.tasks import task_for
 
-    registry = Registry.installed()
     try:
-        choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
-        context = SourceContext(seed=0, registry=registry)
-        source = registry.build(choice.hook, choice.kind, choice.options, context)
+        choice, source = _source(section)
         return task_for(converted(source, choice), choice).text
     except Mistakes as error:
         told = (f"{key_text(('data', *mistake.path))}: {mistake.message}" for mistake in error.found)
         return f"this section does not work yet: {'; '.join(told)}"
     except HycoError as error:
         return f"this section does not work yet: {error}"
+
+
+def _source(section: str) -> tuple[SourceChoice, TrajectorySource | SampleSource]:
+    """Return the choice that a section makes, and its source. Raises Mistakes and HycoError."""
+    from hyco_engine.data.settings import SourceChoice
+    from hyco_engine.hooks.registry import Registry
+    from hyco_engine.interfaces import SourceContext
+    from hyco_engine.spec.structuring import Structurer
+
+    registry = Registry.installed()
+    choice = Structurer(registry).structure(tomllib.loads(section)["data"], SourceChoice)
+    context = SourceContext(seed=0, registry=registry)
+    return choice, registry.build(choice.hook, choice.kind, choice.options, context)
 
 
 def _folder(path: Path) -> Found:
@@ -88,8 +102,69 @@ def _folder(path: Path) -> Found:
         return _with_source("well", path, "a data set of The Well", contents)
     if found := sorted(p for p in path.glob("*") if p.is_file() and h5py.is_hdf5(p) and _is_well(p)):
         return _with_source("well", path, "files of The Well", (f"{len(found)} files such as {found[0].name}",))
+    if (several := _several(path)) is not None:
+        return several
     names = sorted(p.name for p in path.iterdir())[:12]
     raise DataError(f"{path} is a folder without data of a known kind; it holds {', '.join(names) or 'nothing'}")
+
+
+def _several(folder: Path) -> Found | None:
+    """Describe the files of a folder as one data set: those whose suffix most files have; None if there are none."""
+    there = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in JOINED and not p.name.startswith(".")]
+    most = max(sorted({p.suffix for p in there}), key=[p.suffix for p in there].count, default="")
+    paths = sorted((p for p in there if p.suffix == most), key=in_order)
+    if len(paths) < 2:
+        return _file(paths[0]) if paths else None
+    from hyco_engine.spec.places import key_text
+    from hyco_engine.spec.values import Mistakes
+
+    named = _toml_text(str(Path(glob.escape(str(folder))) / f"*{most}"))
+    if damaged := {path: why for path in paths if (why := _damage(path))}:
+        paths = [path for path in paths if path not in damaged] or paths
+        named = f"[{', '.join(_toml_text(str(path)) for path in paths)}]"
+    first = _file(paths[0])
+    told = (*first.contents, *(f"{path.name} is left out: {why}" for path, why in damaged.items()))
+    found = attrs.evolve(first, what=f"{len(paths)} files; {paths[0].name} is {first.what}", contents=told)
+    if not first.spec:
+        return found
+    if 'kind = "points"' in first.spec:
+        return attrs.evolve(found, spec=tables_section([_columns(path) for path in paths], named))
+    lines = [line for line in first.spec.splitlines() if not line.startswith(("path = ", "split = "))]
+    lines.insert(2, f"path = {named}")
+    try:
+        # only tables of observations are samples
+        source = cast("TrajectorySource", _source("\n".join(lines))[1])
+    except (Mistakes, HycoError):
+        return attrs.evolve(found, spec="\n".join(lines))  # reading it says what is wrong
+    every = [source.scalars(index) for index in range(source.num_simulations)]
+    if names := [name for name in every[0] if source.guesses_scalars and len({own[name] for own in every}) > 1]:
+        listed = ", ".join(f"{key_text([name])} = {_toml_text(name)}" for name in names)
+        lines.append(f"scalars = {{ {listed} }}   # <- numbers that differ between simulations")
+    lines += [split_line(frames, len(every))] if (frames := source.frames(0)) else []
+    return attrs.evolve(found, spec="\n".join(lines))
+
+
+def _damage(path: Path) -> str:
+    """Return why a file cannot be read; empty if it can."""
+    try:
+        if path.suffix.lower() in PARQUET:
+            read_parquet(path)
+        else:
+            open_arrays(path)
+    except DataError as error:
+        return error.problems[0].message
+    return ""
+
+
+def _columns(path: Path) -> Columns:
+    if path.suffix.lower() in PARQUET:
+        return Columns.of_table(read_parquet(path))
+    if path.suffix.lower() in CSV:
+        return Columns.of_table(read_csv(path))
+    columns = Columns.of_arrays(arrays_in(path)[0], path)
+    if columns is None:
+        raise DataError(f"{path} is no table of observations, as other files of the folder are")
+    return columns
 
 
 def _file(path: Path) -> Found:

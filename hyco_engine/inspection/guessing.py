@@ -28,12 +28,14 @@ class Vector:
 
     name: str
     values: Array
+    rounding: float = 0.0
+    """By how much the file rounds these numbers, relative to the largest of them."""
 
     @property
     def even(self) -> bool:
         steps = np.diff(self.values)
-        # single precision rounds positions that lie far from 0
-        rounding = 1e-6 * float(np.abs(self.values).max(initial=0.0))
+        # positions that lie far from 0 have few digits left
+        rounding = max(1e-6, self.rounding) * float(np.abs(self.values).max(initial=0.0))
         return bool(len(steps) and np.allclose(steps, steps.mean(), rtol=1e-3, atol=rounding))
 
     @property
@@ -203,8 +205,10 @@ def _vector(stored: Stored) -> Vector | None:
     if values.dtype.kind in "Mm":
         values = (values - values[0]) / np.timedelta64(1, "s")
     steps = np.diff(np.asarray(values, dtype=np.float64))
-    straight = bool((steps > 0).all() or (steps < 0).all())
-    return Vector(name=stored.name, values=np.asarray(values, dtype=np.float64)) if straight else None
+    if not ((steps > 0).all() or (steps < 0).all()):
+        return None
+    rounding = 8 * float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
+    return Vector(name=stored.name, values=np.asarray(values, dtype=np.float64), rounding=rounding)
 
 
 def _shape(stored: Stored, squeeze: bool) -> tuple[int, ...]:

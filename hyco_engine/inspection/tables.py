@@ -30,19 +30,22 @@ class Columns:
     header: tuple[str, ...]
     """The names of all columns in the file, in order."""
     numbers: Mapping[str, Array]
-    dated: bool = False
+    begins: np.datetime64 | None = None
+    """The date-time from which the times count; None if they are numbers."""
 
     @classmethod
     def of_table(cls, table: CsvTable | ParquetTable) -> Columns:
         """Return the columns of a table. Raises DataError for what cannot be read."""
-        numbers, dated = {}, False
+        numbers: dict[str, Array] = {}
+        begins = None
         for k, name in enumerate(table.names):
             own = _own_name(name, table.names)
             if own == "t" and table.are_moments(k):
-                numbers[own], dated = table.seconds(k)[0], True
+                numbers[own], first = table.seconds(k)
+                begins = np.datetime64(first.removesuffix("+00:00"))
             elif not table.is_text(k):
                 numbers[own] = table.numbers(k)
-        return cls(path=table.path, header=table.names, numbers=numbers, dated=dated)
+        return cls(path=table.path, header=table.names, numbers=numbers, begins=begins)
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Stored], path: Path) -> Columns | None:
@@ -57,6 +60,31 @@ class Columns:
         }
         found = cls(path=path, header=tuple(arrays), numbers=numbers)
         return found if found.are_observations and len(numbers) == len(arrays) else None
+
+    @classmethod
+    def of_sensors(cls, every: Sequence[Columns]) -> Columns | None:
+        """Return the columns of files that hold one sensor each of the same simulation, None if they do not."""
+        if any("s" in own.numbers or _has_several_sensors(own) for own in every):
+            return None
+        begins = [own.begins for own in every if own.begins is not None]
+        if len(begins) not in (0, len(every)) or len({tuple(sorted(own.numbers)) for own in every}) > 1:
+            return None
+        since = [float((begin - min(begins)) / np.timedelta64(1, "s")) for begin in begins] or [0.0] * len(every)
+        numbers = {name: np.concatenate([own.numbers[name] for own in every]) for name in every[0].numbers}
+        numbers["t"] = np.concatenate([own.numbers["t"] + shift for own, shift in zip(every, since, strict=True)])
+        found = cls(path=every[0].path, header=every[0].header, numbers=numbers, begins=min(begins, default=None))
+        return found if _has_several_sensors(found) else None
+
+    @property
+    def start(self) -> float:
+        """The time of the first frame: 0, or the first observation where times count from something else."""
+        first, last = self.span("t")
+        return first if self.begins is not None or begins_far(first, last - first, None) or first < 0 else 0.0
+
+    def span(self, name: str) -> tuple[float, float]:
+        """Return the least and the largest number of a column; 0 and 1 if it holds none."""
+        values = self.numbers[name][np.isfinite(self.numbers[name])]
+        return (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
 
     @property
     def axes(self) -> list[str]:
@@ -77,31 +105,41 @@ def _own_name(name: str, header: Sequence[str]) -> str:
     return "t" if name == given and "t" not in header else name
 
 
-def table_section(columns: Columns, more: Sequence[str] = ()) -> str:
+def table_section(columns: Columns) -> str:
     """Return the section for the source `points`."""
+    return _section(_text(str(columns.path)), [columns])
+
+
+def tables_section(every: Sequence[Columns], path: str) -> str:
+    """Return the section for several files, which `path`, TOML, names: simulations, or sensors of one."""
+    if (together := Columns.of_sensors(every)) is not None:
+        return _section(path, [together], 'files = "sensors"   # <- each file holds one place; else "simulations"')
+    return _section(path, every)
+
+
+def _section(path: str, every: Sequence[Columns], *more: str) -> str:
+    """Return the section for simulations in files with the columns of `every`."""
     from hyco_engine.spec.places import key_text
 
-    time = columns.numbers["t"]
-    time = time[np.isfinite(time)]
-    first, last = float(time.min()), float(time.max())
+    columns = every[0]
     # rounded up, so that these steps reach the last observation
-    start = first if columns.dated or begins_far(first, last - first, None) or first < 0 else 0.0
-    dt = float(f"{1.005 * (last - start) / _STEPS:.3g}") or 1.0
-    bounds = ", ".join(f"{a} = {list(_span(columns.numbers[a]))!r}" for a in columns.axes)
+    longest = max(own.span("t")[1] - own.start for own in every)
+    dt = float(f"{1.005 * longest / _STEPS:.3g}") or 1.0
+    ends = {axis: [own.span(axis) for own in every if axis in own.numbers] for axis in columns.axes}
+    sides = {axis: (min(low for low, _ in own), max(high for _, high in own)) for axis, own in ends.items()}
+    bounds = ", ".join(f"{a} = {[low, high if low < high else low + 1.0]!r}" for a, (low, high) in sides.items())
     # the first frame of a vector may be one number for all components
     whole = dict.fromkeys(key_text([name.rpartition(".")[0] or name]) for name in columns.fields)
     names = [_own_name(name, columns.header) for name in columns.header]
-    several = _has_several_sensors(columns)
-    steps = _STEPS if several else _TRAINING - 1
-    lines = ["[data]", 'kind = "points"', f"path = {_text(str(columns.path))}", *more]
+    by = "sensor" if _has_several_sensors(columns) else "simulation" if len(every) >= 3 else "time"
+    steps = _TRAINING - 1 if by == "time" else _STEPS
+    lines = ["[data]", 'kind = "points"', f"path = {path}", *more]
     if any(name not in columns.numbers for name in names):
         listed = ", ".join(_text(name if name in columns.numbers or name in SENSOR_NAMES else "") for name in names)
         lines.append(f"columns = [{listed}]   # an empty name leaves a column out")
-    lines.append(
-        'split = { by = "sensor" }'
-        if several
-        else f'split = {{ by = "time", train = "0:{_TRAINING}", val = "{_TRAINING}:{_STEPS + 1}" }}'
-    )
+    time = f', train = "0:{_TRAINING}", val = "{_TRAINING}:{_STEPS + 1}"' if by == "time" else ""
+    lines.append(f'split = {{ by = "{by}"{time} }}')
+    first = min(own.span("t")[0] for own in every)
     if first < 0:
         lines.append(f"start = {first!r}   # <- the time of the first frame; this is the first observation")
     lines += [
@@ -120,12 +158,6 @@ def _has_several_sensors(columns: Columns) -> bool:
     position = position[np.isfinite(position).all(axis=1)]
     named = any(name in columns.header for name in SENSOR_NAMES)
     return named or not len(position) or int(places_of(torch.from_numpy(position)).max()) > 0
-
-
-def _span(values: Array) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    return (low, high) if low < high else (low, low + 1.0)
 
 
 def _text(text: str) -> str:

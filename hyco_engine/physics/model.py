@@ -471,11 +471,11 @@ def _load_steps(model: DeclaredModel, state: dict[str, Any], prefix: str, *_: An
 
 def _refuse_formulas(physics: Physics, layout: StateLayout) -> None:
     """Raise SpecError for values at sides that follow from parameters, if the physics does not take them."""
-    texts = [text for field in layout.fields for text in field.boundary.formulas]
-    if texts and not physics.takes_formulas:
-        raise SpecError(
-            f'{unknown_rule(texts[0])}. Formulas of parameters are for physical.kind = "equation"', key="data.boundary"
-        )
+    found = [own for field in layout.fields for own in field.boundary.formulas.items()]
+    if found and not physics.takes_formulas:
+        place, text = found[0]
+        told = f'{unknown_rule(text)}. Formulas of parameters are for physical.kind = "equation"'
+        raise SpecError(told, key=f"data.boundary.{place}")
 
 
 def _with_time(layout: StateLayout, context: PhysicsContext, *, needed: bool) -> StateLayout:

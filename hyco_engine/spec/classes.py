@@ -188,7 +188,7 @@ class Spec:
 def _formulas(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the formulas in boundary conditions among the options of a source, each with its key."""
     if isinstance(value, BoundarySetting):
-        yield from ((key, text) for text in value.formulas)
+        yield from ((f"{key}{end}", text) for end, text in value.formulas.items())
     elif attrs.has(type(value)):
         for field in attrs.fields(type(value)):
             yield from _formulas(getattr(value, field.name), f"{key}.{field.name}")
@@ -205,7 +205,7 @@ def _check_formula(text: str, parameters: Collection[str], key: str) -> None:
         raise SpecError(
             f"{unknown_rule(text)}, or a formula of parameters; {error.problems[0].message}", key=key
         ) from None
-    if not any(name in parameters or name == TIME or name.startswith("constants.") for name in named):
+    if not any(name in parameters or name in (*"xyz", TIME) or name.startswith("constants.") for name in named):
         raise SpecError(
             f"{unknown_rule(text)}, or a formula of parameters, which need start values in physical.parameters", key=key
         )

@@ -297,17 +297,20 @@ def test_corners_belong_to_no_side(tmp_path):
 
 
 @pytest.mark.parametrize("field", [np.cos(2 * np.pi * CELLS), np.exp(-((20 * (CELLS - 0.5)) ** 4))])
-def test_equal_ends_of_a_symmetric_field_prove_nothing(tmp_path, field):
+def test_equal_ends_of_a_symmetric_field_prove_nothing_unless_positions_do(tmp_path, field):
     values = np.outer([1.0, 0.5], field)
-    path = with_positions(tmp_path, values, CELLS)
     keys = {"variables": {"u": "u"}, "coordinates": {"x": "x"}}
+    # half a step from 0, as centres of cells are
+    assert grid_of(opened(with_positions(tmp_path, values, CELLS), bounds={}, **keys)) == (9, 0, 1)
+    assert grid_of(opened(with_positions(tmp_path, values, CELLS - 1), bounds={}, **keys)) == (9, -1, 0)
+    path = with_positions(tmp_path, values, CELLS + 0.02)
     assert refused(lambda: opened(path, bounds={}, **keys)) == (
         "data.points: along x the last samples equal the first, but neither the values nor the positions show whether "
         "both are the same point of the period; give bounds.x = [lower, upper], or set points: "
         '"nodes" if the last sample repeats the first, else "cells"'
     )
-    assert grid_of(opened(path, **keys)) == (9, 0, 1)
-    assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0, 1)
+    assert grid_of(opened(path, bounds={"x": (0.02, 1.02)}, **keys)) == (9, 0.02, 1.02)
+    assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0.02, 1.02)
     assert grid_of(opened(path, bounds={}, points="nodes", **keys))[0] == 8
 
 

@@ -108,7 +108,15 @@ class TestMistakes:
                 "unknown name 'constants.g'; there are u, nu, x, t, pi. A constant has its value in the spec: "
                 "physical.constants.g",
             ),
-            ("nu*u/0", "column 1, at 'nu*u/0': is no finite number: it divides by zero, or is too large"),
+            ("nu*u/0", "column 1, at 'nu*u/0': is no finite number: it divides by zero"),
+            (
+                "nu*u + log(0)*u",
+                "column 8, at 'log(0)*u': is no finite number: it divides by zero, is too large, or",
+            ),
+            ("nu*u/log(2 - 1)", "column 1, at 'nu*u/log(2 - 1)': is no finite number"),
+            ("nu + sqrt(cos(pi))*u", "column 6, at 'sqrt(cos(pi))*u': is no finite number"),
+            ("nu*u + 0**-1", "column 8, at '0**-1': is no finite number"),
+            ("nu*u*where(1 > 0, asin(2), 1)", "column 19, at 'asin(2), 1)': is no finite number"),
             ("nu + 1e300**2", "column 6, at '1e300**2': is no finite number"),
             (
                 "nu + (1 - 2)**0.5",

@@ -110,6 +110,60 @@ class TestAValueAtASide:
         unit = torch.autograd.grad(own.learnables.values()["b"], own.learnables.raw["b"])[0]
         assert float(slope / unit) == pytest.approx(10.0)
 
+    def test_may_vary_along_the_side(self) -> None:
+        # the wave that decays over the depth; walls of y lie at the centres of the first cells beyond the grid
+        n = 24
+        dy = 1 / (n + 1)
+        own = Case(
+            kind="equation",
+            resolution=(n, n),
+            lower=(0.0, dy / 2),
+            upper=(1.0, 1 - dy / 2),
+            options={"steady": {"u": "lap(u) + s"}, "inputs": ["s"]},
+            boundary={"x": "periodic", "y": {"lower": "A*sin(2*pi*x)", "upper": 0.0}},
+            parameters={"A": 3.0},
+        ).model()
+        found = own(torch.zeros(1, 2, n, n, dtype=torch.float64))[0, 0]
+        x, y = (torch.tensor(own.layout.grid.centers(axis), dtype=torch.float64) for axis in "xy")
+        k = 2 * math.pi
+        unit = torch.sin(k * x)[:, None] * (torch.sinh(k * (1 - y)) / math.sinh(k))[None]
+        assert float((found.detach() - 3 * unit).abs().max()) < 0.012
+        (slope,) = torch.autograd.grad(found.sum() + found[3].sum(), own.learnables.raw["A"])
+        raw = torch.autograd.grad(own.learnables.values()["A"], own.learnables.raw["A"])[0]
+        assert float(slope / raw) == pytest.approx(float((found.sum() + found[3].sum()).detach()) / 3)
+
+    @pytest.mark.parametrize("compile", ["eager", "graph"])
+    def test_that_varies_along_the_side_and_in_time_is_met_at_corners(self, compile: str) -> None:
+        # a solution of the heat equation; beyond sides with a value, differences have order 2
+        text = "a*({x}**2 + {y}**2 + 4*k*t) + b*{x}*{y}"
+        sides = {
+            "x": {"lower": text.format(x="(-0.05)", y="y"), "upper": text.format(x="1.05", y="y")},
+            "y": {"lower": text.format(x="x", y="(-0.05)"), "upper": text.format(x="x", y="1.05")},
+        }
+        parameters = {"k": 0.1, "a": 2.0, "b": -1.0}
+        own = model("k*lap(u)", (10, 10), boundary=sides, parameters=parameters, dt=0.01, compile=compile)
+        x = torch.tensor(own.layout.grid.centers("x"), dtype=torch.float64)
+        x, y = torch.meshgrid(x, x, indexing="ij")
+        state = torch.zeros(1, 2, 10, 10, dtype=torch.float64)
+        state[0, 0] = 2 * (x**2 + y**2) - x * y
+        found = rollout(own, state, 3)[0, -1, 0]
+        wanted = state[0, 0] + 2 * 4 * 0.1 * 0.03
+        error = (found - wanted).detach().abs()
+        assert float(error.max()) < 0.003
+        assert float(error[4:6, 4:6].max()) < 2e-5
+        slopes = torch.autograd.grad(found.square().sum(), list(own.learnables.raw.values()))
+        assert all(float(slope.abs()) > 0.0 for slope in slopes)
+
+    def test_enters_the_number_of_internal_steps(self) -> None:
+        def least(side: Any, **parameters: float) -> float:
+            sides = {"x": {"lower": side, "upper": "zero-gradient"}}
+            own = model("-u*dx(u) + nu*lap(u)", (64,), boundary=sides, parameters={"nu": 1e-3, **parameters}, dt=0.01)
+            values = {name: torch.tensor(value) for name, value in {"nu": 1e-3, **parameters}.items()}
+            return float(own.physics.least_steps(own.layout, {"u": 1.0}, values, 0.01))
+
+        assert least(0.0) == least(-0.5) == least("a", a=0.2)
+        assert least(10.0) == least("a", a=10.0) == least("a*cos(t)", a=-10.0) > 5 * least(0.0)
+
     def test_goes_on_with_the_slope_where_nobody_knows_it(self) -> None:
         rule = Rule.parse("T_left")
         x = torch.arange(4.0)[None]
@@ -124,9 +178,16 @@ class TestAValueAtASide:
                 "data.boundary: unknown boundary 'periodc': use a number, {normal, tangential}, or one of periodic, ",
             ),
             ("T_lft", "or a formula of parameters, which need start values in physical.parameters"),
-            ("T_left + x", "column 10, at 'x': 'x' varies in space, and a side has one value"),
-            ("dx(T_left)", "a side has one value: leave derivatives and means out"),
-            ("T_left + u", "column 10, at 'u': 'u' varies in space, and a side has one value"),
+            (
+                "T_left + x",
+                "data.boundary.x.lower: column 10, at 'x': 'x' is the same along the sides of x: write a number",
+            ),
+            ("dx(T_left)", "a side has one value at each place: leave derivatives and means out"),
+            (
+                "T_left + u",
+                "column 10, at 'u': 'u' varies within the domain; a side takes numbers, the time, and positions along",
+            ),
+            ("T_left/(1 - 1)", "data.boundary.x.lower: column 1, at 'T_left/(1 - 1)': is no finite number"),
             (
                 "constants.c",
                 "unknown name 'constants.c'; there are k, T_left, A, x0, t, pi. A constant has its value in",
@@ -141,10 +202,10 @@ class TestAValueAtASide:
 
     def test_of_a_vector_and_of_what_varies_is_refused(self) -> None:
         sides = {"x": {"lower": "grad(T_left)", "upper": 0.0}, "y": "periodic"}
-        with pytest.raises(SpecError, match="at 'grad\\(T_left\\)': a side has one value: leave derivatives and means"):
+        with pytest.raises(SpecError, match="at 'grad\\(T_left\\)': a side has one value at each place: leave"):
             model("lap(u)", (8, 8), boundary=sides, parameters={"T_left": 1.0})
         setting = ParameterSetting(init=1.0, field=True)
-        with pytest.raises(SpecError, match=r"column 1, .*: 'T_left' varies in space, and a side has one value"):
+        with pytest.raises(SpecError, match=r"column 1, .*: 'T_left' varies within the domain"):
             model("lap(u)", (8,), boundary=WALL, parameters={"T_left": setting})
 
     def test_may_follow_from_measured_series_and_constants_alone(self, tmp_path: Path) -> None:

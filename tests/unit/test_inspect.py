@@ -210,6 +210,61 @@ def test_a_table_may_be_arrays(tmp_path: Path) -> None:
     assert found.tried.startswith("read as 1 simulation of 21 frames, "), found.tried
 
 
+def test_a_folder_of_files_is_one_data_set_without_those_that_are_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "runs ü [1]"
+    folder.mkdir()
+    for k in range(5):
+        # run 2 is symmetric about the ends, so that positions alone tell what its samples are
+        values = np.cos(2 * np.pi * (CENTERS - 0.1 * (k - 2))) * np.exp(-T)[:, None]
+        np.savez(folder / f"run {k}.npz", u=values, x=CENTERS.astype("f2"), t=T.astype("f2"), nu=0.1 * k, who=1.0)
+    found = describe(folder)
+    assert found.what == "5 files; run 0.npz is a .npz file"
+    assert "\npath = " + json.dumps(f"{tmp_path}/runs ü [[]1]/*.npz", ensure_ascii=False) in found.spec
+    section = tomllib.loads(found.spec)["data"]
+    assert (section["scalars"], section["split"]["by"]) == ({"nu": "nu"}, "simulation")
+    assert "resample" not in section, "half precision rounds positions and times"
+    assert found.tried.startswith("read as 5 simulations of 21 frames, 0.1 apart; u on 32 cells along x in ")
+    assert planned(found.spec)["n_real"] > 0
+    (folder / "run 3.npz").write_bytes(b"broken")
+    found = describe(folder)
+    assert found.contents[-1].startswith(f"run 3.npz is left out: cannot read {folder / 'run 3.npz'}")
+    assert [Path(path).name[4] for path in tomllib.loads(found.spec)["data"]["path"]] == list("0124")
+    assert found.tried.startswith("read as 4 simulations of ")
+
+
+def write_loggers(folder: Path, *, places: bool) -> None:
+    """Write three text tables, each of one place, or of random ones; the second begins 30 s later."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        rows = ["timestamp;x;T"]
+        for i in range(20):
+            seconds = 60 * i + (30 if k == 1 else 0)
+            x = 0.25 * k if places else rng.uniform()
+            rows.append(
+                f"2024-05-01 00:{seconds // 60:02d}:{seconds % 60:02d};{x:.3f};{k + i / 100:.2f}".replace(".", ",")
+            )
+        (folder / f"logger {k}.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_files_with_one_place_each_are_sensors_of_one_simulation(tmp_path: Path) -> None:
+    write_loggers(tmp_path / "loggers", places=True)
+    found = describe(tmp_path / "loggers")
+    section = tomllib.loads(found.spec)["data"]
+    assert (section["files"], section["split"]["by"], section["dt"]) == ("sensors", "sensor", 58.8)
+    assert found.tried.startswith("read as 1 simulation of 21 frames, 58.8 apart; T on 64 cells along x in [0, 0.5]")
+    assert planned(found.spec)["n_real"] == 1
+
+
+def test_other_tables_in_a_folder_are_simulations(tmp_path: Path) -> None:
+    write_loggers(tmp_path / "runs", places=False)
+    found = describe(tmp_path / "runs")
+    section = tomllib.loads(found.spec)["data"]
+    assert ("files" in section, section["split"]["by"]) == (False, "sensor")
+    assert found.tried.startswith("read as 3 simulations of 21 frames, "), found.tried
+    assert planned(found.spec)["n_real"] == 3
+
+
 def test_nothing_that_changes(tmp_path: Path) -> None:
     found = describe(npz(tmp_path, x=X))
     assert (found.what, found.spec) == ("a .npz file; nothing in it looks like a field that changes in time", "")

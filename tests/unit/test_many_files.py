@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_scalars import assembler_of, manager_of, scalars_of, write_well
 
+import hyco_engine as hyco
 from hyco_engine.errors import HycoError
 
 DATA = {
@@ -130,15 +131,73 @@ def test_files_that_do_not_fit_together(tmp_path, changes, message):
     assert refused(tmp_path, data) == ("data.path", message)
 
 
-def test_files_with_another_boundary_are_another_data_set(tmp_path):
+def test_files_with_other_rules_at_their_sides_are_another_data_set(tmp_path):
     from test_file_sources import write_scene
 
     write_scene(tmp_path / "a", simulations=1, boundary="closed", staggered=False)
-    write_scene(tmp_path / "b", simulations=1, boundary="open", staggered=False)
-    key, message = refused(tmp_path, {"kind": "scene", "path": str(tmp_path / "?"), "dt": 0.1})
-    assert key == "data.path"
-    assert message.startswith("b does not fit to a: the boundary of 'velocity' is ")
-    assert message.endswith(", and all simulations of a data set share one")
+    write_scene(tmp_path / "b", simulations=1, boundary="mixed", staggered=False)
+    assert refused(tmp_path, {"kind": "scene", "path": str(tmp_path / "?"), "dt": 0.1}) == (
+        "data.path",
+        "b does not fit to a: the boundary of 'velocity' is 'periodic', not 0.0 at x.lower, 'periodic', not 0.0 at "
+        "x.upper, 'zero-gradient', not 0.0 at y.upper. All simulations of a data set share the rules at their sides: "
+        "give those of each rule their own spec",
+    )
+
+
+WALLS = {"x": {"lower": "T_left", "upper": "zero-gradient"}}
+HEATED = {
+    "kind": "equation",
+    "rates": {"T": "kappa*lap(T)"},
+    "parameters": {"kappa": {"init": 0.1, "learn": False}, "T_left": {"from": "T_left"}},
+}
+
+
+@pytest.mark.parametrize("known", ["the table", "the files"])
+def test_values_at_walls_that_differ_between_files_are_parameters_of_an_equation(tmp_path, known):
+    values = [0.5, 1.5, 3.0]
+    rows = ["file,T_left" if known == "the table" else "file"]
+    for number, value in enumerate(values):
+        np.savez(tmp_path / f"{number}.npz", T=wave(0.01 * number), **{"wall": value} if known == "the files" else {})
+        rows.append(f"{number}.npz,{value}" if known == "the table" else f"{number}.npz")
+    data = {**table(tmp_path, "\n".join(rows)), "variables": {"T": "T"}, "boundary": WALLS}
+    data |= {"scalars": {"T_left": "wall"}} if known == "the files" else {}
+    assembler = assembler_of(tmp_path, data, physical=HEATED)
+    task = assembler.task()
+    assert scalars_of(task.simulations()) == {"T_left": values}
+    # one batch, in which each simulation has its own wall
+    states, _ = task.train.batch(torch.arange(len(task.train)))
+    found = assembler.model("physical", task.form)(states)
+    for state, wall, own in zip(states[:, :1], states[:, 1, 0], found, strict=True):
+        alone = {**data, "boundary": {"x": {**WALLS["x"], "lower": float(wall)}}}
+        fixed = {**HEATED, "parameters": {"kappa": HEATED["parameters"]["kappa"]}}
+        other = assembler_of(tmp_path, alone, physical=fixed)
+        torch.testing.assert_close(own, other.model("physical", other.task().form)(state[None])[0])
+    assert set(states[:, 1, 0].tolist()) > {0.5}
+
+
+def test_scenes_with_other_values_at_walls_are_one_data_set_of_an_equation(tmp_path):
+    from phi.torch.flow import Box, CenteredGrid, Scene, extrapolation, math
+
+    for value in (1.0, 2.0):
+        scene = Scene.create(str(tmp_path / "scenes"), name="sim")
+        for frame in range(3):
+            values = math.tensor(wave(0.01 * value)[frame], math.spatial("x"))
+            sides = extrapolation.combine_sides(x=(value, extrapolation.ZERO_GRADIENT))
+            scene.write({"heat": CenteredGrid(values, sides, Box(x=1.0))}, frame=frame)
+        scene.put_property("T_left", value)
+    data = {"kind": "scene", "path": str(tmp_path / "scenes"), "dt": 0.1}
+    with pytest.raises(HycoError) as found:
+        list(manager_of(tmp_path, data).trajectories)
+    assert str(found.value).endswith(
+        "sim_000001/heat_000000.npz: the boundary of 'heat' is 2.0, not 1.0 at x.lower. Values that differ between "
+        'simulations are a parameter of an equation: set data.boundary.x.lower = "wall", and physical.parameters.wall '
+        '= { from = "..." } with the number of the data, or the column of data.table, that holds them'
+    )
+    physical = {**HEATED, "rates": {"heat": "kappa*lap(heat)"}}
+    manager = manager_of(tmp_path, {**data, "boundary": WALLS}, physical=physical)
+    assert scalars_of(manager) == {"T_left": [1.0, 2.0]}
+    assert manager.layout.field("heat").boundary.to_data()["x"] == WALLS["x"]
+    assert [round(float(t.dynamic[0, 0, 0]), 3) for t in manager.trajectories] == [1.0, 2.0]
 
 
 def test_what_is_not_there(tmp_path):
@@ -333,9 +392,52 @@ def test_files_of_sensors(tmp_path):
     manager = assembler_of(tmp_path, data).task().manager
     assert manager.num_simulations == 2
     assert float(manager.trajectories[1].points.value.min()) == pytest.approx(200.1)
-    samples = {key: value for key, value in data.items() if key in ("kind", "path")}
-    key, message = refused(tmp_path, samples)
-    assert (key, message) == ("data.path", "samples are read from one file, and path names 2: give a resolution")
+    # one simulation that both logged
+    manager = assembler_of(tmp_path, {**data, "files": "sensors", "split": {"by": "time"}}).task().manager
+    assert manager.num_simulations == 1
+    assert sorted(manager.trajectories[0].points.value[:, 0].tolist())[:6:5] == pytest.approx([100.1, 100.3])
+    assert len(manager.trajectories[0].points.value) == 12
+
+
+def samples_of(tmp_path, **more):
+    from hyco_engine.builtin.sources.options import PointsOptions
+    from hyco_engine.builtin.sources.points import PointSampleSource
+    from hyco_engine.interfaces import BuildContext
+
+    options = PointsOptions(path=tmp_path / "log_*.csv", heldout=0.5, **more)
+    return PointSampleSource(options, BuildContext(seed=0, registry=hyco.Registry()))
+
+
+@pytest.mark.parametrize("files", ["simulations", "sensors"])
+def test_samples_of_sensors_in_several_files(tmp_path, files):
+    for number in (1, 2):
+        times = [f"2024-01-01T00:00:{second:02d}" for second in range(10 * number, 10 * number + 4)]
+        rows = [f"{time},{0.3 * number + place},{number}" for time in times for place in (0.1, 0.2)]
+        (tmp_path / f"log_{number}.csv").write_text("\n".join(["date,x,u", *rows]))
+    source = samples_of(tmp_path, files=files)
+    train, val = source.samples("train"), source.samples("val")
+    assert len(train) == len(val) == 8
+    inputs, _ = train.batch(torch.arange(8))
+    # date-times of one simulation are those of one clock
+    assert float(inputs["time"].max()) == (13.0 if files == "sensors" and _has_second(train) else 3.0)
+    (tmp_path / "log_2.csv").write_text("t,x,v\n0.1,0.2,3\n")
+    with pytest.raises(HycoError, match=r"log_2.csv does not fit to .*log_1.csv: it has the columns "):
+        samples_of(tmp_path, files=files)
+
+
+def _has_second(samples):
+    return 2.0 in samples.batch(torch.arange(len(samples)))[1]["u"].tolist()
+
+
+def test_files_that_cannot_be_read_are_told_together(tmp_path):
+    paths = [write(tmp_path, f"{n}.npz", n) for n in range(9)]
+    for number in (1, 5):
+        (tmp_path / f"{number}.npz").write_bytes(b"no archive")
+    with pytest.raises(HycoError) as found:
+        manager_of(tmp_path, {**DATA, "path": str(tmp_path)})
+    told = [problem.message for problem in found.value.problems]
+    assert [message.partition(": ")[0] for message in told[:2]] == [f"cannot read {paths[n]}" for n in (1, 5)]
+    assert told[2:] == ["2 of 9 files cannot be used; a list in data.path leaves them out"]
 
 
 def test_paths_in_a_spec_start_from_its_folder(tmp_path):

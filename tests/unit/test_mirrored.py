@@ -118,7 +118,7 @@ def test_cahn_hilliard_in_a_box_keeps_its_sum() -> None:
     )
     start = own.initial_states(1, torch.Generator().manual_seed(0))
     found = rolled(own, start, 20)
-    assert own.physics.mirrored
+    assert "by cosine and sine transforms" in own.statements[0]
     assert own.substeps <= 4
     assert float((found - start).sum()) == pytest.approx(0.0, abs=1e-9)
     assert float((found - start).abs().max()) > 0.01
@@ -145,7 +145,7 @@ def test_what_is_not_stiff_stays_as_it_was() -> None:
 def test_derivatives_are_those_of_differences(compile: str) -> None:
     rates = {"u": "e*lap(u) - u*v + t", "v": "e*lap(v) - e*lap(lap(v))/1000 + u*dx(v)"}
     own = model(rates, (32,), parameters={"e": 0.2}, boundary="zero-gradient", dt=0.05, compile=compile, amplitude=0.2)
-    assert own.physics.mirrored
+    assert "by cosine and sine transforms" in own.statements[0]
     state = own.initial_states(2, torch.Generator().manual_seed(0))
 
     def loss() -> Tensor:

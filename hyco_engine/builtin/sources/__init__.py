@@ -75,13 +75,15 @@ def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
 
 
 def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:
+    from hyco_engine.builtin.sources.point_table import SUFFIXES
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
-    from hyco_engine.data.joined import open_files, single_file
+    from hyco_engine.data.joined import open_files
 
-    suffixes = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".npy", ".npz", ".mat")
+    if options.resolution and options.files == "sensors":
+        return PointsSource(options, context)
     if options.resolution:
-        return open_files(options, lambda own: PointsSource(own, context), suffixes=suffixes)
-    return PointSampleSource(single_file(options, suffixes=suffixes), context)
+        return open_files(options, lambda own: PointsSource(own, context), suffixes=SUFFIXES)
+    return PointSampleSource(options, context)
 
 
 def _scene(options: SceneOptions, context: SourceContext) -> TrajectorySource:

@@ -213,6 +213,8 @@ def _by_positions(
         gaps = (0.0, 0.0)
     elif points == "auto" and sides == ("periodic", "periodic"):
         repeats = evidence.repeats()
+        if repeats is None and abs(first / step % 1 - 0.5) <= END_TOLERANCE:
+            repeats = False  # half a step from 0, as the centres of cells are
         if repeats is None:
             raise DataError(
                 f"along {axis} the last samples equal the first, but neither the values nor the positions show whether "

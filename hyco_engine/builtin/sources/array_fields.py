@@ -182,7 +182,7 @@ def _info(field: str, variable: Variable, count: int, space: str, options: Array
 
 
 def _boundary(field: str, variable: Variable, count: int, space: str, options: ArraysOptions) -> Boundary:
-    setting: Any = variable.boundary or options.boundary
+    setting = variable.boundary or options.boundary
     key = f"data.variables.{field}.boundary" if variable.boundary else "data.boundary"
     if not space:
         if setting is not None:
@@ -194,10 +194,7 @@ def _boundary(field: str, variable: Variable, count: int, space: str, options: A
             f'"periodic", "zero-gradient", "symmetric", ..., or a table by axis and side',
             key=key,
         )
-    try:
-        boundary = Boundary.parse(setting.value, tuple(space))
-    except ValueError as error:
-        raise SpecError(str(error), key=key) from None
+    boundary = setting.on(tuple(space), key)
     for rule in (rule for sides in boundary.sides.values() for rule in sides):
         if isinstance(rule.value, tuple) and len(rule.value) != max(1, count):
             raise SpecError(

@@ -17,7 +17,7 @@ from hyco_engine.data.array_files import Array, content_hash, open_arrays
 from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
-from hyco_engine.data.joined import file_of
+from hyco_engine.data.joined import KEY, each_file, file_of, names_of
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("hyco_engine")
+
+SUFFIXES = (*CSV, *PARQUET, ".npy", ".npz", ".mat")
+"""The files of a folder that hold observations."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,18 +49,28 @@ class _Rows:
     units: Mapping[str, str] = attrs.Factory(dict)
     lines: Sequence[int] = ()
     """The line of each row, where the file has lines."""
-    dated: bool = False
-    """Whether the times count from the first date-time of the file."""
+    begins: np.datetime64 | None = None
+    """The first date-time of the file, from which the times count; None if they are numbers."""
     rounding: float = 0.0
     """How far apart the positions of one place may be, because of the digits that the file holds."""
 
 
 class Table:
-    """The rows of a file by simulation, with the sensors that train and those that validate."""
+    """The rows of a file by simulation, with the sensors that train and those that validate.
+
+    Several files hold sensors of the same simulations.
+    """
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
-        rows = _read(options)
+        each = each_file(options, suffixes=SUFFIXES)
+        paths = [file_of(own) for own in each]
+        self.where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files such as {paths[0]}"
+        """The name of the files, to begin a message with."""
+        every = [_read(own) for own in each]
+        for own, path in zip(every, paths, strict=True):
+            _refuse_holes(own, path)
+        rows = every[0] if len(every) == 1 else _together(every, names_of(paths))
         names = list(rows.numbers)
         self.units = rows.units
         """The units of columns, where the file gives them."""
@@ -71,13 +84,12 @@ class Table:
             )
         position = np.stack([rows.numbers[axis] for axis in self.axes], axis=1)
         time = rows.numbers["t"]
-        self._refuse_holes(rows, ["t", *self.axes, *({"s"} & set(names))])
         places = torch.from_numpy(position)
         sensor = places_of(places, rows.rounding).numpy() if rows.sensor is None else rows.sensor
         number = rows.numbers.get("s", np.zeros(len(time)))
         held = np.isin(sensor, self._held_out(int(sensor.max()) + 1, rows.labels, context))
         owners = [number == simulation for simulation in np.unique(number)]
-        self.starts = starts = self._starts([time[own] for own in owners], rows.dated)
+        self.starts = starts = self._starts([time[own] for own in owners], rows.begins is not None)
         """The times of the first frames."""
         self.simulations = []
         for own, start in zip(owners, starts, strict=True):
@@ -91,7 +103,7 @@ class Table:
                     heldout=torch.from_numpy(held[own]),
                 )
             )
-        files = [file_of(options), *([options.train_sensors] if options.train_sensors else [])]
+        files = [*paths, *([options.train_sensors] if options.train_sensors else [])]
         described = f"{rows.columns} {options.interval} {options.heldout} {context.seed}"
         if options.start is not None or options.csv != CsvForm():
             described += f" {options.start} {options.csv}"
@@ -111,29 +123,10 @@ class Table:
         own = {self.units.get(column_of(field, component), "1") for component in self.components[field] or ("",)}
         if len(own) > 1:
             raise SpecError(
-                f"{self.options.path}: the components of {field!r} are in {' and '.join(sorted(own))}; give all in one "
-                f"unit",
+                f"{self.where}: the components of {field!r} are in {' and '.join(sorted(own))}; give all in one unit",
                 key="data.columns",
             )
         return own.pop()
-
-    def _refuse_holes(self, rows: _Rows, needed: Sequence[str]) -> None:
-        """Raise DataError for rows without a time, a position or a simulation, and for infinite values."""
-        for name, values in rows.numbers.items():
-            bad = ~np.isfinite(values) if name in needed else np.isinf(values)
-            if bad.any():
-                row = int(bad.argmax())
-                place = f"line {rows.lines[row]}" if rows.lines else f"row {row}"
-                raise DataError(
-                    f"{self.options.path}: {place} has {values[row]:g} in the column {name!r}; "
-                    + (
-                        "each row needs a time, a position and a simulation, and only fields may be NaN, where they "
-                        "were not observed"
-                        if name in needed
-                        else "if it was not observed, write NaN instead"
-                    ),
-                    key="data.path",
-                )
 
     def _starts(self, times: Sequence[Array], dated: bool) -> list[float]:
         """Return the time of the first frame of each simulation, and tell it where it is not 0."""
@@ -145,7 +138,7 @@ class Table:
                 log.info(
                     "%s: the first frame of a simulation is at its first observation, t = %.10g, since the times %s; "
                     "data.start sets another time",
-                    self.options.path,
+                    self.where,
                     first,
                     "are date-times" if dated else "begin very far from 0",
                 )
@@ -153,7 +146,7 @@ class Table:
             start = 0.0
         if first - start < -1e-9 * max(float(np.abs(own).max()) for own in times):
             raise DataError(
-                f"{self.options.path}: an observation is at t = {first:g}, before the first frame, which is at "
+                f"{self.where}: an observation is at t = {first:g}, before the first frame, which is at "
                 f"{start:g}; data.start sets the time of the first frame",
                 key="data.start",
             )
@@ -171,7 +164,7 @@ class Table:
             known = {label: number for number, label in enumerate(labels)}
             if strange := [name for name in named if name not in known]:
                 raise DataError(
-                    f"{file} names the sensor {strange[0]!r}, which {self.options.path} does not "
+                    f"{file} names the sensor {strange[0]!r}, which {self.where} does not "
                     f"have{did_you_mean(strange[0], labels)}",
                     key="data.train_sensors",
                 )
@@ -182,6 +175,67 @@ class Table:
                 key="data.train_sensors",
             )
         return np.setdiff1d(np.arange(count), [int(name) for name in named])
+
+
+def _refuse_holes(rows: _Rows, path: Path) -> None:
+    """Raise DataError for rows without a time, a position or a simulation, and for infinite values."""
+    for name, values in rows.numbers.items():
+        needed = name in ("s", "t", *SPACE)
+        bad = ~np.isfinite(values) if needed else np.isinf(values)
+        if bad.any():
+            row = int(bad.argmax())
+            place = f"line {rows.lines[row]}" if rows.lines else f"row {row}"
+            raise DataError(
+                f"{path}: {place} has {values[row]:g} in the column {name!r}; "
+                + (
+                    "each row needs a time, a position and a simulation, and only fields may be NaN, where they "
+                    "were not observed"
+                    if needed
+                    else "if it was not observed, write NaN instead"
+                ),
+                key="data.path",
+            )
+
+
+def _together(every: Sequence[_Rows], names: Sequence[str]) -> _Rows:
+    """Return the rows of several files, one after another. Raise DataError if they do not fit together."""
+    first = every[0]
+    for rows, name in zip(every, names, strict=True):
+        for what, own, wanted in (
+            ("the columns", sorted(rows.numbers), sorted(first.numbers)),
+            ("the units", sorted(rows.units.items()), sorted(first.units.items())),
+            ("date-times", rows.begins is not None, first.begins is not None),
+            ("named sensors", rows.sensor is not None, first.sensor is not None),
+        ):
+            if own != wanted:
+                told = f"{what} {own}, not {wanted}" if isinstance(own, list) else f"{'' if own else 'no '}{what}"
+                raise DataError(f"{name} does not fit to {names[0]}: it has {told}", key=KEY)
+    if "s" in first.numbers:
+        raise DataError(
+            'files of sensors are one simulation, and these have a column s: join them, or leave files = "sensors" out',
+            key="data.files",
+        )
+    begins = [rows.begins for rows in every if rows.begins is not None]
+    parts = [dict(rows.numbers) for rows in every]
+    for part, begin in zip(parts, begins, strict=False):
+        part["t"] = part["t"] + (begin - min(begins)) / np.timedelta64(1, "s")
+    sensor, labels = None, first.labels
+    if first.sensor is not None:
+        # a name is that of one sensor in all files; numbers by place in an array are not names
+        named = [
+            [rows.labels[k] if rows.labels else f"{name}/{k}" for k in np.asarray(rows.sensor).tolist()]
+            for rows, name in zip(every, names, strict=True)
+        ]
+        sensor, labels = _numbered([label for own in named for label in own])
+    return attrs.evolve(
+        first,
+        numbers={name: np.concatenate([part[name] for part in parts]) for name in first.numbers},
+        sensor=sensor,
+        labels=labels,
+        lines=(),
+        begins=min(begins, default=None),
+        rounding=max(rows.rounding for rows in every),
+    )
 
 
 def column_of(field: str, component: str) -> str:
@@ -227,7 +281,7 @@ def _read(options: PointsOptions) -> _Rows:
         return _of_table(read_csv(file_of(options), options.csv, named=bool(options.columns)), options)
     if suffix in PARQUET:
         return _of_table(read_parquet(file_of(options)), options)
-    values, columns, dated = _read_arrays(options)
+    values, columns, begins = _read_arrays(options)
     # [..., sensors, columns]: the second last axis counts the sensors
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
     numbers = {name: rows[:, k] for k, name in enumerate(columns) if name}
@@ -245,11 +299,11 @@ def _read(options: PointsOptions) -> _Rows:
         (float(np.nanmax(np.abs(numbers[axis]), initial=0.0)) for axis in SPACE if axis in numbers), default=0
     )
     rounding = 0.0 if exact else 4 * float(np.finfo(values.dtype).eps) * largest
-    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, dated=dated, rounding=rounding)
+    return _Rows(columns=columns, numbers=numbers, sensor=sensor, labels=labels, begins=begins, rounding=rounding)
 
 
-def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...], bool]:
-    """Return (`[..., sensors, columns]`, the columns, whether times are date-times).
+def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...], np.datetime64 | None]:
+    """Return (`[..., sensors, columns]`, the columns, the first of the times if they are date-times).
 
     They are those of one array, or of several that hold a column each.
     """
@@ -270,21 +324,21 @@ def _read_arrays(options: PointsOptions) -> tuple[Array, tuple[str, ...], bool]:
                     key="data.path",
                 )
             log.info("%s: the array %r is left out: %s", options.path, name, reader.refused[name])
-        dated = False
+        begins = None
         read = []
         for name in columns:
             values = reader.read(name).reshape(-1)
             if name == "t" and values.dtype.kind == "M":
-                log.info("%s: t is counted in seconds since %s", options.path, first := np.nanmin(values))
-                values, dated = (values - first) / np.timedelta64(1, "s"), True
+                log.info("%s: t is counted in seconds since %s", options.path, begins := np.nanmin(values))
+                values = (values - begins) / np.timedelta64(1, "s")
             read.append(_real(values, name, options))
-        return np.stack(read, axis=-1), columns, dated
+        return np.stack(read, axis=-1), columns, begins
     name = options.array or next(iter(reader.arrays), "")
     stored = reader.find(name, "data.array")
     if len(stored.shape) < 2:
         raise DataError(f"{options.path}: {name!r} {stored.shape} has no columns", key="data.path")
     values = _real(reader.read(name), name, options)
-    return values, _checked_columns(options, values.shape[-1]), False
+    return values, _checked_columns(options, values.shape[-1]), None
 
 
 def _real(values: Array, name: str, options: PointsOptions) -> Array:
@@ -309,12 +363,13 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
         notes.append(f"the column {given!r} is the time t")
     own = next((named.pop(name) for name in SENSOR_NAMES if name in named), None)
     sensor, labels = (None, ()) if own is None else _numbered([_label(entry) for entry in table.text(own)])
-    numbers, dated = {}, False
+    numbers: dict[str, Array] = {}
+    begins = None
     for name, k in named.items():
         if name == "t" and table.are_moments(k):
             numbers[name], first = table.seconds(k)
             notes.append(f"t is counted in seconds since {first}")
-            dated = True
+            begins = np.datetime64(first.removesuffix("+00:00"))
         elif name == "s" and table.is_text(k):
             numbers[name] = _numbered(table.text(k))[0].astype(np.float64)
         elif table.is_text(k):
@@ -331,7 +386,9 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
         _times(options, (table.count, table.width))
     units = {name: table.units[k] for name, k in named.items() if table.units[k]}
     if own_units := [
-        f"{name} in {units[name]}" for name in ("t", *SPACE) if name in units and not (dated and name == "t")
+        f"{name} in {units[name]}"
+        for name in ("t", *SPACE)
+        if name in units and not (begins is not None and name == "t")
     ]:
         notes.append(f"the numbers stay as they are, {', '.join(own_units)}, and so must be dt and bounds")
     if notes:
@@ -343,7 +400,7 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
         labels=labels,
         units=units,
         lines=table.lines,
-        dated=dated,
+        begins=begins,
     )
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hyco_engine.builtin.sources.options import SPACE, PointsOptions
-from hyco_engine.builtin.sources.point_table import Table, column_of
+from hyco_engine.builtin.sources.point_table import SUFFIXES, Table, column_of
 from hyco_engine.builtin.sources.truth import field_from_file, true_values
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.data.joined import KEY, each_file
 from hyco_engine.data.points import select_points, warn_of_shared_places
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -81,9 +82,9 @@ class PointsSource(TrajectorySource):
         needed = 8 * self.num_frames * self._initial.numel()
         if needed > (free := free_memory()):
             raise DataError(
-                f"{options.path}: up to its last observation, at {last:g}, a rollout has {self.num_frames:.15g} frames "
-                f"of {self.dt:g}, which take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free; "
-                f"correct dt, or set data.start to the time of the first frame",
+                f"{self.table.where}: up to its last observation, at {last:g}, a rollout has "
+                f"{self.num_frames:.15g} frames of {self.dt:g}, which take {needed / 1e9:.3g} GB, and "
+                f"{free / 1e9:.3g} GB of memory are free; correct dt, or set data.start to the time of the first frame",
                 key="data.dt",
             )
         self.num_simulations = len(self.table.simulations)
@@ -91,7 +92,7 @@ class PointsSource(TrajectorySource):
         self._points = [self._inside(points) for points in self.table.simulations]
         log.info(
             "%s: %d simulation(s), %d observations of %s, rolled out over %d frames",
-            options.path,
+            self.table.where,
             self.num_simulations,
             sum(len(points.time) for points in self._points),
             ", ".join(self.table.columns),
@@ -109,7 +110,7 @@ class PointsSource(TrajectorySource):
         return self.num_frames
 
     def origin(self, field: str, index: int) -> str:
-        return str(self.options.path)
+        return self.table.where
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.table.content.encode())
@@ -140,7 +141,7 @@ class PointsSource(TrajectorySource):
             log.warning(
                 "%s: physical.initial gives the first frame, and %d observations between it and the next one are left "
                 "out; a shorter data.dt keeps more of them",
-                self.options.path,
+                self.table.where,
                 int(early.sum()),
             )
             points = select_points(points, ~early)
@@ -154,12 +155,12 @@ class PointsSource(TrajectorySource):
             box = ", ".join(
                 f"{a} in [{lo:g}, {up:g}]" for a, lo, up in zip(grid.axes, grid.lower, grid.upper, strict=True)
             )
-            raise DataError(f"{self.options.path}: no sensor lies inside the domain, {box}", key="data.bounds")
+            raise DataError(f"{self.table.where}: no sensor lies inside the domain, {box}", key="data.bounds")
         if not bool(keep.all()):
             outside = int((~keep).sum())
             log.warning(
                 "%s: %d of %d observations lie outside the domain and are left out",
-                self.options.path,
+                self.table.where,
                 outside,
                 len(keep),
             )
@@ -214,21 +215,31 @@ class PointSampleSource(SampleSource):
     """Observations for predictors: inputs `position [n_axes]` and `time []`; targets `[]`, or `[C]` for vectors."""
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
-        self.table = Table(options, context)
-        warn_of_shared_places(self.table.simulations)
+        """Raises DataError and SpecError, also for files that hold other fields than the first one."""
+        each = [options] if options.files == "sensors" else each_file(options, suffixes=SUFFIXES)
+        tables = [Table(own, context) for own in each]
+        self._columns = tables[0].components
+        for table in tables:
+            held, wanted = ([*one.axes, *one.columns] for one in (table, tables[0]))
+            if held != wanted:
+                told = f"it has the columns {', '.join(held)}, not {', '.join(wanted)}"
+                raise DataError(f"{table.where} does not fit to {tables[0].where}: {told}", key=KEY)
+        self._simulations = [points for table in tables for points in table.simulations]
+        self._content = " ".join(table.content for table in tables)
+        warn_of_shared_places(self._simulations)
         for name in ("dt", "initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
                 raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")
         self._dtype = context.dtype
 
     def fingerprint(self) -> str:
-        return self.table.content
+        return self._content
 
     def samples(self, split: str) -> Samples:
-        parts = [select_points(p, p.heldout if split == "val" else ~p.heldout) for p in self.table.simulations]
+        parts = [select_points(p, p.heldout if split == "val" else ~p.heldout) for p in self._simulations]
         if split == "test":
             parts = [select_points(p, torch.zeros_like(p.heldout)) for p in parts]
-        return _Rows(parts, self.table.components, self._dtype)
+        return _Rows(parts, self._columns, self._dtype)
 
 
 class _Rows(Samples):
@@ -268,7 +279,4 @@ def _grid(options: PointsOptions) -> Grid:
 def _boundary(options: PointsOptions, axes: tuple[str, ...]) -> Boundary:
     if options.boundary is None:
         raise SpecError('rollouts need the boundary of the fields: a number, "periodic", ...', key="data.boundary")
-    try:
-        return Boundary.parse(options.boundary.value, axes)
-    except ValueError as error:
-        raise SpecError(str(error), key="data.boundary") from None
+    return options.boundary.on(axes)

@@ -20,7 +20,7 @@ from torch import Tensor
 from hyco_engine.builtin.sources.options import SceneOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.fields import NAMED_RULES, Boundary, FieldInfo, Grid, Rule, StateLayout
-from hyco_engine.data.joined import file_of
+from hyco_engine.data.joined import file_of, unlike_boundaries
 from hyco_engine.data.masks import corner
 from hyco_engine.data.scene_pickle import SceneField, read_scene_npz
 from hyco_engine.errors import DataError, HycoError, Problem, SpecError
@@ -188,22 +188,30 @@ class SceneSource(TrajectorySource):
             grid = own
         assert grid is not None  # at least one field was read
         dynamic = tuple(info for name, info in infos.items() if name not in self._static)
+        if self.options.boundary is not None:
+            given = self.options.boundary.on(grid.axes)
+            dynamic = tuple(attrs.evolve(info, boundary=given) for info in dynamic)
         return StateLayout(grid=grid, dynamic=dynamic, static=tuple(infos[name] for name in self._static))
 
     def _samples(self, index: int, field: FieldInfo, frame: int) -> Tensor:
         """Return one frame of one field, `[C, *S]`, with zeros as padding."""
         stored, header = self._read(index, field.name, frame), self._header[field.name]
         path = list(self._frames[index][field.name].files.values())[frame]
-        for what in ("field_type", "dims", "shape", "extrapolation"):
+        for what in ("field_type", "dims", "shape"):
             if not _equal(getattr(stored, what), getattr(header, what)):
                 raise DataError(
                     f"{path}: {what} differs from that of the first frame of the first simulation: "
                     f"{getattr(stored, what)}, not {getattr(header, what)}",
                     key=KEY,
                 )
+        grid = self.layout.grid
+        replaced = self.options.boundary is not None and field.name not in self._static
+        if not replaced and not _equal(stored.extrapolation, header.extrapolation):
+            own = _described(field.name, stored, path)[1].boundary
+            if own != field.boundary:
+                raise DataError(f"{path}: {unlike_boundaries(field.name, own, field.boundary)}", key="data.boundary")
         assert stored.data is not None
         values = _ordered(stored)
-        grid = self.layout.grid
         out = torch.zeros(field.channels, *self.layout.spatial, dtype=torch.float64)
         for component in range(field.channels):
             samples = field.samples(grid, component)
