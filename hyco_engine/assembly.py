@@ -343,7 +343,7 @@ class Assembler:
             layout=layout,
             samples=self._samples(task, strategy),
             horizon=task.horizon(settings),
-            phases=max(1, sum(phase.player == "synthetic" and phase.epochs is None for phase in every)),
+            phases=max(1.0, sum(own.part for own in every if own.player == "synthetic" and own.epochs is None)),
             validates=task.validates,
             hidden=spec.data.observe.mask is not None,
             noisy=is_noisy(task.noise),
@@ -469,10 +469,7 @@ class Assembler:
         phases = planned_phases(strategy, self.players, cycle)
         if strategy is not None and cycle == self.spec.run.cycles - 1:
             phases += [attrs.evolve(phase, taught=False) for phase in strategy.last_phases()]
-        return [
-            (phase, self._settings(phase.player).epochs_per_cycle if phase.epochs is None else phase.epochs)
-            for phase in phases
-        ]
+        return [(phase, phase.length(self._settings(phase.player).epochs_per_cycle)) for phase in phases]
 
     def _total_epochs(self, player: Player) -> int:
         return max(

@@ -6,6 +6,7 @@ in a target means "not observed": such entries enter no loss and no metric.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import attrs
 import torch
+from attrs import validators
 from torch import Tensor, nn
 
 from hyco_engine.data.contracts import Batch, Points, Samples, SampleSource, Trajectory, TrajectorySource, Values
@@ -446,12 +448,18 @@ class CacheBackend(ABC):
 class Phase:
     """One training phase of a cycle.
 
-    `epochs=None` means the player's `epochs_per_cycle`. A phase that is not `taught` trains on real data alone.
+    `epochs=None` means the player's `epochs_per_cycle`, or that `part` of them. A phase that is not `taught` trains on
+    real data alone.
     """
 
     player: Player
     epochs: int | None = None
     taught: bool = True
+    part: float = attrs.field(default=1.0, validator=(validators.gt(0.0), validators.le(1.0)))
+
+    def length(self, epochs_per_cycle: int) -> int:
+        """Return the number of epochs, where the player usually has so many."""
+        return math.ceil(self.part * epochs_per_cycle) if self.epochs is None else self.epochs
 
     @property
     def teacher(self) -> Player:

@@ -167,7 +167,7 @@ class Cycle:
         self, state: CycleState, place: Place, data: AugmentedDataset, augmentation: Augmentation | None
     ) -> Generator[Event, None, TrainingResult]:
         phase, trainer = place.phase, self.trainers[place.phase.player]
-        epochs = trainer.settings.epochs_per_cycle if phase.epochs is None else phase.epochs
+        epochs = phase.length(trainer.settings.epochs_per_cycle)
         name = f"train_{phase.player}"
         about = {"cycle": place.cycle, "phase": name}
         yield Event("phase_started", {**about, "total": epochs})

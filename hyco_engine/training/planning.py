@@ -52,14 +52,15 @@ class Plan:
 class Size:
     """What the choice depends on, beside the budget.
 
-    `samples` is the number of samples in an epoch, `phases` the number of phases in the run; `hidden` is true if some
+    `samples` is the number of samples in an epoch, `phases` the number of phases in the run, parts of which count as
+    such; `hidden` is true if some
     values of the data are not observed, and `noisy` if they have noise.
     """
 
     layout: StateLayout
     samples: int
     horizon: int
-    phases: int
+    phases: float
     validates: bool
     hidden: bool = False
     noisy: bool = False
@@ -109,7 +110,7 @@ def plan(wanted: SurrogateTraining, budget: Budget, size: Size, model: nn.Module
         why = "about three minutes on two cores" if budget.seconds is None else f"{budget.seconds:g} s here"
         why = f"at most {why}" if most < MOST_STEPS else f"{MOST_STEPS} steps, less than {why}"
     each = max(1, round(total / size.phases))
-    total = each * size.phases
+    total = math.ceil(each * size.phases)
     choices |= {"epochs_per_cycle": each, "curriculum": ((1, total),) if short else ()}
     chosen = wanted.settled(**choices, patience=max(1, round(PATIENCE * total)) if size.validates else 0)
     return Plan(settings=chosen, text=_text(chosen, size, batches, why))
@@ -124,7 +125,7 @@ def _rate(model: nn.Module) -> float:
 def _text(settings: TrainingSettings, size: Size, batches: int, why: str) -> str:
     each, rate = settings.epochs_per_cycle, f"learning rate {settings.lr:g}"
     rate += " falling to 0" if settings.schedule == "cosine" else ""
-    epochs = f"{each} epochs" if size.phases == 1 else f"{size.phases} x {each} epochs"
+    epochs = f"{each} epochs" if size.phases == 1 else f"{size.phases:g} x {each} epochs"
     steps = settings.curriculum[0][0] if settings.curriculum else size.horizon
     parts = [f"{epochs} of {batches} batches of {settings.batch_size} ({why})", rate, f"rollouts of {steps} step(s)"]
     if settings.input_noise:

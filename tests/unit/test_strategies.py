@@ -252,6 +252,13 @@ def test_both_models_first_learn_from_real_data_alone() -> None:
     assert list(strategy.phases(1)) == [Phase(player="synthetic"), Phase(player="physical")]
 
 
+def test_a_surrogate_whose_epochs_a_teacher_may_fill_learns_a_quarter_of_a_phase_alone() -> None:
+    alone = Trust(TrustOptions(), 1000).phases(0)[1]
+    assert alone == Phase(player="synthetic", taught=False, part=0.25)
+    assert [alone.length(epochs) for epochs in (0, 1, 4, 35)] == [0, 1, 1, 9]
+    assert Phase(player="physical", epochs=7).length(35) == 7
+
+
 # --- starts ---------------------------------------------------------------------------------------------------------
 
 

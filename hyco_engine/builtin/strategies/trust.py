@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from hyco_engine.builtin.strategies import TrustOptions
 
 
+UNTAUGHT = 0.25
+"""The part of a usual phase in which a surrogate first learns from real data alone, where generated ones may follow."""
+
+
 def trust(e_teacher: float, e_pupil: float, most: float = 1.0) -> float:
     """Return tau = min(most, (e_pupil / e_teacher)^2); 0 for a teacher that diverges, or without two numbers."""
     if not math.isfinite(e_teacher) or math.isnan(e_pupil):
@@ -79,7 +83,9 @@ class Trust(Strategy):
         if cycle:
             return super().phases(cycle)
         warmup = Phase(player="physical", epochs=self.options.warmup, taught=False)
-        return warmup, Phase(player="synthetic", taught=False), Phase(player="physical")
+        # with an epoch to fill, the surrogate need not learn by heart what few real samples there are
+        part = UNTAUGHT if self.epoch_samples else 1.0
+        return warmup, Phase(player="synthetic", taught=False, part=part), Phase(player="physical")
 
     def last_phases(self) -> Sequence[Phase]:
         """Plan a polish of the physics, as long as its warm-up."""
