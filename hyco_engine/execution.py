@@ -28,6 +28,7 @@ from hyco_engine.runs.checkpoint import Checkpoints, packed, unpacked
 from hyco_engine.runs.environment import describe_environment, running_on
 from hyco_engine.runs.files import dump_json
 from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.inputs import check_inputs, copy_of, digests, input_files
 from hyco_engine.runs.keeper import Keeper
 from hyco_engine.runs.resuming import CHECKPOINTS, Earlier, with_choices
 from hyco_engine.spec.classes import Spec
@@ -67,6 +68,7 @@ class Execution:
         self._report = Reporter(trackers=trackers)
         self._facts = self._current_facts()
         self._digest = ""
+        self._inputs: dict[str, str] = {}
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS)
         self._keeper = Keeper(
             self._checkpoint, minutes=assembler.spec.run.checkpoint_minutes, stop=stop, runtime=runtime
@@ -152,10 +154,17 @@ class Execution:
             self.folder.write_environment(describe_environment(assembler.registry, assembler.device))
             task.read(self._progress)
             self._digest = task.digest()
+            files = input_files(self.spec)
+            self._inputs = digests(files)
         if self.runtime.rank > 0:
             self._continue_from_rank_0()
         if self._kept is not None and self._kept["data"] != self._digest:
             raise RunError("the data has changed since the run began: restore it, or start again with a new run folder")
+        if self._kept is None:
+            for key, path in files.items():
+                self.folder.keep(copy_of(key, path), path)
+        else:
+            check_inputs(files, self._inputs, self._kept.get("inputs", {}), self.folder.path)
         decided = None if self._kept is None or self._kept["cache"] is None else CacheDecision(**self._kept["cache"])
         parts = assembler.prepare(task, decided)
         self._facts = self._current_facts()
@@ -273,6 +282,7 @@ class Execution:
         return {
             "run": self._facts,
             "data": self._digest,
+            "inputs": self._inputs,
             "cache": None if parts is None or parts.cache is None else attrs.asdict(parts.cache),
             "execution": self._execution,
             "training": training,

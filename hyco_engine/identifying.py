@@ -11,12 +11,13 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
+from hyco_engine.assembly import Assembler
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.engine import Engine
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.registry import Registry
-from hyco_engine.interfaces import PhysicalModel
+from hyco_engine.interfaces import PhysicalModel, TrajectorySource
 from hyco_engine.runs.loading import LoadedRun
 from hyco_engine.spec.dumping import dump_spec
 
@@ -33,8 +34,9 @@ def identify(
 
     These are the parameters that the run took from its data (`from`) or found for each group (`scope`). All others keep
     the values that the run found. The file is read as `[data]` of the run's spec says; `overrides` change its keys,
-    such as `data.variables.u = "velocity"`; noise and masks of the spec are left out. With `frames`, at least 4, only
-    the first frames count.
+    such as `data.variables.u = "velocity"`; noise and masks of the spec are left out. With `frames`, at least 2, only
+    the first frames count. A window is as long as the run's, or as the shortest series, all of whose frames then train:
+    what is found is few numbers, which no held-out frame has to choose.
 
     Returns `run`, `simulations`, `parameters` (for each name a list with `value`, `standard_error` and `interval` of
     each simulation) and `warnings`. Raises DataError where the run has no such parameter, or no physics.
@@ -55,6 +57,7 @@ def identify(
         for name in own:
             table["physical"]["parameters"][name] |= _kept(table, run, name)
         _only_the_physics(table, Path(folder), data, frames)
+        table["data"]["num_predict_steps"] = _steps(table, registry, run.spec.data.num_predict_steps)
         result = Engine(table, registry=registry).run(Path(folder) / "run")
     found = result.summary["parameters"]
     return {
@@ -123,12 +126,20 @@ def _only_the_physics(table: dict[str, Any], folder: Path, data: Path | str | No
         table["data"].pop("table", None)  # it told of the simulations of the run
     if frames is not None:
         table["data"]["num_frames"] = frames
-        # the last frames validate, and a window needs a start
-        table["data"]["num_predict_steps"] = max(1, min(table["data"].get("num_predict_steps", 3), frames - 3))
     training = table.get("training", {})
     training.pop("synthetic", None)
     for key in ("horizon", "stride", "initial_states", "epochs_per_cycle"):
         training.get("physical", {}).pop(key, None)
+
+
+def _steps(table: dict[str, Any], registry: Registry, asked: int) -> int:
+    """Return the steps of a window: those of the run, or as many as the shortest of the new series has."""
+    engine = Engine({**table, "data": {**table["data"], "num_predict_steps": 1}}, registry=registry)
+    source = cast("TrajectorySource", Assembler(engine.spec, engine.registry).source())
+    data = engine.spec.data
+    known = [count for index in range(source.num_simulations) if (count := source.frames(index)) is not None]
+    steps = [-(-count // data.every) - 1 for count in known]
+    return max(1, min([asked, *steps, *([] if data.num_frames is None else [data.num_frames - 1])]))
 
 
 def _as_observed(data: dict[str, Any]) -> None:

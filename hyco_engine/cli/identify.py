@@ -13,7 +13,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 @click.command()
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="File or folder with the new simulations, read as the run's data was.")
-@click.option("--frames", type=click.IntRange(min=4), help="Number of first frames to use of each simulation.")
+@click.option("--frames", type=click.IntRange(min=2), help="Number of first frames to use of each simulation.")
 @set_option
 @disable_option
 @json_option

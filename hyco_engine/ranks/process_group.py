@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from hyco_engine.errors import RunError
 from hyco_engine.ranks.environment import TIMEOUT_VARIABLE, Place
-from hyco_engine.ranks.runtime import RankFailed, Runtime, heard
+from hyco_engine.ranks.runtime import RankFailed, Runtime, gathered, heard
 
 logger = logging.getLogger("hyco_engine")
 
@@ -61,12 +61,7 @@ class ProcessGroup(Runtime):
             ) from error
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        plain = values.detach().cpu().contiguous()
-        # gloo knows no booleans
-        sent = plain.view(torch.uint8) if plain.dtype == torch.bool else plain
-        found = [torch.empty_like(sent) for _ in range(self.size)]
-        self._meet(lambda: dist.all_gather(found, sent))
-        return [one.view(plain.dtype).to(values.device) for one in found]
+        return gathered(values, self._all)
 
     def fast_sum(self, values: Tensor) -> Tensor:
         # a copy, since the sum takes its place
@@ -95,6 +90,12 @@ class ProcessGroup(Runtime):
             self._store.compare_set(WORD, "", word)
         except RuntimeError as lost:
             logger.debug("the store is gone: %s", lost)
+
+    def _all(self, values: Tensor) -> list[Tensor]:
+        own = values.cpu()
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        self._meet(lambda: dist.all_gather(found, own))
+        return found
 
     def _meet(self, exchange: Any) -> None:
         """Exchange tensors. Raises what another rank told if it failed, now and ever after."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+Tensors = TypeVar("Tensors", "Tensor", "dict[str, Tensor]")
 
 INTERRUPTED = 130
 """The exit code of a run that was interrupted."""
@@ -71,10 +72,11 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
         first, *others = self.gather(values)
         return sum(others, start=first)
 
-    def in_turn(self, items: Sequence[T], work: Callable[[T], Tensor]) -> Iterator[Tensor]:
+    def in_turn(self, items: Sequence[T], work: Callable[[T], Tensors]) -> Iterator[Tensors]:
         """Yield `work(item)` of all items in their order; each rank does one item after the other of its own.
 
-        The tensors are of one type and shape, except for the length of their first dimension.
+        These are tensors, or tensors by name, of one type and shape except for the length of their first dimension. If
+        a rank fails, all do every item from there on, and fail at the same one.
         """
         if self.size == 1:
             yield from map(work, items)
@@ -83,12 +85,25 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
         for first in range(0, len(items), self.size):
             group = items[first : first + self.size]
-            # a rank for which no item is left still has to know what the tensors look like
-            own = work(group[self.rank % len(group)])
-            lengths = [int(one) for one in self.gather(torch.tensor([len(own)]))]
-            padding = own.new_zeros(max(lengths) - len(own), *own.shape[1:])
-            found = self.gather(torch.cat([own, padding]))
-            yield from (rows[:length] for rows, length, _ in zip(found, lengths, group, strict=False))
+            if len(group) == 1:
+                yield work(group[0])
+                return
+            own, length = None, -1
+            with suppress(Exception):  # it is met again where all do the same
+                # a rank for which no item is left still has to know what the tensors look like
+                own = work(group[self.rank % len(group)])
+                length = len(next(iter(_by_name(own).values())))
+            lengths = [int(one) for one in self.gather(torch.tensor([length]))]
+            if own is None or min(lengths) < 0:
+                yield from map(work, items[first:])
+                return
+            found = {}
+            for name, values in _by_name(own).items():
+                padding = values.new_zeros(max(lengths) - length, *values.shape[1:])
+                found[name] = self.gather(torch.cat([values, padding]))
+            for rank in range(len(group)):
+                rows = {name: every[rank][: lengths[rank]] for name, every in found.items()}
+                yield rows if isinstance(own, dict) else rows[""]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -125,6 +140,19 @@ class Single(Runtime):
 
     def broadcast(self, data: bytes) -> bytes:
         return data
+
+
+def _by_name(tensors: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors if isinstance(tensors, dict) else {"": tensors}
+
+
+def gathered(values: Tensor, exchange: Callable[[Tensor], Iterable[Tensor]]) -> list[Tensor]:
+    """Return the tensors of all ranks, which `exchange` returns for this rank's: gloo knows no booleans."""
+    import torch
+
+    plain = values.detach().contiguous()
+    sent = plain.view(torch.uint8) if plain.dtype == torch.bool else plain
+    return [one.view(plain.dtype).to(values.device) for one in exchange(sent)]
 
 
 def heard(rank: int, message: str, exit_code: int, place: str) -> BaseException:

@@ -64,6 +64,19 @@ class Shards:
             raise error or AssertionError
         return [found[shard] for shard in self.own]
 
+    def of_own(self, work: Callable[[], T]) -> T:
+        """Return what `work` makes of what this rank alone holds. If it fails on a rank, all fail as in `all_failed`.
+
+        Otherwise a rank that goes on after its error, such as in smaller passes, would meet others that did not.
+        """
+        try:
+            found = work()
+        except Exception as error:
+            self.all_failed(error)
+            raise
+        self.all_failed(None)
+        return found
+
     def all_failed(self, error: Exception | None) -> bool:
         """Return whether all ranks failed in something, this one by `error`, rather than none.
 
@@ -79,10 +92,10 @@ class Shards:
             return not fine[0]
         if error is not None:
             told = str(error) or type(error).__name__
-            raise RanksDiffer(f"{told} (other ranks did the same without an error)") from error
+            raise RanksDiffer(f"{told} (other ranks had no error there)") from error
         # the rank that failed tells why, and comes no more
         self.runtime.barrier()
-        raise RanksDiffer("another rank failed in what this one did without an error")
+        raise RanksDiffer("another rank failed where this one had no error")
 
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum over all shards; `parts` are those of this rank's shards."""

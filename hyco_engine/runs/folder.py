@@ -18,13 +18,14 @@ from typing import IO, Any
 
 from torch import Tensor
 
-from hyco_engine.errors import SpecError
+from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, numbered_folder, write_atomic
 from hyco_engine.runs.lock import GUARD
 from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.settings import check_folder_name
+from hyco_engine.untrusted import read_regular
 
 __all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 
@@ -117,6 +118,13 @@ class RunFolder(Tracker):
     def write_environment(self, environment: Mapping[str, Any]) -> Path:
         """Write environment.json, the result of `hyco_engine.runs.environment.describe_environment`."""
         return self._write("environment.json", dump_json(environment) + "\n")
+
+    def keep(self, name: str, path: Path) -> Path:
+        """Write a copy of a file. Raise RunError where it cannot be read."""
+        try:
+            return self._write(name, read_regular(path))
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot keep a copy of {path}: {error}") from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Write summary.json."""

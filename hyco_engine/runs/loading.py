@@ -19,11 +19,12 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ArrayFile
 from hyco_engine.runs.environment import asking_for_files
+from hyco_engine.runs.inputs import copy_of, is_input
 from hyco_engine.runs.metrics import has_summary, read_summary
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.weights import Weights
 from hyco_engine.spec.classes import Spec
-from hyco_engine.spec.loading import LoadedSpec, spec_from_text
+from hyco_engine.spec.loading import LoadedSpec, spec_from_text, with_paths
 from hyco_engine.spec.resolving import replaced
 from hyco_engine.threads import own_threads
 
@@ -53,7 +54,7 @@ class LoadedRun:
         more = [] if device is None else [f'run.device="{device}"']
         with asking_for_files(self.folder, registry):
             self._loaded = spec_from_text(text, self.folder / SPEC, registry, [*overrides, *more])
-        self.spec = self._with_own_starts(self._loaded)
+        self.spec = with_paths(self._with_own_starts(self._loaded), self._own_input)
         self.assembler = Assembler(self.spec, registry)
 
     def _with_own_starts(self, loaded: LoadedSpec) -> Spec:
@@ -68,6 +69,14 @@ class LoadedRun:
                 raise DataError(f"{self.folder} holds no {copy}, which {name} started from")
             own[name] = replaced(setting, {"init": ArrayFile(file=self.folder / copy)})
         return replaced(loaded.spec, {"physical.parameters": {**settings, **own}}) if own else loaded.spec
+
+    def _own_input(self, key: str, path: Path) -> Path:
+        """Return the run's own copy in place of a file that its physics reads."""
+        if not is_input(key) or self._loaded.places.is_overridden(key):
+            return path
+        if self._files.read(copy := copy_of(key, path)) is None:
+            raise DataError(f"{self.folder} holds no {copy}, which the physics reads")
+        return self.folder / copy
 
     @property
     def status(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,14 +136,23 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
     here = Path.cwd()
     data_folder = (here if places.is_overridden("paths.data") else folder) / spec.paths.data
 
+    def absolute(key: str, value: Path) -> Path:
+        inside = data_folder if key.startswith("data.") else folder
+        path = (here if places.is_overridden(key) else inside) / value
+        if not is_text(str(path)):
+            message = f"the path {str(path)!a} is not UTF-8, and a spec holds no other text: rename the folder"
+            raise SpecError([places.located(Problem(message=message, key=key))])
+        return path
+
+    return with_paths(spec, absolute)
+
+
+def with_paths(spec: Spec, change: Callable[[str, Path], Path]) -> Spec:
+    """Return the spec with another path in place of each that is read, by its key."""
+
     def walk(value: Any, key: str) -> Any:
         if isinstance(value, Path):
-            inside = data_folder if key.startswith("data.") else folder
-            path = (here if places.is_overridden(key) else inside) / value
-            if not is_text(str(path)):
-                message = f"the path {str(path)!a} is not UTF-8, and a spec holds no other text: rename the folder"
-                raise SpecError([places.located(Problem(message=message, key=key))])
-            return path
+            return change(key, value)
         if isinstance(value, tuple):
             return tuple(walk(entry, f"{key}[{index}]") for index, entry in enumerate(value))
         if isinstance(value, Mapping):
@@ -163,8 +172,8 @@ def _with_absolute_paths(spec: Spec, folder: Path, places: Places) -> Spec:
     def is_options(value: Any, field: attrs.Attribute[Any]) -> bool:
         return isinstance(value, Choice) and field.name == "options"
 
-    resolved: Spec = walk(spec, "")
-    return resolved
+    changed: Spec = walk(spec, "")
+    return changed
 
 
 def _below(key: str, name: str) -> str:

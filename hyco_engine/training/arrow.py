@@ -309,10 +309,14 @@ class Arrow:
 
     def predicted(self, starts: Tensor, delta: Tensor) -> Tensor:
         moved, followed = torch.split(delta[0], [len(self.gradient), delta.shape[1] - len(self.gradient)])
+        shifts = self._own(followed)
+        pushed = self.shards.of_own(
+            lambda: [own.curvature.times(shift) for own, shift in zip(self.owned, shifts, strict=True)]
+        )
         parts = []
-        for own, shift in zip(self.owned, self._own(followed), strict=True):
+        for own, shift, curvature in zip(self.owned, shifts, pushed, strict=True):
             linear = (own.part.start_gradient * shift).sum()
-            curved = (shift * own.curvature.times(shift)).sum()
+            curved = (shift * curvature).sum()
             parts.append(torch.stack([linear, curved, torch.einsum("p,wpd,wd->", moved, own.part.between, shift)]))
         linear, curved, between = self.shards.sum(parts)
         gain: Tensor = -2 * ((self.gradient * moved).sum() + linear)
@@ -326,7 +330,8 @@ class Arrow:
         return self._known[damping]
 
     def _reduced(self, damping: float) -> _Reduced:
-        solved, parts = [own.solved(damping) for own in self.owned], []
+        solved = self.shards.of_own(lambda: [own.solved(damping) for own in self.owned])
+        parts = []
         for own, (pulled, followed) in zip(self.owned, solved, strict=True):
             gradient = torch.einsum("wpd,wd->p", own.part.between, pulled)
             hessian = torch.einsum("wpd,wdq->pq", own.part.between, followed)

@@ -320,7 +320,7 @@ def test_the_files_of_a_run_are_documented(finished: Finished) -> None:
     told = {name.rstrip("/").split("/")[0] for name in first_column(RUN_FOLDER, "## Files")}
     made = {path.name for path in finished.folder.iterdir()}
     assert made <= told
-    assert told - made <= {"parameters", "run.lock"}
+    assert told - made <= {"inputs", "parameters", "run.lock"}
 
 
 def test_the_keys_of_the_summary_are_documented(finished: Finished) -> None:

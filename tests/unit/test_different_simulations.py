@@ -90,6 +90,16 @@ def test_new_simulations_are_identified_with_all_else_as_found(found: hyco.RunRe
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("frames", [2, 4])
+def test_all_frames_of_short_series_identify(
+    found: hyco.RunResult, frames: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = identify(found.folder, frames=frames, overrides=["data.truth.nu = {grid = [0.015, 0.025]}"])
+    values = [each["value"] for each in again["parameters"]["nu"]]
+    assert values == pytest.approx([0.015, 0.025, 0.015, 0.025], rel=1e-2)
+    assert "the series are too short to hold out a frame: all train, and nothing validates" in caplog.text
+
+
 def test_identify_needs_parameters_in_which_simulations_differ(tmp_path: Path) -> None:
     table = spec(tmp_path, physical={"kind": "burgers"})
     table["data"]["truth"] = {"nu": 0.01}

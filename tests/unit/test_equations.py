@@ -608,3 +608,15 @@ def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli, ["equation", str(other)])
     assert told.exit_code == 2
     assert "has the kind 'heat', whose equation docs/models.md shows" in told.stderr
+
+
+def test_steps_that_data_decide_are_told() -> None:
+    burgers = model("-u*dx(u) + nu*lap(u)", (64,), boundary=0.0, parameters={"nu": 0.1}, dt=0.05)
+    told = "a run chooses that number by the values of its data, which are not read yet"
+    assert burgers.statements[1] == told
+    data = {"kind": "simulate", "resolution": {"x": 64}, "dt": 0.05, "boundary": 0.0, "truth": {"nu": 0.1}}
+    physical = {"kind": "equation", "rates": {"u": "-u*dx(u) + nu*lap(u)"}, "parameters": {"nu": {"init": 0.1}}}
+    assert told in hyco.Engine({"data": data, "physical": physical}).plan()["notes"]
+    heat = model("nu*lap(u)", (64,), boundary=1.0, parameters={"nu": 0.1}, dt=0.05)
+    given = model("-u*dx(u) + nu*lap(u)", (64,), boundary=0.0, parameters={"nu": 0.1}, dt=0.05, inner_dt=0.001)
+    assert len(heat.statements) == len(given.statements) == 1

@@ -65,7 +65,7 @@ def test_rank_0_tells_in_which_phase_another_rank_failed(
     cause = "no more iron"
     if place == "error_budget":
         # in one process this is no more than a warning
-        cause += " (other ranks did the same without an error)"
+        cause += " (other ranks had no error there)"
     told = f"rank 1 failed in {place}: {cause}"
     assert ends(tmp_path / "run") == [told, cause]
     if place != "prepare_data":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import scipy.sparse
 import torch
 
 from hyco_engine.builtin.sources.arrays import ArraysSource
-from hyco_engine.builtin.sources.options import ArraysOptions, Variable
+from hyco_engine.builtin.sources.options import ArraysOptions, PdebenchOptions, Variable, WellOptions
+from hyco_engine.builtin.sources.pdebench import PdebenchSource
+from hyco_engine.builtin.sources.well import WellSource
 from hyco_engine.data.checks import check_values
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import HycoError
@@ -411,6 +414,11 @@ FORMS = {
         write=npz(u=np.full((FRAMES, CELLS), 3.0), t=T, x=X),
         keys=LINES,
         expected=np.full((FRAMES, CELLS), 3.0),
+    ),
+    "constant, with positions that show no cells": Form(
+        write=npz(u=np.full((FRAMES, CELLS), 3.0), t=T, x=X + 0.02),
+        keys=LINES,
+        expected=np.full((FRAMES, CELLS), 3.0),
         refused="data.points: along x the last samples equal the first, but neither",
         admitted={"points": "cells"},
     ),
@@ -474,3 +482,92 @@ def test_inspect_prints_what_reads_a_form_or_says_why_nothing_does(tmp_path: Pat
     else:
         assert FORMS[name].refused
         assert found.contents or "no installed source reads it" in found.what
+
+
+# --- layouts of HDF5 that sources of their own read ---
+
+
+def well(times: Any, positions: Any) -> Write:
+    def write(folder: Path) -> Path:
+        with h5py.File(folder / "a.hdf5", "w") as file:
+            file.attrs.update({"grid_type": "cartesian", "n_trajectories": 2, "n_spatial_dims": 1})
+            file.attrs["simulation_parameters"] = []
+            dimensions = file.create_group("dimensions")
+            dimensions.attrs["spatial_dims"] = ["x"]
+            dimensions["time"], dimensions["x"] = times, positions
+            group = file.create_group("t0_fields")
+            group.attrs["field_names"] = ["u", "depth"]
+            one = 2 * np.asarray(times)[:, None] + np.asarray(positions)
+            for name, values in (("u", np.stack([one, 2 * one])), ("depth", np.stack([one[0], 2 * one[0]]))):
+                group[name] = values
+                group[name].attrs.update({"sample_varying": True, "time_varying": name == "u", "dim_varying": [True]})
+        return folder / "a.hdf5"
+
+    return write
+
+
+def pdebench(times: Any, positions: Any) -> Write:
+    def write(folder: Path) -> Path:
+        centres = positions if len(positions) == CELLS else (positions[1:] + positions[:-1]) / 2
+        one = 2 * np.asarray(times)[:, None] + centres
+        return hdf5("a.hdf5", tensor=np.stack([one, 2 * one]), **{"t-coordinate": times, "x-coordinate": positions})(
+            folder
+        )
+
+    return write
+
+
+GAPS = T[[0, 1, 2, 4, 5]]
+EDGES = np.linspace(0, 1, CELLS + 1) ** 1.2
+LAYOUTS = {
+    "times": ("t", UNEVEN_T, X, "linear"),
+    "times, cubic": ("t", UNEVEN_T, X, "cubic"),
+    "missing frames": ("t", GAPS, X, "missing"),
+    "positions": ("x", T, X**1.2, "linear"),
+    "positions, cubic": ("x", T, X**1.2, "cubic"),
+    "positions downwards": ("x", T, (X**1.2)[::-1], "linear"),
+    "times and positions": ("tx", UNEVEN_T, X**1.2, "linear"),
+    "edges": ("x", T, EDGES, "linear"),
+}
+
+
+def source_of(kind: str, path: Path, **keys: Any) -> WellSource | PdebenchSource:
+    boundary = BoundarySetting.from_data("zero-gradient")
+    if kind == "well":
+        return WellSource(WellOptions(path=path, boundary=boundary, **keys))
+    return PdebenchSource(PdebenchOptions(path=path, boundary=boundary, **keys))
+
+
+@pytest.mark.parametrize("kind", ["well", "pdebench"])
+@pytest.mark.parametrize(("uneven", "times", "positions", "method"), LAYOUTS.values(), ids=LAYOUTS)
+def test_uneven_samples_of_layouts_are_interpolated_or_refused_with_the_key(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    uneven: str,
+    times: Any,
+    positions: Any,
+    method: str,
+) -> None:
+    if kind == "well" and len(positions) > CELLS:
+        positions = (positions[1:] + positions[:-1]) / 2  # it has centres alone
+    path = {"well": well, "pdebench": pdebench}[kind](times, positions)(tmp_path)
+    with pytest.raises(HycoError, match=r'must be evenly spaced; .*; data.resample = "linear" or "cubic" interpolates'):
+        source_of(kind, path)
+    with caplog.at_level(logging.INFO):
+        source = source_of(kind, path, resample=method)
+        found = [source.load(index) for index in (0, 1)]
+    frames = len(found[0].dynamic)
+    now = torch.tensor(times[0] + source.dt * np.arange(frames))
+    expected = 2 * now[:, None] + torch.tensor(source.layout.grid.centers("x"), dtype=torch.float64)
+    if method == "missing":
+        expected[3] = math.nan
+    for index, trajectory in enumerate(found):
+        torch.testing.assert_close(trajectory.dynamic[:, 0], (1 + index) * expected, equal_nan=True, rtol=0, atol=1e-9)
+    assert source.frames(0) == frames
+    if kind == "well":
+        torch.testing.assert_close(found[1].static[0], 2 * expected[0])
+    told = "t: 1 of 6 frames are missing" if method == "missing" else f"samples at uneven places along {uneven[0]}"
+    assert caplog.text.count(told) == (1 if kind == "pdebench" or uneven[0] == "t" else 2)
+    changed = source.fingerprint() != source_of(kind, path, resample="linear").fingerprint()
+    assert changed == (method != "linear")

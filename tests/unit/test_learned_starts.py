@@ -16,7 +16,7 @@ from hyco_engine.builtin.caches.memory import Memory
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Batch, Recipe, Trajectory
 from hyco_engine.physics.settings import ParameterSetting
-from hyco_engine.ranks.runtime import Runtime, Single
+from hyco_engine.ranks.runtime import RanksDiffer, Runtime, Single
 from hyco_engine.ranks.shards import Shards
 from hyco_engine.testing.problems import Decay, decay_layout
 from hyco_engine.testing.ranks import on_ranks
@@ -190,6 +190,41 @@ def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
     assert covered >= 34  # fewer have a probability below 1 %
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.35)
     assert "the 48 values of the start states are unknown too" in bars.assumption
+
+
+@pytest.mark.parametrize("way", ["step", "predicted"])
+def test_starts_that_cannot_be_eliminated_on_one_rank_end_all_ranks(way: str) -> None:
+    """An error that one rank alone catches, as for memory, must not let it meet others with something else."""
+    one = torch.ones(1, dtype=torch.float64)
+
+    def work(runtime: Runtime) -> str:
+        def product(starts: Tensor) -> Tensor:
+            if runtime.rank == 1:
+                raise MemoryError("no memory for products")
+            return starts
+
+        part = ArrowPart(
+            value=one[0],
+            gradient=one,
+            hessian=2 * one[None],
+            start_gradient=one[None],
+            between=one[None, None],
+            scores=one[None],
+            count=1,
+        )
+        model = Arrow.joined([OwnedStarts(part, ProductCurvature(product, 1.0))], Shards(2, runtime), 2, 2)
+        try:
+            if way == "step":
+                model.step(torch.zeros(1, 3), torch.zeros(1), None)
+            else:
+                model.predicted(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.float64))
+        except RanksDiffer as error:
+            runtime.tell(error, 1, "train physical")
+            return str(error)
+        return "nothing"
+
+    told = "no memory for products (other ranks had no error there)"
+    assert on_ranks(2, work) == [f"rank 1 failed in train physical: {told}", told]
 
 
 @pytest.mark.parametrize(("slope", "curvature"), [(torch.nan, 1.0), (1.0, torch.nan)])

@@ -222,7 +222,7 @@ def test_a_rank_that_fails_alone_ends_all_with_its_error() -> None:
             return f"{type(error).__name__}: {error}"
         return "nothing"
 
-    told = "no licence here (other ranks did the same without an error)"
+    told = "no licence here (other ranks had no error there)"
     assert on_ranks(2, work) == [f"RankFailed: rank 1 failed in evaluate: {told}", f"RanksDiffer: {told}"]
 
 
@@ -331,6 +331,22 @@ def test_ranks_do_items_in_turn() -> None:
     results = on_ranks(3, work)
     assert all(torch.equal(a, b) for found, _ in results for a, b in zip(found, alone, strict=True))
     assert [done for _, done in results] == [[3, 2], [1, 2], [4, 2]]
+
+
+def test_an_item_that_fails_in_turn_fails_alike_on_all_ranks() -> None:
+    def work(runtime: Runtime) -> tuple[list[float], str]:
+        def of(item: int) -> dict[str, Tensor]:
+            if item == 4:
+                raise ValueError("item 4 fails")
+            return {"a": torch.tensor([float(item)]), "b": torch.zeros(1, 2)}
+
+        every = runtime.in_turn([3, 1, 2, 4, 5], of)
+        found = [float(next(every)["a"]) for _ in range(3)]
+        with pytest.raises(ValueError, match="item 4 fails") as caught:
+            next(every)
+        return found, str(caught.value)
+
+    assert on_ranks(2, work) == [([3.0, 1.0, 2.0], "item 4 fails")] * 2
 
 
 def test_bands_and_predictors_are_measured_in_turn() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,17 @@ import hyco_engine as hyco
 from hyco_engine.augment.recipes import RolloutRecipe
 from hyco_engine.builtin.models.options_physical import EquationOptions, Series
 from hyco_engine.builtin.models.series import read_series
+from hyco_engine.builtin.sources.options import SimulateOptions
+from hyco_engine.builtin.sources.simulate import SimulateSource
 from hyco_engine.cli import cli
 from hyco_engine.data.contracts import Trajectory
 from hyco_engine.data.fields import TIME, Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.statistics import Statistics
 from hyco_engine.data.windows import WindowDataset
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import DataError, RunError, SpecError
 from hyco_engine.interfaces import BuildContext
 from hyco_engine.physics.knots import at_times
-from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice
 from hyco_engine.rollout import rollout, rollout_with_bands
 from hyco_engine.testing.measuring import difference
 
@@ -312,6 +316,61 @@ def test_parameters_are_found_beside_a_measured_series(whole: Path) -> None:
     # the data begin at t = 2
     assert values == pytest.approx({"k": 0.4, "b": 0.5}, rel=1e-4)
     assert found["metrics"]["physical"]["val"]["vrmse"] < 1e-4
+
+
+def test_a_run_is_loaded_with_its_own_copy_of_a_series(whole: Path, folder: Path, tmp_path: Path) -> None:
+    copy = "inputs/constants.inflow.file.csv"
+    assert (whole / copy).read_bytes() == (folder / "q.csv").read_bytes()
+    sums = json.loads((whole / "checksums.json").read_text())
+    assert sums[copy] == sha256((folder / "q.csv").read_bytes()).hexdigest()
+    state = torch.tensor([[1.0, 2.5]])
+    wanted = hyco.load_physics(whole)(state)
+    moved = tmp_path / "moved"
+    shutil.copytree(whole, moved)
+    (folder / "q.csv").rename(folder / "away.csv")
+    try:
+        assert torch.equal(hyco.load_physics(moved)(state), wanted)
+        (moved / copy).unlink()
+        with pytest.raises(DataError, match=f"holds no {copy}, which the physics reads"):
+            hyco.load_physics(moved)
+    finally:
+        (folder / "away.csv").rename(folder / "q.csv")
+
+
+def test_a_run_is_not_resumed_with_another_series(folder: Path, tmp_path: Path) -> None:
+    series, run = tmp_path / "q.csv", tmp_path / "run"
+    series.write_bytes((folder / "q.csv").read_bytes())
+    physical = {
+        "rates": {"u": "constants.inflow - k*u"},
+        "constants": {"inflow": {"file": str(series)}},
+        "parameters": {"k": {"init": 0.8, "bounds": [0.0, 10.0]}},
+    }
+    training = {"physical": {"epochs_per_cycle": 1}}
+    hyco.run(spec(folder, physical, training=training), run_dir=run)
+    longer = {"run": {"name": "tank", "cycles": 2}}
+    series.write_text(series.read_text() + "99,0\n")
+    with pytest.raises(RunError) as caught:
+        hyco.run(spec(folder, physical, training=training) | longer, run_dir=run, resume=True)
+    assert str(caught.value) == (
+        f"physical.constants.inflow.file: {series} has changed since the run began: restore it from "
+        f"{run / 'inputs' / 'constants.inflow.file.csv'}, or start again with a new run folder"
+    )
+    shutil.copyfile(run / "inputs" / "constants.inflow.file.csv", series)
+    hyco.run(spec(folder, physical, training=training) | longer, run_dir=run, resume=True)
+    assert summary(run)["cycles"] == 2
+
+
+def test_simulated_data_are_made_again_for_another_series(tmp_path: Path) -> None:
+    series = tmp_path / "q.csv"
+    options = EquationOptions(rates={"u": "constants.q"}, constants={"q": Series(file=series)})
+    choice = PhysicalChoice(kind="equation", options=options)
+    found = []
+    for level in (1.0, 1.0, 3.0):
+        series.write_text(f"t,q\n0,{level}\n")
+        context = BuildContext(seed=0, registry=REGISTRY, physical=choice, num_frames=3)
+        source = SimulateSource(SimulateOptions(resolution={}, dt=0.1, num_simulations=2), context)
+        found.append(source.fingerprint())
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_surrogate_gets_the_time_and_is_rolled_out_with_it(whole: Path) -> None:

@@ -141,7 +141,11 @@ def build(options: EquationOptions, context: PhysicsContext) -> TorchModel | Ste
     if options.steady:
         return SteadyModel(SteadyEquation(options, meaning, context.parameters), context)
     if grid.axes:
-        return TorchModel(Equation(options, meaning, _scheme(options, meaning, context), context.times), context)
+        found = context.statistics
+        unread = found is None or bool(found.lowest[: layout.n_dynamic].isnan().any())
+        assumes = unread and context.inner_dt is None
+        scheme = _scheme(options, meaning, context)
+        return TorchModel(Equation(options, meaning, scheme, context.times, assumes=assumes), context)
     return TorchModel(System(options, meaning, context), context)
 
 

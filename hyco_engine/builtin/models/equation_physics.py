@@ -15,7 +15,7 @@ from hyco_engine.data.fields import TIME, FieldInfo, Rule, StateLayout
 from hyco_engine.equations.meaning import Meaning
 from hyco_engine.equations.schemes import Scheme
 from hyco_engine.equations.stability import probes
-from hyco_engine.equations.terms import Symbol, symbols
+from hyco_engine.equations.terms import Symbol, degree, symbols
 from hyco_engine.equations.writing import Style
 from hyco_engine.physics.explicit import LEARNING_ROOM
 from hyco_engine.physics.initial import noise_field
@@ -36,8 +36,14 @@ class Equation(TorchPhysics):
         meaning: Meaning,
         scheme: Scheme,
         times: tuple[float, float] | None = None,
+        *,
+        assumes: bool = False,
     ) -> None:
-        """`times` are those between which the equation is solved, where it depends on time and they are known."""
+        """`times` are those between which the equation is solved, where it depends on time and they are known.
+
+        `assumes` is whether the number of internal steps is chosen without data.
+        """
+        self.assumes = assumes
         self.options = options
         self.meaning = meaning
         self.layout = meaning.layout
@@ -81,7 +87,6 @@ class Equation(TorchPhysics):
     def _largest(self, size: Mapping[str, float], parameters: Parameters, dt: float) -> dict[Symbol, float]:
         """Return the largest magnitude of each component, in the data and at sides."""
         meaning, axes = self.meaning, self.layout.grid.axes
-        start = abs(self.options.offset) + 4 * self.options.amplitude
         at_sides = self._at_sides(parameters, dt)
         found = {}
         for symbol in (*meaning.components, *meaning.statics):
@@ -89,8 +94,13 @@ class Equation(TorchPhysics):
             part = symbol.component if info.components else None
             rules = [rule for axis in axes for rule in info.boundary.rules(axis, axes, part)]
             fixed = [at_sides[rule.text] if rule.text else _size(rule) for rule in rules if rule.fixes]
-            found[symbol] = max(size.get(symbol.name, start), *fixed, 0.0)
+            found[symbol] = max(size.get(symbol.name, self._start), *fixed, 0.0)
         return found
+
+    @property
+    def _start(self) -> float:
+        """The largest magnitude of fields of which no data are known."""
+        return abs(self.options.offset) + 4 * self.options.amplitude
 
     def _at_sides(self, parameters: Parameters, dt: float) -> dict[str, float]:
         """Return the largest magnitude of the values that formulas at sides give."""
@@ -137,8 +147,14 @@ class Equation(TorchPhysics):
         )
 
     def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
-        told = self.scheme.told(counted(internal_steps), asked=self.options.scheme != "auto")
-        return [told, *self.given_told()]
+        told = [self.scheme.told(counted(internal_steps), asked=self.options.scheme != "auto")]
+        if (
+            self.assumes
+            and internal_steps > 1
+            and any(degree(term.core) > 1 for own in self.scheme.terms for term in own)
+        ):
+            told.append("a run chooses that number by the values of its data, which are not read yet")
+        return [*told, *self.given_told()]
 
     def given_told(self) -> list[str]:
         """Return sentences on units, on what parameters determine beside the rates, and what surrogates see of it."""

@@ -19,6 +19,8 @@ def read_series(series: Series, name: str) -> tuple[Tensor, Tensor]:
     Raises DataError for a file that holds no such series.
     """
     key = f"physical.constants.{name}"
+    if series.file.is_dir():
+        raise DataError(f"{series.file} is a folder, and a series is one file", key=f"{key}.file")
     try:
         reader = open_arrays(series.file)
     except DataError as error:

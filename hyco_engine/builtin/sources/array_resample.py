@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
 import numpy as np
 import numpy.typing as npt
+
+from hyco_engine.builtin.sources.array_axes import UNEVEN, is_uneven
+from hyco_engine.errors import DataError
 
 Array = npt.NDArray[Any]
 Method = Literal["linear", "cubic", "missing"]
@@ -70,6 +74,54 @@ class Resampling:
         found = _interpolated(self.given[::2], moved[::2], self.given[1:-1:2], self.method)
         off = float(np.sqrt(np.nanmean((found - moved[1:-1:2]) ** 2)))
         return off / spread / {"linear": 4, "cubic": 16}[self.method]
+
+
+@attrs.frozen(kw_only=True)
+class Evened:
+    """The even places of the samples of a file, along the axes where they are uneven and the spec asks for it."""
+
+    method: Method | Literal[""]
+    by_axis: dict[str, Resampling] = attrs.Factory(dict)
+
+    def places(self, given: Array, axis: str, what: str, key: str) -> Array:
+        """Return even places, and note how samples are interpolated to them; `given` itself if none are asked for.
+
+        Raises DataError.
+        """
+        if not self.method or not is_uneven(given):
+            return given
+        try:
+            found = Resampling.of(given, self.method)
+        except ValueError as error:
+            raise DataError(f"{what}: {error}; {UNEVEN}", key=key) from None
+        if found.method == "missing" and axis != "t":
+            raise DataError(f'{what} are uneven, and data.resample = "missing" concerns frames; {UNEVEN}', key=key)
+        self.by_axis[axis] = found
+        return found.even
+
+    def __call__(
+        self, samples: Array, dims: Mapping[str, int], *, name: str, origin: str, tell: Callable[[str], None]
+    ) -> Array:
+        """Return the samples of the field `name` at the even places along those of its axes that `dims` numbers."""
+        for axis, resampling in self.by_axis.items():
+            if axis not in dims:
+                continue
+            if resampling.method == "cubic" and not np.isfinite(samples).all():
+                raise DataError(
+                    f'{origin} holds values that were not observed, which data.resample = "cubic" cannot interpolate; '
+                    '"linear" can',
+                    key="data.resample",
+                )
+            if resampling.method == "missing":
+                tell(f"{axis}: {resampling.missing} of {len(resampling.even)} frames are missing, and not observed")
+            else:
+                tell(
+                    f"{name}: {len(resampling.given)} samples at uneven places along {axis} are interpolated to "
+                    f"{len(resampling.even)} even ones ({resampling.method}); the error is about "
+                    f"{resampling.error(samples, dims[axis]):.2g} of the field's standard deviation"
+                )
+            samples = resampling(samples, dims[axis])
+        return samples
 
 
 def _steps(given: Array, whole: int) -> Array:

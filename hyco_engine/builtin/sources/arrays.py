@@ -21,14 +21,13 @@ from hyco_engine.builtin.sources.array_axes import (
     Evidence,
     downwards,
     even_spacing,
-    is_uneven,
     plan_axis,
     side_kinds,
     thin_axis,
 )
 from hyco_engine.builtin.sources.array_ends import FieldSamples
 from hyco_engine.builtin.sources.array_fields import FieldArray, common_cells, common_length, find_fields
-from hyco_engine.builtin.sources.array_resample import Resampling
+from hyco_engine.builtin.sources.array_resample import Evened
 from hyco_engine.builtin.sources.options import SPACE, ArraysOptions
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
@@ -73,7 +72,7 @@ class ArraysSource(TrajectorySource):
         self._told: set[str] = set()
         self._check_axes()
         self.num_simulations = common_length(self.arrays, "s") or 1
-        self._resampled: dict[str, Resampling] = {}
+        self._evened = Evened(method=options.resample)
         self.num_frames = STEADY_FRAMES if options.steady else common_length(self.arrays, "t") or 0
         self._starts = [0.0] * self.num_simulations
         self.dt = self._time_step()
@@ -134,7 +133,7 @@ class ArraysSource(TrajectorySource):
             "keep": [[axis, plan.keep.start, plan.keep.stop] for axis, plan in self.plans.items()],
             "content": self.reader.content(array.name for array in self.arrays),
             **({"flipped": sorted(self._downwards)} if self._downwards else {}),
-            **({"resample": [self.options.resample, sorted(self._resampled)]} if self._resampled else {}),
+            **({"resample": [self.options.resample, sorted(self._evened.by_axis)]} if self._evened.by_axis else {}),
             **({} if self.options.csv == CsvForm() else {"csv": repr(self.options.csv)}),
             **({"parts": [array.part for array in self.arrays]} if any(array.part for array in self.arrays) else {}),
         }
@@ -202,7 +201,8 @@ class ArraysSource(TrajectorySource):
         if self.options.dt is not None:
             return self.options.dt
         times = self._times()
-        times = self._even(times, "t", "data.time", f"the times {self.options.time!r}")
+        what = f"{self.reader.path}: the times {self.options.time!r}"
+        times = self._evened.places(times, "t", what, "data.time")
         self.num_frames = len(times)
         return even_spacing(times, "data.time", f"the times {self.options.time!r}", UNEVEN)[1]
 
@@ -223,19 +223,6 @@ class ArraysSource(TrajectorySource):
             )
         self._starts = every[:, 0].tolist()
         return since[0]  # type: ignore[no-any-return]
-
-    def _even(self, positions: Array, axis: str, key: str, what: str) -> Array:
-        """Return even positions, and note how samples are interpolated to them, if the spec asks for it."""
-        if not self.options.resample or not is_uneven(positions):
-            return positions
-        try:
-            found = Resampling.of(positions, self.options.resample)
-        except ValueError as error:
-            raise DataError(f"{self.reader.path}: {what}: {error}; {UNEVEN}", key=key) from None
-        if found.method == "missing" and axis != "t":
-            raise DataError(f'{what} are uneven, and data.resample = "missing" concerns frames; {UNEVEN}', key=key)
-        self._resampled[axis] = found
-        return found.even
 
     def _numbers(self, name: str, length: int, what: str, key: str) -> Array:
         """Return an array of `length` numbers, one for each of `what`, without its axes of length 1.
@@ -290,7 +277,7 @@ class ArraysSource(TrajectorySource):
             self._downwards.add(axis)
             positions = positions[::-1]
         if positions is not None:
-            positions = self._even(positions, axis, key, f"the positions along {axis}")
+            positions = self._evened.places(positions, axis, f"{self.reader.path}: the positions along {axis}", key)
             n = len(positions)
         if n == 1 and len(self.space) > 1:
             return thin_axis(axis, positions, self.options.bounds.get(axis))
@@ -304,7 +291,7 @@ class ArraysSource(TrajectorySource):
             evidence=Evidence(look=lambda side: self._look(axis, side), repeats=lambda: self._repeats(axis)),
         )
         flipped = axis in self._downwards
-        uneven = axis in self._resampled
+        uneven = axis in self._evened.by_axis
         moved = uneven or flipped or plan.keep != slice(0, n)
         if moved and any(array.info.sampling == "staggered" for array in self.arrays):
             raise DataError(
@@ -377,10 +364,13 @@ class ArraysSource(TrajectorySource):
         ordered = values.transpose([axes.index(axis) for axis in "tc" + self.space])
         flipped = tuple(2 + k for k, axis in enumerate(self.space) if axis in self._downwards)
         samples = np.flip(ordered, flipped).astype(np.float32 if small else np.float64, copy=False)
-        for axis, resampling in self._resampled.items():
-            place = 0 if axis == "t" else 2 + self.space.index(axis)
-            if axis != "t" or not array.static:
-                samples = self._interpolated(resampling, samples, place, axis, array, index)
+        samples = self._evened(
+            samples,
+            ({} if array.static else {"t": 0}) | {axis: 2 + k for k, axis in enumerate(self.space)},
+            name=array.info.name,
+            origin=where,
+            tell=self._tell if index == 0 else lambda _: None,
+        )
         return FieldSamples(
             info=array.info,
             values=samples,
@@ -389,25 +379,6 @@ class ArraysSource(TrajectorySource):
             allowed=self.options.tolerance,
             rounding=4 * max(rounding, float(np.finfo(np.float64).eps)),
         )
-
-    def _interpolated(
-        self, resampling: Resampling, samples: Array, place: int, axis: str, array: FieldArray, index: int
-    ) -> Array:
-        if resampling.method == "cubic" and not np.isfinite(samples).all():
-            raise DataError(
-                f"{self.origin(array.info.name, index)} holds values that were not observed, which "
-                f'data.resample = "cubic" cannot interpolate; "linear" can',
-                key="data.resample",
-            )
-        if index == 0 and resampling.method == "missing":
-            self._tell(f"{axis}: {resampling.missing} of {len(resampling.even)} frames are missing, and not observed")
-        elif index == 0:
-            self._tell(
-                f"{array.info.name}: {len(resampling.given)} samples at uneven places along {axis} are interpolated to "
-                f"{len(resampling.even)} even ones ({resampling.method}); the error is about "
-                f"{resampling.error(samples, place):.2g} of the field's standard deviation"
-            )
-        return resampling(samples, place)
 
     def _real(self, array: FieldArray, values: Array, where: str) -> Array:
         """Return the real numbers that are made of complex ones. Raise DataError where the spec must say which."""

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyco_engine.builtin.sources.array_axes import even_spacing
+from hyco_engine.builtin.sources.array_axes import UNEVEN, even_spacing
+from hyco_engine.builtin.sources.array_resample import Evened
 from hyco_engine.builtin.sources.options import SPACE
 from hyco_engine.builtin.sources.truth import true_values
 from hyco_engine.data.array_files import Array, content_hash, is_elsewhere, reading
@@ -57,6 +58,8 @@ class Opened:
     """The known numbers by name, one for each simulation, or one for all."""
     downwards: tuple[str, ...] = ()
     """The axes along which positions decrease in the file. `Hdf5Source` turns the fields over along these."""
+    evened: Evened
+    """The axes along which samples are uneven in the file. `Hdf5Source` interpolates the fields along these."""
 
 
 class Hdf5Source(TrajectorySource):
@@ -138,7 +141,15 @@ class Hdf5Source(TrajectorySource):
 
     def fingerprint(self) -> str:
         turned = sorted({axis for opened in self.files for axis in opened.downwards})
-        described = json.dumps([self.layout.to_data(), self.dt, *([turned] if turned else [])])
+        evened = self.files[0].evened
+        described = json.dumps(
+            [
+                self.layout.to_data(),
+                self.dt,
+                *([turned] if turned else []),
+                *([evened.method, sorted(evened.by_axis)] if evened.by_axis else []),
+            ]
+        )
         return hashlib.sha256((described + content_hash(f.path for f in self.files)).encode()).hexdigest()
 
     def load(self, index: int) -> Trajectory:
@@ -150,15 +161,26 @@ class Hdf5Source(TrajectorySource):
                     values = found.read(file, own)
                     frames = 1 if found.static else opened.frames
                     wanted = (frames, max(1, len(found.components)), *opened.grid.resolution)
+                    values = self._even(opened, found, own, values)
                     if values.shape != wanted:
                         raise ValueError(
                             f"simulation {own} has the shape {values.shape}, and the file declares {wanted}"
                         )
-                    values = np.flip(values, tuple(2 + opened.grid.axes.index(axis) for axis in opened.downwards))
                     parts[found.static].append(values if values.dtype == np.float32 else values.astype(np.float64))
         static = np.concatenate(parts[True], axis=1)[0] if parts[True] else np.zeros((0, *opened.grid.resolution))
         return Trajectory(
             dynamic=torch.from_numpy(np.concatenate(parts[False], axis=1)), static=torch.from_numpy(static)
+        )
+
+    def _even(self, opened: Opened, found: Found, own: int, values: Array) -> Array:
+        """Return values that run upwards along all axes, at even places where the spec asks for them."""
+        places = {axis: 2 + k for k, axis in enumerate(opened.grid.axes)} | ({} if found.static else {"t": 0})
+        return opened.evened(
+            np.flip(values, tuple(places[axis] for axis in opened.downwards)),
+            places,
+            name=found.name,
+            origin=f"{opened.path}, {found.name}",
+            tell=lambda told: log.info("%s: %s", opened.path, told) if opened is self.files[0] and not own else None,
         )
 
     def glimpse(self) -> Trajectory | None:
@@ -194,13 +216,18 @@ def known_number(value: Any) -> Array | None:
     return array.astype(np.float64)
 
 
-def axis_of_centres(name: str, positions: Array, path: Path) -> tuple[float, float]:
-    """Return (lower, upper) of the cells with these centres. Raise DataError where they are not evenly spaced."""
+def axis_of_centres(name: str, positions: Array, path: Path, evened: Evened) -> tuple[tuple[float, float], int]:
+    """Return ((lower, upper), number) of the cells with these centres, which become even if the spec asks for it.
+
+    Raise DataError where they are not evenly spaced.
+    """
     if positions.size == 1:  # an axis of one cell, which the engine leaves out
         centre = float(positions.reshape(-1)[0])
-        return centre - 0.5, centre + 0.5
-    first, step = even_spacing(np.asarray(positions).reshape(-1), KEY, f"{path}: the positions {name!r}")
-    return first - step / 2, first + step * (len(positions.reshape(-1)) - 0.5)
+        return (centre - 0.5, centre + 0.5), 1
+    what = f"{path}: the positions {name!r}"
+    even = evened.places(np.asarray(positions).reshape(-1), name, what, KEY)
+    first, step = even_spacing(even, KEY, what, UNEVEN)
+    return (first - step / 2, first + step * (len(even) - 0.5)), len(even)
 
 
 def grid_of(axes: str, resolution: Sequence[int], ends: Sequence[tuple[float, float]]) -> Grid:

@@ -16,6 +16,10 @@ from hyco_engine.spec.options import option, options
 
 Files = Path | tuple[Path, ...] | None
 MANY = 'also a list or a glob ("runs/*.npz"), whose files are joined in order'
+RESAMPLE = (
+    "interpolation of uneven positions and times to even ones, whose error is told; missing: frames that are "
+    "missing among even ones are not observed, which needs observe.mask.value; empty: uneven ones are refused"
+)
 SPACE = "xyz"
 LETTERS = "stcxyz"
 
@@ -188,11 +192,7 @@ class ArraysOptions:
         help="position of the samples; cells: in the middle of cells; nodes: on nodes that include both ends of the "
         "domain; auto decides by positions and end values, and takes cells if bounds alone are given",
     )
-    resample: Literal["", "linear", "cubic", "missing"] = option(
-        "",
-        help="interpolation of uneven positions and times to even ones, whose error is told; missing: frames that are "
-        "missing among even ones are not observed, which needs observe.mask.value; empty: uneven ones are refused",
-    )
+    resample: Literal["", "linear", "cubic", "missing"] = option("", help=RESAMPLE)
     tolerance: float = option(
         1e-4,
         help="largest difference of end samples from the value that the boundary fixes or repeats, relative to the "
@@ -326,6 +326,7 @@ class WellOptions:
         None, help=f"a data set's folder (with data/train, ...), a folder of .hdf5 files, or one file; {MANY}"
     )
     boundary: BoundarySetting | None = option(None, help="boundary condition, as for arrays; none: that of the files")
+    resample: Literal["", "linear", "cubic", "missing"] = option("", help=RESAMPLE)
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help="true parameters of the physics, if you know them; the run reports errors against them",
@@ -342,6 +343,7 @@ class PdebenchOptions:
         attrs.Factory(dict), help="ends of each axis; left out: those of the file, else 0 and 1", check=_check_bounds
     )
     dt: float | None = option(None, help="time between two frames; none: that of the file", gt=0.0)
+    resample: Literal["", "linear", "cubic", "missing"] = option("", help=RESAMPLE)
     truth: Mapping[str, float | Profile | ArrayFile] = option(
         attrs.Factory(dict),
         help="true parameters of the physics, if you know them; the run reports errors against them",

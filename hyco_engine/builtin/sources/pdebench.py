@@ -17,7 +17,8 @@ import attrs
 import h5py
 import numpy as np
 
-from hyco_engine.builtin.sources.array_axes import downwards, even_spacing
+from hyco_engine.builtin.sources.array_axes import UNEVEN, downwards, even_spacing, is_uneven
+from hyco_engine.builtin.sources.array_resample import Evened
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -179,12 +180,15 @@ class PdebenchSource(Hdf5Source):
     ) -> Opened:
         axes = axes_named(len(cells))
         ends, turned = [], []
+        evened, resolution = Evened(method=self.options.resample), list(cells)
         for axis, count in zip(axes, cells, strict=True):
             given = coordinates.get(axis)
             positions = None if given is None else np.asarray(given[()])
             if positions is not None and positions.ndim == 1 and downwards(positions):
                 turned.append(axis)
                 positions = positions[::-1]
+            if positions is not None and positions.shape == (count + 1,) and is_uneven(positions):
+                positions = (positions[1:] + positions[:-1]) / 2  # the centres between uneven edges
             if axis in self.options.bounds:
                 ends.append(self.options.bounds[axis])
             elif positions is None:
@@ -197,28 +201,33 @@ class PdebenchSource(Hdf5Source):
                 first, step = even_spacing(positions, KEY, f"{path}: the positions {axis!r}")
                 ends.append((first, first + step * count))
             else:
-                ends.append(axis_of_centres(axis, positions, path))
+                own, resolution[len(ends)] = axis_of_centres(axis, positions, path, evened)
+                ends.append(own)
+        dt, frames = self._time_step(path, times, frames, evened)
         return Opened(
             path=path,
             fields=fields,
-            grid=grid_of(axes, cells, ends),
-            dt=self._time_step(path, times, frames),
+            grid=grid_of(axes, resolution, ends),
+            dt=dt,
             frames=frames,
+            evened=evened,
             simulations=simulations,
             names=names,
             downwards=tuple(turned),
         )
 
-    def _time_step(self, path: Path, times: Array | None, frames: int) -> float:
+    def _time_step(self, path: Path, times: Array | None, frames: int, evened: Evened) -> tuple[float, int]:
+        """Return (the time between two frames, the number of frames), which become even if the spec asks for it."""
         if self.options.dt is not None:
-            return self.options.dt
+            return self.options.dt, frames
         if times is None:
             raise DataError(f"{path} holds no times of its frames; give dt", key="data.dt")
         if len(times) not in (frames, frames + 1):  # some files hold the end of the last step as well
             raise DataError(f"{path} holds {len(times)} times for {frames} frames", key=KEY)
         if frames < 2:
             raise DataError(f"{path} has {frames} frame, and at least 2 are needed", key=KEY)
-        return even_spacing(times[:frames], "data.dt", f"{path}: the times")[1]
+        times = evened.places(times[:frames], "t", f"{path}: the times", "data.dt")
+        return even_spacing(times, "data.dt", f"{path}: the times", UNEVEN)[1], len(times)
 
 
 def _scalars(file: h5py.File, opened: Opened) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from hyco_engine.builtin.sources.draws import drawn
 from hyco_engine.builtin.sources.extra import Extra
 from hyco_engine.builtin.sources.options import SPACE, Draw, SimulateOptions
+from hyco_engine.data.array_files import content_hash
 from hyco_engine.data.clock import later
 from hyco_engine.data.fields import TIME, Boundary, Grid
 from hyco_engine.errors import DataError, PluginError, Problem, SpecError
@@ -107,6 +108,8 @@ class SimulateSource(TrajectorySource):
             "extra": None if self.options.extra is None else attrs.asdict(cast("Any", self.options.extra)),
         }
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        if files := sorted(_files(described["options"])):
+            digest.update(content_hash(files).encode())
         if self._draws:
             digest.update(json.dumps(self._drawn).encode())
         for name, value in sorted(self.truth.items()):
@@ -301,6 +304,16 @@ def _at_own_key(problem: Problem, options: SimulateOptions) -> Problem:
     if parts[0] == "physical" and options.physics is not None:
         return attrs.evolve(problem, key=".".join(["data", "physics", *parts[1:]]))
     return problem
+
+
+def _files(value: Any) -> Iterator[Path]:
+    """Yield the paths among options that are plain containers."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (path for own in value.values() for path in _files(own))
+    elif isinstance(value, tuple | list):
+        yield from (path for own in value for path in _files(own))
 
 
 def _source(package: str) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hyco_engine.builtin.sources.array_axes import downwards, even_spacing
+from hyco_engine.builtin.sources.array_axes import UNEVEN, downwards, even_spacing
+from hyco_engine.builtin.sources.array_resample import Evened
 from hyco_engine.builtin.sources.hdf5 import (
     KEY,
     Found,
@@ -86,17 +87,17 @@ class WellSource(Hdf5Source):
         self._own |= _own_boundaries(file, path)
         turned = tuple(axis for axis, line in zip(axes, positions, strict=True) if downwards(line))
         positions = [line[::-1] if axis in turned else line for axis, line in zip(axes, positions, strict=True)]
+        evened = Evened(method=self.options.resample)
+        times = evened.places(times, "t", f"{path}: the times", KEY)
+        ends = [axis_of_centres(axis, line, path, evened) for axis, line in zip(axes, positions, strict=True)]
         return Opened(
             path=path,
             fields=tuple(sorted(fields, key=lambda found: found.static)),
-            grid=grid_of(
-                "".join(axes),
-                [len(line) for line in positions],
-                [axis_of_centres(axis, line, path) for axis, line in zip(axes, positions, strict=True)],
-            ),
-            dt=even_spacing(times, KEY, f"{path}: the times")[1],
+            grid=grid_of("".join(axes), [count for _, count in ends], [sides for sides, _ in ends]),
+            dt=even_spacing(times, KEY, f"{path}: the times", UNEVEN)[1],
             frames=len(times),
             simulations=simulations,
+            evened=evened,
             scalars=_scalars(file, sets, simulations),
             downwards=turned,
         )

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from hyco_engine.ranks.runtime import RankFailed, Runtime
+from hyco_engine.ranks.runtime import RankFailed, Runtime, gathered
 
 T = TypeVar("T")
 
@@ -28,12 +28,7 @@ class FabricRuntime(Runtime):
     def gather(self, values: Tensor) -> list[Tensor]:
         if self.size == 1:
             return [values]
-        plain = values.detach().contiguous()
-        # gloo knows no booleans
-        sent = plain.view(torch.uint8) if plain.dtype == torch.bool else plain
-        found = self._met(lambda: self._fabric.all_gather(sent))
-        assert isinstance(found, Tensor)
-        return [one.view(plain.dtype).to(values.device) for one in found]
+        return gathered(values, self._all)
 
     def broadcast(self, data: bytes) -> bytes:
         # as tensors: Fabric would send an object as a pickle
@@ -51,6 +46,11 @@ class FabricRuntime(Runtime):
         total = self._met(lambda: self._fabric.all_reduce(own, reduce_op="sum"))
         assert isinstance(total, Tensor)
         return total.to(values.device)
+
+    def _all(self, values: Tensor) -> Tensor:
+        found = self._met(lambda: self._fabric.all_gather(values))
+        assert isinstance(found, Tensor)
+        return found
 
     def _met(self, exchange: Callable[[], T]) -> T:
         try:
