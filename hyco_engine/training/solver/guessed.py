@@ -68,7 +68,7 @@ class Guessed(Wrapper[GuessedState]):
         start, real = problem.unknowns.point(), problem.data.real
         every = [real, None if self.layout is None else smoothed(real, self.layout)]
         points = [start, *(self._found(problem, windows, start) for windows in every if windows is not None)]
-        losses = torch.tensor([self._loss(problem, point) for point in points])
+        losses = torch.tensor([self._loss(problem, point) for point in points], dtype=torch.float64)
         # a loss that is not finite is no reason to stay
         self._loss(problem, points[int(losses.nan_to_num(math.inf).argmin())])
 
