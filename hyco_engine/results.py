@@ -230,7 +230,8 @@ class Results:
         failed = None
         try:
             with self.report.timed("error_budget"):
-                found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters)
+                converged = bool(hybrid.history.trained.get("physical", {}).get("converged"))
+                found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters, converged=converged)
                 if found.excerpt is not None and form.layout is not None and form.dt is not None:
                     self.physics_test = physics_test(
                         parts.physical,

@@ -2,8 +2,9 @@
 
 A difference of order m annihilates polynomials below that order, and gives independent noise of standard deviation
 sigma one of sigma sqrt(binomial(2m, m)). What is left of the field itself can only add to it, so the smallest of the
-estimates of several operators counts: along time, along each axis of space, and along both. Each takes the median of
-the magnitudes instead of their square mean, so that shocks and fronts, which fill few cells, do not count.
+estimates of several operators counts: along time, along each axis of space, and along both; without space, along time
+alone. Each takes the median of the magnitudes instead of their square mean, so that shocks and fronts, which fill few
+cells, do not count.
 Source: T. Gasser, L. Sroka, C. Jennen-Steinmetz, Biometrika 73 (1986), for differences; the median absolute deviation
 is that of D. L. Donoho, I. M. Johnstone, Biometrika 81 (1994).
 """
@@ -47,7 +48,8 @@ def _of_field(simulations: list[Tensor]) -> float:
     for values in simulations:
         frames = values[: max(1, left // max(1, values[0].numel()))].double()
         left -= frames.numel()
-        for operator in itertools.product(ORDERS, ORDERS, range(2, frames.dim())):
+        space = range(2, frames.dim())
+        for operator in itertools.product(ORDERS, ORDERS, space) if space else ((order, 0, 0) for order in ORDERS):
             if any(operator[:2]):
                 found.setdefault(operator, []).append(_magnitudes(frames, *operator))
         if left <= 0:

@@ -8,6 +8,14 @@ from torch import Tensor
 from hyco_engine.data.contracts import Samples
 
 
+def frames_of(windows: Samples, indices: Tensor) -> Tensor:
+    """Return the frames `[B, T + 1, C_dyn, *S]` of the windows at `indices`, with those at which they begin."""
+    states, targets = windows.batch(indices)
+    assert isinstance(states, Tensor)
+    assert isinstance(targets, Tensor)
+    return torch.cat([states[:, None, : targets.shape[2]], targets], dim=1)
+
+
 class Recut(Samples):
     """Windows of `horizon` steps that begin at complete frames of longer windows, a third of the horizon apart.
 
@@ -20,7 +28,7 @@ class Recut(Samples):
         stride = max(1, horizon // 3)
         places = []
         for index in range(len(whole)):
-            frames = self._frames(torch.tensor([index]))[0]
+            frames = frames_of(whole, torch.tensor([index]))[0]
             for offset in range(0, len(frames) - horizon, stride):
                 if not bool(frames[offset].isnan().any()):
                     places.append((index, offset))
@@ -33,16 +41,9 @@ class Recut(Samples):
         index, offset = self._places[indices].unbind(1)
         states, _ = self._whole.batch(index)
         assert isinstance(states, Tensor)
-        frames = self._frames(index)
+        frames = frames_of(self._whole, index)
         dynamic = frames.shape[2]
         rows = torch.arange(len(index))
         start = torch.cat([frames[rows, offset], states[:, dynamic:]], dim=1)
         steps = offset[:, None] + torch.arange(1, self.horizon + 1)
         return start, frames[rows[:, None], steps]
-
-    def _frames(self, index: Tensor) -> Tensor:
-        """Return the frames `[B, T + 1, C_dyn, *S]` of whole windows."""
-        states, targets = self._whole.batch(index)
-        assert isinstance(states, Tensor)
-        assert isinstance(targets, Tensor)
-        return torch.cat([states[:, None, : targets.shape[2]], targets], dim=1)

@@ -33,7 +33,7 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.error_correlation import Correlation, correlation, volume_of_windows
-from hyco_engine.training.least_squares import unit_scale
+from hyco_engine.training.least_squares import decrease, unit_scale
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.problem import Problem
 
@@ -80,6 +80,11 @@ class ErrorBars:
     """The variance of one value of the loss's residuals, times the number of values that err as one."""
     widening: Tensor
     """The larger one of both variances of each unconstrained parameter over that by values, `[P]`."""
+    left: float
+    """What a Gauss-Newton step of parameters and start states would gain, in variances of one value; 0 at a minimum.
+
+    The root of it is how many standard errors long the step is. Where a prior takes part in the fit it is 0.
+    """
     by_blocks: Tensor | None = None
     """The standard errors `[P]` of the unconstrained parameters if blocks err independently; None for few blocks."""
 
@@ -130,8 +135,19 @@ def error_bars(model: PhysicalModel, whole: Problem, linearizer: Linearizer) -> 
             covariance = _at_least(robust, covariance)
             assumption += f"; or, where that gives more, {k} {blocks.said} err independently"
             dof = min(dof, float(k - 1))
+    gradient = found.scores.sum(0)
     return _bars(
-        model, whole, point[0], hessian, found.scores.sum(0), covariance, dof, assumption, variance=variance, own=own
+        model,
+        whole,
+        point[0],
+        hessian,
+        gradient,
+        covariance,
+        dof,
+        assumption,
+        variance=variance,
+        own=own,
+        gain=float(decrease(hessian[None], gradient[None])),
     )
 
 
@@ -154,7 +170,19 @@ def _with_learned_starts(model: PhysicalModel, whole: Problem, linearizer: Linea
         own = by_blocks(hessian, arrow.scores(), torch.arange(arrow.samples)).diagonal().sqrt()
     assumption = f"the {starts} values of the start states are unknown too, and every {volume:.3g} values err as one"
     # where the starts are at their minimum, the parameters' own gradient is that of both
-    return _bars(model, whole, point, hessian, arrow.gradient, covariance, dof, assumption, variance=variance, own=own)
+    return _bars(
+        model,
+        whole,
+        point,
+        hessian,
+        arrow.gradient,
+        covariance,
+        dof,
+        assumption,
+        variance=variance,
+        own=own,
+        gain=float(arrow.decrease()),
+    )
 
 
 def _volume_in_windows(whole: Problem) -> float:
@@ -328,6 +356,7 @@ def _bars(
     *,
     variance: float,
     own: Tensor | None,
+    gain: float,
 ) -> ErrorBars:
     reach = quantile(dof)
     names, values, slopes, edges = _physical(model, point, covariance.diagonal().sqrt() * reach)
@@ -378,6 +407,7 @@ def _bars(
         reach=reach,
         variance=variance,
         widening=(widest / (variance * _inverse(hessian).diagonal())).clamp(min=1),
+        left=0.0 if whole.prior or not variance else gain / variance,
         by_blocks=own,
     )
 

@@ -67,6 +67,7 @@ ROUNDINGS = 16
 """Data without any noise leave errors of rounding: an interval reaches at least so many of them to both sides."""
 MOST_FINER = 4
 """Most times as many cells that are proposed: further on, nothing is known from here."""
+UNFINISHED = "the search ended before it had converged: train longer (run.cycles), or start closer"
 ALIKE = 2.0
 """Minima whose losses differ by no more than this factor fit about as well."""
 
@@ -89,8 +90,12 @@ class ErrorBudget:
         """Return the budget after a test of the physics, which says in words what it does not explain, if anything."""
         if not unexplained:
             return self
-        wrong = {"trusted": False, "verdict": unexplained}
-        return attrs.evolve(self, entries={name: entry | wrong for name, entry in self.entries.items()})
+        entries = {}
+        for name, entry in self.entries.items():
+            # a search that goes on may explain the data at its end
+            told = f"{UNFINISHED}; {unexplained}" if entry["verdict"] == UNFINISHED else unexplained
+            entries[name] = entry | {"trusted": False, "verdict": told}
+        return attrs.evolve(self, entries=entries)
 
 
 @attrs.frozen(kw_only=True)
@@ -122,8 +127,12 @@ def error_budget(
     bars: ErrorBars,
     build: Build | None = None,
     noise: Mapping[str, float] | None = None,
+    *,
+    converged: bool = True,
 ) -> ErrorBudget:
     """Return the budget of the parameters of `trainer`, whose error bars from `data` are `bars`.
+
+    `converged` says whether the search ended because nothing was left to gain.
 
     `build` makes the physics on another grid; without it there is no discretisation error. `noise` is the standard
     deviation of each field's noise, if there is any that matters. What this takes is bounded by what training took,
@@ -144,6 +153,8 @@ def error_budget(
     for k, name in enumerate(bars.names):
         moved = None if bias is None else float(bias[k])
         entries[name] = _entry(model, bars, k, points, owners[k], finer, moved, intervals.get(name, _Profiled()))
+        if not converged and bars.left > bars.reach**2 and name not in bars.at_bound:
+            entries[name] |= {"trusted": False, "verdict": UNFINISHED}
     return ErrorBudget(
         entries=entries,
         excerpt=finer.excerpt,

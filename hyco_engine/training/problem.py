@@ -21,6 +21,7 @@ from hyco_engine.interfaces import (
     LossTerm,
     NormalizedLoss,
     Player,
+    Samples,
     StepContext,
     Values,
 )
@@ -226,14 +227,14 @@ class Problem:
             self._shorter = (horizon, problem)
         return self._shorter[1]
 
-    def from_observed(self, horizon: int) -> Problem | None:
-        """Return the problem of rollouts of `horizon` steps from the observed frames of the real samples.
+    def from_frames(self, windows: Samples, horizon: int) -> Problem | None:
+        """Return the problem of rollouts of `horizon` steps from the frames of windows such as the real samples.
 
         None if there are no such rollouts of at least two steps.
         """
-        if horizon < 2 or not isinstance(self.data.real.batch(torch.tensor([0]))[1], Tensor):
+        if horizon < 2 or not isinstance(windows.batch(torch.tensor([0]))[1], Tensor):
             return None
-        data = AugmentedDataset(Recut(self.data.real, horizon))
+        data = AugmentedDataset(Recut(windows, horizon))
         objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
         return attrs.evolve(self, data=data, objective=objective, initial=None) if len(data) else None
 

@@ -88,7 +88,7 @@ class Trainer:
         self.linearizer = Linearizer(model)
         measured = None if error is None else partial(error, model)
         self.solver = solver_for(
-            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs, measured
+            self.unknowns, player, self.settings, self.objective, self.linearizer, total_epochs, measured, layout
         )
         self.state = TrainingState()
 

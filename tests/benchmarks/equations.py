@@ -5,7 +5,8 @@
 scipy integrates each equation at tight tolerances, in space with numpy's transforms; this engine makes no data. The
 spec has the rates as text, and all parameters start two times off. `errors` are the relative
 errors of the parameters on clean data. `covered` is the share of 95 % intervals that hold the truth, over all
-parameters and `--draws` draws of noise, which is a share of each field's standard deviation; null without draws.
+parameters and `--draws` draws of noise, which is a share of each field's standard deviation; `flagged` is the share of
+those that the run says not to trust, `honest` of those of which one of both is so. All three are null without draws.
 `seconds` is the time of the run on clean data. With `--surrogates` a surrogate with the defaults is trained beside the
 physics of clean data, which takes minutes a case: `surrogate` is the error of its rollouts over the whole of a
 simulation that validates, over that of "nothing changes"; else it is null. The last line is one JSON object
@@ -257,7 +258,7 @@ def measured(case: Case, draws: int, noise: float, *, surrogates: bool) -> dict[
         found = run(case, data, Path(folder))["parameters"]
     seconds = time.perf_counter() - start
     errors = {name: abs(found[name]["final"] / value - 1) for name, value in case.truth.items()}
-    held = []
+    held: list[tuple[bool, bool]] = []
     for draw in range(draws):
         rng = np.random.default_rng(draw + 1)
         noisy = {name: data[name] + noise * data[name].std() * rng.normal(size=data[name].shape) for name in case.rates}
@@ -265,10 +266,14 @@ def measured(case: Case, draws: int, noise: float, *, surrogates: bool) -> dict[
             found = run(case, {**data, **noisy}, Path(folder))["parameters"]
         for name, value in case.truth.items():
             low, high = interval(found[name])
-            held.append(bool(low <= value <= high))
-    covered = float(np.mean(held)) if held else None
+            flagged = (found[name].get("budget") or {}).get("trusted") is False
+            held.append((bool(low <= value <= high), flagged))
+    shares: dict[str, float | None] = dict.fromkeys(("covered", "flagged", "honest"))
+    if held:
+        covered, flagged, honest = np.mean([(*both, any(both)) for both in held], axis=0).tolist()
+        shares = {"covered": covered, "flagged": flagged, "honest": honest}
     surrogate = of_surrogate(case, data) if surrogates else None
-    return {"errors": errors, "covered": covered, "surrogate": surrogate, "seconds": seconds}
+    return {"errors": errors, **shares, "surrogate": surrogate, "seconds": seconds}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

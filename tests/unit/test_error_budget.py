@@ -227,6 +227,32 @@ def test_without_a_way_to_build_the_physics_the_reason_is_told() -> None:
     assert (entry["trusted"], entry["verdict"]) == (True, "trusted")
 
 
+@pytest.mark.parametrize("starts", ["observed", "learned"])
+def test_a_search_that_ended_on_its_way_is_told_of(starts: Any) -> None:
+    """Where a search ends whose next step gains much, nothing is to be trusted; at the minimum a limit is no harm."""
+    model = built()
+    settings = TrainingSettings(optimizer="gauss-newton", initial_states=starts)
+    trainer = Trainer(model, player="physical", layout=layout_of(), settings=settings)
+    data = exact_decay(steps=4, noise=0.01)
+    trainer.train(data, 20)
+
+    def told(converged: bool) -> ErrorBudget:
+        bars = measure(trainer, data)
+        assert bars is not None
+        return error_budget(trainer, data, bars, converged=converged)
+
+    at_end = told(converged=False).entries["k"]
+    assert (at_end["trusted"], at_end["verdict"]) == (True, "trusted")
+    trainer.unknowns.move_to(trainer.unknowns.point() + 0.5)
+    assert told(converged=True).entries["k"]["verdict"] == "trusted"
+    found = told(converged=False)
+    unfinished = "the search ended before it had converged: train longer (run.cycles), or start closer"
+    assert (found.entries["k"]["trusted"], found.entries["k"]["verdict"]) == (False, unfinished)
+    assert found.after("").entries["k"]["verdict"] == unfinished
+    assert found.after("residuals are large").entries["k"]["verdict"] == f"{unfinished}; residuals are large"
+    assert told(converged=True).after("residuals are large").entries["k"]["verdict"] == "residuals are large"
+
+
 def test_a_grid_that_is_too_dear_to_refine_leaves_an_interval_that_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

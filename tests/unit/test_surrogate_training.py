@@ -260,16 +260,22 @@ def test_check_tells_the_choice() -> None:
     ]
 
 
-@pytest.mark.parametrize(("kind", "samples"), [("count", 15), ("trust", 1000), ("two-arms", 1000), ("interaction", 10)])
+@pytest.mark.parametrize(("kind", "samples"), [("count", 15), ("trust", 1000), ("interaction", 10)])
 def test_an_epoch_has_room_for_a_teacher_that_fills_it(kind: str, samples: int) -> None:
-    arms = {"arms": [{"kind": "trust"}, {"kind": "count"}]} if kind == "two-arms" else {}
-    augmentation = {"kind": kind, "alpha": 0.5, **arms}
-    given = {**copy.deepcopy(OPEN), "run": {"name": "tiny", "cycles": 2}, "augmentation": augmentation}
-    spec = hyco.Engine(given).plan()["training"]
-    assert spec["training.synthetic.epoch_samples"] == samples
+    given = {**copy.deepcopy(OPEN), "run": {"name": "tiny", "cycles": 2}}
+    plan = hyco.Engine({**given, "augmentation": {"kind": kind, "alpha": 0.5}}).plan()
+    chosen = plan["training"]
+    assert chosen["training.synthetic.epoch_samples"] == samples
     # the number of steps does not depend on it
-    steps = spec["training.synthetic.epochs_per_cycle"] * math.ceil(samples / spec["training.synthetic.batch_size"])
-    assert 2 * steps == pytest.approx(5000, rel=0.02)
+    epochs = sum(entry["epochs"] for entry in plan["phases"] if entry["phase"] == "train_synthetic")
+    steps = epochs * math.ceil(samples / chosen["training.synthetic.batch_size"])
+    assert steps == pytest.approx(5000, rel=0.02)
+
+
+def test_candidates_share_an_epoch() -> None:
+    augmentation = {"kind": "two-arms", "arms": [{"kind": "trust"}, {"kind": "count"}]}
+    given = {**copy.deepcopy(OPEN), "augmentation": augmentation}
+    assert hyco.Engine(given).plan()["training"]["training.synthetic.epoch_samples"] == 1000
 
 
 def test_epochs_that_are_set_get_no_longer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Player
 from hyco_engine.training.linearized import Linearizer
@@ -81,11 +82,12 @@ def solver_for(
     linearizer: Linearizer,
     total_epochs: int | None,
     error: Callable[[], float] | None = None,
+    layout: StateLayout | None = None,
 ) -> Solver[Any]:
     """Return the solver that the settings ask for. Raises SpecError if it does not fit the model.
 
     `linearizer` computes the model's derivatives; `total_epochs` is the number of epochs in the whole run. `error`
-    measures the model on held-out data; without it there is no patience.
+    measures the model on held-out data; without it there is no patience. `layout` is that of the data's states.
     """
     name = optimizer_name(unknowns, player, settings, objective)
     solver: Solver[Any]
@@ -97,7 +99,7 @@ def solver_for(
         if settings.starts > 1 and unknowns.physics is not None:
             solver = MultiStart(full, settings.starts)
         elif settings.initial_states == "learned":
-            solver = Guessed(full)
+            solver = Guessed(full, layout)
     else:
         batches = Minibatch(name=name, player=player, settings=settings, total_epochs=total_epochs)
         solver = Rollback(batches) if settings.on_divergence == "rollback" else batches
