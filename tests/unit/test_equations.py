@@ -600,7 +600,8 @@ def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
         "  other  -3·∂x (u·u)",
     ]
     assert shown[4].startswith("the equation is solved by Fourier transforms")
-    assert shown[5].startswith(
+    assert shown[5] == "a run chooses that number by the values of its data, which are not read yet"
+    assert shown[6].startswith(
         "a frame of 0.2 has 13 internal steps of 0.0154; with the present parameters, those up to "
     )
     other = tmp_path / "heat.toml"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hyco_engine.hooks.hookspecs import hookimpl
 from hyco_engine.hooks.records import Record
-from hyco_engine.interfaces import StrategyContext
 from hyco_engine.spec.choices import ArmChoice
 from hyco_engine.spec.options import option, options
+
+if TYPE_CHECKING:
+    from hyco_engine.interfaces import StrategyContext
 
 
 def _several(arms: tuple[ArmChoice, ...]) -> None:
