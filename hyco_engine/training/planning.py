@@ -34,7 +34,7 @@ BATCHES = 8
 """The least number of batches in an epoch, as long as each has at least four samples."""
 EPOCH_SAMPLES = 1000
 """The number of samples that a good teacher makes of fewer real ones."""
-EPOCH_VALUES = 1 << 22
+EPOCH_VALUES = 1 << 20
 """The most values in the states of so many samples: those of large grids take the physics long to generate."""
 PATIENCE = 0.4
 """The part of all epochs after which training ends without a lower error on held-out data."""
