@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,16 @@ def points_of(
 def select_points(points: Points, keep: Tensor) -> Points:
     """Return the observations for which `keep [N]` is True."""
     return Points(**{field.name: getattr(points, field.name)[keep] for field in attrs.fields(Points)})
+
+
+def moment(text: str) -> np.datetime64:
+    """Return a date-time of UTC, as a table tells the one from which its times count."""
+    return np.datetime64(text.removesuffix("+00:00"))
+
+
+def on_one_clock(moments: Sequence[np.datetime64]) -> list[float]:
+    """Return the seconds from the earliest of these moments to each of them."""
+    return [float((one - min(moments)) / np.timedelta64(1, "s")) for one in moments]
 
 
 def begins_far(first: float, span: float, step: float | None) -> bool:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.fields import TIME, Rule
-from hyco_engine.equations.evaluation import Differences, Spectral, difference_symbol, reach, spectral_symbol
+from hyco_engine.equations.evaluation import (
+    Differences,
+    Evaluation,
+    Spectral,
+    difference_symbol,
+    reach,
+    spectral_symbol,
+)
 from hyco_engine.equations.meaning import Meaning
 from hyco_engine.equations.shocks import (
     COURANT,
@@ -148,7 +155,8 @@ class Fourier(Scheme):
         spectrum = Spectrum(grid, state)
         u = spectrum.forward(state)
         known = Spectral(grid, spectrum, {}, others)
-        linear = torch.stack([_exact(rate, known) for rate in self.rates])
+        none = torch.zeros_like(spectrum.square)
+        linear = torch.stack([_exact(rate, known, known.factor_of, none) for rate in self.rates])
         if not any(self.terms):
             return spectrum.inverse(torch.exp(dt * linear) * u)
 
@@ -275,7 +283,9 @@ class Mirroring(Central):
         fields, numbers = meaning.split(others)
         # factors of linear terms are the same everywhere
         known = meaning.differences(fields, numbers, state)
-        linear = torch.stack([_exact_at_walls(rate, known, waves).expand(waves.shape_of) for rate in self.rates])
+        none = waves.symbol([0] * meaning.layout.n_axes) * 0.0
+        factors = [_exact(rate, known, lambda own: reduce(add, map(waves.symbol, own)), none) for rate in self.rates]
+        linear = torch.stack([own.expand(waves.shape_of) for own in factors])
         u = waves.forward(state)
         if not any(self.terms):
             return waves.inverse(torch.exp(dt * linear) * u)
@@ -359,20 +369,9 @@ def _even(node: Node, own: Symbol, expansion: Expansion) -> Rate:
     return Rate(linear=tuple(linear), rest=_skew(rest))
 
 
-def _exact(rate: Rate, evaluation: Spectral) -> Tensor:
-    """Return the factor of the linear terms of a rate for each wave."""
-    total = torch.zeros_like(evaluation.spectrum.square)
-    for term, operator in rate.linear:
-        total = total + evaluation.factor(term, evaluation.factor_of(operator))
-    return total
-
-
-def _exact_at_walls(rate: Rate, evaluation: Differences, waves: Mirrored) -> Tensor:
-    """Return the factor of the linear terms of a rate for each wave."""
-    total = waves.symbol([0] * evaluation.n_axes) * 0.0
-    for term, operator in rate.linear:
-        total = total + evaluation.factor(term, reduce(add, map(waves.symbol, operator)))
-    return total
+def _exact(rate: Rate, evaluation: Evaluation, symbol_of: Callable[[Operator], Tensor], none: Tensor) -> Tensor:
+    """Return the factor of the linear terms of a rate for each wave, which is `none` without such terms."""
+    return sum((evaluation.factor(term, symbol_of(operator)) for term, operator in rate.linear), none)
 
 
 def _transformed(terms: Sequence[Term], evaluation: Spectral) -> Tensor:

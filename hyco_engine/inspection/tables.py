@@ -13,7 +13,7 @@ import torch
 from hyco_engine.data.csv_table import CsvTable
 from hyco_engine.data.npy import Array
 from hyco_engine.data.parquet_table import ParquetTable
-from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
+from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, moment, on_one_clock, places_of
 from hyco_engine.inspection.contents import Stored
 
 SPACE = "xyz"
@@ -42,7 +42,7 @@ class Columns:
             own = _own_name(name, table.names)
             if own == "t" and table.are_moments(k):
                 numbers[own], first = table.seconds(k)
-                begins = np.datetime64(first.removesuffix("+00:00"))
+                begins = moment(first)
             elif not table.is_text(k):
                 numbers[own] = table.numbers(k)
         return cls(path=table.path, header=table.names, numbers=numbers, begins=begins)
@@ -69,7 +69,7 @@ class Columns:
         begins = [own.begins for own in every if own.begins is not None]
         if len(begins) not in (0, len(every)) or len({tuple(sorted(own.numbers)) for own in every}) > 1:
             return None
-        since = [float((begin - min(begins)) / np.timedelta64(1, "s")) for begin in begins] or [0.0] * len(every)
+        since = on_one_clock(begins) or [0.0] * len(every)
         numbers = {name: np.concatenate([own.numbers[name] for own in every]) for name in every[0].numbers}
         numbers["t"] = np.concatenate([own.numbers["t"] + shift for own, shift in zip(every, since, strict=True)])
         found = cls(path=every[0].path, header=every[0].header, numbers=numbers, begins=min(begins, default=None))

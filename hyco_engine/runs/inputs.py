@@ -6,12 +6,12 @@ checkpoints have their digests, so that a run is never resumed with others.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from hyco_engine.errors import RunError
+from hyco_engine.runs.files import file_sha256
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import with_paths
 
@@ -37,12 +37,7 @@ def copy_of(key: str, path: Path) -> str:
 
 def digests(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the SHA-256 of each file by its key, empty for what is no file."""
-    found = dict.fromkeys(files, "")
-    for key, path in files.items():
-        if path.is_file():
-            with path.open("rb") as file:
-                found[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {key: file_sha256(path) if path.is_file() else "" for key, path in files.items()}
 
 
 def check_inputs(files: Mapping[str, Path], now: Mapping[str, str], before: Mapping[str, str], folder: Path) -> None:

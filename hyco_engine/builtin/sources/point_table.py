@@ -20,7 +20,7 @@ from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.joined import KEY, each_file, file_of, names_of
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
-from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, places_of
+from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, moment, on_one_clock, places_of
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.interfaces import Points
@@ -217,8 +217,8 @@ def _together(every: Sequence[_Rows], names: Sequence[str]) -> _Rows:
         )
     begins = [rows.begins for rows in every if rows.begins is not None]
     parts = [dict(rows.numbers) for rows in every]
-    for part, begin in zip(parts, begins, strict=False):
-        part["t"] = part["t"] + (begin - min(begins)) / np.timedelta64(1, "s")
+    for part, since in zip(parts, on_one_clock(begins), strict=False):
+        part["t"] = part["t"] + since
     sensor, labels = None, first.labels
     if first.sensor is not None:
         # a name is that of one sensor in all files; numbers by place in an array are not names
@@ -369,7 +369,7 @@ def _of_table(table: CsvTable | ParquetTable, options: PointsOptions) -> _Rows:
         if name == "t" and table.are_moments(k):
             numbers[name], first = table.seconds(k)
             notes.append(f"t is counted in seconds since {first}")
-            begins = np.datetime64(first.removesuffix("+00:00"))
+            begins = moment(first)
         elif name == "s" and table.is_text(k):
             numbers[name] = _numbered(table.text(k))[0].astype(np.float64)
         elif table.is_text(k):

@@ -56,12 +56,12 @@ class Trust(Strategy):
     squared error; since their number is proportional to tau, the error that they add is at most alpha times the pupil's
     own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
-    tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
-    many more as its epoch has room for: `epoch_samples`, real and generated.
-
     With new starts this holds only if the teacher's error there is its error on the data. So the pupil's loss on the
     generated samples is measured too. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
     e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
+
+    tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
+    many more as its epoch has room for: `epoch_samples`, real and generated.
 
     A surrogate's errors average out in the few parameters of a physics, whereas a network copies the errors of a wrong
     physics. So a physics that is worse than the surrogate is not accepted as its teacher, unless its rollouts start

@@ -68,14 +68,16 @@ class Guessed(Wrapper[GuessedState]):
         start, real = problem.unknowns.point(), problem.data.real
         every = [real, None if self.layout is None else smoothed(real, self.layout)]
         points = [start, *(self._found(problem, windows, start) for windows in every if windows is not None)]
-        losses = torch.tensor([self._loss(problem, point) for point in points], dtype=torch.float64)
+        losses = []
+        for point in points:
+            _move(problem, point)
+            losses.append(problem.value()[0])
         # a loss that is not finite is no reason to stay
-        self._loss(problem, points[int(losses.nan_to_num(math.inf).argmin())])
+        _move(problem, points[int(torch.tensor(losses, dtype=torch.float64).nan_to_num(math.inf).argmin())])
 
     def _found(self, problem: Problem, windows: Samples, start: Tensor) -> Tensor:
         """Return where searches over rollouts from frames of `windows` end, which begin at `start`."""
-        problem.unknowns.move_to(start)
-        problem.unknowns.settle_steps()
+        _move(problem, start)
         for part in PARTS:
             shorter = problem.from_frames(windows, (problem.steps or 0) // part)
             if shorter is not None:
@@ -83,9 +85,7 @@ class Guessed(Wrapper[GuessedState]):
                 problem.unknowns.move_to(ends.points[0])
         return problem.unknowns.point()
 
-    @staticmethod
-    def _loss(problem: Problem, point: Tensor) -> float:
-        """Move to a point and return the loss there."""
-        problem.unknowns.move_to(point)
-        problem.unknowns.settle_steps()
-        return problem.value()[0]
+
+def _move(problem: Problem, point: Tensor) -> None:
+    problem.unknowns.move_to(point)
+    problem.unknowns.settle_steps()
