@@ -15,6 +15,7 @@ import h5py
 from hyco_engine.data.array_files import XARRAY, Hdf5Reader, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
+from hyco_engine.data.fields import TIME
 from hyco_engine.data.joined import in_order
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
@@ -283,6 +284,8 @@ def _scenes(path: Path, scenes: list[Path]) -> Found:
     frames = {name: len(list(scenes[0].glob(f"{name}_[0-9]*.npz"))) for name in names}
     contents = (f"{len(scenes)} simulations", *(f"{name}: {count} frames" for name, count in frames.items()))
     more = []
+    if TIME in names:
+        more.append(f'variables = {{ {TIME.upper()} = "{TIME}" }}   # {TIME} is the time in equations')
     if not _names_dt(scenes[0] / "description.json"):
         more.append("dt = 1.0   # <- the time between two frames is not in description.json")
     if names:
