@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.fields import TIME, Boundary, FieldInfo, StateLayout
 from hyco_engine.data.units import base_units
 from hyco_engine.equations.dimensions import Unit, Units
 from hyco_engine.equations.evaluation import Differences
@@ -177,11 +177,14 @@ class Meaning:
 
 def _check_names(texts: Texts, layout: StateLayout, settings: Mapping[str, ParameterSetting]) -> None:
     """Raise SpecError for names that have two meanings."""
-    taken = {*layout.grid.axes, "pi", "t", "constants"}
+    taken = dict.fromkeys(layout.grid.axes, "a position")
+    taken |= {TIME: "the time", "pi": "a number", "constants": "a table"}
     keys = {name: f"{texts.key}.{name}" for name in texts.fields} | dict.fromkeys(texts.inputs, "inputs")
     for name, key in (keys | {name: f"parameters.{name}" for name in settings}).items():
         if name in taken:
-            raise SpecError(f"{name!r} has another meaning in equations: choose another name", key=f"{KEY}.{key}")
+            named = {field.name for field in layout.fields}
+            renames = f' with data.variables, such as {{ {name.upper()} = "{name}" }}' if name in named else ""
+            raise SpecError(f"{name!r} is {taken[name]} in equations: choose another name{renames}", key=f"{KEY}.{key}")
     if clash := [name for name in settings if name in texts.fields]:
         raise SpecError(f"a field of {texts.key} has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}")
 

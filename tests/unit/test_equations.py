@@ -147,7 +147,7 @@ class TestMistakes:
         )
         assert "the physics has no parameter 'mu'; it has nu" in error("nu*u", parameters={"nu": 1.0, "mu": 1.0})
         assert error("x*u", parameters={"x": 1.0}) == (
-            "physical.parameters.x: 'x' has another meaning in equations: choose another name"
+            "physical.parameters.x: 'x' is a position in equations: choose another name"
         )
         assert error("u*u", parameters={"u": 1.0}) == (
             "physical.parameters.u: a field of rates has this name: choose another one"
@@ -176,7 +176,8 @@ class TestMistakes:
 
     def test_a_name_with_another_meaning_is_no_input(self) -> None:
         assert error("u", inputs=("t",)) == (
-            "physical.inputs: 't' has another meaning in equations: choose another name"
+            "physical.inputs: 't' is the time in equations: choose another name with data.variables, such as "
+            '{ T = "t" }'
         )
 
     def test_a_spec_tells_the_line_and_all_mistakes(self) -> None:

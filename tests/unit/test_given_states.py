@@ -175,7 +175,8 @@ class TestAValueAtASide:
         [
             (
                 "periodc",
-                "data.boundary: unknown boundary 'periodc': use a number, {normal, tangential}, or one of periodic, ",
+                "data.boundary.x.lower: unknown boundary 'periodc'; did you mean 'periodic'? Use a number, {normal, "
+                "tangential}, or one of periodic, ",
             ),
             ("T_lft", "or a formula of parameters, which need start values in physical.parameters"),
             (
