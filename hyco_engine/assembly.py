@@ -15,6 +15,7 @@ from hyco_engine.augment.cache_choice import CacheDecision, choose_cache
 from hyco_engine.data.conversion import converted
 from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.form import DataForm
+from hyco_engine.data.noise import is_noisy
 from hyco_engine.data.precision import DTYPES
 from hyco_engine.data.table import with_files
 from hyco_engine.ensemble import members_of
@@ -58,7 +59,7 @@ from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.informed import build_surrogate
 from hyco_engine.training.losses import Objective, WeightedSum
-from hyco_engine.training.noisy import is_noisy, meet_noise, told
+from hyco_engine.training.noisy import meet_noise, told
 from hyco_engine.training.planning import Size, most_in_epoch, operations, plan
 from hyco_engine.training.point_losses import check_parts
 from hyco_engine.training.precision import check_precision

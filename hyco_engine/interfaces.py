@@ -258,9 +258,11 @@ def _check_fields(layout: StateLayout, dynamic: Sequence[FieldInfo], static: Seq
     for field in declared.values():
         if field.name not in given:
             sort = "static field" if field in static else "field"
+            alike = next((other for other in given if other.lower() == field.name.lower()), None)
+            such = "" if alike is None else f', such as {{ {field.name} = "{alike}" }}'
             raise DataError(
                 f"the physical model needs the {sort} {field.name!r}; the data has {listed}. Name the data's fields as "
-                f"the physics does (arrays: data.variables)",
+                f"the physics does: data.variables does it for files{such}",
                 key="data.fields",
             )
         other = given[field.name]

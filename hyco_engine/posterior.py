@@ -210,7 +210,7 @@ def _settled(problem: Problem, linearizer: Linearizer) -> list[Tensor]:
     """Move the learned start states to their minimum, and return orthonormal bases `[B, N, D]` of what they change."""
     assert problem.initial is not None
     scaled = problem.initial.scaled
-    if scaled[0].numel() * sum(_residuals(problem, linearizer)) > MOST_NUMBERS:
+    if problem.initial.count * sum(_residuals(problem, linearizer)) > MOST_NUMBERS:
         raise DataError("the start states that were learned have too many values for a posterior of the parameters")
     for _ in range(SETTLING):
         arrow = linearizer.arrow(problem)
@@ -221,8 +221,8 @@ def _settled(problem: Problem, linearizer: Linearizer) -> list[Tensor]:
     point, bases = problem.unknowns.point()[None], []
     for chunk in problem.chunks():
         derivatives = StartDerivatives(problem, chunk, None, point)
-        count, size = derivatives.count, scaled[0].numel()
-        unit = torch.eye(size, dtype=torch.float64)[:, None].expand(-1, count, -1)
+        count = derivatives.count
+        unit = torch.eye(problem.initial.count, dtype=torch.float64)[:, None].expand(-1, count, -1)
         with torch.no_grad():
             columns = derivatives.push(unit)
         bases.append(torch.linalg.qr(columns.movedim(0, -1).double().cpu()).Q)
@@ -296,7 +296,7 @@ def _posterior_of(run: LoadedRun) -> tuple[Posterior, Problem]:
     data = task.samples(trainer.settings)
     if trainer.settings.initial_states == "learned":
         assert trainer.layout is not None  # start states are those of fields
-        trainer.state.learn_starts(AugmentedDataset(data), trainer.layout.n_dynamic, trainer.device)
+        trainer.state.learn_starts(AugmentedDataset(data), trainer.layout, trainer.device)
     problem = trainer.whole_loss(data, passes="tangents")
     errors = torch.tensor([bars["standard_error"][name] for name in bars["names"]], dtype=torch.float64)
     return Posterior(problem, bars["names"], errors / physics.learnables.slopes().abs()), problem

@@ -10,6 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Parts
+from hyco_engine.data.noise import is_noisy
 from hyco_engine.ensemble import Bands, calibrated, members_of
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import PhysicalModel, Player
@@ -30,7 +31,6 @@ from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.history import History
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
-from hyco_engine.training.noisy import is_noisy
 from hyco_engine.training.physics_test import PhysicsTest, physics_test
 from hyco_engine.training.pooling import pool
 from hyco_engine.training.reporter import Reporter

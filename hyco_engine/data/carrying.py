@@ -115,6 +115,12 @@ class _Carrying(DerivedSource):
     ) -> None:
         super().__init__(source)
         old = source.layout
+        if time and TIME in {field.name for field in old.fields}:
+            raise DataError(
+                f"{TIME!r} names a field of the data, and the time of a state, which the models get: give the field "
+                f'another name, such as data.variables = {{ {TIME.upper()} = "{TIME}" }}',
+                key="data.variables",
+            )
         new = (*names, *found, *groups, *((TIME,) if time else ()))
         if both := [name for name in new if name in {field.name for field in old.fields} or new.count(name) > 1]:
             raise DataError(

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -33,6 +33,8 @@ RuleKind = Literal[
 RULE_KINDS: tuple[str, ...] = RuleKind.__args__  # type: ignore[attr-defined]
 NAMED_RULES = tuple(kind for kind in RULE_KINDS if kind not in ("constant", "normal-tangential", "formula"))
 """The rules that consist of their name alone."""
+
+T = TypeVar("T")
 
 SIMULATION = "simulation"
 """The name of the index of which each simulation is a group of its own."""
@@ -64,18 +66,17 @@ class Rule:
         if isinstance(data, str):
             if data in NAMED_RULES:
                 return cls(kind=data)  # type: ignore[arg-type]
-            if not data.strip() or data in RULE_KINDS or difflib.get_close_matches(data, NAMED_RULES):
-                raise ValueError(unknown_rule(data))
+            if not data.strip() or data in RULE_KINDS or _meant(data):
+                raise RuleError(unknown_rule(data))
             return cls(kind="formula", text=data)
         if isinstance(data, int | float) and not isinstance(data, bool):
             return cls(kind="constant", value=_finite(data))
         if isinstance(data, Sequence) and data:
             return cls(kind="constant", value=tuple(map(_finite, data)))
         if isinstance(data, Mapping) and set(data) == {"normal", "tangential"}:
-            return cls(
-                kind="normal-tangential", normal=cls.parse(data["normal"]), tangential=cls.parse(data["tangential"])
-            )
-        raise ValueError(f"cannot read the boundary {data!r}")
+            normal, tangential = (_below(part, cls.parse, data[part]) for part in ("normal", "tangential"))
+            return cls(kind="normal-tangential", normal=normal, tangential=tangential)
+        raise RuleError(f"cannot read the boundary {data!r}: {_RULES}, or a table of the sides lower and upper")
 
     def to_data(self) -> Any:
         """Return the form that `parse` reads."""
@@ -108,9 +109,41 @@ class Rule:
         return {"": self.text} if self.kind == "formula" else inner
 
 
+class RuleError(ValueError):
+    """A boundary condition that cannot be read, at `path` below the value that was read."""
+
+    def __init__(self, message: str, path: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _below(step: str, parse: Callable[[Any], T], data: Any) -> T:
+    """Return what `data`, which is under `step`, is read as. Raises RuleError with the path from above it."""
+    try:
+        return parse(data)
+    except RuleError as error:
+        raise RuleError(str(error), (step, *error.path)) from None
+    except ValueError as error:
+        raise RuleError(str(error), (step,)) from None
+
+
+_RULES = f"use a number, {{normal, tangential}}, or one of {', '.join(NAMED_RULES)}"
+_ELSEWHERE = {"neumann": "zero-gradient", "dirichlet": "0.0", "cyclic": "periodic"}
+"""What conditions that have other names in other programs are here."""
+
+
+def _meant(text: str) -> str:
+    """Return the rule that a text may have been meant to be; empty if it is like none."""
+    if elsewhere := difflib.get_close_matches(text.lower(), _ELSEWHERE, n=1, cutoff=0.8):
+        return _ELSEWHERE[elsewhere[0]]
+    return next(iter(difflib.get_close_matches(text.lower(), NAMED_RULES, n=1)), "")
+
+
 def unknown_rule(text: str) -> str:
     """Return the message for a text that is no boundary condition."""
-    return f"unknown boundary {text!r}: use a number, {{normal, tangential}}, or one of {', '.join(NAMED_RULES)}"
+    meant = _meant(text)
+    told = f"; did you mean {repr(meant) if meant in NAMED_RULES else f'a number, such as {meant}'}?" if meant else ""
+    return f"unknown boundary {text!r}{told or ':'} {_RULES[0].upper() if told else _RULES[0]}{_RULES[1:]}"
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +160,7 @@ class Boundary:
         if isinstance(data, Mapping) and set(data) != {"normal", "tangential"}:
             if set(data) != set(axes):
                 raise ValueError(f"the boundary names {', '.join(data) or 'no axis'}; the axes are {', '.join(axes)}")
-            return cls(sides={axis: _pair(data[axis]) for axis in axes})
+            return cls(sides={axis: _below(axis, _pair, data[axis]) for axis in axes})
         rule = Rule.parse(data)
         return cls(sides={axis: (rule, rule) for axis in axes})
 
@@ -180,7 +213,9 @@ def _finite(data: Any) -> float:
 
 def _pair(data: Any) -> tuple[Rule, Rule]:
     if isinstance(data, Mapping) and set(data) == {"lower", "upper"}:
-        return Rule.parse(data["lower"]), Rule.parse(data["upper"])
+        return _below("lower", Rule.parse, data["lower"]), _below("upper", Rule.parse, data["upper"])
+    if isinstance(data, Mapping) and set(data) & {"lower", "upper"}:
+        raise RuleError(f"the sides of an axis are lower and upper, not {', '.join(map(str, data))}")
     rule = Rule.parse(data)
     return rule, rule
 

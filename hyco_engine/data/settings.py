@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
-from hyco_engine.data.fields import NAMED_RULES, Boundary
+from hyco_engine.data.fields import NAMED_RULES, Boundary, RuleError
 from hyco_engine.errors import SpecError
 from hyco_engine.settings import Choice, check_folder_name, option, options
 
@@ -276,6 +276,8 @@ class BoundarySetting:
         """Return the boundary on a grid with these axes. Raises SpecError at `key` where it does not fit them."""
         try:
             return Boundary.parse(self.value, axes)
+        except RuleError as error:
+            raise SpecError(str(error), key=".".join([key, *error.path])) from None
         except ValueError as error:
             raise SpecError(str(error), key=key) from None
 

@@ -9,12 +9,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.fields import TIME, Boundary, FieldInfo, StateLayout
 from hyco_engine.data.units import base_units
 from hyco_engine.equations.dimensions import Unit, Units
 from hyco_engine.equations.evaluation import Differences
 from hyco_engine.equations.syntax import Expression, Text, parse
-from hyco_engine.equations.terms import Node, Symbol, Words, is_algebraic, lowered, symbols
+from hyco_engine.equations.terms import Node, Symbol, Words, acting, is_algebraic, lowered, sees, symbols
 from hyco_engine.errors import PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.physics.knots import at_times
@@ -88,6 +88,8 @@ class Meaning:
         nodes = tuple(part for info in layout.dynamic for part in rates[info.name])
         named = {symbol for node in (*nodes, *walls.values(), *starts.values()) for symbol in symbols(node)}
         used = [name for name in settings if Symbol("parameter", name) in named]
+        learned = [name for name in used if settings[name].learn is not False and settings[name].from_ is None]
+        _check_effects(learned, layout, walls, (*nodes, *starts.values()), varying)
         return cls(
             layout=layout,
             steady=texts.key == "steady",
@@ -177,11 +179,14 @@ class Meaning:
 
 def _check_names(texts: Texts, layout: StateLayout, settings: Mapping[str, ParameterSetting]) -> None:
     """Raise SpecError for names that have two meanings."""
-    taken = {*layout.grid.axes, "pi", "t", "constants"}
+    taken = dict.fromkeys(layout.grid.axes, "a position")
+    taken |= {TIME: "the time", "pi": "a number", "constants": "a table"}
     keys = {name: f"{texts.key}.{name}" for name in texts.fields} | dict.fromkeys(texts.inputs, "inputs")
     for name, key in (keys | {name: f"parameters.{name}" for name in settings}).items():
         if name in taken:
-            raise SpecError(f"{name!r} has another meaning in equations: choose another name", key=f"{KEY}.{key}")
+            named = {field.name for field in layout.fields}
+            renames = f' with data.variables, such as {{ {name.upper()} = "{name}" }}' if name in named else ""
+            raise SpecError(f"{name!r} is {taken[name]} in equations: choose another name{renames}", key=f"{KEY}.{key}")
     if clash := [name for name in settings if name in texts.fields]:
         raise SpecError(f"a field of {texts.key} has this name: choose another one", key=f"{KEY}.parameters.{clash[0]}")
 
@@ -213,9 +218,52 @@ def _walls(layout: StateLayout, words: Words, varying: frozenset[str]) -> dict[s
     return found
 
 
-def _formulas(infos: Iterable[FieldInfo]) -> dict[tuple[str, str], None]:
-    """Return the formulas at the sides of fields, each as its place and its text."""
-    return dict.fromkeys(own for info in infos for own in info.boundary.formulas.items())
+def _formulas(infos: Iterable[FieldInfo]) -> dict[tuple[str, str], list[FieldInfo]]:
+    """Return the formulas at the sides of fields, each as its place and its text, with the fields that have it."""
+    found: dict[tuple[str, str], list[FieldInfo]] = {}
+    for info in infos:
+        for own in info.boundary.formulas.items():
+            found.setdefault(own, []).append(info)
+    return found
+
+
+def _check_effects(
+    learned: Iterable[str],
+    layout: StateLayout,
+    walls: Mapping[str, Node],
+    nodes: Iterable[Node],
+    varying: frozenset[str],
+) -> None:
+    """Raise SpecError for a parameter on which nothing depends, though it stands in a text.
+
+    The derivative of what is the same everywhere is 0, and a side counts where a field has a derivative across it.
+    """
+    every = tuple(nodes)
+    seen = {place for node in every for place in sees(node)}
+    at_sides = _formulas(layout.fields)
+    counted = [
+        walls[text]
+        for (place, text), infos in at_sides.items()
+        if any((info.name, layout.grid.axes.index(place.partition(".")[0])) in seen for info in infos)
+    ]
+    found = {symbol.name for node in every for symbol in acting(node, varying) if symbol.kind == "parameter"}
+    found |= {symbol.name for node in counted for symbol in symbols(node)}
+    for name in learned:
+        if name in found:
+            continue
+        for place, text in at_sides:
+            if Symbol("parameter", name) in symbols(walls[text]):
+                axis = place.partition(".")[0]
+                raise SpecError(
+                    f"{name!r} has no effect: no equation has a derivative along {axis} of a field with this value at "
+                    "its side. Write a number, or leave the parameter out",
+                    key=f"{SIDES}.{place}",
+                )
+        raise SpecError(
+            "has no effect: it stands in derivatives alone, and is the same everywhere. Leave it out, or make it a "
+            "field (field = true)",
+            key=f"{KEY}.parameters.{name}",
+        )
 
 
 def _starts(texts: Mapping[str, str], layout: StateLayout, words: Words) -> dict[Symbol, Node]:

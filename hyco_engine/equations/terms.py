@@ -476,6 +476,36 @@ def symbols(node: Node) -> Iterator[Symbol]:
         yield from symbols(child)
 
 
+def acting(node: Node, varying: Collection[str]) -> Iterator[Symbol]:
+    """Yield the symbols in a node but for those in derivatives of what is the same everywhere.
+
+    `varying` are the parameters that are fields.
+    """
+    if type(node) in (Derivative, Diffusion) and not any(
+        symbol.kind in ("field", "static", "coordinate") or symbol.name in varying for symbol in symbols(node)
+    ):
+        return
+    if type(node) is Symbol:
+        yield node
+    for child in children(node):
+        yield from acting(child, varying)
+
+
+def sees(node: Node) -> Iterator[tuple[str, int]]:
+    """Yield the names of fields with the numbers of the axes along which they have a derivative in a node."""
+    axes: list[int] = []
+    match node:
+        case Derivative(operator=operator):
+            axes = [axis for orders in operator for axis, order in enumerate(orders) if order]
+        case Diffusion(axis=axis):
+            axes = [axis]
+    if axes:
+        fields = {symbol.name for symbol in symbols(node) if symbol.kind in ("field", "static")}
+        yield from ((name, axis) for name in fields for axis in axes)
+    for child in children(node):
+        yield from sees(child)
+
+
 def is_algebraic(node: Node) -> bool:
     """Return whether the value of a node at a place follows from those of its symbols at this place."""
     return type(node) not in (Derivative, Diffusion, Mean) and all(map(is_algebraic, children(node)))

@@ -34,7 +34,8 @@ _SUM, _FACTOR, _WHOLE = range(3)
 
 def steps_text(steps: Mapping[str, float]) -> str:
     """Return the sentence on the internal steps of a physics."""
-    told = f"a frame of {steps['frame']:.6g} has {steps['count']} internal steps of {steps['internal']:.3g}"
+    steps_of = f"internal step{'s' if steps['count'] > 1 else ''} of {steps['internal']:.3g}"
+    told = f"a frame of {steps['frame']:.6g} has {steps['count']} {steps_of}"
     if "longest" not in steps:
         return told
     return f"{told}; with the present parameters, those up to {steps['longest']:.3g} are stable, or accurate enough"
@@ -85,6 +86,10 @@ class Style:
                 return self._name(node), _WHOLE
             case Sum(parts=parts):
                 text = self.of(parts[0])
+                if text.startswith("-") and type(parts[-1]) is Value:
+                    # 1 - u, of which the number was moved to the end
+                    parts = (parts[-1], *parts[:-1])
+                    text = self.of(parts[0])
                 for part in parts[1:]:
                     own = self.of(part)
                     text += f" - {own[1:]}" if own.startswith("-") else f" + {own}"

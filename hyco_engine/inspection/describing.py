@@ -15,12 +15,13 @@ import h5py
 from hyco_engine.data.array_files import XARRAY, Hdf5Reader, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
+from hyco_engine.data.fields import TIME
 from hyco_engine.data.joined import in_order
 from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
-from hyco_engine.inspection.guessing import data_section, split_line, table_series_section
+from hyco_engine.inspection.guessing import data_section, lines_for, split_line, table_series_section
 from hyco_engine.inspection.tables import Columns, table_section, tables_section
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.loading import MAX_BYTES
@@ -94,7 +95,7 @@ def _folder(path: Path) -> Found:
     if any(path.glob("*.npy")):
         return _arrays(path, "a folder of .npy files")
     if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
-        return _with_source("xarray", path, "a zarr store, for the plugin hyco-engine-xarray", (), _XARRAY)
+        return _with_xarray(path, "a zarr store")
     if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
@@ -179,9 +180,7 @@ def _file(path: Path) -> Found:
     if path.suffix.lower() in PARQUET:
         return _table(read_parquet(path))
     if path.suffix.lower() in XARRAY:
-        return _with_source(
-            "xarray", path, "a netCDF file, for the plugin hyco-engine-xarray", _variables(path), _XARRAY
-        )
+        return _with_xarray(path, "a netCDF file")
     if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
         return _hdf5(path)
     if path.suffix.lower() in (".npy", ".npz", ".mat"):
@@ -192,19 +191,32 @@ def _file(path: Path) -> Found:
     )
 
 
-_XARRAY = (
-    'boundary = "periodic"   # <- the file does not say',
-    'split = { by = "time" }   # <- or by simulation, if the file holds several',
-)
+def _with_xarray(path: Path, what: str) -> Found:
+    """Describe a file or store that knows its axes: the section says what the values show."""
+    from hyco_engine.spec.values import Mistakes
 
-
-def _variables(path: Path) -> tuple[str, ...]:
-    """Return the arrays of a netCDF file, as far as they are HDF5."""
-    if not h5py.is_hdf5(path):
-        return ()
-    reader = Hdf5Reader(path)
-    arrays = [f"{name}: {stored.dtype} {list(stored.shape)}" for name, stored in reader.arrays.items()]
-    return tuple([*arrays, *(f"{name}: {why}" for name, why in reader.refused.items())][:MAX_LINES])
+    reader = Hdf5Reader(path) if path.is_file() and h5py.is_hdf5(path) else None
+    arrays = {} if reader is None else reader.arrays
+    refused = {} if reader is None else reader.refused
+    listed = [f"{name}: {own.dtype} {list(own.shape)}" for name, own in arrays.items()]
+    contents = tuple([*listed, *(f"{name}: {why}" for name, why in refused.items())][:MAX_LINES])
+    found = _with_source("xarray", path, f"{what}, for the plugin hyco-engine-xarray", contents)
+    if not found.spec:
+        return found
+    lines = found.spec.splitlines()
+    groups = list(dict.fromkeys(name.rpartition("/")[0] for name in [*arrays, *refused]))
+    if groups and "" not in groups:
+        others = f"   # <- or {', '.join(groups[1:])}" if groups[1:] else ""
+        lines.append(f"group = {_toml_text(groups[0])}{others}")
+    # where it is open, an axis keeps its end samples; a series has no ends
+    for ends in (['boundary = "zero-gradient"'], []):
+        try:
+            source = cast("TrajectorySource", _source("\n".join([*lines, *ends]))[1])
+        except (Mistakes, HycoError):
+            continue
+        return attrs.evolve(found, spec="\n".join([*lines, *lines_for(source)]))
+    more = ['boundary = "periodic"   # <- the file does not say', 'split = { by = "time" }']
+    return attrs.evolve(found, spec="\n".join([*lines, *more]))
 
 
 def _arrays(path: Path, what: str) -> Found:
@@ -272,6 +284,8 @@ def _scenes(path: Path, scenes: list[Path]) -> Found:
     frames = {name: len(list(scenes[0].glob(f"{name}_[0-9]*.npz"))) for name in names}
     contents = (f"{len(scenes)} simulations", *(f"{name}: {count} frames" for name, count in frames.items()))
     more = []
+    if TIME in names:
+        more.append(f'variables = {{ {TIME.upper()} = "{TIME}" }}   # {TIME} is the time in equations')
     if not _names_dt(scenes[0] / "description.json"):
         more.append("dt = 1.0   # <- the time between two frames is not in description.json")
     if names:

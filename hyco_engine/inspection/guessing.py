@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -16,10 +17,17 @@ from hyco_engine.data.npy import Array
 from hyco_engine.data.points import TIME_NAMES
 from hyco_engine.inspection.contents import Stored
 
+if TYPE_CHECKING:
+    from hyco_engine.data.contracts import TrajectorySource
+
 TIMES = ("t", "time", "times", "tt", "tspan", "time_points", "timepoints", "t_coordinate")
 SPACE = "xyz"
 _FEW = 4
 """The length up to which an axis may count components, or an only one beside time the simulations."""
+GAPS = 'observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed'
+"""The line that gaps in the data need."""
+ROUND = 360.0
+"""The degrees of longitude once round the Earth."""
 
 
 @attrs.frozen(kw_only=True)
@@ -114,10 +122,37 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
         lines.append(_boundary(next(iter(sides.values()), None), space))
     frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
     if any(not np.isfinite(_real(values)).all() for values in read.values()):
-        lines.append('observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed')
+        lines.append(GAPS)
     lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
     lines.append(split_line(frames, sims))
     return "\n".join(lines)
+
+
+def lines_for(source: TrajectorySource) -> list[str]:
+    """Return the lines on what a source that knows its axes does not know: boundary, gaps, horizon and split."""
+    layout, grid, seen = source.layout, source.layout.grid, source.glimpse()
+    ends = {axis: high - low for axis, low, high in zip(grid.axes, grid.lower, grid.upper, strict=True)}
+    rings = {axis for axis, length in ends.items() if axis == "x" and abs(length - ROUND) < 1e-3}
+    sides: dict[str, Mapping[str, object]] = {}
+    for field in () if seen is None else layout.dynamic:
+        values = np.asarray(seen.dynamic)[:, layout.channels(field.name)]  # type: ignore[union-attr]
+        axes = f"t{'c' if field.channels > 1 else ''}{''.join(grid.axes)}"
+        sides[field.name] = _sides(values.reshape(*values.shape[: axes.count("c") + 1], *grid.resolution), axes, rings)
+    together = len({str(own) for own in sides.values()}) <= 1
+    named = ", ".join(
+        f"{_key(name)} = {_text(name)}"
+        if together
+        else f"{_key(name)} = {{ variable = {_text(name)}, boundary = {_rules(sides[name], list(grid.axes))} }}"
+        for name in (field.name for field in layout.dynamic)
+    )
+    guessed = "" if together else "; <- the boundaries are guessed from the values at the ends"
+    lines = [f"variables = {{ {named} }}   # field = variable; name fields as your physics does{guessed}"]
+    if together and grid.axes:
+        lines.append(_boundary(next(iter(sides.values()), None), list(grid.axes)))
+    if seen is not None and bool(seen.dynamic.isnan().any()):
+        lines.append(GAPS)
+    frames = source.frames(0) or 0
+    return [*lines, f"num_predict_steps = {max(1, min(3, frames // 8))}", split_line(frames, source.num_simulations)]
 
 
 def table_series_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
@@ -161,7 +196,7 @@ def _series(
     if not time.even:
         lines.append(f'resample = "linear"   # <- {time.name}: not evenly spaced, so that it interpolates')
     if gaps:
-        lines.append('observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed')
+        lines.append(GAPS)
     lines += [f"num_predict_steps = {max(1, min(3, frames // 8))}", split_line(frames, sims)]
     return "\n".join(lines)
 
@@ -292,7 +327,13 @@ def _sides(values: Array, axes: str, rings: set[str]) -> dict[str, object]:
         u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
         u = u[np.isfinite(u).all(axis=-1)]
         known = u.size and u.shape[-1] >= 4
-        found[axis] = _side(u, constant="c" not in axes, ring=axis in rings) if known else "zero-gradient"
+        found[axis] = (
+            _side(u, constant="c" not in axes, ring=axis in rings)
+            if known
+            else "periodic"
+            if axis in rings
+            else "zero-gradient"
+        )
     return found
 
 
@@ -390,6 +431,12 @@ def _field(name: str, k: int, fields: list[str]) -> str:
 
 def _identifier(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name.rpartition("/")[2]).strip("_")
+
+
+def _key(name: str) -> str:
+    from hyco_engine.spec.places import key_text
+
+    return key_text([name])
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Steady states: Newton's method with sparse direct solves, and derivatives by the implicit function theorem.
+"""Steady states: Newton's method with sparse solves, and derivatives by the implicit function theorem.
 
 A steady state u solves F(u, p) = 0. Newton's method finds it without derivatives; one more step of it,
 `u - J^-1 F(u, p)` with the matrix J = dF/du held fixed, does not change u, and its derivatives by p are those of the
@@ -11,7 +11,9 @@ shares are disturbed together.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from hyco_engine.physics.forward_mode import load_rules
+from hyco_engine.physics.multigrid import Multigrid
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import SuperLU
@@ -37,8 +40,14 @@ TOLERANCE = 1e-9
 quadratic."""
 SHORTEST = 2.0**-10
 """The smallest part of a step that is tried."""
-AT_ONCE = 32
-"""The number of products with J that are computed together."""
+AT_ONCE = range(4, 33)
+"""The number of products with J that are computed together: as many as have `AT_ONCE_VALUES`, within these bounds."""
+AT_ONCE_VALUES = 2**20
+LEAST = (math.inf, 3e4, 4e3)
+"""The number of unknowns, by the number of axes, beyond which multigrid takes less time than factors
+(`tests/benchmarks/steady.py --solves`)."""
+MOST_ENTRIES = 2**28
+"""The most entries of factors that are tried; they take 3 GB."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,6 +60,24 @@ class Stencil:
     resolution: tuple[int, ...]
     periodic: tuple[bool, ...]
     reach: tuple[int, ...]
+
+    @property
+    def entries(self) -> float:
+        """About how many entries factors of the matrix have.
+
+        They are those of the unknowns that part a grid of equal sides in halves, the halves in halves, and so on.
+        """
+        *across, longest = sorted(self.resolution)
+        if not across:
+            return 4.0 * longest * (self.components * self.reach[0]) ** 2
+        parting = self.components * max(self.reach) * math.prod(across)
+        parts = 20.0 if len(across) == 2 else 6 * math.log2(across[0])
+        return parts * parting**2 * longest / across[-1]
+
+    @property
+    def iterates(self) -> bool:
+        """Whether systems are solved by multigrid, and by factors only where that fails."""
+        return self.components * math.prod(self.resolution) > LEAST[len(self.resolution) - 1]
 
     @cached_property
     def _periods(self) -> tuple[int, ...]:
@@ -101,7 +128,8 @@ class Stencil:
             return moved
 
         load_rules()
-        products = torch.func.vmap(product, chunk_size=AT_ONCE)(self._seeds.to(state)).cpu().numpy()
+        together = min(max(AT_ONCE_VALUES // state.numel(), AT_ONCE[0]), AT_ONCE[-1])
+        products = torch.func.vmap(product, chunk_size=together)(self._seeds.to(state)).cpu().numpy()
         row, column, group = self._places
         n, cells = self.components, math.prod(self.resolution)
         by_group = products.reshape(-1, n, n, cells)
@@ -116,52 +144,88 @@ class Stencil:
         return matrix
 
 
-class Factors:
-    """The factorized matrices of samples: one for each, or one for all; None where there is no solution."""
+class Inverse:
+    """Solves with the matrix of one sample: by its factors, or by multigrid, and by factors as soon as that fails."""
 
-    def __init__(self, parts: Sequence[SuperLU | None]) -> None:
+    def __init__(self, matrix: csc_matrix, stencil: Stencil) -> None:
+        """Raise RuntimeError if the matrix is singular or not finite."""
+        if not np.isfinite(matrix.data).all():
+            raise RuntimeError("the matrix is not finite")
+        self._matrix = matrix
+        self._entries = stencil.entries
+        self._way: Multigrid | SuperLU | None = None
+        if stencil.iterates:
+            with suppress(RuntimeError):
+                self._way = Multigrid(matrix, stencil.resolution, stencil.periodic)
+        if self._way is None:
+            self._way = self._factors()
+
+    def solve(self, right: Tensor, *, transposed: bool = False) -> Tensor:
+        """Return the solutions for right sides `[m, n]`, NaN if they are not found."""
+        columns, way = right.numpy().T.copy(), "T" if transposed else "N"
+        found = None if self._way is None else self._way.solve(columns, way)
+        if found is None and isinstance(self._way, Multigrid):
+            try:
+                self._way = self._factors()
+            except RuntimeError:
+                self._way = None
+            found = None if self._way is None else self._way.solve(columns, way)
+        if found is None:
+            found = np.full_like(columns, np.nan)
+        return torch.from_numpy(np.ascontiguousarray(found.T))
+
+    def _factors(self) -> SuperLU | None:
+        if self._entries > MOST_ENTRIES:
+            warnings.warn(
+                f"multigrid did not solve for a steady state with {self._matrix.shape[0]} unknowns, and factors of the "
+                f"matrix would have about {self._entries:.1g} entries, of which {MOST_ENTRIES:.1g} are allowed: the "
+                "state counts as not found. Use a coarser grid, or check signs and bounds of parameters",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        return splu(self._matrix)
+
+
+class Inverses:
+    """Solves with the matrices of samples: one for each, or one for all; None where there is no solution."""
+
+    def __init__(self, parts: Sequence[Inverse | None]) -> None:
         self._parts = list(parts)
 
     def solve(self, right: Tensor, *, transposed: bool = False) -> Tensor:
         """Return the solutions for right sides `[..., B, n]`."""
         flat = right.detach().cpu().double().reshape(-1, *right.shape[-2:])
         found = torch.full_like(flat, torch.nan)
-        way = "T" if transposed else "N"
         if len(self._parts) == 1 and self._parts[0] is not None:
-            found[:] = _solved(self._parts[0], flat.flatten(0, 1), way).reshape(flat.shape)
+            found[:] = self._parts[0].solve(flat.flatten(0, 1), transposed=transposed).reshape(flat.shape)
         else:
             for sample in range(flat.shape[1]):
                 part = self._parts[min(sample, len(self._parts) - 1)]
                 if part is not None:
-                    found[:, sample] = _solved(part, flat[:, sample], way)
+                    found[:, sample] = part.solve(flat[:, sample], transposed=transposed)
         return found.reshape(right.shape).to(right)
 
 
-def _solved(factors: SuperLU, right: Tensor, way: str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(factors.solve(right.numpy().T.copy(), way).T))
-
-
-def factorized(matrix: csc_matrix) -> SuperLU | None:
-    """Return the factors of a matrix, None if it is singular or not finite."""
-    if not np.isfinite(matrix.data).all():
-        return None
+def inverse(matrix: csc_matrix, stencil: Stencil) -> Inverse | None:
+    """Return solves with a matrix, None if it is singular or not finite."""
     try:
-        return splu(matrix)
+        return Inverse(matrix, stencil)
     except RuntimeError:
         return None
 
 
-def steady_state(residual: Residual, guess: Tensor, stencil: Stencil) -> tuple[Tensor, SuperLU | None]:
-    """Return the solution `[C, *S]` that Newton's method finds from a guess, and the factors of J there.
+def steady_state(residual: Residual, guess: Tensor, stencil: Stencil) -> tuple[Tensor, Inverse | None]:
+    """Return the solution `[C, *S]` that Newton's method finds from a guess, and the solves with J there.
 
     Where it finds none, the state is NaN.
     """
     state, right = guess, residual(guess)
     for _ in range(MOST):
-        factors = factorized(stencil.jacobian(residual, state))
-        if factors is None:
+        solves = inverse(stencil.jacobian(residual, state), stencil)
+        if solves is None:
             break
-        step = Factors([factors]).solve(right.reshape(1, -1)).reshape(state.shape)
+        step = solves.solve(right.reshape(1, -1).cpu()).reshape(state.shape).to(state)
         part, size = 1.0, float(right.norm())
         while part >= SHORTEST:
             moved = state - part * step
@@ -170,14 +234,14 @@ def steady_state(residual: Residual, guess: Tensor, stencil: Stencil) -> tuple[T
                 break
             # what only rounding keeps from 0 is a solution
             if part == 1.0 and float(step.abs().max()) <= TOLERANCE * float(state.abs().max()):
-                return state, factors
+                return state, solves
             part /= 2
         else:
             break
         done = part == 1.0 and float(step.abs().max()) <= TOLERANCE * float(moved.abs().max())
         state, right = moved, left
         if done or size == 0.0:
-            return state, factors
+            return state, solves
     return torch.full_like(guess, torch.nan), None
 
 
@@ -185,10 +249,10 @@ def steady_state(residual: Residual, guess: Tensor, stencil: Stencil) -> tuple[T
 class Work:
     """What one call of a model leaves for its derivatives."""
 
-    factors: Factors = attrs.Factory(lambda: Factors([None]))
+    inverses: Inverses = attrs.Factory(lambda: Inverses([None]))
 
 
-Solver = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Factors]]
+Solver = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Inverses]]
 
 
 class Newton(torch.autograd.Function):
@@ -196,7 +260,7 @@ class Newton(torch.autograd.Function):
 
     @staticmethod
     def forward(state: Tensor, work: Work, solver: Solver, *values: Tensor) -> Tensor:
-        found, work.factors = solver(state, values)
+        found, work.inverses = solver(state, values)
         return found
 
     @staticmethod
@@ -218,11 +282,11 @@ class Newton(torch.autograd.Function):
 
 
 class Solve(torch.autograd.Function):
-    """`Solve.apply(right [B, n], work, transposed)`: the solutions with the factors in `work`, which stay fixed."""
+    """`Solve.apply(right [B, n], work, transposed)`: the solutions with the matrices in `work`, which stay fixed."""
 
     @staticmethod
     def forward(right: Tensor, work: Work, transposed: bool) -> Tensor:
-        return work.factors.solve(right, transposed=transposed)
+        return work.inverses.solve(right, transposed=transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -248,6 +312,6 @@ def solved_with(work: Work, right: Tensor, *, transposed: bool = False) -> Tenso
 
 
 def steady_states(state: Tensor, work: Work, solver: Solver, values: Sequence[Tensor]) -> Tensor:
-    """Return what `solver` finds, as numbers that depend on nothing, and leave the factors in `work`."""
+    """Return what `solver` finds, as numbers that depend on nothing, and leave solves with its matrices in `work`."""
     found: Tensor = Newton.apply(state, work, solver, *values)  # type: ignore[no-untyped-call]
     return found

@@ -12,11 +12,11 @@ from torch import Tensor
 from hyco_engine.interfaces import PhysicsContext, StepExecution
 from hyco_engine.physics.model import DeclaredModel, Physics
 from hyco_engine.physics.steady import (
-    Factors,
+    Inverses,
     Residual,
     Stencil,
     Work,
-    factorized,
+    inverse,
     solved_with,
     steady_state,
     steady_states,
@@ -68,8 +68,8 @@ class SteadyModel(DeclaredModel):
             parameters[name] = value if value.dim() > 1 else value.reshape(-1, *[1] * self.layout.n_axes)
         return self.physics.residual(dynamic, self._split(state), parameters)
 
-    def _solved(self, state: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Factors]:
-        """Return the steady states `[B, C_dyn, *S]` in float64, and the factors of their matrices."""
+    def _solved(self, state: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Inverses]:
+        """Return the steady states `[B, C_dyn, *S]` in float64, and solves with their matrices."""
         stencil = self.physics.stencil
         guess = state[:, : self.layout.n_dynamic].double()
 
@@ -78,8 +78,9 @@ class SteadyModel(DeclaredModel):
 
         known = self.learnables
         if self.physics.alike and not (known.given or known.index):
-            factors = Factors([factorized(stencil.jacobian(residual(0), guess[0]))])
-            step = factors.solve(self._residual(guess, state, values).flatten(1))
-            return guess - step.reshape(guess.shape), factors
+            matrix = stencil.jacobian(residual(0), guess[0])
+            shared = Inverses([inverse(matrix, stencil)])
+            step = shared.solve(self._residual(guess, state, values).flatten(1))
+            return guess - step.reshape(guess.shape), shared
         every = [steady_state(residual(sample), guess[sample], stencil) for sample in range(len(state))]
-        return torch.stack([found for found, _ in every]), Factors([factors for _, factors in every])
+        return torch.stack([found for found, _ in every]), Inverses([solves for _, solves in every])

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 import cattrs
 
+from hyco_engine.data.fields import RuleError
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.settings import key_of
@@ -173,6 +174,8 @@ def _structure_literal(value: Any, tp: Any) -> Any:
 def _structure_boundary(value: Any, tp: Any) -> BoundarySetting:
     try:
         return BoundarySetting.from_data(value)
+    except RuleError as error:
+        raise Mistakes([Mistake(str(error), error.path)]) from None
     except (ValueError, TypeError) as error:
         raise Mistakes(str(error)) from None
 

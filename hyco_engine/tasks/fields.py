@@ -15,6 +15,7 @@ from torch import Tensor
 from hyco_engine.data.fields import SIMULATION
 from hyco_engine.data.form import DataForm
 from hyco_engine.data.manager import DataManager
+from hyco_engine.data.noise import is_noisy
 from hyco_engine.data.precision import Precision
 from hyco_engine.data.statistics import RANGE, Statistics, field_sizes
 from hyco_engine.errors import SpecError
@@ -23,7 +24,6 @@ from hyco_engine.interfaces import PhysicalModel, Player, Samples, TermSpec, Tra
 from hyco_engine.physics.parameters import span_text
 from hyco_engine.tasks.base import Example, Task
 from hyco_engine.training.memory import Room, expected_memory
-from hyco_engine.training.noisy import is_noisy
 from hyco_engine.training.settings import TrainingSettings
 
 LEAST_SHARE = 0.03

@@ -26,7 +26,6 @@ from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.interfaces import Batch, Samples
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.rollout import rollout
-from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.problem import Problem, to_device
 from hyco_engine.training.refinement import Build, NotRefinable, Refinement
@@ -200,10 +199,10 @@ def _fit(whole: Problem, linearizer: Linearizer, excerpt: Excerpt, states: Tenso
     """Fit other states and targets; learned start states are learned from there on, against the observed ones."""
     initial = None
     if whole.initial is not None:
-        shift = whole.initial.shift[excerpt.indices].detach()
-        initial = InitialStates(shift, whole.initial.size)
-        dynamic = shift.shape[1]
-        states = torch.cat([states[:, :dynamic] - shift, states[:, dynamic:]], dim=1)
+        initial = whole.initial.some(excerpt.indices)
+        learned = initial.states(initial.scaled.detach())
+        dynamic = learned.shape[1]
+        states = torch.cat([states[:, :dynamic] - learned, states[:, dynamic:]], dim=1)
     held = AugmentedDataset(Held(states.cpu(), targets.cpu()))
     problem = attrs.evolve(whole, data=held, initial=initial, terms=())
     point = whole.unknowns.point()

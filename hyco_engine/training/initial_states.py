@@ -1,9 +1,13 @@
 """Initial states as unknowns, as in variational data assimilation (4D-Var).
 
 Rollouts from noisy observed states inherit the noise, which biases parameters that damp it. So the start of each
-window is x_b + delta, where delta is learned beside the parameters, and the observed start x_b counts as one more
-observed frame, at lead time 0. If all frames have the same noise, that is the maximum-likelihood estimate, with no
-weight to choose: strong-constraint 4D-Var with the background x_b and B = R.
+window is learned beside the parameters, and the observed start counts as one more observed frame, at lead time 0. If
+all frames have the same noise, that is the maximum-likelihood estimate, with no weight to choose: strong-constraint
+4D-Var with B = R.
+
+Only visible waves are learned, and a start has no other ones. A start that followed the noise in all waves of a grid
+would have waves that turn many times from frame to frame: some parameters fit these better than the true ones, and
+error bars would take their size for knowledge.
 Source: F.-X. Le Dimet, O. Talagrand, Tellus A 38 (1986).
 """
 
@@ -14,11 +18,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.masks import corner
 from hyco_engine.data.points import START
+from hyco_engine.data.waves import waves_of
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import Batch
+from hyco_engine.training.visible_waves import visible_waves
 
 _LOOKED_AT = 64
 """The number of samples whose spread is looked at."""
@@ -28,56 +37,74 @@ MOST_NUMBERS = 2**26
 
 
 class InitialStates(nn.Module):
-    """The learned `shift [n_real, C_dyn, *S]` of the observed starts of the real samples, zero at first.
+    """The learned starts of the real samples: each is its observed start plus what D numbers say.
 
-    Optimizers see it in units of `size [C_dyn, 1, ...]`, so that a step has the same meaning in every unit of a field.
+    The numbers `scaled [n_real, D]` are zero at first. They are coefficients of the waves `learned`, a bool mask
+    `[C_dyn, *S]`, in units of `size [C_dyn]`, so that a step has the same meaning in every unit of a field. Where all
+    waves are learned, they are the values of the states themselves.
     """
 
     size: Tensor
+    learned: Tensor
 
-    def __init__(self, shift: Tensor, size: Tensor | None = None) -> None:
+    def __init__(self, scaled: Tensor, size: Tensor, learned: Tensor, layout: StateLayout) -> None:
         super().__init__()
-        self.register_buffer("size", shift.new_ones(shift.shape[1], *[1] * (shift.dim() - 2)) if size is None else size)
-        self.scaled = nn.Parameter(shift / self.size)
+        self.register_buffer("size", size)
+        self.register_buffer("learned", learned)
+        self.scaled = nn.Parameter(scaled)
+        self._layout = layout
+        self._waves = None if bool(learned.all()) else waves_of(layout)
 
     @classmethod
-    def of(cls, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> InitialStates:
-        """Return start states of the real samples of `data`, with a shift of zero, in units of their spread."""
+    def of(cls, data: AugmentedDataset, layout: StateLayout, device: torch.device) -> InitialStates:
+        """Return the start states of the real samples of `data`, in units of their spread."""
         few = torch.linspace(0, data.n_real - 1, min(data.n_real, _LOOKED_AT)).long()
         states = data.real.inputs(few)
         assert isinstance(states, Tensor)  # rollouts begin from states
-        own = states[:, :n_dynamic].transpose(0, 1).flatten(1).double()
+        own = states[:, : layout.n_dynamic].transpose(0, 1).flatten(1).double()
         spread = (own - own.mean(1, keepdim=True)).square().mean(1).sqrt()
-        # a power of two, so that no change of units rounds a shift
-        size = torch.where(spread > 0, 2.0 ** spread.log2().round(), 1.0)
-        shift = states.new_zeros(data.n_real, n_dynamic, *states.shape[2:])
-        return cls(shift.to(device), size.to(shift).view(-1, *[1] * (shift.dim() - 2)).to(device))
+        # a power of two, so that no change of units rounds a number
+        size = torch.where(spread > 0, 2.0 ** spread.log2().round(), 1.0).to(states)
+        learned = visible_waves(data.real, layout)
+        return cls(states.new_zeros(data.n_real, int(learned.sum())), size, learned, layout).to(device)
 
     @classmethod
-    def load(cls, saved: Mapping[str, Tensor]) -> InitialStates:
+    def load(cls, saved: Mapping[str, Tensor], layout: StateLayout) -> InitialStates:
         """Return the start states of which `saved` is the state dict."""
-        return cls(saved["size"] * saved["scaled"], saved["size"])
+        return cls(saved["scaled"], saved["size"], saved["learned"], layout)
+
+    def some(self, indices: Tensor) -> InitialStates:
+        """Return the learned starts of the samples at `indices` alone, which are learned further apart from these."""
+        return InitialStates(self.scaled.detach()[indices], self.size, self.learned, self._layout)
 
     @property
-    def shift(self) -> Tensor:
-        """The shift in the unit of each field."""
-        return self.size * self.scaled
-
-    def move_to(self, shift: Tensor) -> None:
-        """Set the shift, given in the unit of each field."""
-        self.scaled.data.copy_(shift.to(self.scaled).view_as(self.scaled) / self.size)
+    def count(self) -> int:
+        """The number D of numbers of a start."""
+        return self.scaled.shape[1]
 
     @property
     def basis(self) -> Tensor:
-        """The derivatives `[D, C_dyn, *S]` of a start state by its D numbers: states with one value and no other."""
-        shape = self.scaled.shape[1:]
-        unit = torch.eye(shape.numel(), dtype=self.scaled.dtype, device=self.scaled.device).view(-1, *shape)
-        return self.size * unit
+        """The derivatives `[D, C_dyn, *S]` of a start state by its D numbers."""
+        return self.states(torch.eye(self.count, dtype=self.scaled.dtype, device=self.scaled.device))
+
+    def states(self, scaled: Tensor) -> Tensor:
+        """Return the change of a state `[..., C_dyn, *S]` that numbers `[..., D]` make."""
+        shape = *scaled.shape[:-1], *self.learned.shape
+        if self._waves is None:
+            return self._sizes * scaled.reshape(shape)
+        coefficients = scaled.new_zeros(shape)
+        coefficients[..., self.learned] = scaled
+        return self._sizes * self._from_waves(coefficients)
+
+    def numbers_of(self, states: Tensor) -> Tensor:
+        """Return J^T x `[..., D]` for states `[..., C_dyn, *S]`, where J are the derivatives of states by numbers."""
+        own = self._sizes * states
+        return own.flatten(-self.learned.dim()) if self._waves is None else self._to_waves(own)[..., self.learned]
 
     def numbers(self, steps: int) -> int:
         """Return by how many values of its start a rollout's derivatives are held as numbers; else products do."""
-        values = self.scaled[0].numel()
-        return values if values**2 * (steps + 1) <= MOST_NUMBERS else 0
+        values = self.learned.numel() * self.count
+        return self.count if values * (steps + 1) <= MOST_NUMBERS else 0
 
     def check(self, data: AugmentedDataset) -> None:
         """Raise RunError if these start states belong to other samples than those of `data`."""
@@ -95,12 +122,48 @@ class InitialStates(nn.Module):
         """
         states, targets = batch
         assert isinstance(states, Tensor)
-        dynamic = self.scaled.shape[1]
+        dynamic = len(self.learned)
         real = (indices < len(self.scaled)).to(states.device).view(-1, *[1] * (states.dim() - 1))
-        chosen = self.size * self.scaled[indices.clamp(max=len(self.scaled) - 1).to(self.scaled.device)]
+        chosen = self.scaled[indices.clamp(max=len(self.scaled) - 1).to(self.scaled.device)]
         start, static = states[:, :dynamic], states[:, dynamic:]
-        moved = torch.cat([start + torch.where(real, chosen, 0.0), static], dim=1)
+        begun = start if self._waves is None else self._visible(start)
+        moved = torch.cat([torch.where(real, begun + self.states(chosen), start), static], dim=1)
         observed = torch.where(real, start, math.nan)[:, None]
         if isinstance(targets, Tensor):
             return moved, torch.cat([observed, targets], dim=1)
         return moved, {**targets, START: observed}
+
+    def in_sizes(self, states: Tensor) -> Tensor:
+        """Return states `[..., C_dyn, *S]` in units of `size`."""
+        return states / self._sizes
+
+    @property
+    def _sizes(self) -> Tensor:
+        return self.size.view(-1, *[1] * (self.learned.dim() - 1))
+
+    def _visible(self, states: Tensor) -> Tensor:
+        """Return states `[..., C_dyn, *S]` without their waves that are not learned."""
+        return self._from_waves(torch.where(self.learned, self._to_waves(states), 0.0))
+
+    def _to_waves(self, states: Tensor) -> Tensor:
+        """Return the coefficients of states `[..., C_dyn, *S]`, and zeros where there are no waves."""
+        assert self._waves is not None
+        return self._padded([w.coefficients(one) for w, one in zip(self._waves, self._channels(states), strict=True)])
+
+    def _from_waves(self, coefficients: Tensor) -> Tensor:
+        """Return the states of which `_to_waves` returns the coefficients."""
+        assert self._waves is not None
+        channels = zip(self._waves, self._channels(coefficients), strict=True)
+        return self._padded([waves.values(one[corner(waves.lengths)]) for waves, one in channels])
+
+    def _channels(self, states: Tensor) -> tuple[Tensor, ...]:
+        return states.unbind(-self.learned.dim())
+
+    def _padded(self, channels: list[Tensor]) -> Tensor:
+        """Return channels `[..., C_dyn, *S]`, filled up with zeros where they are smaller."""
+        axes, space = range(-1, -self.learned.dim(), -1), self.learned.shape[1:]
+        filled = [
+            functional.pad(one, [end for axis in axes for end in (0, space[axis] - one.shape[axis])])
+            for one in channels
+        ]
+        return torch.stack(filled, dim=-self.learned.dim())

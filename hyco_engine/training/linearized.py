@@ -226,11 +226,11 @@ class Linearizer:
     def _affordable(self, whole: Problem, chunk: Chunk, parameters: int) -> bool:
         """Return True if the derivatives by the start states of all windows take a bounded time and memory."""
         assert whole.initial is not None
-        windows, values = len(whole.initial.scaled), whole.initial.scaled[0].numel()
+        windows, numbers, values = len(whole.initial.scaled), whole.initial.count, whole.initial.learned.numel()
         frames = 1 + (whole.objective.steps(chunk.batch) or 0)
-        derivatives = (parameters + values) * values * frames
+        derivatives = (parameters + numbers) * values * frames
         work = windows * derivatives * internal_steps(self.model)
-        return work <= MOST_WORK and max(derivatives, windows * values**2) <= MOST_NUMBERS
+        return work <= MOST_WORK and max(derivatives, windows * numbers**2) <= MOST_NUMBERS
 
     def _captured(
         self,
@@ -371,15 +371,15 @@ class StartDerivatives:
         self._point = point
         self._states = chunk.batch[0]
         self._learned = ~chunk.generated
-        self._shape = whole.initial.scaled.shape[1:]
-        self._size = whole.initial.size
+        self._initial = whole.initial
+        self._dynamic = len(whole.initial.learned)
         self._forward = True
         self.count = int(self._learned.sum())
 
     def push(self, starts: Tensor) -> Tensor:
         """Return J x `[K, B, N]` for x `[K, b, D]`."""
         moves = self._states.new_zeros(len(starts), *self._states.shape)
-        moves[:, self._learned, : self._shape[0]] = starts.to(moves).view(*starts.shape[:2], *self._shape) * self._size
+        moves[:, self._learned, : self._dynamic] = self._initial.states(starts.to(moves))
         captured = self._captured(moves)
         return torch.stack([self._one(move) for move in moves]) if captured is None else captured
 
@@ -408,7 +408,7 @@ class StartDerivatives:
                 logger.info("forward derivatives by the start states failed (%s); differences replace them", error)
                 self._forward = False
         # a chunk whose starts do not move at all has a slope of zero, whatever the difference
-        largest = float((move[:, : self._shape[0]] / self._size).abs().max()) or 1.0
+        largest = float(self._initial.in_sizes(move[:, : self._dynamic]).abs().max()) or 1.0
         h = torch.finfo(move.dtype).eps ** (1 / 3) / largest
         change = self._residuals(self._states + h * move) - self._residuals(self._states - h * move)
         slope: Tensor = change / (2 * h)
@@ -424,7 +424,7 @@ class StartDerivatives:
                 torch.autograd.grad(residuals, states, one.to(states), retain_graph=k < last)[0]
                 for k, one in enumerate(values)
             ]
-        return torch.stack([(one[self._learned, : self._shape[0]] * self._size).flatten(1) for one in found])
+        return self._initial.numbers_of(torch.stack([one[self._learned, : self._dynamic] for one in found]))
 
     def product(self, starts: Tensor) -> Tensor:
         """Return J^T J x `[K, b, D]` for x `[K, b, D]`, float64 on the CPU."""
@@ -458,9 +458,8 @@ def _curvatures(whole: Problem, found: Sequence[_Linearized]) -> Sequence[StartC
     if whole.shards.every(all(len(one.blocks) == len(one.products) for one in found)):
         return [DenseCurvature(torch.cat(one.blocks)) for one in found]
     assert whole.initial is not None
-    shape = whole.initial.scaled.flatten(1).shape
     generator = whole.generator("curvature", whole.begun)
-    signs = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1
+    signs = 2.0 * torch.randint(0, 2, whole.initial.scaled.shape, generator=generator).double() - 1
     ends = whole.shards.cut(len(whole.data))
     own = [signs[slice(*ends[shard])] for shard in whole.shards.own]
     # the mean of the diagonal, by Hutchinson's estimate

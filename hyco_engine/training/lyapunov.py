@@ -30,6 +30,8 @@ SPANS = 9
 MOST_FRAMES = 2000
 MOST_WORK = 2**32
 """The physics runs on for so many values times internal steps at most, well under a minute of work."""
+FIXED = 2**15
+"""An internal step of few values takes as long as one of so many, and that of a system without space has few."""
 LEAST_GROWTH = 5.0
 """Least growth that counts, as a logarithm. Without chaos a difference may still grow with a power of time; ten spans
 hold 2.3 such units for the first power."""
@@ -72,7 +74,7 @@ def largest_exponent(
         return None
     span = max(len(trajectory.dynamic) for trajectory in known) - 1
     states = torch.stack([torch.cat([t.dynamic[0], t.static]) for t in known]).to(device)
-    affordable = MOST_WORK // (2 * states.numel() * internal_steps(model))
+    affordable = MOST_WORK // (max(2 * states.numel(), FIXED) * internal_steps(model))
     if affordable < 2 * span:
         return None
     pair = _Pair(model, states, layout, statistics, generator)

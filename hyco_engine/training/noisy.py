@@ -16,14 +16,6 @@ from typing import Any
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.choosing import FULL_BATCH
 
-NOISY = 0.002
-"""Noise below this many standard deviations of a field does not matter: its bias, of second order, is below 1e-5."""
-
-
-def is_noisy(noise: Mapping[str, float]) -> bool:
-    """Return True if the noise of any field, in standard deviations of the field, matters."""
-    return max(noise.values(), default=0.0) > NOISY
-
 
 def meet_noise(settings: TrainingSettings, optimizer: str, longest: tuple[int, int] | None) -> dict[str, Any]:
     """Return what "auto" stands for on noisy data; {} if start states are not learned, or nothing is left to choose.

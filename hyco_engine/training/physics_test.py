@@ -33,6 +33,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from hyco_engine.data.fields import StateLayout
+from hyco_engine.data.noise import NOISY
 from hyco_engine.data.padding import component_sides
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.equations.evaluation import continued
@@ -40,7 +41,6 @@ from hyco_engine.interfaces import Samples
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import rollout
 from hyco_engine.training.discretisation import Excerpt, spread_out
-from hyco_engine.training.noisy import NOISY
 
 DRAWS = 20
 """Residuals of a right physics that are drawn."""

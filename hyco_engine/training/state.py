@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.memory import MemoryPlan
@@ -81,11 +82,16 @@ class TrainingState:
 
     @classmethod
     def load(
-        cls, saved: Mapping[str, Any], solver: Solver[Any], unknowns: Unknowns, device: torch.device
+        cls,
+        saved: Mapping[str, Any],
+        solver: Solver[Any],
+        unknowns: Unknowns,
+        layout: StateLayout | None,
+        device: torch.device,
     ) -> TrainingState:
         """Return the state of which `saved` is the state dict; `solver` is the solver that made it."""
         starts, memory, phase = saved["initial"], saved["memory"], saved["phase"]
-        initial = None if starts is None else InitialStates.load(starts).to(device)
+        initial = None if starts is None or layout is None else InitialStates.load(starts, layout).to(device)
         parameters = [*unknowns.parameters, *([] if initial is None else initial.parameters())]
         return cls(
             solver=None if saved["solver"] is None else solver.load(saved["solver"], parameters),
@@ -102,7 +108,7 @@ class TrainingState:
         if self.memory is None or not (fits or self.phase is not None):
             self.memory = problem.plan_memory(budget_gb)
 
-    def learn_starts(self, data: AugmentedDataset, n_dynamic: int, device: torch.device) -> None:
+    def learn_starts(self, data: AugmentedDataset, layout: StateLayout, device: torch.device) -> None:
         """Begin to learn the start states of the real samples. Raises RunError if others are learned already."""
-        self.initial = self.initial or InitialStates.of(data, n_dynamic, device)
+        self.initial = self.initial or InitialStates.of(data, layout, device)
         self.initial.check(data)

@@ -230,7 +230,7 @@ class Trainer:
             state.plan_memory(self._problem(dataset, terms), self.settings.memory_gb)
         if learned:
             assert self.layout is not None  # every model with rollouts has one
-            state.learn_starts(dataset, self.layout.n_dynamic, self.device)
+            state.learn_starts(dataset, self.layout, self.device)
         return self._problem(dataset, terms, epochs=epochs)
 
     def _samples(self, data: Samples) -> AugmentedDataset:
@@ -288,15 +288,15 @@ class Trainer:
     # --- state ----------------------------------------------------------------------------------------------------
 
     def found(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return copies of the model's state dict, and of the start states that are learned beside it."""
+        """Return copies of the model's state dict, and of the numbers of the learned start states."""
         starts = self.state.initial
-        return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.shift.detach().clone()
+        return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.scaled.detach().clone()
 
     def take(self, weights: Mapping[str, Tensor], starts: Tensor | None) -> None:
         """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""
         self.model.load_state_dict(weights)
         if self.state.initial is not None and starts is not None:
-            self.state.initial.move_to(starts)
+            self.state.initial.scaled.data.copy_(starts)
 
     def undo(self, saved: Mapping[str, Any]) -> None:
         """Return to an earlier state of this trainer; records count on."""
@@ -326,7 +326,7 @@ class Trainer:
         saved = copy.deepcopy(dict(saved))
         try:
             self.model.load_state_dict(saved["model"])
-            self.state = TrainingState.load(saved, self.solver, self.unknowns, self.device)
+            self.state = TrainingState.load(saved, self.solver, self.unknowns, self.layout, self.device)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the state does not fit the {self.player} model {self.model_name}: {error}") from error
         self.normalization.load_state_dict(saved["normalization"])

@@ -249,7 +249,7 @@ def bound(case: Case, spec: Mapping[str, Any], plugins: Registry) -> dict[str, f
     parts = assembler.prepare(task)
     trainer = parts.trainers["physical"]
     samples = AugmentedDataset(task.samples(trainer.settings))
-    trainer.state.learn_starts(samples, task.form.layout.n_dynamic, parts.device)
+    trainer.state.learn_starts(samples, task.form.layout, parts.device)
     whole = trainer.whole_loss(samples)
     arrow = Linearizer(trainer.model, compiles=False).arrow(whole)
     # residuals are weighted: the sum of squares of pure noise has a known expectation, which gives their unit

@@ -1,11 +1,15 @@
 """Steady inverse problems: hybrid runs beside the physics alone.
 
-    python tests/benchmarks/steady.py [--seeds 3] [--json]
+    python tests/benchmarks/steady.py [--seeds 3] [--solves] [--json]
 
 `helmholtz`: the wave number in lap u + k2 u + f = 0 from six noisy maps (2 %), which numpy makes in Fourier space; the
 surrogate is a resnet that `trust` lets the physics teach. `darcy`: a conductivity with two parameters in
 div(kappa grad u) + 1 = 0 from 80 sensors without a time, 1 % noise, made by finite volumes on 96 x 96 cells; the
 surrogate is a coordinate-mlp, with `interaction`. Reported are relative errors of the parameters.
+
+`--solves` instead times solves with the matrix of div(kappa grad u) - 2 u + f = 0, where kappa varies by a factor of
+19: the matrix itself, its factors and a solve with them, the hierarchy of multigrid and a solve with it (as far as the
+former are allowed, and with at most 40 million entries).
 """
 
 from __future__ import annotations
@@ -13,16 +17,25 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import spsolve
+from scipy.sparse.linalg import splu, spsolve
 
 import hyco_engine as hyco
+from hyco_engine.builtin.models.options_physical import EquationOptions
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics.multigrid import Multigrid
 
+GRIDS = ((64, 64), (128, 128), (256, 256), (512, 512), (16, 16, 16), (20, 20, 20), (32, 32, 32), (48, 48, 48))
 KAPPA = {"base": 0.5, "bump": 0.4}
 
 
@@ -120,11 +133,50 @@ def errors(spec: dict[str, Any], folder: Path, seed: int) -> dict[str, float]:
     return {name: entry["relative_error"] for name, entry in summary["parameters"].items()}
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    return work(), time.perf_counter() - begun
+
+
+def solves(registry: Registry, resolution: tuple[int, ...]) -> dict[str, float]:
+    """Return durations in seconds."""
+    axes = ("x", "y", "z")[: len(resolution)]
+    layout = StateLayout(
+        grid=Grid(axes=axes, resolution=resolution, lower=(0.0,) * len(axes), upper=(1.0,) * len(axes)),
+        dynamic=(FieldInfo(name="u", boundary=Boundary.parse(0.0, axes)),),
+    )
+    options = EquationOptions(steady={"u": "div((1 + 0.9*sin(7*x)*cos(5*y))*grad(u)) - 2*u + 1"})
+    context = BuildContext(seed=0, registry=registry, dtype=torch.float64, layout=layout, dt=1.0)
+    physics: Any = registry.build("hyco_models", "equation", options, context).physics
+    stencil = physics.stencil
+    zero = torch.zeros(1, *resolution, dtype=torch.float64)
+    found: dict[str, float] = {"unknowns": zero.numel()}
+    matrix, found["matrix"] = timed(lambda: stencil.jacobian(lambda u: physics.residual(u[None], {}, {})[0], zero))
+    right = np.random.default_rng(0).normal(size=(zero.numel(), 1))
+    grids, found["hierarchy"] = timed(lambda: Multigrid(matrix, stencil.resolution, stencil.periodic))
+    iterated, found["solve_by_multigrid"] = timed(lambda: grids.solve(right, "N"))
+    if stencil.entries < 4e7:
+        factors, found["factors"] = timed(lambda: splu(matrix))
+        direct, found["solve_by_factors"] = timed(lambda: factors.solve(right))
+        found |= {"entries": factors.nnz, "difference": float(np.abs(iterated - direct).max() / np.abs(direct).max())}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--solves", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.solves:
+        torch.set_num_threads(1)
+        registry = hyco.Registry.discover()
+        solves(registry, GRIDS[0])  # the first one waits for imports
+        for grid in GRIDS:
+            print(
+                json.dumps({"grid": grid} | {name: float(f"{own:.3g}") for name, own in solves(registry, grid).items()})
+            )
+        return
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for name, case in {"helmholtz": helmholtz, "darcy": darcy}.items():
         found[name] = {"alone": [], "hybrid": []}

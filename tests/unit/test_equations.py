@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from gallery_cases import Case
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from messages import error_naming
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -147,7 +148,7 @@ class TestMistakes:
         )
         assert "the physics has no parameter 'mu'; it has nu" in error("nu*u", parameters={"nu": 1.0, "mu": 1.0})
         assert error("x*u", parameters={"x": 1.0}) == (
-            "physical.parameters.x: 'x' has another meaning in equations: choose another name"
+            "physical.parameters.x: 'x' is a position in equations: choose another name"
         )
         assert error("u*u", parameters={"u": 1.0}) == (
             "physical.parameters.u: a field of rates has this name: choose another one"
@@ -176,7 +177,8 @@ class TestMistakes:
 
     def test_a_name_with_another_meaning_is_no_input(self) -> None:
         assert error("u", inputs=("t",)) == (
-            "physical.inputs: 't' has another meaning in equations: choose another name"
+            "physical.inputs: 't' is the time in equations: choose another name with data.variables, such as "
+            '{ T = "t" }'
         )
 
     def test_a_spec_tells_the_line_and_all_mistakes(self) -> None:
@@ -588,6 +590,19 @@ def test_equations_are_written_in_unicode_and_latex() -> None:
         "∂t u.y = -(u.x·∂x u.y + u.y·∂y u.y) + ∇² u.y",
         "∂t c = -(u.x·∂x c + u.y·∂y c)",
     ]
+
+
+def test_a_number_stands_before_what_is_subtracted_from_it() -> None:
+    (found,) = model("(1 - u)*u", (16,)).equations
+    assert found["unicode"] == "∂t u = (1 - u)·u"
+    assert found["latex"] == r"\partial_t u = (1 - u) u"
+
+
+def test_a_parameter_that_stands_in_derivatives_alone_has_no_effect() -> None:
+    with error_naming(SpecError, "field = true", key="physical.parameters.a"):
+        model("dx(a) + u", (16,), parameters={"a": 1.0})
+    model("dx(a) + u", (16,), parameters={"a": ParameterSetting(init=1.0, field=True)})
+    model("dx(a*x*(1 - x)) + u", (16,), parameters={"a": 1.0}, scheme="finite-difference")
 
 
 def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:

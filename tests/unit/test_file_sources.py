@@ -16,6 +16,7 @@ import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
 from hyco_engine.data.fields import Boundary
 from hyco_engine.errors import HycoError
+from hyco_engine.inspection import describe
 
 RNG = np.random.default_rng(0)
 
@@ -118,6 +119,65 @@ def test_scenes_hold_what_phiflow_wrote(tmp_path, boundary, staggered):
 def test_scenes_train_out_of_the_box(tmp_path, staggered):
     write_scene(tmp_path / "scenes", staggered=staggered)
     trains(tmp_path, {"kind": "scene", "path": str(tmp_path / "scenes"), "dt": 0.1})
+
+
+@pytest.fixture
+def warm(tmp_path):
+    """Scenes of a temperature T, whose name PhiFlow writes in small letters."""
+    from phi.torch.flow import CenteredGrid, Scene, extrapolation, math
+
+    scene = Scene.create(str(tmp_path / "scenes"))
+    for frame in range(8):
+        values = math.tensor(waves(4, 3) * 0.9**frame, math.spatial("x,y"))
+        scene.write({"T": CenteredGrid(values, extrapolation.PERIODIC)}, frame=frame)
+    return {"kind": "scene", "path": str(tmp_path / "scenes"), "dt": 0.1, "split": {"by": "time"}}
+
+
+def planned(data, **rates):
+    physical = {"kind": "equation", "rates": rates, "parameters": {"nu": {"init": 0.1}}}
+    return hyco.Engine({"data": data, "physical": physical}).plan()
+
+
+def test_fields_of_scenes_get_other_names(warm, tmp_path):
+    plan = planned(warm | {"variables": {"T": "t"}}, T="nu*lap(T)")
+    assert plan["data"]["fields"] == ["T"]
+    written = manager_of(tmp_path, warm).trajectories[0].dynamic
+    assert torch.equal(manager_of(tmp_path, warm | {"variables": {"T": "t"}}).trajectories[0].dynamic, written)
+    assert 'variables = { T = "t" }' in describe(tmp_path / "scenes").spec
+
+
+@pytest.mark.parametrize(
+    ("variables", "rates", "told"),
+    [
+        (
+            {},
+            {"t": "nu*lap(t)"},
+            "data.variables: 't' names a field of the data, and the time of a state, which the models get: give the "
+            'field another name, such as data.variables = { T = "t" }',
+        ),
+        (
+            {},
+            {"t": "-nu"},
+            "physical.rates.t: 't' is the time in equations: choose another name with data.variables, such as "
+            '{ T = "t" }',
+        ),
+        (
+            {},
+            {"T": "nu*lap(T)"},
+            "data.fields: the physical model needs the field 'T'; the data has t. Name the data's fields as the "
+            'physics does: data.variables does it for files, such as { T = "t" }',
+        ),
+        (
+            {"T": "tt"},
+            {"T": "nu*lap(T)"},
+            "data.variables.T: {folder} has no field 'tt'; did you mean 't'? (it has t)",
+        ),
+    ],
+)
+def test_a_field_that_is_named_as_the_time_is_told(warm, tmp_path, variables, rates, told):
+    with pytest.raises(HycoError) as caught:
+        planned(warm | {"variables": variables}, **rates)
+    assert str(caught.value) == told.replace("{folder}", str(tmp_path / "scenes" / "sim_000000"))
 
 
 def test_one_simulation_static_fields_and_obstacles(tmp_path, caplog):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gallery_cases import Case
+from messages import error_naming
 from scipy.integrate import solve_ivp
 from test_equations import model
 
@@ -175,7 +176,8 @@ class TestAValueAtASide:
         [
             (
                 "periodc",
-                "data.boundary: unknown boundary 'periodc': use a number, {normal, tangential}, or one of periodic, ",
+                "data.boundary.x.lower: unknown boundary 'periodc'; did you mean 'periodic'? Use a number, {normal, "
+                "tangential}, or one of periodic, ",
             ),
             ("T_lft", "or a formula of parameters, which need start values in physical.parameters"),
             (
@@ -207,6 +209,15 @@ class TestAValueAtASide:
         setting = ParameterSetting(init=1.0, field=True)
         with pytest.raises(SpecError, match=r"column 1, .*: 'T_left' varies within the domain"):
             model("lap(u)", (8,), boundary=WALL, parameters={"T_left": setting})
+
+    def test_is_refused_where_no_derivative_sees_it(self) -> None:
+        sides = {"x": {"lower": "a", "upper": 0.0}, "y": 0.0}
+        with error_naming(SpecError, "'a'", "along x", key="data.boundary.x.lower"):
+            model("dy(u, 2)", (8, 8), boundary=sides, parameters={"a": 1.0})
+        for rates in ("dx(u) + dy(u, 2)", "dy(u, 2) + a*u"):
+            model(rates, (8, 8), boundary=sides, parameters={"a": 1.0})
+        known = ParameterSetting(init=1.0, learn=False)
+        model("dy(u, 2)", (8, 8), boundary=sides, parameters={"a": known})
 
     def test_may_follow_from_measured_series_and_constants_alone(self, tmp_path: Path) -> None:
         (tmp_path / "level.csv").write_text("time,level\n0,1\n1,2\n")

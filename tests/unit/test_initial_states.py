@@ -62,7 +62,7 @@ def test_the_minimum_is_that_of_least_squares() -> None:
     loss, starts = minimum(trainer, data)
     assert records[-1]["train/loss"] == pytest.approx(float(loss), rel=1e-9)
     assert trainer.state.initial is not None
-    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.shift.detach()
+    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.states(trainer.state.initial.scaled.detach())
     torch.testing.assert_close(moved, starts, rtol=0, atol=1e-5)
 
 
@@ -79,7 +79,8 @@ def test_noisy_starts_bias_the_rate_and_learned_ones_do_not() -> None:
 
 
 def test_a_batch_starts_where_it_is_learned_to_and_generated_samples_where_they_do() -> None:
-    initial = InitialStates(torch.arange(2.0)[:, None, None].expand(2, 1, 8).contiguous())
+    every, size = torch.ones(1, 8, dtype=torch.bool), torch.ones(1)
+    initial = InitialStates(torch.arange(2.0)[:, None].expand(2, 8).contiguous(), size, every, decay_layout())
     states, targets = torch.ones(3, 2, 8), torch.zeros(3, 4, 1, 8)
     started, longer = initial((states, targets), torch.tensor([1, 5, 0]))
     assert isinstance(started, Tensor)
@@ -100,9 +101,9 @@ def test_phases_go_on_from_the_states_learned_before_and_others_are_refused() ->
     twice.train(data, 3)
     assert whole.state.initial is not None
     assert twice.state.initial is not None
-    assert torch.equal(whole.state.initial.shift, twice.state.initial.shift)
+    assert torch.equal(whole.state.initial.scaled, twice.state.initial.scaled)
     assert torch.equal(whole.unknowns.point(), twice.unknowns.point())
-    assert not any("shift" in name for name in whole.model.state_dict())
+    assert not any("scaled" in name for name in whole.model.state_dict())
     with error_naming(RunError, 4, 2):
         whole.train(decay_windows(2, 11, 10, dtype=torch.float64), 1)
 
@@ -117,7 +118,7 @@ def test_without_noise_nothing_is_to_be_corrected() -> None:
     trainer = trainer_of()
     trainer.train(noisy(0, 0.0), 300)
     assert trainer.state.initial is not None
-    assert float(trainer.state.initial.shift.detach().abs().max()) < 1e-6
+    assert float(trainer.state.initial.scaled.detach().abs().max()) < 1e-6
     assert float(trainer.model.learnables.values()["k"].detach()) == pytest.approx(1.0, abs=1e-6)
 
 

@@ -11,14 +11,17 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from click.testing import CliRunner
 from report_cases import run_folder, summary_of
 
 import hyco_engine as hyco
 from hyco_engine.cli import cli
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError
 from hyco_engine.inspection import describe
-from hyco_engine.inspection.guessing import split_line
+from hyco_engine.inspection.guessing import lines_for, split_line
+from hyco_engine.interfaces import Trajectory, TrajectorySource
 
 X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
@@ -395,3 +398,48 @@ def test_a_split_that_is_proposed_has_no_empty_part(frames, sims, ranges):
     names = ("train", "val", "test")
     parts = [f'{name} = "{a}:{b}"' for name, a, b in zip(names, ends, ends[1:], strict=False)]
     assert split_line(frames, sims) == f'split = {{ by = "{by}", {", ".join(parts)} }}'
+
+
+class Ring(TrajectorySource):
+    """Fields without a file: a ring of longitudes, an end that is kept, gaps."""
+
+    dt = 1.0
+    num_simulations = 4
+
+    def __init__(self, *names: str) -> None:
+        grid = Grid(axes=("x", "y"), resolution=(12, 8), lower=(-15.0, 0.0), upper=(345.0, 1.0))
+        fields = tuple(FieldInfo(name=name, boundary=Boundary.parse("zero-gradient", "xy")) for name in names)
+        self.layout = StateLayout(grid=grid, dynamic=fields, static=())
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def frames(self, index: int) -> int:
+        return 40
+
+    def load(self, index: int) -> Trajectory:
+        y = torch.linspace(0.5, 2, 8).double()
+        ring = torch.sin(2 * torch.pi * torch.arange(12) / 12).double()
+        first = (ring[:, None] * y * torch.exp(-0.1 * torch.arange(40).double())[:, None, None])[:, None]
+        second = first + torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).double()
+        second[:, :, :, 3] = torch.nan
+        return Trajectory(dynamic=torch.cat([first, second], dim=1)[:, : self.layout.n_dynamic], static=first[0, :0])
+
+    def glimpse(self) -> Trajectory | None:
+        return self.load(0)
+
+
+def test_a_source_that_knows_its_axes_is_told_the_rest() -> None:
+    assert lines_for(Ring("u")) == [
+        'variables = { u = "u" }   # field = variable; name fields as your physics does',
+        'boundary = { x = "periodic", y = "zero-gradient" }   # <- guessed from the values at the ends',
+        "num_predict_steps = 3",
+        'split = { by = "simulation", train = "0:2", val = "2:3", test = "3:4" }',
+    ]
+
+
+def test_longitudes_round_the_earth_are_a_ring_whatever_the_values_show() -> None:
+    section = tomllib.loads("\n".join(lines_for(Ring("u", "land.v"))))
+    assert section["variables"] == {"u": "u", "land.v": "land.v"}
+    assert section["boundary"] == {"x": "periodic", "y": "zero-gradient"}
+    assert section["observe"] == {"mask": {"value": "nan"}}

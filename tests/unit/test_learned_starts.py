@@ -36,7 +36,7 @@ def learning(model: nn.Module, shards: Shards | None = None, **more: Any) -> Tra
 
 def begun(trainer: Trainer, data: Any, moved: float = 0.0) -> Problem:
     """The problem of `trainer` on `data`, with learned starts that are `moved` at random."""
-    trainer.state.learn_starts(AugmentedDataset(data), 1, torch.device("cpu"))
+    trainer.state.learn_starts(AugmentedDataset(data), decay_layout(), torch.device("cpu"))
     whole = trainer.whole_loss(data)
     draws = torch.Generator().manual_seed(5)
     point = whole.point()
@@ -149,7 +149,7 @@ def test_the_minimum_is_that_of_least_squares(differences: bool, monkeypatch: py
     assert result.converged
     _, starts = minimum(trainer, data)
     assert trainer.state.initial is not None
-    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.shift.detach()
+    moved = data.inputs(torch.arange(len(data))) + trainer.state.initial.states(trainer.state.initial.scaled.detach())
     torch.testing.assert_close(moved, starts, rtol=0, atol=1e-4)
 
 
@@ -280,9 +280,9 @@ def test_weights_come_with_their_start_states() -> None:
     trainer.train(data, 3)
     weights, starts = trainer.found()
     assert starts is not None
-    trainer.state.initial.move_to(torch.zeros_like(starts))  # type: ignore[union-attr]
+    trainer.state.initial.scaled.data.zero_()  # type: ignore[union-attr]
     trainer.take(weights, starts)
-    torch.testing.assert_close(trainer.state.initial.shift.detach(), starts)  # type: ignore[union-attr]
+    torch.testing.assert_close(trainer.state.initial.scaled.detach(), starts)  # type: ignore[union-attr]
 
 
 def test_a_joint_problem_evaluates_other_points_and_returns() -> None:

@@ -16,7 +16,7 @@ from hyco_engine.interfaces import Trajectory
 from hyco_engine.report.verdict import verdict
 from hyco_engine.rollout import rollout
 from hyco_engine.testing.contexts import tiny_layout
-from hyco_engine.training.lyapunov import Lyapunov, largest_exponent
+from hyco_engine.training.lyapunov import FIXED, Lyapunov, largest_exponent
 
 DT = 0.05
 
@@ -98,7 +98,8 @@ def test_without_a_known_start_state_there_is_none() -> None:
 
 
 def test_a_physics_that_costs_too_much_is_not_rolled_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames, values = 100, 2 * 3 * 2
+    # few values take as long as many
+    frames, values = 100, FIXED
     monkeypatch.setattr("hyco_engine.training.lyapunov.MOST_WORK", values * (2 * frames - 1))
     assert exponent(lorenz, [-8.0, -8.0, 27.0], frames=frames) is None
     monkeypatch.setattr("hyco_engine.training.lyapunov.MOST_WORK", values * 9 * frames)

@@ -18,12 +18,12 @@ from torch import Tensor
 import hyco_engine as hyco
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.manager import DataManager
-from hyco_engine.data.noise import estimate_noise
+from hyco_engine.data.noise import estimate_noise, is_noisy
 from hyco_engine.data.recut import Recut
 from hyco_engine.data.settings import Noise, Observe, SourceChoice, Split
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Trajectory, TrajectorySource
-from hyco_engine.training.noisy import is_noisy, meet_noise
+from hyco_engine.training.noisy import meet_noise
 from hyco_engine.training.settings import TrainingSettings
 
 X = torch.linspace(0, 1, 65, dtype=torch.float64)[:-1]

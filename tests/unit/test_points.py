@@ -352,11 +352,11 @@ def test_a_shorter_horizon_sees_less_and_computes_no_more():
 
 def test_a_start_that_is_learned_counts_as_so_many_values_more():
     batch = PointWindows(TWO, horizon=3).batch(torch.arange(2))
-    shift = torch.full((2, 1, 4), 0.5)
-    moved, targets = InitialStates(shift)(batch, torch.arange(2))
+    every, form = torch.ones(1, 4, dtype=torch.bool), layout("u", "", (4,))
+    moved, targets = InitialStates(torch.full((2, 4), 0.5), torch.ones(1), every, form)(batch, torch.arange(2))
     assert torch.equal(moved, batch[0] + 0.5)
     assert torch.equal(targets[START], batch[0][:, None])
-    objective = PointObjective(layout("u", "", (4,)))
+    objective = PointObjective(form)
     (term,) = objective(Growing(), (moved, targets))
     # what was 1 too small is 0.5 too small now, and each of four cells 0.5 too large
     assert term.per_sample.tolist() == pytest.approx([(2 * 0.25 + 4 * 0.25) / 6, (2.5**2 + 4 * 0.25) / 5])

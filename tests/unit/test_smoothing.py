@@ -16,7 +16,8 @@ from hyco_engine.data.contracts import Samples
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.noise import estimate_noise
 from hyco_engine.data.recut import frames_of
-from hyco_engine.data.smoothing import ORDER, REMOVED, smoothed
+from hyco_engine.data.smoothing import REMOVED, smoothed
+from hyco_engine.data.waves import ORDER
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Trajectory
 from hyco_engine.training.solver import guessed

@@ -153,10 +153,35 @@ def _with(key: str, value: str) -> str:
         (
             "data.boundary",
             '"cyclic"',
-            "unknown boundary 'cyclic': use a number, {normal, tangential}, or one of "
+            "unknown boundary 'cyclic'; did you mean 'periodic'? Use a number, {normal, tangential}, or one of "
+            "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect",
+        ),
+        (
+            "data.boundary",
+            '"cycle"',
+            "unknown boundary 'cycle': use a number, {normal, tangential}, or one of "
             "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect, or a formula of parameters, "
             "which need start values in physical.parameters",
         ),
+        (
+            "data.boundary.x",
+            '"perodic"',
+            "unknown boundary 'perodic'; did you mean 'periodic'? Use a number, {normal, tangential}, or one of "
+            "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect",
+        ),
+        (
+            "data.boundary.x.lower",
+            '"neuman"\nboundary.x.upper = 0.0',
+            "unknown boundary 'neuman'; did you mean 'zero-gradient'? Use a number, {normal, tangential}, or one of "
+            "periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect",
+        ),
+        (
+            "data.boundary.x.upper.normal",
+            '"Dirichlet"\nboundary.x.upper.tangential = 0.0\nboundary.x.lower = 0.0',
+            "unknown boundary 'Dirichlet'; did you mean a number, such as 0.0? Use a number, {normal, tangential}, or "
+            "one of periodic, zero-gradient, symmetric, antisymmetric, reflect, antireflect",
+        ),
+        ("data.boundary.x", "{lowr = 0.0, upper = 0.0}", "the sides of an axis are lower and upper, not lowr, upper"),
         ("physical.dt", "inf", "must be finite, not inf"),
         ("physical.parameters.a", "{init = true}", "must be a number or a table, not true"),
         ("physical.parameters.a", "{init = {file = 3}}", "must be a path (a string), not 3"),
@@ -235,7 +260,7 @@ def test_boundaries(load: Callable[..., LoadedSpec]) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "[0.0, nan]", "[true]", "{x = -inf}"])
 def test_boundary_values_are_finite_numbers(load: Callable[..., LoadedSpec], value: str) -> None:
-    with pytest.raises(SpecError, match=r"data\.boundary: (a boundary value must be finite|expected a number)"):
+    with pytest.raises(SpecError, match=r"data\.boundary(\.x)?: (a boundary value must be finite|expected a number)"):
         load(_with("data.boundary", value))
 
 

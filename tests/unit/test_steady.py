@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from gallery_cases import REGISTRY
+from scipy.sparse import csc_matrix
+from scipy.sparse.linalg import splu
 from torch import Tensor
 
 import hyco_engine as hyco
@@ -21,6 +24,8 @@ from hyco_engine.builtin.models.options_physical import EquationOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import BuildContext
+from hyco_engine.physics import multigrid, steady
+from hyco_engine.physics.multigrid import Multigrid
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.physics.steady import Stencil
 from hyco_engine.report.run_figures import draw
@@ -35,8 +40,8 @@ def model(
     boundary: Any = 0.0,
     **options: Any,
 ) -> Any:
-    """Return a model on the unit line or square with the static field f; walls lie at the ends, as for nodes."""
-    axes = ("x", "y")[: len(resolution)]
+    """Return a model on the unit line, square or cube with the static field f; walls lie at the ends, as for nodes."""
+    axes = ("x", "y", "z")[: len(resolution)]
     closed = boundary == "periodic"
     ends = [0.0 if closed else 0.5 / (n + 1) for n in resolution]
     beyond = Boundary.parse("periodic" if closed else "zero-gradient", axes)
@@ -130,6 +135,136 @@ def test_few_products_give_the_whole_matrix(
     state = torch.zeros(components, *resolution, dtype=torch.float64)
     found = stencil.jacobian(lambda u: (matrix @ u.reshape(-1)).reshape(u.shape), state)
     assert np.allclose(found.toarray(), matrix.numpy(), atol=0, rtol=1e-14)
+
+
+def system(own: Any, **parameters: float) -> tuple[csc_matrix, Stencil]:
+    """Return the matrix of the residual about a state that varies."""
+    known = {name: torch.tensor(value, dtype=torch.float64) for name, value in parameters.items()}
+    shape = own.layout.grid.resolution
+    f = torch.zeros(1, 1, *shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    state = torch.rand(own.layout.n_dynamic, *shape, generator=generator, dtype=torch.float64)
+    stencil = own.physics.stencil
+    return stencil.jacobian(lambda u: own.physics.residual(u[None], {"f": f}, known)[0], state), stencil
+
+
+CASES = {
+    "coefficient": ("div((1 + 0.9*sin(7*x)*cos(5*y))*grad(u)) - 2*u + f", 0.0, 12),
+    "periodic": ("lap(u) - 2*u + f", "periodic", 12),
+    "zero-gradient": ("lap(u) - 2*u + f", "zero-gradient", 12),
+    "not symmetric": ("div((1 + 0.5*sin(7*x))*grad(u)) - 20*dx(u) - 10*y*dy(u) + f", 0.0, 20),
+    "indefinite": ("lap(u) + 100*u + f", 0.0, 40),
+    "nonlinear": ("lap(u) - u**3 + f", 0.0, 12),
+    "joined weakly along y": ("dx(u, 2) + 0.01*dy(u, 2) - u + f", 0.0, 20),
+}
+
+
+class TestMultigrid:
+    @pytest.mark.parametrize(("text", "boundary", "most"), CASES.values(), ids=CASES)
+    @pytest.mark.parametrize("way", ["N", "T"])
+    def test_takes_few_iterations_whatever_the_grid(
+        self, text: str, boundary: Any, most: int, way: Literal["N", "T"], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[float] = []
+        told = partial(multigrid.gmres, callback=taken.append, callback_type="pr_norm")
+        monkeypatch.setattr(multigrid, "gmres", told)
+        for n in (31, 64):
+            matrix, stencil = system(model(text, (n, n), {}, boundary))
+            right = np.random.default_rng(0).normal(size=(n * n, 1))
+            taken.clear()
+            found = Multigrid(matrix, stencil.resolution, stencil.periodic).solve(right, way)
+            assert found is not None
+            assert len(taken) <= most
+            direct = splu(matrix).solve(right, way)
+            assert np.abs(found - direct).max() < 1e-6 * np.abs(direct).max()
+
+    def test_solves_for_several_fields(self) -> None:
+        texts = {"u": "lap(u) - 3*u*v + f", "v": "lap(v) + u - v"}
+        matrix, stencil = system(model(texts, (20, 31), {}))
+        right = np.random.default_rng(0).normal(size=(2 * 20 * 31, 1))
+        for way in ("N", "T"):
+            found = Multigrid(matrix, stencil.resolution, stencil.periodic).solve(right, way)
+            assert found is not None
+            assert np.allclose(found, splu(matrix).solve(right, way), rtol=0, atol=1e-7 * np.abs(found).max())
+
+    def test_of_a_cube_keeps_the_order_and_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steady, "splu", None)
+        errors = []
+        for n in (17, 35):
+            own = model("div(kappa*grad(u)) - eta*u + f", (n, n, n), {"kappa": 0.7, "eta": 2.0})
+            x, y, z = places(own)
+            exact = torch.sin(math.pi * x) * torch.sin(math.pi * y) * torch.sin(math.pi * z)
+            found = own(with_source(own, ((2.1 * math.pi**2 + 2) * exact)[None]))
+            errors.append(float((found[0, 0] - exact).detach().abs().max()))
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.2)
+        assert own.statements[0] == (
+            "the steady equation is linear, and is solved once, with multigrid and GMRES (sparse factors where that "
+            "does not converge) of central differences of fourth order; derivatives follow from the implicit function "
+            "theorem"
+        )
+
+    @pytest.mark.parametrize("text", ["div(kappa*grad(u)) - a*u**3 + f", "div(kappa*grad(u)) - 9*dx(u) - a*u + f"])
+    def test_gives_states_and_derivatives_of_factors_and_of_differences(
+        self, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = []
+        for least in (0.0, math.inf):
+            monkeypatch.setattr(steady, "LEAST", (least,) * 3)
+            own = model(text, (26, 25), {"kappa": 0.6, "a": 1.5})
+            x, y = places(own)
+            state = with_source(own, torch.stack([30 * x * y, 20 * torch.sin(3 * x)]))
+            weights = torch.linspace(-1, 1, 2 * 26 * 25, dtype=torch.float64)
+
+            def loss(kappa: Any, a: Any, own: Any = own, state: Any = state, weights: Any = weights) -> Any:
+                named = {"learnables.raw.kappa": kappa, "learnables.raw.a": a}
+                return (torch.func.functional_call(own, named, (state,)).flatten() * weights).sum()
+
+            raw = [own.learnables.raw[name].detach().clone().requires_grad_() for name in ("kappa", "a")]
+            slopes = torch.autograd.grad(loss(*raw), raw)
+            h = 1e-4
+            for index, slope in enumerate(slopes):
+                ends = [[value + sign * h * (i == index) for i, value in enumerate(raw)] for sign in (1, -1)]
+                change = float((loss(*ends[0]) - loss(*ends[1])).detach()) / (2 * h)
+                assert float(slope) == pytest.approx(change, rel=1e-6)
+            found.append((own(state).detach(), torch.stack(slopes)))
+        for iterated, direct in zip(*found, strict=True):
+            assert torch.allclose(iterated, direct, rtol=1e-8, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["lap(u) + 19.7*u + f", "0.001*lap(u) - 20*y*dx(u) + 15*dy(u) + f", "lap(u) + 3000*u + f"],
+        ids=["nearly singular", "advection", "many waves"],
+    )
+    def test_where_it_fails_factors_give_the_state(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = []
+        for least, rounds in ((0.0, 1), (math.inf, 3)):
+            monkeypatch.setattr(steady, "LEAST", (least,) * 3)
+            monkeypatch.setattr(multigrid, "RESTARTS", rounds)
+            own = model(text, (30, 30), {})
+            x, y = places(own)
+            found.append(own(with_source(own, (1 + x + y**2)[None])))
+        assert bool(found[1].isfinite().all())
+        assert torch.allclose(found[0], found[1], rtol=1e-6)
+
+    def test_factors_that_would_not_fit_are_not_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steady, "LEAST", (0.0,) * 3)
+        monkeypatch.setattr(multigrid, "BETWEEN", 2)
+        own = model("lap(u) + f", (30, 30), {})
+        state = with_source(own, torch.ones(1, 30, 30, dtype=torch.float64))
+        assert bool(own(state).isfinite().all())
+        monkeypatch.setattr(steady, "MOST_ENTRIES", 1e5)
+        with pytest.warns(RuntimeWarning, match="steady state with 900 unknowns, and factors of the matrix would have"):
+            assert bool(own(state).isnan().all())
+
+    @pytest.mark.parametrize("shape", [(40, 40), (14, 14, 14), (4, 300)])
+    def test_entries_of_factors_are_estimated(self, shape: tuple[int, ...]) -> None:
+        matrix, stencil = system(model("lap(u) - u + f", shape, {}))
+        assert 0.5 < stencil.entries / splu(matrix).nnz < 2.5
+
+    def test_a_matrix_that_is_singular_has_no_inverse(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steady, "LEAST", (0.0,) * 3)
+        own = model("0*lap(u) + f", (30, 30), {}, "periodic")
+        assert bool(own(with_source(own, torch.ones(1, 30, 30, dtype=torch.float64))).isnan().all())
 
 
 class TestDerivatives:

@@ -257,7 +257,7 @@ def test_what_a_checkpoint_holds_goes_to_the_device_of_the_model(optimizer: str,
     saved = found.content["training"]["trainers"]["physical"]
     assert saved["phase"] is not None
     trainer = hybrid(Seen(), optimizer=optimizer).trainers["physical"]
-    state = TrainingState.load(saved, trainer.solver, Unknowns(trainer.model.to(there)), there)
+    state = TrainingState.load(saved, trainer.solver, Unknowns(trainer.model.to(there)), trainer.layout, there)
     assert state.phase is not None
     tensors = list(state.phase.before.values())
     if optimizer == "lbfgs":

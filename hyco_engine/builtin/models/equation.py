@@ -26,7 +26,7 @@ scheme = "shock"
 
 Steady equations
     `steady.u` in place of `rates.u` is 0 for states that do not change. Newton's method with sparse factors of central
-    differences of fourth order; derivatives by the implicit function theorem.
+    differences of fourth order, or multigrid on large grids; derivatives by the implicit function theorem.
 
 Without space
     Classical Runge-Kutta, with as many internal steps as are accurate: at states of the data and with the present

@@ -80,9 +80,14 @@ class SteadyEquation(Equation, SteadyPhysics):
 
     def statements(self, layout: StateLayout, internal_steps: int, dt: float) -> Sequence[str]:
         way = "is linear, and is solved directly" if self.linear else "is solved by Newton's method"
+        if self.stencil.iterates:
+            way = "is linear, and is solved once" if self.linear else way
+            matrices = "multigrid and GMRES (sparse factors where that does not converge)"
+        else:
+            matrices = "sparse factors"
         return [
-            f"the steady equation {way}, with sparse factors of central differences of fourth order; derivatives "
-            "follow from the implicit function theorem",
+            f"the steady equation {way}, with {matrices} of central differences of fourth order; derivatives follow "
+            "from the implicit function theorem",
             *self.given_told(),
         ]
 

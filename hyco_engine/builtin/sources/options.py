@@ -300,14 +300,28 @@ class PointsOptions:
             raise SpecError("fields that are known on the grid need one: give resolution", key="static")
 
 
+def _check_renamed(value: Mapping[str, str]) -> None:
+    for file in value.values():
+        if list(value.values()).count(file) > 1:
+            raise ValueError(f"two fields are {file!r} in the files")
+
+
 @options
 class SceneOptions:
     """Folders that PhiFlow's `Scene` writes."""
 
     path: Files = option(None, help=f"a folder that holds sim_000000, sim_000001, ..., or one of these folders; {MANY}")
+    variables: Mapping[str, str] = option(
+        attrs.Factory(dict),
+        help='other names of fields, such as {T = "t"}, since PhiFlow writes names in small letters; fields that are '
+        "not named here keep the name in their files",
+        check=_check_renamed,
+    )
     dt: float | None = option(None, help="time between two stored frames; none: `dt` in description.json", gt=0.0)
     static: tuple[str, ...] = option(
-        (), help="fields that are inputs only, of which the first frame is used; none: `static` in description.json"
+        (),
+        help="fields, by the names in their files, that are inputs only, of which the first frame is used; none: "
+        "`static` in description.json",
     )
     boundary: BoundarySetting | None = option(
         None, help="boundary condition of the fields that change, as for arrays; none: that of the files"

@@ -57,6 +57,7 @@ class SceneSource(TrajectorySource):
         self._names = self._choose(self._simulations[0])
         self._frames = [self._find(folder) for folder in self._simulations]
         self._header = {name: self._read(0, name, 0, data=False) for name in self._names}
+        self._file_names = self._renamed()
         self.layout = self._layout()
         self._truth = true_values(options.truth, self.layout.grid)
         self._scalars = [_numbers(_description(folder)) for folder in self._simulations]
@@ -177,6 +178,23 @@ class SceneSource(TrajectorySource):
 
     # --- fields ---
 
+    def _renamed(self) -> dict[str, str]:
+        """Return the name in the files of each field. Raises SpecError."""
+        given = self.options.variables
+        for field, file in given.items():
+            if file not in self._names:
+                raise SpecError(
+                    f"{self._simulations[0]} has no field {file!r}{did_you_mean(file, self._names)} (it has "
+                    f"{', '.join(self._names)})",
+                    key=f"data.variables.{field}",
+                )
+        other = {file: field for field, file in given.items()}
+        found = {other.get(file, file): file for file in self._names}
+        if len(found) < len(self._names):
+            field = next(field for field in given if field in self._names and field not in given.values())
+            raise SpecError(f"the files have another field {field!r}: give it another name, too", key="data.variables")
+        return found
+
     def _layout(self) -> StateLayout:
         infos = {}
         grid: Grid | None = None
@@ -187,6 +205,8 @@ class SceneSource(TrajectorySource):
                 raise DataError(f"{path} lies on another grid than the other fields: {own}, not {grid}", key=KEY)
             grid = own
         assert grid is not None  # at least one field was read
+        fields = {file: field for field, file in self._file_names.items()}
+        infos = {name: attrs.evolve(info, name=fields[name]) for name, info in infos.items()}
         dynamic = tuple(info for name, info in infos.items() if name not in self._static)
         if self.options.boundary is not None:
             given = self.options.boundary.on(grid.axes)
@@ -195,8 +215,9 @@ class SceneSource(TrajectorySource):
 
     def _samples(self, index: int, field: FieldInfo, frame: int) -> Tensor:
         """Return one frame of one field, `[C, *S]`, with zeros as padding."""
-        stored, header = self._read(index, field.name, frame), self._header[field.name]
-        path = list(self._frames[index][field.name].files.values())[frame]
+        name = self._file_names[field.name]
+        stored, header = self._read(index, name, frame), self._header[name]
+        path = list(self._frames[index][name].files.values())[frame]
         for what in ("field_type", "dims", "shape"):
             if not _equal(getattr(stored, what), getattr(header, what)):
                 raise DataError(
@@ -205,7 +226,7 @@ class SceneSource(TrajectorySource):
                     key=KEY,
                 )
         grid = self.layout.grid
-        replaced = self.options.boundary is not None and field.name not in self._static
+        replaced = self.options.boundary is not None and name not in self._static
         if not replaced and not _equal(stored.extrapolation, header.extrapolation):
             own = _described(field.name, stored, path)[1].boundary
             if own != field.boundary:

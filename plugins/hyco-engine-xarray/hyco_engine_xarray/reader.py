@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ SECONDS = {
     "week": 604800.0,
 }
 """The units in which CF counts times since a date, without a plural s."""
+_EAST = ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee")
+"""The units of longitudes in CF, in lower case."""
 _NUMBERS = "fiubc"
 """The kinds of types that are numbers, as numpy names them."""
 _WHOLE = 2**28
@@ -71,9 +73,49 @@ class XarrayReader(ArrayReader):
                 self.refused[str(name)] = f"it holds {variable.dtype}, and the engine reads only numbers"
 
     @property
-    def dimensions(self) -> tuple[str, ...]:
-        """The names of all dimensions."""
-        return tuple(map(str, self._data.sizes))
+    def dimensions(self) -> Mapping[str, int]:
+        """The lengths of all dimensions by name."""
+        return {str(name): n for name, n in self._data.sizes.items()}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups in the file or store that hold numbers."""
+        if self.path.is_dir():
+            found = {Path(entry.path).parent.parent for entry in _entries(self.path) if _is_head_of_array(entry)}
+            return tuple(sorted(p.relative_to(self.path).as_posix() for p in found - {self.path}))
+        if not h5py.is_hdf5(self.path):
+            return ()
+        with h5py.File(self.path, "r") as file:
+            held = {name.rpartition("/")[0].strip("/") for name, item in _items(file, set()) if _is_array(item)}
+        return tuple(sorted(held - {""}))
+
+    def leave_out(self, dimensions: Iterable[str]) -> None:
+        """Read all variables without these dimensions, whose length is 1."""
+        self._data = self._data.squeeze(list(dimensions), drop=True)
+        kept = {name: stored for name, stored in self.arrays.items() if name in self._data.variables}
+        self.arrays = {name: Stored(self._data.variables[name].shape, own.dtype) for name, own in kept.items()}
+
+    def counts_from_a_date(self, name: str) -> bool:
+        """Return whether a variable holds times, by its unit."""
+        return name in self.arrays and " since " in self.attribute(name, "units")
+
+    def times_along(self, dimension: str) -> str:
+        """Return the variable with the times along a dimension; empty if there is none, or several."""
+        if dimension in self.arrays:
+            return dimension
+        lines = (name for name in self.arrays if self.dimensions_of(name) == (dimension,))
+        found = [name for name in lines if self.counts_from_a_date(name)]
+        return found[0] if len(found) == 1 else ""
+
+    def named_by(self, attribute: str) -> tuple[str, ...]:
+        """Return the variables that other variables name in an attribute such as `bounds`."""
+        # xarray moves what it understands from the attributes to the encoding
+        texts = (v.attrs.get(attribute, v.encoding.get(attribute, "")) for v in self._data.variables.values())
+        return tuple(name for text in texts if isinstance(text, str) for name in text.split())
+
+    def is_flag(self, name: str) -> bool:
+        """Return whether the numbers of a variable stand for words, as those of a quality flag do."""
+        return "flag_meanings" in self._data.variables[name].attrs
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -98,6 +140,8 @@ class XarrayReader(ArrayReader):
         if (limits := self._limits(name)) is not None:
             values = np.where((values < limits[0]) | (values > limits[1]), np.nan, values)
         unit, since, _ = self.attribute(name, "units").partition(" since ")
+        if unit.lower() in _EAST and self._data.variables[name].ndim == 1:
+            return _onwards(values)
         if not since:
             return values
         unit = unit.strip().lower()
@@ -135,6 +179,26 @@ class XarrayReader(ArrayReader):
             return content_hash(files)
         listed = [(str(f.relative_to(self.path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         return hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _onwards(longitudes: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return longitudes that go on where those in the file begin again, as 350, 0 or 170, -180 do."""
+    jumps = np.diff(longitudes)
+    if not (np.abs(jumps) > 180).any():
+        return longitudes
+    turns = np.concatenate([[0], np.cumsum(np.where(jumps < -180, 1, np.where(jumps > 180, -1, 0)))])
+    return np.asarray(longitudes + 360 * turns.astype(longitudes.dtype))
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, h5py.Dataset) and item.dtype.kind in _NUMBERS and item.ndim > 0
+
+
+def _is_head_of_array(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file in a store declares an array, and not a group."""
+    if entry.name == "zarr.json":
+        return '"node_type": "array"' in _words(Path(entry.path)).partition('"consolidated_metadata"')[0]
+    return entry.name == ".zarray"
 
 
 def _engine(path: Path) -> str:

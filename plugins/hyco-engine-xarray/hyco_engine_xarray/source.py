@@ -24,25 +24,45 @@ SPACE = "xyz"
 
 NAMES = {
     "t": ("t", "time", "times"),
-    "x": ("x", "lon", "longitude", "projection_x_coordinate", "x_coordinate", "grid_longitude"),
-    "y": ("y", "lat", "latitude", "projection_y_coordinate", "y_coordinate", "grid_latitude"),
-    "z": ("z", "lev", "level", "depth", "height", "altitude", "z_coordinate"),
-    "s": ("s", "simulation", "sample", "member", "ensemble", "realization", "trajectory", "batch"),
+    "x": (
+        *("x", "lon", "longitude", "projection_x_coordinate", "x_coordinate", "grid_longitude", "rlon"),
+        *("xi_rho", "west_east", "xc", "nx", "ni", "i"),
+    ),
+    "y": (
+        *("y", "lat", "latitude", "projection_y_coordinate", "y_coordinate", "grid_latitude", "rlat"),
+        *("eta_rho", "south_north", "yc", "ny", "nj", "j"),
+    ),
+    "z": ("z", "lev", "level", "depth", "height", "altitude", "z_coordinate", "plev", "pressure_level", "s_rho", "nz"),
+    "s": (
+        *("s", "simulation", "sample", "member", "ensemble", "ensemble_member", "realization", "number"),
+        *("trajectory", "batch"),
+    ),
     "c": ("c", "component", "channel", "vector"),
 }
-"""The names and CF standard names of the dimension of each axis, in lower case."""
+"""The names and CF standard names of the dimension of each axis, and those that common models use, in lower case."""
 
 
 def build(options: XarrayOptions, context: SourceContext) -> ArraysSource:
     """Build the source `xarray`. Raise SpecError or DataError where the data set does not say what it must."""
     reader = XarrayReader(options.path, options.group)
+    if not reader.variables and reader.groups:
+        raise SpecError(
+            f"{options.path} holds no variable in {f'its group {options.group!r}' if options.group else 'its root'}; "
+            f"it has the groups {', '.join(reader.groups)}",
+            key="data.group",
+        )
     letters = _letters(options, reader)
+    # such as the one level, or the one member, that was taken out of many
+    left = [name for name, n in reader.dimensions.items() if n == 1 and letters.get(name) != "t"]
+    if left := [name for name in left if name not in options.dimensions.values()]:
+        reader.leave_out(left)
+        log.info("%s: the dimensions of length 1 are left out: %s", options.path, ", ".join(left))
     variables = _variables(options, reader, letters)
     used = {letter for variable in variables.values() for letter in variable.axes}
     dimension = {letter: name for name, letter in letters.items() if letter in used}
     positions = {axis: dimension[axis] for axis in SPACE if axis in dimension and dimension[axis] in reader.arrays}
-    time = "" if options.dt is not None else dimension.get("t", "")
-    if not options.dt and time not in reader.arrays:
+    time = "" if options.dt is not None else reader.times_along(dimension.get("t", ""))
+    if options.dt is None and not time:
         raise SpecError(
             f"{options.path} holds no times of its frames; give dt, the time between two of them", key="data.dt"
         )
@@ -87,7 +107,7 @@ def _letters(options: XarrayOptions, reader: XarrayReader) -> dict[str, str]:
             )
         found[name] = letter
     for name in reader.dimensions:
-        letter = _letter(reader, name)
+        letter = "t" if reader.counts_from_a_date(name) else _letter(reader, name)
         if name not in found and letter and letter not in found.values():
             found[name] = letter
     return found
@@ -115,18 +135,21 @@ def _variables(options: XarrayOptions, reader: XarrayReader, letters: Mapping[st
 
 
 def _fields(options: XarrayOptions, reader: XarrayReader, letters: Mapping[str, str]) -> list[str]:
-    """Return the variables that vary in time and along as many axes as any."""
-    axes = {name: [letters.get(d, "") for d in reader.dimensions_of(name)] for name in reader.variables}
-    moving = {name: own for name, own in axes.items() if "t" in own and "" not in own}
-    most = max((len(set(own) & set(SPACE)) for own in moving.values()), default=0)
-    if not most:
+    """Return the variables that vary in time and along as many axes as any, but for those that describe others."""
+    own = {name: [letters.get(d, "") for d in reader.dimensions_of(name)] for name in reader.variables}
+    described = set(reader.named_by("bounds")) | set(reader.named_by("ancillary_variables"))
+    moving = [name for name, axes in own.items() if "t" in axes and name not in described and not reader.is_flag(name)]
+    known = {name: len(set(own[name]) & set(SPACE)) for name in moving if "" not in own[name]}
+    most = max(known.values(), default=-1)
+    # a series beside fields whose dimensions are not known is not what the file is about
+    if most < 0 or (most == 0 and len(known) < len(moving)):
         listed = ", ".join(f"{name} ({', '.join(reader.dimensions_of(name))})" for name in reader.variables)
         raise DataError(
-            f"{options.path}: no variable has a dimension of time and one of space (it has {listed or 'no variable'}); "
-            f'data.dimensions names them, such as {{ t = "time", x = "lon" }}',
+            f"{options.path}: no variable has a dimension of time and only such dimensions as are known (it has "
+            f'{listed or "no variable"}); data.dimensions names them, such as {{ t = "time", x = "lon" }}',
             key="data.dimensions",
         )
-    return [name for name, own in moving.items() if len(set(own) & set(SPACE)) == most]
+    return [name for name, count in known.items() if count == most]
 
 
 def _filled(

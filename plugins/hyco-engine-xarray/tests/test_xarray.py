@@ -18,6 +18,8 @@ from hyco_engine_xarray.source import build
 from hyco_engine.builtin.sources.options import Variable
 from hyco_engine.data.settings import BoundarySetting
 from hyco_engine.errors import HycoError
+from hyco_engine.hooks.registry import Registry
+from hyco_engine.inspection import describe
 from hyco_engine.interfaces import SourceContext, TrajectorySource
 from hyco_engine.testing.contexts import tiny_context
 from hyco_engine.testing.sources import TrajectoryContract
@@ -177,7 +179,8 @@ def test_axes_are_found_by_attributes_and_names(tmp_path: Path, caplog: pytest.L
 def test_dimensions_that_nothing_explains_are_named(tmp_path: Path) -> None:
     path = netcdf(tmp_path, data(U, ("step", "cell"), time=("step", T), x=("cell", X)))
     assert refused(lambda: opened(path)) == (
-        f"data.dimensions: {path}: no variable has a dimension of time and one of space (it has u (step, cell)); "
+        f"data.dimensions: {path}: no variable has a dimension of time and only such dimensions as are known (it has "
+        "u (step, cell)); "
         'data.dimensions names them, such as { t = "time", x = "lon" }'
     )
     source = opened(path, dimensions={"t": "step", "x": "cell"}, dt=0.5, coordinates={"x": "x"})
@@ -189,6 +192,59 @@ def test_dimensions_that_nothing_explains_are_named(tmp_path: Path) -> None:
         f"data.dimensions: {path}: 'u' has the dimension 'cell', of which nothing says what it is; data.dimensions "
         "names the dimension of each axis: s simulation, t time, c component, x, y, z"
     )
+
+
+def test_dimensions_of_length_1_are_left_out(tmp_path: Path) -> None:
+    plane = U[:, :, None] * np.arange(1, 4)
+    found = data(
+        plane[None, :, None], ("expver", "time", "level", "lat", "lon"), lat=X[:, None][:, 0], lon=np.arange(3.0)
+    )
+    source = opened(netcdf(tmp_path, found.drop_vars("x")), boundary={"x": "zero-gradient", "y": "periodic"})
+    assert source.layout.grid.axes == ("x", "y")
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(plane.transpose(0, 2, 1).copy()))
+
+
+@pytest.mark.parametrize("name", ["number", "realization", "ensemble_member"])
+def test_members_of_an_ensemble_are_simulations(tmp_path: Path, name: str) -> None:
+    assert opened(netcdf(tmp_path, data(np.stack([U, 2 * U]), (name, "time", "x")))).num_simulations == 2
+
+
+@pytest.mark.parametrize(
+    ("longitudes", "lower"),
+    [([180, 225, 270, 315, 0, 45, 90, 135], 157.5), ([0, 45, 90, 135, -180, -135, -90, -45], -22.5)],
+)
+def test_longitudes_that_begin_again_go_on(tmp_path: Path, longitudes: list[float], lower: float) -> None:
+    lon = ("lon", np.array(longitudes, "f4"), {"units": "degrees_east"})
+    source = opened(netcdf(tmp_path, data(dims=("time", "lon"), lon=lon).drop_vars("x")))
+    assert (source.layout.grid.lower, source.layout.grid.upper) == ((lower,), (lower + 360,))
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(U))
+
+
+def test_series_have_no_space(tmp_path: Path) -> None:
+    path = netcdf(tmp_path, xarray.Dataset({"co2": ("time", U[:, 0])}, coords={"time": T}))
+    source = build(XarrayOptions(path=path), tiny_context().derive(SourceContext))
+    assert source.layout.grid.axes == ()
+    assert torch.equal(source.load(0).dynamic[:, 0], torch.from_numpy(U[:, 0].copy()))
+
+
+def test_times_are_known_by_their_unit(tmp_path: Path) -> None:
+    hours = ("ocean_time", T, {"units": "hours since 2000-01-01"})
+    named = data(dims=("ocean_time", "xi_rho"), time=hours, ocean_time=hours, xi_rho=("xi_rho", X)).drop_vars(
+        ["x", "time"]
+    )
+    assert opened(netcdf(tmp_path, named)).dt == 1800
+    beside = data(dims=("Time", "west_east"), XTIME=("Time", *hours[1:]), west_east=X).drop_vars(["x", "time"])
+    (tmp_path / "wrf").mkdir()
+    assert opened(netcdf(tmp_path / "wrf", beside)).dt == 1800
+
+
+def test_variables_that_describe_others_are_no_fields(tmp_path: Path) -> None:
+    found = data()
+    found["u"].attrs["ancillary_variables"] = "u_error"
+    found["x"].attrs["bounds"] = "x_bounds"
+    found["u_error"] = found["x_bounds"] = found["quality"] = found["u"] * 0
+    found["quality"].attrs["flag_meanings"] = "good bad"
+    assert [field.name for field in opened(netcdf(tmp_path, found)).layout.fields] == ["u"]
 
 
 def test_uneven_positions_are_refused_or_interpolated(tmp_path: Path) -> None:
@@ -208,6 +264,20 @@ def test_curvilinear_grids_are_refused(tmp_path: Path) -> None:
 def test_groups(tmp_path: Path) -> None:
     data().to_netcdf(tmp_path / "a.nc", engine="h5netcdf", group="run")
     assert opened(tmp_path / "a.nc", group="run").dt == 0.5
+
+
+@pytest.mark.parametrize("form", [None, 2, 3])
+def test_groups_are_named_where_the_root_is_empty(tmp_path: Path, form: int | None) -> None:
+    path = tmp_path / ("a.zarr" if form else "a.nc")
+    for group in ("model/run1", "model/run2"):
+        if form is None:
+            data().to_netcdf(path, engine="h5netcdf", group=group, mode="a" if path.exists() else "w")
+        else:
+            data().to_zarr(path, group=group, zarr_format=form, consolidated=False)
+    assert refused(lambda: opened(path)) == (
+        f"data.group: {path} holds no variable in its root; it has the groups model/run1, model/run2"
+    )
+    assert opened(path, group="model/run2").dt == 0.5
 
 
 def test_links_out_of_a_file_are_refused(tmp_path: Path) -> None:
@@ -261,3 +331,36 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
 def test_the_example_reads_its_file() -> None:
     source = opened(Path(__file__).parents[1] / "heat.nc", boundary=0.0)
     assert (source.frames(0), source.layout.grid.resolution) == (41, (31,))
+
+
+INSTALLED = "xarray" in Registry.installed().kinds("hyco_sources")
+
+
+@pytest.mark.skipif(not INSTALLED, reason="inspect knows installed sources only")
+@pytest.mark.parametrize("write", [netcdf, netcdf3, zarr])
+def test_inspect_prints_what_reads_a_file(tmp_path: Path, write: Any) -> None:
+    lat, lon = np.linspace(80, -80, 9), np.arange(0, 360, 30.0)
+    ring = 2 + np.sin(np.deg2rad(lon)) * np.exp(-T)[:, None, None] + np.deg2rad(lat)[:, None]
+    found = data(
+        np.where(lat[:, None] < -70, np.nan, ring),
+        ("time", "lat", "lon"),
+        lat=("lat", lat, {"units": "degrees_north"}),
+        lon=("lon", lon, {"units": "degrees_east"}),
+    ).drop_vars("x")
+    told = describe(write(tmp_path, found))
+    assert told.spec.splitlines()[3:] == [
+        'variables = { u = "u" }   # field = variable; name fields as your physics does',
+        'boundary = { x = "periodic", y = "zero-gradient" }   # <- guessed from the values at the ends',
+        'observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed',
+        "num_predict_steps = 1",
+        'split = { by = "time", train = "0:2", val = "2:4", test = "4:6" }',
+    ]
+    assert told.tried.startswith("read as 1 simulation of 6 frames, 0.5 apart; u on 12 cells along x in [-15, 345]")
+
+
+@pytest.mark.skipif(not INSTALLED, reason="inspect knows installed sources only")
+def test_inspect_names_the_group(tmp_path: Path) -> None:
+    data().to_netcdf(tmp_path / "a.nc", engine="h5netcdf", group="run")
+    told = describe(tmp_path / "a.nc")
+    assert 'group = "run"' in told.spec
+    assert told.tried.startswith("read as 1 simulation of 6 frames")
