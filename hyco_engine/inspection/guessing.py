@@ -104,7 +104,9 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
         for name in fields
     )
     lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
-    lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_meaning(axes)}"))
+    other = _other_reading(axes)
+    either = f'; or axes = "{other}", if these {most[0]} are simulations' if other else ""
+    lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_meaning(axes)}{either}"))
     lines.append(
         f"time = {_text(time.name)}" if time else "dt = 1.0   # <- the time between two frames is not in the file"
     )
@@ -303,6 +305,11 @@ def _guess_space(shape: tuple[int, ...]) -> str:
 def _meaning(axes: str) -> str:
     words = {"s": "simulation", "t": "time", "c": "component", "x": "x", "y": "y", "z": "z"}
     return ", ".join(words[axis] for axis in axes)
+
+
+def _other_reading(axes: str) -> str:
+    """Return the axes if a few arrays beside each other in the first place are simulations, not components."""
+    return f"s{axes[1:]}" if axes.startswith("c") and "s" not in axes else ""
 
 
 def _ends_before_its_period(positions: Array) -> bool:

@@ -400,6 +400,16 @@ def test_a_split_that_is_proposed_has_no_empty_part(frames, sims, ranges):
     assert split_line(frames, sims) == f'split = {{ by = "{by}", {", ".join(parts)} }}'
 
 
+def test_a_few_arrays_in_the_first_place_may_be_simulations(tmp_path: Path) -> None:
+    path = npz(tmp_path, u=np.stack([WAVE.T, 2 * WAVE.T]), t=T)
+    (line,) = [line for line in describe(path).spec.splitlines() if line.startswith("axes = ")]
+    assert line == (
+        'axes = "ctx"   # <- guessed for [2, 21, 32]: component, time, x; or axes = "stx", if these 2 are simulations'
+    )
+    section = describe(path).spec.replace('axes = "ctx"', 'axes = "stx"')
+    assert planned(section)["data"]["simulations"] == 2
+
+
 class Ring(TrajectorySource):
     """Fields without a file: a ring of longitudes, an end that is kept, gaps."""
 

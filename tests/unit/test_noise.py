@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from messages import lacking
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import hyco_engine as hyco
@@ -86,6 +89,69 @@ def test_too_few_values_tell_nothing() -> None:
     small = StateLayout(grid=grid, dynamic=layout("u").dynamic)
     values = Trajectory(dynamic=drawn(0, (3, 1, 4)), static=torch.zeros(0, 4, dtype=torch.float64))
     assert estimate_noise([values], small) == {"u": 0.0}
+
+
+# --- short series without space ---------------------------------------------------------------------------------------
+
+LAWS: dict[str, tuple[Callable[[float, Any], list[float]], list[float], float]] = {
+    "Lotka-Volterra": (lambda _, u: [u[0] - 0.5 * u[0] * u[1], 0.25 * u[0] * u[1] - 0.75 * u[1]], [2.0, 1.0], 20.0),
+    "SIR": (lambda _, u: [-0.5 * u[0] * u[1], 0.5 * u[0] * u[1] - 0.1 * u[1]], [0.99, 0.01], 60.0),
+    "Michaelis-Menten": (lambda _, u: [-u[0] / (0.5 + u[0])], [5.0], 15.0),
+    "pendulum": (lambda _, u: [u[1], -math.sin(u[0]) - 0.1 * u[1]], [2.5, 0.0], 25.0),
+    "van der Pol": (lambda _, u: [u[1], 2 * (1 - u[0] ** 2) * u[1] - u[0]], [2.0, 0.0], 20.0),
+    "an enzyme that binds at once": (
+        lambda _, u: [0.3 * u[1] - 2 * (0.5 - u[1]) * u[0], 2 * (0.5 - u[1]) * u[0] - 0.8 * u[1]],
+        [2.0, 0.0],
+        30.0,
+    ),
+}
+"""Laws of series with a start and a duration."""
+
+
+def series(name: str, frames: int, part: float = 1.0) -> Tensor:
+    """Return a clean series `[frames, C]` of a law in units of its spreads, over a part of its duration."""
+    law, start, end = LAWS[name]
+    times = np.linspace(0, part * end, frames)
+    found = solve_ivp(law, (0, times[-1]), start, t_eval=times, rtol=1e-9, atol=1e-11).y.T
+    return torch.from_numpy(found / found.std(axis=0))
+
+
+def noise_of(*simulations: Tensor) -> dict[str, float]:
+    """Return the estimate for each component of series, as fields `0`, `1`, ... of their own."""
+    grid = Grid(axes=(), resolution=(), lower=(), upper=())
+    names = [str(k) for k in range(simulations[0].shape[1])]
+    fields = tuple(FieldInfo(name=name, boundary=Boundary(sides={})) for name in names)
+    known = [Trajectory(dynamic=own, static=own[0, :0]) for own in simulations]
+    return estimate_noise(known, StateLayout(grid=grid, dynamic=fields))
+
+
+@pytest.mark.parametrize("name", list(LAWS))
+@pytest.mark.parametrize("part", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("frames", [5, 18, 30, 60, 100])
+def test_a_short_series_without_noise_is_not_noisy(name: str, frames: int, part: float) -> None:
+    assert max(noise_of(series(name, frames, part)).values()) < 0.002
+
+
+@pytest.mark.parametrize("name", ["Lotka-Volterra", "SIR", "Michaelis-Menten", "pendulum"])
+@pytest.mark.parametrize("level", [0.02, 0.05, 0.1])
+def test_the_noise_of_a_short_series_is_found_where_frames_resolve_it(name: str, level: float) -> None:
+    clean, found = series(name, 50, 0.2), []
+    for seed in range(10):
+        estimates = noise_of(clean + level * drawn(seed, clean.shape))
+        found += [1 / 1.5 < own / level < 1.5 for own in estimates.values()]
+    assert np.mean(found) >= 0.85
+
+
+def test_simulations_of_few_frames_are_looked_at_together() -> None:
+    clean = [series("Michaelis-Menten", 12, part) for part in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)]
+    assert noise_of(*clean)["0"] < 0.002
+    noisy = [own + 0.05 * drawn(seed, own.shape) for seed, own in enumerate(clean)]
+    assert noise_of(*noisy)["0"] == pytest.approx(0.05, rel=0.4)
+
+
+def test_few_jumps_of_a_short_series_are_no_noise() -> None:
+    steps = torch.where(torch.arange(50)[:, None] > 20, 1.0, 0.0).double()
+    assert noise_of(steps)["0"] == 0.0
 
 
 @pytest.mark.parametrize(
