@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from data_cases import layout
@@ -148,6 +149,49 @@ def test_an_epoch_has_room_where_alpha_alone_rounds_to_no_sample() -> None:
     assert made is not None
     assert (made.recipe is None or len(made.recipe)) == 30
     assert Trust(TrustOptions(), 40).max_generated(10, 0.0) == 0
+
+
+class Explodes(Decay):
+    """Has no finite next state where any value is above `limit`."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(0.5)
+        self.limit = limit
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.where(state.abs() > self.limit, torch.nan, super().forward(state))
+
+
+@pytest.mark.parametrize("limit", [torch.inf, 1.05])
+def test_a_trusted_teacher_goes_beyond_the_data_unless_it_diverges_there(limit: float) -> None:
+    own, phase = layout(resolution=(8,)), Phase(player="synthetic")
+    asked = context(states_of(own), own, {"physical": 0.001, "synthetic": 0.1}, alpha=0.5)
+    most = float(asked.real.inputs(torch.arange(10)).abs().max())
+    teacher = Explodes(limit * most)
+
+    def recipe(player: Player, states: Any, count: int, lead: Tensor | None = None) -> RolloutRecipe:
+        # without a spin-up, samples begin at the states themselves
+        return RolloutRecipe(teacher, states, count, horizon=2, layout=own)
+
+    def loss(player: Player, recipe: RolloutRecipe | None = None) -> float:
+        if recipe is not None:
+            recipe.generate(torch.arange(len(recipe)))
+        return 0.01
+
+    asked = attrs.evolve(asked, models={**asked.models, "physical": teacher}, rollout_recipe=recipe, loss=loss)
+    made = Trust(TrustOptions(), 40).augment(phase, asked)
+    assert made is not None
+    assert isinstance(made.recipe, RolloutRecipe)
+    states, _ = made.recipe.generate(torch.arange(30))
+    assert isinstance(states, Tensor)
+    assert bool((states[:, 0].abs() > most).any()) == (limit == torch.inf)
+    # where it is trusted no more than alpha says, it stays among the data
+    usual = Trust(TrustOptions()).augment(phase, asked)
+    assert usual is not None
+    assert isinstance(usual.recipe, RolloutRecipe)
+    states, _ = usual.recipe.generate(torch.arange(5))
+    assert isinstance(states, Tensor)
+    assert not bool((states[:, 0].abs() > most).any())
 
 
 @given(st.sampled_from(["physical", "synthetic"]), POSITIVE, POSITIVE, st.floats(0.0, 2.0), st.integers(1, 100))
@@ -298,6 +342,30 @@ def test_mixing_keeps_the_size_of_deviations() -> None:
     real = WindowDataset([Trajectory(dynamic=values, static=torch.zeros(0, 512))], horizon=1)
     states = mixed_starts(real, own, 200, torch.Generator().manual_seed(1))(torch.arange(200))
     assert float(states.std()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_wider_states_deviate_more_and_less_from_the_same_mean() -> None:
+    own = layout(resolution=(512,))
+    values = torch.randn(60, 1, 512, generator=torch.Generator().manual_seed(0))
+    real = WindowDataset([Trajectory(dynamic=values, static=torch.zeros(0, 512))], horizon=1)
+    usual, wider = (
+        mixed_starts(real, own, 200, torch.Generator().manual_seed(1), size)(torch.arange(200)) for size in (1.0, 2.0)
+    )
+    ratios = wider.flatten(1).std(1) / usual.flatten(1).std(1)
+    assert 0.5 <= float(ratios.min()) < 0.6
+    assert 1.8 < float(ratios.max()) <= 2.0
+    assert float(ratios.log2().mean()) == pytest.approx(0.0, abs=0.1)
+    torch.testing.assert_close(wider.mean((1, 2)), usual.mean((1, 2)), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_has_one_sign_keeps_it_in_wider_states(sign: float) -> None:
+    own = layout(resolution=(64,))
+    values = sign * torch.rand(60, 1, 64, generator=torch.Generator().manual_seed(0))
+    real = WindowDataset([Trajectory(dynamic=values, static=torch.zeros(0, 64))], horizon=1)
+    states = mixed_starts(real, own, 200, torch.Generator().manual_seed(1), 2.0)(torch.arange(200))
+    assert bool((sign * states >= 0).all())
+    assert float((sign * states).max()) > 1.1
 
 
 def test_samples_start_where_the_teacher_is_after_the_lead() -> None:

@@ -40,17 +40,21 @@ def random_starts(real: Samples, count: int, generator: torch.Generator) -> Stat
     return lambda indices: _inputs(real, chosen[indices])
 
 
-def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torch.Generator) -> States:
+def mixed_starts(
+    real: Samples, layout: StateLayout, count: int, generator: torch.Generator, wider: float = 1.0
+) -> States:
     """Return new states, each a mixture of two real start states that are shifted along the periodic axes.
 
     Deviations from the pair's mean m are mixed as (w a + (1 - w) b) / sqrt(w^2 + (1 - w)^2), which keeps their spread;
-    a weighted mean would have a smaller spread than the data. The result stays within the pair's range, channel by
-    channel. Static channels are those of the first state, not shifted.
+    a weighted mean would have a smaller spread than the data. They are multiplied by a number between 1 / `wider` and
+    `wider`, drawn on a logarithmic scale. The result stays within the pair's range so widened, channel by channel, and
+    what has one sign keeps it. Static channels are those of the first state, not shifted.
     """
     pairs = torch.randint(len(real), (2, count), generator=generator)
     axes = periodic_axes(layout)
     shifts = [torch.randint(layout.spatial[axis], (2, count), generator=generator) for axis in axes]
     share = torch.rand(count, generator=generator)
+    sizes = wider ** (2 * torch.rand(count, generator=generator) - 1)
 
     def over_space(values: Tensor, reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
         return reduced(values.reshape(*values.shape[:2], -1), 2).reshape(*values.shape[:2], *[1] * layout.n_axes)
@@ -65,11 +69,14 @@ def mixed_starts(real: Samples, layout: StateLayout, count: int, generator: torc
     def states(indices: Tensor) -> Tensor:
         first, second = (_inputs(real, pair[indices]) for pair in pairs)
         a, b = (shifted(s[:, : layout.n_dynamic], own, indices) for own, s in enumerate((first, second)))
-        weight = share[indices].to(a.dtype).reshape(-1, *[1] * (a.ndim - 1))
+        weight, size = (own[indices].to(a.dtype).reshape(-1, *[1] * (a.ndim - 1)) for own in (share, sizes))
         mean = over_space((a + b) / 2, Tensor.mean)
         mixed = (weight * (a - mean) + (1 - weight) * (b - mean)) / (weight**2 + (1 - weight) ** 2).sqrt()
         lower, upper = over_space(torch.minimum(a, b), Tensor.amin), over_space(torch.maximum(a, b), Tensor.amax)
-        return torch.cat([(mean + mixed).clamp(lower, upper), first[:, layout.n_dynamic :]], dim=1)
+        least, most = lower - (wider - 1) * (mean - lower), upper + (wider - 1) * (upper - mean)
+        least = torch.where(lower >= 0, torch.maximum(least, lower / wider), least)
+        most = torch.where(upper <= 0, torch.minimum(most, upper / wider), most)
+        return torch.cat([(mean + size * mixed).clamp(least, most), first[:, layout.n_dynamic :]], dim=1)
 
     return states
 

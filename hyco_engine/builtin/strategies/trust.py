@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 UNTAUGHT = 0.25
 """The part of a usual phase in which a surrogate first learns from real data alone, where generated ones may follow."""
 
+WIDER = 2.0
+"""A teacher that is trusted beyond its usual share starts from states that deviate up to so many times as much."""
+
 
 def trust(e_teacher: float, e_pupil: float, most: float = 1.0) -> float:
     """Return tau = min(most, (e_pupil / e_teacher)^2); 0 for a teacher that diverges, or without two numbers."""
@@ -61,7 +64,9 @@ class Trust(Strategy):
     e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
 
     tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
-    many more as its epoch has room for: `epoch_samples`, real and generated.
+    many more as its epoch has room for: `epoch_samples`, real and generated. A physics so much better than it also
+    teaches beyond the data, since its law holds there: from mixed states that deviate from their mean up to `WIDER`
+    times as much, or as little.
 
     A surrogate's errors average out in the few parameters of a physics, whereas a network copies the errors of a wrong
     physics. So a physics that is worse than the surrogate is not accepted as its teacher, unless its rollouts start
@@ -120,21 +125,28 @@ class Trust(Strategy):
         count = generated_count(n_real, alpha * tau) if accepted else 0
         recipe = None
         if count:
-            states, spin_up = self._starts(context, phase.teacher, count)
-            recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
             part = teachers_part(e_teacher, e_pupil)
-            # a teacher that diverges is told of when it generates
-            with suppress(TeacherDiverged):
-                own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
-                tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own), most) if part else most)
+            for wider in (WIDER, 1.0) if tau > 1 else (1.0,):
+                states, spin_up = self._starts(context, phase.teacher, count, wider)
+                if wider > 1 and instability(context.models[phase.teacher], states(torch.arange(count))) is not None:
+                    continue
+                recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
+                # a teacher that diverges from usual starts, too, is told of when it generates
+                with suppress(TeacherDiverged):
+                    own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
+                    tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own), most) if part else most)
+                    break
             if (left := generated_count(n_real, alpha * tau)) < count:
                 count, spin_up = left, None if spin_up is None else spin_up[:left]
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up) if count else None
         record = {"e_teacher": e_teacher, "e_pupil": e_pupil, "tau": tau, "accepted": count > 0}
         return Augmentation(recipe=recipe, expected_ratio=alpha * tau if accepted else 0.0, record=record)
 
-    def _starts(self, context: CycleContext, teacher: Player, count: int) -> tuple[States, Tensor | None]:
-        """Return the states from which rollouts start, and how many steps the teacher takes before."""
+    def _starts(self, context: CycleContext, teacher: Player, count: int, wider: float) -> tuple[States, Tensor | None]:
+        """Return the states from which rollouts start, and how many steps the teacher takes before.
+
+        Mixed states deviate from their mean up to `wider` times as much as the data.
+        """
         generator = context.generator("starts")
         steady = any(own.steady for model in context.models.values() for own in physics_within(model).values())
         if self.options.starts == "real":
@@ -148,7 +160,7 @@ class Trust(Strategy):
         if self.options.starts == "drawn":
             states, new = drawn_starts(context.models["physical"], context.generator), layout.scalars
         else:
-            states = mixed_starts(context.real, layout, count, generator)
+            states = mixed_starts(context.real, layout, count, generator, wider)
             new = known_parameters(context.models[teacher], layout)
         if new:
             ranges = scalar_ranges(new, context.models["physical"], context.real, layout)
