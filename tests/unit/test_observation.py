@@ -276,8 +276,8 @@ def test_a_mask_that_hides_everything_is_an_error_before_training(mask, horizon,
 
 
 UNSEEN = (
-    "1 of 5 cells of simulation 0 are observed in no frame, so none is complete, and observe.mask.first_frame = true does "
-    "not change that; in the data, fill the first frame of each simulation, such as with the mean of the observed "
+    "1 of 5 cells of simulation 0 are observed in no frame, so none is complete, and observe.mask.first_frame = true "
+    "does not change that; in the data, fill the first frame of each simulation, such as with the mean of the observed "
     "cells, leave the later frames as they are, and set num_predict_steps to the number of frames that a rollout is to "
     'reach; or give the observed cells as sensors (kind = "points"), and a complete first frame in data.initial'
 )
