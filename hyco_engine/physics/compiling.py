@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from hyco_engine.physics.graphs import count_operations
+from hyco_engine.physics.contiguous import rows_with_halos
+from hyco_engine.physics.graphs import count_operations, rewrite, writes
 from hyco_engine.physics.rewriting import aten
 
 # Seconds on one core of 2024, forward and backward: for each operation of a graph and for each of its values; then for
@@ -35,16 +36,20 @@ def compiled(graph: GraphModule, state: Tensor, parameters: Sequence[Tensor]) ->
     """Compile the graph to machine code for inputs like these, of which some require gradients.
 
     The code has none of the frames and guards of `torch.compile`, which check at every call whether the code fits,
-    because the caller knows that it does. On a CPU in one space dimension, where a step takes less time than its call,
-    another code serves without gradients, which stores nothing for them, and the samples of a batch lie side by side in
-    memory: the innermost loop runs over them, and no neighbour lies beyond the end of its axis.
+    because the caller knows that it does. On a CPU another code serves without gradients: it stores nothing for them,
+    and reads rows with halos in place of shifts. In one space dimension, where a step takes less time than its call,
+    the samples of a large batch lie side by side in memory instead: the innermost loop runs over them, and no neighbour
+    lies beyond the end of its axis.
     """
-    if state.device.type != "cpu" or state.ndim != 3:
+    if state.device.type != "cpu":
         return _with_gradients(graph, state, parameters)
-    many = state.shape[0] >= _SIDE_BY_SIDE and not any(node.target in _LOOKUPS for node in graph.graph.nodes)
-    arranged = _side_by_side if many else _as_given
+    sampled = any(node.target in _LOOKUPS for node in graph.graph.nodes)
+    if state.ndim == 3 and state.shape[0] >= _SIDE_BY_SIDE and not sampled:
+        arranged, bare = _side_by_side, graph
+    else:
+        arranged, bare = _as_given, graph if writes(graph) else rewrite(graph, rows_with_halos)
     first = arranged(state.detach()).requires_grad_(state.requires_grad)
-    differentiable, plain = _with_gradients(graph, first, parameters), _without_gradients(graph, first, parameters)
+    differentiable, plain = _with_gradients(graph, first, parameters), _without_gradients(bare, first, parameters)
 
     def run(state: Tensor, *parameters: Tensor) -> Tensor:
         code = differentiable if torch.is_grad_enabled() else plain

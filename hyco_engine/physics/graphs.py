@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from hyco_engine.physics.component_order import components_first
+from hyco_engine.physics.contiguous import scalars_joined_as_rows
 from hyco_engine.physics.periodic import shift_instead_of_padding
 from hyco_engine.physics.rewriting import is_operation, is_random, shape_of
 
@@ -29,7 +30,7 @@ Rewrite = Callable[[GraphModule], None]
 REWRITES: tuple[Rewrite, ...] = (components_first,)
 """The rewrites for every graph."""
 
-REWRITES_TO_COMPILE: tuple[Rewrite, ...] = (shift_instead_of_padding,)
+REWRITES_TO_COMPILE: tuple[Rewrite, ...] = (shift_instead_of_padding, scalars_joined_as_rows)
 """The rewrites for graphs that are compiled. Gradients add up in another order, and interpreted graphs gain little."""
 
 _RESHAPES = (

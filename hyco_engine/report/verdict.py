@@ -343,8 +343,10 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         elif ratio >= 1:
             times = f"{significant(ratio, 2)} times as much as {NOTHING}"
             bad.append(f"{title} has learned nothing of use: it errs {times} on {split} data")
-        elif ratio > GOOD:
+        elif ratio > HALF:
             poor.append(f"{title} does little better than {NOTHING}: {_percent(ratio)} of its error on {split} data")
+        elif ratio > GOOD:
+            poor.append(f"{title} has {_percent(ratio)} of the error of {NOTHING} on {split} data")
         else:
             good.append(f"{title} errs {significant(1 / ratio, 2)} times less than {NOTHING}")
     if len(good) == 2:

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hyco_engine.physics.capture import capture
 from hyco_engine.physics.component_order import components_first
+from hyco_engine.physics.contiguous import rows_with_halos, scalars_joined_as_rows
 from hyco_engine.physics.equality import CaptureError, Reference
 from hyco_engine.physics.graphs import Rewrite, clean, rewrite
 from hyco_engine.physics.periodic import shift_instead_of_padding
@@ -178,6 +179,63 @@ def test_padded_tensors_that_are_wanted_stay() -> None:
         lambda x: pad(x, 1, 1, 1).cumsum(1) + pad(x, 1, 1, 1)[:, :1], shift_instead_of_padding, random(3, 4)
     )
     assert found["cat"] == 1
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, shifts=st.lists(st.integers(-7, 7), min_size=1, max_size=4))
+def test_innermost_shifts_of_a_tensor_share_one_row_with_halos(shape: list[int], shifts: list[int]) -> None:
+    n, last = shape[-1], len(shape) - 1
+
+    def function(x: Tensor) -> Tensor:
+        square = x * x
+        total = x.roll(1, 0) + square.roll(1, 0)
+        for place, shift in enumerate(shifts):
+            total = total + x.roll(shift, last) * (2 + place) + square.roll(shift, -1)
+        return total
+
+    found = rewritten(function, rows_with_halos, random(*shape))
+    moving = any(shift % n for shift in shifts)
+    assert found["cat"] == 2 * moving
+    # what is left shifts other axes, or does not move
+    still = len({shift for shift in shifts if shift % n == 0})
+    assert found["roll"] == 2 + 2 * still
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.roll([1, 1], [0, 1]),
+        lambda x: x.roll(1),
+        lambda x: x.roll(1, 0),
+    ],
+)
+def test_other_shifts_stay(function: Callable[[Tensor], Tensor]) -> None:
+    assert rewritten(function, rows_with_halos, random(3, 4)).keys() & {"cat", "roll"} == {"roll"}
+
+
+def test_scalar_fields_are_joined_as_rows() -> None:
+    def function(x: Tensor) -> Tensor:
+        u, v = x[:, 0] * 2, x[:, 1] * 3
+        return torch.cat([u[:, None], v[:, None]], 1) + torch.stack([v, u], 1)
+
+    found = rewritten(function, scalars_joined_as_rows, random(3, 2, 4, 5))
+    assert found["cat"] == found["reshape"] == 2
+    assert found["stack"] == found["unsqueeze"] == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cat([x, x[:, :1]], 1),
+        lambda x: torch.stack([x[:, 0], x[:, 1]], -1),
+        lambda x: torch.stack([x[:, 0, 0], x[:, 1, 0]], 1),
+    ],
+)
+def test_what_is_joined_otherwise_stays(function: Callable[[Tensor], Tensor]) -> None:
+    assert "reshape" not in rewritten(function, scalars_joined_as_rows, random(3, 2, 4, 5))
 
 
 # --- components first ---------------------------------------------------------------------------------------------
