@@ -329,7 +329,7 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
 
 
 CLOCKS = ("days since 2000-01-01", "hours since 2000-01-02", "days since 2000-01-05", "minutes since 2000-01-06")
-"""The units of times that count from dates of files of which each has two frames, a day apart."""
+"""The units of the times of several files: each may count in another unit, from a date of its own."""
 
 
 def years(folder: Path, names: str = "dcba", frames: tuple[int, ...] = (0, 2, 4, 6), **more: Any) -> Path:
@@ -378,9 +378,9 @@ def test_times_of_files_may_count_from_other_dates_in_other_units(tmp_path: Path
 
 
 def test_members_of_joined_files_are_simulations(tmp_path: Path) -> None:
-    many = np.stack([U + k for k in range(3)])
+    many = np.stack([U + k for k in range(3)])[:, :, None]
     for k in range(2):
-        part = data(many, ("member", "time", "x")).isel(time=slice(3 * k, 3 * k + 3))
+        part = data(many, ("member", "time", "level", "x")).isel(time=slice(3 * k, 3 * k + 3))
         part.to_netcdf(tmp_path / f"{k}.nc", engine="h5netcdf")
     source = opened(tmp_path)
     assert torch.equal(source.load(2).dynamic[:, 0], torch.from_numpy(U + 2))
