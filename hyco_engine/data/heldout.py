@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hyco_engine.data.clock import later
 from hyco_engine.data.contracts import Trajectory
-from hyco_engine.data.observation import complete_frames
+from hyco_engine.data.observation import complete_frames, to_start_from
 from hyco_engine.data.points import points_of
 from hyco_engine.data.settings import SourceChoice
 from hyco_engine.data.splits import Segment, SplitName
@@ -70,7 +70,7 @@ def heldout_trajectories(
             earlier = [s for s in segments["train"] if s.simulation == part.simulation and s.stop <= part.start]
             own, last = _before(trajectory, earlier, masked)
         if own is None:
-            raise _no_start(part, split, measure)
+            raise _no_start(part, split, measure, choice, trajectory)
         known.append(trajectory.dynamic[own if last is None else last])
         points = points_of(trajectory.points, split, choice.split.by, own, part.stop - 1, after=max(own, part.start))
         dynamic = trajectory.dynamic[own : part.stop]
@@ -126,16 +126,23 @@ def _hidden(frames: Tensor) -> Tensor:
     return torch.full_like(frames, torch.nan)
 
 
-def _no_start(part: Segment, split: str, measure: Measure) -> DataError:
+def _no_start(part: Segment, split: str, measure: Measure, choice: SourceChoice, trajectory: Trajectory) -> DataError:
+    first = "set observe.mask.first_frame = true"
+
+    def remedy(otherwise: str) -> str:
+        return to_start_from(choice.observe.mask, trajectory.dynamic, part.simulation, otherwise)
+
     if measure == "continuation":
         return DataError(
             f"{split} continues simulation {part.simulation} into its frames {part}, but no training frame before "
-            f"them is observed completely; set observe.mask.first_frame = true, or train on the frames before",
+            f"them is observed completely; {remedy(f'{first}, or train on the frames before')}",
             key="data.split.measure",
         )
+    advice = remedy(f"{first} for whole simulations, or observe.mask.heldout = false")
+    if choice.split.by == "time" and choice.split.measure == "rollout":
+        advice += '; split.measure = "continuation" starts from the first frame'
     return DataError(
         f"{split} cannot roll out the frames {part} of simulation {part.simulation}: no frame is observed completely "
-        f"and followed by an observation; set observe.mask.first_frame = true for whole simulations, or "
-        f"observe.mask.heldout = false",
+        f"and followed by an observation; {advice}",
         key="data.observe.mask",
     )

@@ -25,7 +25,7 @@ from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajecto
 from hyco_engine.data.keeping import Shelf, shelf
 from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.noise import estimate_noise
-from hyco_engine.data.observation import Observer, observed_share
+from hyco_engine.data.observation import Observer, observed_share, to_start_from
 from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of_shared_places
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
 from hyco_engine.data.scheme import Selection
@@ -317,7 +317,7 @@ class DataManager:
                 f"the mask leaves nothing to train on: of {windows.skipped} windows of "
                 f"{horizon} steps, {windows.without_start} start from a state that is not "
                 f"observed completely, and {windows.skipped - windows.without_start} have no observed target; "
-                f"{_remedy(windows)}",
+                f"{self._remedy(windows)}",
                 key="data.observe.mask",
             )
         if windows.unreached:
@@ -328,6 +328,18 @@ class DataManager:
                 horizon,
             )
         return windows
+
+    def _remedy(self, windows: WindowDataset) -> str:
+        """Say what the user can do if no window is left."""
+        if windows.without_start < windows.skipped:
+            return "set num_predict_steps so large that a window contains the next observed frame"
+        simulation = self._segments["train"][0].simulation
+        return to_start_from(
+            self.choice.observe.mask,
+            self.trajectories[simulation].dynamic,
+            simulation,
+            "set observe.mask.first_frame = true, or hide less",
+        )
 
     def _point_windows(self, steps: int, stride: int) -> PointWindows:
         windows = PointWindows(self._cut("train"), horizon=steps, stride=stride, advances=self.layout.advances)
@@ -603,13 +615,6 @@ def _with_marks(choice: SourceChoice, source: TrajectorySource) -> SourceChoice:
 def _held_out(segments: Mapping[SplitName, Sequence[Segment]], index: int) -> list[Segment]:
     """Return the segments of simulation `index` that validate or test."""
     return [part for name in ("val", "test") for part in segments[name] if part.simulation == index]
-
-
-def _remedy(windows: WindowDataset) -> str:
-    """Say what the user can do if no window is left."""
-    if windows.without_start < windows.skipped:
-        return "set num_predict_steps so large that a window contains the next observed frame"
-    return "set observe.mask.first_frame = true, or hide less"
 
 
 def _frames_used(frames: int, index: int, choice: SourceChoice) -> int:

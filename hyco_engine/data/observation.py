@@ -158,6 +158,33 @@ def complete_frames(dynamic: Tensor) -> Tensor:
     return torch.tensor([not bool(frame.isnan().any()) for frame in dynamic], dtype=torch.bool)
 
 
+def to_start_from(mask: Mask | None, dynamic: Tensor, simulation: int, otherwise: str) -> str:
+    """Say what the user can do about a simulation `[T, C_dyn, *S]` without a frame to start from.
+
+    That is `otherwise`, unless `value` hides what no other key of the mask can show.
+    """
+    if mask is None or mask.value is None:
+        return otherwise
+    if not mask.first_frame and attrs.evolve(cast("Any", mask), value=None, heldout=True) != Mask():
+        return otherwise  # that may be enough
+    hidden = torch.ones_like(dynamic[0], dtype=torch.bool)
+    for frame in dynamic:
+        hidden &= frame.isnan()
+    cells = hidden.any(dim=0)
+    never = int(cells.sum())
+    found = f"observe.mask.value hides values of simulation {simulation}"
+    if never:
+        found = (
+            f"{never} of {cells.numel()} cells of simulation {simulation} are observed in no frame, so none is complete"
+        )
+    return (
+        f"{found}, and observe.mask.first_frame = true does not change that; in the data, fill the first frame of each "
+        f"simulation, such as with the mean of the observed cells, leave the later frames as they are, and set "
+        f"num_predict_steps to the number of frames that a rollout is to reach; or give the observed cells as sensors "
+        f'(kind = "points"), and a complete first frame in data.initial'
+    )
+
+
 def observed_share(values: Tensor, layout: StateLayout) -> tuple[int, int]:
     """Return how many values of `[T, C_dyn, *S]` were observed, and how many there are; padding does not count."""
     own = sample_mask(layout)[: layout.n_dynamic]

@@ -6,6 +6,7 @@ import glob
 import json
 import tomllib
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SampleSource, TrajectorySource
 
 MAX_LINES = 40
-JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5")
+NETCDF = (".nc", ".nc4", ".cdf")
+JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5", *NETCDF)
 """The files that a source joins to one data set."""
 
 
@@ -116,6 +118,9 @@ def _several(folder: Path) -> Found | None:
     paths = sorted((p for p in there if p.suffix == most), key=in_order)
     if len(paths) < 2:
         return _file(paths[0]) if paths else None
+    if most.lower() in NETCDF:
+        what = f"{len(paths)} netCDF files such as {paths[0].name}"
+        return _with_xarray(paths[0], what, Path(glob.escape(str(folder))) / f"*{most}")
     from hyco_engine.spec.places import key_text
     from hyco_engine.spec.values import Mistakes
 
@@ -191,8 +196,11 @@ def _file(path: Path) -> Found:
     )
 
 
-def _with_xarray(path: Path, what: str) -> Found:
-    """Describe a file or store that knows its axes: the section says what the values show."""
+def _with_xarray(path: Path, what: str, several: Path | None = None) -> Found:
+    """Describe a file or store that knows its axes: the section says what the values show.
+
+    `path` is the first of the files that the glob `several` matches.
+    """
     from hyco_engine.spec.values import Mistakes
 
     reader = Hdf5Reader(path) if path.is_file() and h5py.is_hdf5(path) else None
@@ -200,7 +208,7 @@ def _with_xarray(path: Path, what: str) -> Found:
     refused = {} if reader is None else reader.refused
     listed = [f"{name}: {own.dtype} {list(own.shape)}" for name, own in arrays.items()]
     contents = tuple([*listed, *(f"{name}: {why}" for name, why in refused.items())][:MAX_LINES])
-    found = _with_source("xarray", path, f"{what}, for the plugin hyco-engine-xarray", contents)
+    found = _with_source("xarray", several or path, f"{what}, for the plugin hyco-engine-xarray", contents)
     if not found.spec:
         return found
     lines = found.spec.splitlines()
@@ -208,13 +216,17 @@ def _with_xarray(path: Path, what: str) -> Found:
     if groups and "" not in groups:
         others = f"   # <- or {', '.join(groups[1:])}" if groups[1:] else ""
         lines.append(f"group = {_toml_text(groups[0])}{others}")
+    readings = (
+        [] if several is None else [f'files = "{each}"   # <- by their times' for each in ("frames", "simulations")]
+    )
     # where it is open, an axis keeps its end samples; a series has no ends
-    for ends in (['boundary = "zero-gradient"'], []):
+    for more, ends in product([[own] for own in readings] or [[]], (['boundary = "zero-gradient"'], [])):
         try:
-            source = cast("TrajectorySource", _source("\n".join([*lines, *ends]))[1])
+            source = cast("TrajectorySource", _source("\n".join([*lines, *more, *ends]))[1])
         except (Mistakes, HycoError):
             continue
-        return attrs.evolve(found, spec="\n".join([*lines, *lines_for(source)]))
+        return attrs.evolve(found, spec="\n".join([*lines, *more, *lines_for(source)]))
+    lines += readings[:1]
     more = ['boundary = "periodic"   # <- the file does not say', 'split = { by = "time" }']
     return attrs.evolve(found, spec="\n".join([*lines, *more]))
 

@@ -275,6 +275,73 @@ def test_a_mask_that_hides_everything_is_an_error_before_training(mask, horizon,
     assert [(p.message, p.key) for p in found.value.problems] == [(message, "data.observe.mask")]
 
 
+UNSEEN = (
+    "1 of 5 cells of simulation 0 are observed in no frame, so none is complete, and observe.mask.first_frame = true "
+    "does not change that; in the data, fill the first frame of each simulation, such as with the mean of the observed "
+    "cells, leave the later frames as they are, and set num_predict_steps to the number of frames that a rollout is to "
+    'reach; or give the observed cells as sensors (kind = "points"), and a complete first frame in data.initial'
+)
+NO_WINDOW = (
+    "the mask leaves nothing to train on: of 14 windows of 3 steps, 14 start from a state that is not observed "
+    "completely, and 0 have no observed target; "
+)
+NO_CONTINUATION = (
+    "val continues simulation 0 into its frames 7:10, but no training frame before them is observed completely; "
+)
+NO_ROLLOUT = (
+    "val cannot roll out the frames 7:10 of simulation 0: no frame is observed completely and followed by an "
+    "observation; "
+)
+
+
+@pytest.mark.parametrize("first_frame", [False, True])
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        (Split(train="0:2", val="2:3"), NO_WINDOW + UNSEEN),
+        (BY_TIME, NO_CONTINUATION + UNSEEN),
+        (
+            Split(by="time", train="0:7", val="7:10", measure="rollout"),
+            NO_ROLLOUT + UNSEEN + '; split.measure = "continuation" starts from the first frame',
+        ),
+    ],
+)
+def test_cells_that_no_frame_observes_are_counted_and_told_how_to_start_from(split, told, first_frame):
+    land = [numbered(10, i) for i in range(3)]
+    for own in land[:2]:
+        own.dynamic[:, 0, 2] = torch.nan
+
+    def train():
+        keys = {"observe": Observe(mask=Mask(value="nan", first_frame=first_frame)), "num_predict_steps": 3}
+        return DataManager(ListSource(trajectories=land), choice(split=split, **keys), None).train
+
+    with pytest.raises(DataError) as caught:
+        train()
+    assert caught.value.problems[0].message == told
+    # what the message advises is enough
+    for own in land[:2]:
+        own.dynamic[0, 0, 2] = 0.0
+    if split.measure == "rollout":
+        split = BY_TIME
+    assert len(train()) == (2 if split.by == "simulation" else 2 + 4)
+
+
+def test_gaps_that_move_are_no_cells_that_are_never_observed():
+    clouds = numbered(10, 0)
+    for frame in range(10):
+        clouds.dynamic[frame, 0, frame % 4] = torch.nan
+
+    def told(**keys):
+        mask = Observe(mask=Mask(value="nan", **keys))
+        with pytest.raises(DataError) as caught:
+            _ = DataManager(ListSource(trajectories=[clouds]), choice(split=BY_TIME, observe=mask), None).train
+        return str(caught.value)
+
+    assert "; observe.mask.value hides values of simulation 0, and observe.mask.first_frame = true does not" in told()
+    # a region hides more than the value does, so that the first frame may be enough
+    assert told(region={"x": (0.0, 0.5)}).endswith("set observe.mask.first_frame = true, or train on the frames before")
+
+
 def test_missing_values_are_refused_unless_the_spec_says_what_means_missing():
     holes = numbered(10, 0)
     holes.dynamic[3, 0, 2] = torch.nan

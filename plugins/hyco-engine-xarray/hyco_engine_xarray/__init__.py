@@ -22,9 +22,17 @@ def _check_letters(value: Mapping[str, str]) -> None:
 
 @options
 class XarrayOptions:
-    """`[data] kind = "xarray"`: a netCDF file or a zarr store."""
+    """`[data] kind = "xarray"`: netCDF files or zarr stores."""
 
-    path: Path = option(help="a netCDF file (.nc), or the folder of a zarr store")
+    path: Path | tuple[Path, ...] | None = option(
+        None,
+        help="a netCDF file (.nc), or the folder of a zarr store; also a list, a glob or a folder of netCDF files",
+    )
+    files: Literal["frames", "simulations"] = option(
+        "frames",
+        help="what each of several files holds; frames: frames of the same simulations, such as those of one year; "
+        "simulations: a simulation of its own",
+    )
     group: str = option("", help="group in the file; empty: the root")
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),

@@ -48,7 +48,7 @@ class XarrayReader(ArrayReader):
     """A netCDF file, or the folder of a zarr store. Nothing is read before it is asked for but coordinates."""
 
     def __init__(self, path: Path, group: str = "") -> None:
-        self._group = group
+        self.group = group
         if not path.exists():
             raise DataError(f"there is no file or folder {path}", key="data.path")
         super().__init__(path)
@@ -62,7 +62,7 @@ class XarrayReader(ArrayReader):
             engine=engine,
             # what is consolidated may be older than the store
             backend_kwargs={"consolidated": False} if engine == "zarr" else None,
-            group=self._group or None,
+            group=self.group or None,
             decode_times=False,
             decode_timedelta=False,
         )
@@ -144,16 +144,13 @@ class XarrayReader(ArrayReader):
             return _onwards(values)
         if not since:
             return values
-        unit = unit.strip().lower()
-        factor = SECONDS.get(unit, SECONDS.get(unit.removesuffix("s")))
-        if factor is None:
-            raise DataError(
-                f"{self.path}: {name!r} counts {unit} since a date, whose length is not known; give data.dt, the time "
-                f"between two frames",
-                key="data.dt",
-            )
+        factor = seconds_in(self.attribute(name, "units"), self.path, name)
         # what is counted from a date has digits for the date alone in single precision
         return (values.astype(np.float64) - float(np.ravel(values)[0])) * factor
+
+    def counted(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return the times in a variable as the file counts them."""
+        return np.asarray(self._data.variables[name].values, np.float64)
 
     def _limits(self, name: str) -> tuple[float, float] | None:
         """Return the range outside of which a value was not observed; None where the file gives none.
@@ -179,6 +176,25 @@ class XarrayReader(ArrayReader):
             return content_hash(files)
         listed = [(str(f.relative_to(self.path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         return hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def seconds_in(units: str, path: Path | None = None, name: str = "") -> float:
+    """Return the seconds in the unit of times such as "hours since 2000-01-01"; 1 for times that no date begins.
+
+    The length of others is not known: 0 without a path, else DataError.
+    """
+    unit, since, _ = units.partition(" since ")
+    if not since:
+        return 1.0
+    unit = unit.strip().lower()
+    factor = SECONDS.get(unit, SECONDS.get(unit.removesuffix("s"), 0.0))
+    if not factor and path is not None:
+        raise DataError(
+            f"{path}: {name!r} counts {unit} since a date, whose length is not known; give data.dt, the time "
+            f"between two frames",
+            key="data.dt",
+        )
+    return factor
 
 
 def _onwards(longitudes: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

@@ -10,9 +10,11 @@ import attrs
 
 from hyco_engine.builtin.sources.arrays import ArraysSource
 from hyco_engine.builtin.sources.options import ArraysOptions, Variable
+from hyco_engine.data.joined import each_file, file_of, open_files
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
-from hyco_engine.interfaces import SourceContext
+from hyco_engine.interfaces import SourceContext, TrajectorySource
+from hyco_engine_xarray.joining import FramesReader
 from hyco_engine_xarray.reader import XarrayReader
 
 if TYPE_CHECKING:
@@ -42,15 +44,42 @@ NAMES = {
 """The names and CF standard names of the dimension of each axis, and those that common models use, in lower case."""
 
 
-def build(options: XarrayOptions, context: SourceContext) -> ArraysSource:
+SUFFIXES = (".nc", ".nc4", ".cdf")
+"""The files of a folder that are joined."""
+
+
+def build(options: XarrayOptions, context: SourceContext) -> TrajectorySource:
     """Build the source `xarray`. Raise SpecError or DataError where the data set does not say what it must."""
-    reader = XarrayReader(options.path, options.group)
+    if options.files == "simulations":
+        return open_files(options, lambda own: _source(own, _opened(own)), suffixes=SUFFIXES)
+    each = each_file(options, suffixes=SUFFIXES)
+    readers = [_opened(own) for own in each]
+    if len(readers) == 1:
+        return _source(each[0], readers[0])
+    letters = _letters(each[0], readers[0])
+    dimension = next((name for name, letter in letters.items() if letter == "t"), "")
+    if not dimension:
+        raise SpecError(
+            f"{file_of(each[0])} has no dimension that is known as that of time, along which files are joined; "
+            f'data.dimensions names it, such as {{ t = "time" }}',
+            key="data.dimensions",
+        )
+    joined = FramesReader(readers, dimension, gaps=bool(options.resample) and options.dt is None)
+    return _source(attrs.evolve(cast("Any", options), path=joined.path), joined)
+
+
+def _opened(options: XarrayOptions) -> XarrayReader:
+    reader = XarrayReader(file_of(options), options.group)
     if not reader.variables and reader.groups:
         raise SpecError(
             f"{options.path} holds no variable in {f'its group {options.group!r}' if options.group else 'its root'}; "
             f"it has the groups {', '.join(reader.groups)}",
             key="data.group",
         )
+    return reader
+
+
+def _source(options: XarrayOptions, reader: XarrayReader) -> ArraysSource:
     letters = _letters(options, reader)
     # such as the one level, or the one member, that was taken out of many
     left = [name for name, n in reader.dimensions.items() if n == 1 and letters.get(name) != "t"]

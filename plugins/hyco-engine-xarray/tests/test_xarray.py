@@ -51,7 +51,7 @@ def zarr(folder: Path, found: xarray.Dataset, **encoding: Any) -> Path:
     return folder / "a.zarr"
 
 
-def opened(path: Path, **keys: Any) -> TrajectorySource:
+def opened(path: Path | tuple[Path, ...], **keys: Any) -> TrajectorySource:
     setting = BoundarySetting.from_data(keys.pop("boundary", "periodic"))
     return build(XarrayOptions(path=path, boundary=setting, **keys), tiny_context().derive(SourceContext))
 
@@ -328,6 +328,105 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
     assert refused(lambda: opened(tmp_path / "b.nc")) == f"data.path: there is no file or folder {tmp_path / 'b.nc'}"
 
 
+CLOCKS = ("days since 2000-01-01", "hours since 2000-01-02", "days since 2000-01-05", "minutes since 2000-01-06")
+"""The units of the times of several files: each may count in another unit, from a date of its own."""
+
+
+def years(folder: Path, names: str = "dcba", frames: tuple[int, ...] = (0, 2, 4, 6), **more: Any) -> Path:
+    """Write files of two frames each, the first of which is the one of that number, a day apart from the next."""
+    (folder / "years").mkdir()
+    for name, first in zip(names, frames, strict=True):
+        times = (
+            "time",
+            [float(first), first + 1.0],
+            {"units": CLOCKS[0], "calendar": more.get("calendar", "standard")},
+        )
+        data(np.stack([0 * X + first, 0 * X + first + 1]), time=times, x=("x", more.get(name, X))).to_netcdf(
+            folder / "years" / f"{name}.nc", engine="h5netcdf"
+        )
+    return folder / "years"
+
+
+def test_files_are_joined_in_the_order_of_their_times(tmp_path: Path) -> None:
+    folder = years(tmp_path)
+    for path in (folder, folder / "*.nc", tuple(folder / f"{name}.nc" for name in "cabd")):
+        source = opened(path)
+        assert (source.num_simulations, source.frames(0), source.dt) == (1, 8, 86400.0)
+        assert source.load(0).dynamic[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    alone = opened(folder, files="simulations")
+    assert (alone.num_simulations, alone.frames(0)) == (4, 2)
+    assert alone.load(0).dynamic[:, 0, 0].tolist() == [6, 7]
+    before = opened(folder).fingerprint()
+    data(time=("time", T + 8, {"units": CLOCKS[0]})).isel(time=slice(0, 2)).to_netcdf(
+        folder / "e.nc", engine="h5netcdf"
+    )
+    assert opened(folder, resample="linear").fingerprint() != before
+
+
+@pytest.mark.parametrize("calendar", ["standard", "360_day"])
+def test_times_of_files_may_count_from_other_dates_in_other_units(tmp_path: Path, calendar: str) -> None:
+    per_day = (1, 24, 1, 1440)
+    begin = (0, 1, 4, 5)
+    for k, (units, scale, first) in enumerate(zip(CLOCKS, per_day, begin, strict=True)):
+        times = ("time", (np.array([2.0 * k, 2 * k + 1]) - first) * scale, {"units": units, "calendar": calendar})
+        data(np.stack([0 * X + 2 * k, 0 * X + 2 * k + 1]), time=times).to_netcdf(
+            tmp_path / f"{9 - k}.nc", engine="h5netcdf"
+        )
+    source = opened(tmp_path)
+    assert source.dt == pytest.approx(86400.0)
+    assert source.load(0).dynamic[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_members_of_joined_files_are_simulations(tmp_path: Path) -> None:
+    many = np.stack([U + k for k in range(3)])[:, :, None]
+    for k in range(2):
+        part = data(many, ("member", "time", "level", "x")).isel(time=slice(3 * k, 3 * k + 3))
+        part.to_netcdf(tmp_path / f"{k}.nc", engine="h5netcdf")
+    source = opened(tmp_path)
+    assert torch.equal(source.load(2).dynamic[:, 0], torch.from_numpy(U + 2))
+
+
+OTHERWISE = 'files = "simulations" reads each file as a simulation of its own'
+
+
+def test_files_that_overlap_or_leave_gaps_are_refused(tmp_path: Path) -> None:
+    overlapping = years(tmp_path, "ab", (0, 1))
+    assert refused(lambda: opened(overlapping)) == (
+        "data.path: b.nc begins before a.nc ends (the times 'time'): frames of one simulation follow each other; "
+        f"{OTHERWISE}"
+    )
+    (tmp_path / "gap").mkdir()
+    gap = years(tmp_path / "gap", "abc", (0, 2, 7))
+    assert refused(lambda: opened(gap)) == (
+        "data.path: frames are missing between b.nc and c.nc: the step of the times 'time' is 345600, and 86400 "
+        f'elsewhere; data.resample = "missing" takes them as not observed, or {OTHERWISE}'
+    )
+    assert refused(lambda: opened(gap, resample="missing", dt=1.0)).startswith("data.path: frames are missing")
+    assert opened(gap, resample="missing").load(0).dynamic[:, 0, 0].isnan().tolist() == 4 * [False] + 3 * [True] + 2 * [
+        False
+    ]
+
+
+def test_files_of_other_grids_or_units_are_refused(tmp_path: Path) -> None:
+    folder = years(tmp_path, "ab", (0, 2), b=X + 1)
+    assert refused(lambda: opened(folder)) == (
+        "data.path: b.nc and a.nc differ in their grid: 'x' reaches from 1.0625 to 1.9375, and from 0.0625 to 0.9375; "
+        f"{OTHERWISE}"
+    )
+    narrow = data(time=("time", T + 2, {"units": CLOCKS[0]})).isel(x=slice(0, 4))
+    narrow.to_netcdf(folder / "n.nc", engine="h5netcdf")
+    assert refused(lambda: opened((folder / "a.nc", folder / "n.nc"))) == (
+        f"data.path: n.nc and a.nc differ in their grid: 'x' has 4 entries and 8; {OTHERWISE}"
+    )
+    celsius = data().isel(time=slice(0, 2))
+    celsius["time"] = ("time", [2.0, 3.0], {"units": CLOCKS[0], "calendar": "standard"})
+    celsius["u"].attrs["units"] = "degC"
+    celsius.to_netcdf(folder / "c.nc", engine="h5netcdf")
+    assert refused(lambda: opened((folder / "a.nc", folder / "c.nc"), variables={"u": "u"})).endswith(
+        "the array 'u' cannot be used: c.nc lacks it, or has it with other dimensions or another unit"
+    )
+
+
 def test_the_example_reads_its_file() -> None:
     source = opened(Path(__file__).parents[1] / "heat.nc", boundary=0.0)
     assert (source.frames(0), source.layout.grid.resolution) == (41, (31,))
@@ -364,3 +463,14 @@ def test_inspect_names_the_group(tmp_path: Path) -> None:
     told = describe(tmp_path / "a.nc")
     assert 'group = "run"' in told.spec
     assert told.tried.startswith("read as 1 simulation of 6 frames")
+
+
+@pytest.mark.skipif(not INSTALLED, reason="inspect knows installed sources only")
+def test_inspect_tells_whether_files_hold_frames_or_simulations(tmp_path: Path) -> None:
+    told = describe(years(tmp_path))
+    assert 'files = "frames"' in told.spec
+    assert told.tried.startswith("read as 1 simulation of 8 frames, 86400 apart"), told.tried
+    (tmp_path / "runs").mkdir()
+    told = describe(years(tmp_path / "runs", frames=(0, 0, 0, 0)))
+    assert 'files = "simulations"' in told.spec
+    assert told.tried.startswith("read as 4 simulations of 2 frames"), told.tried
