@@ -34,7 +34,8 @@ SUFFIXES = (".npy", ".npz", ".mat", *HDF5)
 TABLES = (".csv", ".tsv")
 SIMULATION = "s"
 """The column of a table that says to which simulation a row belongs."""
-XARRAY = (".nc", ".nc4", ".cdf", ".zarr")
+NETCDF = (".nc", ".nc4", ".cdf")
+XARRAY = (*NETCDF, ".zarr")
 NUMBERS = "fiubc"
 """The kinds of types that are numbers, as numpy names them."""
 DATES = "Mm"

@@ -9,6 +9,7 @@ the sum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import attrs
 import torch
@@ -42,8 +43,8 @@ class Waves:
         vectors, rough = {}, torch.zeros([1] * len(lengths), dtype=torch.float64)
         for axis, length, closed in zip(axes, lengths, periodic, strict=True):
             if ORDER < length <= MOST_CELLS:
-                found, vectors[axis] = torch.linalg.eigh(_penalty(length, closed))
-                rough = rough + found.clamp(min=0).view([length if k == axis else 1 for k in axes])
+                own, vectors[axis] = _along_an_axis(length, closed)
+                rough = rough + own.view([length if k == axis else 1 for k in axes])
         return cls(lengths=tuple(lengths), vectors=vectors, rough=rough)
 
     def coefficients(self, values: Tensor) -> Tensor:
@@ -70,6 +71,15 @@ def waves_of(layout: StateLayout) -> list[Waves]:
         for field in layout.dynamic
         for component in range(field.channels)
     ]
+
+
+@lru_cache(maxsize=4)
+def _along_an_axis(length: int, closed: bool) -> tuple[Tensor, Tensor]:
+    """Return the roughness of the waves along an axis, and the waves. Most fields share their axes."""
+    # what is kept has to serve training, whatever mode the host is in now
+    with torch.inference_mode(False):
+        found, vectors = torch.linalg.eigh(_penalty(length, closed))
+    return found.clamp(min=0), vectors
 
 
 def _penalty(length: int, closed: bool) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import h5py
 
-from hyco_engine.data.array_files import XARRAY, Hdf5Reader, open_arrays
+from hyco_engine.data.array_files import NETCDF, XARRAY, Hdf5Reader, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.fields import TIME
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SampleSource, TrajectorySource
 
 MAX_LINES = 40
-NETCDF = (".nc", ".nc4", ".cdf")
 JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5", *NETCDF)
 """The files that a source joins to one data set."""
 

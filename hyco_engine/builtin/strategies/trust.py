@@ -126,7 +126,8 @@ class Trust(Strategy):
         recipe = None
         if count:
             part = teachers_part(e_teacher, e_pupil)
-            for wider in (WIDER, 1.0) if tau > 1 else (1.0,):
+            # only mixed states can be made wider
+            for wider in (WIDER, 1.0) if tau > 1 and self.options.starts == "mixed" else (1.0,):
                 states, spin_up = self._starts(context, phase.teacher, count, wider)
                 if wider > 1 and instability(context.models[phase.teacher], states(torch.arange(count))) is not None:
                     continue
