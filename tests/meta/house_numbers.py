@@ -18,7 +18,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hyco_engine"
@@ -58,8 +58,10 @@ def _dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def _nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a module, which is parsed and walked through once."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def _lies_in(path: Path, patterns: Iterable[str]) -> bool:
@@ -77,15 +79,15 @@ def room(module: str) -> str:
 
 def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
     """(module, line, whether for type checkers alone) of each import within the project, wherever it stands."""
-    tree = _tree(path)
+    nodes = _nodes(path)
     checked = {
         inner
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         found: list[str] = []
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
@@ -101,6 +103,7 @@ def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str
 Edges = dict[tuple[str, str], list[str]]
 
 
+@functools.cache
 def edges() -> Edges:
     """Places ("module:line") where a room imports another one."""
     known = modules()
@@ -115,7 +118,7 @@ def edges() -> Edges:
 
 def package_cycles(found: Edges | None = None) -> list[str]:
     """Circles of imports, each named with the places of its rarest import, without which it were none."""
-    left = edges() if found is None else dict(found)
+    left = dict(edges() if found is None else found)
     cycles = []
     while (circle := _shortest_circle(left)) is not None:
         pairs = list(zip(circle, circle[1:] + circle[:1], strict=True))
@@ -152,10 +155,10 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
-def _own_names(tree: ast.Module) -> set[str]:
+def _own_names(nodes: Iterable[ast.AST]) -> set[str]:
     """Private names that a module defines itself: its own, those of its classes, and those of `self` and `cls`."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -170,16 +173,16 @@ def _is_self(node: ast.expr) -> bool:
     return isinstance(called, ast.Name) and called.id in ("self", "cls", "super")
 
 
-def foreign_privates(trees: Mapping[str, ast.Module]) -> list[str]:
+def foreign_privates(modules: Mapping[str, Sequence[ast.AST]]) -> list[str]:
     """`module:line: what` where a module uses private names that are not its own but another module's of the package.
 
-    A library's names, such as `torch.ops.aten._to_copy`, are none of the package's.
+    Each module comes as its nodes. A library's names, such as `torch.ops.aten._to_copy`, are none of the package's.
     """
-    own = {module: _own_names(tree) for module, tree in trees.items()}
+    own = {module: _own_names(nodes) for module, nodes in modules.items()}
     owned = set().union(*own.values())
     found = []
-    for module, tree in trees.items():
-        for node in ast.walk(tree):
+    for module, nodes in modules.items():
+        for node in nodes:
             if isinstance(node, ast.Attribute) and node.attr in owned - own[module] and not _is_self(node.value):
                 found.append(f"{module}:{node.lineno}: {ast.unparse(node)}")
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == NAME:
@@ -190,7 +193,7 @@ def foreign_privates(trees: Mapping[str, ast.Module]) -> list[str]:
 
 def foreign_private_accesses() -> list[str]:
     """Those of the package."""
-    return foreign_privates({module: _tree(path) for module, path in modules().items()})
+    return foreign_privates({module: _nodes(path) for module, path in modules().items()})
 
 
 # --- concepts ---------------------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ def names_in_a_cycle() -> list[str]:
     inside = {module: path for module, path in known.items() if _lies_in(path, CYCLE)}
     names: set[str] = set()
     for path in inside.values():
-        for node in ast.walk(_tree(path)):
+        for node in _nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module in known.keys() - inside.keys():
                 names |= {alias.name for alias in node.names}
     return sorted(names)
@@ -214,7 +217,7 @@ def isinstance_outside_tasks() -> list[str]:
     for module, path in modules().items():
         if _lies_in(path, ("tasks/*", "testing/*")):
             continue
-        for node in ast.walk(_tree(path)):
+        for node in _nodes(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
                 asked = {inner.id for inner in ast.walk(node.args[1]) if isinstance(inner, ast.Name)}
                 if any(KINDS.fullmatch(name) for name in asked):
@@ -227,7 +230,7 @@ def arms_outside() -> list[str]:
     return [
         module
         for module, path in modules().items()
-        if not _lies_in(path, ARMS_AT_HOME) and any(_is_of_arms(word) for word in _words(_tree(path)))
+        if not _lies_in(path, ARMS_AT_HOME) and any(_is_of_arms(word) for word in _words(_nodes(path)))
     ]
 
 
@@ -236,8 +239,8 @@ def _is_of_arms(word: str) -> bool:
     return any(part.lower() in ("arm", "arms") for part in parts)
 
 
-def _words(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _words(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         match node:
             case ast.Name(id=word) | ast.Attribute(attr=word) | ast.arg(arg=word) | ast.alias(name=word):
                 yield word

@@ -75,5 +75,5 @@ OWNER = "class A:\n    def __init__(self):\n        self._x = 1\n\ndef _f():\n  
     ],
 )
 def test_private_names_of_another_module_are_noticed(code: str, foreign: bool) -> None:
-    trees = {"owner": ast.parse(OWNER), "user": ast.parse(code)}
-    assert bool(house_numbers.foreign_privates(trees)) == foreign
+    modules = {name: [*ast.walk(ast.parse(text))] for name, text in (("owner", OWNER), ("user", code))}
+    assert bool(house_numbers.foreign_privates(modules)) == foreign

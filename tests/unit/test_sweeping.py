@@ -35,8 +35,6 @@ from hyco_engine.sweeping import (
     run_members,
 )
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 KAPPA = "physical.parameters.kappa.init"
 
 
