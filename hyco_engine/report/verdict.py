@@ -45,7 +45,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_trust(summary.get("parameters") or {}),
         *_parameters(summary.get("parameters") or {}),
         *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
-        *_harm(metrics, summary.get("cooperation") or ()),
+        *_harm(metrics, summary.get("cooperation") or (), _level(summary.get("noise") or {})),
         *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
         *_bands(summary.get("ensemble") or {}),
         *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
@@ -290,15 +290,20 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
         yield f"The physics does not explain the {split} data: its residual is {size}."
 
 
-def _harm(metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Tell of held-out errors that rose after a model was first taught."""
+def _harm(
+    metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]], noise: float | None = None
+) -> Iterator[str]:
+    """Tell of held-out errors that rose after a model was first taught.
+
+    Those of the cooperation are free of the `noise` of the data, relative to its spread, and those of metrics are not.
+    """
     for model in SHOWN:
         taught = [e for e in cooperation if str(e.get("direction")).endswith(f"->{model}") and e.get("n_generated")]
         own, before = _measured(metrics, model, "val"), taught[0].get("e_pupil") if taught else None
         # candidates have models of their own, and these entries belong to all of them
         if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        after = own.get(_measure(own))
+        after, before = own.get(_measure(own)), math.hypot(before, noise or 0.0)
         if not is_number(after) or after > RISE * before:
             to = significant(after, 2) if is_number(after) else "infinity"
             yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."

@@ -75,7 +75,7 @@ def context(
         cycle=1,
         alpha=alpha,
         real=real,
-        errors=lambda: errors,
+        errors=lambda noise=False: errors,
         loss=loss,
         rollout_recipe=recipe,
         models=models,
