@@ -18,6 +18,8 @@ from hyco_engine.rollout import rollout
 from hyco_engine.testing.contexts import tiny_layout
 from hyco_engine.training.lyapunov import FIXED, Lyapunov, largest_exponent
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 DT = 0.05
 
 
