@@ -27,6 +27,30 @@ def _draw() -> Iterator[Any]:
         yield draw
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _measure() -> Iterator[dict[str, Any]]:
+    """Runs in this process find neither error bars, and so no budget of errors, nor chaos: more than half of the rest.
+
+    What fails in them is a warning of the run, so that a run whose results are not looked at tells nothing of them.
+    """
+    from hyco_engine import results
+
+    whole = {name: getattr(results, name) for name in ("measure", "largest_exponent")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in whole:
+            patch.setattr(results, name, lambda *given: None)
+        yield whole
+
+
+@pytest.fixture(scope="module")
+def measured(_measure: dict[str, Any]) -> Iterator[None]:
+    """For a module that looks at error bars, budgets, the verdict or chaos: its runs find them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in _measure.items():
+            patch.setattr(f"hyco_engine.results.{name}", function)
+        yield
+
+
 @pytest.fixture(scope="module")
 def drawn(_draw: Any) -> Iterator[None]:
     """For a module that looks at figures or reports: its runs draw them."""

@@ -252,7 +252,7 @@ def test_a_library_with_threads_of_its_own_is_read_in_several_checks_at_once() -
 def test_what_no_other_process_can_make_is_told() -> None:
     class Local(CacheContract):
         def make(self) -> CacheBackend:
-            return Memory()
+            return Disk()
 
     with pytest.warns(UserWarning, match=r"not checked, because .* is not at the top of its module"):
         Local().test_a_missing_or_truncated_file_is_noticed()

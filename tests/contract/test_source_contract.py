@@ -18,6 +18,8 @@ from hyco_engine.testing.contexts import tiny_layout
 from hyco_engine.testing.sources import SamplesContract, TrajectoryContract
 from hyco_engine.testing.specs import TINY, merged
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def source(**data: Any) -> Any:
     """Build the source as a run builds it."""

@@ -271,12 +271,17 @@ def numbers() -> dict[str, int]:
     return {name: len(found) for name, found in findings().items()} | {"source_lines": source_lines()}
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--json"]:
+def main(arguments: list[str]) -> None:
+    """Print the numbers as JSON with `--json`, else each with what is behind it."""
+    if arguments == ["--json"]:
         print(json.dumps(numbers(), indent=2))
-    else:
-        for name, places in findings().items():
-            print(f"{name}: {len(places)}")
-            for place in places:
-                print(f"    {place}")
-        print(f"source_lines: {source_lines()}")
+        return
+    for name, places in findings().items():
+        print(f"{name}: {len(places)}")
+        for place in places:
+            print(f"    {place}")
+    print(f"source_lines: {source_lines()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

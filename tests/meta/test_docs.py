@@ -29,6 +29,8 @@ from hyco_engine.spec.reference import COMMAND, builtin_registry, reference
 from hyco_engine.spec.structuring import option_fields
 from hyco_engine.spec.values import has_keys, is_mapping, members
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README, COMMANDS_PAGE, RUN_FOLDER = ROOT / "README.md", DOCS / "commands.md", DOCS / "run-folder.md"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 
 import house_numbers
 import pytest
@@ -25,11 +23,9 @@ def test_goals_that_were_reached_are_kept(name: str) -> None:
     assert len(found) <= GOALS[name], "\n".join(found)
 
 
-def test_the_script_prints_all_numbers() -> None:
-    done = subprocess.run(
-        [sys.executable, house_numbers.__file__, "--json"], capture_output=True, text=True, check=True
-    )
-    printed = json.loads(done.stdout)
+def test_the_script_prints_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    house_numbers.main(["--json"])
+    printed = json.loads(capsys.readouterr().out)
     assert printed == house_numbers.numbers()
     assert set(printed) == {
         "names_in_a_cycle",

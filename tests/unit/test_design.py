@@ -29,6 +29,8 @@ from hyco_engine.training.optimal_design import Criterion, gains, greedy, shorte
 from hyco_engine.training.sensitivities import Sensitivities
 from hyco_engine.training.unknowns import Unknowns
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 F64 = torch.float64
 
 

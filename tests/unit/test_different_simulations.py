@@ -26,6 +26,8 @@ from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
 from hyco_engine.training.linearized import Linearizer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 TRUTH = [0.005, 0.01, 0.02, 0.03]
 
 

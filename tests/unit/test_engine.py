@@ -26,6 +26,8 @@ from hyco_engine.runs.metrics import read_metrics
 from hyco_engine.runs.predicting import predict
 from hyco_engine.spec.options import options
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def changed(**tables: Any) -> dict[str, Any]:
     spec = copy.deepcopy(SPEC)

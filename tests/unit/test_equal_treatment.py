@@ -16,6 +16,8 @@ from hyco_engine.cli.scaffold import KINDS, write_plugin
 from hyco_engine.hooks import HOOKS, Registry
 from hyco_engine.testing.specs import TINY, RunSpec
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 pytest_plugins = ["hyco_engine.testing.fixtures"]
 
 BUILT_IN = {point.name: point for point in entry_points(group="hyco_engine") if point.name.startswith("builtin-")}

@@ -28,6 +28,8 @@ from hyco_engine.training.error_correlation import correlation
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 CELLS = 8
 
 

@@ -29,6 +29,8 @@ from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.tangents import TangentRollout
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 DT = 0.1
 
 

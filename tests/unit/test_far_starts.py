@@ -21,6 +21,8 @@ from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.lbfgs import LBFGS
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 FISHER = Case(kind="fisher-kpp", resolution=(32,), upper=(10.0,), dt=0.1, options={"length_scale": 0.1})
 FLOW = Case(
     kind="navier-stokes",

@@ -18,6 +18,8 @@ from hyco_engine.data.fields import Boundary
 from hyco_engine.errors import HycoError
 from hyco_engine.inspection import describe
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 RNG = np.random.default_rng(0)
 
 

@@ -27,6 +27,8 @@ from hyco_engine.report.page_tables import detail_tables
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.keeper import Interrupted
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 WALL = {"x": {"lower": "T_left*cos(w*t)", "upper": "zero-gradient"}}
 BUMP = "A*exp(-20*(x - x0)**2)"
 SPEC: dict[str, Any] = {

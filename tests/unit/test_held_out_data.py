@@ -15,6 +15,8 @@ import hyco_engine as hyco
 from hyco_engine.assembly import Assembler
 from hyco_engine.training import evaluation
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def test_models_are_measured_on_held_out_simulations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

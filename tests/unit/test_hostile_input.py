@@ -26,6 +26,8 @@ from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.runs.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 class Runs:
     """Leaves a file where it is unpickled."""

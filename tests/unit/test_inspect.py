@@ -23,6 +23,8 @@ from hyco_engine.inspection import describe
 from hyco_engine.inspection.guessing import lines_for, split_line
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
 WAVE = np.sin(2 * np.pi * (X[:, None] - T))  # [x, t]

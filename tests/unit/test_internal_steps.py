@@ -40,6 +40,8 @@ from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 CELLS, DT = 16, 0.04
 LAYOUT = decay_layout(CELLS)
 

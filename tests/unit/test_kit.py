@@ -15,6 +15,8 @@ from hyco_engine.testing.contexts import LAYOUTS, tiny_context, tiny_layout
 from hyco_engine.testing.distributions import Site
 from hyco_engine.testing.specs import TINY, RunSpec, merged
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 pytest_plugins = ["hyco_engine.testing.fixtures"]
 
 HOOK_MODULE = """

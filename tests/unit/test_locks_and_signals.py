@@ -25,6 +25,8 @@ from hyco_engine.runs.lock import Holder, RunLock, is_held, read_holder
 from hyco_engine.runs.metrics import read_metrics
 from hyco_engine.runs.signals import stop_on_signals
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 HOLD = """
 import sys, time
 from pathlib import Path

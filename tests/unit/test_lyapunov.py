@@ -20,6 +20,8 @@ from hyco_engine.testing.contexts import tiny_layout
 from hyco_engine.training import lyapunov
 from hyco_engine.training.lyapunov import FIXED, Lyapunov, largest_exponent
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 DT = 0.05
 
 

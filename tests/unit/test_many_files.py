@@ -10,6 +10,8 @@ from test_scalars import assembler_of, manager_of, scalars_of, write_well
 import hyco_engine as hyco
 from hyco_engine.errors import HycoError
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 DATA = {
     "kind": "arrays",
     "variables": {"u": "u"},

@@ -29,6 +29,8 @@ from hyco_engine.interfaces import Trajectory, TrajectorySource
 from hyco_engine.training.noisy import meet_noise
 from hyco_engine.training.settings import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 X = torch.linspace(0, 1, 65, dtype=torch.float64)[:-1]
 T = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
 FIELDS = {

@@ -24,6 +24,8 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.reporter import Reporter, clock
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 @pytest.mark.parametrize(
     "error",

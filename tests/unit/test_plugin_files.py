@@ -20,6 +20,8 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.runs.resuming import resume_command
 from hyco_engine.variables import FILES_VARIABLE
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 TRACKER = '''
 import hyco_engine as hyco
 from hyco_engine.interfaces import Tracker

@@ -26,6 +26,8 @@ from hyco_engine.interfaces import Augmentation, Batch, GeneratedSamples, Trajec
 from hyco_engine.spec.options import options
 from hyco_engine.testing.problems import decay_layout
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 NAMED = "troubled-plugin 1.2"
 
 

@@ -26,6 +26,8 @@ from hyco_engine.training.point_losses import PointObjective, PointPredictorObje
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 F64 = torch.float64
 
 

@@ -17,6 +17,8 @@ from hyco_engine.errors import SpecError
 from hyco_engine.physics.settings import ParameterSetting
 from hyco_engine.training.pooling import pooled
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def test_equal_errors_have_the_closed_form() -> None:
     y, e = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64), 1.5

@@ -18,6 +18,8 @@ from hyco_engine.data.precision import choose_precision, variations
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Trajectory
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 F32, F64 = torch.float32, torch.float64
 
 

@@ -27,6 +27,8 @@ from hyco_engine.runs.reading import RunFiles
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.runs.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SECRET = "the-content-of-another-file"
 
 

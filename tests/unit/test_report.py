@@ -30,6 +30,8 @@ from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.verdict import verdict
 from hyco_engine.report.views import MAX_BYTES, quantised, views
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 class Page(HTMLParser):
     """Elements and text of a page, as a browser's parser sees them."""

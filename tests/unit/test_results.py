@@ -25,6 +25,8 @@ from hyco_engine.runs.export import export
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SPEC: dict[str, Any] = {
     "run": {"name": "small", "cycles": 1},
     "data": {

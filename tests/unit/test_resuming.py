@@ -20,6 +20,8 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SPEC: dict[str, Any] = BURGERS | {
     "training": {
         "synthetic": {"epochs_per_cycle": 2, "batch_size": 8},

@@ -20,6 +20,8 @@ from hyco_engine.report.result import RunResult
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.testing.ranks import on_ranks
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SPEC: dict[str, Any] = HEAT_HYBRID | {
     "run": {"cycles": 1, "shards": 2},
     "data": HEAT_HYBRID["data"] | {"num_frames": 6},

@@ -17,6 +17,8 @@ from hyco_engine.data.manager import DataManager
 from hyco_engine.data.settings import Noise, Observe, Split
 from hyco_engine.errors import HycoError
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def assembler_of(tmp_path, data, **tables):
     spec = {

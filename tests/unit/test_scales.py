@@ -29,6 +29,8 @@ from hyco_engine.testing.problems import Decay
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import WeightedSum, loss_of_size
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 NORMALIZERS = ("manual", "running-mean", "sqrt-dim", "batch-stat", "uncertainty", "grad-norm")
 SCALES = {"velocity": {"scale": "data"}, "pressure": {"scale": "data"}}
 

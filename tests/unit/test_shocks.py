@@ -19,6 +19,8 @@ from hyco_engine.equations.terms import FUNCTIONS, Apply, Symbol, slope
 from hyco_engine.errors import SpecError
 from hyco_engine.rollout import rollout
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SPEED = {"c": 1.0}
 
 

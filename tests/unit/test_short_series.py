@@ -11,6 +11,8 @@ from messages import error_naming
 import hyco_engine as hyco
 from hyco_engine.errors import HycoError
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 KAPPA = 0.05
 
 

@@ -22,6 +22,8 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.interfaces import Trajectory
 from hyco_engine.training.solver import guessed
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 NOISE = 0.05
 
 

@@ -21,6 +21,8 @@ from hyco_engine.physics.parameters import Learnables, ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice, Profile
 from hyco_engine.spec.options import option, options
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 @options
 class DecayOptions:

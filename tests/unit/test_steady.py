@@ -32,6 +32,8 @@ from hyco_engine.report.run_figures import draw
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.training.jacobian import ForwardJacobian
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def model(
     steady: str | Mapping[str, str],

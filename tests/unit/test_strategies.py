@@ -30,6 +30,8 @@ from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, TermSpec, Trajectory
 from hyco_engine.runs.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
 POSITIVE = st.floats(1e-6, 1e6)
 

@@ -32,6 +32,8 @@ from hyco_engine.training.problem import with_noise
 from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
 from hyco_engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 REGISTRY = Registry.discover(())
 
 

@@ -35,6 +35,8 @@ from hyco_engine.sweeping import (
     run_members,
 )
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 KAPPA = "physical.parameters.kappa.init"
 
 

@@ -26,6 +26,8 @@ from hyco_engine.report.run_figures import draw
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.spec.dumping import dump_spec
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 @attrs.frozen
 class System:

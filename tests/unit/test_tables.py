@@ -25,6 +25,8 @@ from hyco_engine.errors import HycoError
 from hyco_engine.inspection import describe
 from hyco_engine.interfaces import SourceContext
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def table(path: Path, **keys: Any) -> Table:
     keys = {name: CsvForm(**value) if name == "csv" else value for name, value in keys.items()}

@@ -17,6 +17,8 @@ from hyco_engine.data.contracts import TrajectorySource
 from hyco_engine.errors import HycoError
 from hyco_engine.inspection import describe
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 U = np.random.default_rng(0).normal(size=(6, 5, 8))
 """[simulations, frames, cells]"""
 TOLD = "the grid has one cell along y, which is left out: nothing varies along it"

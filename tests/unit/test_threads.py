@@ -20,6 +20,8 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.threads import SPINNING, let_waiting_threads_sleep, threads_for
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 SPEC = HEAT_HYBRID | {
     "run": {"cycles": 1},
     "physical": {"kind": "heat", "compile": "eager", "parameters": {"kappa": {"init": 0.2}}},

@@ -37,6 +37,8 @@ from hyco_engine.physics.settings import ParameterSetting, PhysicalChoice
 from hyco_engine.rollout import rollout, rollout_with_bands
 from hyco_engine.testing.measuring import difference
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 TAU = 2 * math.pi
 
 

@@ -31,6 +31,8 @@ from hypothesis import strategies as st
 
 import hyco_engine as hyco
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 KAPPA = 0.02
 CELLS, FRAMES, DT = 15, 15, 0.02
 SAME = 1e-4

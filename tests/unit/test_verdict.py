@@ -12,6 +12,8 @@ import hyco_engine as hyco
 from hyco_engine.report.verdict import correlation, lead_below, models_verdict, verdict
 from hyco_engine.testing.specs import TINY, merged
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 FLOORS = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 

@@ -225,9 +225,18 @@ def main() -> int:
 
     # the number of threads is part of what a run is; one lets several trials share a machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # once for all forked runs
-    for name in ("cli.run", "cli.terminal", "engine", "physics.model", "report.run_figures"):
-        importlib.import_module(f"hyco_engine.{name}")
+    # once for all forked runs, with what torch imports when a step is first captured
+    for name in (
+        "hyco_engine.cli.run",
+        "hyco_engine.cli.terminal",
+        "hyco_engine.engine",
+        "hyco_engine.builtin.models.burgers",
+        "hyco_engine.builtin.models.resnet",
+        "hyco_engine.builtin.sources.simulate",
+        "hyco_engine.report.run_figures",
+        "torch._dynamo",
+    ):
+        importlib.import_module(name)
     vars(sys.modules["hyco_engine.report.run_figures"])["draw"] = lambda *drawn: []
     log = sys.stderr if arguments.json else sys.stdout
     root = arguments.keep or Path(tempfile.mkdtemp(prefix="hyco-kill-"))
