@@ -142,8 +142,9 @@ class Results:
         else:
             self._evaluate(self.parts, self.hybrid, between)
             self._measure_parameters(self.parts, self.hybrid)
+        between()
         self._measure_budget(self.parts, self.hybrid)
-        self._measure_chaos(self.parts, self.hybrid)
+        self._measure_chaos(self.parts, self.hybrid, between)
 
     def _settings(self) -> Mapping[str, ParameterSetting]:
         return {} if self.spec.physical is None else self.spec.physical.parameters
@@ -286,7 +287,7 @@ class Results:
             # the learned parameters are worth keeping without their budget
             self.report.warn(f"the parameters' error budget could not be computed: {failed}")
 
-    def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
+    def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.
 
         Without any field that was measured there is no lead time to compare it with.
@@ -299,7 +300,7 @@ class Results:
         try:
             with self.report.timed("evaluate"):
                 self.chaos = largest_exponent(
-                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device
+                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device, between
                 )
         except Exception as error:
             # a physics may fail beyond the data

@@ -22,6 +22,8 @@ VAGUE = 0.5
 """Standard error, relative to the value, from which on the data do not determine a parameter."""
 EXPLAINED = 3.0
 """Residual, relative to the noise, up to which a physics explains the data."""
+LOST = 0.3
+"""Residual, relative to the spread, from which on a search may have ended in a minimum far from the lowest one."""
 LEAST_NOISE = 0.01
 """Noise, relative to the spread, below which the differences between two exact solvers are larger."""
 FITS = 1.5
@@ -288,6 +290,11 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
             f"{significant(whole / told, 2)} times the noise" if told == level else f"{_percent(whole)} of the spread"
         )
         yield f"The physics does not explain the {split} data: its residual is {size}."
+        if min(whole, early) > LOST:
+            yield (
+                "A wrong physics leaves so much, but so does a right one if the search ended in another minimum: "
+                "give the parameters bounds, and let training.physical.starts = 8 look for others."
+            )
 
 
 def _harm(

@@ -220,12 +220,10 @@ class Task(ABC):
         """The sizes of the data for `hyco-engine check`."""
         return {}
 
-    def memory(
-        self, settings: TrainingSettings, inner_dt: float | None, room: Room | None = None
-    ) -> dict[str, Any] | None:
+    def memory(self, settings: TrainingSettings, internal: int, room: Room | None = None) -> dict[str, Any] | None:
         """Return the most memory of a physics' gradient, for `hyco-engine check`; None if there are no rollouts.
 
-        `room` is what a pass over all samples may take; None for batches.
+        A frame has `internal` internal steps. `room` is what a pass over all samples may take; None for batches.
         """
         return None
 

@@ -93,6 +93,16 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            completed(physical=measured([0.7] * 5), persistence=measured([0.5] * 5))
+            | {"noise": {"u": {"relative": 1e-6}}},
+            [
+                "The physics does not explain the test data: its residual is 70 % of the spread.",
+                "A wrong physics leaves so much, but so does a right one if the search ended in another minimum: "
+                "give the parameters bounds, and let training.physical.starts = 8 look for others.",
+                "The physics has learned nothing of use: it errs 1.4 times as much as “nothing changes” on test data.",
+            ],
+        ),
+        (
             completed(physical=measured([0.04] * 5), persistence=measured([0.5] * 5))
             | {"noise": {"u": {"relative": 1e-6}}},
             [
