@@ -48,7 +48,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_parameters(summary.get("parameters") or {}),
         *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
         *_harm(metrics, summary.get("cooperation") or (), _level(summary.get("noise") or {})),
-        *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
+        *_models(metrics, _dt(summary), summary.get("noise") or {}),
         *_bands(summary.get("ensemble") or {}),
         *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
     ]
@@ -327,7 +327,9 @@ def _level(noise: Mapping[str, Mapping[str, Any]]) -> float | None:
     return sum(levels) / len(levels) if levels else None
 
 
-def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = None) -> Iterator[str]:
+def _models(
+    metrics: Mapping[str, Any], dt: float | None, noise: Mapping[str, Mapping[str, Any]] | None = None
+) -> Iterator[str]:
     split = tested_split(metrics)
     good, poor, bad = [], [], []
     fits: list[str] = []
@@ -335,11 +337,10 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         own = _measured(metrics, model, split)
         if "nrmse" not in own:
             continue
-        error = own.get("vrmse")
         ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
-        near = noise is not None and noise > LEAST_NOISE and is_number(error) and 1 / FITS < error / noise < FITS
-        if noise is not None and near and ratio is not None and ratio < 1:
-            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(noise)}")
+        level = _level(noise or {})
+        if level is not None and _fits(own, noise or {}) and ratio is not None and ratio < 1:
+            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(level)}")
             continue
         if reach is not None and 0 < reach[0] < reach[1]:
             useful, _ = lead_below(metrics, model, split, HALF) or (0, 0)
@@ -365,6 +366,20 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
     yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
+
+
+def _fits(own: Mapping[str, Any], noise: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return True if an error is about as large as the noise: in units of the fields, or else of their spreads.
+
+    The spread of training data, to which noise is relative, may be much larger than that of later frames.
+    """
+    relative, levels = _level(noise), [entry.get("level") for entry in noise.values()]
+    error, level = own.get("rmse"), math.fsum(filter(is_number, levels)) / len(levels) if levels else None
+    if not is_number(error) or not all(map(is_number, levels)):
+        error, level = own.get("vrmse"), relative
+    if relative is None or relative <= LEAST_NOISE or not level or not is_number(error):
+        return False
+    return 1 / FITS < error / level < FITS
 
 
 def _bands(ensemble: Mapping[str, Any]) -> Iterator[str]:

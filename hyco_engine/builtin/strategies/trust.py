@@ -60,9 +60,10 @@ class Trust(Strategy):
     carry its squared error; since their number is proportional to tau, the error that they add is at most alpha times
     the pupil's own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
-    With new starts this holds only if the teacher's error there is its error on the data. So the pupil's loss on the
-    generated samples is measured too. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
-    e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
+    With new starts this holds only if the teacher's error there is its error on the data. The law of a physics that is
+    the better model holds there, too, but any other teacher may be much worse. So the pupil's loss on what that one
+    generates is measured. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 + e_pupil^2) is the
+    teacher's error, and tau is at most the pupil's loss on real samples over that part.
 
     tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
     many more as its epoch has room for: `epoch_samples`, real and generated. A physics so much better than it also
@@ -129,7 +130,6 @@ class Trust(Strategy):
         count = generated_count(n_real, alpha * tau) if accepted else 0
         recipe = None
         if count:
-            part = teachers_part(e_teacher, e_pupil)
             # only mixed states can be made wider
             for wider in (WIDER, 1.0) if tau > 1 and self.options.starts == "mixed" else (1.0,):
                 states, spin_up = self._starts(context, phase.teacher, count, wider)
@@ -138,8 +138,10 @@ class Trust(Strategy):
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
                 # a teacher that diverges from usual starts, too, is told of when it generates
                 with suppress(TeacherDiverged):
-                    own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
-                    tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own), most) if part else most)
+                    generated = context.loss(phase.player, recipe)
+                    if phase.player == "physical" or not better:
+                        imported = teachers_part(e_teacher, e_pupil) * generated
+                        tau = min(tau, trust(math.sqrt(imported), math.sqrt(context.loss(phase.player)), most))
                     break
             if (left := generated_count(n_real, alpha * tau)) < count:
                 count, spin_up = left, None if spin_up is None else spin_up[:left]
