@@ -453,13 +453,15 @@ class Assembler:
 
     def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:
         """Return a function that measures a model on validation data; None if there is none, or it is not read."""
-        heldout = task.heldout("val", objective, self.device) if task.is_read else None
-        if heldout is None:
+        if not task.is_read or task.heldout("val", objective, self.device) is None:
             return None
-        heldout = heldout.divided(self.shards)
         who = f"the {player} model {self._named(getattr(self.spec, player))}"
 
         def error(model: nn.Module) -> float:
+            # what rollouts begin from may change between two phases
+            heldout = task.heldout("val", objective, self.device)
+            assert heldout is not None
+            heldout = heldout.divided(self.shards)
             with attributed(who, "rollouts on held-out data"):
                 return heldout.score(heldout.measure(model))
 

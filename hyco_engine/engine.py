@@ -16,7 +16,7 @@ from hyco_engine.execution import Execution
 from hyco_engine.hooks.attribution import naming_plugins
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicalModel, Tracker
-from hyco_engine.physics.settings import PhysicalChoice
+from hyco_engine.physics.within import internal_steps
 from hyco_engine.ranks.runtime import RankFailed, Runtime, Single, exit_code_of
 from hyco_engine.report.result import RunResult, run_result
 from hyco_engine.runs.checkpoint import packed, unpacked
@@ -193,7 +193,6 @@ class Engine:
         parts = assembler.prepare(task)
         spec, alpha = assembler.spec, assembler.spec.augmentation.alpha
         candidates = candidates_of(parts.strategy)
-        physical = spec.physical
         count = {player: task.count(trainer.settings) for player, trainer in parts.trainers.items()}
         phases: list[dict[str, Any]] = [
             {
@@ -212,7 +211,7 @@ class Engine:
             "n_real": task.n_real,
             "n_generated": max((int(entry["n_generated"]) for entry in phases), default=0),
             "cache": None if parts.cache is None else attrs.asdict(parts.cache),
-            "memory": _memory(parts, physical),
+            "memory": _memory(parts),
             "precision": spec.run.precision,
             "threads": threads,
             "processes": sharing(parts.trainers, count, spec.data.num_predict_steps),
@@ -233,12 +232,12 @@ class Engine:
             raise self._loaded.locate(error) from error.__cause__
 
 
-def _memory(parts: Parts, physical: PhysicalChoice | None) -> dict[str, Any] | None:
-    if physical is None:
+def _memory(parts: Parts) -> dict[str, Any] | None:
+    trainer = parts.trainers.get("physical")
+    if trainer is None:
         return None
-    trainer = parts.trainers["physical"]
     room = Room.of(trainer.unknowns, trainer.settings, trainer.solver.passes)
-    return parts.task.memory(trainer.settings, physical.dt, room)
+    return parts.task.memory(trainer.settings, internal_steps(trainer.model), room)
 
 
 def run(

@@ -195,8 +195,6 @@ class Execution:
 
     def _train(self, parts: Parts) -> None:
         assembler, spec, task = self.assembler, self.spec, parts.task
-        objective = next(iter(parts.trainers.values())).objective
-        heldout = task.heldout("val", objective, assembler.device)
         folders = CacheManager(
             spec.paths.cache,
             # the folder's name is the user's, and may be none for a cache
@@ -219,7 +217,7 @@ class Execution:
                 cache=cache,
                 alpha=spec.augmentation.alpha,
                 seed=spec.run.seed,
-                heldout=None if heldout is None else heldout.divided(assembler.shards),
+                heldout=self.results.heldout("val"),
                 folders=folders,
                 trackers=self._report.trackers,
                 strict=True,
@@ -239,6 +237,8 @@ class Execution:
             for event in events:
                 hybrid.tell(event)
                 if event.kind == REST:
+                    if event.record:
+                        self.results.begin_heldout()
                     if event.record and self.runtime.size > 1:
                         self.runtime.agree("the weights at the end of a phase", packed(hybrid.weights()))
                     self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
@@ -264,6 +264,8 @@ class Execution:
                 f"the checkpoint does not fit what the spec builds now ({type(error).__name__}: {error}): a plugin or "
                 "the engine has changed since; install the versions in environment.json, or start again"
             ) from error
+        if kept.get("analyses") is not None:
+            self.results.begin_heldout_from(kept["analyses"])
         now, before = self._execution, kept["execution"]
         if now is not None and before is not None and now[0] != before[0]:
             self._report.warn(
@@ -286,6 +288,7 @@ class Execution:
             "cache": None if parts is None or parts.cache is None else attrs.asdict(parts.cache),
             "execution": self._execution,
             "training": training,
+            "analyses": self.results.analyses,
             "metrics": self.folder.metrics_position(),
             "seconds": dict(self._report.seconds),
             "elapsed": time.perf_counter() - self._start,

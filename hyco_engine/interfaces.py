@@ -505,8 +505,9 @@ class CycleContext:
     alpha: float
     real: Samples
     """The train split."""
-    errors: Callable[[], Mapping[Player, float]]
-    """Measures the errors of both models on the same held-out real data (vrmse of full-length rollouts)."""
+    errors: Callable[..., Mapping[Player, float]]
+    """`errors(noise=False)` measures the errors of both models on the same held-out real data (vrmse of full-length
+    rollouts): what the noise of the data adds to them is subtracted, unless you ask for it."""
     rollout_recipe: Callable[..., Recipe]
     """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
     `states(indices) -> [B, C_all, *S]`, which must be pure. With a spin-up `lead [count]` (int64), a sample starts from

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from hyco_engine.assembly import Parts
@@ -21,7 +22,7 @@ from hyco_engine.report.verdict import verdict
 from hyco_engine.runs.environment import package_versions
 from hyco_engine.runs.folder import RunFolder
 from hyco_engine.runs.summary import balance_summary, parameter_values, parameters_summary, peak_rss_bytes
-from hyco_engine.runs.weights import save_model
+from hyco_engine.runs.weights import ANALYSES, save_model
 from hyco_engine.spec.classes import Spec
 from hyco_engine.training.acceptance import accept_correction
 from hyco_engine.training.calibration import LEVEL
@@ -80,6 +81,8 @@ class Results:
     """The bands of an ensemble, calibrated on validation data."""
     coverage: dict[str, Any] | None = None
     """The share of the test data in the bands."""
+    analyses: Tensor | None = None
+    """The states from which held-out rollouts begin, as `Task.begin_from_learned` returns them."""
 
     def begin(self, parts: Parts, spec: Spec) -> None:
         """Take note of the parts of the run, of the resolved spec, and of the initial parameters of the physics."""
@@ -92,6 +95,34 @@ class Results:
         """The models of the run that are built already."""
         return {} if self.parts is None else self.parts.models
 
+    # --- the states that held-out rollouts begin from ---
+
+    def heldout(self, split: Literal["val", "test"]) -> HeldOut | None:
+        """Return the measure of the models on a split, which is divided among the ranks."""
+        assert self.parts is not None
+        first = next(iter(self.parts.trainers.values()))
+        heldout = self.parts.task.heldout(split, first.objective, self.parts.device)
+        return None if heldout is None else heldout.divided(first.shards)
+
+    def begin_heldout(self) -> None:
+        """Begin held-out rollouts from what the physics knows now, if it learns its start states."""
+        assert self.parts is not None
+        assert self.hybrid is not None
+        physical = self.parts.trainers.get("physical")
+        if physical is None or physical.state.initial is None:
+            return
+        before, self.analyses = self.analyses, self.parts.task.begin_from_learned(physical)
+        if not _same(before, self.analyses):
+            self.hybrid.heldout = self.heldout("val")
+
+    def begin_heldout_from(self, analyses: Tensor) -> None:
+        """Begin held-out rollouts from the states of an earlier run that this one continues."""
+        assert self.parts is not None
+        assert self.hybrid is not None
+        self.analyses = analyses
+        self.parts.task.begin_from(analyses, self.parts.trainers["physical"].settings)
+        self.hybrid.heldout = self.heldout("val")
+
     # --- measured once training is over ---
 
     def measure(self, between: Callable[[], None]) -> None:
@@ -101,6 +132,7 @@ class Results:
         if self.parts.physical is not None:
             self.last = parameter_values(self.parts.physical)
         self.hybrid.settle()
+        self.begin_heldout()
         self._accept(self.hybrid)
         if any(setting.prior == "population" for setting in self._settings().values()):
             # pooled values need the error bars, and what is measured is measured with them
@@ -110,8 +142,9 @@ class Results:
         else:
             self._evaluate(self.parts, self.hybrid, between)
             self._measure_parameters(self.parts, self.hybrid)
+        between()
         self._measure_budget(self.parts, self.hybrid)
-        self._measure_chaos(self.parts, self.hybrid)
+        self._measure_chaos(self.parts, self.hybrid, between)
 
     def _settings(self) -> Mapping[str, ParameterSetting]:
         return {} if self.spec.physical is None else self.spec.physical.parameters
@@ -141,14 +174,13 @@ class Results:
 
     def _evaluate(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
         """Measure all models on held-out real data, and the persistence that they must beat."""
-        first = next(iter(hybrid.trainers.values()))
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         with self.report.timed("evaluate"):
             for split in splits:
-                heldout = parts.task.heldout(split, first.objective, parts.device)
+                heldout = self.heldout(split)
                 if heldout is None:
                     continue
-                heldout = heldout.divided(first.shards).in_detail()
+                heldout = heldout.in_detail()
                 for player, trainer in hybrid.trainers.items():
                     between()
                     with attributed(trainer.who, f"rollouts on the {split} data"):
@@ -255,7 +287,7 @@ class Results:
             # the learned parameters are worth keeping without their budget
             self.report.warn(f"the parameters' error budget could not be computed: {failed}")
 
-    def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer) -> None:
+    def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.
 
         Without any field that was measured there is no lead time to compare it with.
@@ -268,7 +300,7 @@ class Results:
         try:
             with self.report.timed("evaluate"):
                 self.chaos = largest_exponent(
-                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device
+                    trainer.model, whole, form.layout, form.dt, form.statistics, generator, device, between
                 )
         except Exception as error:
             # a physics may fail beyond the data
@@ -353,6 +385,8 @@ class Results:
                     bands = self.bands if (player, which) == ("synthetic", "final") else None
                     path = save_model(self.folder, f"{player}-{which}", state, kind, self.parts.task.form, bands)
                     self.report.tell("artifact", path)
+            if self.analyses is not None:
+                self.folder.save_weights(ANALYSES, {"states": self.analyses})
             trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
             # a user who interrupts a run does not want to wait for figures
             if trained and summary["status"] != "interrupted":
@@ -368,6 +402,10 @@ class Results:
         except Exception as error:
             # a failed figure must not cost the run's results
             self.report.warn(f"the figures could not be drawn: {type(error).__name__}: {error}")
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _physics(model: PhysicalModel) -> dict[str, Any]:

@@ -10,6 +10,9 @@ A rollout that starts from a noisy frame inherits the noise of its start, so its
 order (errors in variables). `auto` therefore takes the continuation if a split by time has noise in its held-out
 frames, or if a held-out stretch has no complete frame to start from, or a single frame; otherwise it takes the rollout.
 
+A physics that learns its start states knows the last training frame better than its noisy observation: a continuation
+may begin from such an analysis, as forecasts of the weather do.
+
 "Nothing changes" holds the last complete frame before what it predicts. In a continuation, that is a training frame
 long after the start of the models: their own start would be a floor that every model beats.
 """
@@ -38,12 +41,39 @@ Measure = Literal["rollout", "continuation"]
 class HeldOutStretches:
     """The `trajectories` of a split for rollouts from their first frames, and the last known state before each.
 
-    `last_known` are dynamic fields `[C_dyn, *S]`.
+    `first` are the frames of the simulations at which these begin. `last_known` are dynamic fields `[C_dyn, *S]`.
     """
 
     measure: Measure
     trajectories: tuple[Trajectory, ...]
+    first: tuple[int, ...]
     last_known: tuple[Tensor, ...]
+
+    def begin_from(
+        self, analyses: Mapping[int, Sequence[tuple[int, Tensor]]], advances: Sequence[float] = ()
+    ) -> HeldOutStretches:
+        """Return the stretches with continuations that begin later, from states which are known there.
+
+        `analyses` are frames of each simulation with their states `[C_dyn, *S]`; the last one before a stretch counts.
+        """
+        if self.measure != "continuation":
+            return self
+        found, first, known = [], list(self.first), list(self.last_known)
+        for index, trajectory in enumerate(self.trajectories):
+            # the frames that a continuation passes through
+            passed = int(trajectory.dynamic[1:].isnan().flatten(1).all(1).int().cumprod(0).sum())
+            own = -1 if trajectory.simulation is None else trajectory.simulation
+            usable = [(frame - first[index], state) for frame, state in analyses.get(own, ())]
+            later_on = [one for one in usable if 0 < one[0] <= passed]
+            if later_on:
+                frames, state = max(later_on, key=lambda one: one[0])
+                dynamic = torch.cat([state[None].to(trajectory.dynamic), trajectory.dynamic[frames + 1 :]])
+                static = later(trajectory.static, advances, frames, trajectory.static.dim() - 1)
+                trajectory = attrs.evolve(trajectory, dynamic=dynamic, static=static)
+                first[index] += frames
+                known[index] = dynamic[0]
+            found.append(trajectory)
+        return attrs.evolve(self, trajectories=tuple(found), first=tuple(first), last_known=tuple(known))
 
 
 def heldout_trajectories(
@@ -52,18 +82,20 @@ def heldout_trajectories(
     split: Literal["val", "test"],
     choice: SourceChoice,
     advances: Sequence[float] = (),
+    *,
+    noisy: bool = False,
 ) -> HeldOutStretches:
     """Return for each stretch of the split a complete first frame with the frames that follow it.
 
     Values are NaN where nothing was observed, and on training frames that a continuation passes through. Raises
     DataError if a stretch has no frame to start from, or no observation to compare with. `advances` are those of the
-    layout.
+    layout, and `noisy` says that held-out frames have noise.
     """
     masked = choice.observe.mask is not None or any(t.points is not None for t in trajectories)
     parts = segments[split]
     starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
-    measure = _measure(choice, starts, min(map(len, parts), default=2))
-    found, known = [], []
+    measure = _measure(choice, starts, min(map(len, parts), default=2), noisy)
+    found, first, known = [], [], []
     for part, own in zip(parts, starts, strict=True):
         trajectory, last = trajectories[part.simulation], None
         if measure == "continuation":
@@ -71,6 +103,7 @@ def heldout_trajectories(
             own, last = _before(trajectory, earlier, masked)
         if own is None:
             raise _no_start(part, split, measure, choice, trajectory)
+        first.append(own)
         known.append(trajectory.dynamic[own if last is None else last])
         points = points_of(trajectory.points, split, choice.split.by, own, part.stop - 1, after=max(own, part.start))
         dynamic = trajectory.dynamic[own : part.stop]
@@ -90,15 +123,13 @@ def heldout_trajectories(
             )
         static = later(trajectory.static, advances, own, trajectory.static.dim() - 1)
         found.append(attrs.evolve(trajectory, dynamic=dynamic, static=static, points=points))
-    return HeldOutStretches(measure=measure, trajectories=tuple(found), last_known=tuple(known))
+    return HeldOutStretches(measure=measure, trajectories=tuple(found), first=tuple(first), last_known=tuple(known))
 
 
-def _measure(choice: SourceChoice, starts: Sequence[int | None], frames: int) -> Measure:
+def _measure(choice: SourceChoice, starts: Sequence[int | None], frames: int, noisy: bool) -> Measure:
     """Return how the stretches are measured, of which the shortest has so many `frames`."""
     if choice.split.measure != "auto":
         return choice.split.measure
-    noise = choice.observe.noise
-    noisy = noise is not None and noise.heldout and noise.level > 0
     return "continuation" if choice.split.by == "time" and (noisy or None in starts or frames < 2) else "rollout"
 
 

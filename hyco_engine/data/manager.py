@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -24,7 +25,7 @@ from hyco_engine.data.fields import TIME, StateLayout
 from hyco_engine.data.heldout import HeldOutStretches, Measure, heldout_trajectories
 from hyco_engine.data.keeping import Shelf, shelf
 from hyco_engine.data.masks import sample_mask
-from hyco_engine.data.noise import estimate_noise
+from hyco_engine.data.noise import estimate_noise, is_noisy
 from hyco_engine.data.observation import Observer, observed_share, to_start_from
 from hyco_engine.data.points import PointWindows, cut_points, points_of, warn_of_shared_places
 from hyco_engine.data.precision import DTYPES, Precision, choose_precision
@@ -93,6 +94,7 @@ class DataManager:
         self._spare = spare
         self._loaded: tuple[Trajectory, ...] | None = None
         self._windows: dict[tuple[int, int], WindowDataset | PointWindows] = {}
+        self._begun: Mapping[Literal["val", "test"], HeldOutStretches] | None = None
         known = [source.frames(i) for i in range(source.num_simulations)]
         frames = self._known_frames = [
             _frames_used(count, i, choice) for i, count in enumerate(known) if count is not None
@@ -267,6 +269,15 @@ class DataManager:
         added = self._declared_noise(field_sizes(self.layout, self.statistics))
         return {name: max(own.get(name, 0.0), level) for name, level in added.items()}
 
+    @property
+    def heldout_noise(self) -> Mapping[str, float]:
+        """The standard deviation of each dynamic field's noise in held-out data, in its own unit; {} without any."""
+        declared = self.choice.observe.noise
+        if declared is not None and not declared.heldout:
+            return {}
+        spreads = field_sizes(self.layout, self.statistics)
+        return {name: level * spreads[name] for name, level in self.noise.items()} if is_noisy(self.noise) else {}
+
     def glimpsed_noise(self) -> Mapping[str, float]:
         """Return what `noise` is expected to be, without loading all data.
 
@@ -371,12 +382,33 @@ class DataManager:
         """Return the last complete frame `[C_dyn, *S]` before each of the trajectories of `heldout`."""
         return self._heldout[split].last_known
 
+    def begin_from(self, analyses: Tensor | None, horizon: int, stride: int) -> None:
+        """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of all such training windows.
+
+        None stands for the observed frames from which they begin without this.
+        """
+        self._begun = self._observed_heldout
+        if analyses is None:
+            return
+        windows, known = self.windows(horizon, stride), defaultdict[int, list[tuple[int, Tensor]]](list)
+        assert isinstance(windows, WindowDataset)  # sensors see no states
+        for index, state in enumerate(analyses):
+            position, start = windows.window(index)
+            part = self._segments["train"][position]
+            known[part.simulation].append((part.start + start + horizon, state))
+        self._begun = {split: own.begin_from(known, self.layout.advances) for split, own in self._begun.items()}
+
+    @property
+    def _heldout(self) -> Mapping[Literal["val", "test"], HeldOutStretches]:
+        return self._observed_heldout if self._begun is None else self._begun
+
     @cached_property
-    def _heldout(self) -> dict[Literal["val", "test"], HeldOutStretches]:
+    def _observed_heldout(self) -> dict[Literal["val", "test"], HeldOutStretches]:
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+        advances, noisy = self.layout.advances, any(self.heldout_noise.values())
         return {
             split: heldout_trajectories(
-                self.trajectories, self._segments, split, self.choice, advances=self.layout.advances
+                self.trajectories, self._segments, split, self.choice, advances=advances, noisy=noisy
             )
             for split in splits
         }

@@ -100,8 +100,8 @@ class Split:
     measure: Literal["auto", "rollout", "continuation"] = option(
         "auto",
         help="start of the rollouts that measure held-out data; rollout: its own first complete frame; continuation: "
-        "the first complete training frame before it; auto takes continuation if a split in time has noise or no "
-        "complete frame, else rollout",
+        "the first complete training frame before it, or the last one as a physics with learned start states knows it; "
+        "auto takes continuation if a split in time has noise or no complete frame, else rollout",
     )
 
     def __attrs_post_init__(self) -> None:

@@ -41,16 +41,23 @@ OF_TENSORS: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def reach(node: Node, axis: int) -> int:
-    """Return by how many cells along an axis differences reach beyond the grid."""
-    inner = max((reach(child, axis) for child in children(node)), default=0)
+def boxes(node: Node, n_axes: int) -> frozenset[tuple[int, ...]]:
+    """Return by how many cells along each axis differences reach to both sides: a box for each sum of derivatives.
+
+    The values at a cell depend on the cells in these boxes about it, and on nothing else but means.
+    """
+
+    def wider(box: Sequence[int], orders: Sequence[int]) -> tuple[int, ...]:
+        return tuple(own + WIDTH * ((n + 1) // 2) for own, n in zip(box, orders, strict=True))
+
+    inner = frozenset([(0,) * n_axes]).union(*(boxes(child, n_axes) for child in children(node)))
     match node:
         case Derivative(operator=operator):
-            return inner + WIDTH * max((orders[axis] + 1) // 2 for orders in operator)
+            return frozenset(wider(box, orders) for box in inner for orders in operator)
         case Diffusion(axis=own):
-            return inner + WIDTH * (own == axis)
+            return frozenset(wider(box, [axis == own for axis in range(n_axes)]) for box in inner)
         case Mean():
-            return 0
+            return frozenset([(0,) * n_axes])
     return inner
 
 

@@ -18,8 +18,8 @@ from hyco_engine.equations.evaluation import (
     Differences,
     Evaluation,
     Spectral,
+    boxes,
     difference_symbol,
-    reach,
     spectral_symbol,
 )
 from hyco_engine.equations.meaning import Meaning
@@ -212,8 +212,15 @@ class Central(Scheme):
                     key="data",
                 )
 
+    @property
+    def boxes(self) -> frozenset[tuple[int, ...]]:
+        """The boxes of cells, by their reach along each axis, on which the terms at a cell depend."""
+        n_axes = self.meaning.layout.n_axes
+        own = frozenset([(0,) * n_axes])
+        return own.union(*(boxes(term.core, n_axes) for terms in self.terms for term in terms))
+
     def _reach(self, axis: int) -> int:
-        return max((reach(term.core, axis) for terms in self.terms for term in terms), default=0)
+        return max(box[axis] for box in self.boxes)
 
     def step(self, state: Tensor, others: Values, time: Tensor | None, dt: float) -> Tensor:
         fields, numbers = self.meaning.split(others)

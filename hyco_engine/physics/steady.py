@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from hyco_engine.physics.colouring import Box, Ints, apart, colours
 from hyco_engine.physics.forward_mode import load_rules
 from hyco_engine.physics.multigrid import Multigrid
 
@@ -49,17 +49,19 @@ LEAST = (math.inf, 3e4, 4e3)
 MOST_ENTRIES = 2**28
 """The most entries of factors that are tried; they take 3 GB."""
 
-Ints = npt.NDArray[np.int64]
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Stencil:
-    """The unknowns on which residuals depend: those within `reach` cells along each axis, of all components."""
+    """The unknowns on which residuals depend: those in `boxes` of cells about them, of all components."""
 
     components: int
     resolution: tuple[int, ...]
     periodic: tuple[bool, ...]
-    reach: tuple[int, ...]
+    boxes: frozenset[Box]
+
+    @cached_property
+    def _reach(self) -> Box:
+        return tuple(map(max, zip(*self.boxes, strict=True)))
 
     @property
     def entries(self) -> float:
@@ -69,8 +71,8 @@ class Stencil:
         """
         *across, longest = sorted(self.resolution)
         if not across:
-            return 4.0 * longest * (self.components * self.reach[0]) ** 2
-        parting = self.components * max(self.reach) * math.prod(across)
+            return 4.0 * longest * (self.components * self._reach[0]) ** 2
+        parting = self.components * max(self._reach) * math.prod(across)
         parts = 20.0 if len(across) == 2 else 6 * math.log2(across[0])
         return parts * parting**2 * longest / across[-1]
 
@@ -80,44 +82,20 @@ class Stencil:
         return self.components * math.prod(self.resolution) > LEAST[len(self.resolution) - 1]
 
     @cached_property
-    def _periods(self) -> tuple[int, ...]:
-        """After how many cells along each axis an unknown may be disturbed together with the first one."""
-        found = []
-        for n, closed, reach in zip(self.resolution, self.periodic, self.reach, strict=True):
-            apart = min(n, 2 * reach + 1)
-            # around a periodic axis, the last one must be as far from the first one
-            fits = (p for p in range(apart, n + 1) if not closed or n % p == 0 or n % p >= apart)
-            found.append(next(fits))
-        return tuple(found)
+    def _colours(self) -> Ints:
+        return colours(self.boxes, self.resolution, self.periodic)
 
     @cached_property
-    def _places(self) -> tuple[Ints, Ints, Ints]:
-        """Cells, the cells on which their residuals depend, and the group with which the latter are disturbed."""
-        row: Ints = np.zeros(1, np.int64)
-        column, group = row, row
-        for n, closed, reach, period in zip(self.resolution, self.periodic, self.reach, self._periods, strict=True):
-            own = np.arange(n)
-            far = np.abs(own[:, None] - own[None, :])
-            far = np.minimum(far, n - far) if closed else far
-            i, j = (index.astype(np.int64) for index in np.nonzero(far <= reach))
-            row = (row[:, None] * n + i).reshape(-1)
-            column = (column[:, None] * n + j).reshape(-1)
-            group = (group[:, None] * period + j % period).reshape(-1)
-        return row, column, group
-
-    @cached_property
-    def _seeds(self) -> Tensor:
-        """The disturbances `[groups * C, C, *S]`."""
-        group = torch.zeros((1,) * len(self.resolution), dtype=torch.int64)
-        for axis, (n, period) in enumerate(zip(self.resolution, self._periods, strict=True)):
-            shape = [-1 if other == axis else 1 for other in range(len(self.resolution))]
-            group = group * period + (torch.arange(n) % period).reshape(shape)
-        which = torch.arange(math.prod(self._periods)).reshape(-1, *[1] * len(self.resolution))
-        disturbed = (group[None] == which).double()
-        unit = torch.eye(self.components, dtype=torch.float64).reshape(
-            1, self.components, self.components, *[1] * len(self.resolution)
-        )
-        return (disturbed[:, None, None] * unit).flatten(0, 1)
+    def _places(self) -> tuple[Ints, Ints]:
+        """Cells, and the cells on which their residuals depend; each pair once."""
+        every = np.arange(math.prod(self.resolution), dtype=np.int64).reshape(self.resolution)
+        rows, columns = [], []
+        for offset in apart(self.boxes, self.resolution, self.periodic):
+            axes = zip(offset, self.resolution, self.periodic, strict=True)
+            inside = tuple(slice(None) if closed else slice(max(0, -far), n - max(0, far)) for far, n, closed in axes)
+            rows.append(every[inside].reshape(-1))
+            columns.append(np.roll(every, -offset, tuple(range(len(offset))))[inside].reshape(-1))
+        return np.concatenate(rows), np.concatenate(columns)
 
     def jacobian(self, residual: Residual, state: Tensor) -> csc_matrix:
         """Return dF/du at a state `[C, *S]`, in float64."""
@@ -129,12 +107,15 @@ class Stencil:
 
         load_rules()
         together = min(max(AT_ONCE_VALUES // state.numel(), AT_ONCE[0]), AT_ONCE[-1])
-        products = torch.func.vmap(product, chunk_size=together)(self._seeds.to(state)).cpu().numpy()
-        row, column, group = self._places
         n, cells = self.components, math.prod(self.resolution)
-        by_group = products.reshape(-1, n, n, cells)
+        colour = torch.from_numpy(self._colours).to(state.device)
+        disturbed = torch.stack([colour == own for own in range(int(colour.max()) + 1)])
+        unit = torch.eye(n).reshape(1, n, n, *[1] * colour.dim()).to(state)
+        seeds = (disturbed[:, None, None] * unit).flatten(0, 1)
+        products = torch.func.vmap(product, chunk_size=together)(seeds).cpu().numpy()
+        row, column = self._places
         # `[entries, component of the unknown, component of the residual]`
-        values = by_group[group, :, :, row]
+        values = products.reshape(-1, n, n, cells)[self._colours.reshape(-1)[column], :, :, row]
         unknown, own = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
         rows = row[:, None, None] + cells * own
         columns = column[:, None, None] + cells * unknown

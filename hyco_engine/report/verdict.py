@@ -22,6 +22,8 @@ VAGUE = 0.5
 """Standard error, relative to the value, from which on the data do not determine a parameter."""
 EXPLAINED = 3.0
 """Residual, relative to the noise, up to which a physics explains the data."""
+LOST = 0.3
+"""Residual, relative to the spread, from which on a search may have ended in a minimum far from the lowest one."""
 LEAST_NOISE = 0.01
 """Noise, relative to the spread, below which the differences between two exact solvers are larger."""
 FITS = 1.5
@@ -45,8 +47,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         *_trust(summary.get("parameters") or {}),
         *_parameters(summary.get("parameters") or {}),
         *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
-        *_harm(metrics, summary.get("cooperation") or ()),
-        *_models(metrics, _dt(summary), _level(summary.get("noise") or {})),
+        *_harm(metrics, summary.get("cooperation") or (), _level(summary.get("noise") or {})),
+        *_models(metrics, _dt(summary), summary.get("noise") or {}),
         *_bands(summary.get("ensemble") or {}),
         *(correlation(summary) if summary.get("chaos") or _falls(metrics) is not None else ()),
     ]
@@ -288,17 +290,27 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
             f"{significant(whole / told, 2)} times the noise" if told == level else f"{_percent(whole)} of the spread"
         )
         yield f"The physics does not explain the {split} data: its residual is {size}."
+        if min(whole, early) > LOST:
+            yield (
+                "A wrong physics leaves so much, but so does a right one if the search ended in another minimum: "
+                "give the parameters bounds, and let training.physical.starts = 8 look for others."
+            )
 
 
-def _harm(metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Tell of held-out errors that rose after a model was first taught."""
+def _harm(
+    metrics: Mapping[str, Any], cooperation: Sequence[Mapping[str, Any]], noise: float | None = None
+) -> Iterator[str]:
+    """Tell of held-out errors that rose after a model was first taught.
+
+    Those of the cooperation are free of the `noise` of the data, relative to its spread, and those of metrics are not.
+    """
     for model in SHOWN:
         taught = [e for e in cooperation if str(e.get("direction")).endswith(f"->{model}") and e.get("n_generated")]
         own, before = _measured(metrics, model, "val"), taught[0].get("e_pupil") if taught else None
         # candidates have models of their own, and these entries belong to all of them
         if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        after = own.get(_measure(own))
+        after, before = own.get(_measure(own)), math.hypot(before, noise or 0.0)
         if not is_number(after) or after > RISE * before:
             to = significant(after, 2) if is_number(after) else "infinity"
             yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."
@@ -315,7 +327,9 @@ def _level(noise: Mapping[str, Mapping[str, Any]]) -> float | None:
     return sum(levels) / len(levels) if levels else None
 
 
-def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = None) -> Iterator[str]:
+def _models(
+    metrics: Mapping[str, Any], dt: float | None, noise: Mapping[str, Mapping[str, Any]] | None = None
+) -> Iterator[str]:
     split = tested_split(metrics)
     good, poor, bad = [], [], []
     fits: list[str] = []
@@ -323,11 +337,10 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         own = _measured(metrics, model, split)
         if "nrmse" not in own:
             continue
-        error = own.get("vrmse")
         ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
-        near = noise is not None and noise > LEAST_NOISE and is_number(error) and 1 / FITS < error / noise < FITS
-        if noise is not None and near and ratio is not None and ratio < 1:
-            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(noise)}")
+        level = _level(noise or {})
+        if level is not None and _fits(own, noise or {}) and ratio is not None and ratio < 1:
+            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(level)}")
             continue
         if reach is not None and 0 < reach[0] < reach[1]:
             useful, _ = lead_below(metrics, model, split, HALF) or (0, 0)
@@ -353,6 +366,20 @@ def _models(metrics: Mapping[str, Any], dt: float | None, noise: float | None = 
         good[1] = good[1].removesuffix(f" than {NOTHING}")
     told = [f"on {split} data {', '.join(good)}"] if good else []
     yield from (f"{part[0].upper()}{part[1:]}." for part in (*bad, *poor, *fits, *told))
+
+
+def _fits(own: Mapping[str, Any], noise: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return True if an error is about as large as the noise: in units of the fields, or else of their spreads.
+
+    The spread of training data, to which noise is relative, may be much larger than that of later frames.
+    """
+    relative, levels = _level(noise), [entry.get("level") for entry in noise.values()]
+    error, level = own.get("rmse"), math.fsum(filter(is_number, levels)) / len(levels) if levels else None
+    if not is_number(error) or not all(map(is_number, levels)):
+        error, level = own.get("vrmse"), relative
+    if relative is None or relative <= LEAST_NOISE or not level or not is_number(error):
+        return False
+    return 1 / FITS < error / level < FITS
 
 
 def _bands(ensemble: Mapping[str, Any]) -> Iterator[str]:

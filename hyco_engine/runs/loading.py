@@ -22,7 +22,7 @@ from hyco_engine.runs.environment import asking_for_files
 from hyco_engine.runs.inputs import copy_of, is_input
 from hyco_engine.runs.metrics import has_summary, read_summary
 from hyco_engine.runs.reading import RunFiles
-from hyco_engine.runs.weights import Weights
+from hyco_engine.runs.weights import Weights, analyses_of_run
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, spec_from_text, with_paths
 from hyco_engine.spec.resolving import replaced
@@ -136,6 +136,10 @@ class LoadedRun:
         # a run folder may come from somebody else, whose spec must not say where to write
         task = assembler.task(writes=self._loaded.places.is_overridden("paths.cache"))
         task.read()
+        if not any(text.startswith("data.") for text in self._overrides):
+            analyses = analyses_of_run(self._files)
+            if analyses is not None:
+                task.begin_from(analyses, self.spec.training.physical.settled())
         metrics: dict[str, Any] = {}
         heldout = None
         for player in assembler.players:

@@ -72,6 +72,24 @@ class Weights:
             raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+ANALYSES = "analyses"
+"""The name of the file of states from which held-out rollouts begin."""
+
+
+def analyses_of_run(files: RunFiles) -> Tensor | None:
+    """Return the states `[n, C_dyn, *S]` from which held-out rollouts of a run begin; None for observed frames.
+
+    Raise DataError where the file is damaged.
+    """
+    place = f"weights/{ANALYSES}.safetensors"
+    if (content := files.read(place, memory=_COPIES)) is None:
+        return None
+    try:
+        return load(content)["states"].clone()
+    except Exception as error:  # safetensors raises many kinds on damaged files
+        raise files.damaged(place, error) from error
+
+
 _COPIES = 3
 """The content of a file, the tensors in it, and their copies."""
 

@@ -25,6 +25,7 @@ from hyco_engine.training.evaluation import HeldOut
 from hyco_engine.training.losses import Objective
 from hyco_engine.training.memory import Room
 from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -139,6 +140,17 @@ class Task(ABC):
     ) -> HeldOut | None:
         """Return the measure of models on a held-out split; None if the split is empty."""
 
+    def begin_from_learned(self, physical: Trainer) -> Tensor | None:
+        """Begin held-out rollouts from what a physics with learned start states knows of the frames before them.
+
+        Return these states, which `begin_from` takes; None if rollouts begin from observed frames.
+        """
+        return None
+
+    def begin_from(self, analyses: Tensor, settings: TrainingSettings) -> None:
+        """Begin held-out rollouts from what `begin_from_learned` returned for a physics with these settings."""
+        raise DataError("the models of this data begin no rollouts from other states", key="data")
+
     def rollouts(self, split: Literal["val", "test"]) -> Sequence[Trajectory]:
         """Return the held-out simulations over which rollouts are measured; none if the data has no simulations."""
         return ()
@@ -208,12 +220,10 @@ class Task(ABC):
         """The sizes of the data for `hyco-engine check`."""
         return {}
 
-    def memory(
-        self, settings: TrainingSettings, inner_dt: float | None, room: Room | None = None
-    ) -> dict[str, Any] | None:
+    def memory(self, settings: TrainingSettings, internal: int, room: Room | None = None) -> dict[str, Any] | None:
         """Return the most memory of a physics' gradient, for `hyco-engine check`; None if there are no rollouts.
 
-        `room` is what a pass over all samples may take; None for batches.
+        A frame has `internal` internal steps. `room` is what a pass over all samples may take; None for batches.
         """
         return None
 

@@ -234,21 +234,18 @@ class FieldTask(Task, ABC):
     def sizes(self) -> dict[str, Any]:
         return {
             "simulations": self.manager.num_simulations,
-            "dt": self.dt,
+            **({} if self.manager.source.guesses_start else {"dt": self.dt}),
             "fields": [f.name for f in self.layout.bare.fields],
             "scalars": list(self.layout.scalars),
             "resolution": list(self.layout.grid.resolution),
         }
 
-    def memory(
-        self, settings: TrainingSettings, inner_dt: float | None, room: Room | None = None
-    ) -> dict[str, Any] | None:
+    def memory(self, settings: TrainingSettings, internal: int, room: Room | None = None) -> dict[str, Any] | None:
         count, steps = self.count(settings), self.horizon(settings)
-        internal = None if inner_dt is None else max(1, round(self.dt / inner_dt))
         state = torch.empty(self.layout.n_all, *self.layout.spatial, device="meta")
         together = min(count, settings.batch_size)
         if room is not None:
-            together = room.together(count, state, steps, internal or 1)
+            together = room.together(count, state, steps, internal)
         return expected_memory(
             together * self._bytes(self.layout.n_all), steps=steps, internal=internal, budget_gb=settings.memory_gb
         )

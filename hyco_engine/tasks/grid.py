@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyco_engine.data.manager import DataManager
+from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import TermSpec
 from hyco_engine.tasks.fields import FieldTask
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts
 from hyco_engine.training.losses import Objective, objective_for
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
 
 
 class GridTask(FieldTask):
@@ -26,7 +29,36 @@ class GridTask(FieldTask):
     ) -> HeldOut | None:
         real = self.manager.heldout(split)
         known = self.manager.last_known(split)
-        return HeldOutRollouts(real, self.layout, device, last_known=known) if real else None
+        noise = self.manager.heldout_noise
+        return HeldOutRollouts(real, self.layout, device, last_known=known, noise=noise) if real else None
+
+    def begin_from_learned(self, physical: Trainer) -> Tensor | None:
+        """Begin continuations from what the physics reaches at the end of the training frames.
+
+        But a physics that lacks something leads to states that are worse than noisy ones: if they raise its own error
+        on validation data, rollouts begin from observed frames.
+        """
+        self.manager.begin_from(None, *self._window(physical.settings))
+        if "continuation" not in self.manager.measure.values():
+            return None
+        analyses = physical.analyses(self.samples(physical.settings))
+        if analyses is None or not bool(analyses.isfinite().all()):
+            return None
+        observed = self._error(physical)
+        self.begin_from(analyses, physical.settings)
+        if observed < self._error(physical):
+            self.manager.begin_from(None, *self._window(physical.settings))
+            return None
+        return analyses
+
+    def begin_from(self, analyses: Tensor, settings: TrainingSettings) -> None:
+        self.manager.begin_from(analyses, *self._window(settings))
+
+    def _error(self, trainer: Trainer) -> float:
+        """Return the score of a model on validation data; 0 without any."""
+        heldout = self.heldout("val", trainer.objective, trainer.device)
+        with attributed(trainer.who, "rollouts on held-out data"):
+            return 0.0 if heldout is None else heldout.score(heldout.measure(trainer.model))
 
     def simulations(self) -> DataManager:
         return self.manager

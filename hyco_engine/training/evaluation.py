@@ -190,15 +190,18 @@ class Sums:
     def by_unit(self) -> Tensor:
         """Return squared errors and numbers of observations, `[2, n, steps, fields]`.
 
-        Errors are in units of the spread of each field and lead time, or of its size if none has a spread.
+        Errors are in units of `sizes`; what has no size is left out.
         """
-        pooled = [errors.pooled() for errors in self._errors.values()]
-        sizes = torch.stack([errors.spread for errors in pooled], dim=-1)
-        if sizes.isnan().all():
-            sizes = torch.stack([errors.size for errors in pooled], dim=-1)
         squares = torch.stack([errors.squares for errors in self._errors.values()], dim=-1)
         count = torch.stack([errors.count for errors in self._errors.values()], dim=-1)
+        sizes = self.sizes()
         return torch.where(sizes.isnan(), 0.0, torch.stack([squares / sizes.square(), count]))
+
+    def sizes(self) -> Tensor:
+        """Return the spread of each lead time and field `[steps, fields]`, or the size if none has a spread; or NaN."""
+        pooled = [errors.pooled() for errors in self._errors.values()]
+        spreads = torch.stack([errors.spread for errors in pooled], dim=-1)
+        return torch.stack([errors.size for errors in pooled], dim=-1) if spreads.isnan().all() else spreads
 
     def metrics(self) -> dict[str, Any]:
         pooled = {name: errors.pooled() for name, errors in self._errors.items()}
@@ -251,6 +254,10 @@ class HeldOut(ABC):
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the one number by which models are compared; smaller is better."""
 
+    def error(self, model: nn.Module) -> float:
+        """Return the score of a model without what the noise of its targets adds to it, as far as that is known."""
+        return self.score(self.measure(model))
+
     @abstractmethod
     def by_unit(self, model: nn.Module) -> Tensor:
         """Return what the score of a model sums up, unit by unit: `[2, units, lead times, terms]`, float64.
@@ -295,7 +302,8 @@ class HeldOutRollouts(HeldOut):
 
     A constant that is added to one of several fields would change its share in nrmse, but not in vrmse. Where no frame
     has a spread, nrmse takes its place. `last_known` are the states `[C_dyn, *S]` that persistence holds, one for each
-    trajectory; None stands for the first frames, from which the models start.
+    trajectory; None stands for the first frames, from which the models start. `noise` is the standard deviation of each
+    field's noise in its own unit.
     """
 
     def __init__(
@@ -305,11 +313,13 @@ class HeldOutRollouts(HeldOut):
         device: torch.device | str = "cpu",
         *,
         last_known: Sequence[Tensor] | None = None,
+        noise: Mapping[str, float] | None = None,
         detailed: bool = False,
         shards: Shards | None = None,
     ) -> None:
         super().__init__()
         self.trajectories = trajectories
+        self._noise = [(noise or {}).get(field.name, 0.0) for field in layout.dynamic]
         self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
@@ -343,6 +353,22 @@ class HeldOutRollouts(HeldOut):
         # a field without a spread at any lead time has no error
         return means.exp().nanmean(1)
 
+    def error(self, model: nn.Module) -> float:
+        """Return the score times the root of the share of the squared errors that is not noise, over all lead times.
+
+        The share is at least one standard deviation of the sum of squares of the noise: less is not known.
+        """
+        score = super().error(model)
+        if not any(self._noise) or not math.isfinite(score):
+            return score
+        sums = self._sums(model)
+        squares, count = sums.by_unit()
+        noise = (torch.tensor(self._noise).double() / sums.sizes()).square().nan_to_num(0.0)
+        unsure = math.sqrt(float((2 * count * noise.square()).sum()))
+        total = float(squares.sum())
+        left = max(total - float((count * noise).sum()), unsure)
+        return score * math.sqrt(min(1.0, left / total)) if total else score
+
     def bands(self, model: nn.Module) -> Bands | None:
         return calibrate(model, self.trajectories, self.layout, self.device, self.runtime)
 
@@ -369,8 +395,15 @@ class HeldOutRollouts(HeldOut):
         return self._with(detailed=self._detailed, shards=shards)
 
     def _with(self, *, detailed: bool, shards: Shards) -> HeldOutRollouts:
+        noise = {field.name: size for field, size in zip(self.layout.dynamic, self._noise, strict=True)}
         return type(self)(
-            self.trajectories, self.layout, self.device, last_known=self.last_known, detailed=detailed, shards=shards
+            self.trajectories,
+            self.layout,
+            self.device,
+            last_known=self.last_known,
+            noise=noise,
+            detailed=detailed,
+            shards=shards,
         )
 
     def _errors(self, predict: Callable[[Tensor, int], Tensor], trajectories: Sequence[Trajectory]) -> dict[str, Any]:

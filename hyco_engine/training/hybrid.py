@@ -54,7 +54,6 @@ class HybridTrainer:
             raise ValueError(f"alpha = {alpha} is negative: it is the number of generated samples per real one")
         trainers: dict[Player, Trainer | None] = {"physical": physical, "synthetic": synthetic}
         self.trainers: dict[Player, Trainer] = {player: t for player, t in trainers.items() if t is not None}
-        self.heldout = heldout
         self.state = CycleState(history=History(), best={player: Best() for player in self.trainers})
         self._candidates = Candidates.of(strategy, alpha, self.trainers, self.state.best)
         if heldout is None and self._candidates.several:
@@ -74,6 +73,15 @@ class HybridTrainer:
     def best(self) -> dict[Player, Best]:
         """The best weights of each model by its error on held-out data."""
         return self.state.best
+
+    @property
+    def heldout(self) -> HeldOut | None:
+        """The real data on which models are measured; another may take its place between two phases."""
+        return self._proposals.heldout
+
+    @heldout.setter
+    def heldout(self, heldout: HeldOut | None) -> None:
+        self._proposals.measure_on(heldout)
 
     def train(self, dataset: Samples, cycles: int) -> History:
         """Run `cycles` cycles on the real samples of `dataset`; the rest of a cycle under way counts as one."""

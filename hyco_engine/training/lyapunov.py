@@ -10,7 +10,7 @@ in chaos neither grows nor decays.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -64,8 +64,9 @@ def largest_exponent(
     statistics: Statistics,
     generator: torch.Generator,
     device: torch.device | str = "cpu",
+    between: Callable[[], None] = lambda: None,
 ) -> Lyapunov | None:
-    """Return the exponent of a stepper from the first frames of `trajectories`.
+    """Return the exponent of a stepper from the first frames of `trajectories`; `between` frames the caller may end it.
 
     None stands for one that is not clearly positive, or that would cost more than `MOST_WORK` to find out.
     """
@@ -77,7 +78,7 @@ def largest_exponent(
     affordable = MOST_WORK // (max(2 * states.numel(), FIXED) * internal_steps(model))
     if affordable < 2 * span:
         return None
-    pair = _Pair(model, states, layout, statistics, generator)
+    pair = _Pair(model, states, layout, statistics, generator, between)
     with torch.no_grad(), evaluating(model):
         first, _ = pair.run(span)
         if not float(first[span // 4 :].sum()) > 0:
@@ -107,8 +108,10 @@ class _Pair:
         layout: StateLayout,
         statistics: Statistics,
         generator: torch.Generator,
+        between: Callable[[], None],
     ) -> None:
         self._model = model
+        self._between = between
         self._layout, self._n = layout, layout.n_dynamic
         shape = (-1, *(1 for _ in layout.spatial))
         self._spread = statistics.std[: self._n].reshape(shape).to(states)
@@ -123,6 +126,7 @@ class _Pair:
         """Go on, and return the logarithms of the distance's growth and of the state's change, `[frames, B]` each."""
         growth, change = [], []
         for _ in range(frames):
+            self._between()
             before, static = self._states[:, : self._n], self._states[:, self._n :]
             both = torch.cat([self._states, torch.cat([before + self._apart, static], dim=1)])
             near, far = rollout(self._model, both, 1)[:, 0].chunk(2)

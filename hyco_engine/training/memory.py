@@ -145,15 +145,17 @@ def most_bytes(size: int, steps: int, internal: int, budget_bytes: float) -> int
     return min(plain, max(int(budget_bytes), math.ceil(checkpointed)))
 
 
-def expected_memory(size: int, *, steps: int, internal: int | None, budget_gb: float) -> dict[str, Any]:
+def expected_memory(size: int, *, steps: int, internal: int, budget_gb: float) -> dict[str, Any]:
     """Return the memory of the physics' gradient for `hyco-engine check`, for a batch of states of `size` bytes.
 
-    `internal` is the number of internal steps in a frame; None if it is not known before the data.
+    `internal` is the number of internal steps in a frame.
     """
-    reason = f"at most, in the physics' gradient through {steps} frame(s) of a batch, "
-    reason += "if one internal step a frame is enough" if internal is None else f"{internal} internal step(s) each"
-    reason += f"; what would pass training.physical.memory_gb = {budget_gb:g} is computed again instead"
-    return {"most_bytes": most_bytes(size, steps, internal or 1, budget_gb * 2**30), "reason": reason}
+    frames = f"{steps} frame{'s' if steps > 1 else ''} of {internal} internal step{'s' if internal > 1 else ''}"
+    reason = (
+        f"at most, for the physics' gradient of a batch over {frames}; beyond training.physical.memory_gb = "
+        f"{budget_gb:g}, states are computed again instead of kept"
+    )
+    return {"most_bytes": most_bytes(size, steps, internal, budget_gb * 2**30), "reason": reason}
 
 
 def tape_bytes(model: nn.Module, state: Tensor) -> int:

@@ -85,7 +85,7 @@ def _counts(drawn: Tensor, n: int) -> Tensor:
     return torch.zeros(len(drawn), n).double().scatter_add_(1, drawn, torch.ones(drawn.shape).double())
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False)
 class Proposals:
     """Measures the models on held-out data, undoes what did harm, and knows the best weights of each model.
 
@@ -99,16 +99,24 @@ class Proposals:
     heldout: HeldOut | None
     seed: int
 
+    def measure_on(self, heldout: HeldOut | None) -> None:
+        """Measure on other rollouts from now on; no teacher waits for errors that were measured on those before."""
+        self.heldout = heldout
+        for best in self.best.values():
+            best.refused = None
+
     def measured(self, player: Player) -> dict[str, Any]:
         """Return the metrics of a model on held-out real data, which there must be."""
         with self._attributed(player):
             return self._data.measure(self.trainers[player].model)
 
-    def errors(self) -> dict[Player, float]:
-        """Return the errors by which models are compared. Raises RunError if no data is held out."""
+    def errors(self, *, noise: bool = False) -> dict[Player, float]:
+        """Return the models' errors, with or without the noise of the data. Raises RunError if none is held out."""
         if self.heldout is None:
             raise RunError("this strategy weighs the models by held-out errors: give validation data (data.split.val)")
-        return {player: self.heldout.score(self.measured(player)) for player in self.trainers}
+        if noise:
+            return {player: self._data.score(self.measured(player)) for player in self.trainers}
+        return {player: self._error(player) for player in self.trainers}
 
     def repeats(self, player: Player) -> bool:
         """Return True if the last phase of a model was undone, and has to be repeated on real data alone."""
@@ -149,7 +157,7 @@ class Proposals:
             now = self._by_unit(player)
             if trial.undone is None:
                 harmed = self._change(trial.errors, now, player, "taught", cycle).rose
-                history.cooperation[-1] |= {"e_after": error, "accepted": not harmed}
+                history.cooperation[-1] |= {"e_after": self._error(player), "accepted": not harmed}
                 if harmed:
                     before = total(self._data, trial.errors)
                     self.trainers[player].undo(trial.state)
@@ -197,6 +205,10 @@ class Proposals:
     def _data(self) -> HeldOut:
         assert self.heldout is not None
         return self.heldout
+
+    def _error(self, player: Player) -> float:
+        with self._attributed(player):
+            return self._data.error(self.trainers[player].model)
 
     def _by_unit(self, player: Player) -> Tensor:
         with self._attributed(player):

@@ -41,8 +41,8 @@ def sharing(trainers: Mapping[Player, Trainer], samples: Mapping[Player, int], h
     name = "surrogate" if player == "synthetic" else "physics"
     pays = work / 2 > MEETINGS_S
     reason = (
-        f"a step of the {name} has about {1e3 * work:.2g} ms of work, of which two processes save half, and they meet "
-        f"for {1e3 * MEETINGS_S:g} ms: {'several processes are faster' if pays else 'one process is faster'}"
+        f"a step of the {name} takes about {1e3 * work:.2g} ms; two processes save half of it, and lose "
+        f"{1e3 * MEETINGS_S:g} ms when they meet: {'several processes are faster' if pays else 'one process is faster'}"
     )
     return {"pays": pays, "reason": reason}
 

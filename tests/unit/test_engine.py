@@ -284,8 +284,12 @@ def test_a_plan_tells_sizes_without_simulating(monkeypatch: pytest.MonkeyPatch) 
     assert (plan["n_real"], plan["n_generated"]) == (10, 5)
     assert plan["cache"]["kind"] == "memory"
     assert plan["cache"]["estimated_bytes"] == 5 * 4 * 16 * 4
-    # 4 windows of 16 cells in float32 a batch, 3 frames, and no more than 200 tensors a step
-    assert plan["memory"]["most_bytes"] == 4 * 16 * 4 * 3 * 200
+    # 4 windows of 16 cells in float32 a batch, 3 frames of two steps, and no more than 200 tensors a step
+    assert plan["memory"] == {
+        "most_bytes": 4 * 16 * 4 * 3 * 2 * 200,
+        "reason": "at most, for the physics' gradient of a batch over 3 frames of 2 internal steps; beyond "
+        "training.physical.memory_gb = 4, states are computed again instead of kept",
+    }
     assert plan["parts"]["physical"] == {"kind": "burgers", "distribution": "hyco-engine", "version": "0.1.0"}
     assert [(p["cycle"], p["phase"]) for p in plan["phases"]] == [
         (cycle, phase) for cycle in (0, 1) for phase in ("train_synthetic", "train_physical")
@@ -302,8 +306,8 @@ def test_a_plan_tells_whether_several_processes_are_faster(cells: int) -> None:
     several = work / 2 > 3
     assert hyco.Engine(spec).plan()["processes"] == {
         "pays": several,
-        "reason": f"a step of the physics has about {work:.2g} ms of work, of which two processes save half, and they "
-        f"meet for 3 ms: {'several processes are' if several else 'one process is'} faster",
+        "reason": f"a step of the physics takes about {work:.2g} ms; two processes save half of it, and lose 3 ms when "
+        f"they meet: {'several processes are' if several else 'one process is'} faster",
     }
 
 

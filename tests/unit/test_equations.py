@@ -615,7 +615,7 @@ def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
         "  other  -3·∂x (u·u)",
     ]
     assert shown[4].startswith("the equation is solved by Fourier transforms")
-    assert shown[5] == "a run chooses that number by the values of its data, which are not read yet"
+    assert shown[5] == "a run chooses its number of internal steps by the values of its data, which are not read yet"
     assert shown[6].startswith(
         "a frame of 0.2 has 13 internal steps of 0.0154; with the present parameters, those up to "
     )
@@ -628,7 +628,7 @@ def test_the_command_shows_how_an_equation_is_read(tmp_path: Path) -> None:
 
 def test_steps_that_data_decide_are_told() -> None:
     burgers = model("-u*dx(u) + nu*lap(u)", (64,), boundary=0.0, parameters={"nu": 0.1}, dt=0.05)
-    told = "a run chooses that number by the values of its data, which are not read yet"
+    told = "a run chooses its number of internal steps by the values of its data, which are not read yet"
     assert burgers.statements[1] == told
     data = {"kind": "simulate", "resolution": {"x": 64}, "dt": 0.05, "boundary": 0.0, "truth": {"nu": 0.1}}
     physical = {"kind": "equation", "rates": {"u": "-u*dx(u) + nu*lap(u)"}, "parameters": {"nu": {"init": 0.1}}}

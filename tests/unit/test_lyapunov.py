@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from hyco_engine.interfaces import Trajectory
 from hyco_engine.report.verdict import verdict
 from hyco_engine.rollout import rollout
 from hyco_engine.testing.contexts import tiny_layout
+from hyco_engine.training import lyapunov
 from hyco_engine.training.lyapunov import FIXED, Lyapunov, largest_exponent
 
 pytestmark = pytest.mark.usefixtures("measured")
@@ -111,8 +113,8 @@ def test_a_physics_that_costs_too_much_is_not_rolled_out(monkeypatch: pytest.Mon
 # --- in a run ---------------------------------------------------------------------------------------------------------
 
 
-def a_run(kind: str, tmp_path: Any, **data: Any) -> dict[str, Any]:
-    spec = {
+def spec_of(kind: str, tmp_path: Any, **data: Any) -> dict[str, Any]:
+    return {
         "run": {"cycles": 1},
         "paths": {"runs": str(tmp_path / "runs"), "cache": str(tmp_path / "cache")},
         "data": {
@@ -125,7 +127,10 @@ def a_run(kind: str, tmp_path: Any, **data: Any) -> dict[str, Any]:
         "physical": {"kind": kind, "parameters": {name: {"init": v} for name, v in data["truth"].items()}},
         "training": {"physical": {"epochs_per_cycle": 0}},
     }
-    return dict(hyco.Engine(spec).run().summary)
+
+
+def a_run(kind: str, tmp_path: Any, **data: Any) -> dict[str, Any]:
+    return dict(hyco.Engine(spec_of(kind, tmp_path, **data)).run().summary)
 
 
 def test_a_run_tells_the_chaos_of_its_physics(tmp_path: Any) -> None:
@@ -157,3 +162,26 @@ def test_a_physics_that_fails_beyond_the_data_costs_no_results(tmp_path: Any, mo
     summary = a_run("heat", tmp_path, truth={"kappa": 0.02}, num_frames=6, resolution={"x": 16}, dt=0.05)
     assert (summary["status"], summary["chaos"]) == ("completed", None)
     assert "whether the physics is chaotic could not be found out: no convergence" in summary["warnings"]
+
+
+def test_a_run_that_is_asked_to_end_does_so_between_two_frames(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    frames: list[int] = []
+    run = lyapunov.rollout
+
+    def rolled(*args: Any) -> Tensor:
+        frames.append(1)
+        if len(frames) == 3:
+            asked.append("SIGTERM")
+        return run(*args)
+
+    monkeypatch.setattr(lyapunov, "rollout", rolled)
+    spec = spec_of("heat", tmp_path, truth={"kappa": 0.02}, num_frames=21, resolution={"x": 16}, dt=0.05)
+    engine = hyco.Engine(spec)
+    with pytest.raises(KeyboardInterrupt, match="interrupted by SIGTERM"):
+        engine.run(tmp_path / "run", stop=lambda: asked[0] if asked else None)
+    assert len(frames) == 3
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["chaos"]) == ("interrupted", None)
+    monkeypatch.undo()
+    assert hyco.Engine(spec).run(tmp_path / "run", resume=True).summary["status"] == "completed"

@@ -110,18 +110,21 @@ def test_coupled_equations_are_solved_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resolution", "periodic", "reach", "components"),
+    ("resolution", "periodic", "boxes", "components"),
     [
-        ((7,), (True,), (2,), 1),
-        ((11,), (True,), (1,), 2),
-        ((4, 9), (True, False), (2, 2), 1),
-        ((3,), (False,), (3,), 1),
+        ((7,), (True,), [(2,)], 1),
+        ((11,), (True,), [(1,)], 2),
+        ((4, 9), (True, False), [(2, 2)], 1),
+        ((3,), (False,), [(3,)], 1),
+        ((8, 11), (True, False), [(2, 0), (0, 2)], 2),
+        ((3, 5), (True, True), [(2, 0), (0, 2)], 1),
+        ((4, 5, 6), (True, False, True), [(2, 0, 0), (0, 1, 1)], 1),
     ],
 )
 def test_few_products_give_the_whole_matrix(
-    resolution: tuple[int, ...], periodic: tuple[bool, ...], reach: tuple[int, ...], components: int
+    resolution: tuple[int, ...], periodic: tuple[bool, ...], boxes: list[tuple[int, ...]], components: int
 ) -> None:
-    stencil = Stencil(components=components, resolution=resolution, periodic=periodic, reach=reach)
+    stencil = Stencil(components=components, resolution=resolution, periodic=periodic, boxes=frozenset(boxes))
     generator = torch.Generator().manual_seed(0)
     size = components * math.prod(resolution)
     allowed = torch.ones(size, size, dtype=torch.bool).reshape(components, -1, components, math.prod(resolution))
@@ -130,13 +133,79 @@ def test_few_products_give_the_whole_matrix(
         for j, b in enumerate(cells):
             gaps = [abs(p - q) for p, q in zip(a, b, strict=True)]
             gaps = [min(g, n - g) if own else g for g, n, own in zip(gaps, resolution, periodic, strict=True)]
-            allowed[:, i, :, j] = all(g <= r for g, r in zip(gaps, reach, strict=True))
+            allowed[:, i, :, j] = any(all(g <= r for g, r in zip(gaps, box, strict=True)) for box in boxes)
     matrix = torch.where(
         allowed.reshape(size, size), torch.rand(size, size, generator=generator, dtype=torch.float64), 0.0
     )
     state = torch.zeros(components, *resolution, dtype=torch.float64)
     found = stencil.jacobian(lambda u: (matrix @ u.reshape(-1)).reshape(u.shape), state)
     assert np.allclose(found.toarray(), matrix.numpy(), atol=0, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("texts", "resolution"),
+    [
+        ("dx(u, 2) - u**3", (3,)),
+        ("dx((1 + u**2)*dx(u)) + u*dx(u)", (4,)),
+        ("dx(dx(dx(u*dx(u)))) + f*u", (9,)),
+        ("lap(u) - u**3", (3, 11)),
+        ("dx(dy(u)) + lap(u)", (5, 4)),
+        ("div((1 + f + u**2)*grad(u))", (7, 9)),
+        ("(1 + lap(lap(u)))*dy(u, 3)", (12, 10)),
+        ("lap(u) - mean(u)*u", (5, 4)),
+        ({"u": "lap(u) - u*v", "v": "dx(dy(v)) + u*dx(v)"}, (7, 8)),
+        ({"u": "lap(u) - u*v", "v": "dz(u) + dx(dz(v))"}, (4, 6, 5)),
+    ],
+)
+@pytest.mark.parametrize("boundary", ["periodic", 0.0, "zero-gradient", "antireflect"])
+def test_the_matrix_is_that_of_all_derivatives(texts: Any, resolution: tuple[int, ...], boundary: Any) -> None:
+    own = model(texts, resolution, {}, boundary)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(own.layout.n_dynamic + 1, *resolution, generator=generator, dtype=torch.float64) + 0.5
+    state, f = drawn[:-1], drawn[None, -1:]
+
+    def residual(u: Tensor) -> Tensor:
+        found: Tensor = own.physics.residual(u[None], {"f": f}, {})[0]
+        return found
+
+    dense = torch.autograd.functional.jacobian(residual, state).reshape(state.numel(), -1).numpy()
+    found = own.physics.stencil.jacobian(residual, state).toarray()
+    assert np.abs(found - dense).max() < 1e-14 * np.abs(dense).max()
+
+
+@pytest.mark.parametrize(
+    ("texts", "resolution", "boundary", "products"),
+    [
+        ("dx(u, 2) - u", (48,), 0.0, 5),
+        ("lap(u) - u", (48, 48), 0.0, 10),
+        ("div((1 + u)*grad(u)) - u", (20, 20, 20), 0.0, 13),
+        ("lap(u) - u", (32, 32, 32), "periodic", 32),
+        ({"u": "lap(u) - u*v", "v": "lap(v) - v"}, (48, 48), 0.0, 20),
+        ("lap(u) + dx(dy(u))", (48, 48), 0.0, 25),
+        ("lap(lap(u))", (48, 48), 0.0, 34),
+        ("lap(u) - u", (3, 4), 0.0, 9),
+    ],
+)
+def test_a_cross_takes_fewer_products_than_its_box(
+    texts: Any, resolution: tuple[int, ...], boundary: Any, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = model(texts, resolution, {}, boundary)
+    taken: list[int] = []
+    vmap = torch.func.vmap
+
+    def counted(product: Any, **options: Any) -> Any:
+        def over(seeds: Tensor) -> Tensor:
+            taken.append(len(seeds))
+            found: Tensor = vmap(product, **options)(seeds)
+            return found
+
+        return over
+
+    monkeypatch.setattr(torch.func, "vmap", counted)
+    f = torch.zeros(1, 1, *resolution, dtype=torch.float64)
+    state = torch.ones(own.layout.n_dynamic, *resolution, dtype=torch.float64)
+    own.physics.stencil.jacobian(lambda u: own.physics.residual(u[None], {"f": f}, {})[0], state)
+    assert taken == [products]
 
 
 def system(own: Any, **parameters: float) -> tuple[csc_matrix, Stencil]:

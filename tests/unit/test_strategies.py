@@ -77,7 +77,7 @@ def context(
         cycle=1,
         alpha=alpha,
         real=real,
-        errors=lambda: errors,
+        errors=lambda noise=False: errors,
         loss=loss,
         rollout_recipe=recipe,
         models=models,
@@ -231,9 +231,23 @@ def test_what_is_imported_is_measured_on_the_generated_samples(
     count = 0 if made is None or made.recipe is None else len(made.recipe)
     # the part of the models' difference that is the teacher's, by their errors on held-out data
     imported = losses[1] * e_teacher**2 / (e_teacher**2 + e_pupil**2)
-    allowed = alpha * n_real * min(losses[0], imported, imported * (e_pupil / e_teacher) ** 2)
+    law = player == "synthetic" and e_teacher <= e_pupil
+    # the law of the better physics holds on any samples
+    allowed = alpha * n_real * min(imported if law else losses[0], imported, imported * (e_pupil / e_teacher) ** 2)
     assert count * imported <= allowed * (1 + 1e-9)
     assert (count + 1) * imported >= allowed * (1 - 1e-9)
+
+
+def test_a_network_is_taught_as_its_real_samples_are_noisy_and_a_physics_is_not() -> None:
+    own, free, noisy = layout(resolution=(4,)), {"physical": 0.1, "synthetic": 0.1}, {"physical": 0.2, "synthetic": 0.2}
+    for player, tau in {"physical": 1.0, "synthetic": 4.0}.items():
+        asked = context(states_of(own, 42), own, {}, 0.25)
+        asked = attrs.evolve(
+            asked, errors=lambda noise=False: noisy if noise else free, loss=lambda player, recipe=None: 1.0
+        )
+        made = Trust(TrustOptions(starts="real"), epoch_samples=400).augment(Phase(player=player), asked)
+        assert made is not None
+        assert made.record == {"e_teacher": 0.1, "e_pupil": 0.1, "tau": pytest.approx(tau), "accepted": True}
 
 
 def test_samples_that_carry_fifty_times_the_pupils_loss_are_one_in_fifty() -> None:

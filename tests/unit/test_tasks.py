@@ -218,7 +218,7 @@ def test_samples_need_something_to_train_on() -> None:
 def test_nothing_is_loaded_before_a_task_is_read_and_sizes_stay() -> None:
     source = ListSource(trajectories=[numbered(8, i) for i in range(3)])
     task = task_for(source, choice())
-    told = (task.n_real, task.sample_bytes(PLAIN), task.sizes, task.memory(PLAIN, 0.1))
+    told = (task.n_real, task.sample_bytes(PLAIN), task.sizes, task.memory(PLAIN, 3))
     assert task.form.statistics is not None
     assert task.form.statistics.std.tolist() == [1.0]
     task.terms("synthetic", Same(), LossSpec(terms={"u": TermSetting(scale="data")}))
@@ -231,7 +231,7 @@ def test_nothing_is_loaded_before_a_task_is_read_and_sizes_stay() -> None:
         task.n_real,
         task.sample_bytes(PLAIN),
         task.sizes,
-        task.memory(PLAIN, 0.1),
+        task.memory(PLAIN, 3),
     )
     assert task.n_real == len(task.train)
     assert task.sample_bytes(PLAIN) == sum(part.nbytes for part in task.train.batch(torch.tensor([0])))  # type: ignore[union-attr]

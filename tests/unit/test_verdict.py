@@ -93,6 +93,16 @@ def test_lead_times_that_were_not_observed_are_no_lead_times() -> None:
             ],
         ),
         (
+            completed(physical=measured([0.7] * 5), persistence=measured([0.5] * 5))
+            | {"noise": {"u": {"relative": 1e-6}}},
+            [
+                "The physics does not explain the test data: its residual is 70 % of the spread.",
+                "A wrong physics leaves so much, but so does a right one if the search ended in another minimum: "
+                "give the parameters bounds, and let training.physical.starts = 8 look for others.",
+                "The physics has learned nothing of use: it errs 1.4 times as much as “nothing changes” on test data.",
+            ],
+        ),
+        (
             completed(physical=measured([0.04] * 5), persistence=measured([0.5] * 5))
             | {"noise": {"u": {"relative": 1e-6}}},
             [
@@ -146,6 +156,11 @@ def test_an_error_as_large_as_the_noise_is_no_fault_of_a_model() -> None:
     noise = {"u": {"level": 3.0, "relative": 0.3}}
     summary = completed(physical=measured([0.3, 0.31]), persistence=measured([0.5, 0.6])) | {"noise": noise}
     assert verdict(summary) == ["The physics predicts the test data to within their noise of 30 %."]
+    # the later frames that are tested may spread less than those that train, which the noise is relative to
+    summary["metrics"]["physical"]["test"] |= {"vrmse": 0.5, "rmse": 3.1}
+    assert verdict(summary) == ["The physics predicts the test data to within their noise of 30 %."]
+    summary["metrics"]["physical"]["test"]["rmse"] = 9.0
+    assert "noise" not in " ".join(verdict(summary))
     # a model that errs less than the noise was measured on clean data
     summary["metrics"]["physical"]["test"] |= {"vrmse": 0.05, "nrmse": 0.05}
     assert "noise" not in " ".join(verdict(summary))

@@ -153,7 +153,7 @@ class Equation(TorchPhysics):
             and internal_steps > 1
             and any(degree(term.core) > 1 for own in self.scheme.terms for term in own)
         ):
-            told.append("a run chooses that number by the values of its data, which are not read yet")
+            told.append("a run chooses its number of internal steps by the values of its data, which are not read yet")
         return [*told, *self.given_told()]
 
     def given_told(self) -> list[str]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from hyco_engine.builtin.models.equation_physics import Equation, Parameters
 from hyco_engine.builtin.models.options_physical import EquationOptions
 from hyco_engine.data.fields import StateLayout
-from hyco_engine.equations.evaluation import reach
 from hyco_engine.equations.meaning import KEY, Meaning
 from hyco_engine.equations.schemes import Central
 from hyco_engine.equations.terms import Symbol, degree, means, symbols
@@ -43,19 +42,19 @@ class SteadyEquation(Equation, SteadyPhysics):
         self.linear = all(degree(core) <= 1 for core in terms)
         varying = (symbol for core in terms if degree(core) for symbol in symbols(core))
         self.alike = self.linear and not any(symbol.kind == "static" for symbol in varying)
-        reaches = [max((reach(core, axis) for core in terms), default=0) for axis in range(layout.n_axes)]
+        boxes = self.central.boxes
         if any(degree(mean) for core in terms for mean in means(core)):
             if (unknowns := layout.n_dynamic * math.prod(grid.resolution)) > MOST_DENSE:
                 raise SpecError(
                     f"the mean of a field joins all {unknowns} unknowns; with it, at most {MOST_DENSE} are possible",
                     key=f"{KEY}.steady",
                 )
-            reaches = list(grid.resolution)
+            boxes = frozenset([tuple(n - 1 for n in grid.resolution)])
         self.stencil = Stencil(
             components=layout.n_dynamic,
             resolution=grid.resolution,
             periodic=tuple(layout.dynamic[0].boundary.is_periodic(axis) for axis in grid.axes),
-            reach=tuple(reaches),
+            boxes=boxes,
         )
 
     def residual(self, dynamic: Tensor, fields: Mapping[str, Tensor], parameters: Parameters) -> Tensor:

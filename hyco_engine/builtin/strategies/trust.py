@@ -55,13 +55,15 @@ def teachers_part(e_teacher: float, e_pupil: float) -> float:
 class Trust(Strategy):
     """Generates `int(n_real * alpha * tau)` rollouts, each with the weight of a real sample.
 
-    Both errors are measured on the same held-out real data right before each phase. A teacher's samples carry its
-    squared error; since their number is proportional to tau, the error that they add is at most alpha times the pupil's
-    own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
+    Both errors are measured on the same held-out real data right before each phase, without the noise of the data; but
+    the real samples from which a network learns have this noise, so its own error includes it. A teacher's samples
+    carry its squared error; since their number is proportional to tau, the error that they add is at most alpha times
+    the pupil's own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
-    With new starts this holds only if the teacher's error there is its error on the data. So the pupil's loss on the
-    generated samples is measured too. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
-    e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
+    With new starts this holds only if the teacher's error there is its error on the data. The law of a physics that is
+    the better model holds there, too, but any other teacher may be much worse. So the pupil's loss on what that one
+    generates is measured. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 + e_pupil^2) is the
+    teacher's error, and tau is at most the pupil's loss on real samples over that part.
 
     tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
     many more as its epoch has room for: `epoch_samples`, real and generated. A physics so much better than it also
@@ -117,15 +119,17 @@ class Trust(Strategy):
             return None  # no sample would be generated, so the errors need not be measured
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
+        # the real samples of a network have the noise of the data, which the few parameters of a physics average out
+        own_error = context.errors(noise=True)[phase.player] if phase.player == "synthetic" else e_pupil
         # what diverges in generated rollouts may still be finite over the few frames that are held out
         unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
         most = max(1.0, limit / (n_real * alpha))
-        tau = 0.0 if unstable else trust(e_teacher, e_pupil, most)
-        accepted = tau >= 1 or phase.player == "physical" or self.options.starts == "real"
+        tau = 0.0 if unstable else trust(e_teacher, own_error, most)
+        better = trust(e_teacher, e_pupil) == 1
+        accepted = better or phase.player == "physical" or self.options.starts == "real"
         count = generated_count(n_real, alpha * tau) if accepted else 0
         recipe = None
         if count:
-            part = teachers_part(e_teacher, e_pupil)
             # only mixed states can be made wider
             for wider in (WIDER, 1.0) if tau > 1 and self.options.starts == "mixed" else (1.0,):
                 states, spin_up = self._starts(context, phase.teacher, count, wider)
@@ -134,8 +138,10 @@ class Trust(Strategy):
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
                 # a teacher that diverges from usual starts, too, is told of when it generates
                 with suppress(TeacherDiverged):
-                    own, generated = context.loss(phase.player), context.loss(phase.player, recipe)
-                    tau = min(tau, trust(math.sqrt(part * generated), math.sqrt(own), most) if part else most)
+                    generated = context.loss(phase.player, recipe)
+                    if phase.player == "physical" or not better:
+                        imported = teachers_part(e_teacher, e_pupil) * generated
+                        tau = min(tau, trust(math.sqrt(imported), math.sqrt(context.loss(phase.player)), most))
                     break
             if (left := generated_count(n_real, alpha * tau)) < count:
                 count, spin_up = left, None if spin_up is None else spin_up[:left]
