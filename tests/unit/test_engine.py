@@ -26,8 +26,6 @@ from hyco_engine.runs.metrics import read_metrics
 from hyco_engine.runs.predicting import predict
 from hyco_engine.spec.options import options
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 
 def changed(**tables: Any) -> dict[str, Any]:
     spec = copy.deepcopy(SPEC)
@@ -47,8 +45,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
     folder = tmp_path_factory.mktemp("finished")
-    spec = changed(paths={"cache": str(folder / "cache")})
-    return hyco.Engine(spec, draw=draw).run(folder / "run")
+    return hyco.run(changed(paths={"cache": str(folder / "cache")}), run_dir=folder / "run")
 
 
 def files(folder: Path) -> set[str]:
@@ -61,59 +58,6 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def untimed(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "time"} for line in read_metrics(folder)]
-
-
-def test_a_run_leaves_what_the_contract_says(finished: hyco.RunResult) -> None:
-    assert files(finished.folder) == {
-        # the last two of four phases
-        *(f"checkpoints/{number}.{suffix}" for number in ("000003", "000004") for suffix in ("json", "safetensors")),
-        "spec.toml",
-        "environment.json",
-        "log.txt",
-        "metrics.jsonl",
-        "summary.json",
-        "checksums.json",
-        "figures/history.png",
-        "figures/comparison.png",
-        "figures/rollout.safetensors",
-        "report.html",
-        *(f"weights/{p}-{w}.safetensors" for p in ("physical", "synthetic") for w in ("final", "best")),
-    }
-    summary = json.loads((finished.folder / "summary.json").read_text())
-    assert summary["status"] == "completed"
-    assert summary["error"] is None
-    assert summary["cycles"] == 2
-    assert set(summary["metrics"]) == {"physical", "synthetic", "persistence"}
-    for metrics in summary["metrics"].values():
-        assert set(metrics) == {"val", "test"}
-        assert {"nrmse", "vrmse", "nrmse_by_field", "nrmse_by_step"} <= set(metrics["val"])
-        assert len(metrics["val"]["nrmse_by_step"]) == 7
-    nu = summary["parameters"]["nu"]
-    errors = {"relative_error", "standard_error", "at_bound", "budget"}
-    assert set(nu) == {"initial", "final", "best", "last", "truth", "unit", "moved"} | errors
-    assert (nu["truth"], nu["moved"], nu["unit"]) == (0.02, True, "length^2/time")
-    assert nu["initial"] == pytest.approx(0.05, rel=1e-6)
-    assert nu["relative_error"] == pytest.approx(abs(nu["final"] - 0.02) / 0.02, rel=1e-5)
-    phases = ["train_synthetic", "train_physical"]
-    assert [(b["cycle"], b["phase"]) for b in summary["balance"]] == [(c, p) for c in (0, 1) for p in phases]
-    assert all((b["n_real"], b["n_generated"], b["weight"], b["ok"]) == (10, 5, 1.0, True) for b in summary["balance"])
-    assert summary["cache"]["kind"] == "memory"
-    assert summary["cache"]["estimated_bytes"] == 5 * (1 + 3) * 16 * 4 == summary["cache"]["peak_bytes"]
-    assert set(summary["timings"]["phases"]) == {
-        "prepare_data",
-        "compile",
-        "generate_physical",
-        "train_synthetic",
-        "generate_synthetic",
-        "train_physical",
-        "evaluate",
-        "error_budget",
-        "checkpoint",
-    }
-    assert summary["physics"]["compile"] == "graph"
-    assert summary["seed"] == 0
-    assert summary["peak_rss_bytes"] > 1e7
-    assert summary["versions"]["hyco-engine"]
 
 
 def test_metrics_have_a_line_an_epoch_and_one_a_validation(finished: hyco.RunResult) -> None:
@@ -134,12 +78,6 @@ def test_nothing_generated_is_left_behind(finished: hyco.RunResult) -> None:
     cache = finished.folder.parent / "cache"
     assert {path.name.split("-")[0] for path in cache.rglob("*.safetensors")} == {f"sim_00000{i}" for i in range(4)}
     assert not [path for path in cache.rglob("*") if "preds" in str(path) or ("owners" in str(path) and path.is_file())]
-
-
-def test_the_same_spec_twice_gives_equal_bytes(finished: hyco.RunResult, tmp_path: Path) -> None:
-    again = hyco.run(SPEC, run_dir=tmp_path / "again")
-    assert weights(again.folder) == weights(finished.folder)
-    assert untimed(again.folder) == untimed(finished.folder)
 
 
 def test_the_resolved_spec_reproduces_the_run(finished: hyco.RunResult, tmp_path: Path) -> None:
@@ -491,3 +429,75 @@ def test_errors_of_parameters_are_relative_and_know_the_gauge() -> None:
     assert relative_error(torch.tensor(0.3), torch.tensor(0.0)) == pytest.approx(0.3)
     # one true number for a field that was learned
     assert relative_error(torch.tensor([1.0, 2.0]), torch.tensor(1.0)) == pytest.approx(1 / 2**0.5)
+
+
+# --- a whole run with its error bars and figures ----------------------------------------------------------------------
+# last in the module, since what follows would find error bars too
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, measured: None) -> hyco.RunResult:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return hyco.Engine(SPEC, draw=draw).run(folder / "run")
+
+
+def test_a_run_leaves_what_the_contract_says(whole: hyco.RunResult) -> None:
+    assert files(whole.folder) == {
+        # the last two of four phases
+        *(f"checkpoints/{number}.{suffix}" for number in ("000003", "000004") for suffix in ("json", "safetensors")),
+        "spec.toml",
+        "environment.json",
+        "log.txt",
+        "metrics.jsonl",
+        "summary.json",
+        "checksums.json",
+        "figures/history.png",
+        "figures/comparison.png",
+        "figures/rollout.safetensors",
+        "report.html",
+        *(f"weights/{p}-{w}.safetensors" for p in ("physical", "synthetic") for w in ("final", "best")),
+    }
+    summary = json.loads((whole.folder / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["error"] is None
+    assert summary["cycles"] == 2
+    assert set(summary["metrics"]) == {"physical", "synthetic", "persistence"}
+    for metrics in summary["metrics"].values():
+        assert set(metrics) == {"val", "test"}
+        assert {"nrmse", "vrmse", "nrmse_by_field", "nrmse_by_step"} <= set(metrics["val"])
+        assert len(metrics["val"]["nrmse_by_step"]) == 7
+    nu = summary["parameters"]["nu"]
+    errors = {"relative_error", "standard_error", "at_bound", "budget"}
+    assert set(nu) == {"initial", "final", "best", "last", "truth", "unit", "moved"} | errors
+    assert (nu["truth"], nu["moved"], nu["unit"]) == (0.02, True, "length^2/time")
+    assert nu["initial"] == pytest.approx(0.05, rel=1e-6)
+    assert nu["relative_error"] == pytest.approx(abs(nu["final"] - 0.02) / 0.02, rel=1e-5)
+    phases = ["train_synthetic", "train_physical"]
+    assert [(b["cycle"], b["phase"]) for b in summary["balance"]] == [(c, p) for c in (0, 1) for p in phases]
+    assert all((b["n_real"], b["n_generated"], b["weight"], b["ok"]) == (10, 5, 1.0, True) for b in summary["balance"])
+    assert summary["cache"]["kind"] == "memory"
+    assert summary["cache"]["estimated_bytes"] == 5 * (1 + 3) * 16 * 4 == summary["cache"]["peak_bytes"]
+    assert set(summary["timings"]["phases"]) == {
+        "prepare_data",
+        "compile",
+        "generate_physical",
+        "train_synthetic",
+        "generate_synthetic",
+        "train_physical",
+        "evaluate",
+        "error_budget",
+        "checkpoint",
+    }
+    assert summary["physics"]["compile"] == "graph"
+    assert summary["seed"] == 0
+    assert summary["peak_rss_bytes"] > 1e7
+    assert summary["versions"]["hyco-engine"]
+
+
+def test_the_same_spec_twice_gives_equal_bytes(whole: hyco.RunResult, tmp_path: Path) -> None:
+    again = hyco.run(SPEC, run_dir=tmp_path / "again")
+    assert weights(again.folder) == weights(whole.folder)
+    assert untimed(again.folder) == untimed(whole.folder)
+    assert again.summary["parameters"] == whole.summary["parameters"]
