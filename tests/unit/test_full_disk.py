@@ -16,8 +16,6 @@ import hyco_engine as hyco
 from hyco_engine.errors import HycoError
 from hyco_engine.interfaces import Tracker
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 PHASES = ["generate_physical", "train_synthetic", "generate_synthetic", "train_physical"]
 CHANGES = {"augmentation.cache.kind": "disk", "run.cycles": 1, "physical.compile": "eager"}
 
