@@ -21,8 +21,6 @@ from hyco_engine.paying import costs, won_back
 from hyco_engine.report.pay_words import pay_sentences
 from hyco_engine.runs.costs import read_costs
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 F64 = torch.float64
 
 
