@@ -184,7 +184,8 @@ class Execution:
         if self.runtime.size > 1 and self.runtime.rank == 0:
             # the others choose nothing by themselves, since some choices are timed
             training = None if self._kept is None else self._kept["training"]
-            self.runtime.broadcast(packed(self._content(training)))
+            analyses = None if self._kept is None else self._kept.get("analyses")
+            self.runtime.broadcast(packed({**self._content(training), "analyses": analyses}))
         return parts
 
     def _continue_from_rank_0(self) -> None:

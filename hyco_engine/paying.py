@@ -110,7 +110,7 @@ class _Costs:
         surrogate, weights = run.model_and_weights("synthetic", which)
         physics = cast("PhysicalModel", run.model("physical", which))
         task = run.assembler.task(writes=False)
-        task.read()
+        run.read(task)
         task.check_fit(weights.form, "synthetic")
         known = task.rollouts(split)
         if not known or weights.layout is None:

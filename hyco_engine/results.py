@@ -83,6 +83,8 @@ class Results:
     """The share of the test data in the bands."""
     analyses: Tensor | None = None
     """The states from which held-out rollouts begin, as `Task.begin_from_learned` returns them."""
+    _begun_at: int | None = None
+    """The epochs of the physics after which they were found."""
 
     def begin(self, parts: Parts, spec: Spec) -> None:
         """Take note of the parts of the run, of the resolved spec, and of the initial parameters of the physics."""
@@ -104,13 +106,19 @@ class Results:
         heldout = self.parts.task.heldout(split, first.objective, self.parts.device)
         return None if heldout is None else heldout.divided(first.shards)
 
-    def begin_heldout(self) -> None:
-        """Begin held-out rollouts from what the physics knows now, if it learns its start states."""
+    def begin_heldout(self, *, settled: bool = False) -> None:
+        """Begin held-out rollouts from what the physics knows now, if it learns its start states.
+
+        Candidates are compared on the same rollouts, from observed frames. `settled` says that the weights are chosen.
+        """
         assert self.parts is not None
         assert self.hybrid is not None
         physical = self.parts.trainers.get("physical")
-        if physical is None or physical.state.initial is None:
+        if physical is None or physical.state.initial is None or self.hybrid.compares_candidates:
             return
+        if physical.epochs_done == self._begun_at and not settled:
+            return
+        self._begun_at = physical.epochs_done
         before, self.analyses = self.analyses, self.parts.task.begin_from_learned(physical)
         if not _same(before, self.analyses):
             self.hybrid.heldout = self.heldout("val")
@@ -132,7 +140,7 @@ class Results:
         if self.parts.physical is not None:
             self.last = parameter_values(self.parts.physical)
         self.hybrid.settle()
-        self.begin_heldout()
+        self.begin_heldout(settled=True)
         self._accept(self.hybrid)
         if any(setting.prior == "population" for setting in self._settings().values()):
             # pooled values need the error bars, and what is measured is measured with them
@@ -387,6 +395,8 @@ class Results:
                     self.report.tell("artifact", path)
             if self.analyses is not None:
                 self.folder.save_weights(ANALYSES, {"states": self.analyses})
+            else:
+                self.folder.remove_weights(ANALYSES)
             trained = any(trainer.epochs_done for trainer in self.hybrid.trainers.values())
             # a user who interrupts a run does not want to wait for figures
             if trained and summary["status"] != "interrupted":

@@ -41,13 +41,15 @@ Measure = Literal["rollout", "continuation"]
 class HeldOutStretches:
     """The `trajectories` of a split for rollouts from their first frames, and the last known state before each.
 
-    `first` are the frames of the simulations at which these begin. `last_known` are dynamic fields `[C_dyn, *S]`.
+    `first` are the frames of the simulations at which these begin. `last_known` are dynamic fields `[C_dyn, *S]`, and
+    `known_at` their frames.
     """
 
     measure: Measure
     trajectories: tuple[Trajectory, ...]
     first: tuple[int, ...]
     last_known: tuple[Tensor, ...]
+    known_at: tuple[int, ...]
 
     def begin_from(
         self, analyses: Mapping[int, Sequence[tuple[int, Tensor]]], advances: Sequence[float] = ()
@@ -71,7 +73,8 @@ class HeldOutStretches:
                 static = later(trajectory.static, advances, frames, trajectory.static.dim() - 1)
                 trajectory = attrs.evolve(trajectory, dynamic=dynamic, static=static)
                 first[index] += frames
-                known[index] = dynamic[0]
+                # persistence holds the last frame that is known at all
+                known[index] = dynamic[0] if first[index] >= self.known_at[index] else known[index]
             found.append(trajectory)
         return attrs.evolve(self, trajectories=tuple(found), first=tuple(first), last_known=tuple(known))
 
@@ -95,7 +98,7 @@ def heldout_trajectories(
     parts = segments[split]
     starts = [_first(trajectories[part.simulation], part) if masked else part.start for part in parts]
     measure = _measure(choice, starts, min(map(len, parts), default=2), noisy)
-    found, first, known = [], [], []
+    found, first, known, known_at = [], [], [], []
     for part, own in zip(parts, starts, strict=True):
         trajectory, last = trajectories[part.simulation], None
         if measure == "continuation":
@@ -104,7 +107,8 @@ def heldout_trajectories(
         if own is None:
             raise _no_start(part, split, measure, choice, trajectory)
         first.append(own)
-        known.append(trajectory.dynamic[own if last is None else last])
+        known_at.append(own if last is None else last)
+        known.append(trajectory.dynamic[known_at[-1]])
         points = points_of(trajectory.points, split, choice.split.by, own, part.stop - 1, after=max(own, part.start))
         dynamic = trajectory.dynamic[own : part.stop]
         if own < part.start:
@@ -123,7 +127,13 @@ def heldout_trajectories(
             )
         static = later(trajectory.static, advances, own, trajectory.static.dim() - 1)
         found.append(attrs.evolve(trajectory, dynamic=dynamic, static=static, points=points))
-    return HeldOutStretches(measure=measure, trajectories=tuple(found), first=tuple(first), last_known=tuple(known))
+    return HeldOutStretches(
+        measure=measure,
+        trajectories=tuple(found),
+        first=tuple(first),
+        last_known=tuple(known),
+        known_at=tuple(known_at),
+    )
 
 
 def _measure(choice: SourceChoice, starts: Sequence[int | None], frames: int, noisy: bool) -> Measure:

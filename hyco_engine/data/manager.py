@@ -385,13 +385,20 @@ class DataManager:
     def begin_from(self, analyses: Tensor | None, horizon: int, stride: int) -> None:
         """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of all such training windows.
 
-        None stands for the observed frames from which they begin without this.
+        None stands for the observed frames from which they begin without this. Raises DataError if the states do not
+        fit the windows.
         """
         self._begun = self._observed_heldout
         if analyses is None:
             return
         windows, known = self.windows(horizon, stride), defaultdict[int, list[tuple[int, Tensor]]](list)
-        assert isinstance(windows, WindowDataset)  # sensors see no states
+        wanted = (len(windows), self.layout.n_dynamic, *self.layout.spatial)
+        if not isinstance(windows, WindowDataset) or analyses.shape != wanted or not analyses.is_floating_point():
+            raise DataError(
+                f"the states from which held-out rollouts begin have the shape {list(analyses.shape)}, and the "
+                f"windows of this data need {list(wanted)}: they belong to other data",
+                key="data",
+            )
         for index, state in enumerate(analyses):
             position, start = windows.window(index)
             part = self._segments["train"][position]

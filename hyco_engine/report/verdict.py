@@ -302,7 +302,7 @@ def _harm(
 ) -> Iterator[str]:
     """Tell of held-out errors that rose after a model was first taught.
 
-    Those of the cooperation are free of the `noise` of the data, relative to its spread, and those of metrics are not.
+    With `noise` in the data, the errors of the cooperation are without it, and those of metrics are not.
     """
     for model in SHOWN:
         taught = [e for e in cooperation if str(e.get("direction")).endswith(f"->{model}") and e.get("n_generated")]
@@ -310,7 +310,7 @@ def _harm(
         # candidates have models of their own, and these entries belong to all of them
         if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        after, before = own.get(_measure(own)), math.hypot(before, noise or 0.0)
+        after = taught[-1].get("e_after") if noise else own.get(_measure(own))
         if not is_number(after) or after > RISE * before:
             to = significant(after, 2) if is_number(after) else "infinity"
             yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."
@@ -373,10 +373,11 @@ def _fits(own: Mapping[str, Any], noise: Mapping[str, Mapping[str, Any]]) -> boo
 
     The spread of training data, to which noise is relative, may be much larger than that of later frames.
     """
-    relative, levels = _level(noise), [entry.get("level") for entry in noise.values()]
-    error, level = own.get("rmse"), math.fsum(filter(is_number, levels)) / len(levels) if levels else None
-    if not is_number(error) or not all(map(is_number, levels)):
-        error, level = own.get("vrmse"), relative
+    relative, levels = _level(noise), [entry["level"] for entry in noise.values() if is_number(entry.get("level"))]
+    error, level = own.get("vrmse"), relative
+    if is_number(own.get("rmse")) and levels and len(levels) == len(noise):
+        # both are means over the fields
+        error, level = own.get("rmse"), math.fsum(levels) / len(levels)
     if relative is None or relative <= LEAST_NOISE or not level or not is_number(error):
         return False
     return 1 / FITS < error / level < FITS

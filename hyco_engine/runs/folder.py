@@ -139,6 +139,10 @@ class RunFolder(Tracker):
         check_run_name(name)
         return self._write(f"weights/{name}.safetensors", weights_bytes(state_dict, metadata or {}))
 
+    def remove_weights(self, name: str) -> None:
+        """Remove weights/<name>.safetensors, which an earlier end of the run may have left."""
+        (self.path / "weights" / f"{name}.safetensors").unlink(missing_ok=True)
+
     def _write(self, name: str, content: bytes | str) -> Path:
         path = self.path / name
         write_atomic(path, content)

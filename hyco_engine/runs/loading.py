@@ -26,6 +26,7 @@ from hyco_engine.runs.weights import Weights, analyses_of_run
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, spec_from_text, with_paths
 from hyco_engine.spec.resolving import replaced
+from hyco_engine.tasks.base import Task
 from hyco_engine.threads import own_threads
 
 log = logging.getLogger("hyco_engine")
@@ -118,6 +119,14 @@ class LoadedRun:
         except HycoError as error:
             raise self._loaded.locate(error) from error.__cause__
 
+    def read(self, task: Task) -> None:
+        """Read the data of a task, whose held-out rollouts begin as in the run, unless it has other data or windows."""
+        task.read()
+        if any(text.startswith(("data.", "training.physical.")) for text in self._overrides):
+            return
+        if (analyses := analyses_of_run(self._files)) is not None:
+            task.begin_from(analyses, self.spec.training.physical.settled())
+
     def _check_own_data(self, form: DataForm) -> None:
         """Raise DataError if the model found a value for each simulation, and these are others."""
         others = [text for text in self._overrides if text.startswith("data.") and not text.startswith("data.split.")]
@@ -135,11 +144,7 @@ class LoadedRun:
         assembler = self.assembler
         # a run folder may come from somebody else, whose spec must not say where to write
         task = assembler.task(writes=self._loaded.places.is_overridden("paths.cache"))
-        task.read()
-        if not any(text.startswith("data.") for text in self._overrides):
-            analyses = analyses_of_run(self._files)
-            if analyses is not None:
-                task.begin_from(analyses, self.spec.training.physical.settled())
+        self.read(task)
         metrics: dict[str, Any] = {}
         heldout = None
         for player in assembler.players:

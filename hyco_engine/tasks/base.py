@@ -147,7 +147,7 @@ class Task(ABC):
         """
         return None
 
-    def begin_from(self, analyses: Tensor, settings: TrainingSettings) -> None:
+    def begin_from(self, states: Tensor, settings: TrainingSettings) -> None:
         """Begin held-out rollouts from what `begin_from_learned` returned for a physics with these settings."""
         raise DataError("the models of this data begin no rollouts from other states", key="data")
 

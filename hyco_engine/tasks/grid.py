@@ -12,6 +12,7 @@ from hyco_engine.data.manager import DataManager
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import TermSpec
 from hyco_engine.tasks.fields import FieldTask
+from hyco_engine.training.analyses import analyses
 from hyco_engine.training.evaluation import HeldOut, HeldOutRollouts
 from hyco_engine.training.losses import Objective, objective_for
 from hyco_engine.training.settings import TrainingSettings
@@ -36,29 +37,30 @@ class GridTask(FieldTask):
         """Begin continuations from what the physics reaches at the end of the training frames.
 
         But a physics that lacks something leads to states that are worse than noisy ones: if they raise its own error
-        on validation data, rollouts begin from observed frames.
+        on validation data, or without such data, rollouts begin from observed frames.
         """
         self.manager.begin_from(None, *self._window(physical.settings))
-        if "continuation" not in self.manager.measure.values():
+        if "continuation" not in self.manager.measure.values() or not self.validates:
             return None
-        analyses = physical.analyses(self.samples(physical.settings))
-        if analyses is None or not bool(analyses.isfinite().all()):
-            return None
-        observed = self._error(physical)
-        self.begin_from(analyses, physical.settings)
-        if observed < self._error(physical):
-            self.manager.begin_from(None, *self._window(physical.settings))
-            return None
-        return analyses
+        with attributed(physical.who, "rollouts from learned start states"):
+            found = analyses(physical, self.samples(physical.settings))
+            if found is None or not bool(found.isfinite().all()):
+                return None
+            observed = self._error(physical)
+            self.begin_from(found, physical.settings)
+            if observed < self._error(physical):
+                self.manager.begin_from(None, *self._window(physical.settings))
+                return None
+        return found
 
-    def begin_from(self, analyses: Tensor, settings: TrainingSettings) -> None:
-        self.manager.begin_from(analyses, *self._window(settings))
+    def begin_from(self, states: Tensor, settings: TrainingSettings) -> None:
+        self.manager.begin_from(states, *self._window(settings))
 
     def _error(self, trainer: Trainer) -> float:
-        """Return the score of a model on validation data; 0 without any."""
+        """Return the score of a model on validation data, which all ranks measure together."""
         heldout = self.heldout("val", trainer.objective, trainer.device)
-        with attributed(trainer.who, "rollouts on held-out data"):
-            return 0.0 if heldout is None else heldout.score(heldout.measure(trainer.model))
+        assert heldout is not None
+        return heldout.score(heldout.divided(trainer.shards).measure(trainer.model))
 
     def simulations(self) -> DataManager:
         return self.manager

@@ -356,7 +356,8 @@ class HeldOutRollouts(HeldOut):
     def error(self, model: nn.Module) -> float:
         """Return the score times the root of the share of the squared errors that is not noise, over all lead times.
 
-        The share is at least one standard deviation of the sum of squares of the noise: less is not known.
+        The least error is the same for all models: the root of one standard deviation of the mean square of the noise,
+        below which nothing is known.
         """
         score = super().error(model)
         if not any(self._noise) or not math.isfinite(score):
@@ -366,8 +367,9 @@ class HeldOutRollouts(HeldOut):
         noise = (torch.tensor(self._noise).double() / sums.sizes()).square().nan_to_num(0.0)
         unsure = math.sqrt(float((2 * count * noise.square()).sum()))
         total = float(squares.sum())
-        left = max(total - float((count * noise).sum()), unsure)
-        return score * math.sqrt(min(1.0, left / total)) if total else score
+        left = max(0.0, total - float((count * noise).sum()))
+        least = math.sqrt(unsure / float(count.sum()))
+        return max(score * math.sqrt(left / total), least) if total else score
 
     def bands(self, model: nn.Module) -> Bands | None:
         return calibrate(model, self.trajectories, self.layout, self.device, self.runtime)

@@ -75,6 +75,11 @@ class HybridTrainer:
         return self.state.best
 
     @property
+    def compares_candidates(self) -> bool:
+        """True if held-out error chooses among several strategies, each of which trains models of its own."""
+        return self._candidates.several
+
+    @property
     def heldout(self) -> HeldOut | None:
         """The real data on which models are measured; another may take its place between two phases."""
         return self._proposals.heldout

@@ -100,10 +100,15 @@ class Proposals:
     seed: int
 
     def measure_on(self, heldout: HeldOut | None) -> None:
-        """Measure on other rollouts from now on; no teacher waits for errors that were measured on those before."""
+        """Measure on other rollouts from now on, and the best weights so far as well."""
         self.heldout = heldout
-        for best in self.best.values():
-            best.refused = None
+        if heldout is None:
+            return
+        for player, best in self.best.items():
+            if best.state is not None:
+                best.latest = heldout.score(self.measured(player))
+                with self.trainers[player].unknowns.with_weights(best.state):
+                    best.error = heldout.score(self.measured(player))
 
     def measured(self, player: Player) -> dict[str, Any]:
         """Return the metrics of a model on held-out real data, which there must be."""
@@ -132,7 +137,9 @@ class Proposals:
             return augmentation
         teacher, pupil = self.best[phase.teacher], self.best[phase.player]
         now = self._by_unit(phase.teacher)
-        better = teacher.refused is None or self._change(teacher.refused, now, phase.teacher, "waits", cycle).fell
+        # errors on rollouts of other lengths cannot be compared
+        refused = None if teacher.refused is None or teacher.refused.shape != now.shape else teacher.refused
+        better = refused is None or self._change(refused, now, phase.teacher, "waits", cycle).fell
         accepted = better and bool(now.isfinite().all())
         if accepted and pupil.trial is None:
             state = copy.deepcopy(self.trainers[phase.player].state_dict())

@@ -17,12 +17,11 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.errors import RunError
 from hyco_engine.interfaces import ExtraTerm, LossNormalizer, Player, Samples
 from hyco_engine.ranks.shards import Shards
-from hyco_engine.rollout import evaluating, rollout
 from hyco_engine.training.fit import fit
 from hyco_engine.training.linearized import Linearizer
 from hyco_engine.training.losses import Objective, objective_for
 from hyco_engine.training.normalized import Normalization
-from hyco_engine.training.problem import Problem, to_device
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.base import Progress
 from hyco_engine.training.solver.choosing import solver_for
@@ -292,25 +291,6 @@ class Trainer:
         """Return copies of the model's state dict, and of the numbers of the learned start states."""
         starts = self.state.initial
         return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.scaled.detach().clone()
-
-    def analyses(self, data: Samples) -> Tensor | None:
-        """Return the states `[n, C_dyn, *S]` that rollouts from the learned start states reach at the ends of samples.
-
-        `data` are the real samples whose start states are learned. Return None if none are learned.
-        """
-        initial = self.state.initial
-        if initial is None:
-            return None
-        ends = []
-        for indices in torch.split(torch.arange(len(data)), self.settings.batch_size):
-            states, targets = initial(to_device(data.batch(indices), self.device), indices)
-            # samples of fields on a grid
-            assert isinstance(states, Tensor)
-            assert isinstance(targets, Tensor)
-            with torch.no_grad(), evaluating(self.model):
-                # the first target is the observed start
-                ends.append(rollout(self.model, states, targets.shape[1] - 1)[:, -1].cpu())
-        return torch.cat(ends)
 
     def take(self, weights: Mapping[str, Tensor], starts: Tensor | None) -> None:
         """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""

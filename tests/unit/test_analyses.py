@@ -27,7 +27,9 @@ from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.loading import evaluate
+from hyco_engine.tasks import grid
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_trajectories
+from hyco_engine.training.analyses import analyses
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.trainer import Trainer
 
@@ -45,6 +47,7 @@ def stretches(measure: Any = "continuation") -> HeldOutStretches:
         trajectories=(stretch(0, NAN, NAN, NAN, NAN, 5, 6), stretch(10, NAN, NAN, 13, simulation=1)),
         first=(0, 10),
         last_known=(torch.tensor([[4.0]]), torch.tensor([[12.0]])),
+        known_at=(4, 12),
     )
 
 
@@ -61,6 +64,10 @@ def test_a_continuation_begins_from_the_last_state_that_is_known_before_its_stre
         begun.trajectories[1].dynamic[[0, 3]], stretches().trajectories[1].dynamic[[0, 3]]
     )
     assert begun.last_known[1].flatten().tolist() == [12.0]
+    # a state that is known of an earlier frame is a start, and no last frame
+    begun = stretches().begin_from({0: [(2, torch.tensor([[2.5]]))]})
+    assert begun.trajectories[0].dynamic[0].item() == 2.5
+    assert begun.last_known[0].flatten().tolist() == [4.0]
     rollouts = stretches("rollout")
     assert rollouts.begin_from(known) is rollouts
 
@@ -218,12 +225,11 @@ def test_states_that_are_worse_than_what_was_observed_are_left_out(
     run: hyco.RunResult, spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    analyses = Trainer.analyses
 
-    def wrong(self: Trainer, data: Samples) -> Tensor | None:
-        return None if (found := analyses(self, data)) is None else -found
+    def wrong(trainer: Trainer, data: Samples) -> Tensor | None:
+        return None if (found := analyses(trainer, data)) is None else -found
 
-    monkeypatch.setattr(Trainer, "analyses", wrong)
+    monkeypatch.setattr(grid, "analyses", wrong)
     found = run_of(spec, tmp_path / "run")
     assert not list(found.folder.glob("weights/analyses*"))
     assert found.summary["parameters"] == run.summary["parameters"]

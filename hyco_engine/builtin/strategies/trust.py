@@ -61,9 +61,9 @@ class Trust(Strategy):
     the pupil's own held-out loss. A phase for which no sample is left is bitwise that of a model trained alone.
 
     With new starts this holds only if the teacher's error there is its error on the data. The law of a physics that is
-    the better model holds there, too, but any other teacher may be much worse. So the pupil's loss on what that one
-    generates is measured. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 + e_pupil^2) is the
-    teacher's error, and tau is at most the pupil's loss on real samples over that part.
+    the better model holds there, too, but another teacher may be much worse. So the pupil's loss on what another
+    teacher generates is measured. It is what the two models differ by, of which e_teacher^2 / (e_teacher^2 +
+    e_pupil^2) is the teacher's error, and tau is at most the pupil's loss on real samples over that part.
 
     tau is at most 1 for a physics, all samples of which a step of its optimizer takes. A surrogate may be taught as
     many more as its epoch has room for: `epoch_samples`, real and generated. A physics so much better than it also
@@ -136,11 +136,11 @@ class Trust(Strategy):
                 if wider > 1 and instability(context.models[phase.teacher], states(torch.arange(count))) is not None:
                     continue
                 recipe = context.rollout_recipe(phase.teacher, states, count, spin_up)
-                # a teacher that diverges from usual starts, too, is told of when it generates
+                # a teacher that diverges is noticed here; if from usual starts, too, that is told when it generates
                 with suppress(TeacherDiverged):
-                    generated = context.loss(phase.player, recipe)
+                    generated, part = context.loss(phase.player, recipe), teachers_part(e_teacher, e_pupil)
                     if phase.player == "physical" or not better:
-                        imported = teachers_part(e_teacher, e_pupil) * generated
+                        imported = part * generated if part else 0.0
                         tau = min(tau, trust(math.sqrt(imported), math.sqrt(context.loss(phase.player)), most))
                     break
             if (left := generated_count(n_real, alpha * tau)) < count:
