@@ -505,9 +505,9 @@ class CycleContext:
     alpha: float
     real: Samples
     """The train split."""
-    errors: Callable[..., Mapping[Player, float]]
-    """`errors(noise=False)` measures the errors of both models on the same held-out real data (vrmse of full-length
-    rollouts): what the noise of the data adds to them is subtracted, unless you ask for it."""
+    errors: Callable[[], Mapping[Player, float]]
+    """Measures the errors of both models on the same held-out real data (vrmse of full-length rollouts). What the noise
+    of the data adds to them is subtracted."""
     rollout_recipe: Callable[..., Recipe]
     """`rollout_recipe(teacher, states, count, lead=None)`: rollouts of the teacher over the training horizon, from
     `states(indices) -> [B, C_all, *S]`, which must be pure. With a spin-up `lead [count]` (int64), a sample starts from
@@ -520,6 +520,8 @@ class CycleContext:
     """The layout of the states; None for data that is no field."""
     generator: Callable[..., torch.Generator]
     """`generator("starts")` returns a generator derived from (seed, cycle, phase, purpose)."""
+    noisy_errors: Callable[[], Mapping[Player, float]] | None = None
+    """Measures the same errors with the noise of the data; None where `errors` are all that is known."""
     loss: Callable[..., float] = _no_loss
     """`loss(player, recipe=None)` measures the loss of a model on samples of a recipe, or on real ones, in the units of
     `train/loss`: the sum over the terms of priority / scale times the mean of the term."""

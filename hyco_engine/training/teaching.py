@@ -131,6 +131,7 @@ class Teaching:
             alpha=alpha,
             real=real,
             errors=self.proposals.errors,
+            noisy_errors=partial(self.proposals.errors, noise=True),
             loss=partial(self._loss, real),
             rollout_recipe=rollout_recipe,
             models={player: trainer.model for player, trainer in self.trainers.items()},

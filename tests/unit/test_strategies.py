@@ -77,7 +77,7 @@ def context(
         cycle=1,
         alpha=alpha,
         real=real,
-        errors=lambda noise=False: errors,
+        errors=lambda: errors,
         loss=loss,
         rollout_recipe=recipe,
         models=models,
@@ -243,7 +243,7 @@ def test_a_network_is_taught_as_its_real_samples_are_noisy_and_a_physics_is_not(
     for player, tau in {"physical": 1.0, "synthetic": 4.0}.items():
         asked = context(states_of(own, 42), own, {}, 0.25)
         asked = attrs.evolve(
-            asked, errors=lambda noise=False: noisy if noise else free, loss=lambda player, recipe=None: 1.0
+            asked, errors=lambda: free, noisy_errors=lambda: noisy, loss=lambda player, recipe=None: 1.0
         )
         made = Trust(TrustOptions(starts="real"), epoch_samples=400).augment(Phase(player=player), asked)
         assert made is not None

@@ -120,7 +120,8 @@ class Trust(Strategy):
         errors = context.errors()
         e_teacher, e_pupil = errors[phase.teacher], errors[phase.player]
         # the real samples of a network have the noise of the data, which the few parameters of a physics average out
-        own_error = context.errors(noise=True)[phase.player] if phase.player == "synthetic" else e_pupil
+        noisy = context.noisy_errors or context.errors
+        own_error = noisy()[phase.player] if phase.player == "synthetic" else e_pupil
         # what diverges in generated rollouts may still be finite over the few frames that are held out
         unstable = instability(context.models[phase.teacher], context.real.inputs(torch.arange(1))) is not None
         most = max(1.0, limit / (n_real * alpha))
