@@ -240,8 +240,8 @@ class Execution:
                 if event.kind == REST:
                     if event.record:
                         self.results.begin_heldout()
-                    if event.record and self.runtime.size > 1:
-                        self.runtime.agree("the weights at the end of a phase", packed(hybrid.weights()))
+                        if self.runtime.size > 1:
+                            self.runtime.agree("the weights at the end of a phase", packed(hybrid.weights()))
                     self._keeper.at_rest(hybrid.state_dict, phase_ended=event.record)
 
     def _polish(self, hybrid: HybridTrainer, real: Samples, own: Mapping[Player, Samples]) -> None:

@@ -382,15 +382,15 @@ class DataManager:
         """Return the last complete frame `[C_dyn, *S]` before each of the trajectories of `heldout`."""
         return self._heldout[split].last_known
 
-    def begin_from(self, analyses: Tensor | None, horizon: int, stride: int) -> None:
+    def begin_from_observed(self) -> None:
+        """Begin continuations from observed frames, as they do at first."""
+        self._begun = None
+
+    def begin_from(self, analyses: Tensor, horizon: int, stride: int) -> None:
         """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of all such training windows.
 
-        None stands for the observed frames from which they begin without this. Raises DataError if the states do not
-        fit the windows.
+        Raises DataError if the states do not fit the windows.
         """
-        self._begun = self._observed_heldout
-        if analyses is None:
-            return
         windows, known = self.windows(horizon, stride), defaultdict[int, list[tuple[int, Tensor]]](list)
         wanted = (len(windows), self.layout.n_dynamic, *self.layout.spatial)
         if not isinstance(windows, WindowDataset) or analyses.shape != wanted or not analyses.is_floating_point():
@@ -403,7 +403,8 @@ class DataManager:
             position, start = windows.window(index)
             part = self._segments["train"][position]
             known[part.simulation].append((part.start + start + horizon, state))
-        self._begun = {split: own.begin_from(known, self.layout.advances) for split, own in self._begun.items()}
+        observed, advances = self._observed_heldout, self.layout.advances
+        self._begun = {split: own.begin_from(known, advances) for split, own in observed.items()}
 
     @property
     def _heldout(self) -> Mapping[Literal["val", "test"], HeldOutStretches]:

@@ -39,7 +39,7 @@ class GridTask(FieldTask):
         But a physics that lacks something leads to states that are worse than noisy ones: if they raise its own error
         on validation data, or without such data, rollouts begin from observed frames.
         """
-        self.manager.begin_from(None, *self._window(physical.settings))
+        self.manager.begin_from_observed()
         if "continuation" not in self.manager.measure.values() or not self.validates:
             return None
         with attributed(physical.who, "rollouts from learned start states"):
@@ -49,7 +49,7 @@ class GridTask(FieldTask):
             observed = self._error(physical)
             self.begin_from(found, physical.settings)
             if observed < self._error(physical):
-                self.manager.begin_from(None, *self._window(physical.settings))
+                self.manager.begin_from_observed()
                 return None
         return found
 

@@ -319,7 +319,7 @@ class HeldOutRollouts(HeldOut):
     ) -> None:
         super().__init__()
         self.trajectories = trajectories
-        self._noise = [(noise or {}).get(field.name, 0.0) for field in layout.dynamic]
+        self._noise = noise or {}
         self.last_known = [t.dynamic[0] for t in trajectories] if last_known is None else last_known
         self.layout = layout
         self.device = device
@@ -360,11 +360,12 @@ class HeldOutRollouts(HeldOut):
         below which nothing is known.
         """
         score = super().error(model)
-        if not any(self._noise) or not math.isfinite(score):
+        if not any(self._noise.values()) or not math.isfinite(score):
             return score
         sums = self._sums(model)
         squares, count = sums.by_unit()
-        noise = (torch.tensor(self._noise).double() / sums.sizes()).square().nan_to_num(0.0)
+        levels = torch.tensor([self._noise.get(field.name, 0.0) for field in self.layout.dynamic], dtype=torch.float64)
+        noise = (levels / sums.sizes()).square().nan_to_num(0.0)
         unsure = math.sqrt(float((2 * count * noise.square()).sum()))
         total = float(squares.sum())
         left = max(0.0, total - float((count * noise).sum()))
@@ -397,13 +398,12 @@ class HeldOutRollouts(HeldOut):
         return self._with(detailed=self._detailed, shards=shards)
 
     def _with(self, *, detailed: bool, shards: Shards) -> HeldOutRollouts:
-        noise = {field.name: size for field, size in zip(self.layout.dynamic, self._noise, strict=True)}
         return type(self)(
             self.trajectories,
             self.layout,
             self.device,
             last_known=self.last_known,
-            noise=noise,
+            noise=self._noise,
             detailed=detailed,
             shards=shards,
         )

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from messages import lacking
 from scipy.integrate import solve_ivp
+from tiny_specs import in_time
 from torch import Tensor
 
 import hyco_engine as hyco
@@ -239,20 +240,7 @@ def noisy_spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     clean = np.array(frames)
     values = clean + 0.1 * clean.std() * np.random.default_rng(3).normal(size=clean.shape)
     np.savez(folder / "pulse.npz", u=values, x=x, t=np.arange(31) * dt)
-    return {
-        "run": {"cycles": 1, "device": "cpu"},
-        "data": {
-            "kind": "arrays",
-            "path": str(folder / "pulse.npz"),
-            "variables": {"u": "u"},
-            "axes": "tx",
-            "time": "t",
-            "coordinates": {"x": "x"},
-            "boundary": "periodic",
-            "split": {"by": "time", "train": "0:21", "val": "21:26", "test": "26:31"},
-        },
-        "physical": {"kind": "burgers", "compile": "graph"},
-    }
+    return in_time(folder / "pulse.npz", {"kind": "burgers", "compile": "graph"})
 
 
 def test_noise_is_found_met_and_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 BURGERS: dict[str, Any] = {
@@ -45,6 +46,24 @@ HEAT_HYBRID: dict[str, Any] = {
     },
 }
 """The same data, with a surrogate and what one short cycle takes; it lacks a name, the physics and a strategy."""
+
+
+def in_time(path: Path, physical: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec of one cycle on the 31 frames `u [t, x]` of an .npz file: 21 train, 5 validate, 5 test."""
+    return {
+        "run": {"cycles": 1, "device": "cpu"},
+        "data": {
+            "kind": "arrays",
+            "path": str(path),
+            "variables": {"u": "u"},
+            "axes": "tx",
+            "time": "t",
+            "coordinates": {"x": "x"},
+            "boundary": "periodic",
+            "split": {"by": "time", "train": "0:21", "val": "21:26", "test": "26:31"},
+        },
+        "physical": physical,
+    }
 
 
 def heat_on_disk(*, cycles: int, epochs: int, kappa: float = 0.1, frames: int = 6) -> str:
