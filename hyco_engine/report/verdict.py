@@ -310,7 +310,10 @@ def _harm(
         # candidates have models of their own, and these entries belong to all of them
         if any("arm" in entry for entry in taught) or not is_number(before) or "nrmse" not in own:
             continue
-        after = taught[-1].get("e_after") if noise else own.get(_measure(own))
+        kept = [entry for entry in taught if entry.get("accepted")]
+        if noise and not kept:
+            continue  # what was undone did no harm
+        after = kept[-1].get("e_after") if noise else own.get(_measure(own))
         if not is_number(after) or after > RISE * before:
             to = significant(after, 2) if is_number(after) else "infinity"
             yield f"The held-out error of {SHOWN[model]} rose from {significant(before, 2)} to {to} after teaching."

@@ -235,3 +235,20 @@ def test_terminal_report_and_summary_tell_the_same(
     page = (result.folder / "report.html").read_text()
     assert " ".join(told) in page
     assert " ".join(told) in repr(result)
+
+
+def test_on_noisy_data_harm_is_told_of_what_was_kept_alone() -> None:
+    """Errors of the cooperation are without the noise, which those of the metrics contain."""
+    noise = {"u": {"level": 3.0, "relative": 0.3}}
+    summary = completed(physical=measured([0.3, 0.31]), persistence=measured([0.5, 0.6])) | {"noise": noise}
+    summary["metrics"]["physical"]["val"] = summary["metrics"]["physical"]["test"]
+    kept = {"direction": "synthetic->physical", "n_generated": 2, "e_pupil": 0.1, "e_after": 0.1, "accepted": True}
+    undone, worse = {**kept, "e_after": 0.2, "accepted": False}, {**kept, "e_after": 0.2}
+
+    def harm(*entries: dict[str, Any]) -> bool:
+        return "after teaching" in " ".join(verdict(summary | {"cooperation": list(entries)}))
+
+    assert not harm(kept)
+    assert not harm(undone)
+    assert not harm(kept, undone)
+    assert harm(kept, worse)
