@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -260,10 +261,11 @@ class CacheManager:
                     raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
                 raise
             except FileExistsError:
-                # mkdir found the folder, and another run removed it before mkdir looked whether it is one
-                if path.parent.is_dir() or not os.path.lexists(path.parent):
-                    return None
-                raise
+                # mkdir found the folder, and another run removed it before mkdir looked whether it is one. One look
+                # decides: between two of them, another run may make the folder again
+                if not stat.S_ISDIR(path.parent.lstat().st_mode):
+                    raise
+                return None
             self._refuse_links(path)
             return try_lock(path)
         except FileNotFoundError:  # another run removed the folder just now
