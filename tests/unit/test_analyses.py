@@ -73,6 +73,11 @@ def test_a_continuation_begins_from_the_last_state_that_is_known_before_its_stre
     assert rollouts.begin_from(known) is rollouts
 
 
+def test_a_continuation_passes_through_the_frames_that_train() -> None:
+    assert stretches().passed() == [(0, range(1, 5)), (1, range(11, 13))]
+    assert stretches("rollout").passed() == []
+
+
 # --- errors without noise -----------------------------------------------------------------------------------------
 
 
@@ -214,8 +219,8 @@ def test_states_that_are_worse_than_what_was_observed_are_left_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def wrong(trainer: Trainer, data: Samples) -> Tensor | None:
-        return None if (found := analyses(trainer, data)) is None else -found
+    def wrong(trainer: Trainer, data: Samples, chosen: Tensor) -> Tensor | None:
+        return None if (found := analyses(trainer, data, chosen)) is None else -found
 
     monkeypatch.setattr(grid, "analyses", wrong)
     found = run_of(spec, tmp_path / "run")
