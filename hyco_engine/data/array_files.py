@@ -20,7 +20,9 @@ import scipy.io
 import scipy.sparse
 
 from hyco_engine.data.csv_form import CsvForm
+from hyco_engine.data.csv_table import SUFFIXES as TABLES
 from hyco_engine.data.csv_table import read_csv
+from hyco_engine.data.table_grid import TableGrid, by_simulation
 from hyco_engine.errors import DataError
 from hyco_engine.hooks.checking import did_you_mean
 from hyco_engine.resources import free_memory
@@ -31,9 +33,6 @@ Index = tuple[int | slice, ...]
 KEY = "data.path"
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", ".npz", ".mat", *HDF5)
-TABLES = (".csv", ".tsv")
-SIMULATION = "s"
-"""The column of a table that says to which simulation a row belongs."""
 NETCDF = (".nc", ".nc4", ".cdf")
 XARRAY = (*NETCDF, ".zarr")
 NUMBERS = "fiubc"
@@ -219,7 +218,7 @@ class NpzReader(WholeReader):
 
 
 class MatReader(WholeReader):
-    """A `.mat` file up to version 7.2. The array `u` in a struct `s` is named `s/u`."""
+    """A `.mat` file up to version 7.2. The array `u` in a struct `s` is `s/u`, and that in a cell `c{1}` is `c/1`."""
 
     squeezes = True
 
@@ -229,7 +228,7 @@ class MatReader(WholeReader):
             dtype = numeric.get(kind) or (kind if kind.startswith(("int", "uint")) else None)
             if dtype:
                 yield name, Stored(tuple(shape), np.dtype(dtype))
-            elif kind == "struct" and math.prod(shape) == 1:
+            elif (kind == "struct" and math.prod(shape) == 1) or (kind == "cell" and math.prod(shape) <= _CELLS):
                 for inner, values in self._members(name, self._load(name)):
                     yield inner, Stored(values.shape, values.dtype)
             else:
@@ -239,14 +238,19 @@ class MatReader(WholeReader):
         return scipy.io.loadmat(self.path, variable_names=[name])[name]
 
     def _members(self, name: str, struct: Any) -> Iterator[tuple[str, Array]]:
-        """Yield the arrays of a struct, and of the structs in it."""
-        for field in struct.dtype.names or ():
-            inner, values = f"{name}/{field}", struct.reshape(-1)[0][field]
+        """Yield the arrays of a struct or a cell array, and of those in it."""
+        entries = struct.reshape(-1, order="F")
+        if struct.dtype.names:
+            parts = [(field, entries[0][field]) for field in struct.dtype.names]
+        else:
+            parts = [(str(k), entry) for k, entry in enumerate(entries, start=1)]
+        for own, values in parts:
+            inner = f"{name}/{own}"
             if not isinstance(values, np.ndarray):
                 self.refused[inner] = _MATLAB["sparse"] if scipy.sparse.issparse(values) else _MATLAB["opaque"]
             elif values.dtype.kind in NUMBERS:
                 yield inner, values
-            elif values.dtype.names and values.size == 1:
+            elif (values.dtype.names and values.size == 1) or (values.dtype.kind == "O" and values.size <= _CELLS):
                 yield from self._members(inner, values)
             else:
                 kind = "struct" if values.dtype.names else "cell" if values.dtype.kind == "O" else "char"
@@ -259,6 +263,8 @@ class MatReader(WholeReader):
         return array
 
 
+_CELLS = 1000
+"""The most entries of a cell array that are read as arrays."""
 _MATLAB = {
     "cell": "it is a cell array; cat(3, c{:}) in MATLAB makes one array of equal parts",
     "struct": "it is an array of several structs; cat(3, s.u) in MATLAB makes one array of their fields u",
@@ -280,12 +286,26 @@ class Hdf5Reader(ArrayReader):
 
     def _list(self) -> Iterable[tuple[str, Stored]]:
         found: dict[str, Stored] = {}
+        self._paths: dict[str, str] = {}
 
         # visititems follows hard links alone, so no name leads out of the file
-        def visit(name: str, item: object) -> None:
-            kind = self._matlab_kind(item)
-            if name[0] == "#" or any(name.startswith(f"{other}/") for other in self.refused):
+        def visit(name: str, item: Any) -> None:
+            if name[0] == "#":
                 return  # where MATLAB keeps the parts of cells and objects
+            # an entry of another type than a reference could name a link that leads out of the file
+            refers = isinstance(item, h5py.Dataset) and h5py.check_ref_dtype(item.dtype) is h5py.Reference
+            if refers and self._matlab_kind(item) == "cell" and item.size <= _CELLS:
+                for k, entry in enumerate(item[()].reshape(-1), start=1):
+                    if entry and item.file[entry].name:
+                        self._paths[f"{name}/{k}"] = item.file[entry].name
+                        visit_one(f"{name}/{k}", item.file[entry])
+                return
+            visit_one(name, item)
+
+        def visit_one(name: str, item: object) -> None:
+            kind = self._matlab_kind(item)
+            if any(name.startswith(f"{other}/") for other in self.refused):
+                return
             if kind is not None:
                 self.refused[name] = _MATLAB[kind]
             elif isinstance(item, h5py.Dataset) and {"scale_factor", "add_offset"} & set(item.attrs):
@@ -317,7 +337,7 @@ class Hdf5Reader(ArrayReader):
     def read(self, name: str, index: Index = ()) -> Array:
         with reading(self.path, name), h5py.File(self.path, "r") as file:
             index = (*index, *(slice(None) for _ in range(len(self.arrays[name].shape) - len(index))))
-            values = np.asarray(file[name][index[::-1] if self.squeezes else index])
+            values = np.asarray(file[self._paths.get(name, name)][index[::-1] if self.squeezes else index])
             if values.dtype.names:  # complex numbers, as MATLAB writes them
                 real, imaginary = (values[part] for part in values.dtype.names)
                 values = real + 1j * imaginary
@@ -325,13 +345,18 @@ class Hdf5Reader(ArrayReader):
 
 
 class CsvReader(ArrayReader):
-    """A text table: each column of numbers is a series in time. Rows with one entry in a column `s` are a simulation.
+    """A text table, in which each column of numbers is an array.
 
-    Missing entries are NaN, and date-times seconds since the first one.
+    Its rows follow each other in time. With columns of positions, they are the points of a grid instead. Rows with the
+    same entries in the columns that the form names, or else in a column `s`, are a simulation; a column with one number
+    for each of several simulations is an array of these. Missing entries are NaN, and date-times seconds since the
+    first one.
     """
 
-    def __init__(self, path: Path, form: CsvForm | None = None) -> None:
-        self._form = form
+    def __init__(self, path: Path, form: CsvForm | None = None, along: Mapping[str, str] | None = None) -> None:
+        """`along` are the letters of the axes along which columns of times and positions lie."""
+        self._form = form or CsvForm()
+        self._along = along or {}
         super().__init__(path)
 
     def _list(self) -> Iterator[tuple[str, Stored]]:
@@ -339,39 +364,62 @@ class CsvReader(ArrayReader):
         self.notes = list(table.notes)
         names = table.names or tuple(f"c{column}" for column in range(table.width))
         self._units = dict(zip(names, table.units, strict=True))
-        order: Array = np.arange(table.count)
-        shape: tuple[int, ...] = (table.count,)
-        if SIMULATION in names:
-            order, shape = self._simulations(table.text(names.index(SIMULATION)))
-        self.axes = "st"[-len(shape) :]
-        self._columns: dict[str, Array] = {}
+        told = self._form.simulation
+        if unknown := [name for name in told if name not in names and self._form.simulation != CsvForm().simulation]:
+            raise DataError(
+                f"{self.path} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}, which is to tell "
+                f"simulations apart (it has {', '.join(names)})",
+                key="data.csv.simulation",
+            )
+        told = tuple(name for name in told if name in names)
+        entries = list(zip(*(table.text(names.index(name)) for name in told), strict=True)) or [()] * table.count
+        self._labels = [", ".join(entry) for entry in dict.fromkeys(entries)]
+        read: dict[str, Array] = {}
         for column, name in enumerate(names):
-            if not name or name == SIMULATION:
+            if not name or (name in told and (name == "s" or table.is_text(column))):
                 continue
             if table.are_moments(column):
-                values, first = table.seconds(column)
+                read[name], first = table.seconds(column)
                 self.dated = (*self.dated, name)
                 self.notes.append(f"{name} is counted in seconds since {first}")
             elif table.is_text(column):
                 self.refused[name] = "its entries are texts"
-                continue
             else:
-                values = table.numbers(column)
+                read[name] = table.numbers(column)
+        self._columns = self._laid_out(read, by_simulation(entries), bool(told))
+        for name, values in self._columns.items():
             self.marks_missing |= bool(np.isnan(values).any())
-            self._columns[name] = values[order].reshape(shape)
-            yield name, Stored(shape, values.dtype)
+            yield name, Stored(values.shape, values.dtype)
 
-    def _simulations(self, entries: Sequence[str]) -> tuple[Array, tuple[int, int]]:
-        """Return the order of rows by simulation, and the number of simulations and of rows in each."""
-        known = list(dict.fromkeys(entries))
-        counts = [entries.count(entry) for entry in known]
+    def _laid_out(self, read: Mapping[str, Array], simulation: Array, told: bool) -> dict[str, Array]:
+        """Return the columns by simulation, and on a grid if positions are among them."""
+        count = int(simulation.max()) + 1
+        first = np.array([int((simulation == k).argmax()) for k in range(count)])
+        # a number that is the same in all rows of each simulation is known of it
+        known = {
+            name: values[first]
+            for name, values in read.items()
+            if 1 < count < len(values) and np.array_equal(values[first][simulation], values, equal_nan=True)
+        }
+        lines = {name: letter for name, letter in self._along.items() if name in read}
+        if set(lines.values()) - {"t"}:
+            grid = TableGrid.of(simulation, {name: read[name] for name in lines})
+            self.axes = ("s" if count > 1 else "") + "".join(lines.values())
+            return {
+                name: grid.lines[name] if name in lines else known.get(name, grid(values))
+                for name, values in read.items()
+            }
+        counts = np.bincount(simulation).tolist()
         if len(set(counts)) > 1:
-            longest, shortest = (known[counts.index(pick(counts))] for pick in (max, min))
+            longest, shortest = (self._labels[counts.index(pick(counts))] for pick in (max, min))
             raise ValueError(
                 f"simulation {longest!r} has {max(counts)} rows and {shortest!r} has {min(counts)}; give rows with "
                 "empty entries for what was not observed, or a file for each simulation (a list in data.path)"
             )
-        return np.argsort([known.index(entry) for entry in entries], kind="stable"), (len(known), counts[0])
+        self.axes = "st" if told else "t"
+        order = np.argsort(simulation, kind="stable")
+        shape = (count, counts[0]) if told else (counts[0],)
+        return {name: known[name] if name in known else values[order].reshape(shape) for name, values in read.items()}
 
     def read(self, name: str, index: Index = ()) -> Array:
         return np.asarray(self._columns[name][index])
@@ -430,10 +478,10 @@ def reading(path: Path, name: str | None = None) -> Iterator[None]:
         raise DataError(f"cannot read {path}{array}: {text.splitlines()[0]}", key=KEY) from error
 
 
-def open_arrays(path: Path, form: CsvForm | None = None) -> ArrayReader:
+def open_arrays(path: Path, form: CsvForm | None = None, along: Mapping[str, str] | None = None) -> ArrayReader:
     """Return the reader of a file or folder. Raise DataError if there is none, or none that can be read.
 
-    `form` is that of a text table.
+    `form` is that of a text table, and `along` the letters of the axes of its columns of times and positions.
     """
     path = path.absolute()
     if path.is_dir():
@@ -453,7 +501,7 @@ def open_arrays(path: Path, form: CsvForm | None = None) -> ArrayReader:
         case suffix if suffix in HDF5:
             return Hdf5Reader(path)
         case suffix if suffix in TABLES:
-            return CsvReader(path, form)
+            return CsvReader(path, form, along)
     raise DataError(
         f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES + TABLES)} files and from folders of "
         ".npy"

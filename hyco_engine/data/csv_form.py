@@ -32,8 +32,12 @@ class CsvForm:
     encoding: str = option("", help='encoding, such as "latin-1"; empty: found', check=_check_encoding)
     skip: int = option(0, help="number of lines before the first line of the table", ge=0)
     missing: tuple[str, ...] = option(
-        (), help='entries that mean "not observed", such as "inf", beside empty ones, NA, NaN, null, none and -'
+        (), help='entries that mean "not observed", such as "inf", beside empty ones, NA, NaN, null, none, . and -'
     )
     time_format: str = option(
         "", help='form of date-times, such as "%d.%m.%Y %H:%M"; empty: numbers, or ISO 8601 (2024-05-01T12:00:00)'
+    )
+    simulation: tuple[str, ...] = option(
+        ("s",),
+        help='kind = "arrays": columns whose entries together tell to which simulation a row belongs, where they are',
     )

@@ -26,7 +26,7 @@ from hyco_engine.errors import DataError
 from hyco_engine.untrusted import TooLargeError, read_regular
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
-MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
+MISSING = frozenset({"", ".", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--"})
 """Entries that mean "not observed", in lower case."""
 # each expression decides in one pass over the entry, however long it is
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
@@ -36,6 +36,12 @@ _COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}(?:\d{2})?)?")
 """Date-times written as one number: 20240501, or 202405011230."""
 _FINER = re.compile(r"[.,]\d{6}0*[1-9]")
 """Digits of a second that `datetime` has no place for."""
+_TIME_FORMATS = tuple(
+    f"{day}{clock}".strip()
+    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d-%b-%Y", "%d %b %Y", "")
+    for clock in ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+)
+"""Forms of date-times, and of times of the day, in which people write them."""
 _COMMENTS = ("#", "%", "//", "!")
 _OPENING = {"]": "[", ")": "("}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -141,17 +147,22 @@ class CsvTable:
 
         Whole numbers are date-times if each of them can be one, such as 20240501.
         """
-        if self.form.time_format:
-            return True
         seen = [entry for entry in self.text(column) if not self.is_missing(entry)]
+        if self.form.time_format and seen:
+            return self._moment(seen[0]) is not None or _like_moment(seen[0])
         if seen and not _is_number(seen[0], self.form.decimal):
             return self._moment(seen[0]) is not None
         return bool(seen) and all(_COMPACT.fullmatch(entry) and self._moment(entry) for entry in seen)
 
+    def time_formats(self, column: int) -> list[str]:
+        """Return the common forms of date-times that fit to all entries of a column."""
+        entries = [entry for entry in self.text(column) if not self.is_missing(entry)]
+        return [form for form in _TIME_FORMATS if entries and all(_parsed(entry, form) for entry in entries)]
+
     def _moment(self, entry: str) -> datetime | None:
         try:
             if self.form.time_format:
-                return datetime.strptime(entry, self.form.time_format)
+                return _parsed(entry, self.form.time_format)
             compact = _COMPACT.fullmatch(entry)
             return datetime.fromisoformat("T".join(filter(None, compact.groups())) if compact else entry)
         except ValueError:
@@ -162,6 +173,9 @@ class CsvTable:
             return "a quotation mark before it is not closed", "data.path"
         if "," in entry and _is_number(entry, ","):
             return 'if the comma is the decimal sign, set data.csv.decimal = ","', "data.csv.decimal"
+        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", entry):
+            how, key = _how_times_are_written("date-times are")
+            return f"if it belongs to a date in another column, write both in one column; else {how}", key
         if _like_moment(entry):
             return _how_times_are_written("date-times are")
         if _DIGITS.fullmatch(entry):
@@ -339,8 +353,10 @@ def _header(
     for comment in reversed(comments):
         bare = comment.strip().lstrip("#%!/ ")
         ((_, row),) = _split(path, [(0, bare)], form.separator)
-        if len(row) == len(first) and not any(_is_number(entry, form.decimal) for entry in row):
-            return row
+        # columns that white space separates may have names with single blanks
+        for names in (row, re.split(r"\s{2,}", bare.strip())):
+            if len(names) == len(first) and not any(_is_number(entry, form.decimal) for entry in names):
+                return names
     return None
 
 
@@ -355,6 +371,13 @@ def _is_header(first: Sequence[str], after: Sequence[str], form: CsvForm, named:
         return bool(text)
     below = [after[k] for k in text if k < len(after)]
     return not named and any(_is_number(entry, form.decimal) or _like_moment(entry) for entry in below)
+
+
+def _parsed(entry: str, form: str) -> datetime | None:
+    try:
+        return datetime.strptime(entry, form)
+    except ValueError:
+        return None
 
 
 def _like_moment(entry: str) -> bool:

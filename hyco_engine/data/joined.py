@@ -22,6 +22,7 @@ from hyco_engine.errors import DataError, Problem, SpecError
 log = logging.getLogger("hyco_engine")
 
 KEY = "data.path"
+TABLES = (".csv", ".tsv")
 MOST_TOLD = 5
 """The number of files that cannot be used of which an error tells why."""
 FILE = "file"
@@ -97,12 +98,12 @@ def expanded(path: Path | tuple[Path, ...] | None, suffixes: Sequence[str], part
 def _expanded(path: Path, suffixes: Sequence[str], parts: Sequence[str]) -> list[Path]:
     if path.is_dir():
         inside = [p for p in path.iterdir() if not p.name.startswith(".")]
-        return [path] if _readable(inside, parts) else _readable(inside, suffixes) or [path]
+        return [path] if _readable(inside, parts) else _apart(_readable(inside, suffixes)) or [path]
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     matching = [Path(name) for name in glob.glob(str(path), recursive=True)]
     readable = (*suffixes, *parts)
-    found = sorted([*_readable(matching, readable), *(p for p in matching if p.is_dir())], key=in_order)
+    found = sorted([*_apart(_readable(matching, readable)), *(p for p in matching if p.is_dir())], key=in_order)
     if not found:
         other = f"; {matching[0].name} is no {' or '.join(readable)} file" if matching else ""
         raise DataError(f"no file or folder with data matches {path}{other}", key=KEY)
@@ -113,6 +114,11 @@ def _expanded(path: Path, suffixes: Sequence[str], parts: Sequence[str]) -> list
 
 def _readable(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
     return sorted((p for p in paths if p.suffix.lower() in suffixes and p.is_file()), key=in_order)
+
+
+def _apart(paths: list[Path]) -> list[Path]:
+    """Leave out text tables beside other files, of which they tell something."""
+    return [path for path in paths if path.suffix.lower() not in TABLES] or paths
 
 
 def in_order(path: Path) -> list[tuple[str, float]]:

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from hyco_engine.data.array_files import ArrayReader, open_arrays
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.npy import Array
 from hyco_engine.errors import DataError
 
@@ -31,13 +32,13 @@ class Stored:
         return f"{self.name}: {self.dtype} {list(self.shape)}"
 
 
-def arrays_in(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+def arrays_in(path: Path, form: CsvForm | None = None) -> tuple[dict[str, Stored], dict[str, str]]:
     """Return (the arrays of a file or folder, what cannot be used with the reason). Raises DataError if it is damaged.
 
     The values of complex arrays are their real parts, as the source `arrays` gives them unless it is told otherwise.
     """
     try:
-        reader = open_arrays(path)
+        reader = open_arrays(path, form)
         found = {}
         for name, stored in reader.arrays.items():
             read = partial(_read, reader, name, stored.shape)

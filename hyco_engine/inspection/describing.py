@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import h5py
 
-from hyco_engine.data.array_files import NETCDF, XARRAY, Hdf5Reader, open_arrays
+from hyco_engine.data.array_files import NETCDF, SUFFIXES, XARRAY, Hdf5Reader, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.fields import TIME
@@ -22,8 +22,8 @@ from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
-from hyco_engine.inspection.guessing import data_section, lines_for, split_line, table_series_section
-from hyco_engine.inspection.tables import Columns, table_section, tables_section
+from hyco_engine.inspection.guessing import data_section, lines_for, scattered, series_section, split_line
+from hyco_engine.inspection.tables import Columns, grid_section, table_section, tables_section, with_lines
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.loading import MAX_BYTES
 from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SampleSource, TrajectorySource
 
 MAX_LINES = 40
+_PICKLE = ": it holds pickled Python objects, which the engine never reads; save its arrays with numpy.savez"
+_SHEET = ": save its sheets as .csv files"
+_PACKED = ": unpack it, and inspect the file or the folder that was in it"
+_REMEDIES = {
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".joblib"), _PICKLE),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), _SHEET),
+    **dict.fromkeys((".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"), _PACKED),
+    ".json": ": save its lists of numbers as arrays with numpy.savez",
+    **dict.fromkeys((".feather", ".arrow"), ": save it as .parquet, or as .csv"),
+}
+"""What helps with files that the engine does not read, by their suffix."""
 JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5", *NETCDF)
 """The files that a source joins to one data set."""
 
@@ -95,8 +106,11 @@ def _folder(path: Path) -> Found:
         return _scenes(path, scenes or [path])
     if any(path.glob("*.npy")):
         return _arrays(path, "a folder of .npy files")
-    if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+    if _is_zarr(path):
         return _with_xarray(path, "a zarr store")
+    if stores := sorted((p for p in path.iterdir() if p.is_dir() and _is_zarr(p)), key=in_order):
+        what = f"{len(stores)} zarr stores such as {stores[0].name}"
+        return _with_xarray(stores[0], what, Path(glob.escape(str(path))) / f"*{stores[0].suffix}")
     if (path / "data").is_dir() and any(path.glob("data/*/*.hdf5")):
         files = sorted(path.glob("data/*/*.hdf5"))
         splits = sorted({f.parent.name for f in files})
@@ -108,6 +122,10 @@ def _folder(path: Path) -> Found:
         return several
     names = sorted(p.name for p in path.iterdir())[:12]
     raise DataError(f"{path} is a folder without data of a known kind; it holds {', '.join(names) or 'nothing'}")
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _several(folder: Path) -> Found | None:
@@ -189,9 +207,10 @@ def _file(path: Path) -> Found:
         return _hdf5(path)
     if path.suffix.lower() in (".npy", ".npz", ".mat"):
         return _arrays(path, f"a {path.suffix} file")
+    known = (*SUFFIXES, *CSV, *PARQUET, *XARRAY, ".toml", ".safetensors")
     raise DataError(
-        f"{path} is of no known kind; known are .npy, .npz, .mat, .h5, .hdf5, .csv, .toml and .safetensors files, "
-        f"folders of .npy files, PhiFlow scenes, and run folders"
+        f"{path} is of no known kind{_REMEDIES.get(path.suffix.lower(), '')}; known are {', '.join(known)} files, "
+        f"folders of such files, PhiFlow scenes, and run folders"
     )
 
 
@@ -218,13 +237,15 @@ def _with_xarray(path: Path, what: str, several: Path | None = None) -> Found:
     readings = (
         [] if several is None else [f'files = "{each}"   # <- by their times' for each in ("frames", "simulations")]
     )
+    evened = 'resample = "linear"   # <- times or positions are not evenly spaced, so that it interpolates'
     # where it is open, an axis keeps its end samples; a series has no ends
-    for more, ends in product([[own] for own in readings] or [[]], (['boundary = "zero-gradient"'], [])):
+    ways = product(([], [evened]), [[own] for own in readings] or [[]], (['boundary = "zero-gradient"'], []))
+    for even, more, ends in ways:
         try:
-            source = cast("TrajectorySource", _source("\n".join([*lines, *more, *ends]))[1])
+            source = cast("TrajectorySource", _source("\n".join([*lines, *even, *more, *ends]))[1])
         except (Mistakes, HycoError):
             continue
-        return attrs.evolve(found, spec="\n".join([*lines, *more, *lines_for(source)]))
+        return attrs.evolve(found, spec="\n".join([*lines, *more, *even, *lines_for(source)]))
     lines += readings[:1]
     more = ['boundary = "periodic"   # <- the file does not say', 'split = { by = "time" }']
     return attrs.evolve(found, spec="\n".join([*lines, *more]))
@@ -235,6 +256,8 @@ def _arrays(path: Path, what: str) -> Found:
     contents = tuple([*map(str, arrays.values()), *(f"{name}: {why}" for name, why in refused.items())][:MAX_LINES])
     if not arrays:
         return Found(what=f"{what} without arrays of numbers", contents=contents)
+    if advice := scattered(arrays):
+        return Found(what=f"{what}; {advice}", contents=contents)
     section = data_section(arrays, path)
     if section is None and (columns := Columns.of_arrays(arrays, path)) is not None:
         return Found(what=f"{what} with a table of observations", contents=contents, spec=table_section(columns))
@@ -246,6 +269,7 @@ def _arrays(path: Path, what: str) -> Found:
 def _hdf5(path: Path) -> Found:
     with h5py.File(path, "r") as file:
         keys, attributes = set(file), {str(k): _short(v) for k, v in file.attrs.items()}
+        numbers = {k: float(v) for k, v in file.attrs.items() if isinstance(v, float | int) and not isinstance(v, bool)}
         seeds = [key for key in keys if key.isdigit() and isinstance(file[key], h5py.Group) and "data" in file[key]]
     contents = [f"@{name} = {value}" for name, value in attributes.items()]
     arrays, refused = arrays_in(path)
@@ -258,7 +282,7 @@ def _hdf5(path: Path) -> Found:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
         more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
         return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
-    section = data_section(arrays, path)
+    section = data_section(arrays, path, numbers)
     if section is None:
         return Found(
             what="an HDF5 file of an unknown layout; nothing in it looks like a field that changes in time",
@@ -326,16 +350,55 @@ def _read_table(path: Path) -> CsvTable | None:
 
 
 def _table(table: CsvTable | ParquetTable) -> Found:
-    columns = Columns.of_table(table)
+    dated, form = _with_dates(table)
+    columns = Columns.of_table(dated)
     listed = "columns: " + ", ".join(table.names) if table.names else f"{table.width} columns without names"
     contents = (f"{table.count} rows", listed, *table.notes)
-    if not columns.are_observations and isinstance(table, CsvTable) and not columns.axes:
-        arrays, _ = arrays_in(table.path)
-        if (section := table_series_section(arrays, table.path)) is not None:
-            return Found(what="a table of series in time", contents=contents, spec=section)
-    if not columns.are_observations:
-        return Found(what="a table; observations need the columns t, x and at least one value", contents=contents)
-    return Found(what="a table of observations", contents=contents, spec=table_section(columns))
+    if isinstance(dated, CsvTable) and (section := grid_section(dated)) is not None:
+        return Found(what="a table of a field on a grid", contents=contents, spec=with_lines(section, form))
+    if columns.are_observations:
+        return Found(what="a table of observations", contents=contents, spec=with_lines(table_section(columns), form))
+    if isinstance(dated, CsvTable):
+        section, more = _series_in(dated)
+        if section is not None:
+            spec = with_lines(section, [*form, *more])
+            what = "a table of series in time" if "\ncoordinates" not in spec else "a table of a field"
+            return Found(what=what, contents=contents, spec=spec)
+    keys = (
+        'kind = "points" reads observations if data.columns names the columns t, x, y, z and s (the simulation) and '
+        'the fields; kind = "arrays" reads series if data.time names a column of times that increase from row to row, '
+        "or within each simulation, which data.csv.simulation tells apart"
+    )
+    return Found(what=f"a table whose columns are not plain; {keys}", contents=contents)
+
+
+def _with_dates(table: CsvTable | ParquetTable) -> tuple[CsvTable | ParquetTable, list[str]]:
+    """Return (a table whose date-times can be read, the line of a spec that says so)."""
+    if not isinstance(table, CsvTable):
+        return table, []
+    for k in range(table.width):
+        if not table.are_moments(k) and (forms := table.time_formats(k)):
+            others = f"; or {', '.join(map(_toml_text, forms[1:]))}" if forms[1:] else ""
+            line = f"csv.time_format = {_toml_text(forms[0])}   # <- it fits to all rows{others}"
+            return attrs.evolve(table, form=attrs.evolve(cast("Any", table.form), time_format=forms[0])), [line]
+    return table, []
+
+
+def _series_in(table: CsvTable) -> tuple[str | None, list[str]]:
+    """Return (the section of a table without places, lines on its form), trying each column as that of simulations."""
+    headed, path = bool(table.names), table.path
+    section = series_section(arrays_in(path, table.form)[0], path, headed=headed)
+    if section is not None:
+        return section, []
+    for name in table.names:
+        own = attrs.evolve(cast("Any", table.form), simulation=(name,))
+        try:
+            section = series_section(arrays_in(path, own)[0], path, headed=headed, named=True)
+        except DataError:
+            continue
+        if section is not None:
+            return section, [f"csv.simulation = [{_toml_text(name)}]   # <- within its entries, times increase"]
+    return None, []
 
 
 def _toml(path: Path) -> Found:

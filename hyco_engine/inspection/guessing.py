@@ -6,7 +6,10 @@ Facts that the file does not contain are guessed, and the section marks each gue
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +17,9 @@ import attrs
 import numpy as np
 
 from hyco_engine.data.npy import Array
+from hyco_engine.data.numbered import STAR, members, patterns
 from hyco_engine.data.points import TIME_NAMES
-from hyco_engine.inspection.contents import Stored
+from hyco_engine.inspection.contents import MAX_VALUES, Stored
 
 if TYPE_CHECKING:
     from hyco_engine.data.contracts import TrajectorySource
@@ -38,6 +42,17 @@ class Vector:
     values: Array
     rounding: float = 0.0
     """By how much the file rounds these numbers, relative to the largest of them."""
+    mesh: tuple[int, ...] = ()
+    """The shape of the array if it repeats the numbers for others, as `numpy.meshgrid` does."""
+    along: int = 0
+    """The axis of the mesh along which they vary."""
+
+    def places_in(self, shape: tuple[int, ...]) -> set[int]:
+        """Return the axes of a field of this shape that may be the axis of these numbers."""
+        if not self.mesh:
+            return {k for k, n in enumerate(shape) if n == len(self.values)}
+        every = combinations(range(len(shape)), len(self.mesh))
+        return {own[self.along] for own in every if tuple(shape[k] for k in own) == self.mesh}
 
     @property
     def even(self) -> bool:
@@ -55,61 +70,127 @@ DERIVED = ("all", "swap", "clean", "true", "truth", "exact", "noise", "noisy", "
 """Words in the names of arrays that are copies of a field, or made from one."""
 SERIES = ("series", "timeseries", "data", "sol", "field", "train", "star", "all")
 """Words that follow the letter of a field in the name of its array."""
+OUTPUTS = ("u", "y", "sol", "solution", "output", "outputs", "target", "targets", "label", "labels")
+"""Words in the names of arrays that are made from other arrays of the file."""
+POSITIONS = ("x", "coords", "coordinates", "positions", "points", "nodes", "mesh", "grid", "locations")
+"""Words in the names of arrays of positions."""
 GENERIC = ("usol", "uu", "sol", "solution", "data", "values", "arr_0", "array", "tensor", "field", "output")
 """Names that say only that an array is the field, which built-in physics call u."""
 
 
-def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
-    """Return the section for the source `arrays`, or None if no array looks like a field that changes in time."""
+def data_section(arrays: Mapping[str, Stored], path: Path, attributes: Mapping[str, float] | None = None) -> str | None:
+    """Return the section for the source `arrays`, or None if no array looks like a field that changes in time.
+
+    `attributes` are numbers of the file beside its arrays, by name.
+    """
+    arrays = _stacked(arrays)
     squeeze = path.suffix.lower() == ".mat"
-    vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored)) is not None}
-    times = [n for n in vectors if _base(n).replace("-", "_") in TIMES]
+    vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored, squeeze)) is not None}
+    times = {n: v for n, v in vectors.items() if _named(n) in TIMES}
     shapes = {n: _shape(s, squeeze) for n, s in arrays.items() if n not in vectors and len(_shape(s, squeeze)) >= 2}
     if not shapes and times:
-        return _series_section(arrays, vectors[times[0]], path)
-    positions = {
-        axis: vector
-        for axis in SPACE
-        for name, vector in vectors.items()
-        if _base(name).replace("-", "_") in (axis, f"{axis}_coordinate")
-    }
+        return _series_section(arrays, next(iter(times.values())), path)
     own = _without_derived([name for name in shapes if arrays[name].dtype.kind != "b"] or list(shapes))
     if not own:
         return None
     most = max((shapes[name] for name in own), key=lambda shape: (len(shape), np.prod(shape, dtype=object)))
     fields = [name for name in own if shapes[name] == most]
-    time = next((v for n, v in vectors.items() if _base(n).replace("-", "_") in TIMES and len(v.values) in most), None)
-    positions = {axis: vector for axis, vector in positions.items() if len(vector.values) in most}
-    longer = tuple(n for n in most if n > 1)
+    time = next((v for v in times.values() if v.increases and v.places_in(most)), None)
+    positions = {
+        axis: vector
+        for axis in SPACE
+        for name, vector in vectors.items()
+        if _named(name) in (axis, f"{axis}_coordinate") and vector.places_in(most)
+    }
+    longer = [k for k, n in enumerate(most) if n > 1]
     if len(longer) < 2:
         return None
-    axes, sure = _axes(longer, time, positions)
-    axes = _with_thin(axes, most)
-    if "t" not in axes:
-        return None
-    space = [axis for axis in SPACE if axis in axes]
-    positions = {a: v for a, v in positions.items() if a in axes and most[axes.index(a)] == len(v.values)}
-    if time is not None and (most[axes.index("t")] != len(time.values) or not time.increases):
-        time = None
+    listed = _listed(vectors, most)
+    if listed and time is None and not positions:
+        *space, time = listed
+        positions = dict(zip(SPACE, space, strict=False))
+        axes, sure = f"{SPACE[: len(space)]}t", False
+    else:
+        named = positions | ({"t": time} if time else {})
+        places = {axis: {longer.index(k) for k in v.places_in(most) if k in longer} for axis, v in named.items()}
+        axes, sure = _axes(tuple(most[k] for k in longer), places)
+        axes = _with_thin(axes, most)
+    if STAR in fields[0] and not sure:
+        axes = _with_stack(axes, fields[0], most, time is not None and 0 not in time.places_in(most))
     read = {name: values.reshape(most) for name in fields if (values := arrays[name].read()) is not None}
+    steady = time is None and len(read) > 1 and len(read) == len(fields) and all(map(_unrelated, read.values()))
+    if steady:
+        axes = f"s{_guess_space(most[1:])}"
+    if not steady and ("t" not in axes or most[axes.index("t")] < 3):
+        return None
+    positions = {a: v for a, v in positions.items() if a in axes and axes.index(a) in v.places_in(most)}
+    if time is not None and axes.index("t") not in time.places_in(most):
+        time = None
+    numbers = {name: float(v.flat[0]) for name, v in _single(arrays).items()} | dict(attributes or {})
+    return fields_section(path, read, fields, most, axes, sure, time, positions, numbers)
+
+
+def scattered(arrays: Mapping[str, Stored]) -> str:
+    """Return what to do about arrays that hold the positions of points, such as `X_star [points, 2]`; else nothing."""
+    for name, stored in arrays.items():
+        words = set(_named(name).replace("xy", "x").split("_"))
+        points, columns = stored.shape if len(stored.shape) == 2 else (0, 0)
+        others = [other for other, own in arrays.items() if other != name and points in own.shape]
+        if columns in (2, 3) and points > _FEW and words & set(POSITIONS) and others:
+            return (
+                f"{name} seems to hold the positions of {points} points, at which {', '.join(others)} are given: if "
+                f"the points are a grid, reshape these arrays to its axes, and save the positions along each; else "
+                f"write a row t, {', '.join(SPACE[:columns])} and values for each point and time, which "
+                'kind = "points" reads'
+            )
+    return ""
+
+
+def fields_section(
+    path: Path,
+    read: Mapping[str, Array],
+    fields: list[str],
+    most: tuple[int, ...],
+    axes: str,
+    sure: bool,
+    time: Vector | None,
+    positions: Mapping[str, Vector],
+    numbers: Mapping[str, float],
+) -> str:
+    """Return the section of fields of the shape `most`, given the meaning of their axes and what else is known.
+
+    Without an axis of time, the last field is a state that does not change, and the others are inputs.
+    """
+    space = [axis for axis in SPACE if axis in axes]
+    inputs = [] if "t" in axes else sorted(fields, key=_named_as_output)[:-1]
     rings = {axis for axis, vector in positions.items() if _ends_before_its_period(vector.values)}
-    sides = {name: _sides(_real(values), axes, rings) for name, values in read.items()}
+    # states that do not change show their ends in all simulations together
+    rows = axes if "t" in axes else axes.replace("s", "t")
+    sides = {name: _sides(_real(values), rows, rings) for name, values in read.items()}
     lines = ["[data]", 'kind = "arrays"', f"path = {_text(str(path))}"]
     names = {name: _field(name, k, fields) for k, name in enumerate(fields)}
     together = len({str(own) for own in sides.values()}) <= 1
-    named = ", ".join(
-        f"{names[name]} = {_text(name)}"
-        if together and not _needs_part(read.get(name))
-        else f"{names[name]} = {_table(name, None if together else sides[name], read[name], space)}"
-        for name in fields
-    )
-    lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
-    other = _other_reading(axes)
-    either = f'; or axes = "{other}", if these {most[0]} are simulations' if other else ""
-    lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_meaning(axes)}{either}"))
-    lines.append(
-        f"time = {_text(time.name)}" if time else "dt = 1.0   # <- the time between two frames is not in the file"
-    )
+    entries: list[str] = []
+    for name in fields:
+        boundary = None if together else sides[name]
+        if _needs_part(read.get(name)):
+            entries += [
+                f"{names[name]}_{part} = {_table(name, boundary, space, part=part)}" for part in ("real", "imag")
+            ]
+        elif together and name not in inputs:
+            entries.append(f"{names[name]} = {_text(name)}")
+        else:
+            entries.append(f"{names[name]} = {_table(name, boundary, space, static=name in inputs)}")
+    lines.append(f"variables = {{ {', '.join(entries)} }}   # field = array; name fields as your physics does")
+    lines.append(f'axes = "{axes}"' + ("" if sure else f"   # <- guessed for {list(most)}: {_readings(axes, most)}"))
+    if "t" not in axes:
+        lines.append("steady = true   # <- entries of the first axis do not resemble their neighbours, as frames do")
+    elif time is not None:
+        lines.append(f"time = {_text(time.name)}")
+    elif name := _found(numbers, "dt", "delta_t", "timestep", "time_step"):
+        lines.append(f"dt = {numbers[name]!r}   # <- the number {name} of the file")
+    else:
+        lines.append("dt = 1.0   # <- the time between two frames is not in the file")
     if positions:
         lines.append(
             "coordinates = { " + ", ".join(f"{axis} = {_text(v.name)}" for axis, v in positions.items()) + " }"
@@ -118,16 +199,34 @@ def data_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
     if uneven:
         lines.append(f'resample = "linear"   # <- {" and ".join(uneven)}: not evenly spaced, so that it interpolates')
     if missing := [axis for axis in space if axis not in positions and most[axes.index(axis)] > 1]:
-        ends = ", ".join(f"{axis} = [0.0, 1.0]" for axis in missing)
-        lines.append(f"bounds = {{ {ends} }}   # <- the ends of the domain are not in the file")
+        lines.append(_bounds({axis: most[axes.index(axis)] for axis in missing}, numbers))
     if together and space:
         lines.append(_boundary(next(iter(sides.values()), None), space))
-    frames, sims = most[axes.index("t")], most[axes.index("s")] if "s" in axes else 1
+    frames, sims = most[axes.index("t")] if "t" in axes else 2, most[axes.index("s")] if "s" in axes else 1
     if any(not np.isfinite(_real(values)).all() for values in read.values()):
         lines.append(GAPS)
     lines.append(f"num_predict_steps = {max(1, min(3, frames // 8))}")
     lines.append(split_line(frames, sims))
     return "\n".join(lines)
+
+
+def _found(numbers: Mapping[str, float], *names: str) -> str:
+    """Return the positive number with one of the names, in whatever case; empty if there is none."""
+    return next((name for name, value in numbers.items() if _named(name) in names and value > 0), "")
+
+
+def _bounds(cells: Mapping[str, int], numbers: Mapping[str, float]) -> str:
+    """Return the line with the ends of axes, from a spacing or a length that the file holds where there is one."""
+    ends, told = {}, set()
+    for axis, n in cells.items():
+        lengths = [f"l{axis}", f"length_{axis}", *(("l", "length") if len(cells) == 1 else ())]
+        step, length = _found(numbers, f"d{axis}", f"delta_{axis}"), _found(numbers, *lengths)
+        name = step or length
+        ends[axis] = float(f"{numbers[name] * (n if step else 1):.12g}") if name else 1.0
+        told.add(name)
+    listed = ", ".join(f"{axis} = [0.0, {end!r}]" for axis, end in ends.items())
+    why = "the ends of the domain are not in the file" if "" in told else f"by {', '.join(sorted(told))} of the file"
+    return f"bounds = {{ {listed} }}   # <- {why}"
 
 
 def lines_for(source: TrajectorySource) -> list[str]:
@@ -157,20 +256,56 @@ def lines_for(source: TrajectorySource) -> list[str]:
     return [*lines, f"num_predict_steps = {max(1, min(3, frames // 8))}", split_line(frames, source.num_simulations)]
 
 
-def table_series_section(arrays: Mapping[str, Stored], path: Path) -> str | None:
-    """Return the section for the series in a text table, or None if it has no times that increase."""
-    name = next((name for name in arrays if name.lower() in (*TIMES, *TIME_NAMES)), None)
-    times = None if name is None else arrays[name].read()
-    if times is None or name is None:
+def series_section(arrays: Mapping[str, Stored], path: Path, *, headed: bool, named: bool = False) -> str | None:
+    """Return the section for the series or the field in the columns of a text table, or None if it shows none.
+
+    Columns are `headed` if the file names them. Those whose names differ in a number alone are a field, unless the
+    table names its times. With `named`, only a column that is named as times holds them.
+    """
+    first, *others = arrays
+    given = next((name for name in arrays if _is_time(name)), None)
+    star = next((name for name, own in patterns(others).items() if len(own) == len(others)), "")
+    lines = {name: own for name in arrays if (own := _increasing(arrays[name])) is not None}
+    if star and len(others) > (_FEW - 2 if headed else _FEW) and given in (None, first if star == STAR else None):
+        columns = {number: arrays[name] for number, name in members(star, others).items()}
+        if first not in lines and not headed:
+            return data_section(arrays, path)
+        if first in lines and len(arrays[first].shape) == 1:
+            return _wide_section(path, star, columns, lines[first], headed)
+    time = lines.get(given) if given else None if named else next(iter(lines.values()), None)
+    fields = [name for name in arrays if time is not None and name != time.name]
+    if time is None or not fields:
         return None
-    first = times.reshape(-1, times.shape[-1])[0]
-    own = Vector(name=name, values=first - first[0])
-    others = [other for other in arrays if other != name]
-    return (
-        _series(path, others, own, len(times) if times.ndim > 1 else 1, table=True)
-        if others and own.increases
-        else None
-    )
+    shape = arrays[time.name].shape
+    note = "" if given else "   # <- the first column that increases"
+    return _series(path, fields, time, shape[0] if len(shape) > 1 else 1, table=True, note=note)
+
+
+def _wide_section(path: Path, star: str, columns: Mapping[float, Stored], rows: Vector, headed: bool) -> str | None:
+    """Return the section of one field `[columns, rows]` of a table; the numbers in its header are times or places."""
+    values = _stack(list(columns.values()))
+    if values is None:
+        return None
+    header = Vector(name=STAR, values=np.array(list(columns))) if headed else None
+    timed = _is_time(rows.name)
+    time, place = (rows, header) if timed else (header, rows)
+    positions = {"x": place} if place is not None else {}
+    axes = "xt" if timed else "tx"
+    return fields_section(path, {star: values}, [star], values.shape, axes, False, time, positions, {})
+
+
+def _is_time(name: str) -> bool:
+    return name.lower() in (*TIMES, *TIME_NAMES)
+
+
+def _increasing(stored: Stored) -> Vector | None:
+    """Return the numbers of a column, since the first one and in the first simulation; None if they do not increase."""
+    values = stored.read()
+    if values is None or values.dtype.kind not in "fiu":
+        return None
+    first = values.reshape(-1, values.shape[-1])[0].astype(np.float64)
+    found = Vector(name=stored.name, values=first - first[0])
+    return found if len(first) > 1 and found.increases else None
 
 
 def _series_section(arrays: Mapping[str, Stored], time: Vector, path: Path) -> str | None:
@@ -183,7 +318,14 @@ def _series_section(arrays: Mapping[str, Stored], time: Vector, path: Path) -> s
 
 
 def _series(
-    path: Path, names: Sequence[str], time: Vector, sims: int, *, gaps: bool = False, table: bool = False
+    path: Path,
+    names: Sequence[str],
+    time: Vector,
+    sims: int,
+    *,
+    gaps: bool = False,
+    table: bool = False,
+    note: str = "",
 ) -> str:
     """Return the section of series without a place; a text table itself says what its axes and its gaps are."""
     frames = len(time.values)
@@ -194,7 +336,7 @@ def _series(
         lines.append(f"variables = {{ {named} }}   # field = array; name fields as your physics does")
     if not table:
         lines.append(f'axes = "{"st" if sims > 1 else "t"}"')
-    lines.append(f"time = {_text(time.name)}")
+    lines.append(f"time = {_text(time.name)}{note}")
     if not time.even:
         lines.append(f'resample = "linear"   # <- {time.name}: not evenly spaced, so that it interpolates')
     if gaps:
@@ -222,30 +364,104 @@ def _needs_part(values: Array | None) -> bool:
     return float(np.abs(values.imag).max(initial=0.0)) > 1e-6 * float(np.abs(values).max(initial=0.0))
 
 
-def _table(name: str, sides: Mapping[str, object] | None, values: Array, space: list[str]) -> str:
-    """Return the table of one field that differs from others in its boundary, or is made of complex numbers."""
+def _table(
+    name: str, sides: Mapping[str, object] | None, space: list[str], *, part: str = "", static: bool = False
+) -> str:
+    """Return the table of one field that is not like the others, or is made of complex numbers."""
     entries = [f"variable = {_text(name)}"]
     if sides is not None:
         entries.append(f"boundary = {_rules(sides, space)}")
-    if _needs_part(values):
-        entries.append('part = "real"')
+    if part:
+        entries.append(f'part = "{part}"')
+    if static:
+        entries.append("static = true")
     return f"{{ {', '.join(entries)} }}"
 
 
-def _vector(stored: Stored) -> Vector | None:
-    if len([n for n in stored.shape if n > 1]) != 1 or stored.dtype.kind not in "fiuMm":
+def _stacked(arrays: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return arrays with those whose names differ in one number alone as one, where they are many or in groups.
+
+    A few, such as u1 and u2, are fields.
+    """
+    found = dict(arrays)
+    for name, own in sorted(patterns(arrays).items(), key=lambda each: -len(each[1])):
+        every = [found[member] for member in own.values() if member in found]
+        alike = len({(each.shape, each.dtype) for each in every}) == 1 and len(every) == len(own)
+        if alike and (len(own) > _FEW or STAR in name.rpartition("/")[0]):
+            stack = Stored(
+                name=name,
+                shape=(len(every), *every[0].shape),
+                dtype=every[0].dtype,
+                read=partial(_stack, every),
+            )
+            found = {other: each for other, each in found.items() if other not in own.values()} | {name: stack}
+    return found
+
+
+def _with_stack(axes: str, name: str, shape: tuple[int, ...], timed: bool) -> str:
+    """Return the letters of the axes of a stack: groups are simulations, and so are arrays that have times."""
+    if timed:
+        return f"s{axes[1:]}"
+    return f"s{_guess(shape[1:])}" if STAR in name.rpartition("/")[0] else f"t{_guess_space(shape[1:])}"
+
+
+def _stack(every: Sequence[Stored]) -> Array | None:
+    if len(every) * np.prod(every[0].shape, dtype=object) > MAX_VALUES:
+        return None
+    read = [values for each in every if (values := each.read()) is not None]
+    return np.stack(read) if len(read) == len(every) else None
+
+
+def _single(arrays: Mapping[str, Stored]) -> dict[str, Array]:
+    """Return the arrays of one number."""
+    one = {name: own for name, own in arrays.items() if own.dtype.kind in "fiu" and np.prod(own.shape, dtype=int) == 1}
+    return {name: values for name, own in one.items() if (values := own.read()) is not None}
+
+
+def _listed(vectors: Mapping[str, Vector], shape: tuple[int, ...]) -> list[Vector]:
+    """Return vectors that are as long as the axes of a shape, one after another, such as those of a cell array."""
+    for group in {name.rpartition("/")[0] for name in vectors} - {""}:
+        own = [vector for name, vector in vectors.items() if name.rpartition("/")[0] == group]
+        if tuple(len(vector.values) for vector in own) == shape and len(shape) <= 4 and own[-1].increases:
+            return own
+    return []
+
+
+def _unrelated(values: Array) -> bool:
+    """Return whether entries along the first axis differ from their neighbours as much as from all others."""
+    values = _real(values).astype(np.float64)
+    near = np.square(np.diff(values, axis=0)).mean()
+    return len(values) > _FEW and bool(near > 0.7 * 2 * values.var(axis=0, ddof=1).mean())
+
+
+def _named_as_output(name: str) -> bool:
+    return bool(set(_named(name).split("_")) & set(OUTPUTS))
+
+
+def _vector(stored: Stored, squeeze: bool) -> Vector | None:
+    """Return the times or positions that an array holds: one line, or a mesh with such a name; None for others."""
+    shape = _shape(stored, squeeze)
+    line = len([n for n in shape if n > 1]) == 1
+    if stored.dtype.kind not in "fiuMm" or not (line or (shape and _named(stored.name) in (*TIMES, *SPACE))):
         return None
     values = stored.read()
     if values is None:
         return None
-    values = values.reshape(-1)
+    values, mesh = (values.reshape(-1), ()) if line else (values.reshape(shape), shape)
     if values.dtype.kind in "Mm":
-        values = (values - values[0]) / np.timedelta64(1, "s")
-    steps = np.diff(np.asarray(values, dtype=np.float64))
-    if not ((steps > 0).all() or (steps < 0).all()):
-        return None
+        values = (values - values.reshape(-1)[0]) / np.timedelta64(1, "s")
     rounding = 8 * float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
-    return Vector(name=stored.name, values=np.asarray(values, dtype=np.float64), rounding=rounding)
+    numbers = np.asarray(values, dtype=np.float64)
+    for along in range(numbers.ndim):
+        lines = np.moveaxis(numbers, along, -1).reshape(-1, numbers.shape[along])
+        steps = np.diff(lines[0])
+        if not len(steps) or not ((steps > 0).all() or (steps < 0).all()):
+            continue
+        # each simulation may have its own first time
+        since = lines - lines[:, :1] if _named(stored.name) in TIMES else lines
+        if np.abs(since - since[0]).max() <= 1e-3 * np.abs(steps).min():
+            return Vector(name=stored.name, values=lines[0], rounding=rounding, mesh=mesh, along=along)
+    return None
 
 
 def _shape(stored: Stored, squeeze: bool) -> tuple[int, ...]:
@@ -256,18 +472,22 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2].lower()
 
 
-def _axes(shape: tuple[int, ...], time: Vector | None, positions: Mapping[str, Vector]) -> tuple[str, bool]:
-    """Return the letters of the axes, and whether the lengths of times and positions determine them."""
-    known = {axis: len(vector.values) for axis, vector in positions.items()}
-    known |= {"t": len(time.values)} if time else {}
-    # a length that two axes share determines nothing
-    clear = {axis: n for axis, n in known.items() if shape.count(n) == 1 and list(known.values()).count(n) == 1}
-    if len(clear) == len(shape):
-        return "".join(next(axis for axis, n in clear.items() if n == length) for length in shape), True
-    if "t" in clear:
-        at = shape.index(clear["t"])
-        rest = _guess_space(shape[:at] + shape[at + 1 :])
-        return rest[:at] + "t" + rest[at:], False
+def _named(name: str) -> str:
+    return _base(name).replace("-", "_")
+
+
+def _axes(shape: tuple[int, ...], places: Mapping[str, set[int]]) -> tuple[str, bool]:
+    """Return the letters of the axes, and whether times and positions, whose axes may be `places`, determine them."""
+    every = [dict(zip(places, own, strict=True)) for own in product(*places.values()) if len(set(own)) == len(own)]
+    if len(places) == len(shape) and len(every) == 1:
+        return "".join(sorted(every[0], key=every[0].__getitem__)), True
+    if len(places) == len(shape) - 1 and "t" in places and len(every) == 1 and 0 not in every[0].values():
+        return ("c" if shape[0] <= _FEW else "s") + "".join(sorted(every[0], key=every[0].__getitem__)), False
+    at = {own["t"] for own in every if "t" in own}
+    if len(at) == 1:
+        (k,) = at
+        rest = _guess_space(shape[:k] + shape[k + 1 :])
+        return rest[:k] + "t" + rest[k:], False
     return _guess(shape), False
 
 
@@ -281,6 +501,8 @@ def _with_thin(axes: str, shape: tuple[int, ...]) -> str:
 def _guess(shape: tuple[int, ...]) -> str:
     """Guess simulations first, then time: grids are mostly square, and simulations are mostly fewer than frames."""
     rest = shape[1:]
+    if shape[0] <= _FEW and len(shape) == 3:
+        return f"c{_guess(rest)}"
     cells = [n for n in rest if n > _FEW]
     letters = _guess_space(rest)
     if letters.startswith("s") or (len(set(cells)) > 1 and shape[0] < shape[1]):
@@ -290,26 +512,28 @@ def _guess(shape: tuple[int, ...]) -> str:
 
 def _guess_space(shape: tuple[int, ...]) -> str:
     """Guess the letters of the axes that are not time."""
+    if not shape:
+        return ""
     if len(shape) > 1 and shape[-1] <= _FEW:
         return f"{_guess_space(shape[:-1])}c"
     if len(shape) > 1 and shape[0] <= _FEW:
         return f"c{_guess_space(shape[1:])}"
     if len(shape) == 1 and shape[0] <= _FEW:
-        return "s"
+        return "c"
     alike = len(shape) == 1 or (max(shape) <= 4 * min(shape) and min(shape) >= 8)
     if len(shape) <= 3 and alike:
         return SPACE[: len(shape)]
     return f"s{_guess_space(shape[1:])}" if len(shape) > 1 else "x"
 
 
-def _meaning(axes: str) -> str:
+def _readings(axes: str, shape: tuple[int, ...]) -> str:
+    """Return the meaning of axes in words, and the other one that a few arrays beside each other may have."""
     words = {"s": "simulation", "t": "time", "c": "component", "x": "x", "y": "y", "z": "z"}
-    return ", ".join(words[axis] for axis in axes)
-
-
-def _other_reading(axes: str) -> str:
-    """Return the axes if a few arrays beside each other in the first place are simulations, not components."""
-    return f"s{axes[1:]}" if axes.startswith("c") and "s" not in axes else ""
+    told = ", ".join(words[axis] for axis in axes)
+    beside = axes.startswith("c") or not set(axes) & set(SPACE)
+    if "c" not in axes or "s" in axes or not beside:
+        return told
+    return f'{told}; or axes = "{axes.replace("c", "s")}", if these {shape[axes.index("c")]} are simulations'
 
 
 def _ends_before_its_period(positions: Array) -> bool:
@@ -323,12 +547,15 @@ def _ends_before_its_period(positions: Array) -> bool:
 
 
 def _sides(values: Array, axes: str, rings: set[str]) -> dict[str, object]:
-    """Guess the boundary at the ends of each space axis from the first simulation, allowing for noise.
+    """Guess the boundary at the ends of each space axis, allowing for noise.
 
-    The positions along `rings` are those of a period: where the values at the ends say nothing, they decide.
+    What holds for the first or the last simulation alone is no boundary. The positions along `rings` are those of a
+    period: where the values at the ends say nothing, they decide.
     """
     if "s" in axes:
-        values, axes = np.take(values, 0, axis=axes.index("s")), axes.replace("s", "")
+        rest = axes.replace("s", "")
+        first, last = (_sides(np.take(values, k, axis=axes.index("s")), rest, rings) for k in (0, -1))
+        return {axis: rule if rule == last[axis] else "zero-gradient" for axis, rule in first.items()}
     found: dict[str, object] = {}
     for axis in (axis for axis in axes if axis in SPACE):
         u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
@@ -425,7 +652,9 @@ def split_line(frames: int, sims: int) -> str:
 
 def _field(name: str, k: int, fields: list[str]) -> str:
     """Return a name for the field of an array that TOML takes as a key without quotes."""
-    clean = _identifier(name)
+    clean = _identifier(name.rpartition("/")[2].partition(STAR)[0] if STAR in name else name)
+    if STAR in name:
+        clean = re.sub(r"\W.*|__.*", "", clean) or "u"
     if len(fields) == 1 and clean.lower() in GENERIC:
         return "u"
     letter, _, rest = clean.partition("_")

@@ -3,20 +3,62 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import numpy as np
 import torch
 
+from hyco_engine.data.array_files import open_arrays
+from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.csv_table import CsvTable
 from hyco_engine.data.npy import Array
+from hyco_engine.data.numbered import STAR, members, patterns
 from hyco_engine.data.parquet_table import ParquetTable
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, moment, on_one_clock, places_of
+from hyco_engine.errors import DataError
 from hyco_engine.inspection.contents import Stored
+from hyco_engine.inspection.guessing import Vector, fields_section
 
 SPACE = "xyz"
+_WORDS = {
+    "t": ("t", *TIME_NAMES),
+    "x": ("x", "position", "distance", "lon", "longitude"),
+    "y": ("y", "lat", "latitude"),
+    "z": ("z",),
+    "sensor": ("sensor", "sensor_id", "station", "site", "probe"),
+}
+"""Words that name the columns of a table, in small letters."""
+_UNITS = (
+    "s",
+    "sec",
+    "min",
+    "h",
+    "hr",
+    "hrs",
+    "hours",
+    "d",
+    "day",
+    "days",
+    "yr",
+    "nm",
+    "um",
+    "mm",
+    "cm",
+    "m",
+    "km",
+    "deg",
+)
+_REPEATS = ("rep", "replicate", "repeat", "run", "trial", "sim", "sample")
+"""Words before the number of columns that repeat one measurement."""
+_PLACES = 5
+"""The fewest places along each axis that are read as a grid."""
+_MOST_APART = 3
+"""The most columns that tell simulations apart."""
 _STEPS = 20
 _TRAINING = 15
 """The frames that train if the split is in time."""
@@ -101,8 +143,86 @@ class Columns:
 
 
 def _own_name(name: str, header: Sequence[str]) -> str:
-    given = next((other for other in header if other.lower() in TIME_NAMES), None)
-    return "t" if name == given and "t" not in header else name
+    """Return the name of a column that the source `points` takes: that of a time, a place or a sensor."""
+    for own, words in _WORDS.items():
+        given = next((other for other in header if _stem(other) in words), None)
+        if name == given and own not in header:
+            return own
+    return name
+
+
+def _stem(name: str) -> str:
+    """Return a name in small letters, without the unit that may follow it."""
+    stem, _, unit = name.lower().rpartition("_")
+    return stem if unit in _UNITS else name.lower()
+
+
+def grid_section(table: CsvTable) -> str | None:
+    """Return the section for the source `arrays` if each row is a point of an even grid of times and places."""
+    columns = [_own_name(name, table.names) for name in table.names]
+    along = {
+        name: own for own in ("t", *SPACE) for name, given in zip(table.names, columns, strict=True) if own == given
+    }
+    if (
+        "t" not in along.values()
+        or len(along) < 2
+        or set(columns) & set(SENSOR_NAMES)
+        or any(map(table.is_text, map(table.names.index, along)))
+    ):
+        return None
+    lines = {name: set(table.text(table.names.index(name))) for name in along}
+    count, rest = divmod(table.count, math.prod(map(len, lines.values())))
+    if rest or not count:
+        return None
+    told = _apart(table, [name for name in table.names if name not in along], count)
+    if told is None:
+        return None
+    form = attrs.evolve(cast("Any", table.form), simulation=told or CsvForm().simulation)
+    try:
+        reader = open_arrays(table.path, form, along)
+    except DataError:
+        return None
+    vectors = {letter: Vector(name=name, values=reader.read(name)) for name, letter in along.items()}
+    fields = [
+        name for name, stored in reader.arrays.items() if len(stored.shape) == len(reader.axes) and name not in along
+    ]
+    sizes = {letter: len(vector.values) for letter, vector in vectors.items()}
+    even = all(own.even for own in vectors.values())
+    # a few places are those of sensors
+    if not fields or not even or sizes["t"] < 3 or min(n for letter, n in sizes.items() if letter != "t") < _PLACES:
+        return None
+    read, axes = {name: reader.read(name) for name in fields}, reader.axes
+    star = next((name for name, own in patterns(fields).items() if len(own) == len(fields)), "")
+    if star and star.lower().partition(STAR)[0].strip("_ ") in _REPEATS and "s" not in axes:
+        read, axes = {star: np.stack([read[name] for name in members(star, fields).values()])}, f"s{axes}"
+    shape = next(iter(read.values())).shape
+    time = vectors.pop("t")
+    section = fields_section(table.path, read, list(read), shape, axes, True, time, vectors, {})
+    more = (
+        [f"csv.simulation = {json.dumps(list(told))}   # <- together, their entries tell simulations apart"]
+        if told
+        else []
+    )
+    return with_lines(section, more)
+
+
+def _apart(table: CsvTable, names: Sequence[str], count: int) -> tuple[str, ...] | None:
+    """Return the fewest columns whose entries together tell `count` simulations apart, None if there are none."""
+    if count == 1:
+        return ()
+    entries = {name: table.text(table.names.index(name)) for name in names if name}
+    few = [name for name, own in entries.items() if 1 < len(set(own)) <= count]
+    for size in range(1, _MOST_APART + 1):
+        for own in combinations(few, size):
+            if len(set(zip(*(entries[name] for name in own), strict=True))) == count:
+                return own
+    return None
+
+
+def with_lines(section: str, more: Sequence[str]) -> str:
+    """Return a section with lines more below its path."""
+    lines = section.splitlines()
+    return "\n".join([*lines[:3], *more, *lines[3:]])
 
 
 def table_section(columns: Columns) -> str:
@@ -156,7 +276,7 @@ def _section(path: str, every: Sequence[Columns], *more: str) -> str:
 def _has_several_sensors(columns: Columns) -> bool:
     position = np.stack([columns.numbers[axis] for axis in columns.axes], axis=1)
     position = position[np.isfinite(position).all(axis=1)]
-    named = any(name in columns.header for name in SENSOR_NAMES)
+    named = any(_own_name(name, columns.header) in SENSOR_NAMES for name in columns.header)
     return named or not len(position) or int(places_of(torch.from_numpy(position)).max()) > 0
 
 

@@ -626,7 +626,7 @@ def test_options(keys, message):
 def test_a_missing_file_says_what_is_there(tmp_path):
     saved(tmp_path, wave(), "waves.npy")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.md").write_text("")
     assert refused(lambda: opened(tmp_path / "wave.npy")) == (
         f"data.path: there is no file {tmp_path / 'wave.npy'}; did you mean 'waves.npy'?; {tmp_path} holds "
         f"waves.npy, runs"
@@ -638,9 +638,9 @@ def test_a_missing_file_says_what_is_there(tmp_path):
         f"data.path: the folder {tmp_path / 'runs'} holds no .npy file; {tmp_path / 'runs'} holds neither arrays nor "
         f"folders"
     )
-    assert refused(lambda: opened(tmp_path / "notes.txt")) == (
-        f"data.path: cannot read {tmp_path / 'notes.txt'}: the engine reads arrays from .npy, .npz, .mat, .h5, "
-        f".hdf5, .csv, .tsv files and from folders of .npy"
+    assert refused(lambda: opened(tmp_path / "notes.md")) == (
+        f"data.path: cannot read {tmp_path / 'notes.md'}: the engine reads arrays from .npy, .npz, .mat, .h5, "
+        f".hdf5, .csv, .tsv, .txt, .dat files and from folders of .npy"
     )
 
 

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import tomli_w
 import torch
 from click.testing import CliRunner
 from report_cases import run_folder, summary_of
@@ -27,13 +28,16 @@ X = np.linspace(0, 1, 33)[:-1]
 T = 0.1 * np.arange(21)
 WAVE = np.sin(2 * np.pi * (X[:, None] - T))  # [x, t]
 CENTERS = (np.arange(32) + 0.5) / 32
+SQUARE = WAVE.T[:, None] * np.cos(2 * np.pi * X)[:, None]  # [t, y, x]
 COOLING = (np.sin(np.pi * CENTERS) + 0.5 * np.sin(3 * np.pi * CENTERS))[None] * np.exp(-T)[:, None]
 NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 
 
 def planned(section: str) -> dict[str, Any]:
     """Return the plan that `check` makes for the section, with a surrogate that completes the spec."""
-    return hyco.Engine(tomllib.loads(section) | {"synthetic": {"kind": "resnet"}}).plan()
+    spec = tomllib.loads(section)
+    space = spec["data"]["kind"] == "points" or {"coordinates", "bounds", "boundary"} & set(spec["data"])
+    return hyco.Engine(spec | {"synthetic": {"kind": "resnet" if space else "mlp"}}).plan()
 
 
 def npz(folder: Path, **arrays: Any) -> Path:
@@ -130,11 +134,26 @@ REPEATED = -np.sin(np.pi * ENDS)[None] * np.exp(-T)[:, None]
         ({"u": WAVE.T + NOISE, "clean": WAVE.T, "x": X, "t": T}, {"variables": {"u": "u"}, "boundary": "periodic"}),
         ({"U_series": WAVE.T, "V_series": WAVE.T}, {"variables": {"u": "U_series", "v": "V_series"}}),
         ({"u": WAVE.T + 0j, "x": X, "t": T}, {"variables": {"u": "u"}}),
-        ({"psi": WAVE.T * 1j, "x": X, "t": T}, {"variables": {"psi": {"variable": "psi", "part": "real"}}}),
+        (
+            {"psi": WAVE.T * 1j, "x": X, "t": T},
+            {"variables": {f"psi_{part}": {"variable": "psi", "part": part} for part in ("real", "imag")}},
+        ),
         ({"u": WAVE.T[:, ::-1], "x": X[::-1], "t": T}, {"coordinates": {"x": "x"}, "boundary": "periodic"}),
         ({"u": WAVE.T, "x": X**1.5, "t": T}, {"coordinates": {"x": "x"}, "resample": "linear"}),
         ({"u": WAVE.T, "x": X, "t": T**1.5}, {"time": "t", "resample": "linear"}),
         ({"u": WAVE.T[..., None], "x": X, "t": T}, {"axes": "txy"}),
+        (
+            dict(zip(("X", "T", "U"), (*np.meshgrid(X, T), WAVE.T), strict=True)),
+            {"variables": {"u": "U"}, "axes": "tx", "time": "T", "coordinates": {"x": "X"}},
+        ),
+        (
+            {"u": SQUARE, "x": np.meshgrid(X, X)[0], "y": np.meshgrid(X, X)[1], "t": T},
+            {"axes": "tyx", "coordinates": {"x": "x", "y": "y"}},
+        ),
+        ({"u": WAVE.T, "dt": 0.1, "dx": 0.5}, {"dt": 0.1, "bounds": {"x": [0.0, 16.0]}}),
+        ({"u": WAVE.T, "L": 7.0}, {"bounds": {"x": [0.0, 7.0]}}),
+        ({"y": WAVE[:3], "t": T}, {"axes": "ct"}),
+        ({f"u_{k}": SQUARE[k] for k in range(21)}, {"variables": {"u": "u_*"}, "axes": "txy"}),
     ],
 )
 def test_what_is_printed_runs(tmp_path: Path, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -143,6 +162,169 @@ def test_what_is_printed_runs(tmp_path: Path, arrays: dict[str, Any], expected: 
     assert {key: section.get(key) for key in expected} == expected
     assert found.tried.startswith("read as 1 simulation of "), found.tried
     assert planned(found.spec)["n_real"] > 0
+
+
+def test_entries_that_do_not_resemble_their_neighbours_are_states_with_inputs(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).normal(size=(20, 3)) @ np.sin(np.arange(1, 4)[:, None] * np.pi * CENTERS)
+    found = describe(npz(tmp_path, a=inputs, u=inputs / 2))
+    section = tomllib.loads(found.spec)["data"]
+    assert (section["axes"], section["steady"]) == ("sx", True)
+    assert section["variables"] == {"a": {"variable": "a", "static": True}, "u": "u"}
+    assert (
+        found.tried
+        == "read as 20 simulations of 2 frames, 1 apart; u, a on 32 cells along x in [0, 1]; 14 windows to train on"
+    )
+    assert planned(found.spec)["n_real"] == 14
+
+
+def test_groups_of_one_form_are_simulations(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "runs.h5", "w") as file:
+        for k in (2, 10, 1):
+            group = file.create_group(f"run{k}")
+            group["u"], group["x"], group["t"], group["nu"] = k * WAVE.T, X, T, 0.1 * k
+    section = tomllib.loads(describe(tmp_path / "runs.h5").spec)
+    data = section["data"]
+    assert (data["variables"], data["axes"]) == ({"u": "run*/u"}, "stx")
+    assert (data["time"], data["coordinates"]) == ("run*/t", {"x": "run*/x"})
+    data["scalars"] = {"nu": "run*/nu"}
+    plan = planned(tomli_w.dumps(section))
+    assert (plan["data"]["simulations"], plan["data"]["scalars"]) == (3, ["nu"])
+
+
+@pytest.mark.parametrize("version", [5, 7.3])
+def test_a_star_stands_for_arrays_of_one_shape_alone(tmp_path: Path) -> None:
+    path = npz(tmp_path, u1=WAVE.T, u2=WAVE.T[:, :16])
+    section = {"kind": "arrays", "path": str(path), "variables": {"u": "u*"}, "axes": "stx", "dt": 0.1}
+    spec = {"data": section | {"boundary": "periodic", "bounds": {"x": [0.0, 1.0]}}, "synthetic": {"kind": "resnet"}}
+    with pytest.raises(DataError) as caught:
+        hyco.Engine(spec).plan()
+    assert str(caught.value) == (
+        f"data.variables.u: {path}: the arrays 'u*' have different shapes: 'u1' (21, 32), 'u2' (21, 16)"
+    )
+
+
+def test_a_cell_array_leads_to_no_other_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = np.zeros((21, 32))
+    with h5py.File(tmp_path / "cell.mat", "w", userblock_size=512) as file:
+        file["link"] = h5py.ExternalLink("other.h5", "secret")
+        cell = file.create_dataset("c", data=["link"], dtype=h5py.string_dtype())
+        cell.attrs["MATLAB_class"] = np.bytes_("cell")
+    found = describe(tmp_path / "cell.mat")
+    assert found.contents == ("c: it is a cell array; cat(3, c{:}) in MATLAB makes one array of equal parts",)
+
+
+def test_cells_of_arrays_and_coordinates(tmp_path: Path, version: float) -> None:
+    path = tmp_path / "wsindy.mat"
+    fields, lines = np.empty((1, 2), object), np.empty((1, 2), object)
+    fields[0, :], lines[0, :] = [WAVE, 2 * WAVE], [X[None], T[None]]
+    if version == 5:
+        scipy.io.savemat(path, {"U_exact": fields, "xs": lines, "lhs": np.array([[1, 0, 1]])})
+    else:
+        with h5py.File(path, "w", userblock_size=512) as file:
+            for name, cell in (("U_exact", fields), ("xs", lines)):
+                for k, values in enumerate(cell[0]):
+                    file[f"#refs#/{name}{k}"] = values.T
+                refs = [[file[f"#refs#/{name}{k}"].ref] for k in range(2)]
+                file.create_dataset(name, data=refs, dtype=h5py.ref_dtype).attrs["MATLAB_class"] = np.bytes_("cell")
+    found = describe(path)
+    section = tomllib.loads(found.spec)["data"]
+    assert section["variables"] == {"u": "U_exact/1", "u1": "U_exact/2"}
+    assert (section["axes"], section["time"], section["coordinates"]) == ("xt", "xs/2", {"x": "xs/1"})
+    assert planned(found.spec)["data"]["resolution"] == [32]
+
+
+PLACES, HOURS = 50.0 * np.arange(12), (0, 12, 24, 36, 48)
+CELLS = {(h, x): 1 + np.exp(-(((x - 300) / 100) ** 2) - h / 24) for h in HOURS for x in PLACES}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "tried"),
+    [
+        (
+            ["position (um),0 h,12 h,24 h,36 h,48 h"]
+            + [",".join(map(str, [x, *(CELLS[h, x] for h in HOURS)])) for x in PLACES],
+            {"variables": {"u": "* h"}, "axes": "tx", "time": "*", "coordinates": {"x": "position"}},
+            "read as 1 simulation of 5 frames, 12 apart; u on 12 cells along x",
+        ),
+        (
+            ["time,0.0,0.5,1.0,1.5"] + [f"{t},{t},{2 * t},{t},{3 * t}" for t in range(8)],
+            {"variables": {"u": "*"}, "axes": "xt", "time": "time", "coordinates": {"x": "*"}},
+            "read as 1 simulation of 8 frames, 1 apart; u on 4 cells along x",
+        ),
+        (
+            ["time_h,position_um,rep1,rep2,rep3"] + [f"{h},{x},{u},{u},{u + 1}" for (h, x), u in CELLS.items()],
+            {"variables": {"rep": "rep*"}, "axes": "stx", "time": "time_h", "coordinates": {"x": "position_um"}},
+            "read as 3 simulations of 5 frames, 12 apart; rep on 12 cells along x",
+        ),
+        (
+            ["density,replicate,t,x,u"]
+            + [f"{d},{r},{h},{x},{d * u}" for (h, x), u in CELLS.items() for d in (10, 12) for r in (1, 2, 3)],
+            {"csv": {"simulation": ["density", "replicate"]}, "axes": "stx", "variables": {"u": "u"}},
+            "read as 6 simulations of 5 frames, 12 apart; u on 12 cells along x",
+        ),
+        (
+            ["Year, Lynx, Hare"] + [f"{1900 + k}, {k % 7 + 1}, {k % 5 + 1}" for k in range(20)],
+            {"time": "Year", "variables": None},
+            "read as 1 simulation of 20 frames, 1 apart; Lynx, Hare without space",
+        ),
+        (
+            ["Subject,Dose,Time,conc"] + [f"{s},{300 + s},{t},{t * s}" for s in (1, 2, 3) for t in range(8)],
+            {"csv": {"simulation": ["Subject"]}, "time": "Time"},
+            "read as 3 simulations of 8 frames, 1 apart; conc without space",
+        ),
+        (
+            ["DATE,flow"] + [f"01/{day:02d}/2020,{day % 5}" for day in range(1, 29)],
+            {"csv": {"time_format": "%m/%d/%Y"}, "time": "DATE"},
+            "read as 1 simulation of 28 frames, 86400 apart; flow without space",
+        ),
+        (
+            [" ".join(f"{value:.6f}" for value in row) for row in WAVE[:, :12]],
+            {"variables": {"c": "c*"}, "axes": "tx"},
+            "read as 1 simulation of 12 frames, 1 apart; c on 32 cells along x",
+        ),
+        (
+            ["station,lat,lon,datetime,PM25"]
+            + [f"ST{s},{48 + s % 3},{11 + s},2023-01-01T{h:02d}:00:00Z,{h}" for s in range(5) for h in range(24)],
+            {"kind": "points", "columns": ["sensor", "y", "x", "t", "PM25"]},
+            "read as 1 simulation of 21 frames",
+        ),
+    ],
+)
+def test_tables_in_the_forms_of_laboratories(tmp_path: Path, text: list[str], expected: dict, tried: str) -> None:
+    (tmp_path / "table.csv").write_text("\n".join(text) + "\n")
+    found = describe(tmp_path / "table.csv")
+    section = tomllib.loads(found.spec)["data"]
+    assert {key: section.get(key) for key in expected} == expected
+    assert found.tried.startswith(tried), found.tried
+    assert planned(found.spec)["n_real"] > 0
+
+
+def test_a_boundary_that_one_simulation_alone_shows_is_none(tmp_path: Path) -> None:
+    level = np.array([1.0, 2.0, 3.0])[:, None, None]
+    path = npz(tmp_path, u=level * (1 + np.sin(np.pi * np.linspace(0, 1, 33)) * np.exp(-T)[:, None]), t=T)
+    assert tomllib.loads(describe(path).spec)["data"]["boundary"] == "zero-gradient"
+
+
+def test_positions_of_points_make_no_grid(tmp_path: Path) -> None:
+    found = describe(npz(tmp_path, U_star=np.zeros((480, 2, 31)), t=np.arange(31.0), X_star=np.zeros((480, 2))))
+    assert found.what == (
+        "a .npz file; X_star seems to hold the positions of 480 points, at which U_star are given: if the points are a "
+        "grid, reshape these arrays to its axes, and save the positions along each; else write a row t, x, y and "
+        'values for each point and time, which kind = "points" reads'
+    )
+    assert not found.spec
+
+
+def test_what_a_table_lacks_is_told_with_the_keys(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("name,size\na,1\nb,1\n")
+    found = describe(tmp_path / "other.csv")
+    assert found.what == (
+        'a table whose columns are not plain; kind = "points" reads observations if data.columns names the columns t, '
+        'x, y, z and s (the simulation) and the fields; kind = "arrays" reads series if data.time names a column of '
+        "times that increase from row to row, or within each simulation, which data.csv.simulation tells apart"
+    )
+    assert not found.spec
 
 
 def test_each_field_has_the_boundary_that_its_ends_show(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.arrays import ArraysSource
     from hyco_engine.data.joined import open_files
 
-    return open_files(options, ArraysSource, suffixes=(".npz", ".mat", ".h5", ".hdf5"), parts=(".npy",))
+    return open_files(options, ArraysSource, suffixes=(".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv"), parts=(".npy",))
 
 
 def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:

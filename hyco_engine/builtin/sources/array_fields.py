@@ -106,7 +106,9 @@ def _variables(options: ArraysOptions, reader: ArrayReader) -> dict[str, Variabl
         return {
             field: attrs.evolve(cast("Any", value), variable=value.variable or field) for field, value in given.items()
         }
-    if reader.axes and (columns := [name for name in reader.arrays if name != options.time]):
+    places = {options.time, *options.coordinates.values()}
+    full = [name for name, stored in reader.arrays.items() if len(stored.shape) == len(reader.axes)]
+    if reader.axes and (columns := [name for name in full if name not in places]):
         return {name: Variable(variable=name) for name in columns}
     if len(reader.arrays) == 1:
         return {"u": Variable(variable=next(iter(reader.arrays)))}

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from hyco_engine.data.array_files import DATES, Array, ArrayReader, open_arrays
 from hyco_engine.data.csv_form import CsvForm
 from hyco_engine.data.fields import Grid, StateLayout
 from hyco_engine.data.joined import file_of
+from hyco_engine.data.numbered import STAR, NumberedReader, patterns
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import Trajectory, TrajectorySource
 
@@ -64,7 +66,8 @@ class ArraysSource(TrajectorySource):
 
     def __init__(self, options: ArraysOptions, reader: ArrayReader | None = None) -> None:
         self.options = options
-        self.reader = reader or open_arrays(file_of(options), options.csv)
+        along = {options.time: "t"} | {name: axis for axis, name in sorted(options.coordinates.items())}
+        self.reader = NumberedReader(reader or open_arrays(file_of(options), options.csv, along), along)
         self.marks_missing = self.reader.marks_missing
         self.guesses_start = options.steady
         self.arrays = find_fields(options, self.reader)
@@ -106,8 +109,15 @@ class ArraysSource(TrajectorySource):
         """
         used = {array.name for array in self.arrays} | {self.options.time, *self.options.coordinates.values()}
         found: dict[str, Array] = {}
-        for name in sorted(self.reader.arrays.keys() - used):
-            shape = self.reader.arrays[name].shape
+        stars = patterns(self.reader.arrays) if any(STAR in array.name for array in self.arrays) else {}
+        alike = {
+            name
+            for name, own in stars.items()
+            if len(own) == self.num_simulations
+            and all(math.prod(self.reader.arrays[each].shape) == 1 for each in own.values())
+        }
+        for name in sorted((self.reader.arrays.keys() | alike) - used):
+            shape = self.reader.find(name, "data.scalars").shape
             if self.reader.arrays[name].dtype.kind not in "fiub":
                 continue
             one = math.prod(shape) == self.num_simulations and max(shape, default=1) == self.num_simulations
@@ -207,28 +217,58 @@ class ArraysSource(TrajectorySource):
         return even_spacing(times, "data.time", f"the times {self.options.time!r}", UNEVEN)[1]
 
     def _times(self) -> Array:
-        """Return the times of the frames; a file may repeat them for each simulation."""
+        """Return the times of the frames; a file may repeat them for each simulation, or each cell."""
         name, key = self.options.time, "data.time"
-        if self.reader.find(name, key).shape != (self.num_simulations, self.num_frames):
+        others, every = self._repeated(name, "t", key)
+        if not others:
             times = self._numbers(name, self.num_frames, "frames", key)
             self._starts = [float(times[0])] * self.num_simulations
             return times
-        every = self.reader.read(name)
-        since = every - every[:, :1]
+        since = (every - every[..., :1]).reshape(-1, self.num_frames)
         if not np.allclose(since, since[0], rtol=0.0, atol=1e-3 * float(np.diff(since[0]).min())):
             raise DataError(
                 f"{self.reader.path}: the times {name!r} differ between simulations; give a file for each simulation, "
                 "as a list in data.path",
                 key=key,
             )
-        self._starts = every[:, 0].tolist()
+        if "s" in others:
+            firsts = np.moveaxis(every[..., 0], others.index("s"), 0).reshape(self.num_simulations, -1)[:, 0]
+            self._starts = firsts.tolist()
+        else:
+            self._starts = [float(every.flat[0])] * self.num_simulations
         return since[0]  # type: ignore[no-any-return]
+
+    def _repeated(self, name: str, axis: str, key: str) -> tuple[str, Array]:
+        """Return (the other axes, `[..., n]`) of an array that repeats its numbers along one axis for others.
+
+        Where its shape leaves several axes, those count whose lines differ least. There are none for a plain line.
+        """
+        if name == STAR:
+            return "", np.empty(0)
+        array, shape = self.arrays[0], self.reader.find(name, key).shape
+        if self.reader.squeezes:
+            shape = tuple(n for n in shape if n > 1)
+        letters = array.axes.replace("c", "")
+        readings = [
+            own
+            for count in range(2, len(letters) + 1)
+            for own in combinations(letters, count)
+            if axis in own and tuple(map(array.size, own)) == shape
+        ]
+        if not readings or self.reader.arrays[name].dtype.kind not in "fiu":
+            return "", np.empty(0)
+        values = self.reader.read(name).reshape(shape).astype(np.float64)
+        every = [np.moveaxis(values, own.index(axis), -1) for own in readings]
+        own, lines = min(zip(readings, every, strict=True), key=lambda each: _difference(each[1]))
+        return "".join(own).replace(axis, ""), lines
 
     def _numbers(self, name: str, length: int, what: str, key: str) -> Array:
         """Return an array of `length` numbers, one for each of `what`, without its axes of length 1.
 
         Date-times become seconds since the first of them.
         """
+        if name == STAR:
+            return self.reader.numbers(self.arrays[0].name, key)
         shape = self.reader.find(name, key).shape
         if tuple(n for n in shape if n > 1) != (length,) and shape != (1,) * len(shape):
             raise DataError(
@@ -244,13 +284,11 @@ class ArraysSource(TrajectorySource):
         return values
 
     def _positions(self, name: str, axis: str, n: int, key: str) -> Array:
-        """Return the positions of the samples along an axis; a file may repeat them for each cell of the grid."""
-        shape = self.reader.find(name, key).shape
-        array = self.arrays[0]
-        letters = [letter for letter in array.axes if letter in SPACE]
-        if len(letters) == 1 or shape != tuple(array.size(letter) for letter in letters):
+        """Return the positions of the samples along an axis; a file may repeat them for others."""
+        others, every = self._repeated(name, axis, key)
+        if not others:
             return self._numbers(name, n, f"samples along {axis}", key)
-        lines = np.moveaxis(self.reader.read(name), letters.index(axis), -1).reshape(-1, n)
+        lines = every.reshape(-1, n)
         off = np.abs(lines - lines[0]).max()
         if not off <= 1e-3 * np.abs(np.diff(lines[0])).min():
             raise DataError(
@@ -397,6 +435,12 @@ class ArraysSource(TrajectorySource):
             + ("0" if not imaginary else f"at most {imaginary / largest:.1g} of the largest number")
         )
         return np.asarray(values.real)
+
+
+def _difference(lines: Array) -> float:
+    """Return by how much lines `[..., n]` differ beside their first entries."""
+    since = lines - lines[..., :1]
+    return float(np.ptp(since.reshape(-1, since.shape[-1]), axis=0).max())
 
 
 def _one_frame(samples: FieldSamples) -> Array:

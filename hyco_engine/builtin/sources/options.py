@@ -154,13 +154,14 @@ class ArraysOptions:
     path: Files = option(
         None,
         help=f"a .npy, .npz, .mat, .h5, .hdf5 or .csv file, or a folder of .npy files; other files in a folder are "
-        f"joined; a .csv file has a row for each frame, and a column s names the simulation if it holds several; "
-        f"{MANY}",
+        f"joined; a .csv file has a row for each frame, or for each frame and position if coordinates names its "
+        f"columns; {MANY}",
     )
     variables: Mapping[str, str | Variable] = option(
         attrs.Factory(dict),
-        help='array or column of each field, such as {u = "usol"}; a file with one array needs no entry and gives the '
-        "field u, and one of a text table gives each column of numbers",
+        help='array or column of each field, such as {u = "usol"}; a star stands for a number: "u_*" is one array, of '
+        "u_1, u_2, ..., with an axis in front; a file with one array needs no entry and gives the field u, and a text "
+        "table gives each column of numbers",
     )
     axes: str = option(
         "",
@@ -170,7 +171,11 @@ class ArraysOptions:
     )
     csv: CsvForm = option(attrs.Factory(CsvForm), help="form of a .csv file, where it cannot be found in the file")
     dt: float | None = option(None, help="time between two frames; none: the array `time` gives it", gt=0.0)
-    time: str = option("", help="name of the array with the evenly spaced times of the frames")
+    time: str = option(
+        "",
+        help='name of the array with the evenly spaced times of the frames; "*": the numbers at the star of the names '
+        "in variables",
+    )
     steady: bool = option(
         False,
         help="true: the fields without an axis t are states that do not change, but for those with static = true, "
@@ -181,7 +186,8 @@ class ArraysOptions:
     )
     coordinates: Mapping[str, str] = option(
         attrs.Factory(dict),
-        help='name of the array of sample positions along each axis, such as {x = "x"}',
+        help='name of the array of sample positions along each axis, such as {x = "x"}; "*" as for time; columns of a '
+        "text table make its rows the points of a grid",
         check=_check_axes_named,
     )
     boundary: BoundarySetting | None = option(

@@ -474,3 +474,17 @@ def test_inspect_tells_whether_files_hold_frames_or_simulations(tmp_path: Path) 
     told = describe(years(tmp_path / "runs", frames=(0, 0, 0, 0)))
     assert 'files = "simulations"' in told.spec
     assert told.tried.startswith("read as 4 simulations of 2 frames"), told.tried
+
+
+@pytest.mark.skipif(not INSTALLED, reason="inspect knows installed sources only")
+def test_inspect_prints_a_glob_for_stores_and_an_interpolation_for_months(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        data().to_zarr(tmp_path / f"{name}.zarr", consolidated=False)
+    told = describe(tmp_path)
+    assert told.what == "2 zarr stores such as a.zarr, for the plugin hyco-engine-xarray"
+    assert f'path = "{tmp_path}/*.zarr"' in told.spec
+    assert told.tried.startswith("read as 2 simulations of 6 frames"), told.tried
+    months = np.array([f"2001-{month:02d}-01" for month in range(1, 13)], "datetime64[ns]")
+    told = describe(netcdf(tmp_path, data(np.resize(U, (12, 8)), time=("time", months))))
+    assert 'resample = "linear"   # <- times or positions are not evenly spaced' in told.spec
+    assert told.tried.startswith("read as 1 simulation of 12 frames"), told.tried
