@@ -348,9 +348,9 @@ class CsvReader(ArrayReader):
     """A text table, in which each column of numbers is an array.
 
     Its rows follow each other in time. With columns of positions, they are the points of a grid instead. Rows with the
-    same entries in the columns that the form names, or else in a column `s`, are a simulation; a column with one number
-    for each of several simulations is an array of these. Missing entries are NaN, and date-times seconds since the
-    first one.
+    same entries in the columns that the form names, or else in a column `s`, are a simulation. Where the form names
+    columns, another one with one number for each of several simulations is an array of these. Missing entries are NaN,
+    and date-times seconds since the first one.
     """
 
     def __init__(self, path: Path, form: CsvForm | None = None, along: Mapping[str, str] | None = None) -> None:
@@ -393,13 +393,13 @@ class CsvReader(ArrayReader):
 
     def _laid_out(self, read: Mapping[str, Array], simulation: Array, told: bool) -> dict[str, Array]:
         """Return the columns by simulation, and on a grid if positions are among them."""
-        count = int(simulation.max()) + 1
+        count, given = int(simulation.max()) + 1, self._form.simulation != CsvForm().simulation
         first = np.array([int((simulation == k).argmax()) for k in range(count)])
         # a number that is the same in all rows of each simulation is known of it
         known = {
             name: values[first]
             for name, values in read.items()
-            if 1 < count < len(values) and np.array_equal(values[first][simulation], values, equal_nan=True)
+            if given and 1 < count < len(values) and np.array_equal(values[first][simulation], values, equal_nan=True)
         }
         lines = {name: letter for name, letter in self._along.items() if name in read}
         if set(lines.values()) - {"t"}:
