@@ -160,7 +160,8 @@ def test_differences_along_no_change_are_zero(monkeypatch: pytest.MonkeyPatch) -
         raise NotImplementedError("no rule for this operation")
 
     monkeypatch.setattr(linearized, "push_forward", fails)
-    moving = [Trajectory(dynamic=t.dynamic.float(), static=t.static.float()) for t in noisy(0, 0.1).trajectories]
+    seen = noisy(0, 0.1, count=2).trajectories
+    moving = [Trajectory(dynamic=path.dynamic.float(), static=path.static.float()) for path in seen]
     still = Trajectory(dynamic=torch.zeros_like(moving[0].dynamic), static=moving[0].static)
     found = []
     for paths in (moving, [*moving, still]):
