@@ -51,6 +51,20 @@ class HeldOutStretches:
     last_known: tuple[Tensor, ...]
     known_at: tuple[int, ...]
 
+    def passed(self) -> list[tuple[int, range]]:
+        """Return for each stretch its simulation, and the frames after the first that a continuation passes through.
+
+        A simulation is -1 where the trajectory has none; a rollout passes through no frames.
+        """
+        found: list[tuple[int, range]] = []
+        if self.measure == "rollout":
+            return found
+        for trajectory, first in zip(self.trajectories, self.first, strict=True):
+            hidden = int(trajectory.dynamic[1:].isnan().flatten(1).all(1).int().cumprod(0).sum())
+            simulation = -1 if trajectory.simulation is None else trajectory.simulation
+            found.append((simulation, range(first + 1, first + 1 + hidden)))
+        return found
+
     def begin_from(
         self, analyses: Mapping[int, Sequence[tuple[int, Tensor]]], advances: Sequence[float] = ()
     ) -> HeldOutStretches:
@@ -61,14 +75,13 @@ class HeldOutStretches:
         if self.measure != "continuation":
             return self
         found, first, known = [], list(self.first), list(self.last_known)
-        for index, trajectory in enumerate(self.trajectories):
-            # the frames that a continuation passes through
-            passed = int(trajectory.dynamic[1:].isnan().flatten(1).all(1).int().cumprod(0).sum())
-            own = -1 if trajectory.simulation is None else trajectory.simulation
-            usable = [(frame - first[index], state) for frame, state in analyses.get(own, ())]
-            later_on = [one for one in usable if 0 < one[0] <= passed]
-            if later_on:
-                frames, state = max(later_on, key=lambda one: one[0])
+        for index, (trajectory, (simulation, frames_passed)) in enumerate(
+            zip(self.trajectories, self.passed(), strict=True)
+        ):
+            usable = [one for one in analyses.get(simulation, ()) if one[0] in frames_passed]
+            if usable:
+                frame, state = max(usable, key=lambda one: one[0])
+                frames = frame - first[index]
                 dynamic = torch.cat([state[None].to(trajectory.dynamic), trajectory.dynamic[frames + 1 :]])
                 static = later(trajectory.static, advances, frames, trajectory.static.dim() - 1)
                 trajectory = attrs.evolve(trajectory, dynamic=dynamic, static=static)

@@ -386,25 +386,47 @@ class DataManager:
         """Begin continuations from observed frames, as they do at first."""
         self._begun = None
 
+    def windows_before_heldout(self, horizon: int, stride: int) -> Tensor:
+        """Return the indices of the training windows that end last before what continuations measure, in order."""
+        ends, last = self._ends(horizon, stride), set[int]()
+        for own in self._observed_heldout.values():
+            for simulation, frames in own.passed():
+                inside = [(end, index) for end, index in ends[simulation] if end in frames]
+                last.update(index for _, index in inside[-1:])
+        return torch.tensor(sorted(last), dtype=torch.long)
+
     def begin_from(self, analyses: Tensor, horizon: int, stride: int) -> None:
-        """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of all such training windows.
+        """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of `windows_before_heldout`.
 
         Raises DataError if the states do not fit the windows.
         """
-        windows, known = self.windows(horizon, stride), defaultdict[int, list[tuple[int, Tensor]]](list)
+        windows = self.windows_before_heldout(horizon, stride)
         wanted = (len(windows), self.layout.n_dynamic, *self.layout.spatial)
-        if not isinstance(windows, WindowDataset) or analyses.shape != wanted or not analyses.is_floating_point():
+        if analyses.shape != wanted or not analyses.is_floating_point():
             raise DataError(
                 f"the states from which held-out rollouts begin have the shape {list(analyses.shape)}, and the "
                 f"windows of this data need {list(wanted)}: they belong to other data",
                 key="data",
             )
-        for index, state in enumerate(analyses):
+        states = dict(zip(windows.tolist(), analyses, strict=True))
+        known = {
+            simulation: [(end, states[index]) for end, index in own if index in states]
+            for simulation, own in self._ends(horizon, stride).items()
+        }
+        advances = self.layout.advances
+        self._begun = {split: own.begin_from(known, advances) for split, own in self._observed_heldout.items()}
+
+    def _ends(self, horizon: int, stride: int) -> Mapping[int, Sequence[tuple[int, int]]]:
+        """Return the frames at which the training windows of each simulation end, ascending, with their indices."""
+        windows, ends = self.windows(horizon, stride), defaultdict[int, list[tuple[int, int]]](list)
+        assert isinstance(windows, WindowDataset)
+        for index in range(len(windows)):
             position, start = windows.window(index)
             part = self._segments["train"][position]
-            known[part.simulation].append((part.start + start + horizon, state))
-        observed, advances = self._observed_heldout, self.layout.advances
-        self._begun = {split: own.begin_from(known, advances) for split, own in observed.items()}
+            ends[part.simulation].append((part.start + start + horizon, index))
+        for own in ends.values():
+            own.sort()
+        return ends
 
     @property
     def _heldout(self) -> Mapping[Literal["val", "test"], HeldOutStretches]:

@@ -40,10 +40,13 @@ class GridTask(FieldTask):
         on validation data, or without such data, rollouts begin from observed frames.
         """
         self.manager.begin_from_observed()
-        if "continuation" not in self.manager.measure.values() or not self.validates:
+        if physical.state.initial is None or not self.validates:
+            return None
+        windows = self.manager.windows_before_heldout(*self._window(physical.settings))
+        if not len(windows):
             return None
         with attributed(physical.who, "rollouts from learned start states"):
-            found = analyses(physical, self.samples(physical.settings))
+            found = analyses(physical, self.samples(physical.settings), windows)
             if found is None or not bool(found.isfinite().all()):
                 return None
             observed = self._error(physical)

@@ -83,7 +83,12 @@ def largest_exponent(
         first, _ = pair.run(span)
         if not float(first[span // 4 :].sum()) > 0:
             return None
-        growth, change = pair.run(min(SPANS * span, max(span, MOST_FRAMES), affordable - span))
+        frames = min(SPANS * span, max(span, MOST_FRAMES), affordable - span)
+        growth, change = pair.run(frames // 3)
+        # what fades for so long was an unstable front or a growing population
+        if not float(growth.sum()) > 0:
+            return None
+        growth, change = map(torch.cat, zip((growth, change), pair.run(frames - frames // 3), strict=True))
     total = growth.sum(0)
     # a state that no longer changes has the change 0, and log 0 is -inf
     beyond = total - (change[-1] - change[0])

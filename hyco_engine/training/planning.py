@@ -158,6 +158,8 @@ def _counted(step: Callable[[], None]) -> float:
     """Return the seconds of a step on two usual cores, from its number of operations."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    # a physics within the model is captured at the first step, and its check takes gradients, which the counter refuses
+    step()
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops()) / OPERATIONS_PER_SECOND + OVERHEAD

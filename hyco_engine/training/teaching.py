@@ -43,6 +43,9 @@ from hyco_engine.training.trainer import Trainer
 
 PROBE = 128
 """The most samples on which a loss is measured before a phase."""
+TOGETHER = 2**16
+"""The least values of states that a teacher steps together, as far as there are so many samples: the calls of a step
+take as long with fewer, and batches that train are smaller."""
 
 
 class BalanceWarning(UserWarning):
@@ -170,7 +173,7 @@ class Teaching:
             layout=trainer.layout,
             device=trainer.device,
             dtype=inputs.dtype,
-            batch_size=trainer.settings.batch_size,
+            batch_size=max(trainer.settings.batch_size, TOGETHER // inputs[0].numel()),
             where=f"{at}, by the {trainer.player} model",
             who=trainer.who,
         )

@@ -26,10 +26,12 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import PhysicsContext, Samples
 from hyco_engine.physics.model import TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
+from hyco_engine.ranks.runtime import Runtime
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.loading import evaluate
 from hyco_engine.tasks import grid
 from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_trajectories
+from hyco_engine.testing.ranks import on_ranks
 from hyco_engine.training.analyses import analyses
 from hyco_engine.training.evaluation import HeldOutRollouts
 from hyco_engine.training.trainer import Trainer
@@ -71,6 +73,11 @@ def test_a_continuation_begins_from_the_last_state_that_is_known_before_its_stre
     assert begun.last_known[0].flatten().tolist() == [4.0]
     rollouts = stretches("rollout")
     assert rollouts.begin_from(known) is rollouts
+
+
+def test_a_continuation_passes_through_the_frames_that_train() -> None:
+    assert stretches().passed() == [(0, range(1, 5)), (1, range(11, 13))]
+    assert stretches("rollout").passed() == []
 
 
 # --- errors without noise -----------------------------------------------------------------------------------------
@@ -162,8 +169,8 @@ def registry() -> Registry:
     return found
 
 
-def run_of(spec: Mapping[str, Any], folder: Path, **more: Any) -> hyco.RunResult:
-    return hyco.Engine(copy.deepcopy(dict(spec)), registry=registry()).run(folder, **more)
+def run_of(spec: Mapping[str, Any], folder: Path, runtime: Runtime | None = None, **more: Any) -> hyco.RunResult:
+    return hyco.Engine(copy.deepcopy(dict(spec)), registry=registry(), runtime=runtime).run(folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +221,8 @@ def test_states_that_are_worse_than_what_was_observed_are_left_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def wrong(trainer: Trainer, data: Samples) -> Tensor | None:
-        return None if (found := analyses(trainer, data)) is None else -found
+    def wrong(trainer: Trainer, data: Samples, chosen: Tensor) -> Tensor | None:
+        return None if (found := analyses(trainer, data, chosen)) is None else -found
 
     monkeypatch.setattr(grid, "analyses", wrong)
     found = run_of(spec, tmp_path / "run")
@@ -227,12 +234,12 @@ def test_states_that_are_worse_than_what_was_observed_are_left_out(
     assert held == pytest.approx(np.exp(np.log(each).mean() / 2), rel=1e-5)
 
 
-def test_a_hybrid_that_is_stopped_and_resumed_begins_from_the_same_states(
+def test_a_hybrid_that_two_ranks_stop_and_resume_begins_from_the_same_states(
     spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     both = {**spec, "synthetic": {"kind": "resnet", "width": 4, "blocks": 1}}
-    both["run"] = {"budget": "3 epochs", "cycles": 2, "device": "cpu"}
+    both["run"] = {"budget": "3 epochs", "cycles": 2, "device": "cpu", "shards": 2}
     asked: list[None] = []
 
     def stop(last: int | None = None) -> str | None:
@@ -242,9 +249,13 @@ def test_a_hybrid_that_is_stopped_and_resumed_begins_from_the_same_states(
     run_of(both, tmp_path / "whole", stop=stop)
     last = 2 * len(asked) // 3
     asked.clear()
-    with pytest.raises(Interrupted):
-        run_of(both, tmp_path / "part", stop=partial(stop, last))
-    run_of(both, tmp_path / "part", resume=True)
+
+    def interrupted(runtime: Runtime) -> None:
+        with pytest.raises(Interrupted):
+            run_of(both, tmp_path / "part", runtime, stop=partial(stop, last) if runtime.rank == 0 else lambda: None)
+
+    on_ranks(2, interrupted)
+    on_ranks(2, lambda runtime: run_of(both, tmp_path / "part", runtime, resume=True))
     texts = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "part")]
     for key in ("metrics", "cooperation", "parameters"):
         assert texts[0][key] == texts[1][key]

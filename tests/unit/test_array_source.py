@@ -303,15 +303,29 @@ def test_equal_ends_of_a_symmetric_field_prove_nothing_unless_positions_do(tmp_p
     # half a step from 0, as centres of cells are
     assert grid_of(opened(with_positions(tmp_path, values, CELLS), bounds={}, **keys)) == (9, 0, 1)
     assert grid_of(opened(with_positions(tmp_path, values, CELLS - 1), bounds={}, **keys)) == (9, -1, 0)
-    path = with_positions(tmp_path, values, CELLS + 0.02)
+    path = with_positions(tmp_path, values, CELLS + 0.0217)
     assert refused(lambda: opened(path, bounds={}, **keys)) == (
         "data.points: along x the last samples equal the first, but neither the values nor the positions show whether "
         "both are the same point of the period; give bounds.x = [lower, upper], or set points: "
         '"nodes" if the last sample repeats the first, else "cells"'
     )
-    assert grid_of(opened(path, bounds={"x": (0.02, 1.02)}, **keys)) == (9, 0.02, 1.02)
-    assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0.02, 1.02)
+    assert grid_of(opened(path, bounds={"x": (0.0217, 1.0217)}, **keys)) == (9, 0.0217, 1.0217)
+    assert grid_of(opened(path, bounds={}, points="cells", **keys)) == (9, 0.0217, 1.0217)
     assert grid_of(opened(path, bounds={}, points="nodes", **keys))[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"), [(-8, 8), (0, 1), (0, 100), (-1, 1), (0, 2 * np.pi), (-np.pi, np.pi), (0.25, 1.5), (-16, 0)]
+)
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_the_round_end_of_a_period_shows_whether_the_last_sample_repeats_the_first(tmp_path, lower, upper, precision):
+    keys = {"variables": {"u": "u"}, "coordinates": {"x": "x"}, "bounds": {}}
+    for end, cells in ((True, 32), (False, 33)):
+        x = np.linspace(lower, upper, 33, endpoint=end)
+        values = np.outer([1.0, 0.5], np.exp(-((20 * np.linspace(-1, 1, 33)) ** 2)))
+        half = (upper - lower) / cells / 2
+        found = grid_of(opened(with_positions(tmp_path, values, x.astype(precision)), **keys))
+        assert found == (cells, lower - half, upper - half)
 
 
 def test_static_fields_lose_their_end_samples_too(tmp_path):

@@ -93,6 +93,19 @@ def test_without_chaos_there_is_none(rate: Callable[[Tensor], Tensor], start: li
     assert exponent(rate, start) is None
 
 
+def test_the_physics_runs_on_no_longer_than_differences_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: list[int] = []
+    run = lyapunov.rollout
+
+    def rolled(*args: Any) -> Tensor:
+        frames.append(1)
+        return run(*args)
+
+    monkeypatch.setattr(lyapunov, "rollout", rolled)
+    assert exponent(lambda u: u - u**2, [1e-3, 2e-3, 3e-3], frames=60) is None
+    assert len(frames) == 60 + lyapunov.SPANS * 60 // 3
+
+
 def test_without_a_known_start_state_there_is_none() -> None:
     layout = tiny_layout(2)
     hidden = torch.full((5, 1, 2), float("nan"))

@@ -230,6 +230,14 @@ def test_the_choice_is_written_into_the_spec() -> None:
     assert (found.epochs_per_cycle, found.batch_size, found.schedule) == (6, 4, "cosine")
 
 
+def test_the_work_of_a_physics_with_a_correction_is_counted() -> None:
+    corrected = copy.deepcopy(OPEN) | {"synthetic": {"kind": "corrected", "width": 2, "depth": 1}}
+    del corrected["run"]["budget"]
+    corrected["physical"]["compile"] = "graph"
+    told = hyco.Engine(corrected).plan()["training"]
+    assert told["training.synthetic.epochs_per_cycle"] > 1
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "gauss-newton"])
 def test_full_batches_have_no_plan(optimizer: str) -> None:
     found = prepared({"training.synthetic.optimizer": optimizer}).spec.training.synthetic

@@ -10,6 +10,7 @@ The rule: samples become centres of cells. Where samples lie on the ends of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -213,8 +214,8 @@ def _by_positions(
         gaps = (0.0, 0.0)
     elif points == "auto" and sides == ("periodic", "periodic"):
         repeats = evidence.repeats()
-        if repeats is None and abs(first / step % 1 - 0.5) <= END_TOLERANCE:
-            repeats = False  # half a step from 0, as the centres of cells are
+        if repeats is None:
+            repeats = _repeats_by_positions(n, first, step)
         if repeats is None:
             raise DataError(
                 f"along {axis} the last samples equal the first, but neither the values nor the positions show whether "
@@ -235,6 +236,32 @@ def _by_positions(
         if {look.kind for look in looks.values()} == {"fixed value"}:
             gaps = (0.0 if 0 in looks else 0.5, 0.0 if 1 in looks else 0.5)
     return _Samples(n=n, first=first, step=step, gaps=gaps)
+
+
+def _repeats_by_positions(n: int, first: float, step: float) -> bool | None:
+    """Return whether positions show that the last sample of a period repeats the first; None where they do not.
+
+    Samples half a step from 0 are centres of cells. Else people choose a round end of the period: of -8, -7.9375, ...,
+    7.9375 it is 8, one step after the last sample, and of 0, 0.01, ..., 1 it is the last sample.
+    """
+    if abs(first / step % 1 - 0.5) <= END_TOLERANCE:
+        return False
+    repeated, left_out = (_digits(first + (n + more) * step, n * step) for more in (-1, 0))
+    return None if repeated == left_out else repeated < left_out
+
+
+def _digits(value: float, length: float) -> int:
+    """Return how many significant digits a number has, to a millionth of the length; a multiple of pi has one more.
+
+    Numbers of more than three digits are no rounder than one another.
+    """
+
+    def digits(number: float, tolerance: float) -> int:
+        if abs(number) <= tolerance:
+            return 0
+        return next((d for d in (1, 2, 3) if abs(number - float(f"{number:.{d - 1}e}")) <= tolerance), 4)
+
+    return min(digits(value, 1e-6 * length), digits(value / math.pi, 1e-6 * length / math.pi) + 1, 4)
 
 
 def _by_both(
