@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -28,10 +29,11 @@ def _draw() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _measure() -> Iterator[dict[str, Any]]:
+def measuring() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Runs in this process find neither error bars, and so no budget of errors, nor chaos: more than half of the rest.
 
     What fails in them is a warning of the run, so that a run whose results are not looked at tells nothing of them.
+    Gives a context in which runs find them.
     """
     from hyco_engine import results
 
@@ -39,15 +41,21 @@ def _measure() -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in whole:
             patch.setattr(results, name, lambda *given: None)
-        yield whole
+
+        @contextmanager
+        def found() -> Iterator[None]:
+            with pytest.MonkeyPatch.context() as inner:
+                for name, function in whole.items():
+                    inner.setattr(results, name, function)
+                yield
+
+        yield found
 
 
 @pytest.fixture(scope="module")
-def measured(_measure: dict[str, Any]) -> Iterator[None]:
+def measured(measuring: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """For a module that looks at error bars, budgets, the verdict or chaos: its runs find them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, function in _measure.items():
-            patch.setattr(f"hyco_engine.results.{name}", function)
+    with measuring():
         yield
 
 

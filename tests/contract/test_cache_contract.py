@@ -245,8 +245,8 @@ class ReadingThroughAThread(CacheContract):
 def test_a_library_with_threads_of_its_own_is_read_in_several_checks_at_once() -> None:
     assert ANOTHER_LIBRARY.submit(threading.active_count).result() > 1
     contract = ReadingThroughAThread()
-    with ThreadPoolExecutor(3) as checks:
-        assert list(checks.map(lambda _: read_elsewhere(contract.elsewhere()), range(3))) == ["", "", ""]
+    with ThreadPoolExecutor(2) as checks:
+        assert list(checks.map(lambda _: read_elsewhere(contract.elsewhere()), range(2))) == ["", ""]
 
 
 def test_what_no_other_process_can_make_is_told() -> None:
@@ -260,4 +260,3 @@ def test_what_no_other_process_can_make_is_told() -> None:
         read_elsewhere({**ReadingThroughAThread().elsewhere(), "class": "Gone"})
     with pytest.raises(NotRemade, match="'gone'"):
         read_elsewhere({"kind": "gone"})
-    assert read_elsewhere({"kind": "disk"}) == ""

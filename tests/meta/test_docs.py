@@ -8,7 +8,8 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ from hyco_engine.spec.loading import spec_from_dict
 from hyco_engine.spec.reference import COMMAND, builtin_registry, reference
 from hyco_engine.spec.structuring import option_fields
 from hyco_engine.spec.values import has_keys, is_mapping, members
-
-pytestmark = pytest.mark.usefixtures("measured")
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -308,13 +307,16 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, drawn: None) -> Finished:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, drawn: None, measuring: Callable[[], AbstractContextManager[None]]
+) -> Finished:
     import hyco_engine as hyco
     from hyco_engine.runs.metrics import read_metrics, read_summary
 
     folder = tmp_path_factory.mktemp("finished")
     paths = {"cache": str(folder / "cache"), "runs": str(folder / "runs")}
-    result = hyco.run(tomllib.loads(TINY) | {"paths": paths}, overrides={"run.cycles": 1})
+    with measuring():
+        result = hyco.run(tomllib.loads(TINY) | {"paths": paths}, overrides={"run.cycles": 1})
     return Finished(result.folder, read_summary(result.folder), read_metrics(result.folder))
 
 

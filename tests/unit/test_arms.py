@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 from torch import nn
 
 import hyco_engine as hyco
@@ -31,7 +31,7 @@ def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def spec(augmentation: dict[str, Any], **tables: Any) -> dict[str, Any]:
-    return copy.deepcopy(BURGERS) | {"augmentation": augmentation} | tables
+    return copy.deepcopy(TINY) | {"augmentation": augmentation} | tables
 
 
 def arms(*choices: dict[str, Any], **tables: Any) -> dict[str, Any]:

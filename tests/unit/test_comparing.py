@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from messages import error_naming
+from tiny_specs import TINY
 
 import hyco_engine as hyco
 from hyco_engine.cli import cli
@@ -26,7 +27,7 @@ SPEC: dict[str, Any] = {
         "dt": 0.01,
         "split": {"train": "0:2", "val": "2:3"},
     },
-    "physical": {"kind": "burgers", "dt": 0.01, "compile": "eager", "parameters": {"nu": {"init": 0.04}}},
+    "physical": TINY["physical"],
     "synthetic": {"kind": "resnet", "width": 2, "blocks": 1},
     "augmentation": {"kind": "count", "alpha": 0.5},
     "training": {"physical": {"optimizer": "adam", "epochs_per_cycle": 2}, "synthetic": {"epochs_per_cycle": 4}},

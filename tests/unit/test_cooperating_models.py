@@ -12,17 +12,13 @@ import pytest
 import torch
 from data_cases import layout
 from messages import error_naming
-from phi.field import Field
 from torch import Tensor, nn
 
 import hyco_engine as hyco
 from hyco_engine.builtin.models.coordinate_mlp import CoordinateMLP
 from hyco_engine.builtin.models.corrected import Corrected
-from hyco_engine.builtin.models.heat import Heat
-from hyco_engine.builtin.models.options_physical import HeatOptions
 from hyco_engine.builtin.models.options_synthetic import CoordinateMLPOptions
 from hyco_engine.interfaces import BuildContext, Correction
-from hyco_engine.physics import FlowModel
 from hyco_engine.rollout import rollout
 from hyco_engine.runs.export import export
 from hyco_engine.training.acceptance import accept_correction
@@ -38,34 +34,17 @@ def test_position_and_time_are_scaled_over_domain_and_duration() -> None:
     torch.testing.assert_close((corners - model.origin) * model.scale, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
 
 
-class GrowingHeat(Heat):
-    """With growth, which a physics that only diffuses lacks."""
-
-    def step(self, fields: Mapping[str, Field], parameters: Mapping[str, Any], dt: float) -> dict[str, Field]:
-        u = super().step(fields, parameters, dt)["u"]
-        return {"u": u.with_values(u.values * math.exp(dt))}
+def physics(rate: str, kappa: float) -> dict[str, Any]:
+    return {"kind": "equation", "compile": "eager", "rates": {"u": rate}, "parameters": {"kappa": {"init": kappa}}}
 
 
-def registry() -> hyco.Registry:
-    found = hyco.Registry.discover()
-    record = hyco.ModelRecord(
-        kind="growing-heat",
-        role="physical",
-        summary="heat with growth",
-        options=HeatOptions,
-        factory=lambda options, context: FlowModel(GrowingHeat(options, context.grid), context),
-    )
-    found.register(record, distribution="test", version="1")
-    return found
-
-
-def wrong_physics(**tables: Any) -> dict[str, Any]:
+def wrong_physics(growth: str = " + u", **tables: Any) -> dict[str, Any]:
     """Data with growth, for a physics that only diffuses."""
     return {
         "run": {"cycles": 1, "device": "cpu"},
         "data": {
             "kind": "simulate",
-            "physics": {"kind": "growing-heat"},
+            "physics": physics("kappa*lap(u)" + growth, 0.01),
             "truth": {"kappa": 0.01},
             "num_simulations": 3,
             "num_frames": 8,
@@ -73,7 +52,7 @@ def wrong_physics(**tables: Any) -> dict[str, Any]:
             "dt": 0.1,
             "split": {"train": "0:2", "val": "2:3"},
         },
-        "physical": {"kind": "heat", "compile": "graph", "parameters": {"kappa": {"init": 0.05}}},
+        "physical": physics("kappa*lap(u)", 0.05),
         "synthetic": {"kind": "corrected", "width": 8, "positions": False},
         "augmentation": {"kind": "trust", "alpha": 0.5, "warmup": 10},
         "training": {"synthetic": {"optimizer": "lbfgs", "epochs_per_cycle": 60}},
@@ -84,7 +63,7 @@ def test_a_correction_finds_what_the_physics_lacks_and_needs_the_run_folder_alon
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = hyco.run(wrong_physics(), registry=registry())
+    result = hyco.run(wrong_physics())
     metrics = result.summary["metrics"]
     assert metrics["synthetic"]["val"]["nrmse"] < 0.2 * metrics["physical"]["val"]["nrmse"]
     assert isinstance(result.synthetic, Corrected)
@@ -92,7 +71,7 @@ def test_a_correction_finds_what_the_physics_lacks_and_needs_the_run_folder_alon
     # its physics is a copy with parameters of its own
     own = float(result.synthetic.physics.learnables.values()["kappa"].detach())
     assert own != float(result.physical.learnables.values()["kappa"].detach())
-    again = hyco.load_surrogate(result.folder, registry=registry())
+    again = hyco.load_surrogate(result.folder)
     start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = rollout(result.synthetic, start, 3)
@@ -102,10 +81,10 @@ def test_a_correction_finds_what_the_physics_lacks_and_needs_the_run_folder_alon
     assert correction["error"] < 0.2 * correction["error_without"]
     # each file for itself, without the run
     weights, program = tmp_path / "corrected.safetensors", tmp_path / "corrected.pt2"
-    export(result.folder, weights, "safetensors", registry=registry())
-    export(result.folder, program, "torch-export", registry=registry())
+    export(result.folder, weights, "safetensors")
+    export(result.folder, program, "torch-export")
     with torch.no_grad():
-        assert torch.equal(rollout(hyco.load_surrogate(weights, registry=registry()), start, 3), expected)
+        assert torch.equal(rollout(hyco.load_surrogate(weights), start, 3), expected)
     torch.testing.assert_close(torch.export.load(program).module()(start), expected[:, :1], rtol=1e-6, atol=1e-6)
 
 
@@ -113,9 +92,8 @@ def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = wrong_physics(training={"synthetic": {"epochs_per_cycle": 1}})
-    spec["data"]["physics"]["kind"] = "heat"
-    result = hyco.run(spec, registry=registry())
+    spec = wrong_physics(growth="", training={"synthetic": {"epochs_per_cycle": 1}})
+    result = hyco.run(spec)
     correction = result.summary["correction"]
     assert not correction["accepted"]
     assert correction["error_without"] < 1e-3 < correction["error"]
@@ -125,9 +103,9 @@ def test_a_correction_that_does_not_pay_on_held_out_data_is_not_kept(
     ) in result.summary["warnings"]
     start = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        alone = rollout(hyco.load_physics(result.folder, "best", registry=registry()), start, 3)
+        alone = rollout(hyco.load_physics(result.folder, "best"), start, 3)
         for which in ("best", "final"):
-            surrogate = hyco.load_surrogate(result.folder, which, registry=registry())
+            surrogate = hyco.load_surrogate(result.folder, which)
             assert torch.equal(rollout(surrogate, start, 3), alone)
     errors = result.summary["metrics"]["synthetic"]["val"]
     assert errors["vrmse"] == pytest.approx(correction["error_without"])
@@ -168,7 +146,7 @@ def test_a_correction_can_be_trained_after_the_physics(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     spec = wrong_physics()
     spec["physical"]["parameters"]["kappa"] = {"init": 0.012, "learn": False}
-    result = hyco.run(spec, registry=registry())
+    result = hyco.run(spec)
     assert result.physical is not None
     assert isinstance(result.synthetic, Corrected)
     for physics in (result.physical, result.synthetic.physics):
@@ -183,4 +161,4 @@ def test_there_must_be_a_physics_to_correct(tmp_path: Path, monkeypatch: pytest.
     spec = wrong_physics()
     del spec["physical"]
     with error_naming(hyco.SpecError, "[physical]"):
-        hyco.run(spec, registry=registry())
+        hyco.run(spec)

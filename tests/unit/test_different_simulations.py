@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from hyco_engine.runs.loading import evaluate
 from hyco_engine.runs.predicting import predict
 from hyco_engine.training.linearized import Linearizer
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 TRUTH = [0.005, 0.01, 0.02, 0.03]
 
 
+def diffusion(nu: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "equation", "compile": "eager", "rates": {"u": "nu*lap(u)"}, "parameters": {"nu": nu}}
+
+
 def spec(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Return a spec of four simulations of Burgers' equation, whose viscosity differs; `changes` replace tables."""
+    """Return a spec of four simulations of a diffusion that differs between them; `changes` replace tables."""
     data = {
         "kind": "simulate",
         "name": "several",
@@ -48,7 +52,7 @@ def spec(folder: Path, **changes: Any) -> dict[str, Any]:
         "run": {"name": "several", "cycles": 1},
         "paths": {"runs": str(folder / "runs"), "cache": str(folder / "cache")},
         "data": data,
-        "physical": {"kind": "burgers", "parameters": {"nu": {"scope": "simulation"}}},
+        "physical": diffusion({"init": 0.015, "scope": "simulation"}),
         **changes,
     }
 
@@ -58,12 +62,15 @@ SURROGATE: dict[str, Any] = {
     "training": {"synthetic": {"epochs_per_cycle": 1}},
     "augmentation": {"kind": "trust", "alpha": 1.0},
 }
-KNOWN = {"kind": "burgers", "parameters": {"nu": {"from": "nu"}}}
+KNOWN = diffusion({"from": "nu"})
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> hyco.RunResult:
-    return hyco.Engine(spec(tmp_path_factory.mktemp("found")), draw=draw).run()
+def found(
+    tmp_path_factory: pytest.TempPathFactory, measuring: Callable[[], AbstractContextManager[None]]
+) -> hyco.RunResult:
+    with measuring():
+        return hyco.Engine(spec(tmp_path_factory.mktemp("found")), draw=draw).run()
 
 
 def test_each_simulation_gets_its_own_value_with_an_error_bar(found: hyco.RunResult) -> None:
@@ -103,7 +110,7 @@ def test_all_frames_of_short_series_identify(
 
 
 def test_identify_needs_parameters_in_which_simulations_differ(tmp_path: Path) -> None:
-    table = spec(tmp_path, physical={"kind": "burgers"})
+    table = spec(tmp_path, physical=diffusion({"init": 0.015}))
     table["data"]["truth"] = {"nu": 0.01}
     result = hyco.run(table)
     with error_naming(DataError, "all simulations share their parameters", "from", "scope"):
@@ -119,7 +126,7 @@ def test_values_of_other_simulations_are_not_measured_on_new_data(found: hyco.Ru
 
 
 def test_simulations_of_a_group_share_a_value(tmp_path: Path) -> None:
-    table = spec(tmp_path, physical={"kind": "burgers", "parameters": {"nu": {"scope": "group", "group": "rig"}}})
+    table = spec(tmp_path, physical=diffusion({"init": 0.015, "scope": "group", "group": "rig"}))
     table["data"] |= {"truth": {"nu": {"grid": [0.01, 0.02]}}, "scalars": {"rig": "nu"}}
     own = hyco.run(table).summary["parameters"]["nu"]["own"]
     assert [one["group"] for one in own] == ["0.01", "0.02"]
@@ -190,7 +197,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_derivatives_by_the_values_of_groups_equal_those_of_one_sample_after_the_other(tmp_path: Path) -> None:
-    engine = Engine(spec(tmp_path))
+    captured = {"kind": "burgers", "parameters": {"nu": {"scope": "simulation"}}}
+    engine = Engine(spec(tmp_path, physical=captured))
     assembler = Assembler(engine.spec, Registry.discover())
     task = assembler.task()
     task.read()
@@ -301,7 +309,7 @@ def frames_of(table: dict[str, Any]) -> Any:
 def test_steps_that_are_too_long_for_held_out_parameters_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table = spec(tmp_path, physical=KNOWN)
+    table = spec(tmp_path, physical={"kind": "burgers", "parameters": {"nu": {"from": "nu"}}})
     table["data"] |= {"truth": {"nu": {"each": [0.01, 0.01, 0.02, 1.0]}}}
     table["data"]["split"] = {"by": "simulation", "train": "0:2", "val": "2:3", "test": "3:4"}
     result = hyco.run(table)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from messages import error_naming
-from tiny_specs import BURGERS as SPEC
+from tiny_specs import BURGERS
+from tiny_specs import TINY as SPEC
 
 import hyco_engine as hyco
 from hyco_engine.errors import DataError, HycoError, PluginError, RunError, SpecError
@@ -203,7 +204,7 @@ def test_predict_refuses_damaged_files(finished: hyco.RunResult, tmp_path: Path)
 
 def test_a_boundary_that_does_not_fit_the_field_is_located(tmp_path: Path) -> None:
     with error_naming(DataError, "'u'", "2 values", "1 component", key="data.boundary"):
-        hyco.Engine(SPEC, overrides={"data.boundary": [1.0, 2.0]}).plan()
+        hyco.Engine(BURGERS, overrides={"data.boundary": [1.0, 2.0]}).plan()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_plan_tells_sizes_without_simulating(monkeypatch: pytest.MonkeyPatch) 
     from hyco_engine.data.manager import DataManager
 
     monkeypatch.setattr(DataManager, "prepare", lambda *args: pytest.fail("a plan must not simulate"))
-    plan = hyco.Engine(SPEC).plan()
+    plan = hyco.Engine(BURGERS).plan()
     assert (plan["n_real"], plan["n_generated"]) == (10, 5)
     assert plan["cache"]["kind"] == "memory"
     assert plan["cache"]["estimated_bytes"] == 5 * 4 * 16 * 4
@@ -440,7 +441,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, measured: None) -> hyco.RunR
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return hyco.Engine(SPEC, draw=draw).run(folder / "run")
+        return hyco.Engine(BURGERS, draw=draw).run(folder / "run")
 
 
 def test_a_run_leaves_what_the_contract_says(whole: hyco.RunResult) -> None:
@@ -497,7 +498,7 @@ def test_a_run_leaves_what_the_contract_says(whole: hyco.RunResult) -> None:
 
 
 def test_the_same_spec_twice_gives_equal_bytes(whole: hyco.RunResult, tmp_path: Path) -> None:
-    again = hyco.run(SPEC, run_dir=tmp_path / "again")
+    again = hyco.run(BURGERS, run_dir=tmp_path / "again")
     assert weights(again.folder) == weights(whole.folder)
     assert untimed(again.folder) == untimed(whole.folder)
     assert again.summary["parameters"] == whole.summary["parameters"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -184,7 +184,7 @@ def test_damaged_bands_are_refused(factors: Any) -> None:
 
 
 def tables(folder: Path, **synthetic: Any) -> dict[str, Any]:
-    return copy.deepcopy(BURGERS) | {
+    return copy.deepcopy(TINY) | {
         "paths": {"runs": str(folder / "runs"), "cache": str(folder / "cache")},
         "synthetic": {"kind": "resnet", "width": 4, "blocks": 1, **synthetic},
     }

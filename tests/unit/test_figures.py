@@ -266,8 +266,15 @@ def assert_shows(images: Sequence[AxesImage], values: Any, frames: Sequence[int]
 TOLD = {"synthetic": "Surrogate", "physical": "Physics", "my $fno$": r"my \$fno\$"}
 
 
-@pytest.mark.parametrize("resolution", [(16,), (8, 8)])
-@pytest.mark.parametrize("models", [(), ("synthetic",), ("synthetic", "physical", "my $fno$")])
+@pytest.mark.parametrize(
+    ("models", "resolution"),
+    [
+        ((), (16,)),
+        (("synthetic",), (8, 8)),
+        (("synthetic", "physical", "my $fno$"), (16,)),
+        (("synthetic", "physical", "my $fno$"), (8, 8)),
+    ],
+)
 def test_comparison_of_any_number_of_models(
     tmp_path: Path, figures: list[Figure], models: tuple[str, ...], resolution: tuple[int, ...]
 ) -> None:
@@ -314,8 +321,7 @@ def test_comparison_in_one_dimension_draws_curves_of_all_models(tmp_path: Path, 
     np.testing.assert_allclose(errors["Physics"].get_ydata(), 0.1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("resolution", [(16,), (8, 8)])
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize(("value", "resolution"), [(np.nan, (16,)), (np.inf, (8, 8)), (1e30, (16,)), (1e30, (8, 8))])
 def test_comparison_says_that_a_model_diverged(
     tmp_path: Path, texts: Texts, resolution: tuple[int, ...], value: float
 ) -> None:
@@ -327,15 +333,16 @@ def test_comparison_says_that_a_model_diverged(
     assert any("not finite from t = 0.5" in text for text in texts) == (not np.isfinite(value))
 
 
-@pytest.mark.parametrize("resolution", [(16,), (8, 8)])
 @pytest.mark.parametrize(
-    ("kind", "frames", "error"),
+    ("kind", "frames", "error", "resolution"),
     [
         # a prediction that ends early: its frames are drawn, of these the ones in which something was observed
-        ("masked", (0, 2, 4, 6), "nrmse 0.14"),
-        ("unknown", (0, 4, 7, 11), "no truth"),
-        ("zero", (0, 4, 7, 11), "no truth"),
-        ("one", (0,), "no truth"),
+        ("masked", (0, 2, 4, 6), "nrmse 0.14", (16,)),
+        ("masked", (0, 2, 4, 6), "nrmse 0.14", (8, 8)),
+        ("unknown", (0, 4, 7, 11), "no truth", (8, 8)),
+        ("zero", (0, 4, 7, 11), "no truth", (16,)),
+        ("one", (0,), "no truth", (16,)),
+        ("one", (0,), "no truth", (8, 8)),
     ],
 )
 def test_comparison_of_odd_truths(

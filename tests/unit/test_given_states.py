@@ -46,6 +46,7 @@ SPEC: dict[str, Any] = {
     },
     "physical": {
         "kind": "equation",
+        "compile": "eager",
         "rates": {"u": "k*lap(u)"},
         "initial": {"u": BUMP},
         "parameters": {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 from torch import Tensor
 
 import hyco_engine as hyco
@@ -26,7 +26,7 @@ def test_models_are_measured_on_held_out_simulations_alone(tmp_path: Path, monke
         add(self, predictions, targets, units)
 
     monkeypatch.setattr(evaluation.Sums, "add", watched)
-    spec = copy.deepcopy(BURGERS)
+    spec = copy.deepcopy(TINY)
     spec["run"]["cycles"] = 1
     engine = hyco.Engine(spec)
     summary = engine.run(tmp_path / "run").summary

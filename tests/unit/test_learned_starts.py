@@ -160,7 +160,8 @@ def test_differences_along_no_change_are_zero(monkeypatch: pytest.MonkeyPatch) -
         raise NotImplementedError("no rule for this operation")
 
     monkeypatch.setattr(linearized, "push_forward", fails)
-    moving = [Trajectory(dynamic=t.dynamic.float(), static=t.static.float()) for t in noisy(0, 0.1).trajectories]
+    seen = noisy(0, 0.1, count=2).trajectories
+    moving = [Trajectory(dynamic=path.dynamic.float(), static=path.static.float()) for path in seen]
     still = Trajectory(dynamic=torch.zeros_like(moving[0].dynamic), static=moving[0].static)
     found = []
     for paths in (moving, [*moving, still]):
@@ -172,14 +173,14 @@ def test_differences_along_no_change_are_zero(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
-    """95 % intervals cover the truth in at least 34 of 40 draws, and are as wide as the estimates spread."""
+    """95 % intervals cover the truth in at least 16 of 20 draws, and are as wide as the estimates spread."""
     values, errors, covered = [], [], 0
     # a start near the minimum, which few steps reach
     near = {"k": ParameterSetting(init=1.0)}
-    for seed in range(40):
+    for seed in range(20):
         data = noisy(seed, 0.1, count=6, frames=6, horizon=5)
         trainer = learning(Decay(settings=near, dtype=torch.float64), batch_size=100)
-        trainer.train(data, 4)
+        trainer.train(data, 3)
         bars = measure(trainer, data)
         assert bars is not None
         interval, error = bars.interval["k"], bars.standard_error["k"]
@@ -189,7 +190,7 @@ def test_intervals_cover_the_truth_where_the_starts_are_unknown() -> None:
         errors.append(error)
         covered += interval[0] <= 1.0 <= interval[1]
     spread = float(torch.tensor(values).std())
-    assert covered >= 34  # fewer have a probability below 1 %
+    assert covered >= 16  # fewer have a probability below 1 %
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.35)
     assert "the 48 values of the start states are unknown too" in bars.assumption
 

@@ -177,7 +177,10 @@ resolution = {x = 16}
 dt = 0.02
 split = {train = "0:2", val = "2:3", test = "3:4"}
 [physical]
-kind = "burgers"
+kind = "equation"
+compile = "eager"
+rates.u = "nu*lap(u)"
+parameters.nu.init = 0.05
 [synthetic]
 kind = "resnet"
 width = 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 from data_cases import ListSource, choice, grid, layout, scalar
 from messages import error_naming
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 
 import hyco_engine as hyco
 from hyco_engine.augment.dataset import AugmentedDataset
@@ -745,7 +745,7 @@ def test_what_is_wrong_with_a_vector_is_told(tmp_path, header, data, message, ke
 def test_parts_that_would_say_nothing_are_refused(player, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HycoError) as caught:
-        hyco.run(BURGERS | {"training": {player: {"points_per_sample": 8}}})
+        hyco.run(TINY | {"training": {player: {"points_per_sample": 8}}})
     (problem,) = caught.value.problems
     assert problem.key == f"training.{player}.points_per_sample"
     assert problem.message == (

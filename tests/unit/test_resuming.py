@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from messages import error_naming
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
@@ -20,9 +20,7 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import read_metrics
 
-SPEC: dict[str, Any] = BURGERS | {
-    # its few steps take less time than to capture them
-    "physical": BURGERS["physical"] | {"compile": "eager"},
+SPEC: dict[str, Any] = TINY | {
     "training": {
         "synthetic": {"epochs_per_cycle": 2, "batch_size": 8},
         "physical": {"epochs_per_cycle": 2, "batch_size": 8, "optimizer": "adam"},

@@ -16,7 +16,6 @@ KAPPA = 0.05
 
 def spec(tmp_path, frames, **tables):
     x, t = (np.arange(16) + 0.5) / 16, 0.1 * np.arange(frames)
-    # the decay on the grid of second order, which the physics `heat` is close to
     rate = KAPPA * (2 * math.pi) ** 2
     np.savez(tmp_path / "u.npz", u=1 + np.exp(-rate * t)[:, None] * np.sin(2 * math.pi * x))
     data = {
@@ -33,7 +32,12 @@ def spec(tmp_path, frames, **tables):
         "run": {"cycles": 1},
         "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
         "data": data,
-        "physical": {"kind": "heat", "compile": "eager"},
+        "physical": {
+            "kind": "equation",
+            "compile": "eager",
+            "rates": {"u": "kappa*lap(u)"},
+            "parameters": {"kappa": {"init": 0.1}},
+        },
         **tables,
     }
 

@@ -15,7 +15,7 @@ from data_cases import layout
 from hypothesis import given
 from hypothesis import strategies as st
 from messages import error_naming
-from tiny_specs import BURGERS
+from tiny_specs import TINY
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -29,8 +29,6 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, Player, TermSpec, Trajectory
 from hyco_engine.runs.metrics import read_metrics
-
-pytestmark = pytest.mark.usefixtures("measured")
 
 SQUARE = Grid(axes=("x", "y"), resolution=(8, 4), lower=(-1.0, 2.0), upper=(1.0, 5.0))
 POSITIVE = st.floats(1e-6, 1e6)
@@ -645,7 +643,7 @@ NOTHING_HELD_OUT = (
     ],
 )
 def test_a_surrogate_that_steps_no_states_is_told_before_anything_trains(augmentation: dict[str, Any]) -> None:
-    spec = BURGERS | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
+    spec = TINY | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
     with pytest.raises(SpecError) as caught:
         hyco.Engine(spec).plan()
     (problem,) = caught.value.problems
@@ -654,7 +652,7 @@ def test_a_surrogate_that_steps_no_states_is_told_before_anything_trains(augment
 
 @pytest.mark.parametrize("augmentation", [{"alpha": 0.0}, {"kind": "interaction", "alpha": 1.0}])
 def test_where_nothing_is_generated_any_surrogate_will_do(augmentation: dict[str, Any]) -> None:
-    spec = BURGERS | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
+    spec = TINY | {"synthetic": {"kind": "coordinate-mlp", "duration": 0.2}, "augmentation": augmentation}
     assert hyco.Engine(spec).plan()["n_generated"] == 0
 
 

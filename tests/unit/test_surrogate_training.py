@@ -13,7 +13,7 @@ import attrs
 import pytest
 import torch
 from messages import error_naming
-from tiny_specs import BURGERS
+from tiny_specs import BURGERS, TINY
 from torch import Tensor, nn
 
 import hyco_engine as hyco
@@ -31,8 +31,6 @@ from hyco_engine.training.planning import Size, most_in_epoch, operations, plan
 from hyco_engine.training.problem import with_noise
 from hyco_engine.training.settings import SurrogateTraining, TrainingSettings
 from hyco_engine.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("measured")
 
 REGISTRY = Registry.discover(())
 
@@ -186,8 +184,8 @@ def test_what_a_step_may_spend_on_a_sample_is_counted() -> None:
 
 # --- in a spec --------------------------------------------------------------------------------------------------------
 
-OPEN: dict[str, Any] = {**BURGERS, "training": {"physical": BURGERS["training"]["physical"]}}
-OPEN["run"] = {**BURGERS["run"], "budget": "12 epochs"}
+OPEN: dict[str, Any] = {**TINY, "training": {"physical": TINY["training"]["physical"]}}
+OPEN["run"] = {**TINY["run"], "budget": "12 epochs"}
 
 
 def prepared(changes: dict[str, Any]) -> Assembler:
@@ -253,7 +251,8 @@ def test_noise_needs_stochastic_gradient_descent() -> None:
 
 
 def test_check_tells_the_choice() -> None:
-    told = hyco.Engine(copy.deepcopy(OPEN)).plan()
+    # a physics of which there is nothing to tell
+    told = hyco.Engine(copy.deepcopy(OPEN) | {"physical": BURGERS["physical"]}).plan()
     assert told["training"] == {
         "training.synthetic.epochs_per_cycle": 6,
         "training.synthetic.batch_size": 4,

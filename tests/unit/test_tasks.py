@@ -34,8 +34,6 @@ from hyco_engine.training.losses import PredictorObjective, RolloutObjective
 from hyco_engine.training.point_losses import PointObjective
 from hyco_engine.training.settings import TrainingSettings
 
-pytestmark = pytest.mark.usefixtures("measured")
-
 CELLS = 5
 
 PLAIN = TrainingSettings()

@@ -25,6 +25,16 @@ BURGERS: dict[str, Any] = {
         "physical": {"epochs_per_cycle": 2, "batch_size": 4, "optimizer": "adam"},
     },
 }
+"""What most runs are: a model written in PhiFlow, whose steps are captured."""
+TINY: dict[str, Any] = BURGERS | {
+    "physical": {
+        "kind": "equation",
+        "compile": "eager",
+        "rates": {"u": "nu*lap(u)"},
+        "parameters": {"nu": {"init": 0.05, "bounds": [1e-4, 1.0]}},
+    },
+}
+"""The same around a physics of no cost, for what does not depend on the physics: a third of the time."""
 
 HEAT_DATA: dict[str, Any] = {
     "kind": "simulate",
