@@ -36,8 +36,8 @@ NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 def planned(section: str) -> dict[str, Any]:
     """Return the plan that `check` makes for the section, with a surrogate that completes the spec."""
     spec = tomllib.loads(section)
-    space = spec["data"]["kind"] == "points" or {"coordinates", "bounds", "boundary"} & set(spec["data"])
-    return hyco.Engine(spec | {"synthetic": {"kind": "resnet" if space else "mlp"}}).plan()
+    series = spec["data"]["kind"] == "arrays" and not {"coordinates", "bounds", "boundary"} & set(spec["data"])
+    return hyco.Engine(spec | {"synthetic": {"kind": "mlp" if series else "resnet"}}).plan()
 
 
 def npz(folder: Path, **arrays: Any) -> Path:
