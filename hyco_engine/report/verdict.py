@@ -38,15 +38,15 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run found, each as one sentence; what is wrong with the run, a parameter or a model comes first.
 
     The result depends on `status`, `cycles`, `data.dt`, `noise`, `parameters`, `physics_test`, `metrics`,
-    `cooperation`, `chaos` and `ensemble`, each of which may be missing.
+    `cooperation`, `correction`, `chaos` and `ensemble`, each of which may be missing.
     """
     metrics, test = summary.get("metrics") or {}, summary.get("physics_test") or {}
-    wrong = test.get("explained") is False
+    wrong, uncorrected = test.get("explained") is False, summary.get("correction") is None
     found = [
         *_ending(summary),
         *_trust(summary.get("parameters") or {}),
         *_parameters(summary.get("parameters") or {}),
-        *(_missing(test) if wrong else _unexplained(metrics, summary.get("noise") or {})),
+        *(_missing(test, uncorrected) if wrong else _unexplained(metrics, summary.get("noise") or {})),
         *_harm(metrics, summary.get("cooperation") or (), _level(summary.get("noise") or {})),
         *_models(metrics, _dt(summary), summary.get("noise") or {}),
         *_bands(summary.get("ensemble") or {}),
@@ -194,8 +194,8 @@ def _several(names: list[str]) -> str:
     return _listed(names) if len(names) <= 4 else f"{len(names)} parameters"
 
 
-def _missing(test: Mapping[str, Any]) -> Iterator[str]:
-    """Tell what the missing terms of a physics resemble."""
+def _missing(test: Mapping[str, Any], advises: bool) -> Iterator[str]:
+    """Tell what the missing terms of a physics resemble; with `advises`, tell also how to learn them."""
     best: dict[str, Mapping[str, Any]] = {}
     for entry in test.get("missing") or ():
         best.setdefault(str(entry.get("field")), entry)
@@ -205,10 +205,8 @@ def _missing(test: Mapping[str, Any]) -> Iterator[str]:
         if is_number(entry.get("correlation"))
     ]
     if told:
-        yield (
-            f"What the physics lacks resembles {_listed(told)}; a surrogate of kind “corrected” learns it beside the "
-            "physics."
-        )
+        remedy = "; a surrogate of kind “corrected” learns it beside the physics" if advises else ""
+        yield f"What the physics lacks resembles {_listed(told)}{remedy}."
 
 
 def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

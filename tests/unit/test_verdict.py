@@ -237,6 +237,15 @@ def test_terminal_report_and_summary_tell_the_same(
     assert " ".join(told) in repr(result)
 
 
+def test_a_correction_is_advised_where_there_is_none() -> None:
+    missing = [{"field": "u", "term": "u^2", "correlation": 0.22}]
+    summary = {"status": "completed", "physics_test": {"explained": False, "missing": missing}}
+    lacks = "What the physics lacks resembles u^2 (correlation 0.22) in the rate of u"
+    advised = f"{lacks}; a surrogate of kind “corrected” learns it beside the physics."
+    assert verdict(summary) == [advised]
+    assert verdict(summary | {"correction": {"accepted": True}}) == [f"{lacks}."]
+
+
 def test_on_noisy_data_harm_is_told_of_what_was_kept_alone() -> None:
     """Errors of the cooperation are without the noise, which those of the metrics contain."""
     noise = {"u": {"level": 3.0, "relative": 0.3}}
