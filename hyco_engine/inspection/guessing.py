@@ -136,7 +136,10 @@ def scattered(arrays: Mapping[str, Stored]) -> str:
         words = set(_named(name).replace("xy", "x").split("_"))
         points, columns = stored.shape if len(stored.shape) == 2 else (0, 0)
         others = [other for other, own in arrays.items() if other != name and points in own.shape]
-        if columns in (2, 3) and points > _FEW and words & set(POSITIONS) and others:
+        if columns not in (2, 3) or points <= _FEW or not words & set(POSITIONS):
+            continue
+        # a mesh repeats the positions along one axis for the other
+        if others and _vector(stored, False) is None:
             return (
                 f"{name} seems to hold the positions of {points} points, at which {', '.join(others)} are given: if "
                 f"the points are a grid, reshape these arrays to its axes, and save the positions along each; else "
@@ -483,6 +486,10 @@ def _axes(shape: tuple[int, ...], places: Mapping[str, set[int]]) -> tuple[str, 
         return "".join(sorted(every[0], key=every[0].__getitem__)), True
     if len(places) == len(shape) - 1 and "t" in places and len(every) == 1 and 0 not in every[0].values():
         return ("c" if shape[0] <= _FEW else "s") + "".join(sorted(every[0], key=every[0].__getitem__)), False
+    if len(places) == len(shape) - 1 and "t" not in places and len(every) == 1:
+        (free,) = set(range(len(shape))) - set(every[0].values())
+        known = every[0] | {"t": free}
+        return "".join(sorted(known, key=known.__getitem__)), False
     at = {own["t"] for own in every if "t" in own}
     if len(at) == 1:
         (k,) = at

@@ -150,7 +150,7 @@ FORMS = {
     "mat 7.3, in a struct": Form(write=hdf5("a.mat", run__u=U), keys={"variables": {"u": "run/u"}}),
     "mat, in a cell": Form(
         write=mat(u=OBJECTS),
-        refused="data.variables.u: FILE: the array 'u' cannot be used: it is a cell array; cat(3, c{:}) in MATLAB",
+        refused="data.variables.u: FILE has no array 'u' (it has u/1 (1, 2), u/2 (1, 3))",
         keys={"variables": {"u": "u"}},
     ),
     "mat, an array of structs": Form(
@@ -175,8 +175,9 @@ FORMS = {
     ),
     "netCDF": Form(
         write=lambda p: (p / "a.nc").write_bytes(b"CDF") and p / "a.nc",
-        refused="data.path: cannot read FILE: the engine reads arrays from .npy, .npz, .mat, .h5, .hdf5, .csv, .tsv "
-        'files and from folders of .npy; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr',
+        refused="data.path: cannot read FILE: the engine reads arrays from .npy, .npz, .mat, .h5, .hdf5, .csv, .tsv, "
+        '.txt, .dat files and from folders of .npy; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF '
+        "and zarr",
     ),
     # types
     "float32": Form(write=npy(U.astype("f4"))),
