@@ -69,7 +69,8 @@ def _amplifies(context: CycleContext, teacher: Player, states: Values) -> bool:
         return False
     if not isinstance(states, Tensor) or layout is None:
         return True
-    states = states.to(next(value for value in [*model.parameters(), *model.buffers()] if value.is_floating_point()))
+    own = [*model.parameters(), *model.buffers()]
+    states = states.to(next((value for value in own if value.is_floating_point()), states))
     size = torch.zeros_like(states)
     size[:, : layout.n_dynamic] = DISTURBANCE * states[:, : layout.n_dynamic].abs().amax()
     noise = torch.randn(states.shape, generator=context.generator("disturbance"), dtype=torch.float64).to(states)
