@@ -47,7 +47,7 @@ class GridTask(FieldTask):
             return None
         with attributed(physical.who, "rollouts from learned start states"):
             found = analyses(physical, self.samples(physical.settings), windows)
-            if found is None or not bool(found.isfinite().all()):
+            if not bool(found.isfinite().all()):
                 return None
             observed = self._error(physical)
             self.begin_from(found, physical.settings)

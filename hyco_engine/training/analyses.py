@@ -11,15 +11,13 @@ from hyco_engine.training.problem import to_device
 from hyco_engine.training.trainer import Trainer
 
 
-def analyses(trainer: Trainer, data: Samples, chosen: Tensor) -> Tensor | None:
+def analyses(trainer: Trainer, data: Samples, chosen: Tensor) -> Tensor:
     """Return the states `[n, C_dyn, *S]` that rollouts from the learned start states reach at the ends of samples.
 
-    `data` are the real samples whose start states are learned, and `chosen` the indices of at least one of them.
-    Return None if none are learned.
+    `data` are the real samples whose start states `trainer` has learned, and `chosen` the indices of at least one.
     """
     initial, ends = trainer.state.initial, []
-    if initial is None:
-        return None
+    assert initial is not None
     for indices in torch.split(chosen, trainer.settings.batch_size):
         states, targets = initial(to_device(data.batch(indices), trainer.device), indices)
         # samples of fields on a grid

@@ -24,6 +24,7 @@ from hyco_engine.builtin.strategies.starts import (
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, PhysicalModel, Player, Strategy, Values
+from hyco_engine.physics.disturbance import GROWTH, SIZE
 from hyco_engine.physics.within import instability, known_parameters, physics_within
 from hyco_engine.rollout import evaluating, rollout
 
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
 
 UNTAUGHT = 0.25
 """The part of a usual phase in which a surrogate first learns from real data alone, where generated ones may follow."""
-
-DISTURBANCE = 1e-3
-"""The size of a disturbance, relative to the largest value of the states."""
-
-GROWTH = 2.0
-"""A disturbance that never grows to so many times its size is stable."""
 
 WIDER = 2.0
 """A teacher that is trusted beyond its usual share starts from states that deviate up to so many times as much."""
@@ -72,7 +67,7 @@ def _amplifies(context: CycleContext, teacher: Player, states: Values) -> bool:
     own = [*model.parameters(), *model.buffers()]
     states = states.to(next((value for value in own if value.is_floating_point()), states))
     size = torch.zeros_like(states)
-    size[:, : layout.n_dynamic] = DISTURBANCE * states[:, : layout.n_dynamic].abs().amax()
+    size[:, : layout.n_dynamic] = SIZE * states[:, : layout.n_dynamic].abs().amax()
     noise = torch.randn(states.shape, generator=context.generator("disturbance"), dtype=torch.float64).to(states)
     with torch.no_grad(), evaluating(model):
         paths = rollout(model, torch.cat([states, states + size * noise]), SPIN_UP + (context.real.horizon or 1))
