@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from hyco_engine.data.contracts import Samples
@@ -50,6 +49,9 @@ def visible_waves(windows: Samples, layout: StateLayout) -> Tensor:
 
 def _stand_out(waves: Waves, coefficients: Tensor, noise: float) -> Tensor:
     """Return which waves have more than `noise` in coefficients `[B, *S]`, in the shape of the waves' roughness."""
+    # its import takes as long as a tenth of torch's, and few runs need it
+    from scipy.optimize import isotonic_regression
+
     power = waves.power(coefficients).flatten()
     order = waves.rough.flatten().argsort(stable=True)
     falling = isotonic_regression(power[order].numpy(), increasing=False)
