@@ -8,6 +8,8 @@ Source: C. F. J. Wu, Ann. Stat. 14 (1986), for the bootstrap.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,9 +41,12 @@ def learn_shown_waves(problem: Problem) -> bool:
     shown = torch.zeros_like(learned)
     for channel, waves in enumerate(initial.waves):
         place = corner(waves.lengths)
-        hidden = ~learned[channel][place]
-        power = unbiased * signal[channel][place][hidden] / noise[channel][place][hidden]
-        shown[channel][place][hidden] = stand_out(waves.rough[hidden], power, windows)
+        hidden = waves.mean(learned[channel][place].double()) < 1
+        if bool(hidden.any()):
+            power = unbiased * waves.mean(signal[channel][place]) / waves.mean(noise[channel][place])
+            values = windows * math.prod(waves.lengths) / hidden.numel()
+            hidden[hidden.clone()] = stand_out(waves.rough[hidden], power[hidden], values)
+            shown[channel][place] = hidden
     if not bool(shown.any()):
         return False
     initial.learn(learned | shown, problem.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+import attrs
 import pytest
 import torch
 from test_smoothing import NOISE, layout_of, made
@@ -13,6 +14,8 @@ from torch import Tensor
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.waves import Waves, waves_of
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.interfaces import Trajectory
 from hyco_engine.testing.problems import Decay
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.settings import TrainingSettings
@@ -235,3 +238,31 @@ def test_the_best_starts_come_back_although_more_waves_were_learned_since() -> N
     assert isinstance(before, Tensor)
     assert isinstance(after, Tensor)
     assert torch.equal(before, after)
+
+
+def test_a_field_without_noise_and_an_axis_without_waves_hide_nothing_or_all_of_a_wave() -> None:
+    """Two fields, of which one has no noise, on three cells in y: waves run along x alone."""
+    one = layout_of("periodic", 24, 3)
+    form = attrs.evolve(one, dynamic=(one.dynamic[0], attrs.evolve(one.dynamic[0], name="v")))
+    waves = waves_of(form)[0]
+    assert list(waves.vectors) == [-2]
+    coefficients = torch.zeros(24, 3, dtype=torch.float64)
+    coefficients[waves.rough[:, 0].argsort()[:7]] = torch.tensor([5.0, 5.0, 5.0, *[0.8 * NOISE] * 4]).double()[:, None]
+    decay = torch.exp(-0.02 * torch.arange(21, dtype=torch.float64)).view(1, 21, 1, 1, 1)
+    clean = (decay * waves.values(coefficients)).expand(2, 21, 2, 24, 3)
+    noise = NOISE * drawn(*clean.shape, seed=2)
+    noise[:, :, 1] = 0.0
+    empty = torch.zeros(0, 24, 3, dtype=torch.float64)
+    data = WindowDataset([Trajectory(dynamic=fields, static=empty) for fields in clean + noise], horizon=20)
+    settings = TrainingSettings(optimizer="gauss-newton", batch_size=8, initial_states="learned")
+    trainer = Trainer(Decay(form, dt=0.02, dtype=torch.float64), player="physical", layout=form, settings=settings)
+    before = visible_waves(data, form)
+    trainer.train(data, 30)
+    initial = trainer.state.initial
+    assert initial is not None
+    assert bool(before[1].all())
+    assert bool(initial.learned[1].all())
+    found = initial.learned[0]
+    assert torch.equal(found, found[:, :1].expand(-1, 3))
+    assert bool(found[waves.rough[:, 0].argsort()[:7]].all())
+    assert int(found.sum()) > int(before[0].sum())
