@@ -18,6 +18,7 @@ from torch import Tensor
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.training.divergence import Diverged, Outgrown
+from hyco_engine.training.hidden_waves import learn_shown_waves
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Solver, State
 
@@ -88,7 +89,11 @@ class FullBatch(Solver[F], Generic[F]):
             if done is None:
                 done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
                 if done.converged and state.real_only:
-                    state.minimum = problem.point(), done.loss
+                    if learn_shown_waves(problem):
+                        done = attrs.evolve(done, converged=False)
+                        self.forget(state)
+                    else:
+                        state.minimum = problem.point(), done.loss
         if not math.isfinite(done.loss):
             left = problem.left_finite()
             told = f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
