@@ -58,9 +58,12 @@ class Waves:
     def power(self, coefficients: Tensor) -> Tensor:
         """Return the mean square of each wave's coefficient, in the shape of `rough`."""
         leading = range(coefficients.dim() - len(self.lengths))
-        squares = coefficients.square().mean([*leading]) if leading else coefficients.square()
+        return self.mean(coefficients.square().mean([*leading]) if leading else coefficients.square())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values `[*S]` of each wave over the axes without waves, in the shape of `rough`."""
         without = [axis for axis in range(-len(self.lengths), 0) if axis not in self.vectors]
-        return squares.mean(without, keepdim=True) if without else squares
+        return values.mean(without, keepdim=True) if without else values
 
 
 def waves_of(layout: StateLayout) -> list[Waves]:

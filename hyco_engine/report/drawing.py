@@ -100,6 +100,10 @@ def note(ax: Axes, text: str) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG, the same bytes for the same content."""
+    if (engine := figure.get_layout_engine()) is not None:
+        # `savefig` would lay the figure out by drawing all of it once more
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     for dpi in (DPI, *COARSER_DPI):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})

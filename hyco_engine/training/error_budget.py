@@ -175,7 +175,8 @@ def _owners(model: PhysicalModel) -> list[Transform]:
 
 
 def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: float, variance: float) -> _Finer:
-    excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), max(1, allowed(whole, work))))
+    indices = spread_out(len(whole.data.real), max(1, allowed(whole, work)))
+    excerpt = Excerpt.of(whole, indices)
     if excerpt is None:
         return _Finer(why_not="the data are no fields on a grid")
     if build is None:
@@ -184,12 +185,13 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
         return _Finer(excerpt=excerpt, why_not="a smoothness prior takes part in the fit")
     try:
         refinement, count = refined(whole, build, work)
-        if count < len(excerpt.indices):
-            excerpt = Excerpt.of(whole, spread_out(len(whole.data.real), count)) or excerpt
+        chosen = spread_out(len(indices), count)
+        excerpt = excerpt.some(chosen)
         found = discretisation(whole, linearizer, excerpt, refinement)
     except NotRefinable as error:
         return _Finer(excerpt=excerpt, why_not=str(error))
-    residual = _at_finer_fit(whole, excerpt, found)
+    residual = _at_finer_fit(whole, indices, chosen, found)
+    residual = residual if _finite(residual, excerpt) else excerpt.residual + found.defect
     # the variance of a value of the whole loss, of which the excerpt's has fewer
     variance *= len(whole.data.real) / len(excerpt.indices)
     evidence = found.gain / max(2 * variance, torch.finfo(torch.float64).tiny)
@@ -207,17 +209,23 @@ def _finer(whole: Problem, linearizer: Linearizer, build: Build | None, work: fl
     return _Finer(found=found, certain=certain, way=way, excerpt=excerpt, residual=residual, why_not=why)
 
 
-def _at_finer_fit(whole: Problem, excerpt: Excerpt, found: Discretisation) -> Tensor:
-    """Return the residual of the finer physics where its fit is, by the coarse one's change on the way there."""
+def _at_finer_fit(whole: Problem, indices: Tensor, chosen: Tensor, found: Discretisation) -> Tensor:
+    """Return the residual of the finer physics where its fit is, by the coarse one's change on the way there.
+
+    It is that of the `chosen` ones of the windows at `indices`, all of which a graph is known for.
+    """
     here = whole.unknowns.point()
     try:
         whole.unknowns.move_to(here + found.step)
-        moved = Excerpt.of(whole, excerpt.indices)
+        moved = Excerpt.of(whole, indices)
     finally:
         whole.unknowns.move_to(here)
     assert moved is not None
-    residual = moved.residual + found.defect
-    return residual if bool(residual[~excerpt.observed.isnan()].isfinite().all()) else excerpt.residual + found.defect
+    return moved.some(chosen).residual + found.defect
+
+
+def _finite(residual: Tensor, excerpt: Excerpt) -> bool:
+    return bool(residual[~excerpt.observed.isnan()].isfinite().all())
 
 
 def _size(residual: Tensor) -> float:

@@ -62,14 +62,14 @@ class Trial:
 class Best:
     """The weights of a model with the smallest error on held-out real data so far, the latest error, and its teaching.
 
-    `starts` are the start states that were learned beside these weights. `taught` is true once it kept something that
-    it was taught, and `trial` is its taught phase under way. As a teacher, it had the errors `refused` when its
-    teaching was last undone, and waits until they have fallen.
+    `starts` is the state dict of the start states that were learned beside these weights. `taught` is true once it kept
+    something that it was taught, and `trial` is its taught phase under way. As a teacher, it had the errors `refused`
+    when its teaching was last undone, and waits until they have fallen.
     """
 
     error: float = math.inf
     state: dict[str, Tensor] | None = None
-    starts: Tensor | None = None
+    starts: dict[str, Tensor] | None = None
     latest: float = math.inf
     taught: bool = False
     trial: Trial | None = None

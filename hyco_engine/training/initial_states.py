@@ -5,7 +5,8 @@ window is learned beside the parameters, and the observed start counts as one mo
 all frames have the same noise, that is the maximum-likelihood estimate, with no weight to choose: strong-constraint
 4D-Var with B = R.
 
-Only visible waves are learned, and a start has no other ones. A start that followed the noise in all waves of a grid
+Only waves are learned that the data show, the observed starts (`visible_waves`) or the residuals of all frames
+(`hidden_waves`), and a start has no other ones. A start that followed the noise in all waves of a grid
 would have waves that turn many times from frame to frame: some parameters fit these better than the true ones, and
 error bars would take their size for knowledge.
 Source: F.-X. Le Dimet, O. Talagrand, Tellus A 38 (1986).
@@ -53,7 +54,7 @@ class InitialStates(nn.Module):
         self.register_buffer("learned", learned)
         self.scaled = nn.Parameter(scaled)
         self._layout = layout
-        self._waves = None if bool(learned.all()) else waves_of(layout)
+        self.waves = None if bool(learned.all()) else waves_of(layout)
 
     @classmethod
     def of(cls, data: AugmentedDataset, layout: StateLayout, device: torch.device) -> InitialStates:
@@ -73,6 +74,11 @@ class InitialStates(nn.Module):
         """Return the start states of which `saved` is the state dict."""
         return cls(saved["scaled"], saved["size"], saved["learned"], layout)
 
+    def take(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over the state dict of these start states at an earlier time, when fewer waves may have been learned."""
+        self.learned = saved["learned"].to(self.learned)
+        self.scaled = nn.Parameter(saved["scaled"].to(self.scaled, copy=True))
+
     def some(self, indices: Tensor) -> InitialStates:
         """Return the learned starts of the samples at `indices` alone, which are learned further apart from these."""
         return InitialStates(self.scaled.detach()[indices], self.size, self.learned, self._layout)
@@ -87,10 +93,26 @@ class InitialStates(nn.Module):
         """The derivatives `[D, C_dyn, *S]` of a start state by its D numbers."""
         return self.states(torch.eye(self.count, dtype=self.scaled.dtype, device=self.scaled.device))
 
+    def learn(self, learned: Tensor, data: AugmentedDataset) -> None:
+        """Learn the waves `learned` from here on, which are more than before; the starts stay where they are.
+
+        `data` has the observed starts.
+        """
+        new = learned.to(self.learned.device)
+        kept = torch.empty(len(self.scaled), *new.shape, dtype=self.scaled.dtype, device=self.scaled.device)
+        for indices in torch.split(torch.arange(data.n_real), _LOOKED_AT):
+            states = data.real.inputs(indices)
+            assert isinstance(states, Tensor)  # rollouts begin from states
+            # a hidden wave was left out of the observed start
+            kept[indices] = -self.coefficients(states[:, : len(new)].to(kept)) / self._sizes
+        kept[:, self.learned] = self.scaled.detach()
+        self.scaled = nn.Parameter(kept[:, new])
+        self.learned = new
+
     def states(self, scaled: Tensor) -> Tensor:
         """Return the change of a state `[..., C_dyn, *S]` that numbers `[..., D]` make."""
         shape = *scaled.shape[:-1], *self.learned.shape
-        if self._waves is None:
+        if self.waves is None:
             return self._sizes * scaled.reshape(shape)
         coefficients = scaled.new_zeros(shape)
         coefficients[..., self.learned] = scaled
@@ -99,7 +121,7 @@ class InitialStates(nn.Module):
     def numbers_of(self, states: Tensor) -> Tensor:
         """Return J^T x `[..., D]` for states `[..., C_dyn, *S]`, where J are the derivatives of states by numbers."""
         own = self._sizes * states
-        return own.flatten(-self.learned.dim()) if self._waves is None else self._to_waves(own)[..., self.learned]
+        return own.flatten(-self.learned.dim()) if self.waves is None else self.coefficients(own)[..., self.learned]
 
     def numbers(self, steps: int) -> int:
         """Return by how many values of its start a rollout's derivatives are held as numbers; else products do."""
@@ -126,7 +148,7 @@ class InitialStates(nn.Module):
         real = (indices < len(self.scaled)).to(states.device).view(-1, *[1] * (states.dim() - 1))
         chosen = self.scaled[indices.clamp(max=len(self.scaled) - 1).to(self.scaled.device)]
         start, static = states[:, :dynamic], states[:, dynamic:]
-        begun = start if self._waves is None else self._visible(start)
+        begun = start if self.waves is None else self._visible(start)
         moved = torch.cat([torch.where(real, begun + self.states(chosen), start), static], dim=1)
         observed = torch.where(real, start, math.nan)[:, None]
         if isinstance(targets, Tensor):
@@ -143,17 +165,17 @@ class InitialStates(nn.Module):
 
     def _visible(self, states: Tensor) -> Tensor:
         """Return states `[..., C_dyn, *S]` without their waves that are not learned."""
-        return self._from_waves(torch.where(self.learned, self._to_waves(states), 0.0))
+        return self._from_waves(torch.where(self.learned, self.coefficients(states), 0.0))
 
-    def _to_waves(self, states: Tensor) -> Tensor:
+    def coefficients(self, states: Tensor) -> Tensor:
         """Return the coefficients of states `[..., C_dyn, *S]`, and zeros where there are no waves."""
-        assert self._waves is not None
-        return self._padded([w.coefficients(one) for w, one in zip(self._waves, self._channels(states), strict=True)])
+        assert self.waves is not None
+        return self._padded([w.coefficients(one) for w, one in zip(self.waves, self._channels(states), strict=True)])
 
     def _from_waves(self, coefficients: Tensor) -> Tensor:
-        """Return the states of which `_to_waves` returns the coefficients."""
-        assert self._waves is not None
-        channels = zip(self._waves, self._channels(coefficients), strict=True)
+        """Return the states of which `coefficients` returns the coefficients."""
+        assert self.waves is not None
+        channels = zip(self.waves, self._channels(coefficients), strict=True)
         return self._padded([waves.values(one[corner(waves.lengths)]) for waves, one in channels])
 
     def _channels(self, states: Tensor) -> tuple[Tensor, ...]:

@@ -416,6 +416,10 @@ class StartDerivatives:
 
     def pull(self, values: Tensor) -> Tensor:
         """Return J^T u `[K, b, D]` for u `[K, B, N]`."""
+        return self._initial.numbers_of(self.pull_states(values))
+
+    def pull_states(self, values: Tensor) -> Tensor:
+        """Return the gradients `[K, b, C_dyn, *S]` of products u r by the start states, for u `[K, B, N]`."""
         with torch.enable_grad():
             states = self._states.detach().requires_grad_()
             residuals = self._residuals(states)
@@ -424,12 +428,16 @@ class StartDerivatives:
                 torch.autograd.grad(residuals, states, one.to(states), retain_graph=k < last)[0]
                 for k, one in enumerate(values)
             ]
-        return self._initial.numbers_of(torch.stack([one[self._learned, : self._dynamic] for one in found]))
+        return torch.stack([one[self._learned, : self._dynamic] for one in found])
 
     def product(self, starts: Tensor) -> Tensor:
         """Return J^T J x `[K, b, D]` for x `[K, b, D]`, float64 on the CPU."""
         with torch.no_grad():
             return self.pull(self.push(starts)).double().cpu()
+
+    def residuals(self) -> Tensor:
+        """Return the residuals r `[B, N]`."""
+        return self._residuals(self._states)
 
     def _residuals(self, states: Tensor) -> Tensor:
         return self._whole.residuals(self._whole.model, _starting(self._chunk, states), self._whole.draws())

@@ -171,7 +171,7 @@ class Problem:
         return few or bool(self.terms) or "shared_parameters" in self.normalization.normalizer.requires
 
     def _together(self) -> int:
-        room = Room.of(self.unknowns, self.settings, self.passes)
+        room = self.room(self.passes)
         if room is None or not len(self.data):
             return self.settings.batch_size
         batch = self.data.batch(torch.tensor([0]))
@@ -181,6 +181,10 @@ class Problem:
         if self.initial is not None and room.tangents is not None:
             room = attrs.evolve(room, tangents=room.tangents + self.initial.numbers(steps))
         return room.together(len(self.data), states[0], steps, internal_steps(self.model))
+
+    def room(self, passes: Passes) -> Room | None:
+        """Return the room for passes of a kind; None for batches of their own size."""
+        return Room.of(self.unknowns, self.settings, passes)
 
     @property
     def model(self) -> nn.Module:

@@ -287,16 +287,16 @@ class Trainer:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def found(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return copies of the model's state dict, and of the numbers of the learned start states."""
+    def found(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Return copies of the state dicts of the model and of the learned start states."""
         starts = self.state.initial
-        return copy.deepcopy(self.model.state_dict()), None if starts is None else starts.scaled.detach().clone()
+        return copy.deepcopy(self.model.state_dict()), None if starts is None else copy.deepcopy(starts.state_dict())
 
-    def take(self, weights: Mapping[str, Tensor], starts: Tensor | None) -> None:
+    def take(self, weights: Mapping[str, Tensor], starts: Mapping[str, Tensor] | None) -> None:
         """Take over what `found` returned. It ends training, since the solver's state belongs to other weights."""
         self.model.load_state_dict(weights)
         if self.state.initial is not None and starts is not None:
-            self.state.initial.scaled.data.copy_(starts)
+            self.state.initial.take(starts)
 
     def undo(self, saved: Mapping[str, Any]) -> None:
         """Return to an earlier state of this trainer; records count on."""

@@ -62,6 +62,21 @@ class Unknowns:
         parts = torch.split(point, [p.numel() for p in self.named.values()])
         return {name: part.view(p.shape) for (name, p), part in zip(self.named.items(), parts, strict=True)}
 
+    def slower(self, factor: float) -> Tensor:
+        """Return the point `[P]` at which each learned parameter of the physics is `factor` times what it is now.
+
+        Zero, towards which they go, stands for the value nearest to it that is within the bounds.
+        """
+        assert self.physics is not None
+        learnables, here = self.physics.learnables, self.at(self.point())
+        moved = dict(here)
+        for name in learnables.learned:
+            transform = learnables.transform(name)
+            raw = here[f"learnables.raw.{name}"]
+            least = min(max(0.0, transform.lower), transform.upper)
+            moved[f"learnables.raw.{name}"] = transform.to_raw(least + factor * (transform.to_value(raw) - least))
+        return torch.cat([value.flatten() for value in moved.values()])
+
     def trust_region(self) -> Tensor:
         """Return the trust region `[P]`: each number's largest move in a step, `Transform.reach` or else infinity."""
         known = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from hyco_engine.data.contracts import Samples
@@ -19,7 +18,7 @@ from hyco_engine.data.fields import StateLayout
 from hyco_engine.data.masks import corner
 from hyco_engine.data.noise import NOISY
 from hyco_engine.data.smoothing import frames_with_noise
-from hyco_engine.data.waves import Waves, waves_of
+from hyco_engine.data.waves import waves_of
 
 CERTAIN = 2.0
 """Above noise by so many standard deviations of its mean power, a wave is visible."""
@@ -42,20 +41,26 @@ def visible_waves(windows: Samples, layout: StateLayout) -> Tensor:
     frames, noise = found
     for channel, (waves, size) in enumerate(zip(waves_of(layout), noise, strict=True)):
         if size > NOISY * float(frames[:, :, channel].std()) and waves.vectors:
-            seen = _stand_out(waves, waves.coefficients(frames[:, 0, channel].double()), size)
+            coefficients = waves.coefficients(frames[:, 0, channel].double())
+            power = waves.power(coefficients)
+            seen = stand_out(waves.rough, power / size**2, coefficients.numel() / power.numel())
             mask[channel] = False
             mask[channel][corner(waves.lengths)] = seen | (waves.rough <= waves.rough.min())
     return mask
 
 
-def _stand_out(waves: Waves, coefficients: Tensor, noise: float) -> Tensor:
-    """Return which waves have more than `noise` in coefficients `[B, *S]`, in the shape of the waves' roughness."""
-    power = waves.power(coefficients).flatten()
-    order = waves.rough.flatten().argsort(stable=True)
-    falling = isotonic_regression(power[order].numpy(), increasing=False)
+def stand_out(rough: Tensor, power: Tensor, values: float) -> Tensor:
+    """Return which waves have more power than noise, as bools in the shape of their roughness `rough`.
+
+    `power` is the mean square of `values` coefficients of each wave, in units of the variance that noise gives them.
+    """
+    # its import takes as long as a tenth of torch's, and few runs need it
+    from scipy.optimize import isotonic_regression
+
+    order = rough.flatten().argsort(stable=True)
+    falling = isotonic_regression(power.flatten()[order].numpy(), increasing=False)
     pooled = np.diff(falling.blocks)
-    values = np.repeat(pooled, pooled) * (coefficients.numel() / len(power))
-    above = falling.x > noise**2 * (1 + UNSURE + CERTAIN * np.sqrt(2 / values))
-    found = torch.empty(len(power), dtype=torch.bool)
+    above = falling.x > 1 + UNSURE + CERTAIN * np.sqrt(2 / (np.repeat(pooled, pooled) * values))
+    found = torch.empty(power.numel(), dtype=torch.bool)
     found[order] = torch.from_numpy(above.copy())
-    return found.view_as(waves.rough)
+    return found.view_as(rough)

@@ -15,13 +15,15 @@ from hyco_engine.builtin.normalizers.running_mean import RunningMean
 from hyco_engine.builtin.normalizers.uncertainty import Uncertainty
 from hyco_engine.errors import PluginError
 from hyco_engine.interfaces import Samples
-from hyco_engine.testing.problems import LinearSurrogate, decay_layout, decay_windows
+from hyco_engine.physics.settings import ParameterSetting
+from hyco_engine.testing.problems import Decay, LinearSurrogate, decay_layout, decay_windows
 from hyco_engine.training.divergence import Diverged, broken_gradient
 from hyco_engine.training.hybrid import HybridTrainer
 from hyco_engine.training.losses import RolloutObjective
 from hyco_engine.training.settings import TrainingSettings
 from hyco_engine.training.solver.rollback import MOST_ROLLBACKS
 from hyco_engine.training.trainer import Trainer
+from hyco_engine.training.unknowns import Unknowns
 
 
 def with_gradients(*gradients: list[float] | None) -> nn.Module:
@@ -293,3 +295,57 @@ def test_a_state_that_the_last_steps_of_an_epoch_spoilt_is_not_gone_back_to() ->
     assert one.rollbacks == 1
     assert result.notes[0].startswith("the synthetic model diverged in epoch 4, batch 1")
     assert float(one.model.weight.detach()) == pytest.approx(math.exp(-0.1), abs=0.05)
+
+
+# --- start values of a physics --------------------------------------------------------------------------------------
+
+
+class Exploding(Decay):
+    """u(t + dt) = u(t) exp(k dt - 2 dt): it decays at the rate 1 with k = 1, and a large k overflows."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state[:, :1] * torch.exp((self.learnables.values()["k"] - 2) * self.dt)
+
+
+def exploding(optimizer: Any, start: float, kind: type[Decay] = Exploding) -> Trainer:
+    settings = TrainingSettings(optimizer=optimizer, batch_size=4)
+    model = kind(settings={"k": ParameterSetting(init=start)}, dtype=torch.float64)
+    return Trainer(model, player="physical", layout=decay_layout(), settings=settings)
+
+
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "lbfgs"])
+def test_start_values_without_a_finite_loss_are_made_smaller(optimizer: Any) -> None:
+    one = exploding(optimizer, 1e4)
+    result = one.train(decay_windows(dtype=torch.float64), 60)
+    assert float(one.model.learnables.values()["k"].detach()) == pytest.approx(1.0, rel=1e-5)
+    assert result.notes[0] == (
+        "the loss of the physical model is not finite at the start values of its parameters, so training began at "
+        "these divided by 16384"
+    )
+
+
+def test_start_values_that_no_factor_helps_stay_and_are_told() -> None:
+    class Lost(Exploding):
+        def forward(self, state: Tensor) -> Tensor:
+            return super().forward(state) * math.nan
+
+    one = exploding("gauss-newton", 3.0, Lost)
+    with pytest.raises(Diverged, match=r"since 'u' is not finite from lead time 1 of 3 on in 14 of 14 rollouts"):
+        one.train(decay_windows(dtype=torch.float64), 5)
+    assert float(one.model.learnables.values()["k"].detach()) == pytest.approx(3.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "start", "wanted"),
+    [
+        ((0.0, math.inf), 8.0, 2.0),
+        ((4.0, math.inf), 8.0, 5.0),
+        ((-10.0, 10.0), -8.0, -2.0),
+        ((-10.0, -4.0), -8.0, -5.0),
+    ],
+)
+def test_smaller_start_values_are_within_their_bounds(bounds: Any, start: float, wanted: float) -> None:
+    setting = ParameterSetting(init=start, bounds=bounds)
+    unknowns = Unknowns(Decay(settings={"k": setting}, dtype=torch.float64))
+    unknowns.move_to(unknowns.slower(0.25))
+    assert unknowns.means()["k"] == pytest.approx(wanted, rel=1e-9)

@@ -285,7 +285,7 @@ def test_weights_come_with_their_start_states() -> None:
     assert starts is not None
     trainer.state.initial.scaled.data.zero_()  # type: ignore[union-attr]
     trainer.take(weights, starts)
-    torch.testing.assert_close(trainer.state.initial.scaled.detach(), starts)  # type: ignore[union-attr]
+    torch.testing.assert_close(trainer.state.initial.scaled.detach(), starts["scaled"])  # type: ignore[union-attr]
 
 
 def test_a_joint_problem_evaluates_other_points_and_returns() -> None:
@@ -336,7 +336,7 @@ def test_each_rank_holds_the_starts_of_its_samples(ranks: int, kind: type, gener
         assert bars is not None
         arrow = trainer.linearizer.arrow(trainer.whole_loss(data))
         assert all(isinstance(owned.curvature, kind) for owned in arrow.owned)
-        values = [*weights.values(), starts, arrow.scores(), arrow.reduced, *arrow.start_step()[:1]]
+        values = [*weights.values(), *starts.values(), arrow.scores(), arrow.reduced, *arrow.start_step()[:1]]
         return values, bars.to_data(), [len(owned.part.start_gradient) for owned in arrow.owned]
 
     alone, told, held = found(Single())

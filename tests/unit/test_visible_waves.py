@@ -1,10 +1,11 @@
-"""Waves of fields, those that noise does not hide, and start states that have no others."""
+"""Waves of fields, those that noise does not hide or later frames show, and start states that have no others."""
 
 from __future__ import annotations
 
 import math
 from statistics import median
 
+import attrs
 import pytest
 import torch
 from test_smoothing import NOISE, layout_of, made
@@ -13,7 +14,12 @@ from torch import Tensor
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.waves import Waves, waves_of
+from hyco_engine.data.windows import WindowDataset
+from hyco_engine.interfaces import Trajectory
+from hyco_engine.testing.problems import Decay
 from hyco_engine.training.initial_states import InitialStates
+from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.trainer import Trainer
 from hyco_engine.training.visible_waves import visible_waves
 
 CPU = torch.device("cpu")
@@ -157,3 +163,106 @@ def test_learned_starts_come_back_from_their_state() -> None:
         assert torch.equal(one, other)
     few = initial.some(torch.tensor([1]))
     assert torch.equal(few.states(few.scaled.detach())[0], initial.states(initial.scaled.detach())[1])
+
+
+def weak_waves(size: float, first: int = 4, last: int = 14, cells: int = 48) -> Tensor:
+    """Simulations `[2, 21, cells]` that decay at the rate 1, of a large wave and many weak ones of `size` noises."""
+    own = waves_of(layout_of("periodic", cells))[0]
+    coefficients = torch.zeros(2, cells, dtype=torch.float64)
+    order = own.rough.argsort()
+    coefficients[:, order[1]] = 5.0
+    signs = drawn(2, last - first, seed=5).sign()
+    coefficients[:, order[first:last]] = size * NOISE * signs
+    times = 0.02 * torch.arange(21, dtype=torch.float64)
+    return torch.exp(-times)[:, None] * own.values(coefficients)[:, None]
+
+
+def decaying(clean: Tensor, seed: int) -> tuple[Trainer, AugmentedDataset, int]:
+    """A trainer that has found the rate of noisy simulations, its data, and how many waves it began with."""
+    form = layout_of("periodic", clean.shape[-1])
+    data = AugmentedDataset(made(clean + NOISE * drawn(*clean.shape, seed=seed), noise=0.0))
+    settings = TrainingSettings(optimizer="gauss-newton", batch_size=8, initial_states="learned")
+    physics = Decay(form, dt=0.02, dtype=torch.float64)
+    trainer = Trainer(physics, player="physical", layout=form, settings=settings)
+    trainer.train(data, 40)
+    return trainer, data, int(visible_waves(data.real, form).sum())
+
+
+@pytest.mark.parametrize(("size", "shown"), [(1.0, True), (0.0, False)])
+def test_later_frames_show_waves_that_noise_hides_in_the_start(size: float, shown: bool) -> None:
+    """Ten waves as large as the noise of one frame are hidden in the start, and not in the mean of 21 frames."""
+    order = waves_of(layout_of("periodic", 48))[0].rough.argsort()
+    begun, found, more = [], [], []
+    for seed in range(3):
+        trainer, _, before = decaying(weak_waves(size), seed)
+        initial = trainer.state.initial
+        assert initial is not None
+        begun.append(before)
+        found.append(int(initial.learned[0][order[:14]].sum()))
+        more.append(initial.count - before)
+    assert median(begun) < 14
+    if shown:
+        assert median(found) == 14
+    else:
+        assert median(more) == 0
+
+
+def test_starts_stay_where_they_are_when_more_waves_are_learned() -> None:
+    form = layout_of("periodic", 48)
+    data = AugmentedDataset(made(travelling(2)))
+    initial = InitialStates.of(data, form, CPU)
+    initial.scaled.data += drawn(2, initial.count)
+    batch, both, few = data.batch(torch.arange(2)), torch.arange(2), initial.count
+    before, _ = initial(batch, both)
+    wanted = initial.learned | (torch.rand(1, 48, generator=torch.Generator().manual_seed(3)) < 0.5)
+    initial.learn(wanted, data)
+    after, _ = initial(batch, both)
+    assert initial.count == int(wanted.sum()) > few
+    assert isinstance(before, Tensor)
+    assert isinstance(after, Tensor)
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-14)
+
+
+def test_the_best_starts_come_back_although_more_waves_were_learned_since() -> None:
+    trainer, data, _ = decaying(weak_waves(0.0), 0)
+    weights, starts = trainer.found()
+    initial = trainer.state.initial
+    assert initial is not None
+    batch = data.batch(torch.arange(2))
+    before, _ = initial(batch, torch.arange(2))
+    initial.learn(torch.ones_like(initial.learned), data)
+    initial.scaled.data += 1.0
+    trainer.take(weights, starts)
+    assert trainer.state.initial is not None
+    after, _ = trainer.state.initial(batch, torch.arange(2))
+    assert isinstance(before, Tensor)
+    assert isinstance(after, Tensor)
+    assert torch.equal(before, after)
+
+
+def test_a_field_without_noise_and_an_axis_without_waves_hide_nothing_or_all_of_a_wave() -> None:
+    """Two fields, of which one has no noise, on three cells in y: waves run along x alone."""
+    one = layout_of("periodic", 24, 3)
+    form = attrs.evolve(one, dynamic=(one.dynamic[0], attrs.evolve(one.dynamic[0], name="v")))
+    waves = waves_of(form)[0]
+    assert list(waves.vectors) == [-2]
+    coefficients = torch.zeros(24, 3, dtype=torch.float64)
+    coefficients[waves.rough[:, 0].argsort()[:7]] = torch.tensor([5.0, 5.0, 5.0, *[0.8 * NOISE] * 4]).double()[:, None]
+    decay = torch.exp(-0.02 * torch.arange(21, dtype=torch.float64)).view(1, 21, 1, 1, 1)
+    clean = (decay * waves.values(coefficients)).expand(2, 21, 2, 24, 3)
+    noise = NOISE * drawn(*clean.shape, seed=2)
+    noise[:, :, 1] = 0.0
+    empty = torch.zeros(0, 24, 3, dtype=torch.float64)
+    data = WindowDataset([Trajectory(dynamic=fields, static=empty) for fields in clean + noise], horizon=20)
+    settings = TrainingSettings(optimizer="gauss-newton", batch_size=8, initial_states="learned")
+    trainer = Trainer(Decay(form, dt=0.02, dtype=torch.float64), player="physical", layout=form, settings=settings)
+    before = visible_waves(data, form)
+    trainer.train(data, 30)
+    initial = trainer.state.initial
+    assert initial is not None
+    assert bool(before[1].all())
+    assert bool(initial.learned[1].all())
+    found = initial.learned[0]
+    assert torch.equal(found, found[:, :1].expand(-1, 3))
+    assert bool(found[waves.rough[:, 0].argsort()[:7]].all())
+    assert int(found.sum()) > int(before[0].sum())

@@ -18,8 +18,12 @@ from torch import Tensor
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.training.divergence import Diverged, Outgrown
+from hyco_engine.training.hidden_waves import learn_shown_waves
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Solver, State
+
+SLOWER = tuple(4.0**-k for k in range(1, 9))
+"""Start values at which the loss is not finite are made smaller by that of these factors which has the lowest loss."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +49,7 @@ class FullBatchState(State):
     """The state of a full-batch solver.
 
     `nonfinite` counts the steps of the present phase that the solver took back because the loss was not finite there.
+    `slowed` is the factor by which the start values of the physics were made smaller, since the loss was not finite.
     `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` is true if the
     solver learned the curvature from real samples alone. `minimum` is the point at which it then converged, with the
     loss there.
@@ -53,13 +58,14 @@ class FullBatchState(State):
     epochs: int = 0
     steps: int = 0
     nonfinite: int = 0
+    slowed: float = 1.0
     real_only: bool = True
     weights: dict[str, float] | None = None
     minimum: tuple[Tensor, float] | None = None
 
     def counts(self) -> dict[str, object]:
         """Return all but the curvature, as plain values."""
-        names = ("epochs", "steps", "nonfinite", "real_only", "weights", "minimum")
+        names = ("epochs", "steps", "nonfinite", "slowed", "real_only", "weights", "minimum")
         return {name: getattr(self, name) for name in names}
 
 
@@ -88,7 +94,13 @@ class FullBatch(Solver[F], Generic[F]):
             if done is None:
                 done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
                 if done.converged and state.real_only:
-                    state.minimum = problem.point(), done.loss
+                    if learn_shown_waves(problem):
+                        done = attrs.evolve(done, converged=False)
+                        self.forget(state)
+                    else:
+                        state.minimum = problem.point(), done.loss
+        if not math.isfinite(done.loss) and self._slow_down(problem, state):
+            return self.step(problem, state)
         if not math.isfinite(done.loss):
             left = problem.left_finite()
             told = f"the {problem.player} model's loss is {done.loss} over all samples in epoch {state.epochs + 1}"
@@ -102,6 +114,31 @@ class FullBatch(Solver[F], Generic[F]):
         state.epochs += 1
         state.steps += 1
         return Progress(metrics=done.metrics, converged=done.converged)
+
+    def _slow_down(self, problem: Problem, state: F) -> bool:
+        """Make the physics' start values smaller, so that the loss is finite; return False if none of them helps.
+
+        Most parameters are rates. Where they are far too large for the time between two frames, noise that makes a
+        population negative, for one, grows without bounds, and no search begins at such a point.
+        """
+        # steps that are too long would become so again
+        if state.epochs or state.slowed < 1 or problem.unknowns.physics is None or problem.cause():
+            return False
+        start = problem.unknowns.point()
+        points = [problem.unknowns.slower(factor) for factor in SLOWER]
+        losses = []
+        for point in points:
+            problem.unknowns.move_to(point)
+            problem.unknowns.settle_steps()
+            losses.append(problem.value()[0])
+        best = int(torch.tensor(losses, dtype=torch.float64).nan_to_num(math.inf).argmin())
+        helps = math.isfinite(losses[best])
+        problem.unknowns.move_to(points[best] if helps else start)
+        problem.unknowns.settle_steps()
+        if helps:
+            state.slowed = SLOWER[best]
+            self.forget(state)
+        return helps
 
     @staticmethod
     def _still(problem: Problem, state: F) -> Iteration | None:
@@ -123,10 +160,16 @@ class FullBatch(Solver[F], Generic[F]):
         state.weights = state.minimum = None
 
     def report(self, state: F, *, first: bool) -> list[str]:
-        if not state.nonfinite:
-            return []
-        took = f"{self.name} took back {state.nonfinite} steps of the {self.player} model"
-        return [f"{took} to where its loss is not finite"]
+        notes = []
+        if first and state.slowed < 1:
+            notes.append(
+                f"the loss of the {self.player} model is not finite at the start values of its parameters, so training "
+                f"began at these divided by {1 / state.slowed:.0f}"
+            )
+        if state.nonfinite:
+            took = f"{self.name} took back {state.nonfinite} steps of the {self.player} model"
+            notes.append(f"{took} to where its loss is not finite")
+        return notes
 
     @abstractmethod
     def fresh(self, problem: Problem) -> F:
