@@ -23,13 +23,11 @@ from hyco_engine.interfaces import Tracker
 from hyco_engine.runs.environment import ENVIRONMENT
 from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, numbered_folder, write_atomic
 from hyco_engine.runs.lock import GUARD
-from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line
 from hyco_engine.runs.reading import SPEC
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.settings import check_folder_name
 from hyco_engine.untrusted import read_regular
-
-__all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 
 LOG = "log.txt"
 LOGGER = "hyco_engine"
@@ -105,13 +103,6 @@ class RunFolder(Tracker):
                 self.path.rmdir()
 
     # --- files ----------------------------------------------------------------------------------------------------
-
-    @property
-    def figures(self) -> Path:
-        """Return `figures/`, made at the first call."""
-        folder = self.path / "figures"
-        folder.mkdir(exist_ok=True)
-        return folder
 
     def write_spec(self, text: str) -> Path:
         """Write spec.toml, the resolved spec."""
