@@ -245,6 +245,11 @@ class Grid:
         return tuple((u - l) / n for l, u, n in zip(self.lower, self.upper, self.resolution, strict=True))
 
     @property
+    def shortest(self) -> float:
+        """The length of the domain along its shortest axis."""
+        return min(b - a for a, b in zip(self.lower, self.upper, strict=True))
+
+    @property
     def text(self) -> str:
         """Where fields are, as messages say it."""
         sides = zip(self.axes, self.resolution, self.lower, self.upper, strict=True)

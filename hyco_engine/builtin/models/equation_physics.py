@@ -243,7 +243,7 @@ class Equation(TorchPhysics):
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid = layout.grid
-        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        scale = self.options.length_scale * grid.shortest
         drawn = [
             noise_field(info, grid, layout.spatial, count, generator, scale=scale, amplitude=self.options.amplitude)
             for info in layout.fields

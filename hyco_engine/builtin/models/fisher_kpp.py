@@ -99,7 +99,7 @@ class FisherKpp(ExplicitPhysics, FlowPhysics):
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         """Draw random patches between 0 and a random height for each state."""
         grid = layout.grid
-        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        scale = self.options.length_scale * grid.shortest
         noise = smooth_noise(grid, layout.dynamic[0].boundary, count, generator, scale=scale)
         top = noise.flatten(1).amax(1).reshape(-1, *(1 for _ in grid.axes))
         height = 0.5 + 0.5 * torch.rand(top.shape, generator=generator, dtype=torch.float64)

@@ -82,7 +82,7 @@ class Heat(ExplicitPhysics, FlowPhysics):
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (u,) = layout.grid, layout.dynamic
-        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        scale = self.options.length_scale * grid.shortest
         amplitude = self.options.amplitude
         return noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
 

@@ -101,7 +101,7 @@ class InviscidBurgers(ExplicitPhysics, FlowPhysics):
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (u,) = layout.grid, layout.dynamic
-        scale = self.options.length_scale * (grid.upper[0] - grid.lower[0])
+        scale = self.options.length_scale * grid.shortest
         amplitude = self.options.amplitude
         drawn = noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
         return drawn + self.options.offset

@@ -13,6 +13,8 @@ from hyco_engine.equations.syntax import names, parse
 from hyco_engine.errors import Problem, SpecError
 from hyco_engine.spec.options import option, options
 
+_LENGTH_SCALE = "length over which the initial states vary, as a fraction of the domain"
+
 
 @options
 class BurgersOptions:
@@ -24,9 +26,7 @@ class BurgersOptions:
         "diffusive",
     )
     amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -61,9 +61,7 @@ class HeatOptions:
         help="order of the differences in space; choose 2 for data that three-point differences made on the same grid",
     )
     amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -80,9 +78,7 @@ class AdvectionOptions:
     )
     ring_radius: float = option(0.25, help="radius at which the vortex is fastest, as a fraction of the domain", gt=0.0)
     amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -111,9 +107,7 @@ class FisherKppOptions:
     amplitude: float = option(
         0.5, help="largest value of the initial states of simulated data, between 0 and 1", gt=0.0, le=1.0
     )
-    length_scale: float = option(
-        0.15, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.15, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -129,9 +123,7 @@ class InviscidBurgersOptions:
     amplitude: float = option(
         1.0, help="root mean square of the deviation of the initial states from their mean", ge=0.0
     )
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -139,9 +131,7 @@ class KuramotoSivashinskyOptions:
     """`[physical] kind = "kuramoto-sivashinsky"`."""
 
     amplitude: float = option(1.0, help="root mean square of the initial states of simulated data", ge=0.0)
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
 
 @options
@@ -209,9 +199,7 @@ class EquationOptions:
     amplitude: float = option(
         1.0, help="root mean square of the deviation of the initial states from their mean", ge=0.0
     )
-    length_scale: float = option(
-        0.25, help="length over which the initial states vary, as a fraction of the domain", gt=0.0
-    )
+    length_scale: float = option(0.25, help=_LENGTH_SCALE, gt=0.0)
 
     @property
     def texts(self) -> Mapping[str, str]:
