@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.clock import later
-from hyco_engine.data.fields import TIME, FieldInfo, StateLayout, unknown_rule
+from hyco_engine.data.fields import TIME, FieldInfo, Grid, StateLayout, unknown_rule
 from hyco_engine.data.scalars import number, own_or_found
 from hyco_engine.errors import DataError, PluginError, SpecError
 from hyco_engine.hooks.checking import did_you_mean
@@ -130,6 +130,18 @@ class TorchPhysics(Physics):
     @abstractmethod
     def step(self, fields: Mapping[str, Tensor], parameters: Mapping[str, Tensor], dt: float) -> Mapping[str, Tensor]:
         """Return the dynamic fields after `dt`, each `[B, components, *S]`. Parameters are 0-d or `[*resolution]`."""
+
+
+def grid_of(context: PhysicsContext) -> Grid:
+    """Return the grid of the states, for a physics that needs it from the start. Raises DataError if there is none."""
+    grid = context.layout.grid if context.layout is not None else context.grid
+    if grid is None:
+        raise DataError(
+            "this physics steps fields on a grid, and this data has none: leave out [physical], so that the surrogate "
+            "trains alone",
+            key="physical.kind",
+        )
+    return grid
 
 
 class DeclaredModel(PhysicalModel):

@@ -37,12 +37,12 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import AdvectionOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.differences import continued, first_derivative
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, State, courant, rk4, spacing, values_of
 from hyco_engine.physics.initial import noise_field
-from hyco_engine.physics.model import FlowModel, FlowPhysics
+from hyco_engine.physics.model import FlowModel, FlowPhysics, grid_of
 from hyco_engine.physics.parameters import ParameterDeclaration
 
 
@@ -105,7 +105,7 @@ class Advection(ExplicitPhysics, FlowPhysics):
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (rho,) = layout.grid, layout.dynamic
-        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        scale = self.options.length_scale * grid.shortest
         amplitude = self.options.amplitude
         drawn = noise_field(rho, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
         v = ring_vortex(grid, self.options) if self.options.velocity == "ring-vortex" else None
@@ -132,7 +132,4 @@ def ring_vortex(grid: Grid, options: AdvectionOptions) -> Tensor:
 
 def build(options: AdvectionOptions, context: PhysicsContext) -> FlowModel:
     """Build the model; the registry calls this factory."""
-    grid = context.layout.grid if context.layout is not None else context.grid
-    if grid is None:
-        raise DataError("advection needs data on a grid, and this data has none", key="physical.kind")
-    return FlowModel(Advection(options, grid), context)
+    return FlowModel(Advection(options, grid_of(context)), context)

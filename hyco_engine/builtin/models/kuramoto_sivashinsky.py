@@ -37,12 +37,12 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import KuramotoSivashinskyOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, advective
 from hyco_engine.physics.exponential import etdrk4
 from hyco_engine.physics.initial import noise_field
-from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.model import TorchModel, TorchPhysics, grid_of
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.spectral import Spectrum, require_periodic
 
@@ -89,16 +89,13 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
 
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         grid, (u,) = layout.grid, layout.dynamic
-        scale = self.options.length_scale * (grid.upper[0] - grid.lower[0])
+        scale = self.options.length_scale * grid.shortest
         amplitude = self.options.amplitude
         return noise_field(u, grid, layout.spatial, count, generator, scale=scale, amplitude=amplitude)
 
 
 def build(options: KuramotoSivashinskyOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
-    grid = context.layout.grid if context.layout is not None else context.grid
-    if grid is None:
-        raise DataError("kuramoto-sivashinsky needs data on a grid, and this data has none", key="physical.kind")
-    model = TorchModel(KuramotoSivashinsky(options, grid), context)
+    model = TorchModel(KuramotoSivashinsky(options, grid_of(context)), context)
     require_periodic(model.layout, "kuramoto-sivashinsky")
     return model

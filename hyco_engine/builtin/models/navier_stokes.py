@@ -39,11 +39,11 @@ from torch import Tensor
 
 from hyco_engine.builtin.models.options_physical import NavierStokesOptions
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
-from hyco_engine.errors import DataError, SpecError
+from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant
 from hyco_engine.physics.initial import smooth_noise
-from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.model import TorchModel, TorchPhysics, grid_of
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.spectral import Spectrum, require_periodic
 
@@ -103,7 +103,7 @@ class NavierStokes(ExplicitPhysics, TorchPhysics):
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         """Draw velocities as the curl of a random smooth stream function."""
         grid = layout.grid
-        scale = self.options.length_scale * min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
+        scale = self.options.length_scale * grid.shortest
         stream = smooth_noise(grid, layout.dynamic[0].boundary, count, generator, scale=scale)
         spectrum = Spectrum(grid, stream)
         wave = spectrum.forward(stream)
@@ -150,9 +150,6 @@ _DRAG = ParameterDeclaration(name="drag", init=0.1, unit="1/time", bounds=(0.0, 
 
 def build(options: NavierStokesOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
-    grid = context.layout.grid if context.layout is not None else context.grid
-    if grid is None:
-        raise DataError("navier-stokes needs data on a grid, and this data has none", key="physical.kind")
-    model = TorchModel(NavierStokes(options, grid), context)
+    model = TorchModel(NavierStokes(options, grid_of(context)), context)
     require_periodic(model.layout, "navier-stokes")
     return model

@@ -44,7 +44,7 @@ from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicsContext
 from hyco_engine.physics.explicit import ExplicitPhysics, Limit, courant, diffusive
-from hyco_engine.physics.model import TorchModel, TorchPhysics
+from hyco_engine.physics.model import TorchModel, TorchPhysics, grid_of
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.poisson import FastPoisson
 
@@ -119,11 +119,10 @@ class Smoke(ExplicitPhysics, TorchPhysics):
     def initial_states(self, layout: StateLayout, count: int, generator: torch.Generator) -> Tensor:
         """Draw round clouds of random place, size and density in the lower half of a box at rest."""
         grid = layout.grid
-        shortest = min(b - a for a, b in zip(grid.lower, grid.upper, strict=True))
         smoke = torch.zeros(count, *grid.resolution, dtype=torch.float64)
         for _ in range(self.options.plumes):
             draw = torch.rand(count, len(grid.axes) + 2, generator=generator, dtype=torch.float64)
-            radius = (0.7 + 0.6 * draw[:, 0]) * self.options.plume_radius * shortest
+            radius = (0.7 + 0.6 * draw[:, 0]) * self.options.plume_radius * grid.shortest
             square = torch.zeros(count, *(1 for _ in grid.axes), dtype=torch.float64)
             for i, axis in enumerate(grid.axes):
                 share = 0.2 + (0.3 if i == len(grid.axes) - 1 else 0.6) * draw[:, 2 + i]
@@ -207,10 +206,7 @@ def _padding(values: Tensor, axis: int, before: int, after: int) -> list[int]:
 
 def build(options: SmokeOptions, context: PhysicsContext) -> TorchModel:
     """Build the model; the registry calls this factory."""
-    grid = context.layout.grid if context.layout is not None else context.grid
-    if grid is None:
-        raise DataError("smoke needs data on a grid, and this data has none", key="physical.kind")
-    model = TorchModel(Smoke(options, grid), context)
+    model = TorchModel(Smoke(options, grid_of(context)), context)
     _require_closed(model.layout)
     return model
 
