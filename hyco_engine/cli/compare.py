@@ -91,7 +91,8 @@ def _measure_costs(found: dict[str, Any], disable_plugin: tuple[str, ...]) -> No
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """Return the table, a row a run with errors, samples and time, then the reasons why runs are not comparable."""
-    from hyco_engine.cli.layout import PLAYERS, number, seconds, table
+    from hyco_engine.cli.layout import PLAYERS, number, table
+    from hyco_engine.report.numbers import seconds
 
     rows = found["runs"]
     errors = list(dict.fromkeys(name for row in rows for name in row["errors"]))

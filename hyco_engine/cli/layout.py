@@ -12,8 +12,6 @@ from hyco_engine.report.numbers import seconds, size
 from hyco_engine.report.verdict import budgets, total_error
 from hyco_engine.runs.environment import plugin_files, plugin_options
 
-__all__ = ["metrics_lines", "number", "plan_lines", "seconds", "size", "summary_lines"]
-
 PLAYERS = {"synthetic": "surrogate", "physical": "physics", "persistence": "persistence"}
 
 

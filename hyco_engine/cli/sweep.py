@@ -123,7 +123,7 @@ def _chosen(swept: Sweep, only: Sequence[int]) -> Sequence[Member]:
 
 def _run(swept: Sweep, members: Sequence[Member], jobs: int, options: Sequence[str]) -> bool:
     """Run the members and tell how each one ends; return whether one failed. Raise KeyboardInterrupt after a signal."""
-    from hyco_engine.cli.layout import seconds
+    from hyco_engine.report.numbers import seconds
     from hyco_engine.runs.signals import stop_on_signals
     from hyco_engine.sweeping import run_members, start, threads_for
 
@@ -144,7 +144,8 @@ def _run(swept: Sweep, members: Sequence[Member], jobs: int, options: Sequence[s
 
 def sweep_lines(told: Mapping[str, Any]) -> list[str]:
     """Return the table of the members, then that of the groups over seeds, then the best members."""
-    from hyco_engine.cli.layout import PLAYERS, number, seconds, table
+    from hyco_engine.cli.layout import PLAYERS, number, table
+    from hyco_engine.report.numbers import seconds
 
     rows = told["members"]
     errors = list(dict.fromkeys(name for row in rows for name in row["errors"]))

@@ -15,9 +15,10 @@ from typing import Any, TextIO
 
 import click
 
-from hyco_engine.cli.layout import PLAYERS, number, seconds, summary_lines
+from hyco_engine.cli.layout import PLAYERS, number, summary_lines
 from hyco_engine.cli.progress import Bars
 from hyco_engine.interfaces import Tracker
+from hyco_engine.report.numbers import seconds
 
 HEARTBEAT_S = 60.0
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from hyco_engine.cli import terminal as module
-from hyco_engine.cli.layout import metrics_lines, plan_lines, seconds, size, summary_lines, table
+from hyco_engine.cli.layout import metrics_lines, plan_lines, summary_lines, table
 from hyco_engine.cli.terminal import Terminal, library_warnings
+from hyco_engine.report.numbers import seconds, size
 
 SPEC = "[run]\ncycles = 2\n"
 DONE = {"status": "completed", "timings": {"total_s": 3.25}}
