@@ -208,17 +208,14 @@ class Assembler:
         the spec, the data and the parts do not fit each other.
         """
         self.notes.extend(task.precision.warnings)
-        self.chosen = self._choose_precision(task)
-        self.spec = replaced(self.spec, self.chosen)
-        self.chosen |= self._choose_epoch(task)
-        self.spec = replaced(self.spec, self.chosen)
+        self.chosen = {}
+        self._settle(self._choose_precision(task))
+        self._settle(self._choose_epoch(task))
         strategy = self.strategy()
-        self.chosen |= self._choose_size(task, strategy)
-        self.spec = replaced(self.spec, self.chosen)
+        self._settle(self._choose_size(task, strategy))
         planned = self._planned_steps(task.n_real)
         models = {player: self.model(player, task.form, planned) for player in self.players}
-        self.chosen |= self._choose(task, models, strategy)
-        self.spec = replaced(self.spec, self.chosen)
+        self._settle(self._choose(task, models, strategy))
         physical = cast("PhysicalModel | None", models.get("physical"))
         if physical is not None and self.spec.physical is not None:
             task.check_physics(physical, self.spec.physical.kind)
@@ -241,6 +238,11 @@ class Assembler:
             cache=cache,
             physics_on=lambda layout, dt: self.physics_on(task.form, layout, dt),
         )
+
+    def _settle(self, chosen: Mapping[str, Any]) -> None:
+        """Take values for keys that the spec leaves open; what is chosen later may depend on them."""
+        self.chosen |= chosen
+        self.spec = replaced(self.spec, chosen)
 
     def _choose_precision(self, task: Task) -> dict[str, Any]:
         """Choose the precision if the spec leaves it open and the data is known, and say why in `reasons`."""
@@ -357,30 +359,26 @@ class Assembler:
 
     def model(self, player: Player, form: DataForm, planned_steps: int = 0) -> nn.Module:
         """Build one model with its initial weights on the run's device; `planned_steps` is that of `PhysicsContext`."""
-        choice, physical = getattr(self.spec, player), self.spec.physical
-        expected: type[Any] = nn.Module
-        context: PartContext
-        if player == "physical" and physical is not None:
-            expected = PhysicalModel
-            context = self._context(
-                PhysicsContext,
-                layout=form.layout,
-                dt=form.dt,
-                statistics=form.statistics,
-                inner_dt=physical.dt,
-                compile=physical.compile,
-                parameters=physical.parameters,
-                times=form.times,
-                planned_steps=planned_steps,
-            )
-        else:
-            context = self._surrogate_context(form)
+        physical = self.spec.physical
         with own_random_numbers(self.device, self.spec.run.seed, "weights", player):
             model: nn.Module
-            if isinstance(context, SurrogateContext):
-                model = build_surrogate(lambda own: self._build(choice, expected, own), context, choice.members)
+            if player == "physical" and physical is not None:
+                context = self._context(
+                    PhysicsContext,
+                    layout=form.layout,
+                    dt=form.dt,
+                    statistics=form.statistics,
+                    inner_dt=physical.dt,
+                    compile=physical.compile,
+                    parameters=physical.parameters,
+                    times=form.times,
+                    planned_steps=planned_steps,
+                )
+                model = self._build(physical, PhysicalModel, context)
             else:
-                model = self._build(choice, expected, context)
+                choice = getattr(self.spec, player)
+                surrogate = self._surrogate_context(form)
+                model = build_surrogate(lambda own: self._build(choice, nn.Module, own), surrogate, choice.members)
         return model.to(self.device)
 
     def physics_on(self, form: DataForm, layout: StateLayout, inner_dt: float | None) -> PhysicalModel:
@@ -453,17 +451,13 @@ class Assembler:
 
     def _error(self, player: Player, objective: Objective, task: Task) -> Callable[[nn.Module], float] | None:
         """Return a function that measures a model on validation data; None if there is none, or it is not read."""
-        if not task.is_read or task.heldout("val", objective, self.device) is None:
+        if not task.is_read or not task.validates:
             return None
         who = f"the {player} model {self._named(getattr(self.spec, player))}"
 
         def error(model: nn.Module) -> float:
-            # what rollouts begin from may change between two phases
-            heldout = task.heldout("val", objective, self.device)
-            assert heldout is not None
-            heldout = heldout.divided(self.shards)
             with attributed(who, "rollouts on held-out data"):
-                return heldout.score(heldout.measure(model))
+                return task.score(model, objective, self.shards, self.device)
 
         return error
 

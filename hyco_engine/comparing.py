@@ -14,7 +14,7 @@ from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Player, Tracker
 from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.metrics import read_summary
-from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.structure import check
 from hyco_engine.spec.loading import dump_spec
 
@@ -116,11 +116,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _data_of(folder: Path) -> dict[str, Any]:
     """Return the spec keys that determine the data, with their values."""
     files = RunFiles(folder)
-    tables = files.toml("spec.toml") or {}
+    tables = files.toml(SPEC) or {}
     try:
         check(tables, {"run": {}, "data": {"physics": {}}, "physical": {}})
     except ValueError as error:
-        raise files.damaged("spec.toml", error) from error
+        raise files.damaged(SPEC, error) from error
     data, run = tables.get("data", {}), tables.get("run", {})
     found = {f"data.{key}": value for key, value in data.items() if key not in ("name", "physics")}
     found |= {f"run.{key}": run.get(key) for key in ("seed", "precision")}

@@ -55,7 +55,7 @@ def identify(
         table = tomllib.loads(dump_spec(run.spec))
         table["physical"]["parameters"] = _parameters(physics, weights.layout, weights.statistics, Path(folder))
         for name in own:
-            table["physical"]["parameters"][name] |= _kept(table, run, name)
+            table["physical"]["parameters"][name] |= _kept(run, name)
         _only_the_physics(table, Path(folder), data, frames)
         table["data"]["num_predict_steps"] = _steps(table, registry, run.spec.data.num_predict_steps)
         result = Engine(table, registry=registry).run(Path(folder) / "run")
@@ -99,7 +99,7 @@ def _start(name: str, value: Tensor, folder: Path) -> dict[str, Any]:
     return {"init": {"file": str(path)}, "field": True}
 
 
-def _kept(table: dict[str, Any], run: LoadedRun, name: str) -> dict[str, Any]:
+def _kept(run: LoadedRun, name: str) -> dict[str, Any]:
     """Return the bounds and the transform that the run's spec sets for a parameter."""
     assert run.spec.physical is not None
     setting = run.spec.physical.parameters.get(name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,17 +241,8 @@ class Results:
         warning = None if states is None else parts.physical.stability(states)
         if warning is not None:
             self.report.warn(f"with the parameters that were found, {warning}")
-        failed = None
-        try:
-            with self.report.timed("evaluate"):
-                self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
-        except RanksDiffer:
-            raise
-        except Exception as error:
-            failed = error
-        if trainer.shards.all_failed(failed):
-            # the learned parameters are worth keeping without error bars
-            self.report.warn(f"the parameters' error bars could not be computed: {failed}")
+        with self._spared(trainer, "the parameters' error bars"), self.report.timed("evaluate"):
+            self.error_bars = measure(trainer, parts.task.samples(trainer.settings))
         if self.error_bars is not None:
             for message in self.error_bars.warnings:
                 self.report.warn(message)
@@ -267,33 +259,37 @@ class Results:
         data = parts.task.samples(trainer.settings)
         noise = {name: entry["level"] for name, entry in parts.task.noise_summary().items()}
         matters = noise if is_noisy(parts.task.noise) else None
+        with self._spared(trainer, "the parameters' error budget"), self.report.timed("error_budget"):
+            converged = bool(hybrid.history.trained.get("physical", {}).get("converged"))
+            found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters, converged=converged)
+            if found.excerpt is not None and form.layout is not None and form.dt is not None:
+                self.physics_test = physics_test(
+                    parts.physical,
+                    form.layout,
+                    form.dt,
+                    found.excerpt,
+                    noise,
+                    data=data,
+                    learned_starts=trainer.state.initial is not None,
+                    defect=None if found.discretisation is None else found.discretisation.defect,
+                    finer_residual=found.finer_residual,
+                    most=None if trainer.state.initial is not None else found.tested,
+                    seed=self.spec.run.seed,
+                )
+            self.budget = found if self.physics_test is None else found.after(self.physics_test.verdict)
+
+    @contextmanager
+    def _spared(self, trainer: Trainer, what: str) -> Iterator[None]:
+        """Warn if `what` fails on any rank: the learned parameters are worth keeping without it."""
         failed = None
         try:
-            with self.report.timed("error_budget"):
-                converged = bool(hybrid.history.trained.get("physical", {}).get("converged"))
-                found = error_budget(trainer, data, self.error_bars, parts.physics_on, matters, converged=converged)
-                if found.excerpt is not None and form.layout is not None and form.dt is not None:
-                    self.physics_test = physics_test(
-                        parts.physical,
-                        form.layout,
-                        form.dt,
-                        found.excerpt,
-                        noise,
-                        data=data,
-                        learned_starts=trainer.state.initial is not None,
-                        defect=None if found.discretisation is None else found.discretisation.defect,
-                        finer_residual=found.finer_residual,
-                        most=None if trainer.state.initial is not None else found.tested,
-                        seed=self.spec.run.seed,
-                    )
-                self.budget = found if self.physics_test is None else found.after(self.physics_test.verdict)
+            yield
         except RanksDiffer:
             raise
         except Exception as error:
             failed = error
         if trainer.shards.all_failed(failed):
-            # the learned parameters are worth keeping without their budget
-            self.report.warn(f"the parameters' error budget could not be computed: {failed}")
+            self.report.warn(f"{what} could not be computed: {failed}")
 
     def _measure_chaos(self, parts: Parts, hybrid: HybridTrainer, between: Callable[[], None]) -> None:
         """Estimate the largest Lyapunov exponent of a physics that steps fields, with the parameters that are reported.

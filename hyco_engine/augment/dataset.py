@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -50,19 +50,8 @@ class AugmentedDataset(Samples):
 
     def batch(self, indices: Tensor) -> Batch:
         """Return a batch as `Samples` does. Raises RunError if real and generated samples do not fit together."""
-        if self.generated is None or not self.n_generated:
-            return self.real.batch(indices)
-        mask = self.is_generated(indices)
-        generated = indices[mask] - self.n_real
-        if not len(generated):
-            return self.real.batch(indices)
-        theirs = self.generated.batch(generated)
-        if len(generated) == len(indices):
-            return _copied(theirs[0]), _copied(theirs[1])
-        ours = self.real.batch(indices[~mask])
-        order = _positions(mask)
-        targets = _with_same_names(ours[1], theirs[1])
-        return _mix(ours[0], theirs[0], order, "input"), _mix(*targets, order, "target")
+        inputs, targets = self._joined(indices, lambda samples, own: samples.batch(own))
+        return inputs, targets
 
     def fingerprint(self) -> bytes:
         """Return bytes that tell data sets apart by their sizes, weights, and first and last samples."""
@@ -73,16 +62,20 @@ class AugmentedDataset(Samples):
         return b"".join(found)
 
     def inputs(self, indices: Tensor) -> Values:
-        if self.generated is None or not self.n_generated:
-            return self.real.inputs(indices)
+        return self._joined(indices, lambda samples, own: (samples.inputs(own),))[0]
+
+    def _joined(self, indices: Tensor, read: Callable[[Samples, Tensor], tuple[Values, ...]]) -> tuple[Values, ...]:
+        """Return what `read` returns of real and of generated samples, inputs or (inputs, targets), in one batch."""
         mask = self.is_generated(indices)
-        generated = indices[mask] - self.n_real
-        if not len(generated):
-            return self.real.inputs(indices)
-        theirs = self.generated.inputs(generated)
-        if len(generated) == len(indices):
-            return _copied(theirs)
-        return _mix(self.real.inputs(indices[~mask]), theirs, _positions(mask), "input")
+        if self.generated is None or not bool(mask.any()):
+            return read(self.real, indices)
+        theirs = read(self.generated, indices[mask] - self.n_real)
+        if bool(mask.all()):
+            return tuple(map(_copied, theirs))
+        ours = read(self.real, indices[~mask])
+        order = _positions(mask)
+        parts = [(ours[0], theirs[0]), *map(_with_same_names, ours[1:], theirs[1:])]
+        return tuple(_mix(*part, order, what) for part, what in zip(parts, ("input", "target"), strict=False))
 
     def upcoming(self, batches: Sequence[Tensor]) -> None:
         """Announce the coming calls of `batch` in order, so that generated samples can be computed ahead."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option
-from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.cli.plugins import disable_option, load
 
 
 @click.command()
@@ -17,13 +17,7 @@ from hyco_engine.cli.plugins import disable_option, discover
 @json_option
 def check(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
     """Show the plan of SPEC without training: its parts, data, generated samples, cache and phases."""
-    from hyco_engine.runs.environment import asking_for_files
-    from hyco_engine.spec.loading import load_spec
-
-    registry = discover(disable_plugin)
-    # a wrong spec is reported before torch is imported, which takes seconds
-    with asking_for_files(spec.parent, registry):
-        loaded = load_spec(spec, registry, overrides)
+    loaded, registry = load(spec, overrides, disable_plugin)
 
     from hyco_engine.engine import Engine
 

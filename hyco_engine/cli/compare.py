@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option
-from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.cli.plugins import disable_option, discover, load
 from hyco_engine.errors import DataError
 
 
@@ -64,11 +64,8 @@ def compare(
 
 
 def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]) -> dict[str, Any]:
-    from hyco_engine.spec.loading import load_spec
+    _, registry = load(spec, overrides, disable_plugin)
 
-    registry = discover(disable_plugin)
-    # a wrong spec is reported before torch is imported, which takes seconds
-    load_spec(spec, registry, overrides)
     from hyco_engine.cli.terminal import Terminal, library_warnings
     from hyco_engine.comparing import compare_spec
 

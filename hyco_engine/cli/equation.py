@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option
-from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.cli.plugins import disable_option, load
 from hyco_engine.errors import SpecError
 
 
@@ -18,11 +18,7 @@ from hyco_engine.errors import SpecError
 @json_option
 def equation(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...], as_json: bool) -> None:
     """Show how the engine reads the equations of SPEC, in Unicode and LaTeX, and how it solves them in which steps."""
-    from hyco_engine.spec.loading import load_spec
-
-    registry = discover(disable_plugin)
-    # a wrong spec is reported before torch is imported, which takes seconds
-    loaded = load_spec(spec, registry, overrides)
+    loaded, registry = load(spec, overrides, disable_plugin)
     physical = loaded.spec.physical
     if physical is None or physical.kind != "equation":
         kind = "no physics" if physical is None else f"the kind {physical.kind!r}, whose equation docs/models.md shows"

@@ -80,7 +80,9 @@ def _explain(error: BaseException, log: Path | None) -> tuple[tuple[Problem, ...
         return (Problem(message=error.format_message()),), error.exit_code, hint
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return (Problem(message=str(error) or "interrupted"),), INTERRUPTED, ""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    from hyco_engine.hooks.attribution import out_of_memory
+
+    if out_of_memory(error):
         text = f"out of memory ({error})" if str(error) else "out of memory"
         advice = "use smaller batches, fewer windows or augmentation.cache.kind = 'disk'"
         return (Problem(message=f"{text}; {advice}"),), 1, ""
@@ -92,13 +94,14 @@ def _explain(error: BaseException, log: Path | None) -> tuple[tuple[Problem, ...
 
 
 def _explain_bug(error: BaseException, log: Path | None) -> tuple[tuple[Problem, ...], int, str]:
+    from hyco_engine.hooks.checking import describe
+
     owner, version, place = _culprit(error.__traceback__)
     log = log or _write_traceback(error)
-    what = " ".join("".join(traceback.format_exception_only(error)).split())
     whose = f"hyco-engine {version}" if owner == ENGINE else f"the plugin {owner} {version}"
     where = f", at {place}" if place else ""
     written = f"the traceback is in {log}: please report it with that file" if log else "--debug shows the traceback"
-    message = f"{what}\nthis is a bug in {whose}{where}; {written}"
+    message = f"{describe(error)}\nthis is a bug in {whose}{where}; {written}"
     return (Problem(message=message),), 1 if owner == ENGINE else 3, ""
 
 

@@ -25,6 +25,7 @@ from hyco_engine.settings import key_of
 from hyco_engine.variables import DISABLE_VARIABLE
 
 if TYPE_CHECKING:
+    from hyco_engine.spec.loading import LoadedSpec
     from hyco_engine.testing.checks import Finding
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,6 +52,21 @@ def discover(disable_plugin: Sequence[str]) -> Registry:
     for name in registry.unmatched:
         click.echo(f"note: {name!r} is not disabled, since no plugin or distribution has that name", err=True)
     return registry
+
+
+def load(
+    spec: Path, overrides: Sequence[str], disable_plugin: Sequence[str], run_dir: Path | None = None
+) -> tuple[LoadedSpec, Registry]:
+    """Return the spec of a command, and the registry for it; `run_dir` is the folder of its run, if that is elsewhere.
+
+    A command calls it before it imports torch, which takes seconds, so that a wrong spec is told at once.
+    """
+    from hyco_engine.runs.environment import asking_for_files
+    from hyco_engine.spec.loading import load_spec
+
+    registry = discover(disable_plugin)
+    with asking_for_files(run_dir or spec.parent, registry):
+        return load_spec(spec, registry, overrides), registry
 
 
 @click.group()

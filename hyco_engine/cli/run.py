@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option
-from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.cli.plugins import disable_option, load
 from hyco_engine.errors import HycoError
 
 if TYPE_CHECKING:
@@ -45,16 +45,10 @@ def run(
     Under torchrun, srun or mpirun, all processes make one run, and the first of them writes and prints.
     """
     from hyco_engine.ranks.environment import place, runtime_at
-    from hyco_engine.runs.environment import asking_for_files
-    from hyco_engine.spec.loading import load_spec
 
     here = place(os.environ)
     with silent() if here is not None and here.rank else nullcontext():
-        registry = discover(disable_plugin)
-        # a wrong spec is reported before torch is imported, which takes seconds
-        with asking_for_files(run_dir or spec.parent, registry):
-            loaded = load_spec(spec, registry, overrides)
-
+        loaded, registry = load(spec, overrides, disable_plugin, run_dir)
         with runtime_at(here) as runtime:
             result = _run(loaded, registry, runtime, run_dir, resume=resume, quiet=quiet, results=not as_json)
     if runtime.rank:

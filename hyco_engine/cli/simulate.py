@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from hyco_engine.cli.options import PATH, json_option, print_json, set_option
-from hyco_engine.cli.plugins import disable_option, discover
+from hyco_engine.cli.plugins import disable_option, load
 
 
 @click.command()
@@ -34,10 +34,8 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Write the simulations of the table [data] of SPEC as files, without its noise and masks."""
-    from hyco_engine.spec.loading import load_spec
+    loaded, registry = load(spec, overrides, disable_plugin)
 
-    registry = discover(disable_plugin)
-    loaded = load_spec(spec, registry, overrides)
     from hyco_engine.engine import Engine
 
     written = Engine(loaded, registry=registry).simulate(out, form)

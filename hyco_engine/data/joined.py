@@ -16,13 +16,13 @@ import attrs
 from torch import Tensor
 
 from hyco_engine.data.contracts import Points, Trajectory, TrajectorySource
+from hyco_engine.data.csv_table import SUFFIXES as TEXT
 from hyco_engine.data.fields import Boundary, StateLayout
 from hyco_engine.errors import DataError, Problem, SpecError
 
 log = logging.getLogger("hyco_engine")
 
 KEY = "data.path"
-TABLES = (".csv", ".tsv")
 MOST_TOLD = 5
 """The number of files that cannot be used of which an error tells why."""
 FILE = "file"
@@ -118,7 +118,7 @@ def _readable(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
 
 def _apart(paths: list[Path]) -> list[Path]:
     """Leave out text tables beside other files, of which they tell something."""
-    return [path for path in paths if path.suffix.lower() not in TABLES] or paths
+    return [path for path in paths if path.suffix.lower() not in TEXT] or paths
 
 
 def in_order(path: Path) -> list[tuple[str, float]]:

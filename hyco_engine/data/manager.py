@@ -388,11 +388,15 @@ class DataManager:
 
     def windows_before_heldout(self, horizon: int, stride: int) -> Tensor:
         """Return the indices of the training windows that end last before what continuations measure, in order."""
-        ends, last = self._ends(horizon, stride), set[int]()
+        windows, last = self.windows(horizon, stride), set[int]()
+        ends = defaultdict[int, list[tuple[int, int]]](list)
+        for index in range(len(windows)):
+            simulation, end = self._end(windows, index)
+            ends[simulation].append((end, index))
         for own in self._observed_heldout.values():
             for simulation, frames in own.passed():
-                inside = [(end, index) for end, index in ends[simulation] if end in frames]
-                last.update(index for _, index in inside[-1:])
+                if inside := [one for one in ends[simulation] if one[0] in frames]:
+                    last.add(max(inside)[1])
         return torch.tensor(sorted(last), dtype=torch.long)
 
     def begin_from(self, analyses: Tensor, horizon: int, stride: int) -> None:
@@ -408,25 +412,19 @@ class DataManager:
                 f"windows of this data need {list(wanted)}: they belong to other data",
                 key="data",
             )
-        states = dict(zip(windows.tolist(), analyses, strict=True))
-        known = {
-            simulation: [(end, states[index]) for end, index in own if index in states]
-            for simulation, own in self._ends(horizon, stride).items()
-        }
+        known = defaultdict[int, list[tuple[int, Tensor]]](list)
+        for index, state in zip(windows.tolist(), analyses, strict=True):
+            simulation, end = self._end(self.windows(horizon, stride), index)
+            known[simulation].append((end, state))
         advances = self.layout.advances
         self._begun = {split: own.begin_from(known, advances) for split, own in self._observed_heldout.items()}
 
-    def _ends(self, horizon: int, stride: int) -> Mapping[int, Sequence[tuple[int, int]]]:
-        """Return the frames at which the training windows of each simulation end, ascending, with their indices."""
-        windows, ends = self.windows(horizon, stride), defaultdict[int, list[tuple[int, int]]](list)
+    def _end(self, windows: WindowDataset | PointWindows, index: int) -> tuple[int, int]:
+        """Return the simulation of a training window, and its frame at which the window ends."""
         assert isinstance(windows, WindowDataset)
-        for index in range(len(windows)):
-            position, start = windows.window(index)
-            part = self._segments["train"][position]
-            ends[part.simulation].append((part.start + start + horizon, index))
-        for own in ends.values():
-            own.sort()
-        return ends
+        position, start = windows.window(index)
+        part = self._segments["train"][position]
+        return part.simulation, part.start + start + windows.horizon
 
     @property
     def _heldout(self) -> Mapping[Literal["val", "test"], HeldOutStretches]:

@@ -65,7 +65,7 @@ def attributed(who: str, where: str) -> Iterator[None]:
         raise PluginError(f"{who} failed in {where}: {describe(error)}") from error
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out. Torch is not imported here, and on the CPU it has no exception class for this."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Boundary conditions as PhiFlow extrapolations and back, and the layout of given Fields."""
+"""Boundary conditions as PhiFlow extrapolations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from phi.field import Field
 from phiml.math import channel, extrapolation, wrap
 from phiml.math.extrapolation import ConstantExtrapolation, Extrapolation
 
-from hyco_engine.data.fields import Boundary, FieldInfo, Grid, Rule, StateLayout
+from hyco_engine.data.fields import Boundary, Rule
 from hyco_engine.errors import DataError
 
 _NAMED: dict[str, Extrapolation] = {
@@ -70,15 +69,6 @@ def _to_extrapolation(rule: Rule, axes: Sequence[str], components: Sequence[str]
     return _NAMED[rule.kind]
 
 
-def boundary_from_extrapolation(ext: Extrapolation, axes: Sequence[str]) -> Boundary:
-    """Invert `boundary_to_extrapolation`. Raises DataError that names an extrapolation without counterpart."""
-    sides = {}
-    for axis in axes:
-        rules = [_from_extrapolation(side_of(ext, axis + sign)) for sign in "-+"]
-        sides[axis] = (rules[0], rules[1])
-    return Boundary(sides=sides)
-
-
 def side_of(ext: Extrapolation, side: str) -> Extrapolation:
     """Return the extrapolation on one side, such as `x-` or `y+`."""
     if not isinstance(ext, extrapolation._MixedExtrapolation):
@@ -88,78 +78,3 @@ def side_of(ext: Extrapolation, side: str) -> Extrapolation:
         if key in known:
             return known[key]
     raise DataError(f"the boundary {ext} has no entry for the side {side}")
-
-
-def _from_extrapolation(ext: Extrapolation) -> Rule:
-    for kind, known in _NAMED.items():
-        if ext == known:
-            return Rule(kind=kind)  # type: ignore[arg-type]
-    if isinstance(ext, ConstantExtrapolation):
-        value = ext.value
-        if not value.shape:
-            return Rule(kind="constant", value=float(value))
-        if value.shape.names == ("vector",):
-            return Rule(kind="constant", value=tuple(float(x) for x in value.numpy("vector")))
-        raise DataError(
-            f"a boundary value that varies over {value.shape} is not supported; use one number per component"
-        )
-    if isinstance(ext, extrapolation._NormalTangentialExtrapolation):
-        return Rule(
-            kind="normal-tangential",
-            normal=_from_extrapolation(ext.normal),
-            tangential=_from_extrapolation(ext.tangential),
-        )
-    supported = ", ".join(["a constant", *_NAMED, "normal/tangential", "and one of these per side"])
-    raise DataError(f"the boundary {ext!r} ({type(ext).__name__}) is not supported: use {supported}")
-
-
-def layout_from_fields(
-    fields: Mapping[str, Field], dynamic: Sequence[str] | None = None, static: Sequence[str] = ()
-) -> StateLayout:
-    """Return the layout of Fields on one uniform grid; without `dynamic`, all but the static ones are dynamic.
-
-    Raises DataError if a name is unknown, or if a Field lies on another grid or has an unsupported boundary.
-    """
-    named = [name for name in fields if name not in static] if dynamic is None else list(dynamic)
-    infos: dict[str, FieldInfo] = {}
-    grid: Grid | None = None
-    for name in (*named, *static):
-        if name not in fields:
-            raise DataError(f"there is no field {name!r}; the given fields are {', '.join(fields)}")
-        own, infos[name] = field_info(name, fields[name])
-        if grid is not None and own != grid:
-            raise DataError(f"the field {name!r} lies on another grid than the fields before it: {own} is not {grid}")
-        grid = own
-    if grid is None:
-        raise DataError("a layout needs at least one field")
-    return StateLayout(
-        grid=grid, dynamic=tuple(infos[name] for name in named), static=tuple(infos[name] for name in static)
-    )
-
-
-def field_info(name: str, field: Field) -> tuple[Grid, FieldInfo]:
-    """Return the grid and the description of one Field. Raises DataError unless it lies on a uniform grid."""
-    if not field.is_grid:
-        raise DataError(f"the field {name!r} does not lie on a uniform grid but on {type(field.geometry).__name__}")
-    axes = tuple(field.resolution.names)
-    lower, upper = field.bounds.lower, field.bounds.upper
-    grid = Grid(
-        axes=axes,
-        resolution=tuple(int(n) for n in field.resolution.sizes),
-        lower=tuple(float(lower.vector[axis]) for axis in axes),
-        upper=tuple(float(upper.vector[axis]) for axis in axes),
-    )
-    if field.is_staggered:
-        components = axes
-    elif "vector" in field.values.shape:
-        labels = field.values.shape.get_item_names("vector")
-        components = tuple(labels) if labels else tuple(map(str, range(field.values.shape.get_size("vector"))))
-    else:
-        components = ()
-    boundary = boundary_from_extrapolation(field.boundary, axes)
-    return grid, FieldInfo(
-        name=name,
-        components=components,
-        sampling="staggered" if field.is_staggered else "centered",
-        boundary=boundary,
-    )

@@ -1,7 +1,7 @@
-"""A test of the internal step for a physics that states no limits: halve the step and compare.
+"""A small disturbance, and a test of the internal step by it for a physics that states no limits.
 
 A step that is too long amplifies disturbances of the shortest waves, which a shorter one damps. A disturbance that
-grows alike whatever the step belongs to the equation.
+grows alike whatever the step belongs to the equation. So the test halves the step and compares.
 """
 
 from __future__ import annotations
@@ -58,16 +58,33 @@ def too_long(advance: Advance, states: Tensor, steps: int) -> TooLong | None:
 
 def _growth(advance: Advance, states: Tensor, frames: int, parts: int) -> float:
     """Return how many times larger a disturbance is after `frames`; infinite if a state is not finite."""
-    noise = torch.randn(states.shape, generator=derive_generator(0, "disturbance"), dtype=torch.float64)
-    # each field in its own unit
-    size = states.abs().transpose(0, 1).flatten(1).amax(1).view(1, -1, *[1] * (states.dim() - 2))
-    size = SIZE * torch.where(size > 0, size, 1.0)
-    disturbed = states + size * noise.to(states)
-    both = torch.cat([states, disturbed])
-    before = float(((disturbed - states) / size).norm())
+    disturbance = Disturbance(states, derive_generator(0, "disturbance"))
+    both, growth = disturbance.both, 1.0
     for _ in range(frames):
         both = advance(both, parts)
-        if not bool(both.isfinite().all()):
-            return torch.inf
-    one, other = both.chunk(2)
-    return float(((other - one) / size).norm()) / before
+        growth = disturbance.growth(both)
+        if growth == torch.inf:
+            break
+    return growth
+
+
+class Disturbance:
+    """States `[B, C_dyn, *S]` and the same ones disturbed by noise, behind one another in `both [2 B, C_dyn, *S]`.
+
+    The noise of each field is `SIZE` times its largest value, and counts in that unit.
+    """
+
+    def __init__(self, states: Tensor, generator: torch.Generator) -> None:
+        noise = torch.randn(states.shape, generator=generator, dtype=torch.float64)
+        size = states.abs().transpose(0, 1).flatten(1).amax(1).view(1, -1, *[1] * (states.dim() - 2))
+        self._size = SIZE * torch.where(size > 0, size, 1.0)
+        self.both = torch.cat([states, states + self._size * noise.to(states)])
+        self._first = self._apart(self.both)
+
+    def growth(self, both: Tensor) -> float:
+        """Return how many times larger it is in what follows from `both`; infinite if a state is not finite."""
+        return self._apart(both) / self._first if bool(both.isfinite().all()) else torch.inf
+
+    def _apart(self, both: Tensor) -> float:
+        one, other = both.chunk(2)
+        return float(((other - one) / self._size).norm())

@@ -31,7 +31,12 @@ def instability(model: nn.Module, states: Values) -> str | None:
     """Return the first warning of a physics within `model` that its steps from `states [B, C_all, *S]` are too long."""
     if not isinstance(states, Tensor):
         return None
-    own = [*model.parameters(), *model.buffers()]
-    states = states.to(next((tensor for tensor in own if tensor.is_floating_point()), states))
+    states = fitted(states, model)
     told = (physics.stability(states) for physics in physics_within(model).values())
     return next((text for text in told if text is not None), None)
+
+
+def fitted(states: Tensor, model: nn.Module) -> Tensor:
+    """Return states on the device and of the type of a model's numbers; as they are if it has none."""
+    own = [*model.parameters(), *model.buffers()]
+    return states.to(next((tensor for tensor in own if tensor.is_floating_point()), states))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.report.drawing import NAMES, legend, logarithmic, marker_of, plain_axes, plain_text, with_unit
+from hyco_engine.report.drawing import NAMES, Draw, legend, logarithmic, marker_of, plain_axes, plain_text, with_unit
 from hyco_engine.report.numbers import is_number
 from hyco_engine.report.side import MODELS, Side
 
-Draw = Callable[[Axes], None]
 MAX_PARAMETERS = 8
 LINES = {"synthetic": "--", "physical": "-", "persistence": ":"}
 

@@ -86,8 +86,8 @@ def _errors(sides: Sequence[Side], split: str, *, mark: bool) -> dict[str, Any]:
         "caption": f"Errors on held-out real {'validation' if split == 'val' else split} data: {measure}",
         "columns": [NAMES.get(model, "nothing changes") for model in models],
         "rows": [_row(side, [column[k] for column in columns]) for k, side in enumerate(sides)],
-        "note": "0 is perfect; “nothing changes” predicts the first frame for all times, and every model should beat "
-        "it." + (" The smallest error of each column is bold." if mark else ""),
+        "note": "0 is perfect; “nothing changes” repeats the last frame known before what is predicted, and every "
+        "model should beat it." + (" The smallest error of each column is bold." if mark else ""),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hyco_engine.report.drawing import NAMES
-from hyco_engine.report.numbers import is_number, significant
+from hyco_engine.report.numbers import is_number, percent, significant
 from hyco_engine.report.side import Side
 
 ALIKE = 1.02
@@ -30,7 +30,7 @@ def sentences(sides: Sequence[Side], split: str) -> list[str]:
             for side in sides
             if name in side.parameters and side.parameters[name].get("moved")
         }
-        told += _ranked(f"{name} is closest to the truth in", off, lambda v: f"{significant(100 * v, 2)} % off")
+        told += _ranked(f"{name} is closest to the truth in", off, lambda v: f"{percent(v)} off")
     told += [f"{side.name}: {text}" for side in sides for text in (side.run.costs or {}).get("sentences", ())]
     return told
 
@@ -50,4 +50,4 @@ def _times(value: float, best: float) -> str:
     if best <= 0:
         return ""
     ratio = value / best
-    return f" ({significant(ratio, 2)} times)" if ratio >= 2 else f" ({significant(100 * (ratio - 1), 2)} % more)"
+    return f" ({significant(ratio, 2)} times)" if ratio >= 2 else f" ({percent(ratio - 1)} more)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from hyco_engine.runs.files import write_atomic
 
 Array = NDArray[np.float64]
+Draw = Callable[[Axes], None]
+"""A chart: it draws onto axes."""
 
 # Okabe & Ito 2008: colour-blind readers can tell these colours apart too
 COLORS = {"truth": "#000000", "physical": "#0072B2", "synthetic": "#D55E00", "persistence": "#777777"}

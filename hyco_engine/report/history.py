@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hyco_engine.report.drawing import (
     NAMES,
     OTHER_COLORS,
     Array,
+    Draw,
     heading,
     legend,
     logarithmic,
@@ -35,7 +36,6 @@ from hyco_engine.runs.reading import RunFiles
 
 Record = Mapping[str, Any]
 Points = list[tuple[int, float]]
-Draw = Callable[[Axes], None]
 PLAYERS = ("synthetic", "physical")
 MAX_PARAMETERS = 8
 MAX_TERMS = 8

@@ -23,6 +23,11 @@ def significant(value: Any, digits: int = 4) -> str:
     return f"{rounded:.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
+def percent(share: float) -> str:
+    """Return a share as a percentage with two digits."""
+    return f"{significant(100 * share, 2)} %"
+
+
 def seconds(value: float) -> str:
     """Return a time in seconds below a minute, else in minutes or hours."""
     if round(value, 1) < 60:

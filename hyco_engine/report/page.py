@@ -34,13 +34,14 @@ from hyco_engine.report.svg import svg_chart
 from hyco_engine.report.verdict import budgets, correlation, verdict
 from hyco_engine.report.views import views
 from hyco_engine.runs.costs import read_costs
+from hyco_engine.runs.environment import ENVIRONMENT
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
 from hyco_engine.runs.posterior import read_posterior
-from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
 
-REPORT, SPEC, ENVIRONMENT = "report.html", "spec.toml", "environment.json"
+REPORT = "report.html"
 LEAD_TIMES = "Errors of rollouts from the first frame to the last."
 SPECTRA = "The spectra are those of the simulation above."
 

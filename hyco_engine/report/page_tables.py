@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyco_engine.equations.writing import steps_text
-from hyco_engine.report.numbers import is_number, seconds, significant, size
+from hyco_engine.report.numbers import is_number, percent, seconds, significant, size
 from hyco_engine.report.verdict import against_persistence, budgets, tested_split, total_error
 
 MODELS = {"physical": "physics", "synthetic": "surrogate", "persistence": "nothing changes"}
@@ -27,7 +27,7 @@ def parameter_rows(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str
                 "start": _level(entry.get("initial")),
                 "found": found if entry.get("moved", True) else f"{found}, not learned",
                 "truth": _level(entry["truth"]) if entry.get("truth") is not None else "",
-                "off": f"{significant(100 * off, 2)} %" if is_number(off) else "",
+                "off": percent(off) if is_number(off) else "",
             }
         )
     return rows

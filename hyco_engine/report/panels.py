@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from hyco_engine.report.drawing import (
     COLORS,
     NAMES,
     Array,
+    Draw,
     color_of,
     legend,
     logarithmic,
@@ -26,7 +27,6 @@ from hyco_engine.report.numbers import is_number
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.report.shown import Shown, component_names
 
-Draw = Callable[[Axes], None]
 MODELS = ("physical", "synthetic", "persistence")
 MAX_SPECTRA = 4
 MAX_CURVES = 12

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hyco_engine.report.drawing import COLORS, Array, heading, legend, new_figure, plain_axes, plain_text, save
+from hyco_engine.report.drawing import COLORS, Array, Draw, heading, legend, new_figure, plain_axes, plain_text, save
 from hyco_engine.report.numbers import significant
-from hyco_engine.report.panels import Draw
 
 MOST_PARAMETERS = 6
 """Only so many parameters are drawn."""

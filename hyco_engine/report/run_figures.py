@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hyco_engine.interfaces import Player
-from hyco_engine.report.figures import comparison_figure, history_figure
+from hyco_engine.report.comparison import comparison_figure
+from hyco_engine.report.history import history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.rollout import evaluating

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hyco_engine.report.numbers import is_number, significant
+from hyco_engine.report.numbers import is_number, percent, significant
 
 SHOWN = {"physical": "the physics", "synthetic": "the surrogate"}
 NOTHING = "“nothing changes”"
@@ -239,7 +239,7 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _right(errors: Mapping[str, float], entries: Mapping[str, Mapping[str, Any]], *, alone: bool) -> str:
     worst = max(errors, key=lambda name: errors[name])
-    off = _percent(errors[worst])
+    off = percent(errors[worst])
     if len(errors) == 1:
         return f"{worst} was found to within {off} of its true value{_beyond(entries[worst])}."
     many = ("Both" if len(errors) == 2 else f"All {len(errors)}") + " parameters" if alone else _listed(list(errors))
@@ -253,7 +253,7 @@ def _vague(entry: Mapping[str, Any]) -> bool:
 
 def _off(entry: Mapping[str, Any]) -> str:
     error = entry.get("relative_error")
-    return f", {_percent(error)} off its true value" if is_number(error) else ""
+    return f", {percent(error)} off its true value" if is_number(error) else ""
 
 
 def _beyond(entry: Mapping[str, Any]) -> str:
@@ -284,9 +284,7 @@ def _unexplained(metrics: Mapping[str, Any], noise: Mapping[str, Mapping[str, An
     first = by_step[: (len(by_step) + 1) // 2]
     early = math.prod(value ** (1 / len(first)) for value in first) if all(map(is_number, first)) else whole
     if min(whole, early) > EXPLAINED * level:
-        size = (
-            f"{significant(whole / told, 2)} times the noise" if told == level else f"{_percent(whole)} of the spread"
-        )
+        size = f"{significant(whole / told, 2)} times the noise" if told == level else f"{percent(whole)} of the spread"
         yield f"The physics does not explain the {split} data: its residual is {size}."
         if min(whole, early) > LOST:
             yield (
@@ -341,7 +339,7 @@ def _models(
         ratio, reach = against_persistence(metrics, model, split), lead_below(metrics, model, split)
         level = _level(noise or {})
         if level is not None and _fits(own, noise or {}) and ratio is not None and ratio < 1:
-            fits.append(f"{title} predicts the {split} data to within their noise of {_percent(level)}")
+            fits.append(f"{title} predicts the {split} data to within their noise of {percent(level)}")
             continue
         if reach is not None and 0 < reach[0] < reach[1]:
             useful, _ = lead_below(metrics, model, split, HALF) or (0, 0)
@@ -350,7 +348,7 @@ def _models(
             bad.append(f"{title} is of no use beyond {_lead(reach[0], dt)}: {passes}{half}")
         elif reach is not None and reach[0] == 0 and ratio is not None and ratio < 1:
             first = next((lead for lead, is_below in _below(metrics, model, split) if is_below), reach[1])
-            whole = f"over whole rollouts it has {_percent(ratio)} of its error"
+            whole = f"over whole rollouts it has {percent(ratio)} of its error"
             bad.append(f"{title} errs more than {NOTHING} before {_lead(first, dt)} on {split} data; {whole}")
         elif ratio is None:
             bad.append(f"{title} diverges on {split} data")
@@ -358,9 +356,9 @@ def _models(
             times = f"{significant(ratio, 2)} times as much as {NOTHING}"
             bad.append(f"{title} has learned nothing of use: it errs {times} on {split} data")
         elif ratio > HALF:
-            poor.append(f"{title} does little better than {NOTHING}: {_percent(ratio)} of its error on {split} data")
+            poor.append(f"{title} does little better than {NOTHING}: {percent(ratio)} of its error on {split} data")
         elif ratio > GOOD:
-            poor.append(f"{title} has {_percent(ratio)} of the error of {NOTHING} on {split} data")
+            poor.append(f"{title} has {percent(ratio)} of the error of {NOTHING} on {split} data")
         else:
             good.append(f"{title} errs {significant(1 / ratio, 2)} times less than {NOTHING}")
     if len(good) == 2:
@@ -388,7 +386,7 @@ def _bands(ensemble: Mapping[str, Any]) -> Iterator[str]:
     """Tell how much of the test data lies in the bands of an ensemble."""
     level, share = ((ensemble.get(key) or {}).get(name) for key, name in (("bands", "level"), ("coverage", "share")))
     if is_number(level) and is_number(share):
-        yield f"The {_percent(level)} bands of the surrogate hold {_percent(share)} of the test data."
+        yield f"The {percent(level)} bands of the surrogate hold {percent(share)} of the test data."
 
 
 def _falls(metrics: Mapping[str, Any]) -> int | None:
@@ -413,10 +411,6 @@ def _lead(steps: int, dt: float | None) -> str:
     if is_number(dt):
         return f"t = {significant(steps * dt, 3)}"
     return f"{steps} {'step' if steps == 1 else 'steps'}"
-
-
-def _percent(share: float) -> str:
-    return f"{significant(100 * share, 2)} %"
 
 
 def _listed(names: list[str]) -> str:

@@ -27,7 +27,7 @@ from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
 from hyco_engine.runs.metrics import has_summary, read_summary
-from hyco_engine.runs.weights import Weights
+from hyco_engine.runs.weights import Weights, description
 from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
 from hyco_engine.spec.structuring import Structurer
@@ -140,11 +140,10 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
     table = {**(weights.options or {}), "kind": weights.kind}
     structurer = Structurer(registry)
     choice: SyntheticChoice = structurer.structure(table, SyntheticChoice)
-    dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
     context = SurrogateContext(
         seed=0,
         registry=registry,
-        dtype=dtype,
+        dtype=weights.dtype,
         layout=weights.layout,
         dt=weights.dt,
         statistics=weights.statistics,
@@ -158,7 +157,7 @@ def _built(weights: Weights, registry: Registry) -> nn.Module:
 def _surrogate(run: LoadedRun, which: Which) -> tuple[nn.Module, Weights]:
     if run.spec.synthetic is None:
         raise DataError(f"the run {run.folder} has no surrogate; --format toml writes the parameters of its physics")
-    model, weights = run.model("synthetic", which), run.weights("synthetic", which)
+    model, weights = run.model_and_weights("synthetic", which)
     if weights.layout is None or isinstance(model, Predictor):
         raise DataError(
             f"the surrogate of {run.folder} does not step states of fields forward, so it cannot be exported"
@@ -193,19 +192,10 @@ def _program(model: nn.Module, weights: Weights, steps: int) -> tuple[bytes, flo
 
 def _tensors(model: nn.Module, weights: Weights, run: LoadedRun, out: Path) -> tuple[bytes, float]:
     """Return the weights with metadata as a file's content, and their largest difference from the model."""
-    assert weights.layout is not None
-    assert weights.statistics is not None
     assert run.spec.synthetic is not None
     options = {key: value for key, value in plain(run.spec.synthetic).items() if key != "kind"}
-    metadata = {
-        "kind": weights.kind,
-        "options": json.dumps(options),
-        **_physical_table(model, run),
-        "layout": json.dumps(weights.layout.to_data()),
-        "dt": repr(weights.dt),
-        "statistics": json.dumps(weights.statistics.to_data()),
-        **({} if weights.bands is None else {"bands": json.dumps(weights.bands.to_data())}),
-    }
+    about = description(weights.kind, weights.form, weights.bands)
+    metadata = {**about, "options": json.dumps(options), **_physical_table(model, run)}
     content = weights_bytes(model.state_dict(), metadata)
     read = Weights(out, content)
     again = _built(read, run.assembler.registry)
@@ -252,8 +242,7 @@ def _states(weights: Weights) -> Tensor:
     )
     shape = (-1, *(1 for _ in layout.spatial))
     noise = torch.randn(5, layout.n_all, *layout.spatial, generator=derive_generator(0, "export"))
-    dtype = next((t.dtype for t in weights.state.values() if t.is_floating_point()), torch.float32)
-    return (statistics.mean.reshape(shape) + statistics.std.reshape(shape) * noise).to(dtype)
+    return (statistics.mean.reshape(shape) + statistics.std.reshape(shape) * noise).to(weights.dtype)
 
 
 def _described(weights: Weights, steps: int, form: Format, members: int) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Tracker
+from hyco_engine.runs.environment import ENVIRONMENT
 from hyco_engine.runs.files import cannot_write, dump_json, is_temporary, numbered_folder, write_atomic
 from hyco_engine.runs.lock import GUARD
-from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, SUMMARY, metrics_line
+from hyco_engine.runs.reading import SPEC
 from hyco_engine.runs.seal import SEAL, seal
 from hyco_engine.settings import check_folder_name
 from hyco_engine.untrusted import read_regular
-
-__all__ = ["RunFolder", "check_run_name", "read_metrics", "read_summary"]
 
 LOG = "log.txt"
 LOGGER = "hyco_engine"
@@ -104,20 +104,13 @@ class RunFolder(Tracker):
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    @property
-    def figures(self) -> Path:
-        """Return `figures/`, made at the first call."""
-        folder = self.path / "figures"
-        folder.mkdir(exist_ok=True)
-        return folder
-
     def write_spec(self, text: str) -> Path:
         """Write spec.toml, the resolved spec."""
-        return self._write("spec.toml", text)
+        return self._write(SPEC, text)
 
     def write_environment(self, environment: Mapping[str, Any]) -> Path:
         """Write environment.json, the result of `hyco_engine.runs.environment.describe_environment`."""
-        return self._write("environment.json", dump_json(environment) + "\n")
+        return self._write(ENVIRONMENT, dump_json(environment) + "\n")
 
     def keep(self, name: str, path: Path) -> Path:
         """Write a copy of a file. Raise RunError where it cannot be read."""

@@ -9,7 +9,7 @@ from typing import Any
 from hyco_engine.errors import DataError
 from hyco_engine.runs.lock import LOCK, is_held
 from hyco_engine.runs.metrics import has_metrics, has_summary, read_metrics, read_summary
-from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.resuming import resume_command
 
 SHOWN = ("train/loss", "val/nrmse", "val/loss")
@@ -24,7 +24,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    found = [path for path in folder.iterdir() if path.is_dir() and RunFiles(path).has("spec.toml")]
+    found = [path for path in folder.iterdir() if path.is_dir() and RunFiles(path).has(SPEC)]
     return [_described(path) for path in sorted(found, key=_order)]
 
 
@@ -70,6 +70,6 @@ def _sound(path: Path) -> dict[str, Any]:
 
 
 def _cycles(path: Path) -> int | None:
-    run = (RunFiles(path).toml("spec.toml") or {}).get("run")
+    run = (RunFiles(path).toml(SPEC) or {}).get("run")
     cycles = run.get("cycles") if isinstance(run, Mapping) else None
     return cycles if isinstance(cycles, int) else None

@@ -21,7 +21,7 @@ from hyco_engine.physics.settings import ArrayFile
 from hyco_engine.runs.environment import asking_for_files
 from hyco_engine.runs.inputs import copy_of, is_input
 from hyco_engine.runs.metrics import has_summary, read_summary
-from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.weights import Weights, analyses_of_run
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import LoadedSpec, spec_from_text, with_paths
@@ -31,7 +31,6 @@ from hyco_engine.threads import own_threads
 
 log = logging.getLogger("hyco_engine")
 
-SPEC = "spec.toml"
 Which = Literal["best", "final"]
 
 

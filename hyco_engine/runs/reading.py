@@ -17,6 +17,8 @@ from hyco_engine.runs.files import entries_below
 from hyco_engine.runs.seal import SEAL
 from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
 
+SPEC = "spec.toml"
+"""The resolved spec of a run; a folder without it is no run folder."""
 MAX_TEXT = 2**24
 """The most bytes of a text that describes a run: spec.toml, environment.json, checksums.json."""
 

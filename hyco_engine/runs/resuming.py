@@ -17,7 +17,7 @@ from hyco_engine.runs.environment import plugin_files, plugin_options
 from hyco_engine.runs.files import is_temporary
 from hyco_engine.runs.lock import GUARD, LOCK
 from hyco_engine.runs.metrics import METRICS, has_metrics, read_metrics, read_summary
-from hyco_engine.runs.reading import RunFiles
+from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
 from hyco_engine.spec.places import key_text
@@ -64,7 +64,7 @@ class Earlier:
 
 def resume_command(folder: Path) -> str:
     """Return the command that resumes the run of a folder."""
-    spec, own = shlex.quote(str(folder / "spec.toml")), shlex.quote(str(folder))
+    spec, own = shlex.quote(str(folder / SPEC)), shlex.quote(str(folder))
     return f"hyco-engine run {spec} --run-dir {own} --resume{plugin_options(plugin_files(folder))}"
 
 
@@ -72,7 +72,7 @@ def is_run_folder(folder: Path) -> bool:
     """Return True if a run may have made the content of `folder`, which may be as little as a line of its log."""
     # a process that is killed while it writes a file leaves a temporary one
     names = {entry.name for entry in folder.iterdir() if not is_temporary(entry)}
-    return "spec.toml" in names or names <= {"log.txt", LOCK, GUARD}
+    return SPEC in names or names <= {"log.txt", LOCK, GUARD}
 
 
 def completed(folder: Path) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def find_earlier(folder: Path, spec: Spec, facts: Mapping[str, Any]) -> Earlier:
     """
     found = Checkpoints(folder / CHECKPOINTS).newest(lambda content: _metrics_differ(folder, content.get("metrics")))
     if found is None:
-        if (stored := RunFiles(folder).toml("spec.toml")) is not None:
+        if (stored := RunFiles(folder).toml(SPEC)) is not None:
             _compare(stored, with_choices(spec, stored), None)
         return Earlier(notes=(f"{folder} holds no checkpoint yet: the run starts from its beginning",))
     try:
@@ -186,15 +186,14 @@ def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -
             # it does not matter which of several GPUs it is
             before, now = (device.partition(":")[0] for device in (before, now))
         if isinstance(now, Mapping):
-            changed = [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]
+            changed = _changed(before, now)
         else:
             # what is left open stays as it was
             changed = [] if now in (before, "auto") else [f"{before} -> {now}"]
         if changed:
             yield f"resumed with another {what} ({', '.join(changed)}): results may differ in their last digits"
-    before, now = run.get("files", {}), facts["files"]
-    if changed := [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]:
-        yield (f"resumed with other files as plugins ({', '.join(changed)}): from here on the run follows these")
+    if changed := _changed(run.get("files", {}), facts["files"]):
+        yield f"resumed with other files as plugins ({', '.join(changed)}): from here on the run follows these"
     cycles = tomllib.loads(run["spec"])["run"]["cycles"]
     players = [p for p in ("physical", "synthetic") if getattr(spec, p) is not None]
     cosine = [p for p in players if getattr(spec.training, p).schedule == "cosine"]
@@ -204,6 +203,10 @@ def _differences(run: Mapping[str, Any], facts: Mapping[str, Any], spec: Spec) -
             f"{' and '.join(f'training.{p}' for p in cosine)} falls over {spec.run.cycles} cycles, so this is not the "
             f"run that {spec.run.cycles} cycles would have been from its beginning"
         )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{k} {before.get(k)} -> {now.get(k)}" for k in {**before, **now} if before.get(k) != now.get(k)]
 
 
 def _flat(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
@@ -26,12 +27,14 @@ def save_model(
     form: DataForm,
     bands: Bands | None = None,
 ) -> Path:
-    """Write `weights/<name>.safetensors`, with the kind of the model and the form of its data in the metadata.
+    """Write `weights/<name>.safetensors` with its description."""
+    return folder.save_weights(name, state, description(kind, form, bands))
 
-    These hold the `bands` of an ensemble, too.
-    """
+
+def description(kind: str, form: DataForm, bands: Bands | None) -> dict[str, str]:
+    """Return the metadata of weights: the kind of the model, the form of its data, and the bands of an ensemble."""
     more = {} if bands is None else {"bands": json.dumps(bands.to_data())}
-    return folder.save_weights(name, state, {"kind": kind, **form.to_metadata(), **more})
+    return {"kind": kind, **form.to_metadata(), **more}
 
 
 class Weights:
@@ -53,6 +56,11 @@ class Weights:
         except Exception as error:  # safetensors and torch raise many kinds on damaged files
             why = f"there is no {error} in it" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise DataError(f"the weights {path} are damaged: {why.splitlines()[0]}") from error
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights; float32 if there are none."""
+        return next((t.dtype for t in self.state.values() if t.is_floating_point()), torch.float32)
 
     @classmethod
     def of_run(cls, files: RunFiles, name: str) -> Weights:

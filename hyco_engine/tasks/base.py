@@ -18,6 +18,7 @@ from hyco_engine.data.precision import Precision
 from hyco_engine.ensemble import Prediction
 from hyco_engine.errors import DataError, SpecError
 from hyco_engine.interfaces import PhysicalModel, Player, Predictor, Samples, TermSpec, Trajectory
+from hyco_engine.ranks.shards import Shards
 from hyco_engine.rollout import rollout_with_bands
 from hyco_engine.spec.classes import LossSpec
 from hyco_engine.tasks.terms import declared_terms
@@ -139,6 +140,16 @@ class Task(ABC):
         self, split: Literal["val", "test"], objective: Objective, device: torch.device | str = "cpu"
     ) -> HeldOut | None:
         """Return the measure of models on a held-out split; None if the split is empty."""
+
+    def score(self, model: nn.Module, objective: Objective, shards: Shards, device: torch.device | str) -> float:
+        """Return the score of a model on validation data, which all ranks measure together.
+
+        It is measured from scratch, since what rollouts begin from may change between two phases.
+        """
+        heldout = self.heldout("val", objective, device)
+        assert heldout is not None
+        heldout = heldout.divided(shards)
+        return heldout.score(heldout.measure(model))
 
     def begin_from_learned(self, physical: Trainer) -> Tensor | None:
         """Begin held-out rollouts from what a physics with learned start states knows of the frames before them.

@@ -49,21 +49,16 @@ class GridTask(FieldTask):
             found = analyses(physical, self.samples(physical.settings), windows)
             if not bool(found.isfinite().all()):
                 return None
-            observed = self._error(physical)
+            measured = (physical.model, physical.objective, physical.shards, physical.device)
+            observed = self.score(*measured)
             self.begin_from(found, physical.settings)
-            if observed < self._error(physical):
+            if observed < self.score(*measured):
                 self.manager.begin_from_observed()
                 return None
         return found
 
     def begin_from(self, states: Tensor, settings: TrainingSettings) -> None:
         self.manager.begin_from(states, *self._window(settings))
-
-    def _error(self, trainer: Trainer) -> float:
-        """Return the score of a model on validation data, which all ranks measure together."""
-        heldout = self.heldout("val", trainer.objective, trainer.device)
-        assert heldout is not None
-        return heldout.score(heldout.divided(trainer.shards).measure(trainer.model))
 
     def simulations(self) -> DataManager:
         return self.manager

@@ -52,9 +52,8 @@ class Plan:
 class Size:
     """What the choice depends on, beside the budget.
 
-    `samples` is the number of samples in an epoch, `phases` the number of phases in the run, parts of which count as
-    such; `hidden` is true if some
-    values of the data are not observed, and `noisy` if they have noise.
+    `samples` is the number of samples in an epoch, and `phases` the number of phases in the run, where a quarter of a
+    phase counts as 0.25; `hidden` is true if some values of the data are not observed, and `noisy` if they have noise.
     """
 
     layout: StateLayout

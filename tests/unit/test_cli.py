@@ -290,6 +290,7 @@ def test_problems_as_json(world: World, command: str) -> None:
         (RunError("diverged"), 1, "error: diverged"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (MemoryError(), 1, "error: out of memory; use smaller batches, fewer windows or "),
+        (RuntimeError("can't allocate memory"), 1, "error: out of memory (can't allocate memory); use smaller batches"),
         (PermissionError(13, "Permission denied", "/data/u.npy"), 1, "error: /data/u.npy: Permission denied"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "xxx"), 2, "error: xxx: File name too long"),
     ],

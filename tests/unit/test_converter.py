@@ -18,11 +18,7 @@ from hyco_engine.data.masks import sample_mask
 from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import DataError
 from hyco_engine.interfaces import Trajectory
-from hyco_engine.physics.boundaries import (
-    boundary_from_extrapolation,
-    boundary_to_extrapolation,
-    layout_from_fields,
-)
+from hyco_engine.physics.boundaries import boundary_to_extrapolation
 from hyco_engine.physics.fields_view import FieldSamples, FieldView
 from hyco_engine.physics.layout import Converter, to_fields, to_tensor
 
@@ -89,19 +85,24 @@ def test_tensor_to_fields_and_back_is_exact(layout: StateLayout, count: int, dty
     back = to_tensor(fields, layout)
     assert back.dtype == dtype
     assert torch.equal(back, state)
-    names = [field.name for field in layout.dynamic]
-    found = layout_from_fields(fields, names, [field.name for field in layout.static])
-    assert metadata(found) == metadata(layout)
+    for info in layout.fields:
+        assert metadata(fields[info.name]) == described(info, layout.grid)
 
 
-def metadata(layout: StateLayout) -> object:
-    """All of a layout; boundaries as PhiFlow compares them, where one value equals a vector of equal ones."""
-    axes = layout.grid.axes
-    fields = [
-        (f.name, f.components, f.sampling, boundary_to_extrapolation(f.boundary, axes, f.components))
-        for f in layout.fields
-    ]
-    return layout.grid, len(layout.dynamic), fields
+def metadata(field: Field) -> object:
+    """All of a Field but its values."""
+    axes = field.resolution.names
+    size = field.bounds.lower.vector[axes].numpy("vector"), field.bounds.upper.vector[axes].numpy("vector")
+    names = field.values.shape.get_item_names("vector") if "vector" in field.values.shape else ()
+    return axes, field.resolution.sizes, *map(tuple, size), names, field.is_staggered, field.boundary
+
+
+def described(info: FieldInfo, grid: Grid) -> object:
+    """What `metadata` must find; PhiFlow compares boundaries, and to it one value equals a vector of equal ones."""
+    staggered = info.sampling == "staggered"
+    names = () if staggered else info.components
+    boundary = boundary_to_extrapolation(info.boundary, grid.axes, info.components)
+    return grid.axes, grid.resolution, grid.lower, grid.upper, names, staggered, boundary
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,21 +122,32 @@ def same(one: Field, two: Field) -> bool:
     return bool(values and bounds and metadata and one.is_staggered == two.is_staggered)
 
 
-@pytest.mark.parametrize("boundary", [0, 1.5, *NAMED, "periodic", {"x": "periodic", "y": (0, "zero-gradient")}])
+SIDES = {"x": "periodic", "y": {"lower": 0, "upper": "zero-gradient"}}
+
+
+@pytest.mark.parametrize("boundary", [0, 1.5, *NAMED, "periodic", SIDES])
 def test_samples_agree_with_phiflow(boundary: object) -> None:
-    ext = extrapolation.as_extrapolation(boundary)
+    ext = boundary_to_extrapolation(Boundary.parse(boundary, ("x", "y")), ("x", "y"))
     grid = StaggeredGrid(0, ext, x=4, y=3, bounds=Box(x=1, y=2))
-    layout = layout_from_fields({"v": grid})
+    axes = ("x", "y")
+    info = FieldInfo(name="v", components=axes, sampling="staggered", boundary=Boundary.parse(boundary, axes))
+    own = Grid(axes=axes, resolution=(4, 3), lower=(0.0, 0.0), upper=(1.0, 2.0))
     for index, axis in enumerate("xy"):
         sizes = grid.values[{"~vector": axis}].shape
-        assert layout.fields[0].samples(layout.grid, index) == (sizes.get_size("x"), sizes.get_size("y"))
+        assert info.samples(own, index) == (sizes.get_size("x"), sizes.get_size("y"))
 
 
 def test_fields_of_others_come_in_unchanged() -> None:
     values = wrap(torch.rand(4, 5), spatial(y=4), spatial(x=5))
     scalar = CenteredGrid(values, extrapolation.ZERO_GRADIENT, Box(x=2, y=1), spatial(x=5, y=4))
     vector = CenteredGrid(vec(x=1.0, y=2.0), {"x": 0, "y": "periodic"}, x=5, y=4, bounds=Box(x=2, y=1))
-    layout = layout_from_fields({"s": scalar, "v": vector}, static=["v"])
+    axes = ("x", "y")
+    sides = Boundary.parse({"x": 0, "y": "periodic"}, axes)
+    layout = StateLayout(
+        grid=Grid(axes=axes, resolution=(5, 4), lower=(0.0, 0.0), upper=(2.0, 1.0)),
+        dynamic=(FieldInfo(name="s", boundary=Boundary.parse("zero-gradient", axes)),),
+        static=(FieldInfo(name="v", components=axes, boundary=sides),),
+    )
     state = to_tensor({"s": scalar, "v": vector}, layout)
     assert state.shape == (1, 3, 5, 4)
     assert torch.equal(state[0, 1:, 0, 0], torch.tensor([1.0, 2.0]))
@@ -145,9 +157,10 @@ def test_fields_of_others_come_in_unchanged() -> None:
 def test_axis_order_of_values_does_not_matter() -> None:
     values = wrap(torch.arange(6.0).reshape(2, 3), spatial(y=2), spatial(x=3))
     field = CenteredGrid(values, 0, Box(x=1, y=1))
-    layout = layout_from_fields({"u": field})
-    order = layout.grid.axes
-    assert torch.equal(to_tensor({"u": field}, layout)[0, 0], values.native(order))
+    axes = ("x", "y")
+    grid = Grid(axes=axes, resolution=(3, 2), lower=(0.0, 0.0), upper=(1.0, 1.0))
+    layout = StateLayout(grid=grid, dynamic=(FieldInfo(name="u", boundary=Boundary.parse(0, axes)),))
+    assert torch.equal(to_tensor({"u": field}, layout)[0, 0], values.native(axes))
 
 
 def test_filler_is_zero_whatever_the_state_holds() -> None:
@@ -196,20 +209,6 @@ def layout_1d(static: bool = False) -> StateLayout:
     boundary = Boundary.parse("periodic", ("x",))
     force = (FieldInfo(name="force", boundary=boundary),) if static else ()
     return StateLayout(grid=grid, dynamic=(FieldInfo(name="u", boundary=boundary),), static=force)
-
-
-@pytest.mark.parametrize(
-    ("ext", "named"),
-    [
-        (extrapolation.NONE, "periodic"),
-        (extrapolation.SYMMETRIC_GRADIENT, "_SymmetricGradientExtrapolation"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], spatial("y"))), "varies"),
-        (extrapolation.ConstantExtrapolation(wrap([1.0, 2.0], batch("b"))), "varies"),
-    ],
-)
-def test_other_boundaries_are_refused_by_name(ext: object, named: str) -> None:
-    with error_naming(DataError, named):
-        boundary_from_extrapolation(ext, ("x",))
 
 
 @pytest.mark.parametrize(

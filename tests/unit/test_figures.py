@@ -19,7 +19,8 @@ from messages import error_naming
 
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import DataError
-from hyco_engine.report.figures import comparison_figure, history_figure
+from hyco_engine.report.comparison import comparison_figure
+from hyco_engine.report.history import history_figure
 
 RNG = np.random.default_rng(0)
 
@@ -403,5 +404,5 @@ def test_noise_stays_light(tmp_path: Path) -> None:
 
 
 def test_pyplot_is_not_imported() -> None:
-    code = "import sys, hyco_engine.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, hyco_engine.report.run_figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -26,6 +26,7 @@ from hyco_engine.data.windows import WindowDataset
 from hyco_engine.errors import DataError, RunError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.interfaces import Augmentation, BuildContext, CycleContext, Phase, Strategy, Trajectory
+from hyco_engine.physics.disturbance import Disturbance
 from hyco_engine.physics.model import FlowModel, FlowPhysics, TorchModel, TorchPhysics
 from hyco_engine.physics.parameters import ParameterDeclaration
 from hyco_engine.physics.settings import ParameterSetting
@@ -282,6 +283,19 @@ def test_growth_that_belongs_to_the_equation_is_no_matter_of_the_step() -> None:
             return {"u": fields["u"] * math.exp(10 * dt)}
 
     assert physics(Growing).stability(states()) is None
+
+
+def test_the_growth_of_a_disturbance_does_not_depend_on_units() -> None:
+    states = torch.rand(2, 2, CELLS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    growth = []
+    for unit in (1.0, 2.0**20):
+        units = torch.tensor([1.0, unit], dtype=torch.float64)[:, None]
+        disturbance = Disturbance(units * states, torch.Generator().manual_seed(1))
+        one, other = disturbance.both.chunk(2)
+        factors = torch.tensor([3.0, 1.0], dtype=torch.float64)[:, None]
+        growth.append(disturbance.growth(torch.cat([one, one + factors * (other - one)])))
+    assert growth[0] == pytest.approx(growth[1], rel=1e-12)
+    assert 2 < growth[0] < 2.4, "the root mean square of 3 and 1"
 
 
 def test_a_search_of_an_unstable_physics_is_told_the_cure() -> None:

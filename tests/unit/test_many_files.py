@@ -8,6 +8,7 @@ import torch
 from test_scalars import assembler_of, manager_of, scalars_of, write_well
 
 import hyco_engine as hyco
+from hyco_engine.data.joined import expanded
 from hyco_engine.errors import HycoError
 
 DATA = {
@@ -44,6 +45,20 @@ def refused(tmp_path, data):
 
 
 # --- lists, globs, folders ---
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["a.npz", "b.csv", "notes.txt"], ["a.npz"]),
+        (["a.csv", "b.dat", "c.txt"], ["a.csv", "b.dat", "c.txt"]),
+    ],
+)
+def test_text_tables_are_data_unless_other_files_lie_beside_them(tmp_path, names, read):
+    for name in names:
+        (tmp_path / name).touch()
+    found = expanded(tmp_path, (".npz", ".csv", ".txt", ".dat"), ())
+    assert [path.name for path in found] == read
 
 
 def test_lists_globs_and_folders(tmp_path):

@@ -21,7 +21,8 @@ from hyco_engine.errors import DataError, RunError, SpecError
 from hyco_engine.hooks.registry import Registry
 from hyco_engine.runs.environment import describe_environment
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.folder import RunFolder, read_metrics, read_summary
+from hyco_engine.runs.folder import RunFolder
+from hyco_engine.runs.metrics import read_metrics, read_summary
 
 TRAIN = {"cycle": 0, "phase": "train_synthetic"}
 
@@ -235,7 +236,7 @@ class TestWhole:
         for run_dir, left in ((None, False), (tmp_path / "mine", False), (tmp_path / "empty", True)):
             folder = RunFolder.create(tmp_path / "runs", "a", run_dir)
             folder.started({"name": "a", "spec": "x = 1\n"})
-            assert folder.figures.is_dir()
+            (folder.path / "figures").mkdir()
             assert folder.exists
             folder.discard()
             folder.warned("too late")
@@ -243,11 +244,6 @@ class TestWhole:
             assert not folder.exists
             assert folder.path.exists() == left
         assert not any((tmp_path / "empty").iterdir())
-
-    def test_figures_folder(self, tmp_path: Path) -> None:
-        folder = RunFolder.create(tmp_path, "a")
-        assert folder.figures == folder.figures == folder.path / "figures"
-        assert folder.figures.is_dir()
 
 
 class TestWriteAtomic:

@@ -24,8 +24,8 @@ from hyco_engine.builtin.strategies.starts import (
 )
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Augmentation, CycleContext, Phase, PhysicalModel, Player, Strategy, Values
-from hyco_engine.physics.disturbance import GROWTH, SIZE
-from hyco_engine.physics.within import instability, known_parameters, physics_within
+from hyco_engine.physics.disturbance import GROWTH, Disturbance
+from hyco_engine.physics.within import fitted, instability, known_parameters, physics_within
 from hyco_engine.rollout import evaluating, rollout
 
 if TYPE_CHECKING:
@@ -64,15 +64,13 @@ def _amplifies(context: CycleContext, teacher: Player, states: Values) -> bool:
         return False
     if not isinstance(states, Tensor) or layout is None:
         return True
-    own = [*model.parameters(), *model.buffers()]
-    states = states.to(next((value for value in own if value.is_floating_point()), states))
-    size = torch.zeros_like(states)
-    size[:, : layout.n_dynamic] = SIZE * states[:, : layout.n_dynamic].abs().amax()
-    noise = torch.randn(states.shape, generator=context.generator("disturbance"), dtype=torch.float64).to(states)
+    states = fitted(states, model)
+    disturbance = Disturbance(states[:, : layout.n_dynamic], context.generator("disturbance"))
+    static = states[:, layout.n_dynamic :]
+    starts = torch.cat([disturbance.both, torch.cat([static, static])], dim=1)
     with torch.no_grad(), evaluating(model):
-        paths = rollout(model, torch.cat([states, states + size * noise]), SPIN_UP + (context.real.horizon or 1))
-    apart = torch.sub(*paths.chunk(2)).transpose(0, 1).flatten(1).norm(dim=1)
-    return not bool((apart <= GROWTH * (size * noise).norm()).all())
+        path = rollout(model, starts, SPIN_UP + (context.real.horizon or 1))
+    return any(disturbance.growth(both) > GROWTH for both in path.unbind(1))
 
 
 class Trust(Strategy):
