@@ -33,8 +33,24 @@ Index = tuple[int | slice, ...]
 KEY = "data.path"
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", ".npz", ".mat", *HDF5)
+MATRICES = (".txt", ".dat")
+"""The text files of a folder that hold a matrix each."""
 NETCDF = (".nc", ".nc4", ".cdf")
 XARRAY = (*NETCDF, ".zarr")
+_PICKLE = "it holds pickled Python objects, which the engine never reads; save its arrays with numpy.savez"
+_SHEET = "save its sheets as .csv files"
+_PACKED = "unpack it, and read the file or the folder that was in it"
+_FRAMES = "save its frames as numbers, one array [frames, y, x], with numpy.save"
+_CONVERSIONS = {
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"), _PICKLE),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), _SHEET),
+    **dict.fromkeys((".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"), _PACKED),
+    **dict.fromkeys((".avi", ".mp4", ".mov", ".gif", ".tif", ".tiff", ".png", ".jpg", ".jpeg"), _FRAMES),
+    ".json": "save its lists of numbers as arrays with numpy.savez",
+    **dict.fromkeys((".feather", ".arrow"), "save it as .parquet, or as .csv"),
+    **dict.fromkeys(XARRAY, 'kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr'),
+}
+"""What helps with files that hold no arrays for the engine, by their suffix."""
 NUMBERS = "fiubc"
 """The kinds of types that are numbers, as numpy names them."""
 DATES = "Mm"
@@ -414,7 +430,8 @@ class CsvReader(ArrayReader):
             longest, shortest = (self._labels[counts.index(pick(counts))] for pick in (max, min))
             raise ValueError(
                 f"simulation {longest!r} has {max(counts)} rows and {shortest!r} has {min(counts)}; give rows with "
-                "empty entries for what was not observed, or a file for each simulation (a list in data.path)"
+                "empty entries for what was not observed, or a file for each simulation (a list in data.path); "
+                'kind = "points" takes simulations at their own times'
             )
         self.axes = "st" if told else "t"
         order = np.argsort(simulation, kind="stable")
@@ -426,6 +443,38 @@ class CsvReader(ArrayReader):
 
     def unit(self, name: str) -> str:
         return self._units[name]
+
+
+class MatrixReader(ArrayReader):
+    """A folder of text files of a matrix each, as `numpy.savetxt` writes them; an array is named by the file's stem."""
+
+    def __init__(self, path: Path, files: Sequence[Path], form: CsvForm | None = None) -> None:
+        self._files, self._form = {file.stem: file for file in files}, form
+        self._values: dict[str, Array] = {}
+        super().__init__(path)
+
+    @staticmethod
+    def files_in(folder: Path) -> list[Path]:
+        """Return the files of a folder that may hold a matrix each."""
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in MATRICES and file.is_file())
+
+    def _list(self) -> Iterator[tuple[str, Stored]]:
+        for name, file in self._files.items():
+            try:
+                table = read_csv(file, self._form, header=False)
+                values = np.stack([table.numbers(column) for column in range(table.width)], axis=1)
+            except DataError as error:
+                self.refused[name] = error.problems[0].message
+                continue
+            self._values[name] = values
+            self.marks_missing |= bool(np.isnan(values).any())
+            yield name, Stored(values.shape, values.dtype)
+
+    def read(self, name: str, index: Index = ()) -> Array:
+        return np.asarray(self._values[name][index])
+
+    def files(self, names: Iterable[str]) -> list[Path]:
+        return [self._files[name] for name in sorted(set(names))]
 
 
 def _number_type(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
@@ -485,9 +534,11 @@ def open_arrays(path: Path, form: CsvForm | None = None, along: Mapping[str, str
     """
     path = path.absolute()
     if path.is_dir():
-        if not any(path.glob("*.npy")):
-            raise DataError(f"the folder {path} holds no .npy file{_nearby(path)}", key=KEY)
-        return NpyReader(path)
+        if any(path.glob("*.npy")):
+            return NpyReader(path)
+        if matrices := MatrixReader.files_in(path):
+            return MatrixReader(path, matrices, form)
+        raise DataError(f"the folder {path} holds no .npy file{_nearby(path)}", key=KEY)
     if not path.is_file():
         folder = next(parent for parent in path.parents if parent.is_dir())
         raise DataError(f"there is no file {path}{_nearby(folder, path.relative_to(folder).parts[0])}", key=KEY)
@@ -502,16 +553,17 @@ def open_arrays(path: Path, form: CsvForm | None = None, along: Mapping[str, str
             return Hdf5Reader(path)
         case suffix if suffix in TABLES:
             return CsvReader(path, form, along)
+    told = conversion(path)
     raise DataError(
         f"cannot read {path}: the engine reads arrays from {', '.join(SUFFIXES + TABLES)} files and from folders of "
-        ".npy"
-        + (
-            '; kind = "xarray", of the plugin hyco-engine-xarray, reads netCDF and zarr'
-            if path.suffix in XARRAY
-            else ""
-        ),
+        f".npy{told and f'; {told}'}",
         key=KEY,
     )
+
+
+def conversion(path: Path) -> str:
+    """Return how to convert a file that the engine does not read; empty where nothing is known."""
+    return _CONVERSIONS.get(path.suffix.lower(), "")
 
 
 def _nearby(folder: Path, name: str = "") -> str:

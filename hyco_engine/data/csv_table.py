@@ -34,6 +34,8 @@ _DIGITS = re.compile(r"[+−-]?[.,]?\d[\d., ':/TZeEdD+-]*|[+-]?inf", re.IGNORECA
 """Entries that are numbers or times, in whatever form."""
 _COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}(?:\d{2})?)?")
 """Date-times written as one number: 20240501, or 202405011230."""
+_DAY = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|(19|20)\d{6}")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AP]M)?", re.IGNORECASE)
 _FINER = re.compile(r"[.,]\d{6}0*[1-9]")
 """Digits of a second that `datetime` has no place for."""
 _TIME_FORMATS = tuple(
@@ -173,9 +175,9 @@ class CsvTable:
             return "a quotation mark before it is not closed", "data.path"
         if "," in entry and _is_number(entry, ","):
             return 'if the comma is the decimal sign, set data.csv.decimal = ","', "data.csv.decimal"
-        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", entry):
+        if _CLOCK.fullmatch(entry):
             how, key = _how_times_are_written("date-times are")
-            return f"if it belongs to a date in another column, write both in one column; else {how}", key
+            return f"if it belongs to a date, put it into the column after that of dates; else {how}", key
         if _like_moment(entry):
             return _how_times_are_written("date-times are")
         if _DIGITS.fullmatch(entry):
@@ -242,15 +244,35 @@ def read_csv(path: Path, form: CsvForm | None = None, *, header: bool = True, na
                 f"many lines precede the table",
                 key="data.csv.separator",
             )
+    rows = [row for _, row in cells]
+    units = units or ("",) * wanted
+    for k in reversed(range(wanted - 1)):
+        if _are_days_and_clocks(rows, k, form):
+            rows = [[*row[:k], _moment_of(row[k], row[k + 1]), *row[k + 2 :]] for row in rows]
+            both = " and ".join(map(repr, bare[k : k + 2])) or f"{k + 1} and {k + 2}"
+            notes.append(f"the columns {both} are one, of date-times")
+            bare, units = (own[: k + 1] + own[k + 2 :] for own in (bare, units))
     return CsvTable(
         path=path,
         names=bare,
-        units=units or ("",) * width,
-        rows=[row for _, row in cells],
+        units=units,
+        rows=rows,
         lines=[number for number, _ in cells],
         form=form,
         notes=tuple(notes),
     )
+
+
+def _are_days_and_clocks(rows: Sequence[Sequence[str]], k: int, form: CsvForm) -> bool:
+    """Return true if column k holds days, and the next one the times of the day."""
+    if form.time_format and not re.search("%[HIcXT]", form.time_format):
+        return False
+    pairs = [(row[k], row[k + 1]) for row in rows if row[k] or row[k + 1]]
+    return bool(pairs) and all(_CLOCK.fullmatch(clock) and _DAY.fullmatch(day) for day, clock in pairs)
+
+
+def _moment_of(day: str, clock: str) -> str:
+    return f"{day} {clock if clock[1:2] != ':' else f'0{clock}'}".strip()
 
 
 def _not_observed(entry: str) -> tuple[str, str]:

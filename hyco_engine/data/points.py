@@ -29,7 +29,7 @@ GRID = "grid"
 """The name of the rollouts `[B, T, C_dyn, *S]` of generated samples among the targets of sensors."""
 START = "start"
 """The name of a learned state `[B, 1, C_dyn, *S]` among the targets of sensors."""
-TIME_NAMES = ("time", "timestamp", "datetime", "date")
+TIME_NAMES = ("time", "timestamp", "datetime", "date", "datum", "zeit")
 """Headers that name the column t of a table, in any case of letters, where no column is called t."""
 SENSOR_NAMES = ("sensor", "id")
 """Columns of a table that name the sensor of each row."""
@@ -84,7 +84,7 @@ def places_of(position: Tensor, rounding: float = 0.0) -> Tensor:
 
     Places are one if they are closer along each axis than 1e-9 of the extent, or than `rounding`.
     """
-    numbers = torch.zeros(len(position), 0, dtype=torch.int64)
+    numbers = torch.zeros(len(position), 1, dtype=torch.int64)
     for values in position.T:
         order = values.argsort()
         steps = values[order].diff(prepend=values[order[:1]])
@@ -139,7 +139,7 @@ class Sensors:
         columns = []
         for channel, component in enumerate(self._components):
             values, places, weights = self._around(path[:, :, channel], component, position)
-            values = values.flatten(2)
+            values = values.reshape(*values.shape[:2], -1)
             rows = torch.arange(len(path), device=path.device)[:, None, None]
             first, second = (values[rows, time[..., None], places] for time in (early, late))
             weights = weights.to(path.dtype)

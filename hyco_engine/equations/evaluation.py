@@ -284,7 +284,7 @@ class Differences(Evaluation):
 
 def spread(value: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return values with these sizes along the axes, also where they do not vary."""
-    return value.expand(*value.shape[: max(0, value.dim() - len(sizes))], *sizes)
+    return value.expand((*value.shape[: max(0, value.dim() - len(sizes))], *sizes))
 
 
 def coordinate(grid: Grid, axis: str, like: Tensor, margin: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import h5py
 
-from hyco_engine.data.array_files import NETCDF, SUFFIXES, XARRAY, Hdf5Reader, open_arrays
+from hyco_engine.data.array_files import NETCDF, SUFFIXES, XARRAY, Hdf5Reader, MatrixReader, conversion, open_arrays
 from hyco_engine.data.csv_table import SUFFIXES as CSV
 from hyco_engine.data.csv_table import CsvTable, read_csv
 from hyco_engine.data.fields import TIME
@@ -22,8 +22,15 @@ from hyco_engine.data.parquet_table import SUFFIXES as PARQUET
 from hyco_engine.data.parquet_table import ParquetTable, read_parquet
 from hyco_engine.errors import DataError, HycoError
 from hyco_engine.inspection.contents import arrays_in
-from hyco_engine.inspection.guessing import data_section, lines_for, scattered, series_section, split_line
-from hyco_engine.inspection.tables import Columns, grid_section, table_section, tables_section, with_lines
+from hyco_engine.inspection.guessing import FEW, data_section, lines_for, scattered, series_section, split_line
+from hyco_engine.inspection.tables import (
+    Columns,
+    grid_section,
+    series_table_section,
+    table_section,
+    tables_section,
+    with_lines,
+)
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.loading import MAX_BYTES
 from hyco_engine.untrusted import PARSED, parse_json, parse_toml, read_regular
@@ -33,17 +40,6 @@ if TYPE_CHECKING:
     from hyco_engine.interfaces import SampleSource, TrajectorySource
 
 MAX_LINES = 40
-_PICKLE = ": it holds pickled Python objects, which the engine never reads; save its arrays with numpy.savez"
-_SHEET = ": save its sheets as .csv files"
-_PACKED = ": unpack it, and inspect the file or the folder that was in it"
-_REMEDIES = {
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".joblib"), _PICKLE),
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), _SHEET),
-    **dict.fromkeys((".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"), _PACKED),
-    ".json": ": save its lists of numbers as arrays with numpy.savez",
-    **dict.fromkeys((".feather", ".arrow"), ": save it as .parquet, or as .csv"),
-}
-"""What helps with files that the engine does not read, by their suffix."""
 JOINED = (*CSV, *PARQUET, ".npz", ".mat", ".h5", ".hdf5", *NETCDF)
 """The files that a source joins to one data set."""
 
@@ -130,6 +126,8 @@ def _is_zarr(folder: Path) -> bool:
 
 def _several(folder: Path) -> Found | None:
     """Describe the files of a folder as one data set: those whose suffix most files have; None if there are none."""
+    if (matrices := MatrixReader.files_in(folder)) and _is_matrix(matrices[len(matrices) // 2]):
+        return _arrays(folder, "a folder of text files of a matrix each")
     there = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in JOINED and not p.name.startswith(".")]
     most = max(sorted({p.suffix for p in there}), key=[p.suffix for p in there].count, default="")
     paths = sorted((p for p in there if p.suffix == most), key=in_order)
@@ -165,6 +163,15 @@ def _several(folder: Path) -> Found | None:
         lines.append(f"scalars = {{ {listed} }}   # <- numbers that differ between simulations")
     lines += [split_line(frames, len(every))] if (frames := source.frames(0)) else []
     return attrs.evolve(found, spec="\n".join(lines))
+
+
+def _is_matrix(path: Path) -> bool:
+    """Return whether a text file without a header has more columns than a table of a few series."""
+    try:
+        table = read_csv(path)
+    except DataError:
+        return False
+    return not table.names and table.width > FEW
 
 
 def _damage(path: Path) -> str:
@@ -208,8 +215,9 @@ def _file(path: Path) -> Found:
     if path.suffix.lower() in (".npy", ".npz", ".mat"):
         return _arrays(path, f"a {path.suffix} file")
     known = (*SUFFIXES, *CSV, *PARQUET, *XARRAY, ".toml", ".safetensors")
+    told = conversion(path)
     raise DataError(
-        f"{path} is of no known kind{_REMEDIES.get(path.suffix.lower(), '')}; known are {', '.join(known)} files, "
+        f"{path} is of no known kind{told and f': {told}'}; known are {', '.join(known)} files, "
         f"folders of such files, PhiFlow scenes, and run folders"
     )
 
@@ -280,8 +288,7 @@ def _hdf5(path: Path) -> Found:
     incompressible = "velocity" in keys and bool({"t", "particles"} & keys)
     if "tensor" in keys or {"density", "pressure"} <= keys or seeds or incompressible:
         form = f"{len(seeds)} simulations, a group each" if seeds else "all simulations in one array"
-        more = ['boundary = "periodic"   # <- the file does not say', *_pdebench_split(path, seeds)]
-        return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, more)
+        return _with_source("pdebench", path, f"a PDEBench file, {form}", lines, _pdebench_lines(path))
     section = data_section(arrays, path, numbers)
     if section is None:
         return Found(
@@ -296,12 +303,15 @@ def _is_well(path: Path) -> bool:
         return "t0_fields" in file and "dimensions" in file
 
 
-def _pdebench_split(path: Path, seeds: list[str]) -> list[str]:
-    with h5py.File(path, "r") as file:
-        if seeds:
-            return [split_line(int(file[seeds[0]]["data"].shape[0]), len(seeds))]
-        name = next((name for name in ("tensor", "density", "velocity") if name in file), None)
-        return [] if name is None else [split_line(*map(int, file[name].shape[1::-1]))]
+def _pdebench_lines(path: Path) -> list[str]:
+    """Return the lines that the values show, since the files say nothing of their boundaries."""
+    from hyco_engine.spec.values import Mistakes
+
+    lines = ["[data]", 'kind = "pdebench"', f"path = {_toml_text(str(path))}", 'boundary = "zero-gradient"']
+    try:
+        return lines_for(cast("TrajectorySource", _source("\n".join(lines))[1]), named=False)
+    except (Mistakes, HycoError):
+        return ['boundary = "periodic"   # <- the file does not say']  # reading it says what is wrong
 
 
 def _with_source(kind: str, path: Path, what: str, contents: tuple[str, ...], more: Sequence[str] = ()) -> Found:
@@ -358,6 +368,9 @@ def _table(table: CsvTable | ParquetTable) -> Found:
         return Found(what="a table of a field on a grid", contents=contents, spec=with_lines(section, form))
     if columns.are_observations:
         return Found(what="a table of observations", contents=contents, spec=with_lines(table_section(columns), form))
+    if (section := series_table_section(dated)) is not None:
+        what = "a table of series, each at its own times"
+        return Found(what=what, contents=contents, spec=with_lines(section, form))
     if isinstance(dated, CsvTable):
         section, more = _series_in(dated)
         if section is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TIMES = ("t", "time", "times", "tt", "tspan", "time_points", "timepoints", "t_coordinate")
 SPACE = "xyz"
-_FEW = 4
+FEW = 4
 """The length up to which an axis may count components, or an only one beside time the simulations."""
 GAPS = 'observe = { mask = { value = "nan" } }   # <- values that are not finite were not observed'
 """The line that gaps in the data need."""
@@ -68,13 +68,15 @@ class Vector:
 
 DERIVED = ("all", "swap", "clean", "true", "truth", "exact", "noise", "noisy", "pred", "error", "mask", "star", "ref")
 """Words in the names of arrays that are copies of a field, or made from one."""
+PARTS = ("train", "training", "valid", "validation", "val", "dev", "test", "testing")
+"""Words in the names of arrays that are parts of a split."""
 SERIES = ("series", "timeseries", "data", "sol", "field", "train", "star", "all")
 """Words that follow the letter of a field in the name of its array."""
 OUTPUTS = ("u", "y", "sol", "solution", "output", "outputs", "target", "targets", "label", "labels")
 """Words in the names of arrays that are made from other arrays of the file."""
 POSITIONS = ("x", "coords", "coordinates", "positions", "points", "nodes", "mesh", "grid", "locations")
 """Words in the names of arrays of positions."""
-GENERIC = ("usol", "uu", "sol", "solution", "data", "values", "arr_0", "array", "tensor", "field", "output")
+GENERIC = ("usol", "uu", "sol", "solution", "data", "values", "arr_0", "array", "tensor", "field", "output", "train")
 """Names that say only that an array is the field, which built-in physics call u."""
 
 
@@ -83,7 +85,7 @@ def data_section(arrays: Mapping[str, Stored], path: Path, attributes: Mapping[s
 
     `attributes` are numbers of the file beside its arrays, by name.
     """
-    arrays = _stacked(arrays)
+    single, arrays = arrays, _stacked(arrays)
     squeeze = path.suffix.lower() == ".mat"
     vectors = {name: vector for name, stored in arrays.items() if (vector := _vector(stored, squeeze)) is not None}
     times = {n: v for n, v in vectors.items() if _named(n) in TIMES}
@@ -117,6 +119,10 @@ def data_section(arrays: Mapping[str, Stored], path: Path, attributes: Mapping[s
         axes = _with_thin(axes, most)
     if STAR in fields[0] and not sure:
         axes = _with_stack(axes, fields[0], most, time is not None and 0 not in time.places_in(most))
+    if STAR in fields[0] and time is None and axes[0] == "t":
+        numbered = np.array(list(members(fields[0], single)))
+        # whole numbers count frames or steps
+        time = Vector(name=STAR, values=numbered) if (numbered % 1).any() else None
     read = {name: values.reshape(most) for name in fields if (values := arrays[name].read()) is not None}
     steady = time is None and len(read) > 1 and len(read) == len(fields) and all(map(_unrelated, read.values()))
     if steady:
@@ -127,7 +133,21 @@ def data_section(arrays: Mapping[str, Stored], path: Path, attributes: Mapping[s
     if time is not None and axes.index("t") not in time.places_in(most):
         time = None
     numbers = {name: float(v.flat[0]) for name, v in _single(arrays).items()} | dict(attributes or {})
-    return fields_section(path, read, fields, most, axes, sure, time, positions, numbers)
+    section = fields_section(path, read, fields, most, axes, sure, time, positions, numbers)
+    if others := _other_parts(fields, shapes):
+        section += f"   # <- {', '.join(others)} are not read: join them to one array, and give their ranges here"
+    return section
+
+
+def _other_parts(fields: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the arrays that hold what fields hold, for another part of a split."""
+
+    def bare(name: str) -> tuple[list[str], bool]:
+        words = re.split(r"[/_-]", name.lower())
+        return [word for word in words if word not in PARTS], any(word in PARTS for word in words)
+
+    own = [bare(field) for field in fields]
+    return [name for name in names if name not in fields and bare(name)[1] and bare(name) in own]
 
 
 def scattered(arrays: Mapping[str, Stored]) -> str:
@@ -136,7 +156,7 @@ def scattered(arrays: Mapping[str, Stored]) -> str:
         words = set(_named(name).replace("xy", "x").split("_"))
         points, columns = stored.shape if len(stored.shape) == 2 else (0, 0)
         others = [other for other, own in arrays.items() if other != name and points in own.shape]
-        if columns not in (2, 3) or points <= _FEW or not words & set(POSITIONS):
+        if columns not in (2, 3) or points <= FEW or not words & set(POSITIONS):
             continue
         # a mesh repeats the positions along one axis for the other
         if others and _vector(stored, False) is None:
@@ -232,8 +252,11 @@ def _bounds(cells: Mapping[str, int], numbers: Mapping[str, float]) -> str:
     return f"bounds = {{ {listed} }}   # <- {why}"
 
 
-def lines_for(source: TrajectorySource) -> list[str]:
-    """Return the lines on what a source that knows its axes does not know: boundary, gaps, horizon and split."""
+def lines_for(source: TrajectorySource, *, named: bool = True) -> list[str]:
+    """Return the lines on what a source that knows its axes does not know: boundary, gaps, horizon and split.
+
+    Where fields are not `named`, one boundary holds for all: along an axis on which they differ, there is no gradient.
+    """
     layout, grid, seen = source.layout, source.layout.grid, source.glimpse()
     ends = {axis: high - low for axis, low, high in zip(grid.axes, grid.lower, grid.upper, strict=True)}
     rings = {axis for axis, length in ends.items() if axis == "x" and abs(length - ROUND) < 1e-3}
@@ -243,14 +266,18 @@ def lines_for(source: TrajectorySource) -> list[str]:
         axes = f"t{'c' if field.channels > 1 else ''}{''.join(grid.axes)}"
         sides[field.name] = _sides(values.reshape(*values.shape[: axes.count("c") + 1], *grid.resolution), axes, rings)
     together = len({str(own) for own in sides.values()}) <= 1
-    named = ", ".join(
+    if not named and not together:
+        every = list(sides.values())
+        alike = {a: every[0][a] if all(own[a] == every[0][a] for own in every) else "zero-gradient" for a in grid.axes}
+        sides, together = dict.fromkeys(sides, alike), True
+    entries = ", ".join(
         f"{_key(name)} = {_text(name)}"
         if together
         else f"{_key(name)} = {{ variable = {_text(name)}, boundary = {_rules(sides[name], list(grid.axes))} }}"
         for name in (field.name for field in layout.dynamic)
     )
     guessed = "" if together else "; <- the boundaries are guessed from the values at the ends"
-    lines = [f"variables = {{ {named} }}   # field = variable; name fields as your physics does{guessed}"]
+    lines = [f"variables = {{ {entries} }}   # field = variable; name fields as your physics does{guessed}"] * named
     if together and grid.axes:
         lines.append(_boundary(next(iter(sides.values()), None), list(grid.axes)))
     if seen is not None and bool(seen.dynamic.isnan().any()):
@@ -266,10 +293,10 @@ def series_section(arrays: Mapping[str, Stored], path: Path, *, headed: bool, na
     table names its times. With `named`, only a column that is named as times holds them.
     """
     first, *others = arrays
-    given = next((name for name in arrays if _is_time(name)), None)
+    given = next((name for name in arrays if is_time(name)), None)
     star = next((name for name, own in patterns(others).items() if len(own) == len(others)), "")
     lines = {name: own for name in arrays if (own := _increasing(arrays[name])) is not None}
-    if star and len(others) > (_FEW - 2 if headed else _FEW) and given in (None, first if star == STAR else None):
+    if star and len(others) > (FEW - 2 if headed else FEW) and given in (None, first if star == STAR else None):
         columns = {number: arrays[name] for number, name in members(star, others).items()}
         if first not in lines and not headed:
             return data_section(arrays, path)
@@ -290,14 +317,15 @@ def _wide_section(path: Path, star: str, columns: Mapping[float, Stored], rows: 
     if values is None:
         return None
     header = Vector(name=STAR, values=np.array(list(columns))) if headed else None
-    timed = _is_time(rows.name)
+    timed = is_time(rows.name)
     time, place = (rows, header) if timed else (header, rows)
     positions = {"x": place} if place is not None else {}
     axes = "xt" if timed else "tx"
     return fields_section(path, {star: values}, [star], values.shape, axes, False, time, positions, {})
 
 
-def _is_time(name: str) -> bool:
+def is_time(name: str) -> bool:
+    """Return whether a column is named as the times of its rows."""
     return name.lower() in (*TIMES, *TIME_NAMES)
 
 
@@ -390,7 +418,7 @@ def _stacked(arrays: Mapping[str, Stored]) -> dict[str, Stored]:
     for name, own in sorted(patterns(arrays).items(), key=lambda each: -len(each[1])):
         every = [found[member] for member in own.values() if member in found]
         alike = len({(each.shape, each.dtype) for each in every}) == 1 and len(every) == len(own)
-        if alike and (len(own) > _FEW or STAR in name.rpartition("/")[0]):
+        if alike and (len(own) > FEW or STAR in name.rpartition("/")[0]):
             stack = Stored(
                 name=name,
                 shape=(len(every), *every[0].shape),
@@ -434,7 +462,7 @@ def _unrelated(values: Array) -> bool:
     """Return whether entries along the first axis differ from their neighbours as much as from all others."""
     values = _real(values).astype(np.float64)
     near = np.square(np.diff(values, axis=0)).mean()
-    return len(values) > _FEW and bool(near > 0.7 * 2 * values.var(axis=0, ddof=1).mean())
+    return len(values) > FEW and bool(near > 0.7 * 2 * values.var(axis=0, ddof=1).mean())
 
 
 def _named_as_output(name: str) -> bool:
@@ -485,7 +513,7 @@ def _axes(shape: tuple[int, ...], places: Mapping[str, set[int]]) -> tuple[str, 
     if len(places) == len(shape) and len(every) == 1:
         return "".join(sorted(every[0], key=every[0].__getitem__)), True
     if len(places) == len(shape) - 1 and "t" in places and len(every) == 1 and 0 not in every[0].values():
-        return ("c" if shape[0] <= _FEW else "s") + "".join(sorted(every[0], key=every[0].__getitem__)), False
+        return ("c" if shape[0] <= FEW else "s") + "".join(sorted(every[0], key=every[0].__getitem__)), False
     if len(places) == len(shape) - 1 and "t" not in places and len(every) == 1:
         (free,) = set(range(len(shape))) - set(every[0].values())
         known = every[0] | {"t": free}
@@ -508,9 +536,9 @@ def _with_thin(axes: str, shape: tuple[int, ...]) -> str:
 def _guess(shape: tuple[int, ...]) -> str:
     """Guess simulations first, then time: grids are mostly square, and simulations are mostly fewer than frames."""
     rest = shape[1:]
-    if shape[0] <= _FEW and len(shape) == 3:
+    if shape[0] <= FEW and len(shape) == 3:
         return f"c{_guess(rest)}"
-    cells = [n for n in rest if n > _FEW]
+    cells = [n for n in rest if n > FEW]
     letters = _guess_space(rest)
     if letters.startswith("s") or (len(set(cells)) > 1 and shape[0] < shape[1]):
         return f"st{_guess_space(shape[2:])}"
@@ -521,11 +549,11 @@ def _guess_space(shape: tuple[int, ...]) -> str:
     """Guess the letters of the axes that are not time."""
     if not shape:
         return ""
-    if len(shape) > 1 and shape[-1] <= _FEW:
+    if len(shape) > 1 and shape[-1] <= FEW:
         return f"{_guess_space(shape[:-1])}c"
-    if len(shape) > 1 and shape[0] <= _FEW:
+    if len(shape) > 1 and shape[0] <= FEW:
         return f"c{_guess_space(shape[1:])}"
-    if len(shape) == 1 and shape[0] <= _FEW:
+    if len(shape) == 1 and shape[0] <= FEW:
         return "c"
     alike = len(shape) == 1 or (max(shape) <= 4 * min(shape) and min(shape) >= 8)
     if len(shape) <= 3 and alike:
@@ -661,7 +689,7 @@ def _field(name: str, k: int, fields: list[str]) -> str:
     """Return a name for the field of an array that TOML takes as a key without quotes."""
     clean = _identifier(name.rpartition("/")[2].partition(STAR)[0] if STAR in name else name)
     if STAR in name:
-        clean = re.sub(r"\W.*|__.*", "", clean) or "u"
+        clean = re.sub(r"\W.*|__.*|_t(ime)?$", "", clean) or "u"
     if len(fields) == 1 and clean.lower() in GENERIC:
         return "u"
     letter, _, rest = clean.partition("_")

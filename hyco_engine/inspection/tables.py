@@ -20,9 +20,10 @@ from hyco_engine.data.npy import Array
 from hyco_engine.data.numbered import STAR, members, patterns
 from hyco_engine.data.parquet_table import ParquetTable
 from hyco_engine.data.points import SENSOR_NAMES, TIME_NAMES, begins_far, moment, on_one_clock, places_of
+from hyco_engine.data.table_grid import by_simulation
 from hyco_engine.errors import DataError
 from hyco_engine.inspection.contents import Stored
-from hyco_engine.inspection.guessing import Vector, fields_section
+from hyco_engine.inspection.guessing import Vector, fields_section, is_time, split_line
 
 SPACE = "xyz"
 _WORDS = {
@@ -59,6 +60,15 @@ _PLACES = 5
 """The fewest places along each axis that are read as a grid."""
 _MOST_APART = 3
 """The most columns that tell simulations apart."""
+_LEAST_ROWS = 3
+"""The fewest rows of simulations with times of their own, on average."""
+_FINE = 100
+"""The fewest frames of series without places, between which readings are linear."""
+_FINEST = 250
+_PARTS = (1, 2, 5, 10, 20, 50, 100)
+"""Into how many frames the shortest time between two rows is divided."""
+_FEW_SIMULATIONS = 2
+"""So many simulations are divided in time."""
 _STEPS = 20
 _TRAINING = 15
 """The frames that train if the split is in time."""
@@ -85,7 +95,7 @@ class Columns:
             if own == "t" and table.are_moments(k):
                 numbers[own], first = table.seconds(k)
                 begins = moment(first)
-            elif not table.is_text(k):
+            elif not (table.is_text(k) or table.are_moments(k)):
                 numbers[own] = table.numbers(k)
         return cls(path=table.path, header=table.names, numbers=numbers, begins=begins)
 
@@ -271,6 +281,77 @@ def _section(path: str, every: Sequence[Columns], *more: str) -> str:
         f"initial = {{ {', '.join(f'{name} = 0.0' for name in whole)} }}   # <- the first frame: a number, or a file",
     ]
     return "\n".join(lines)
+
+
+def series_table_section(table: CsvTable | ParquetTable) -> str | None:
+    """Return the section for the source `points` if simulations without places have times of their own, else None.
+
+    So it is also where no row is complete, as in tables of doses, which have one value beside many missing ones.
+    """
+    from hyco_engine.spec.places import key_text
+
+    timed = next((k for k, name in enumerate(table.names) if is_time(name)), None)
+    if timed is None or not (table.are_moments(timed) or not table.is_text(timed)):
+        return None
+    times = table.seconds(timed)[0] if table.are_moments(timed) else table.numbers(timed)
+    own = {k: by_simulation([(entry,) for entry in table.text(k)]) for k in range(table.width) if table.names[k]}
+    if "s" in table.names:
+        own = {k: number for k, number in own.items() if table.names[k] == "s"}
+    apart = [k for k, number in own.items() if k != timed and number.max() and _tell_apart(number, times)]
+    if not apart or not np.isfinite(times).all():
+        return None
+    simulation = max(apart, key=lambda k: int(own[k].max()))  # the first of the finest
+    rows = [np.flatnonzero(own[simulation] == k) for k in range(int(own[simulation].max()) + 1)]
+    since = [times[k] - times[k[0]] for k in rows]
+    steps = np.concatenate([np.diff(one) for one in since])
+    if not (steps > 0).any():
+        return None
+    gap, longest = float(steps[steps > 0].min()), float(max(one[-1] for one in since))
+    names = [
+        "" if table.is_text(k) or name in ("s", "t", *SENSOR_NAMES) else name for k, name in enumerate(table.names)
+    ]
+    names[simulation], names[timed] = "s", "t"
+    numbers = {name: table.numbers(k) for k, name in enumerate(names) if name not in ("", "s", "t")}
+    fields = {
+        name: values
+        for name, values in numbers.items()
+        if any(len(np.unique(one[~np.isnan(one)])) != 1 for one in (values[k] for k in rows))
+    }
+    common = len(set(map(len, since))) == 1 and np.allclose(np.array(since), since[0], rtol=0.0, atol=1e-3 * gap)
+    if not fields or (common and np.isfinite(list(numbers.values())).all(0).any()):
+        return None
+    known = [name for name in numbers if name not in fields]
+    told = "s: simulation, t: time, an empty name: left out" + (f"; known numbers: {', '.join(known)}" if known else "")
+    parts = next((k for k in _PARTS if longest * k >= _FINE * gap), 1)
+    dt = float(f"{max(gap / parts, longest / _FINEST):.4g}")
+    steps_to_last = math.ceil(longest / dt - 1e-3)
+    lines = [
+        "[data]",
+        'kind = "points"',
+        f"path = {_text(str(table.path))}",
+        f"columns = [{', '.join(map(_text, names))}]   # {told}",
+        f"dt = {dt!r}   # <- the time between two frames of the models; readings between them are linear",
+    ]
+    if lacking := [name for name, values in fields.items() if any(np.isnan(values[k[0]]) for k in rows)]:
+        listed = ", ".join(f"{key_text([name])} = 0.0" for name in lacking)
+        lines.append(
+            f"initial = {{ {listed} }}   # <- not in first rows: a number, or by a formula in physical.initial"
+        )
+    if len(rows) > _FEW_SIMULATIONS:
+        return "\n".join([*lines, f"num_predict_steps = {steps_to_last}", split_line(steps_to_last + 1, len(rows))])
+    train = 1 + round(_TRAINING / _STEPS * steps_to_last)
+    lines.append(f"num_predict_steps = {train - 1}   # <- as many steps as training frames")
+    lines.append(f'split = {{ by = "time", train = "0:{train}", val = "{train}:{steps_to_last + 1}" }}')
+    return "\n".join(lines)
+
+
+def _tell_apart(simulation: Array, times: Array) -> bool:
+    """Return whether times do not decrease within any simulation, each of which has several rows."""
+    if len(times) < _LEAST_ROWS * (int(simulation.max()) + 1):
+        return False
+    order = np.argsort(simulation, kind="stable")
+    falls = (np.diff(times[order]) < 0) & (np.diff(simulation[order]) == 0)
+    return not falls.any()
 
 
 def _has_several_sensors(columns: Columns) -> bool:

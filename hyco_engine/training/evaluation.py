@@ -155,7 +155,9 @@ class Sums:
         steps = max(len(t.dynamic) for t in trajectories) - 1
         self._mask = sample_mask(layout)[: layout.n_dynamic]
         self._channels = {field.name: layout.channels(field.name) for field in layout.dynamic}
-        self._errors = {name: RelativeErrors.zeros(len(trajectories), steps) for name in self._channels}
+        # where each of a few series has its own times, few of their values share a lead time
+        apart = not layout.grid.axes and any(trajectory.points is not None for trajectory in trajectories)
+        self._errors = {name: RelativeErrors.zeros(len(trajectories), steps, together=apart) for name in self._channels}
 
     def add(self, predictions: Tensor, targets: Tensor, units: Sequence[int]) -> None:
         """Add predictions `[B, T, C_dyn, *S]` for the trajectories with the indices `units`."""

@@ -32,12 +32,13 @@ class RelativeErrors:
     count: Tensor
     _reference: float | None = None
     _rounding: float = 0.0
+    _together: bool = False
 
     @classmethod
-    def zeros(cls, *shape: int) -> RelativeErrors:
-        """Return empty sums."""
+    def zeros(cls, *shape: int, together: bool = False) -> RelativeErrors:
+        """Return empty sums; `together` takes the spread over the last axis, the same for all of it."""
         squares, total, energy, count = torch.zeros(4, *shape, dtype=torch.float64)
-        return cls(squares, total, energy, count)
+        return cls(squares, total, energy, count, together=together)
 
     def add(
         self, predictions: Tensor, truth: Tensor, observed: Tensor, into: Callable[[Tensor, Tensor], object]
@@ -80,6 +81,10 @@ class RelativeErrors:
     @property
     def spread(self) -> Tensor:
         """Return std(y); NaN where there is none."""
+        if self._together:
+            total, energy, count = (part.sum(-1, keepdim=True) for part in (self.total, self.energy, self.count))
+            one = attrs.evolve(self, total=total, energy=energy, count=count, together=False)
+            return one.spread.expand_as(self.count)
         offset, variance = self._moments()
         return torch.where(variance.sqrt() > self.least_spread(offset), variance.sqrt(), math.nan)
 

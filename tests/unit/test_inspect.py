@@ -36,7 +36,8 @@ NOISE = 0.01 * np.random.default_rng(0).normal(size=COOLING.shape)
 def planned(section: str) -> dict[str, Any]:
     """Return the plan that `check` makes for the section, with a surrogate that completes the spec."""
     spec = tomllib.loads(section)
-    series = spec["data"]["kind"] == "arrays" and not {"coordinates", "bounds", "boundary"} & set(spec["data"])
+    placed = {"coordinates", "bounds", "boundary"} & set(spec["data"])
+    series = spec["data"]["kind"] in ("arrays", "points") and not placed
     return hyco.Engine(spec | {"synthetic": {"kind": "mlp" if series else "resnet"}}).plan()
 
 
@@ -289,6 +290,18 @@ CELLS = {(h, x): 1 + np.exp(-(((x - 300) / 100) ** 2) - h / 24) for h in HOURS f
             {"kind": "points", "columns": ["sensor", "y", "x", "t", "PM25"]},
             "read as 1 simulation of 21 frames",
         ),
+        (
+            ["Subject,note,Dose,Time,conc"]
+            + [f"{s},ok,{300 + s},{t * (1 + s / 10)},{t * s}" for s in (1, 2, 3) for t in range(8 + s)],
+            {"kind": "points", "columns": ["s", "", "Dose", "t", "conc"], "dt": 0.11, "initial": None},
+            "read as 3 simulations of 120 frames, 0.11 apart; conc without space",
+        ),
+        (
+            ["ID,TIME,AMT,DV"]
+            + [f"{s},{t},{'.' if t else 100 + s},{s * t if t else '.'}" for s in (1, 2) for t in range(9)],
+            {"kind": "points", "columns": ["s", "t", "AMT", "DV"], "initial": {"DV": 0.0}, "num_predict_steps": 120},
+            "read as 2 simulations of 161 frames, 0.05 apart; DV without space",
+        ),
     ],
 )
 def test_tables_in_the_forms_of_laboratories(tmp_path: Path, text: list[str], expected: dict, tried: str) -> None:
@@ -349,6 +362,41 @@ def test_matlab_and_folders(tmp_path: Path) -> None:
         found = describe(tmp_path / name)
         assert tomllib.loads(found.spec)["data"]["axes"] == axes, name
         assert planned(found.spec)["data"]["resolution"] == [32], name
+
+
+@pytest.mark.parametrize("names", ["{}", "{}_u", "u-{}", "{}/u"])
+def test_arrays_of_other_parts_of_a_split_are_named(tmp_path: Path, names: str) -> None:
+    counts = {"train": 6, "valid": 2, "test": 3}
+    waves = {part: np.stack([np.roll(WAVE.T, k, axis=1) for k in range(n)]) for part, n in counts.items()}
+    with h5py.File(tmp_path / "parts.h5", "w") as file:
+        file["x"], file["t"] = X, T
+        for part, values in waves.items():
+            file[names.format(part)] = values
+    found = describe(tmp_path / "parts.h5")
+    others = ", ".join(sorted(names.format(part) for part in ("valid", "test")))
+    assert found.spec.splitlines()[-1] == (
+        f'split = {{ by = "simulation", train = "0:4", val = "4:5", test = "5:6" }}   # <- {others} are not read: '
+        "join them to one array, and give their ranges here"
+    )
+    assert found.tried.startswith("read as 6 simulations of 21 frames, 0.1 apart; ")
+
+
+@pytest.mark.parametrize(("name", "timed"), [("u_{frame:04d}.txt", "dt = 1.0"), ("u_t{time:.2f}.dat", 'time = "*"')])
+def test_text_files_of_a_matrix_each_are_frames(tmp_path: Path, name: str, timed: str) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "readme.txt").write_text("made by a solver\n")
+    for frame, values in enumerate(SQUARE):
+        np.savetxt(folder / name.format(frame=frame, time=T[frame]), values)
+    found = describe(folder)
+    assert found.what == "a folder of text files of a matrix each"
+    assert found.contents[-1].startswith("readme: ")
+    assert timed in found.spec
+    apart = "0.1" if "*" in timed else "1"
+    assert found.tried.startswith(
+        f"read as 1 simulation of 21 frames, {apart} apart; u on 32 cells along x in [0, 1], "
+    )
+    assert planned(found.spec)["n_real"] > 0
 
 
 def test_odd_names_stay_whole(tmp_path: Path) -> None:
@@ -499,6 +547,19 @@ def test_what_it_prints_is_a_spec_that_passes_check(tmp_path: Path, monkeypatch:
         ("data.npz", b"PK\x03\x04 and nothing more", "cannot read {path}: File is not a zip file"),
         ("notes.txt", b"words", "{path} is of no known kind; known are "),
         ("empty.csv", b"", "{path} is empty"),
+        *(
+            (name, b"\x80\x04", f"{{path}} is of no known kind: {told}; known are ")
+            for name, told in {
+                **dict.fromkeys(
+                    ("a.pt", "a.pth", "a.pkl"),
+                    "it holds pickled Python objects, which the engine never reads; save its arrays with numpy.savez",
+                ),
+                "a.json": "save its lists of numbers as arrays with numpy.savez",
+                **dict.fromkeys(("a.csv.gz", "a.npy.gz"), "unpack it, and read the file or the folder that was in it"),
+                "a.xlsx": "save its sheets as .csv files",
+                "a.avi": "save its frames as numbers, one array [frames, y, x], with numpy.save",
+            }.items()
+        ),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -517,6 +578,23 @@ def test_objects_are_not_loaded(tmp_path: Path) -> None:
         "o: it holds object, pickled Python objects, which the engine never reads; save them as numbers, "
         "np.asarray(u, dtype=float)",
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "boundary"),
+    [
+        (np.sin(2 * np.pi * (CENTERS - 0.1 - T[:, None])), "periodic"),
+        (np.cos(np.pi * CENTERS) * np.exp(-T)[:, None], "zero-gradient"),
+        (np.sin(np.pi * CENTERS) * np.exp(-T)[:, None], 0.0),
+    ],
+)
+def test_the_ends_of_pdebench_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -> None:
+    with h5py.File(tmp_path / "one.hdf5", "w") as file:
+        file["tensor"] = np.stack([values, 2 * values]).astype("f4")
+        file["x-coordinate"], file["t-coordinate"] = CENTERS, np.append(T, T[-1] + 0.1)
+    found = describe(tmp_path / "one.hdf5")
+    assert tomllib.loads(found.spec)["data"]["boundary"] == boundary
+    assert "# <- guessed from the values at the ends" in found.spec
 
 
 def test_pdebench(tmp_path: Path) -> None:

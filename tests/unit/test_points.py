@@ -13,7 +13,7 @@ from tiny_specs import TINY
 
 import hyco_engine as hyco
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.data.fields import Boundary, FieldInfo, StateLayout
+from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.data.manager import DataManager
 from hyco_engine.data.points import GRID, START, PointParts, PointWindows, Sensors, cut_points, points_of
 from hyco_engine.data.settings import Mask, Noise, Observe, Split
@@ -21,6 +21,7 @@ from hyco_engine.errors import DataError, HycoError, RunError
 from hyco_engine.interfaces import GeneratedSamples, Points, Predictor, TermSpec, Trajectory
 from hyco_engine.tasks.points import HeldOutPoints
 from hyco_engine.training.divergence import Diverged
+from hyco_engine.training.evaluation import rollout_errors
 from hyco_engine.training.initial_states import InitialStates
 from hyco_engine.training.point_losses import PointObjective, PointPredictorObjective
 from hyco_engine.training.settings import TrainingSettings
@@ -751,3 +752,114 @@ def test_parts_that_would_say_nothing_are_refused(player, tmp_path, monkeypatch)
     assert problem.message == (
         "only a surrogate that is a function of position and time can learn observations in parts: leave it out"
     )
+
+
+# --- series without places ---
+
+DOSES, KE, VOLUME = np.array([30.0, 40.0, 50.0]), 0.1, 20.0
+
+
+def bolus(observed: bool) -> str:
+    """Return a table of doses that decay, each subject at times of its own and with its own number of rows.
+
+    The first row has the dose and, if it is `observed`, the concentration.
+    """
+    rows = ["ID,TIME,AMT,note,DV"]
+    for k, dose in enumerate(DOSES):
+        start = f"{dose / VOLUME}" if observed else "."
+        rows.append(f"P{k},0,{dose},ok,{start}")
+        for time in (2 + k) * np.arange(1, 6 + k):
+            value = dose / VOLUME * math.exp(-KE * time)
+            rows.append(f"P{k},{time},.,ok,{value:.12g}")
+    return "\n".join(rows) + "\n"
+
+
+def bolus_spec(tmp_path, text, **data):
+    (tmp_path / "doses.csv").write_text(text)
+    keys = {
+        "kind": "points",
+        "path": str(tmp_path / "doses.csv"),
+        "columns": ["s", "t", "AMT", "", "DV"],
+        "dt": 1.0,
+        "num_predict_steps": 18,
+        "split": {"train": "0:2", "val": "2:3"},
+    }
+    return {
+        "run": {"name": "doses", "cycles": 1, "precision": "float64"},
+        "paths": {"cache": str(tmp_path / "cache"), "runs": str(tmp_path / "runs")},
+        "data": keys | data,
+        "physical": {
+            "kind": "equation",
+            "compile": "eager",
+            "rates": {"DV": "-ke*DV"},
+            "parameters": {"ke": {"init": 0.15, "bounds": [0.0, 5.0]}},
+        },
+    }
+
+
+def points_source(spec):
+    from hyco_engine.assembly import Assembler
+
+    engine = hyco.Engine(spec)
+    return Assembler(engine.spec, engine.registry).source()
+
+
+def test_series_at_times_of_their_own_find_a_physics_and_its_starts(tmp_path):
+    spec = bolus_spec(tmp_path, bolus(observed=False))
+    spec["physical"]["initial"] = {"DV": "dose/V"}
+    spec["physical"]["parameters"] |= {"dose": {"from": "AMT"}, "V": {"init": 15.0, "bounds": [1.0, 100.0]}}
+    spec["training"] = {"physical": {"epochs_per_cycle": 8}}
+    summary = hyco.run(spec).summary
+    found = {name: summary["parameters"][name]["final"] for name in ("ke", "V")}
+    # readings fall on frames
+    assert found == pytest.approx({"ke": KE, "V": VOLUME}, rel=1e-6)
+    assert summary["metrics"]["physical"]["val"]["vrmse"] < 1e-6
+    assert summary["metrics"]["persistence"]["val"]["vrmse"] > 0.5
+    assert summary["data"]["points"]["train"] == 5 + 6
+
+
+def test_each_series_begins_at_its_first_row(tmp_path):
+    spec = bolus_spec(tmp_path, bolus(observed=True).replace("P1,0,", "P1,-1,"))
+    spec["physical"]["parameters"]["ke"] = {"from": "AMT"}
+    source = points_source(spec)
+    assert source.layout.grid.axes == ()
+    assert [source.start(k) for k in range(3)] == [0.0, -1.0, 0.0]
+    assert [source.load(k).dynamic[0, 0].item() for k in range(3)] == pytest.approx(DOSES / VOLUME)
+    assert [len(source.points(k).time) for k in range(3)] == [6, 7, 8]
+    assert [source.scalars(k)["AMT"] for k in range(3)] == DOSES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {},
+            "data.initial.DV: FILE: simulation 0 has no value of 'DV' at its first frame, t = 0: give one number for "
+            'all simulations, or in physical.initial a formula of parameters, such as "dose/V"',
+        ),
+        ({"boundary": 0.0}, "data.boundary: the fields have no axes of space, and no boundary: leave it out"),
+        (
+            {"dt": None},
+            "data.columns: the columns ['s', 't', 'AMT', 'DV'] hold no position (x, y or z); series without places "
+            "need data.dt, the time between two frames",
+        ),
+    ],
+)
+def test_what_series_at_times_of_their_own_lack_is_told(tmp_path, data, message):
+    spec = bolus_spec(tmp_path, bolus(observed=False))
+    spec["data"] = {name: value for name, value in (spec["data"] | data).items() if value is not None}
+    with pytest.raises(HycoError) as found:
+        points_source(spec)
+    assert str(found.value).replace(spec["data"]["path"], "FILE") == message
+
+
+def test_without_places_the_spread_is_that_of_whole_series():
+    own = [seen([1.0], [], [1.0]), seen([2.0], [], [3.0])]
+    layout = StateLayout(
+        grid=Grid(axes=(), resolution=(), lower=(), upper=()),
+        dynamic=(FieldInfo(name="u", boundary=Boundary(sides={})),),
+    )
+    dynamic = torch.tensor([[0.0], [math.nan], [math.nan]])
+    paths = [Trajectory(dynamic=dynamic, static=torch.zeros(0), points=points) for points in own]
+    metrics = rollout_errors(lambda state, steps: 2 * torch.ones(len(state), steps, 1), paths, layout)
+    assert metrics["vrmse_by_step"] == [1.0, 1.0]

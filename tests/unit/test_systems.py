@@ -367,11 +367,12 @@ def test_tables_that_are_no_series_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     assert arrays(path, "s,t,prey\nA,0,1\nA,1,1\nB,0,1\n") == (
         "data.path: cannot read FILE: simulation 'A' has 2 rows and 'B' has 1; give rows with empty entries for what "
-        "was not observed, or a file for each simulation (a list in data.path)"
+        "was not observed, or a file for each simulation (a list in data.path); "
+        'kind = "points" takes simulations at their own times'
     )
     assert arrays(path, "s,t,prey,predator\nA,0,1,1\nA,1,1,1\nB,0,1,1\nB,2,1,1\n") == (
         "data.time: FILE: the times 't' differ between simulations; give a file for each simulation, as a list in "
-        "data.path"
+        'data.path, or a table: kind = "points" reads series at their own times'
     )
     assert arrays(path, "t,prey,predator\n0,1,1\n1,1,1\n", boundary="periodic") == (
         "data.boundary: the fields have no axes of space, and no boundary: leave it out"

@@ -235,6 +235,26 @@ def test_dates_without_signs_are_dates(tmp_path: Path, times: tuple[str, ...], s
     assert table(path).simulations[0].time.tolist() == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "csv"),
+    [
+        ("Date,Time,x,u\n2024-05-31,23:59:00,0.5,1\n2024-06-01,0:00:30,0.5,2\n", {}),
+        ("x;Datum;Uhrzeit;u\n0,5;31.05.2024;23:59;1\n0,5;01.06.2024;00:00;2\n", {"time_format": "%d.%m.%Y %H:%M"}),
+        ("t,clock,x,u\n05/31/2024,11:59 PM,0.5,1\n06/01/2024,12:00 AM,0.5,2\n", {"time_format": "%m/%d/%Y %I:%M %p"}),
+    ],
+)
+def test_dates_and_times_of_the_day_in_two_columns_are_one(tmp_path: Path, text: str, csv: dict[str, Any]) -> None:
+    (points,) = table(saved(tmp_path, text), csv=csv).simulations
+    assert points.time.tolist() == ([0, 90] if not csv else [0, 60])
+    assert points.value[:, 0].tolist() == [1, 2]
+
+
+def test_a_format_of_days_alone_leaves_two_columns_apart(tmp_path: Path) -> None:
+    path = saved(tmp_path, "day,clock,x,u\n31.05.2024,23:59,0.5,1\n01.06.2024,00:00,0.5,2\n")
+    read = table(path, columns=("t", "", "x", "u"), csv={"time_format": "%d.%m.%Y"})
+    assert read.simulations[0].time.tolist() == [0, 86400]
+
+
 def test_numbers_that_are_no_dates_are_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path, "t,x,u\n19990000,0.5,1\n19990001,0.5,1\n")
     assert table(path, start=0.0).simulations[0].time.tolist() == [19990000, 19990001]

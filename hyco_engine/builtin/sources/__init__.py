@@ -79,11 +79,11 @@ def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource 
     from hyco_engine.builtin.sources.points import PointSampleSource, PointsSource
     from hyco_engine.data.joined import open_files
 
-    if options.resolution and options.files == "sensors":
+    if not options.rolls_out:
+        return PointSampleSource(options, context)
+    if options.files == "sensors":
         return PointsSource(options, context)
-    if options.resolution:
-        return open_files(options, lambda own: PointsSource(own, context), suffixes=SUFFIXES)
-    return PointSampleSource(options, context)
+    return open_files(options, lambda own: PointsSource(own, context), suffixes=SUFFIXES)
 
 
 def _scene(options: SceneOptions, context: SourceContext) -> TrajectorySource:

@@ -228,7 +228,7 @@ class ArraysSource(TrajectorySource):
         if not np.allclose(since, since[0], rtol=0.0, atol=1e-3 * float(np.diff(since[0]).min())):
             raise DataError(
                 f"{self.reader.path}: the times {name!r} differ between simulations; give a file for each simulation, "
-                "as a list in data.path",
+                'as a list in data.path, or a table: kind = "points" reads series at their own times',
                 key=key,
             )
         if "s" in others:

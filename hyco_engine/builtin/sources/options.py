@@ -268,7 +268,8 @@ class PointsOptions:
     )
     resolution: Mapping[str, int] = option(
         attrs.Factory(dict),
-        help="number of cells along each axis of the grid of the rollouts; empty: no grid, for predictors alone",
+        help="number of cells along each axis of the grid of the rollouts; empty: no grid, for predictors or, with dt, "
+        "for series without places",
         check=_check_axes_named,
     )
     bounds: Mapping[str, tuple[float, float]] = option(
@@ -304,6 +305,11 @@ class PointsOptions:
             raise SpecError("states that do not change have no time: leave dt and interval out", key="steady")
         if self.static and not self.resolution:
             raise SpecError("fields that are known on the grid need one: give resolution", key="static")
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether models roll out to the observations: on a grid, or in time alone where these have no place."""
+        return bool(self.resolution) or self.dt is not None
 
 
 def _check_renamed(value: Mapping[str, str]) -> None:

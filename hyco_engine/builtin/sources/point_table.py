@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,8 @@ class Table:
     Several files hold sensors of the same simulations.
     """
 
-    def __init__(self, options: PointsOptions, context: SourceContext) -> None:
+    def __init__(self, options: PointsOptions, context: SourceContext, begun: Set[str] | None = None) -> None:
+        """`begun` are the fields, and the components, whose first frame is known, for rollouts."""
         self.options = options
         each = each_file(options, suffixes=SUFFIXES)
         paths = [file_of(own) for own in each]
@@ -71,24 +72,27 @@ class Table:
         for own, path in zip(every, paths, strict=True):
             _refuse_holes(own, path)
         rows = every[0] if len(every) == 1 else _together(every, names_of(paths))
-        names = list(rows.numbers)
+        number = rows.numbers.get("s", np.zeros(len(rows.numbers["t"])))
+        owners = [number == simulation for simulation in np.unique(number)]
+        self.scalars: Mapping[str, Sequence[float]] = {} if begun is None else _known(rows, owners, begun)
+        """The known numbers of the simulations, by name."""
+        names = [name for name in rows.numbers if name not in self.scalars]
         self.units = rows.units
         """The units of columns, where the file gives them."""
         self.axes = tuple(axis for axis in SPACE if axis in names)
         self.components = _components([name for name in names if name not in ("s", "t", *SPACE)], self.axes)
         """Names of each field's components; a scalar has none."""
-        if not self.axes or not self.components:
-            raise SpecError(
-                f"the columns {names} hold no {'position (x, y or z)' if not self.axes else 'field'}",
-                key="data.columns",
-            )
-        position = np.stack([rows.numbers[axis] for axis in self.axes], axis=1)
+        if not self.axes and (options.resolution or options.dt is None):
+            more = "" if options.resolution else "; series without places need data.dt, the time between two frames"
+            raise SpecError(f"the columns {names} hold no position (x, y or z){more}", key="data.columns")
+        if not self.components:
+            raise SpecError(f"the columns {names} hold no field", key="data.columns")
+        self.first_rows = [] if self.axes or begun is None else [c for c in self.columns if not begun & _names(c)]
+        """The columns whose first frame is the first row of a simulation: those of series without places."""
         time = rows.numbers["t"]
-        places = torch.from_numpy(position)
+        places = torch.from_numpy(np.array([rows.numbers[axis] for axis in self.axes]).reshape(-1, len(time)).T)
         sensor = places_of(places, rows.rounding).numpy() if rows.sensor is None else rows.sensor
-        number = rows.numbers.get("s", np.zeros(len(time)))
         held = np.isin(sensor, self._held_out(int(sensor.max()) + 1, rows.labels, context))
-        owners = [number == simulation for simulation in np.unique(number)]
         self.starts = starts = self._starts([time[own] for own in owners], rows.begins is not None)
         """The times of the first frames."""
         self.simulations = []
@@ -134,13 +138,18 @@ class Table:
         start, first = self.options.start, min(begins)
         if start is None:
             span = max(float(own.max()) - begin for own, begin in zip(times, begins, strict=True))
-            if dated or begins_far(first, span, self.options.dt):
+            why = "the times are date-times" if dated else f"it holds the first frame of {', '.join(self.first_rows)}"
+            if begins_far(first, span, self.options.dt):
+                why = "the times begin very far from 0"
+            elif not (dated or self.first_rows):
+                why = ""
+            if why:
                 log.info(
-                    "%s: the first frame of a simulation is at its first observation, t = %.10g, since the times %s; "
-                    "data.start sets another time",
+                    "%s: the first frame of a simulation is at its first observation, t = %.10g, since %s; data.start "
+                    "sets another time",
                     self.where,
                     first,
-                    "are date-times" if dated else "begin very far from 0",
+                    why,
                 )
                 return begins
             start = 0.0
@@ -175,6 +184,21 @@ class Table:
                 key="data.train_sensors",
             )
         return np.setdiff1d(np.arange(count), [int(name) for name in named])
+
+
+def _known(rows: _Rows, owners: Sequence[Array], begun: Set[str]) -> dict[str, list[float]]:
+    """Return the columns without a first frame in which each simulation has one number, beside missing ones.
+
+    They are known beside a field: there are none if all columns are of this kind.
+    """
+    columns = [name for name in rows.numbers if name not in ("s", "t", *SPACE)]
+    found = {}
+    for name in columns:
+        if name not in begun and "." not in name:
+            every = [np.unique(rows.numbers[name][own & ~np.isnan(rows.numbers[name])]) for own in owners]
+            if all(len(own) == 1 for own in every):
+                found[name] = [float(own[0]) for own in every]
+    return found if len(found) < len(columns) else {}
 
 
 def _refuse_holes(rows: _Rows, path: Path) -> None:
@@ -236,6 +260,11 @@ def _together(every: Sequence[_Rows], names: Sequence[str]) -> _Rows:
         begins=min(begins, default=None),
         rounding=max(rows.rounding for rows in every),
     )
+
+
+def _names(column: str) -> set[str]:
+    """Return the names under which the first frame of a column may be given: its own, and that of its field."""
+    return {column, column.rpartition(".")[0]}
 
 
 def column_of(field: str, component: str) -> str:

@@ -36,21 +36,28 @@ _ENDLESS = 1e200
 
 
 class PointsSource(TrajectorySource):
-    """Observations of fields that a model rolls out on a grid of its own, from a given first frame."""
+    """Observations of fields that a model rolls out from a given first frame, on a grid of its own or without places.
+
+    Without places, the first row of a simulation is its first frame, unless that is given. A column without a first
+    frame that has one number in all rows of a simulation is a known number of it.
+    """
+
+    guesses_scalars = True
 
     def __init__(self, options: PointsOptions, context: SourceContext) -> None:
         self.options = options
-        self.table = Table(options, context)
+        self._begun = _begun(context)
+        begun = None if options.steady else {*options.initial, *self._begun}
+        self.table = Table(options, context, begun=begun)
         if options.dt is None and not options.steady:
             raise SpecError("the time between two frames of the rollouts is missing", key="data.dt")
         self.dt: float = options.dt or 1.0
         self.guesses_start = options.steady
-        self._begun = _begun(context)
         grid = _grid(options)
         if grid.axes != self.table.axes:
             raise SpecError(
                 f"the positions have the columns {', '.join(self.table.axes)}, the grid the axes "
-                f"{', '.join(grid.axes)}",
+                f"{', '.join(grid.axes) or 'none'}",
                 key="data.resolution",
             )
         boundary = _boundary(options, grid.axes)
@@ -88,6 +95,7 @@ class PointsSource(TrajectorySource):
                 key="data.dt",
             )
         self.num_simulations = len(self.table.simulations)
+        self._starts = [self._start(index, points) for index, points in enumerate(self.table.simulations)]
         self._truth = true_values(options.truth, grid)
         self._points = [self._inside(points) for points in self.table.simulations]
         log.info(
@@ -109,6 +117,9 @@ class PointsSource(TrajectorySource):
     def frames(self, index: int) -> int:
         return self.num_frames
 
+    def scalars(self, index: int) -> Mapping[str, float]:
+        return {name: values[index] for name, values in self.table.scalars.items()}
+
     def origin(self, field: str, index: int) -> str:
         return self.table.where
 
@@ -124,11 +135,27 @@ class PointsSource(TrajectorySource):
 
     def load(self, index: int) -> Trajectory:
         dynamic = torch.full((self.num_frames, *self._initial.shape), torch.nan, dtype=torch.float64)
-        dynamic[0] = self._initial
+        dynamic[0] = self._starts[index]
         return Trajectory(dynamic=dynamic, static=self._static)
 
     def points(self, index: int) -> Points:
         return self._points[index]
+
+    def _start(self, index: int, points: Points) -> Tensor:
+        """Return the first frame of a simulation. Raises DataError if neither the spec nor its first row gives it."""
+        if not self.table.first_rows:
+            return self._initial
+        seen = points.value[points.frame.abs() < 1e-9].nanmean(0)
+        start = torch.where(self._initial.isnan(), seen, self._initial)
+        for column, value in zip(self.table.columns, start, strict=True):
+            if value.isnan():
+                raise DataError(
+                    f"{self.table.where}: simulation {index} has no value of {column!r} at its first frame, t = "
+                    f"{self.table.starts[index]:g}: give one number for all simulations, or in physical.initial a "
+                    f'formula of parameters, such as "dose/V"',
+                    key=_initial_key(column),
+                )
+        return start
 
     def _inside(self, points: Points) -> Points:
         """Return the points on the grid or at most half a cell beyond it, where a fixed boundary value may lie.
@@ -136,16 +163,17 @@ class PointsSource(TrajectorySource):
         Where the physics gives the start, nothing is known before the frame after it.
         """
         grid = self.layout.grid
-        keep = torch.ones(len(points.time), dtype=torch.bool)
-        if self._begun and bool((early := points.time < self.dt * (1 - 1e-4)).any()):
-            log.warning(
-                "%s: physical.initial gives the first frame, and %d observations between it and the next one are left "
-                "out; a shorter data.dt keeps more of them",
-                self.table.where,
-                int(early.sum()),
-            )
+        if self._begun:
+            early = points.time < self.dt * (1 - 1e-4)
+            if lost := int((early & ~points.value.isnan().all(1)).sum()):
+                log.warning(
+                    "%s: physical.initial gives the first frame, and %d observations between it and the next one are "
+                    "left out; a shorter data.dt keeps more of them",
+                    self.table.where,
+                    lost,
+                )
             points = select_points(points, ~early)
-            keep = keep[: len(points.time)]
+        keep = torch.ones(len(points.time), dtype=torch.bool)
         for place, axis in enumerate(grid.axes):
             periodic = self.layout.dynamic[0].boundary.is_periodic(axis)
             margin = 0.0 if periodic else 0.5 * grid.spacing[place] * (1 + 1e-6)
@@ -178,6 +206,8 @@ class PointsSource(TrajectorySource):
             value = given.get(column, whole)
             if value is None and (self.options.steady or {name, column} & self._begun):
                 value = 0.0
+            if value is None and column in self.table.first_rows:
+                value = math.nan
             if value is None:
                 raise SpecError(
                     f"rollouts need the first frame of {column!r}: give a number, a profile, or a file of the grid's "
@@ -227,7 +257,7 @@ class PointSampleSource(SampleSource):
         self._simulations = [points for table in tables for points in table.simulations]
         self._content = " ".join(table.content for table in tables)
         warn_of_shared_places(self._simulations)
-        for name in ("dt", "initial", "bounds", "boundary"):
+        for name in ("initial", "bounds", "boundary"):
             if getattr(options, name) not in (None, {}):
                 raise SpecError(f"data.{name} is for rollouts, and data.resolution is missing", key=f"data.{name}")
         self._dtype = context.dtype
@@ -277,6 +307,10 @@ def _grid(options: PointsOptions) -> Grid:
 
 
 def _boundary(options: PointsOptions, axes: tuple[str, ...]) -> Boundary:
+    if not axes and options.boundary is not None:
+        raise SpecError("the fields have no axes of space, and no boundary: leave it out", key="data.boundary")
+    if not axes:
+        return Boundary(sides={})
     if options.boundary is None:
         raise SpecError('rollouts need the boundary of the fields: a number, "periodic", ...', key="data.boundary")
     return options.boundary.on(axes)
