@@ -69,9 +69,11 @@ def _simulate(options: SimulateOptions, context: SourceContext) -> TrajectorySou
 
 def _arrays(options: ArraysOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.arrays import ArraysSource
+    from hyco_engine.data.array_files import HDF5
     from hyco_engine.data.joined import open_files
 
-    return open_files(options, ArraysSource, suffixes=(".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv"), parts=(".npy",))
+    # other text tables are read where they are named; in a folder, .txt may be a note
+    return open_files(options, ArraysSource, suffixes=(".npz", ".mat", *HDF5, ".csv", ".tsv"), parts=(".npy",))
 
 
 def _points(options: PointsOptions, context: SourceContext) -> TrajectorySource | SampleSource:
@@ -95,13 +97,15 @@ def _scene(options: SceneOptions, context: SourceContext) -> TrajectorySource:
 
 def _well(options: WellOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.well import WellSource
+    from hyco_engine.data.array_files import HDF5
     from hyco_engine.data.joined import open_files
 
-    return open_files(options, WellSource, parts=(".hdf5", ".h5"))
+    return open_files(options, WellSource, parts=HDF5)
 
 
 def _pdebench(options: PdebenchOptions, context: SourceContext) -> TrajectorySource:
     from hyco_engine.builtin.sources.pdebench import PdebenchSource
+    from hyco_engine.data.array_files import HDF5
     from hyco_engine.data.joined import open_files
 
-    return open_files(options, PdebenchSource, suffixes=(".hdf5", ".h5"))
+    return open_files(options, PdebenchSource, suffixes=HDF5)

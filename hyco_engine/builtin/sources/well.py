@@ -27,7 +27,7 @@ from hyco_engine.builtin.sources.hdf5 import (
     log,
 )
 from hyco_engine.builtin.sources.options import SPACE, WellOptions
-from hyco_engine.data.array_files import Array
+from hyco_engine.data.array_files import HDF5, Array
 from hyco_engine.data.fields import Boundary, Rule, StateLayout
 from hyco_engine.data.joined import file_of
 from hyco_engine.data.well_layout import LAYOUT
@@ -35,7 +35,6 @@ from hyco_engine.errors import DataError
 
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 """The split of each folder."""
-SUFFIXES = (".hdf5", ".h5")
 
 
 class WellSource(Hdf5Source):
@@ -246,9 +245,9 @@ def _files(path: Path) -> dict[str, list[Path]]:
     base = path / "data" if (path / "data").is_dir() else path
     found = {name: _in(base / name) for name in FOLDERS if _in(base / name)} or {"": _in(base)}
     if not any(found.values()):
-        raise DataError(f"{path} holds neither a {' or '.join(SUFFIXES)} file nor data/train", key=KEY)
+        raise DataError(f"{path} holds neither a {' or '.join(HDF5)} file nor data/train", key=KEY)
     return found
 
 
 def _in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and p.is_file()) if folder.is_dir() else []
+    return sorted(p for p in folder.glob("*") if p.suffix in HDF5 and p.is_file()) if folder.is_dir() else []
