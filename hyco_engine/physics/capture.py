@@ -33,11 +33,6 @@ logger = logging.getLogger(__name__)
 Compile = Literal["auto", "eager", "graph", "inductor"]
 
 MAX_GRAPHS = 16
-SMALL = 1 << 11
-"""A graph takes a batch of so many values at least. An operation on fewer takes as long as its call, while a graph for
-a few samples costs as much as one for many."""
-MANY = 8 * SMALL
-"""The most values that copies of such a batch may have together."""
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 _FUSED = 10
 """The factor by which fused kernels may differ more, because they contract multiply-adds."""
@@ -132,11 +127,11 @@ class StepRunner:
             there = self._compiled(state, parameters)
             if there and size > there[-1] and self._asked == "auto":
                 return torch.cat([self(part, parameters) for part in torch.split(state, there[-1])])
-        fitting = self._fitting(state, parameters)
-        run = self._graph(state, fitting, parameters)
+        padded = _pad(state, self._fitting(state, parameters))
+        run = self._graph(padded, parameters)
         if run is None:
             return self._eager(state, *parameters)
-        return run[1](_pad(state, fitting), *parameters)[:size]
+        return run[1](padded, *parameters)[:size]
 
     def prepare_export(self, state: Tensor, parameters: Sequence[Tensor]) -> None:
         """Make `torch.export` use a step for batches of any size. Raises CaptureError if there is no such graph."""
@@ -147,13 +142,12 @@ class StepRunner:
 
         self._exported = for_any_batch(graph, _plain(state[:1]))
 
-    def _fitting(self, state: Tensor, parameters: Sequence[Tensor], copies: int = 1) -> int:
+    def _fitting(self, state: Tensor, parameters: Sequence[Tensor]) -> int:
         """Return the batch size to run: the smallest compiled size that is large enough, which costs the least."""
         size = state.shape[0]
-        least = bucket(max(size, min(SMALL, MANY // copies) // max(1, state[0].numel())))
         if self._kind != "inductor":
-            return least
-        return next((there for there in self._compiled(state, parameters) if there >= size), least)
+            return bucket(size)
+        return next((there for there in self._compiled(state, parameters) if there >= size), bucket(size))
 
     def _compiled(self, state: Tensor, parameters: Sequence[Tensor]) -> list[int]:
         """Return the compiled batch sizes in ascending order."""
@@ -175,28 +169,27 @@ class StepRunner:
         shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         return size, tuple(state.shape[1:]), state.dtype, state.device, shapes, self._variant()
 
-    def graph_for(self, state: Tensor, parameters: Sequence[Tensor], copies: int = 1) -> tuple[GraphModule, int] | None:
+    def graph_for(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, int] | None:
         """Return the graph that runs such a batch, and the batch size that it takes; None if the step runs eagerly.
 
-        Callers use it to differentiate the graph or to compile it in another way, for `copies` times as many values.
+        Callers use it to differentiate the graph or to compile it in another way.
         """
         if not self._examined:
             self(state, parameters)
         if self._kind == "eager":
             return None
-        size = self._fitting(state, parameters, copies)
-        found = self._graph(state, size, parameters)
+        size = self._fitting(state, parameters)
+        found = self._graph(_pad(state, size), parameters)
         return None if found is None else (found[0], size)
 
-    def _graph(self, state: Tensor, size: int, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
-        """Return the graph that runs `size` states like these."""
-        key = self._key(state, size, parameters)
+    def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
+        key = self._key(state, state.shape[0], parameters)
         if key in self._graphs:
             self._graphs.move_to_end(key)
             return self._graphs[key]
         try:
             with torch.inference_mode(False):
-                made = self._capture(*self._first(state, size, parameters))
+                made = self._capture(*self._first(state, parameters))
         except CaptureError as error:
             if self._asked != "auto":
                 raise RunError(
@@ -210,10 +203,8 @@ class StepRunner:
             self._graphs.popitem(last=False)
         return made
 
-    def _first(
-        self, state: Tensor, size: int, parameters: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return `size` states like these, parameter values and other values, all taken from the first call.
+    def _first(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return a batch like `state`, parameter values and other values, all taken from the first call.
 
         Whether a graph passes its check then depends on its size alone, and a resumed run uses the very same graphs.
         """
@@ -222,8 +213,8 @@ class StepRunner:
             self._sample = _plain(state), [_plain(parameter) for parameter in parameters], others
         first, values, others = self._sample
         if first.shape[1:] != state.shape[1:] or (first.dtype, first.device) != (state.dtype, state.device):
-            return _plain(_pad(state, size)), [_plain(parameter) for parameter in parameters], others
-        rows = torch.arange(size, device=first.device) % len(first)
+            return _plain(state), [_plain(parameter) for parameter in parameters], others
+        rows = torch.arange(len(state), device=first.device) % len(first)
         return first[rows], [_plain(value) for value in values], others
 
     def _capture(
@@ -238,8 +229,7 @@ class StepRunner:
         graph = _rewritten(graph, REWRITES, partial(reference.check, tolerance=tolerance))
         self._reason = f"captured as {count_operations(graph)} operations, equal to the step as written"
         if self._undecided:
-            assert self._sample is not None
-            worth, why = worth_compiling(graph, state, self._planned, len(self._sample[0]))
+            worth, why = worth_compiling(graph, state, self._planned)
             chosen: StepExecution = "inductor" if worth else "graph"
             self._kind, self._undecided = self._kept or chosen, False
             self._why = f"; {why}" if self._planned else ""

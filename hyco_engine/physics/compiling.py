@@ -104,14 +104,14 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
 
 
-def worth_compiling(graph: GraphModule, state: Tensor, samples: int, batch: int) -> tuple[bool, str]:
+def worth_compiling(graph: GraphModule, state: Tensor, samples: int) -> tuple[bool, str]:
     """Return whether `samples` steps of one sample, forward and backward, repay a compilation, and the reason.
 
-    `state` is what the graph takes, with the `batch` samples of one call in it. The answer depends only on the
-    arguments and on the presence of a compiler.
+    `state` is a batch of the size that will run. The answer depends only on the arguments and on the presence of a
+    compiler.
     """
     operations = count_operations(graph)
-    calls = samples / batch
+    calls = samples / state.shape[0]
     run_s = calls * operations * (_CALL_S + VALUE_S * state.numel())
     compile_s = _COMPILER_S + _OPERATION_S * operations
     if _SAVED * run_s <= compile_s:

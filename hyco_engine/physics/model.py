@@ -244,14 +244,12 @@ class DeclaredModel(PhysicalModel):
         values = list(self.learnables.values().values())
         return lambda state: self._frame(state, [value.to(state.dtype) for value in values])
 
-    def graph_for(self, state: Tensor, copies: int = 1) -> tuple[GraphModule, int] | None:
+    def graph_for(self, state: Tensor) -> tuple[GraphModule, int] | None:
         """Return the graph of one internal step for such a batch and the batch size that it takes.
-
-        It is None if the step runs as written. The graph takes the parameters' values in declared order. A caller makes
-        of it one for `copies` times as many values.
+        It is None if the step runs as written. The graph takes the parameters' values in declared order.
         """
         values = [value.to(state.dtype) for value in self.learnables.values().values()]
-        return self._runner.graph_for(state, values, copies)
+        return self._runner.graph_for(state, values)
 
     def _frame(self, state: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Return the dynamic fields one frame later."""

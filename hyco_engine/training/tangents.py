@@ -26,8 +26,6 @@ Run = Callable[..., Any]
 MAX_GRAPHS = 8
 UNROLLED = 4
 """Up to so many tangents, each has operations of its own in a graph, since vmap would repeat the step for each."""
-FEW_VALUES = 1 << 17
-"""A few steps of so many values, tangents included, take less time than a graph."""
 
 
 class TangentRollout:
@@ -76,7 +74,7 @@ class TangentRollout:
 
     @contextmanager
     def frugal(self) -> Iterator[None]:
-        """Within the context, pad a batch to one of which a graph is known, if it is at most twice as large or small.
+        """Within the context, pad a batch to one of up to twice its size of which a graph is known already.
 
         That is for a few evaluations, which take less time than another graph.
         """
@@ -107,11 +105,11 @@ class TangentRollout:
     ) -> tuple[Tensor, Tensor | None]:
         """Roll out with parameters `[S, ...]`, their tangents `[S, D, ...]`, and those of the start `[D, B, ...]`."""
         model, starts, size = self._model, len(values[0]), state.shape[0]
-        count = 0 if moves is None else len(moves)
-        found_graph = model.graph_for(state, starts * (1 + count))
+        found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
+        count = 0 if moves is None else len(moves)
         padded = _pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
         run = self._graph(step, padded, [v[0] for v in values], starts, count)
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
@@ -187,14 +185,13 @@ class TangentRollout:
         return found, tuple(jacobian.movedim(-1, 1) for jacobian in derivatives)
 
     def _known_batch(self, state: Tensor, batch: int, starts: int, count: int) -> int:
-        """Return the smallest batch from `batch` on for which there is a graph that costs little; or else `batch`."""
+        """Return the smallest batch from `batch` to twice as much for which there is a graph, or else `batch`."""
         known = [
             shape[0]
             for shape, *others in self._graphs
             if shape[1:] == tuple(state.shape[1:]) and others == [state.dtype, starts, count, self._model.substeps]
         ]
-        most = max(2 * batch, FEW_VALUES // (state[0].numel() * starts * (1 + count)))
-        return min((size for size in known if batch <= size <= most), default=batch)
+        return min((size for size in known if batch <= size <= 2 * batch), default=batch)
 
     def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
         """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""

@@ -17,7 +17,6 @@ from tiny_specs import TINY
 import hyco_engine as hyco
 from hyco_engine.errors import RunError, SpecError
 from hyco_engine.interfaces import Tracker
-from hyco_engine.physics.capture import SMALL
 from hyco_engine.runs.keeper import Interrupted
 from hyco_engine.runs.metrics import read_metrics
 
@@ -315,8 +314,8 @@ def test_a_resumed_run_keeps_how_its_physics_ran(tmp_path: Path, captured: Path,
     folder = tmp_path / "run"
     shutil.copytree(captured, folder)
     summary = run(folder, resume=True, changes=CAPTURED).summary
-    # the simulations of the data alone: of 16 cells, a batch of this size has as many values as a graph takes at least
-    assert compiling == [SMALL // 16]
+    # the simulations of the data alone
+    assert compiling == [4]
     assert summary["physics"]["compile"] == "graph"
     assert summary["physics"]["reason"].endswith("; as when the run began, though it pays")
     assert not [warning for warning in summary["warnings"] if "the physics ran as" in warning]
@@ -326,7 +325,7 @@ def test_where_a_resumed_run_cannot_be_compiled_any_more_it_says_so(
     tmp_path: Path, whole: tuple[Path, int], compiling: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stopped(tmp_path / "run", whole[1] // 2, changes=CAPTURED)
-    assert SMALL // 16 in compiling
+    assert 8 in compiling
 
     def failing(*args: Any) -> Any:
         raise RuntimeError("no compiler")
