@@ -26,7 +26,7 @@ from hyco_engine.errors import RunError
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.untrusted import PARSED, read_regular
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 MAX_JSON_BYTES = 2**28
 _FILE = re.compile(r"([0-9]{6,9})\.(json|safetensors)")
