@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from hyco_engine.data.masks import corner
-from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.linearized import StartDerivatives
-from hyco_engine.training.problem import Chunk, Problem
+from hyco_engine.training.problem import Problem
 from hyco_engine.training.visible_waves import stand_out
 
 LEAST_DRAWS = 4
@@ -74,8 +73,9 @@ def _squares(problem: Problem, shard: int) -> Tensor:
         signs = 2 * torch.randint(0, 2, (draws, *residuals.shape), generator=generator).to(residuals) - 1
         values = torch.cat([residuals[None], signs * residuals])
         rows = torch.arange(len(residuals))
+        fit = problem.together("gradients", chunk.batch, len(values) * len(rows))
         squares = []
-        for some in torch.split(values, _together(problem, chunk, len(values))):
+        for some in torch.split(values, max(1, (fit or 0) // len(rows))):
             # copies of the samples share one rollout and its adjoint, whose calls cost more than their arithmetic
             copies = StartDerivatives(problem, chunk.rows(rows.repeat(len(some))), None, point)
             (pulled,) = copies.pull_states(some.flatten(0, 1)[None])
@@ -84,12 +84,3 @@ def _squares(problem: Problem, shard: int) -> Tensor:
         signal, noise = torch.split(torch.cat(squares), [1, draws])
         total += torch.cat([signal, noise.mean(0, keepdim=True)])
     return total
-
-
-def _together(problem: Problem, chunk: Chunk, count: int) -> int:
-    """Return for how many of `count` copies of a chunk the room of gradients is enough."""
-    room, states, steps = problem.room("gradients"), chunk.batch[0], problem.objective.steps(chunk.batch)
-    if room is None or steps is None or not isinstance(states, Tensor):
-        return 1
-    fit = room.together(count * len(states), states[0], steps, internal_steps(problem.model))
-    return max(1, fit // len(states))

@@ -171,20 +171,23 @@ class Problem:
         return few or bool(self.terms) or "shared_parameters" in self.normalization.normalizer.requires
 
     def _together(self) -> int:
-        room = self.room(self.passes)
-        if room is None or not len(self.data):
-            return self.settings.batch_size
-        batch = self.data.batch(torch.tensor([0]))
+        fit = None
+        if self.passes != "batches" and len(self.data):
+            fit = self.together(self.passes, self.data.batch(torch.tensor([0])), len(self.data))
+        return self.settings.batch_size if fit is None else fit
+
+    def together(self, passes: Passes, batch: Batch, count: int) -> int | None:
+        """Return how many of `count` rollouts, from starts like those of a batch, a pass has room for.
+
+        None stands for batches of their own size.
+        """
+        room = Room.of(self.unknowns, self.settings, passes)
         states, steps = batch[0], self.objective.steps(batch)
-        if steps is None or not isinstance(states, Tensor):
-            return self.settings.batch_size
+        if room is None or steps is None or not isinstance(states, Tensor):
+            return None
         if self.initial is not None and room.tangents is not None:
             room = attrs.evolve(room, tangents=room.tangents + self.initial.numbers(steps))
-        return room.together(len(self.data), states[0], steps, internal_steps(self.model))
-
-    def room(self, passes: Passes) -> Room | None:
-        """Return the room for passes of a kind; None for batches of their own size."""
-        return Room.of(self.unknowns, self.settings, passes)
+        return room.together(count, states[0], steps, internal_steps(self.model))
 
     @property
     def model(self) -> nn.Module:
