@@ -58,6 +58,7 @@ from hyco_engine.training.candidates import candidates_of, check_strategy
 from hyco_engine.training.curriculum import check_stages
 from hyco_engine.training.cycle import planned_phases
 from hyco_engine.training.informed import build_surrogate
+from hyco_engine.training.linearized import GRADIENTS_OF_PRODUCTS, may_take_products
 from hyco_engine.training.losses import Objective, WeightedSum
 from hyco_engine.training.noisy import meet_noise, told
 from hyco_engine.training.planning import Size, most_in_epoch, operations, plan
@@ -213,7 +214,7 @@ class Assembler:
         self._settle(self._choose_epoch(task))
         strategy = self.strategy()
         self._settle(self._choose_size(task, strategy))
-        planned = self._planned_steps(task.n_real)
+        planned = self._planned_steps(task)
         models = {player: self.model(player, task.form, planned) for player in self.players}
         self._settle(self._choose(task, models, strategy))
         physical = cast("PhysicalModel | None", models.get("physical"))
@@ -400,18 +401,23 @@ class Assembler:
             operations=operations,
         )
 
-    def _planned_steps(self, n_real: int) -> int:
-        """Return how many frames of one sample the physics is going to be trained through."""
-        spec = self.spec
+    def _planned_steps(self, task: Task) -> int:
+        """Return how many frames of one sample the physics is going to be trained through, forward and backward."""
+        spec, layout = self.spec, task.form.layout
         if spec.physical is None:
             return 0
         training = self._settings("physical")
         epochs = training.epochs_per_cycle
         fields = any(setting.field for setting in spec.physical.parameters.values())
-        if training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields):
+        newton = training.optimizer == "gauss-newton" or (training.optimizer == "auto" and not fields)
+        if newton:
             # Gauss-Newton ends when it has converged, and compiles its derivatives separately
             epochs = min(epochs, 5)
-        samples = n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
+            states = training.initial_states
+            learned = states == "learned" or (states == "auto" and is_noisy(task.noise))
+            if learned and layout is not None and may_take_products(layout, task.n_real):
+                return spec.run.cycles * epochs * task.n_real * GRADIENTS_OF_PRODUCTS
+        samples = task.n_real * (1 + spec.augmentation.alpha if spec.synthetic else 1)
         return int(spec.run.cycles * epochs * samples * spec.data.num_predict_steps)
 
     # --- trainers ---

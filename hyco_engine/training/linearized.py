@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -12,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hyco_engine.data.fields import StateLayout
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.arrow import (
     Arrow,
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 MOST_WORK = 2**29
 """So many derivatives are pushed through all steps at most; beyond that, products with them must do."""
+
+GRADIENTS_OF_PRODUCTS = 100
+"""About so many gradients cost as much as the products with start states that one step of Gauss-Newton takes."""
 
 KEPT_BYTES = 2**28
 """Rollouts with derivatives are kept up to this size."""
@@ -52,6 +57,15 @@ class _Kept:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.rolled if part is not None)
+
+
+def may_take_products(layout: StateLayout, frames: int) -> bool:
+    """Return True if products may replace derivatives by learned start states of rollouts over so many frames in all.
+
+    All values of a start count as learned, since the data tell later how many of its waves are.
+    """
+    values = layout.n_dynamic * math.prod(layout.spatial)
+    return frames * values**2 > MOST_WORK
 
 
 class Linearizer:
@@ -467,11 +481,13 @@ def _curvatures(whole: Problem, found: Sequence[_Linearized]) -> Sequence[StartC
         return [DenseCurvature(torch.cat(one.blocks)) for one in found]
     assert whole.initial is not None
     generator = whole.generator("curvature", whole.begun)
-    signs = 2.0 * torch.randint(0, 2, whole.initial.scaled.shape, generator=generator).double() - 1
+    # as many vectors as the equations have right sides, since each number of them has a graph of its own
+    shape = (1 + whole.unknowns.point().numel(), *whole.initial.scaled.shape)
+    signs = 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1
     ends = whole.shards.cut(len(whole.data))
-    own = [signs[slice(*ends[shard])] for shard in whole.shards.own]
+    own = [signs[:, slice(*ends[shard])] for shard in whole.shards.own]
     # the mean of the diagonal, by Hutchinson's estimate
-    sums = [(x * one.product(x[None])[0]).sum() for one, x in zip(found, own, strict=True)]
+    sums = [(x * one.product(x)).sum() for one, x in zip(found, own, strict=True)]
     scale = float(whole.shards.sum(sums)) / signs.numel()
     return [ProductCurvature(one.product, scale) for one in found]
 

@@ -24,8 +24,6 @@ from hyco_engine.training.jacobian import push_forward, push_forward_all
 
 Run = Callable[..., Any]
 MAX_GRAPHS = 8
-UNROLLED = 4
-"""Up to so many tangents, each has operations of its own in a graph, since vmap would repeat the step for each."""
 
 
 class TangentRollout:
@@ -39,6 +37,7 @@ class TangentRollout:
         self._model = model
         self._compiles = compiles
         self._graphs: dict[Any, Run] = {}
+        self._moves = 1
         self._frugal = False
 
     @classmethod
@@ -90,10 +89,14 @@ class TangentRollout:
         Returns predictions `[S, B, steps, C_dyn, *S]` and derivatives `[S, D, B, steps, C_dyn, *S]`.
         """
         values, _ = self._values(points)
+        # a graph is captured for one number of changes, so zeros stand for those that a later call lacks
+        count = len(moves)
+        self._moves = max(self._moves, count)
+        moves = torch.cat([moves, moves.new_zeros(self._moves - count, *state.shape)])
         still = tuple(value.new_zeros(len(points), len(moves), *value.shape[1:]) for value in values)
         predictions, derivatives = self._rolled(state, steps, values, still, moves)
         assert derivatives is not None
-        return predictions, derivatives
+        return predictions, derivatives[:, :count]
 
     def _rolled(
         self,
@@ -120,10 +123,10 @@ class TangentRollout:
             flow[:, :, :size] = moves
         found, derived = [], []
         for index in range(steps * model.substeps):
-            if flow is None:
+            if flow is None or derivatives is None:
                 new = run(now, *values)
             else:
-                new, change = self._push(run, now, flow, values, derivatives)
+                new, change = run((now, *values), (flow, *derivatives))
                 flow = change if not static.shape[2] else _with_zeros(change, flow)
                 if (index + 1) % model.substeps == 0:
                     derived.append(change[:, :, :size])
@@ -159,16 +162,6 @@ class TangentRollout:
         numbers = int(self._own_columns.max()) + 1
         return torch.cat([*parts, jacobian[..., numbers:]], dim=-1)
 
-    def _push(self, run: Run, now: Tensor, flow: Tensor, values: Any, derivatives: Any) -> tuple[Tensor, Tensor]:
-        """Return one step of states `[S, B, ...]` and tangents `[S, P, B, ...]`."""
-        count = flow.shape[1]
-        if count > UNROLLED:
-            new, change = run(now, flow, values, derivatives)
-            return new, change
-        rates = [tuple(derivative[:, k] for derivative in derivatives) for k in range(count)]
-        new, changes = run(now, [flow[:, k] for k in range(count)], values, rates)
-        return new, torch.stack(changes, dim=1)
-
     def _values(self, points: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return all parameters of each start, `[S, ...]`, and their derivatives by the raw ones, `[S, P, ...]`."""
         learnables = self._model.learnables
@@ -196,37 +189,14 @@ class TangentRollout:
     def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
         """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""
         key = (tuple(state.shape), state.dtype, starts, count, self._model.substeps)
-        if key in self._graphs:
-            return self._graphs[key]
-
-        def one(now: Tensor, values: Any, flow: Tensor, rates: Any) -> tuple[Tensor, Tensor]:
-            return push_forward(step, (now, *values), (flow, *rates))
-
-        def unrolled(now: Tensor, flow: Sequence[Tensor], values: Any, rates: Sequence[Any]) -> Any:
-            pairs = [one(now, values, *pair) for pair in zip(flow, rates, strict=True)]
-            return pairs[0][0], [change for _, change in pairs]
-
-        def batched(now: Tensor, flow: Tensor, values: Any, rates: Any) -> Any:
-            new, change = torch.func.vmap(one, in_dims=(None, None, 0, 0))(now, values, flow, rates)
-            return new[0], change
-
-        now = state.expand(starts, *state.shape).contiguous()
-        given = tuple(value.expand(starts, *value.shape).contiguous() for value in values)
-        if not count:
-            graph = _captured(torch.func.vmap(step), now, *given)
-        elif count <= UNROLLED:
-            # one tensor for each tangent: the graph would copy views of one tensor in place to lie as the state does
-            rates = [tuple(value.clone() for value in given) for _ in range(count)]
-            graph = _captured(torch.func.vmap(unrolled), now, [now.clone() for _ in range(count)], given, rates)
-        else:
-            many = tuple(now.new_zeros(starts, count, *value.shape[1:]) for value in given)
-            graph = _captured(torch.func.vmap(batched), now, now.new_zeros(starts, count, *state.shape), given, many)
-        if self._compiles and self._model.execution[0] == "inductor":
-            graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-        if len(self._graphs) >= MAX_GRAPHS:
-            self._graphs.pop(next(iter(self._graphs)))
-        self._graphs[key] = graph
-        return graph
+        if key not in self._graphs:
+            graph: Run = _captured(step, [state, *values], starts, count)
+            if self._compiles and self._model.execution[0] == "inductor":
+                graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
+            if len(self._graphs) >= MAX_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = graph
+        return self._graphs[key]
 
 
 def _places(learnables: Learnables) -> dict[str, int]:
@@ -253,9 +223,19 @@ class Replay(nn.Module):
         return next(self._predictions)
 
 
-def _captured(function: Run, *inputs: Any) -> Run:
+def _captured(step: Run, inputs: Sequence[Tensor], starts: int, count: int) -> Run:
+    """Return the graph of `step` for inputs `[S, ...]` and, unless `count` is 0, their tangents `[S, count, ...]`."""
+
+    def along(inputs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+        new, change = torch.func.vmap(lambda tangent: push_forward(step, inputs, tangent))(tangents)
+        return new[0], change
+
+    given = tuple(x.expand(starts, *x.shape).contiguous() for x in inputs)
     try:
-        return trace(function, *inputs)
+        if not count:
+            return trace(torch.func.vmap(step), *given)
+        tangents = tuple(x.new_zeros(starts, count, *x.shape[1:]) for x in given)
+        return trace(torch.func.vmap(along), given, tangents)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 
