@@ -591,19 +591,25 @@ def _sides(values: Array, axes: str, rings: set[str]) -> dict[str, object]:
         rest = axes.replace("s", "")
         first, last = (_sides(np.take(values, k, axis=axes.index("s")), rest, rings) for k in (0, -1))
         return {axis: rule if rule == last[axis] else "zero-gradient" for axis, rule in first.items()}
+    later = None
+    if "t" in axes and values.shape[axes.index("t")] >= 4:
+        later = np.split(values, [values.shape[axes.index("t")] // 2], axis=axes.index("t"))[1]
     found: dict[str, object] = {}
     for axis in (axis for axis in axes if axis in SPACE):
-        u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
-        u = u[np.isfinite(u).all(axis=-1)]
-        known = u.size and u.shape[-1] >= 4
-        found[axis] = (
-            _side(u, constant="c" not in axes, ring=axis in rings)
-            if known
-            else "periodic"
-            if axis in rings
-            else "zero-gradient"
-        )
+        found[axis] = _side_along(values, axes, axis, ring=axis in rings)
+        # a start need not keep the boundary: across the seam of a period it may jump, which later frames smooth out
+        if axis in rings and later is not None and found[axis] != "periodic":
+            smoothed = _side_along(later, axes, axis, ring=True)
+            found[axis] = "periodic" if smoothed == "periodic" else found[axis]
     return found
+
+
+def _side_along(values: Array, axes: str, axis: str, *, ring: bool) -> object:
+    u = np.moveaxis(values.astype(np.float64), axes.index(axis), -1)
+    u = u[np.isfinite(u).all(axis=-1)]
+    if u.size and u.shape[-1] >= 4:
+        return _side(u, constant="c" not in axes, ring=ring)
+    return "periodic" if ring else "zero-gradient"
 
 
 def _side(u: Array, *, constant: bool, ring: bool) -> object:

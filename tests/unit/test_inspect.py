@@ -118,12 +118,16 @@ def test_ends_tell_the_boundary(tmp_path: Path, values: Any, boundary: object) -
 ENDS = np.linspace(-1, 1, 33)
 REPEATED = -np.sin(np.pi * ENDS)[None] * np.exp(-T)[:, None]
 """A period whose end is repeated and stays 0."""
+LEFT = np.linspace(-1, 1, 32, endpoint=False)
+SAWTOOTH = np.sin(np.pi * LEFT) + (LEFT - np.sin(np.pi * LEFT)) * np.exp(-8 * T)[:, None]
+"""A start that jumps at the end of its period, which later frames smooth out."""
 
 
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
         ({"u": REPEATED, "x": ENDS, "t": T}, {"variables": {"u": "u"}, "boundary": "periodic"}),
+        ({"u": SAWTOOTH, "x": LEFT, "t": T}, {"variables": {"u": "u"}, "boundary": "periodic"}),
         (
             {"u": (1 - X) * np.exp(0 * T)[:, None] + np.sin(np.pi * X) * np.exp(-T)[:, None], "x": X * 32 / 31, "t": T},
             {"variables": {"u": "u"}},
