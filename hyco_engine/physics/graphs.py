@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from hyco_engine.physics.component_order import components_first
@@ -63,6 +63,39 @@ def rewrite(graph: GraphModule, change: Rewrite) -> GraphModule:
     graph = deepcopy(graph)
     change(graph)
     return clean(graph)
+
+
+def split_by_inputs(graph: GraphModule, varying: int) -> tuple[GraphModule, GraphModule]:
+    """Split a graph into what depends on none of its first `varying` inputs, and the rest.
+
+    The first part takes the other inputs and returns a tuple; the rest takes all inputs, and then that tuple's values.
+    A graph that writes into tensors is all rest.
+    """
+    nodes = list(graph.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    operations = [node for node in nodes if node.op == "call_function"]
+    late = set(inputs[:varying])
+    for node in operations:
+        if writes(graph) or is_random(node) or not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    early = [node for node in operations if node not in late]
+    handed = [node for node in early if any(user in late or user.op == "output" for user in node.users)]
+    first, rest = Graph(), Graph()
+    own = {node: first.node_copy(node) for node in inputs[varying:]}
+    for node in nodes:
+        if node.op == "get_attr" or node in set(early):
+            own[node] = first.node_copy(node, own.__getitem__)
+    first.output(tuple(own[node] for node in handed))
+    later = {node: rest.node_copy(node) for node in inputs}
+    later |= {node: rest.placeholder(f"known_{k}") for k, node in enumerate(handed)}
+    for node in nodes:
+        if node.op in ("get_attr", "output") or (node in late and node.op == "call_function"):
+            later[node] = rest.node_copy(node, later.__getitem__)
+    parts = [GraphModule(graph, part) for part in (first, rest)]
+    for part in parts:
+        part.graph.eliminate_dead_code()
+        part.recompile()
+    return parts[0], parts[1]
 
 
 def count_operations(graph: GraphModule) -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from hyco_engine.data.scalars import number
 from hyco_engine.physics.capture import trace
-from hyco_engine.physics.graphs import writes
+from hyco_engine.physics.graphs import split_by_inputs, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
@@ -36,7 +37,7 @@ class TangentRollout:
     def __init__(self, model: DeclaredModel, *, compiles: bool = True) -> None:
         self._model = model
         self._compiles = compiles
-        self._graphs: dict[Any, Run] = {}
+        self._graphs: dict[Any, Callable[..., Run]] = {}
         self._moves = 1
         self._frugal = False
 
@@ -114,7 +115,8 @@ class TangentRollout:
         step, batch = found_graph
         count = 0 if moves is None else len(moves)
         padded = _pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
-        run = self._graph(step, padded, [v[0] for v in values], starts, count)
+        bind = self._graph(step, padded, [v[0] for v in values], starts, count)
+        run = bind(*values) if derivatives is None else bind(*values, *derivatives)
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
         flow = None
@@ -123,10 +125,10 @@ class TangentRollout:
             flow[:, :, :size] = moves
         found, derived = [], []
         for index in range(steps * model.substeps):
-            if flow is None or derivatives is None:
-                new = run(now, *values)
+            if flow is None:
+                new = run(now)
             else:
-                new, change = run((now, *values), (flow, *derivatives))
+                new, change = run(now, flow)
                 flow = change if not static.shape[2] else _with_zeros(change, flow)
                 if (index + 1) % model.substeps == 0:
                     derived.append(change[:, :, :size])
@@ -186,16 +188,25 @@ class TangentRollout:
         ]
         return min((size for size in known if batch <= size <= 2 * batch), default=batch)
 
-    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Run:
-        """Return the graph of `step` for `starts` starts with `count` tangents; 0 stands for no derivatives."""
+    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Callable[..., Run]:
+        """Return a function of the parameters, and of their tangents unless `count` is 0, that returns the step.
+
+        It is a step of states `[S, ...]` and of their tangents `[S, count, ...]`. What depends on parameters alone,
+        such as the coefficients of an exponential integrator, is computed by that function, once for all steps.
+        """
         key = (tuple(state.shape), state.dtype, starts, count, self._model.substeps)
         if key not in self._graphs:
-            graph: Run = _captured(step, [state, *values], starts, count)
+            graph = _captured(step, state, values, starts, count)
             if self._compiles and self._model.execution[0] == "inductor":
-                graph = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
+                # more inputs would cost a call more time than fused operations take
+                run: Run = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
+                bind = partial(_bound, run, None)
+            else:
+                before, run = split_by_inputs(graph, 2 if count else 1)
+                bind = partial(_bound, run, before)
             if len(self._graphs) >= MAX_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = graph
+            self._graphs[key] = bind
         return self._graphs[key]
 
 
@@ -223,21 +234,33 @@ class Replay(nn.Module):
         return next(self._predictions)
 
 
-def _captured(step: Run, inputs: Sequence[Tensor], starts: int, count: int) -> Run:
-    """Return the graph of `step` for inputs `[S, ...]` and, unless `count` is 0, their tangents `[S, count, ...]`."""
+def _captured(step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> GraphModule:
+    """Return the graph of `step` for `starts` states and parameters, with `count` tangents unless that is 0.
 
-    def along(inputs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
-        new, change = torch.func.vmap(lambda tangent: push_forward(step, inputs, tangent))(tangents)
+    Its inputs are the states, their tangents, the parameters, and their tangents.
+    """
+
+    def along(now: Tensor, flow: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        def push(flow: Tensor, *rates: Tensor) -> tuple[Tensor, Tensor]:
+            return push_forward(step, (now, *others[: len(values)]), (flow, *rates))
+
+        new, change = torch.func.vmap(push)(flow, *others[len(values) :])
         return new[0], change
 
-    given = tuple(x.expand(starts, *x.shape).contiguous() for x in inputs)
+    given = [x.expand(starts, *x.shape).contiguous() for x in (state, *values)]
     try:
         if not count:
             return trace(torch.func.vmap(step), *given)
-        tangents = tuple(x.new_zeros(starts, count, *x.shape[1:]) for x in given)
-        return trace(torch.func.vmap(along), given, tangents)
+        now, flow, *rates = given[0], *(x.new_zeros(starts, count, *x.shape[1:]) for x in given)
+        return trace(torch.func.vmap(along), now, flow, *given[1:], *rates)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+
+
+def _bound(run: Run, before: Run | None, *parameters: Tensor) -> Run:
+    """Return the function of states that `run` is for these parameters, and for what `before` returns for them."""
+    known = before(*parameters) if before else ()
+    return lambda *states: run(*states, *parameters, *known)
 
 
 def _pad(state: Tensor, size: int) -> Tensor:

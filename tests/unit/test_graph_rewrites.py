@@ -20,7 +20,7 @@ from hyco_engine.physics.capture import capture
 from hyco_engine.physics.component_order import components_first
 from hyco_engine.physics.contiguous import rows_with_halos, scalars_joined_as_rows
 from hyco_engine.physics.equality import CaptureError, Reference
-from hyco_engine.physics.graphs import Rewrite, clean, rewrite
+from hyco_engine.physics.graphs import Rewrite, clean, rewrite, split_by_inputs
 from hyco_engine.physics.periodic import shift_instead_of_padding
 
 shapes = st.lists(st.integers(1, 5), min_size=2, max_size=4)
@@ -391,3 +391,34 @@ def test_rewrites_that_do_not_hold_are_dropped(monkeypatch: pytest.MonkeyPatch) 
     kept = module._rewritten(graph, (spoil, fail), lambda new: reference.check(new, 1e-12))
     assert kept is graph
     assert torch.equal(kept(state, k), burgers(state, k))
+
+
+@pytest.mark.parametrize(
+    ("function", "before", "rest"),
+    [
+        (lambda x, a, b: x.roll(1, 0) * (a.exp() + b).sin(), ["add", "exp", "sin"], ["mul", "roll"]),
+        (lambda x, a, b: (a.exp() * x + a.exp() * 2).cos(), ["exp", "mul"], ["add", "cos", "mul"]),
+        (lambda x, a, b: a.exp() * b, ["exp", "mul"], []),
+        (lambda x, a, b: x.exp() + 1, [], ["add", "exp"]),
+        (lambda x, a, b: x + (a * torch.tensor([1.0, 2.0, 3.0], dtype=a.dtype)), ["mul"], ["add"]),
+    ],
+    ids=["coefficients", "shared", "none varies", "all vary", "a constant"],
+)
+def test_what_depends_on_parameters_alone_is_computed_once(
+    function: Callable[..., Tensor], before: list[str], rest: list[str]
+) -> None:
+    given = [random(4, 3, seed=0), random(3, seed=1), random(3, seed=2)]
+    first, then = split_by_inputs(clean(make_fx(function)(*given)), 1)
+    assert sorted(operations(first)) == before
+    assert sorted(operations(then)) == rest
+    known = first(*given[1:])
+    for seed in (3, 4):
+        state = random(4, 3, seed=seed)
+        assert torch.equal(then(state, *given[1:], *known), function(state, *given[1:]))
+
+
+def test_random_numbers_are_drawn_in_every_step() -> None:
+    graph = clean(make_fx(lambda x, a: x + torch.rand_like(a))(random(3), random(3, seed=1)))
+    first, then = split_by_inputs(graph, 1)
+    assert not operations(first)
+    assert operations(then)["rand_like"] == 1
