@@ -73,29 +73,28 @@ def split_by_inputs(graph: GraphModule, varying: int) -> tuple[GraphModule, Grap
     """
     nodes = list(graph.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
-    operations = [node for node in nodes if node.op == "call_function"]
-    late = set(inputs[:varying])
-    for node in operations:
-        if writes(graph) or is_random(node) or not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-    early = [node for node in operations if node not in late]
-    handed = [node for node in early if any(user in late or user.op == "output" for user in node.users)]
+    everything = writes(graph)
+    late: set[Node] = set(inputs[:varying])
+    early: set[Node] = set()
+    for node in nodes:
+        if node.op == "call_function":
+            varies = everything or is_random(node) or not late.isdisjoint(node.all_input_nodes)
+            (late if varies else early).add(node)
+    handed = [node for node in nodes if node in early and not early.issuperset(node.users)]
     first, rest = Graph(), Graph()
     own = {node: first.node_copy(node) for node in inputs[varying:]}
     for node in nodes:
-        if node.op == "get_attr" or node in set(early):
+        if node.op == "get_attr" or node in early:
             own[node] = first.node_copy(node, own.__getitem__)
     first.output(tuple(own[node] for node in handed))
     later = {node: rest.node_copy(node) for node in inputs}
     later |= {node: rest.placeholder(f"known_{k}") for k, node in enumerate(handed)}
     for node in nodes:
-        if node.op in ("get_attr", "output") or (node in late and node.op == "call_function"):
+        if node.op != "placeholder" and node not in early:
             later[node] = rest.node_copy(node, later.__getitem__)
-    parts = [GraphModule(graph, part) for part in (first, rest)]
-    for part in parts:
-        part.graph.eliminate_dead_code()
-        part.recompile()
-    return parts[0], parts[1]
+    for part in (first, rest):
+        part.eliminate_dead_code()
+    return GraphModule(graph, first), GraphModule(graph, rest)
 
 
 def count_operations(graph: GraphModule) -> int:
