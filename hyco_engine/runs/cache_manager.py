@@ -260,17 +260,15 @@ class CacheManager:
                 if self._base is not None and not _can_be(self._base):
                     raise RunError(_cannot("make the folder for generated samples", path.parent, error)) from error
                 raise
-            except FileExistsError:
-                # mkdir found the folder, and another run removed it before mkdir looked whether it is one. One look
-                # decides: between two of them, another run may make the folder again
-                if not stat.S_ISDIR(path.parent.lstat().st_mode):
-                    raise
-                return None
             self._refuse_links(path)
             return try_lock(path)
         except FileNotFoundError:  # another run removed the folder just now
             return None
         except OSError as error:
+            # mkdir, which the lock calls too, found the folder, and another run removed it before mkdir looked whether
+            # it is one
+            if isinstance(error, FileExistsError) and not _is_other(path.parent):
+                return None
             raise RunError(_cannot("use the folder for generated samples,", path.parent, error)) from error
 
     def _disown(self, run_id: str, lock: FileLock) -> None:
@@ -363,3 +361,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _cannot(do: str, folder: Path, error: OSError, remedy: str = "") -> str:
     remedy = remedy or "choose a writable place: augmentation.cache.directory, paths.cache, or the cache kind 'memory'"
     return f"cannot {do} {folder}: {error.strerror or error}; {remedy}"
+
+
+def _is_other(path: Path) -> bool:
+    """Return True if something lies at the path that is no folder.
+
+    One look decides: between two of them, another run may make the folder again.
+    """
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
