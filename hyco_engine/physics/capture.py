@@ -26,7 +26,18 @@ from hyco_engine.interfaces import StepExecution
 from hyco_engine.physics.any_batch import for_any_batch
 from hyco_engine.physics.compiling import compiled, worth_compiling
 from hyco_engine.physics.equality import CaptureError, Reference, Step, examine
-from hyco_engine.physics.graphs import REWRITES, REWRITES_TO_COMPILE, Rewrite, clean, count_operations, rewrite, writes
+from hyco_engine.physics.graphs import (
+    REWRITES,
+    REWRITES_TO_COMPILE,
+    Bind,
+    Rewrite,
+    binding,
+    clean,
+    count_operations,
+    rewrite,
+    split_binding,
+    writes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +87,7 @@ class StepRunner:
         self._variant = variant
         self._rounding = rounding
         self._planned = planned
-        self._graphs: OrderedDict[Any, tuple[GraphModule, Step]] = OrderedDict()
+        self._graphs: OrderedDict[Any, tuple[GraphModule, Bind]] = OrderedDict()
         self._exported: GraphModule | None = None
         self._examined = False
         # the batch and the parameters of the first call: graphs are made for them and checked with them
@@ -100,6 +111,18 @@ class StepRunner:
 
     def __call__(self, state: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Run one step. Raises PluginError if the step breaks its contract, RunError if a requested graph fails."""
+        return self.bound(parameters)(state)
+
+    def bound(self, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the step with these parameters, for a rollout.
+
+        What depends on the parameters alone, such as the coefficients of an exponential integrator, is then computed
+        once for all steps, and so is its gradient.
+        """
+        return partial(self._run, parameters=parameters, known={})
+
+    def _run(self, state: Tensor, parameters: Sequence[Tensor], known: dict[Any, Callable[[Tensor], Tensor]]) -> Tensor:
+        """Run one step; `known` keeps the graphs that are bound to the parameters."""
         if self._exported is not None and torch.compiler.is_exporting():
             result: Tensor = self._exported(state, *parameters)
             return result
@@ -120,18 +143,21 @@ class StepRunner:
             return self._eager(state, *parameters)
         size = state.shape[0]
         own = self._key(state, size, parameters)
-        if own in self._graphs:
-            self._graphs.move_to_end(own)
-            return self._graphs[own][1](state, *parameters)
-        if self._kind == "inductor":
+        if own not in self._graphs and self._kind == "inductor":
             there = self._compiled(state, parameters)
             if there and size > there[-1] and self._asked == "auto":
-                return torch.cat([self(part, parameters) for part in torch.split(state, there[-1])])
-        padded = _pad(state, self._fitting(state, parameters))
-        run = self._graph(padded, parameters)
-        if run is None:
+                return torch.cat([self._run(part, parameters, known) for part in torch.split(state, there[-1])])
+        padded = state if own in self._graphs else _pad(state, self._fitting(state, parameters))
+        found = self._graph(padded, parameters)
+        if found is None:
             return self._eager(state, *parameters)
-        return run[1](padded, *parameters)[:size]
+        _, bind = found
+        # what is computed without gradients serves no step with them
+        key = bind, torch.is_grad_enabled()
+        if key not in known:
+            known[key] = bind(*parameters)
+        result = known[key](padded)
+        return result if len(result) == size else result[:size]
 
     def prepare_export(self, state: Tensor, parameters: Sequence[Tensor]) -> None:
         """Make `torch.export` use a step for batches of any size. Raises CaptureError if there is no such graph."""
@@ -182,7 +208,7 @@ class StepRunner:
         found = self._graph(_pad(state, size), parameters)
         return None if found is None else (found[0], size)
 
-    def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Step] | None:
+    def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Bind] | None:
         key = self._key(state, state.shape[0], parameters)
         if key in self._graphs:
             self._graphs.move_to_end(key)
@@ -219,7 +245,7 @@ class StepRunner:
 
     def _capture(
         self, state: Tensor, parameters: Sequence[Tensor], others: Sequence[Tensor]
-    ) -> tuple[GraphModule, Step]:
+    ) -> tuple[GraphModule, Bind]:
         with self._tracing():
             graph = capture(self._step, state, parameters)
         tolerance = self._rounding * _TOLERANCE[state.dtype]
@@ -237,7 +263,7 @@ class StepRunner:
                 self._why = f"; as when the run began, though {why}"
         if self._kind != "inductor":
             self._reason += self._why
-            return graph, graph
+            return graph, split_binding(graph, 1)
         try:
             inputs = [x.requires_grad_(n is not None) for x, n in zip(parameters, names, strict=True)]
             check = partial(reference.check, tolerance=_FUSED * tolerance)
@@ -251,9 +277,9 @@ class StepRunner:
             self._kind = "graph"
             self._why = f"; not compiled: {why}"
             self._reason += self._why
-            return graph, graph
+            return graph, split_binding(graph, 1)
         self._reason += f", and compiled{self._why}"
-        return fast, run
+        return fast, binding(run)
 
 
 def _rewritten(graph: GraphModule, changes: Sequence[Rewrite], check: Callable[[GraphModule], None]) -> GraphModule:

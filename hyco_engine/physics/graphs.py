@@ -26,6 +26,9 @@ from hyco_engine.physics.periodic import shift_instead_of_padding
 from hyco_engine.physics.rewriting import is_operation, is_random, shape_of
 
 Rewrite = Callable[[GraphModule], None]
+Run = Callable[..., Any]
+Bind = Callable[..., Run]
+"""Returns, for parameters, the function of states that a graph is for them."""
 
 REWRITES: tuple[Rewrite, ...] = (components_first,)
 """The rewrites for every graph."""
@@ -95,6 +98,25 @@ def split_by_inputs(graph: GraphModule, varying: int) -> tuple[GraphModule, Grap
     for part in (first, rest):
         part.eliminate_dead_code()
     return GraphModule(graph, first), GraphModule(graph, rest)
+
+
+def binding(run: Run) -> Bind:
+    """Return what binds parameters to `run`, a function of states and then parameters."""
+    return lambda *parameters: lambda *states: run(*states, *parameters)
+
+
+def split_binding(graph: GraphModule, varying: int) -> Bind:
+    """Return what binds parameters to `graph`, whose first `varying` inputs are states.
+
+    What depends on the parameters alone is computed when they are bound, once for all states.
+    """
+    before, rest = split_by_inputs(graph, varying)
+
+    def bind(*parameters: Tensor) -> Run:
+        known = before(*parameters)
+        return lambda *states: rest(*states, *parameters, *known)
+
+    return bind
 
 
 def count_operations(graph: GraphModule) -> int:

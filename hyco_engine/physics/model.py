@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -242,7 +243,8 @@ class DeclaredModel(PhysicalModel):
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         values = list(self.learnables.values().values())
-        return lambda state: self._frame(state, [value.to(state.dtype) for value in values])
+        steps = functools.cache(lambda dtype: self._runner.bound([value.to(dtype) for value in values]))
+        return lambda state: self._frame(state, steps(state.dtype))
 
     def graph_for(self, state: Tensor) -> tuple[GraphModule, int] | None:
         """Return the graph of one internal step for such a batch and the batch size that it takes.
@@ -251,18 +253,18 @@ class DeclaredModel(PhysicalModel):
         values = [value.to(state.dtype) for value in self.learnables.values().values()]
         return self._runner.graph_for(state, values)
 
-    def _frame(self, state: Tensor, values: Sequence[Tensor]) -> Tensor:
-        """Return the dynamic fields one frame later."""
+    def _frame(self, state: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the dynamic fields one frame later, by internal steps."""
         if torch.is_autocast_enabled(state.device.type):
             # a surrogate that corrects a physics may round its own products alone
             with torch.autocast(state.device.type, enabled=False):
-                return self._frame(state, values)
+                return self._frame(state, step)
         static = state[:, self.layout.n_dynamic :]
         for index in range(self.substeps):
             if index:
                 static = self.later(static, 1 / self.substeps)
                 state = torch.cat([state, static], dim=1) if static.shape[1] else state
-            state = self._runner(state, values)
+            state = step(state)
         return state
 
     def later(self, static: Tensor, frames: float) -> Tensor:

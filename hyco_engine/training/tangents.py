@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,12 +18,11 @@ from torch.fx import GraphModule
 
 from hyco_engine.data.scalars import number
 from hyco_engine.physics.capture import trace
-from hyco_engine.physics.graphs import split_by_inputs, writes
+from hyco_engine.physics.graphs import Bind, Run, binding, split_binding, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
 
-Run = Callable[..., Any]
 MAX_GRAPHS = 8
 
 
@@ -37,7 +36,7 @@ class TangentRollout:
     def __init__(self, model: DeclaredModel, *, compiles: bool = True) -> None:
         self._model = model
         self._compiles = compiles
-        self._graphs: dict[Any, Callable[..., Run]] = {}
+        self._graphs: dict[Any, Bind] = {}
         self._moves = 1
         self._frugal = False
 
@@ -188,7 +187,7 @@ class TangentRollout:
         ]
         return min((size for size in known if batch <= size <= 2 * batch), default=batch)
 
-    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Callable[..., Run]:
+    def _graph(self, step: Run, state: Tensor, values: Sequence[Tensor], starts: int, count: int) -> Bind:
         """Return a function of the parameters, and of their tangents unless `count` is 0, that returns the step.
 
         It is a step of states `[S, ...]` and of their tangents `[S, count, ...]`. What depends on parameters alone,
@@ -199,11 +198,9 @@ class TangentRollout:
             graph = _captured(step, state, values, starts, count)
             if self._compiles and self._model.execution[0] == "inductor":
                 # more inputs would cost a call more time than fused operations take
-                run: Run = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-                bind = partial(_bound, run, None)
+                bind = binding(torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False))
             else:
-                before, run = split_by_inputs(graph, 2 if count else 1)
-                bind = partial(_bound, run, before)
+                bind = split_binding(graph, 2 if count else 1)
             if len(self._graphs) >= MAX_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[key] = bind
@@ -255,12 +252,6 @@ def _captured(step: Run, state: Tensor, values: Sequence[Tensor], starts: int, c
         return trace(torch.func.vmap(along), now, flow, *given[1:], *rates)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
-
-
-def _bound(run: Run, before: Run | None, *parameters: Tensor) -> Run:
-    """Return the function of states that `run` is for these parameters, and for what `before` returns for them."""
-    known = before(*parameters) if before else ()
-    return lambda *states: run(*states, *parameters, *known)
 
 
 def _pad(state: Tensor, size: int) -> Tensor:
