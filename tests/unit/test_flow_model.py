@@ -381,6 +381,17 @@ def test_graphs_are_few() -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_bound_step_that_ran_without_gradients_has_them_afterwards(mode: Any) -> None:
+    model = TorchModel(TorchHeat(), context())
+    x, raw, step = states(model), list(model.parameters()), model.bound()
+    (expected,) = torch.autograd.grad(model(x).square().sum(), raw)
+    with mode():
+        step(x)
+    (found,) = torch.autograd.grad(step(x).square().sum(), raw)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode: Any) -> None:
     model = FlowModel(Heat(), context())
     state = states(model)
