@@ -413,12 +413,14 @@ def _refine(model: PhysicalModel, found: Discretisation, size: float, value: flo
     """Return what would make the error of the grid as small as that of the noise, if it falls with its square."""
     finer = min(MOST_FINER, max(2, math.ceil(math.sqrt(size / noise)))) if noise > 0 else MOST_FINER
     by = f"which may move it by {_percent(size, value)}"
+    dt = model.dt / internal_steps(model) / finer
     if not found.refinement.grid:
-        dt = model.dt / internal_steps(model) / finer
         return f"dominated by the internal step, {by}: set physical.dt to {dt:.3g} or less"
     grid = model.layout.grid
     cells = " and ".join(f"{finer * n} cells along {axis}" for axis, n in zip(grid.axes, grid.resolution, strict=True))
-    return f"dominated by the grid, {by}: refine to {cells}"
+    return (
+        f"dominated by the grid and the internal step, {by}: refine to {cells}, and set physical.dt to {dt:.3g} or less"
+    )
 
 
 def _percent(size: float, value: float) -> str:

@@ -217,6 +217,20 @@ def test_all_three_parameters_of_sivashinsky_are_found() -> None:
         assert float(found[name]) == pytest.approx(value, rel=1e-3), name
 
 
+@pytest.mark.parametrize(("nu", "factor", "stable"), [(1e-9, 0.95, True), (1e-9, 1.2, False), (1.0, 0.95, True)])
+def test_sivashinsky_is_stable_within_its_limit(nu: float, factor: float, stable: bool) -> None:
+    """A uniform wind of 3 carries noise; hyperviscosity of 1 damps waves beyond 4.5^(1/3) faster than that."""
+    case = Case(kind="kuramoto-sivashinsky", resolution=(256,), upper=(22.0,), dt=1.0)
+    k = 2.83 * 4.5 ** (1 / 3) if nu == 1.0 else TAU * 256 / 22 / 3
+    dt = factor * 2.83 / (3.0 * k)
+    model = case.model(dt=dt, inner_dt=dt, parameters={"alpha": 0.0, "nu": nu})
+    noise = 1e-3 * torch.randn(1, 1, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grown = float((run(model, 3.0 + noise, 400)[:, -1] - 3.0).abs().max()) / float(noise.abs().max())
+    assert (grown < 3) is stable
+    told = model.stability(3.0 + torch.zeros_like(noise))
+    assert (told is None) is stable
+
+
 def test_phi_functions_are_right_on_both_sides_of_the_switch() -> None:
     z = torch.tensor([-50.0, -1.001, -0.999, -1e-3, 0.0, 1e-8, 0.5, 0.999, 1.001, 3.0], dtype=torch.float64)
     for j, value in enumerate(phi_functions(z), start=1):
@@ -240,6 +254,6 @@ def test_sivashinsky_refuses_what_it_cannot_do() -> None:
     state = states(model, 1)
     state[:] = 5.0
     assert model.stability(state) == (
-        "kuramoto-sivashinsky: steps of dt = 0.25 are too long: sum |u| dt/dx = 3.64 (limit 1.35) with |u| up to 5. "
-        "Set physical.dt to at most 0.0928, or use a coarser grid"
+        "kuramoto-sivashinsky: steps of dt = 0.25 are too long: |u| k dt = 7.53 (limit 2.83) with |u| up to 5 "
+        "and waves up to k = 6.02. Set physical.dt to at most 0.094, or use a coarser grid"
     )
