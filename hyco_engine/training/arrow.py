@@ -273,6 +273,10 @@ class Arrow:
         )
 
     @property
+    def noise(self) -> Tensor:
+        return self.values / max(1, self.count)
+
+    @property
     def usable(self) -> Tensor:
         if self.broken or not _finite(self.values, self.gradient, self.hessian):
             return torch.tensor([False])

@@ -14,6 +14,7 @@ O. Tingleff, "Methods for non-linear least squares problems" (2004), sec. 3.2, f
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import attrs
@@ -34,6 +35,10 @@ class Quadratic(Protocol):
     @property
     def values(self) -> Tensor:
         """F at the points, float64 `[S]`."""
+
+    @property
+    def noise(self) -> Tensor:
+        """The variance of one residual at each point `[S]`, if they are noise; 0 where nothing is known of it."""
 
     @property
     def usable(self) -> Tensor:
@@ -71,6 +76,10 @@ class NormalEquations:
     hessian: Tensor
 
     @property
+    def noise(self) -> Tensor:
+        return torch.zeros_like(self.values)
+
+    @property
     def usable(self) -> Tensor:
         finite = self.gradient.isfinite().all(1) & self.hessian.isfinite().flatten(1).all(1)
         return self.values.isfinite() & finite
@@ -100,7 +109,7 @@ class Step:
     moved: Tensor
     """True for a start that took a step: bool `[S]`."""
     converged: Tensor
-    """True where no step can lower F within the precision of the numbers: bool `[S]`."""
+    """True where no step can lower F within the precision of the numbers and of the data: bool `[S]`."""
     nonfinite: Tensor
     """Number of steps rejected because F was not finite there: int `[S]`."""
     uphill: Tensor
@@ -126,7 +135,10 @@ class LevenbergMarquardt:
         points = points.double()
         model = problem.normal_equations(points, torch.arange(len(points)))
         values, usable = model.values, model.usable
-        converged = usable & (model.decrease() <= self._eps * values)
+        decrease = model.decrease()
+        converged = usable & (decrease <= self._eps * values)
+        # rounding in a long rollout may hide so little, and it is less than what noise hides
+        hidden = decrease <= torch.minimum(math.sqrt(self._eps) * values, model.noise)
         open_ = usable & ~converged
         moved = torch.zeros_like(open_)
         nonfinite, uphill = torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(open_, dtype=torch.int64)
@@ -143,7 +155,10 @@ class LevenbergMarquardt:
                 break
             tried = problem.values(points[starts] + delta, starts)
             gain = (values[starts] - tried) / model.predicted(starts, delta)
-            accepted = tried.isfinite() & (gain > _LEAST_GAIN)
+            rounded = hidden[starts] & tried.isfinite() & (gain < 0.5)
+            converged[starts[rounded]] = True
+            open_[starts[rounded]] = False
+            accepted = tried.isfinite() & (gain > _LEAST_GAIN) & ~rounded
             nonfinite[starts] += (~tried.isfinite()).long()
             uphill[starts] += (tried.isfinite() & ~accepted).long()
             self._adapt(starts, gain, accepted)
