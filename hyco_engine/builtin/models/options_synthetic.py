@@ -50,7 +50,7 @@ class UNetOptions:
     levels: int | Literal["auto"] = option(
         "auto",
         help="number of times that the network halves the resolution; the grid needs 2^(levels + 1) cells along each "
-        "axis; auto: 2, or 1 for a grid of fewer than 8 cells along an axis",
+        "axis; auto: so many that about 64 cells are left along the shortest axis, 2 to 5; 1 for fewer than 8 cells",
         ge=1,
         le=8,
     )

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 NARROW, WIDE = 16, 32
 """The widths from which the engine chooses."""
+LEVELS = 2
+MOST_LEVELS = 5
+COARSE = 64
+"""Fine grids have more than `LEVELS` levels, so that the coarsest has about so many cells along the shortest axis.
+
+What moves on a fine grid is many cells long, and a network with few levels sees only a part of it.
+"""
 
 
 class DoubleConvolution(nn.Module):
@@ -124,7 +131,8 @@ def _size(options: UNetOptions, layout: StateLayout | None, most: float | None) 
     """Return levels and width; a width that is left open costs `most` operations for each sample, or is the least."""
     levels, width = options.levels, options.width
     if levels == "auto":
-        levels = 1 if layout is not None and min(layout.grid.resolution, default=8) < 8 else 2
+        cells = COARSE if layout is None else min(layout.grid.resolution, default=COARSE)
+        levels = 1 if cells < 8 else max(LEVELS, min(MOST_LEVELS, round(math.log2(cells / COARSE))))
     if width == "auto":
         fits = layout is not None and most is not None and _operations(options, layout, levels, WIDE) <= most
         width = WIDE if fits else NARROW
