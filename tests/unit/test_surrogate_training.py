@@ -316,10 +316,10 @@ def test_the_size_of_the_network_follows_the_grid_and_the_budget() -> None:
     assert network() == (2, 32)
     assert network(data__resolution__x=6) == (1, 32)
     assert network(data__resolution__x=256) == (2, 32)
-    assert network(data__resolution__x=512) == (3, 16)
-    assert network(data__resolution__x=1000) == (4, 16)
+    assert network(data__resolution__x=512) == (2, 16)
+    assert network(data__resolution__x=1024) == (3, 16)
     assert network(data__resolution__x=10_000) == (5, 16)
-    assert network(run__budget="2 h", data__resolution__x=512) == (3, 32)
+    assert network(run__budget="2 h", data__resolution__x=512) == (2, 32)
     assert network(run__budget="16 s") == (2, 16)
     assert network(run__budget="12 epochs") == (2, 32)
     # without a budget nothing says what is too large

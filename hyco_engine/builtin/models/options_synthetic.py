@@ -50,7 +50,7 @@ class UNetOptions:
     levels: int | Literal["auto"] = option(
         "auto",
         help="number of times that the network halves the resolution; the grid needs 2^(levels + 1) cells along each "
-        "axis; auto: so many that about 64 cells are left along the shortest axis, 2 to 5; 1 for fewer than 8 cells",
+        "axis; auto: so many that about 128 cells are left along the shortest axis, 2 to 5; 1 for fewer than 8 cells",
         ge=1,
         le=8,
     )

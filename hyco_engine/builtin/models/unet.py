@@ -38,7 +38,7 @@ NARROW, WIDE = 16, 32
 """The widths from which the engine chooses."""
 LEVELS = 2
 MOST_LEVELS = 5
-COARSE = 64
+COARSE = 128
 """Fine grids have more than `LEVELS` levels, so that the coarsest has about so many cells along the shortest axis.
 
 What moves on a fine grid is many cells long, and a network with few levels sees only a part of it.
