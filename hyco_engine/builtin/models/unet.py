@@ -131,12 +131,18 @@ def _size(options: UNetOptions, layout: StateLayout | None, most: float | None) 
     """Return levels and width; a width that is left open costs `most` operations for each sample, or is the least."""
     levels, width = options.levels, options.width
     if levels == "auto":
-        cells = COARSE if layout is None else min(layout.grid.resolution, default=COARSE)
-        levels = 1 if cells < 8 else max(LEVELS, min(MOST_LEVELS, round(math.log2(cells / COARSE))))
+        levels = _levels(min(layout.grid.resolution, default=COARSE) if layout is not None else COARSE)
     if width == "auto":
         fits = layout is not None and most is not None and _operations(options, layout, levels, WIDE) <= most
         width = WIDE if fits else NARROW
     return levels, width
+
+
+def _levels(cells: int) -> int:
+    """Return the number of levels for a grid with so many cells along its shortest axis."""
+    if cells < 8:
+        return 1
+    return max(LEVELS, min(MOST_LEVELS, round(math.log2(cells / COARSE))))
 
 
 def _operations(options: UNetOptions, layout: StateLayout, levels: int, width: int) -> int:
