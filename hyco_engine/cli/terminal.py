@@ -179,7 +179,11 @@ def _pace(record: Mapping[str, Any], elapsed: float) -> str:
     done, total = record["done"], record.get("total")
     rate = done / elapsed if elapsed > 0 else 0.0
     text = f"{done}{f' of {total}' if total else ''} {unit(record)}".strip() + f", {rate:.3g}/s"
-    return f"{text}, {seconds((total - done) / rate)} left" if total and rate > 0 else text
+    if not total or rate <= 0:
+        return text
+    # training ends earlier where it converges, or where held-out errors fall no more
+    most = "at most " if unit(record) == "epochs" else ""
+    return f"{text}, {most}{seconds((total - done) / rate)} left"
 
 
 def _cycles(spec: str | None) -> int | None:

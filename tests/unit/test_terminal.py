@@ -123,8 +123,8 @@ def test_long_phases_give_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> Non
         tracker.progress({**train, "done": second // 4})
     assert err.getvalue().splitlines() == [
         "run quick",
-        "cycle 2/2  train synthetic  15 of 100 epochs, 0.25/s, 5 min 40 s left",
-        "cycle 2/2  train synthetic  30 of 100 epochs, 0.25/s, 4 min 40 s left",
+        "cycle 2/2  train synthetic  15 of 100 epochs, 0.25/s, at most 5 min 40 s left",
+        "cycle 2/2  train synthetic  30 of 100 epochs, 0.25/s, at most 4 min 40 s left",
     ]
 
 
