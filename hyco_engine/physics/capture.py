@@ -143,12 +143,16 @@ class StepRunner:
             return self._eager(state, *parameters)
         size = state.shape[0]
         own = self._key(state, size, parameters)
-        if own not in self._graphs and self._kind == "inductor":
-            there = self._compiled(state, parameters)
-            if there and size > there[-1] and self._asked == "auto":
-                return torch.cat([self._run(part, parameters, known) for part in torch.split(state, there[-1])])
-        padded = state if own in self._graphs else _pad(state, self._fitting(state, parameters))
-        found = self._graph(padded, parameters)
+        found, padded = self._graphs.get(own), state
+        if found is not None:
+            self._graphs.move_to_end(own)
+        else:
+            if self._kind == "inductor":
+                there = self._compiled(state, parameters)
+                if there and size > there[-1] and self._asked == "auto":
+                    return torch.cat([self._run(part, parameters, known) for part in torch.split(state, there[-1])])
+            padded = pad(state, self._fitting(state, parameters))
+            found = self._graph(padded, parameters)
         if found is None:
             return self._eager(state, *parameters)
         _, bind = found
@@ -188,7 +192,7 @@ class StepRunner:
             with self._tracing():
                 return self._step(state, *parameters)
         self._graphs.move_to_end(key)
-        result: Tensor = self._graphs[key][0](_pad(state, size), *parameters)
+        result: Tensor = self._graphs[key][0](pad(state, size), *parameters)
         return result[: state.shape[0]]
 
     def _key(self, state: Tensor, size: int, parameters: Sequence[Tensor]) -> Any:
@@ -205,7 +209,7 @@ class StepRunner:
         if self._kind == "eager":
             return None
         size = self._fitting(state, parameters)
-        found = self._graph(_pad(state, size), parameters)
+        found = self._graph(pad(state, size), parameters)
         return None if found is None else (found[0], size)
 
     def _graph(self, state: Tensor, parameters: Sequence[Tensor]) -> tuple[GraphModule, Bind] | None:
@@ -342,7 +346,8 @@ def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.to(into.dtype).expand(into.shape).clone()
 
 
-def _pad(state: Tensor, size: int) -> Tensor:
+def pad(state: Tensor, size: int) -> Tensor:
+    """Return the batch `[B, ...]` with its last sample repeated, so that it has `size` samples."""
     missing = size - state.shape[0]
     return torch.cat([state, state[-1:].expand(missing, *state.shape[1:])]) if missing else state
 

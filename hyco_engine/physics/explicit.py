@@ -43,12 +43,15 @@ def courant(layout: StateLayout, speed: float, name: str, limit: float = MAX_COU
     return Limit(number=f"sum {name} dt/dx", values=f"{name} up to {speed:.3g}", rate=rate, limit=limit)
 
 
-def advective(layout: StateLayout, speed: float, parameters: Mapping[str, Tensor], limit: float = MAX_COURANT) -> Limit:
+def advective(layout: StateLayout, speed: float, parameters: Mapping[str, Tensor]) -> Limit:
     """Return the limit for a field u that carries itself, times the optional parameter `advection`."""
+    return courant(layout, *carrying(speed, parameters))
+
+
+def carrying(speed: float, parameters: Mapping[str, Tensor]) -> tuple[float, str]:
+    """Return the speed at which a field u carries itself, times the optional parameter `advection`, and its formula."""
     factor = parameters.get("advection")
-    if factor is None:
-        return courant(layout, speed, "|u|", limit)
-    return courant(layout, abs(float(factor)) * speed, "|advection u|", limit)
+    return (speed, "|u|") if factor is None else (abs(float(factor)) * speed, "|advection u|")
 
 
 def diffusive(layout: StateLayout, diffusivity: float, name: str, limit: float = MAX_DIFFUSIVE) -> Limit:

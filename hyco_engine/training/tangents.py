@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from hyco_engine.data.scalars import number
-from hyco_engine.physics.capture import trace
+from hyco_engine.physics.capture import pad, trace
 from hyco_engine.physics.graphs import Bind, Run, binding, split_binding, writes
 from hyco_engine.physics.model import DeclaredModel
 from hyco_engine.physics.parameters import Learnables
@@ -113,7 +113,7 @@ class TangentRollout:
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
         count = 0 if moves is None else len(moves)
-        padded = _pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
+        padded = pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
         bind = self._graph(step, padded, [v[0] for v in values], starts, count)
         run = bind(*values) if derivatives is None else bind(*values, *derivatives)
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
@@ -252,11 +252,6 @@ def _captured(step: Run, state: Tensor, values: Sequence[Tensor], starts: int, c
         return trace(torch.func.vmap(along), now, flow, *given[1:], *rates)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
-
-
-def _pad(state: Tensor, size: int) -> Tensor:
-    missing = size - state.shape[0]
-    return torch.cat([state, state[-1:].expand(missing, *state.shape[1:])]) if missing else state
 
 
 def _with_more(derivative: Tensor, count: int) -> Tensor:

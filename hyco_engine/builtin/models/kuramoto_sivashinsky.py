@@ -43,7 +43,7 @@ from hyco_engine.builtin.models.options_physical import KuramotoSivashinskyOptio
 from hyco_engine.data.fields import Boundary, FieldInfo, Grid, StateLayout
 from hyco_engine.errors import SpecError
 from hyco_engine.interfaces import PhysicsContext
-from hyco_engine.physics.explicit import ExplicitPhysics, Limit
+from hyco_engine.physics.explicit import ExplicitPhysics, Limit, carrying
 from hyco_engine.physics.exponential import etdrk4
 from hyco_engine.physics.initial import noise_field
 from hyco_engine.physics.model import TorchModel, TorchPhysics, grid_of
@@ -92,13 +92,11 @@ class KuramotoSivashinsky(ExplicitPhysics, TorchPhysics):
         return {"u": spectrum.inverse(etdrk4(linear, slope, spectrum.forward(fields["u"]), dt))}
 
     def limits(self, layout: StateLayout, size: Mapping[str, float], parameters: Mapping[str, Tensor]) -> list[Limit]:
-        factor = abs(float(parameters.get("advection", 1.0)))
-        speed = factor * size.get("u", 4 * self.options.amplitude)
+        speed, name = carrying(size.get("u", 4 * self.options.amplitude), parameters)
         (dx,) = layout.grid.spacing
         damped = _damped_from(speed, float(parameters["alpha"]), float(parameters["nu"]))
-        # waves that are not damped move by less than 1 / k in a step
+        # a wave that is not damped moves by less than one over its number in a step
         k = min(2 * math.pi / (3 * dx), MAX_COURANT * damped)
-        name = "|advection u|" if "advection" in parameters else "|u|"
         values = f"{name} up to {speed:.3g} and waves up to k = {k:.3g}"
         return [Limit(number=f"{name} k dt", values=values, rate=speed * k, limit=MAX_COURANT)]
 
