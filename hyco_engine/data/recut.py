@@ -17,15 +17,14 @@ def frames_of(windows: Samples, indices: Tensor) -> Tensor:
 
 
 class Recut(Samples):
-    """Windows of `horizon` steps that begin at complete frames of longer windows, a third of the horizon apart.
+    """Windows of `horizon` steps that begin at complete frames of longer windows, `stride` frames apart.
 
     `whole` holds states `[B, C_all, *S]` and rollouts `[B, T, C_dyn, *S]`.
     """
 
-    def __init__(self, whole: Samples, horizon: int) -> None:
+    def __init__(self, whole: Samples, horizon: int, *, stride: int) -> None:
         self.horizon: int = horizon
         self._whole = whole
-        stride = max(1, horizon // 3)
         places = []
         for index in range(len(whole)):
             frames = frames_of(whole, torch.tensor([index]))[0]

@@ -74,6 +74,10 @@ class InitialStates(nn.Module):
         """Return the start states of which `saved` is the state dict."""
         return cls(saved["scaled"], saved["size"], saved["learned"], layout)
 
+    def of_others(self, data: AugmentedDataset) -> InitialStates:
+        """Return the start states of other samples of the same fields, the real ones of `data`."""
+        return InitialStates.of(data, self._layout, self.size.device)
+
     def take(self, saved: Mapping[str, Tensor]) -> None:
         """Take over the state dict of these start states at an earlier time, when fewer waves may have been learned."""
         self.learned = saved["learned"].to(self.learned)

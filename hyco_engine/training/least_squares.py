@@ -25,6 +25,14 @@ START_DAMPING = 1e-3
 TRIALS = 10
 """Steps tried at one point, each with a larger damping: the last one is shorter by 2^55."""
 _LEAST_GAIN = 1e-4
+_SHORT = 1.5
+"""A step with a larger gain ratio ends before half of the way to the lowest point of its line."""
+_LONGEST = 8.0
+"""At most so many steps are taken at once."""
+_GOOD = 0.1
+"""The gain ratio of a good step differs from 1 by less."""
+_HIDDEN = 0.03
+"""A gain of so much of the variance of a residual moves a parameter by at most 0.17 of its standard error."""
 # with a damping below the smallest one, a step equals Gauss-Newton's to all digits
 _DAMPING = (1e-15, 1e15)
 
@@ -162,13 +170,44 @@ class LevenbergMarquardt:
             nonfinite[starts] += (~tried.isfinite()).long()
             uphill[starts] += (tried.isfinite() & ~accepted).long()
             self._adapt(starts, gain, accepted)
-            points = points.index_add(0, starts[accepted], delta[accepted])
-            values = values.index_copy(0, starts[accepted], tried[accepted])
-            moved[starts[accepted]] = True
-            open_[starts[accepted]] = False
+            # a search whose steps are as good as predicted ends by itself, others creep
+            left = decrease[starts] / (2 - gain).clamp(min=1 / _LONGEST, max=1)
+            over = accepted & ((gain - 1).abs() > _GOOD) & (left <= _HIDDEN * model.noise[starts])
+            converged[starts[over]] = True
+            starts, steps = starts[accepted], (delta[accepted], tried[accepted], gain[accepted])
+            delta, tried = self._longer(problem, points, starts, steps)
+            points = points.index_add(0, starts, delta)
+            values = values.index_copy(0, starts, tried)
+            moved[starts] = True
+            open_[starts] = False
         # a point from which no length of step goes downhill is a minimum, as far as rounding shows
         converged |= open_ & (uphill > 0)
         return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
+
+    def _longer(
+        self, problem: SquaredSum, points: Tensor, starts: Tensor, steps: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return steps `[s, P]` and F at their ends; `steps` are those taken, with F there and their gain ratio.
+
+        H overestimates the curvature where second derivatives of the residuals matter: noise that a start follows in a
+        wave, for one, resists another phase of it, though it would follow that as well. The curvature along a step is
+        2 - gain times that of H, so that the lowest point of its line is 1 / (2 - gain) steps away.
+        """
+        delta, values, gain = steps
+        factor = torch.where(gain < 2, 1 / (2 - gain), _LONGEST).clamp(max=_LONGEST)
+        if self._trust_region is not None:
+            size = delta[:, : len(self._trust_region)].abs()
+            factor = torch.minimum(factor, (self._trust_region / size).amin(1))
+        longer = (gain > _SHORT) & (factor > 1)
+        if bool(longer.any()):
+            further = factor[longer, None] * delta[longer]
+            found = torch.full_like(values, torch.inf)
+            found[longer] = problem.values(points[starts[longer]] + further, starts[longer])
+            better = found < values
+            delta = delta.clone()
+            delta[better] = further[better[longer]]
+            values = torch.where(better, found, values)
+        return delta, values
 
     def _adapt(self, starts: Tensor, gain: Tensor, accepted: Tensor) -> None:
         shrunk = self.damping[starts] * (1 - (2 * gain.clamp(max=1e3) - 1) ** 3).clamp(min=1 / 3)

@@ -237,13 +237,21 @@ class Problem:
     def from_frames(self, windows: Samples, horizon: int) -> Problem | None:
         """Return the problem of rollouts of `horizon` steps from the frames of windows such as the real samples.
 
-        None if there are no such rollouts of at least two steps.
+        They begin a third of the horizon apart. None if there are no such rollouts of at least two steps.
         """
-        if horizon < 2 or not isinstance(windows.batch(torch.tensor([0]))[1], Tensor):
-            return None
-        data = AugmentedDataset(Recut(windows, horizon))
+        data = _recut(windows, horizon, stride=max(1, horizon // 3))
         objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
-        return attrs.evolve(self, data=data, objective=objective, initial=None) if len(data) else None
+        return None if data is None else attrs.evolve(self, data=data, objective=objective, initial=None)
+
+    def from_starts(self, horizon: int) -> Problem | None:
+        """Return the problem of windows of `horizon` steps that share no frame, whose start states are learned, too.
+
+        None if there are no such windows of at least two steps.
+        """
+        initial, data = self.initial, _recut(self.data.real, horizon, stride=horizon + 1)
+        if initial is None or data is None:
+            return None
+        return attrs.evolve(self, data=data, initial=initial.of_others(data))
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
         """Return how rollouts fit into memory; None if there are none. The log states the cost."""
@@ -564,3 +572,11 @@ def _move_tensor(values: Tensor, device: torch.device) -> Tensor:
 
 def _tensors(batch: Batch) -> list[Tensor]:
     return [t for values in batch for t in ([values] if isinstance(values, Tensor) else values.values())]
+
+
+def _recut(windows: Samples, horizon: int, *, stride: int) -> AugmentedDataset | None:
+    """Return windows of `horizon` steps, `stride` frames apart, that are cut out of longer ones; None for sensors."""
+    if horizon < 2 or not isinstance(windows.batch(torch.tensor([0]))[1], Tensor):
+        return None
+    data = AugmentedDataset(Recut(windows, horizon, stride=stride))
+    return data if len(data) else None

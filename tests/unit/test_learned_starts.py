@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -26,6 +27,10 @@ from hyco_engine.training.error_bars import measure
 from hyco_engine.training.linearized import JointProblem
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.settings import TrainingSettings
+from hyco_engine.training.solver import guessed
+from hyco_engine.training.solver.full_batch import Iteration
+from hyco_engine.training.solver.gauss_newton import GaussNewton
+from hyco_engine.training.solver.guessed import Guessed
 from hyco_engine.training.trainer import Trainer
 
 
@@ -361,3 +366,48 @@ def test_shards_change_no_more_of_learned_starts_than_rounding() -> None:
     assert moved is not None
     torch.testing.assert_close(whole, divided, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(starts, moved, rtol=1e-9, atol=1e-9)
+
+
+# --- the first guess --------------------------------------------------------------------------------------------------
+
+
+def test_windows_of_a_joint_search_share_no_frame_and_learn_their_own_starts() -> None:
+    trainer, data = learning(growth()), growth_windows(growth(), noise=0.05, horizon=20, count=2)
+    problem = begun(trainer, data)
+    shorter = problem.from_starts(6)
+    assert shorter is not None
+    assert shorter.initial is not None
+    assert len(shorter.initial.scaled) == len(shorter.data) == 3 * len(data)
+    states, targets = shorter.data.batch(torch.arange(len(shorter.data)))
+    cut = torch.cat([states[:, None, :1], targets], dim=1).reshape(len(data), 21, -1)
+    first, rest = data.batch(torch.arange(len(data)))
+    assert torch.equal(cut, torch.cat([first[:, None, :1], rest], dim=1).reshape(len(data), 21, -1))
+    # one step of it moves its own starts alone
+    trainer.solver.solver.step(shorter, trainer.solver.solver.init(shorter))
+    assert problem.initial is not None
+    assert bool((shorter.initial.scaled != 0).any())
+    assert bool((problem.initial.scaled == 0).all())
+    assert problem.from_starts(1) is None
+    assert problem.from_starts(21) is None
+
+
+def test_a_first_guess_searches_in_growing_windows_and_takes_back_a_search_that_diverges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[int | None] = []
+
+    def iterate(self: Any, problem: Problem, state: Any) -> Iteration:
+        steps.append(problem.steps)
+        if problem.steps == 6:
+            problem.unknowns.move_to(problem.unknowns.point() + 1)
+        return Iteration(loss=math.inf if problem.steps == 6 else 1.0, metrics={}, converged=True)
+
+    trainer = learning(growth(a=ParameterSetting(init=1.3)))
+    problem = begun(trainer, growth_windows(growth(), noise=0.05, horizon=20, count=2))
+    monkeypatch.setattr(GaussNewton, "iterate", iterate)
+    monkeypatch.setattr(guessed, "LEARNED", (7, 3))
+    before = problem.unknowns.point()
+    monkeypatch.setattr(Guessed, "_found", lambda self, problem, windows, start: start)
+    trainer.solver.step(problem, trainer.solver.init(problem))
+    assert steps == [2, 6, 20]
+    assert torch.equal(problem.unknowns.point(), before)

@@ -189,7 +189,7 @@ def test_windows_are_cut_out_of_longer_ones() -> None:
     whole = WindowDataset(
         [Trajectory(dynamic=f, static=torch.ones(1, 64).double() * k) for k, f in enumerate(frames)], horizon=10
     )
-    cut = Recut(whole, 3)
+    cut = Recut(whole, 3, stride=1)
     states, targets = cut.batch(torch.arange(len(cut)))
     # every frame but the hidden one, and those after which no three steps follow
     assert [int(s[0, 0]) for s in states] == [0, 1, 2, 3, 5, 6, 7, *range(11, 19)]

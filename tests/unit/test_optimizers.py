@@ -158,6 +158,52 @@ def test_a_search_ends_where_noise_and_rounding_hide_what_is_left(rounding: floa
     assert abs(float(points) - line.best) < (1.0 if rounding else 1e-3) * standard_error
 
 
+@attrs.define
+class Stiff:
+    """F = |theta|^2 + `least`, whose linearisation says `curvature` times its second derivative."""
+
+    curvature: float = 4.0
+    least: float = 0.0
+    calls: int = 0
+
+    def values(self, points: Tensor, starts: Tensor) -> Tensor:
+        self.calls += 1
+        return points.square().sum(1) + self.least
+
+    def normal_equations(self, points: Tensor, starts: Tensor) -> NormalEquations:
+        hessian = self.curvature * torch.eye(points.shape[1], dtype=torch.float64).expand(len(points), -1, -1)
+        return NoisyEquations(values=self.values(points, starts), gradient=points, hessian=hessian)
+
+
+def test_a_step_on_a_loss_that_is_flatter_than_its_linearisation_goes_to_the_lowest_point_of_its_line() -> None:
+    problem, start = Stiff(), torch.tensor([[3.0, -1.0]]).double()
+    step = LevenbergMarquardt().iterate(problem, start)
+    assert float(step.points.norm()) < 1e-2 * float(start.norm())
+    assert problem.calls == 3
+    assert float(step.values) == float(problem.values(step.points, torch.zeros(1)))
+
+
+def test_a_longer_step_stays_in_the_trust_region() -> None:
+    start = torch.tensor([[8.0, 0.5]]).double()
+    # Gauss-Newton's step is 2 long in the first number, and a fourth of the way
+    longer = LevenbergMarquardt(trust_region=torch.tensor([3.0, math.inf])).iterate(Stiff(), start)
+    assert longer.points[0].tolist() == pytest.approx([5.0, 0.5 * 5 / 8], rel=1e-3)
+    problem = Stiff()
+    bound = LevenbergMarquardt(trust_region=torch.tensor([0.5, math.inf])).iterate(problem, start)
+    assert float(bound.points[0, 0]) == 7.5
+    assert problem.calls == 2
+
+
+@pytest.mark.parametrize(("curvature", "ends"), [(4.0, True), (1.0, False)])
+def test_a_search_that_creeps_ends_where_noise_hides_what_is_left(curvature: float, ends: bool) -> None:
+    """One standard error is a change of F by 1. A good linearisation finds the exact minimum in one more step."""
+    problem, start = Stiff(curvature, least=20_000.0), torch.tensor([[0.1]]).double()
+    step = LevenbergMarquardt().iterate(problem, start)
+    assert bool(step.moved)
+    assert bool(step.converged) == ends
+    assert not bool(LevenbergMarquardt().iterate(problem, 10 * start).converged)
+
+
 def test_a_parameter_without_effect_stays_and_hinders_no_other() -> None:
     problem = Residuals(lambda t: torch.stack([t[0] - 3, 2 * t[0] - 6, 0 * t[1]]))
     search, points = LevenbergMarquardt(), torch.tensor([[0.0, 7.0]]).double()

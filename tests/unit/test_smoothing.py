@@ -134,6 +134,7 @@ def dispersed() -> dict[str, Any]:
 def test_a_wave_whose_phase_wraps_is_found_from_smoothed_frames(
     dispersed: dict[str, Any], smooths: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guessed, "LEARNED", ())
     if not smooths:
         monkeypatch.setattr(guessed, "smoothed", lambda windows, layout: None)
     np.savez(tmp_path / "data.npz", **dispersed)
@@ -154,12 +155,12 @@ def test_a_wave_whose_phase_wraps_is_found_from_smoothed_frames(
             "physical": {
                 "kind": "equation",
                 "rates": {"u": "-d*dx(u, 3)"},
-                "parameters": {"d": {"init": 2.0}},
+                "parameters": {"d": {"init": 3.0}},
                 "compile": "eager",
             },
             "training": {"physical": {"epochs_per_cycle": 1}},
         }
     )
     found = run.summary["parameters"]["d"]["final"]
-    # the search from observed frames alone stays in a minimum next to its start
-    assert abs(found - 1) < 0.01 if smooths else found > 1.5
+    # the search from observed frames alone ends in a minimum on its way
+    assert abs(found - 1) < 0.01 if smooths else found > 1.1

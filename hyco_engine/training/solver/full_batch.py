@@ -92,13 +92,9 @@ class FullBatch(Solver[F], Generic[F]):
             self.freeze(problem, state)
             done = self._still(problem, state)
             if done is None:
-                done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
+                done = self.advance(problem, state)
                 if done.converged and state.real_only:
-                    if learn_shown_waves(problem):
-                        done = attrs.evolve(done, converged=False)
-                        self.forget(state)
-                    else:
-                        state.minimum = problem.point(), done.loss
+                    state.minimum = problem.point(), done.loss
         if not math.isfinite(done.loss) and self._slow_down(problem, state):
             return self.step(problem, state)
         if not math.isfinite(done.loss):
@@ -114,6 +110,14 @@ class FullBatch(Solver[F], Generic[F]):
         state.epochs += 1
         state.steps += 1
         return Progress(metrics=done.metrics, converged=done.converged)
+
+    def advance(self, problem: Problem, state: F) -> Iteration:
+        """Iterate once, with internal steps that are short enough; a search that has converged learns hidden waves."""
+        done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
+        if done.converged and state.real_only and learn_shown_waves(problem):
+            self.forget(state)
+            return attrs.evolve(done, converged=False)
+        return done
 
     def _slow_down(self, problem: Problem, state: F) -> bool:
         """Make the physics' start values smaller, so that the loss is finite; return False if none of them helps.

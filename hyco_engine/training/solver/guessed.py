@@ -1,13 +1,14 @@
-"""A first guess from observed start states, before start states are learned in long windows.
+"""A first guess from short windows, before start states are learned in long ones.
 
 The loss of a long window has many minima in the parameters as long as its start may follow any of them. Short rollouts
-from observed frames have few, but noise biases what they find. So a search over windows that grow to a third of the
-whole ones gives the point where the joint search begins, if the loss there is lower than at the start.
+from observed frames have few, but noise biases what they find. So a search over such windows gives the point where
+joint searches of parameters and start states begin, if the loss is lower there than at the start. Their windows grow to
+a third of the whole ones, which begin at the parameters that they find.
 
-Where waves turn many times from frame to frame, noise makes minima in short rollouts, too: waves that hold nothing else
-have any phase. Another search runs over smoothed frames, which hold no such waves, as full waveform inversion begins
-with low frequencies. Smoothing biases what it finds where the field is as rough as the noise, so the better of both
-counts. Source: C. Bunks et al., Geophysics 60 (1995).
+Where waves turn many times from frame to frame, noise makes minima in short rollouts from observed frames, too: waves
+that hold nothing else have any phase. Another search runs over smoothed frames, which hold no such waves, as full
+waveform inversion begins with low frequencies. Smoothing biases what it finds where the field is as rough as the noise,
+so the better of both counts. Source: C. Bunks et al., Geophysics 60 (1995).
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
 from hyco_engine.training.solver.full_batch import FullBatch, FullBatchState
 
-PARTS = (24, 8, 3)
-"""Windows of the first guess have this part of the steps of the whole ones."""
+OBSERVED = (24, 8)
+"""Windows that begin at observed frames have this part of the steps of the whole ones, but at least `LEAST` steps."""
+LEAST = 3
+LEARNED = (8, 3)
+"""Windows whose start states are learned have this part of the frames of the whole ones."""
 ITERATIONS = 8
-"""Iterations for each length of the windows."""
+"""Iterations for each length of the windows, and again once hidden waves were found."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -43,7 +47,7 @@ class GuessedState(Wrapped[FullBatchState]):
 
 @attrs.frozen
 class Guessed(Wrapper[GuessedState]):
-    """Searches from observed start states before the first step, then steps as `solver` does."""
+    """Searches in short windows before the first step, then steps as `solver` does."""
 
     solver: FullBatch[Any]
     layout: StateLayout | None = None
@@ -60,6 +64,8 @@ class Guessed(Wrapper[GuessedState]):
             with attributed(problem.who, "the first guess"):
                 self.solver.freeze(problem, state.inner)
                 self._guess(problem)
+                for part in LEARNED:
+                    self._join(problem, part)
             state.guessed = True
         return self.solver.step(problem, state.inner)
 
@@ -78,12 +84,30 @@ class Guessed(Wrapper[GuessedState]):
     def _found(self, problem: Problem, windows: Samples, start: Tensor) -> Tensor:
         """Return where searches over rollouts from frames of `windows` end, which begin at `start`."""
         _move(problem, start)
-        for part in PARTS:
-            shorter = problem.from_frames(windows, (problem.steps or 0) // part)
+        steps = problem.steps or 0
+        for horizon in sorted({max(LEAST, steps // part) for part in OBSERVED}):
+            shorter = problem.from_frames(windows, horizon)
             if shorter is not None:
                 ends = self.solver.search(shorter, problem.unknowns.point()[None], ITERATIONS)
                 problem.unknowns.move_to(ends.points[0])
         return problem.unknowns.point()
+
+    def _join(self, problem: Problem, part: int) -> None:
+        """Move to where a search in windows with this `part` of the frames ends, whose start states are learned, too.
+
+        Hidden waves that it finds stay its own: in few frames, chance shows some that are none.
+        """
+        shorter = problem.from_starts(((problem.steps or 0) + 1) // part - 1)
+        if shorter is None:
+            return
+        before, state = problem.unknowns.point(), self.solver.init(shorter)
+        for _ in range(2 * ITERATIONS):
+            done = self.solver.advance(shorter, state)
+            if not math.isfinite(done.loss):
+                _move(problem, before)
+                return
+            if done.converged:
+                return
 
 
 def _move(problem: Problem, point: Tensor) -> None:
