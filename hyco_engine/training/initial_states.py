@@ -6,7 +6,7 @@ all frames have the same noise, that is the maximum-likelihood estimate, with no
 4D-Var with B = R.
 
 Only waves are learned that the data show, the observed starts (`visible_waves`) or the residuals of all frames
-(`hidden_waves`), and a start has no other ones. A start that followed the noise in all waves of a grid
+(`shown_waves`), and a start has no other ones. A start that followed the noise in all waves of a grid
 would have waves that turn many times from frame to frame: some parameters fit these better than the true ones, and
 error bars would take their size for knowledge.
 Source: F.-X. Le Dimet, O. Talagrand, Tellus A 38 (1986).
@@ -98,7 +98,7 @@ class InitialStates(nn.Module):
         return self.states(torch.eye(self.count, dtype=self.scaled.dtype, device=self.scaled.device))
 
     def learn(self, learned: Tensor, data: AugmentedDataset) -> None:
-        """Learn the waves `learned` from here on, which are more than before; the starts stay where they are.
+        """Learn the waves `learned` from here on, which are others than before; the starts keep those that stay.
 
         `data` has the observed starts.
         """

@@ -118,6 +118,8 @@ class Step:
     """True for a start that took a step: bool `[S]`."""
     converged: Tensor
     """True where no step can lower F within the precision of the numbers and of the data: bool `[S]`."""
+    near: Tensor
+    """True where the full step would gain no more than the variance of one residual, if they are noise: bool `[S]`."""
     nonfinite: Tensor
     """Number of steps rejected because F was not finite there: int `[S]`."""
     uphill: Tensor
@@ -182,7 +184,16 @@ class LevenbergMarquardt:
             open_[starts] = False
         # a point from which no length of step goes downhill is a minimum, as far as rounding shows
         converged |= open_ & (uphill > 0)
-        return Step(points=points, values=values, moved=moved, converged=converged, nonfinite=nonfinite, uphill=uphill)
+        near = converged | (usable & (decrease < model.noise))
+        return Step(
+            points=points,
+            values=values,
+            moved=moved,
+            converged=converged,
+            near=near,
+            nonfinite=nonfinite,
+            uphill=uphill,
+        )
 
     def _longer(
         self, problem: SquaredSum, points: Tensor, starts: Tensor, steps: tuple[Tensor, Tensor, Tensor]

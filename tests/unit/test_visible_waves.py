@@ -177,14 +177,14 @@ def weak_waves(size: float, first: int = 4, last: int = 14, cells: int = 48) -> 
     return torch.exp(-times)[:, None] * own.values(coefficients)[:, None]
 
 
-def decaying(clean: Tensor, seed: int) -> tuple[Trainer, AugmentedDataset, int]:
+def decaying(clean: Tensor, seed: int, epochs: int = 40) -> tuple[Trainer, AugmentedDataset, int]:
     """A trainer that has found the rate of noisy simulations, its data, and how many waves it began with."""
     form = layout_of("periodic", clean.shape[-1])
     data = AugmentedDataset(made(clean + NOISE * drawn(*clean.shape, seed=seed), noise=0.0))
     settings = TrainingSettings(optimizer="gauss-newton", batch_size=8, initial_states="learned")
     physics = Decay(form, dt=0.02, dtype=torch.float64)
     trainer = Trainer(physics, player="physical", layout=form, settings=settings)
-    trainer.train(data, 40)
+    trainer.train(data, epochs)
     return trainer, data, int(visible_waves(data.real, form).sum())
 
 
@@ -205,6 +205,32 @@ def test_later_frames_show_waves_that_noise_hides_in_the_start(size: float, show
         assert median(found) == 14
     else:
         assert median(more) == 0
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_waves_that_hold_nothing_but_noise_are_dropped_and_weak_ones_stay(size: float) -> None:
+    """The search begins with all waves but one; ten are as large as the noise of one frame, or are not there."""
+    order = waves_of(layout_of("periodic", 48))[0].rough.argsort()
+    kept, noise = [], []
+    for seed in range(3):
+        trainer, data, _ = decaying(weak_waves(size), seed, epochs=1)
+        initial = trainer.state.initial
+        assert initial is not None
+        wanted = torch.ones_like(initial.learned)
+        wanted[0][order[-1]] = False
+        initial.learn(wanted, data)
+        trainer.train(data, 40)
+        kept.append(
+            int(initial.learned[0][order[:3]].sum()) if size == 0 else int(initial.learned[0][order[:14]].sum())
+        )
+        noise.append(int(initial.learned[0][order[14:]].sum()))
+        # what was dropped is in no start any more
+        starts, _ = initial(data.batch(torch.arange(2)), torch.arange(2))
+        assert isinstance(starts, Tensor)
+        hidden = initial.coefficients(starts[:, :1].detach())[:, ~initial.learned]
+        torch.testing.assert_close(hidden, torch.zeros_like(hidden), rtol=0, atol=1e-13)
+    assert median(kept) == (3 if size == 0 else 14)
+    assert median(noise) == 0
 
 
 def test_starts_stay_where_they_are_when_more_waves_are_learned() -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Player
 from hyco_engine.training.divergence import Diverged, Outgrown
-from hyco_engine.training.hidden_waves import learn_shown_waves
 from hyco_engine.training.problem import Problem
+from hyco_engine.training.shown_waves import waves_to_learn
 from hyco_engine.training.solver.base import Progress, Solver, State
 
 SLOWER = tuple(4.0**-k for k in range(1, 9))
@@ -28,11 +28,15 @@ SLOWER = tuple(4.0**-k for k in range(1, 9))
 
 @attrs.frozen(kw_only=True)
 class Iteration:
-    """The end of one iteration: the loss there, and true for `converged` if nothing is left to gain."""
+    """The end of one iteration: the loss there, and true for `converged` if nothing is left to gain.
+
+    `near` is true if the parameters and the start states are within about one standard error of the minimum.
+    """
 
     loss: float
     metrics: dict[str, float]
     converged: bool = False
+    near: bool = False
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -50,6 +54,8 @@ class FullBatchState(State):
 
     `nonfinite` counts the steps of the present phase that the solver took back because the loss was not finite there.
     `slowed` is the factor by which the start values of the physics were made smaller, since the loss was not finite.
+    `dropped` is true once waves of the start states were dropped that the fit did not show, and `settled` once those
+    that are learned stay.
     `weights` are those of the loss terms, frozen for the phase; None until they are found. `real_only` is true if the
     solver learned the curvature from real samples alone. `minimum` is the point at which it then converged, with the
     loss there.
@@ -59,13 +65,15 @@ class FullBatchState(State):
     steps: int = 0
     nonfinite: int = 0
     slowed: float = 1.0
+    dropped: bool = False
+    settled: bool = False
     real_only: bool = True
     weights: dict[str, float] | None = None
     minimum: tuple[Tensor, float] | None = None
 
     def counts(self) -> dict[str, object]:
         """Return all but the curvature, as plain values."""
-        names = ("epochs", "steps", "nonfinite", "slowed", "real_only", "weights", "minimum")
+        names = ("epochs", "steps", "nonfinite", "slowed", "dropped", "settled", "real_only", "weights", "minimum")
         return {name: getattr(self, name) for name in names}
 
 
@@ -112,12 +120,23 @@ class FullBatch(Solver[F], Generic[F]):
         return Progress(metrics=done.metrics, converged=done.converged)
 
     def advance(self, problem: Problem, state: F) -> Iteration:
-        """Iterate once, with internal steps that are short enough; a search that has converged learns hidden waves."""
+        """Iterate once, with internal steps that are short enough.
+
+        Near the minimum, the search settles which waves of the start states it learns, before it goes on to the end.
+        It drops waves once, so that it ends.
+        """
         done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
-        if done.converged and state.real_only and learn_shown_waves(problem):
-            self.forget(state)
-            return attrs.evolve(done, converged=False)
-        return done
+        initial = problem.initial
+        if initial is None or state.settled or not state.real_only or not (done.converged or done.near):
+            return done
+        waves = waves_to_learn(problem, drop=not state.dropped)
+        if waves is None:
+            state.settled = True
+            return done
+        state.dropped |= bool((initial.learned.cpu() & ~waves).any())
+        initial.learn(waves, problem.data)
+        self.forget(state)
+        return attrs.evolve(done, converged=False, near=False)
 
     def _slow_down(self, problem: Problem, state: F) -> bool:
         """Make the physics' start values smaller, so that the loss is finite; return False if none of them helps.
@@ -161,7 +180,7 @@ class FullBatch(Solver[F], Generic[F]):
 
     def changed(self, state: F) -> None:
         self.forget(state)
-        state.weights = state.minimum = None
+        state.weights, state.minimum, state.settled = None, None, False
 
     def report(self, state: F, *, first: bool) -> list[str]:
         notes = []

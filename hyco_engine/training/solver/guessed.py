@@ -106,7 +106,7 @@ class Guessed(Wrapper[GuessedState]):
             if not math.isfinite(done.loss):
                 _move(problem, before)
                 return
-            if done.converged:
+            if done.converged or (done.near and state.settled):
                 return
 
 
