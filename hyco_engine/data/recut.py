@@ -1,11 +1,11 @@
-"""Shorter windows out of longer ones."""
+"""Shorter windows out of longer ones, and fewer samples out of many."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hyco_engine.data.contracts import Samples
+from hyco_engine.data.contracts import Batch, Samples
 
 
 def frames_of(windows: Samples, indices: Tensor) -> Tensor:
@@ -46,3 +46,17 @@ class Recut(Samples):
         start = torch.cat([frames[rows, offset], states[:, dynamic:]], dim=1)
         steps = offset[:, None] + torch.arange(1, self.horizon + 1)
         return start, frames[rows[:, None], steps]
+
+
+class Every(Samples):
+    """Every `step`-th sample of `data`."""
+
+    def __init__(self, data: Samples, step: int) -> None:
+        self.data = data
+        self.step = step
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.step)
+
+    def batch(self, indices: Tensor) -> Batch:
+        return self.data.batch(indices * self.step)

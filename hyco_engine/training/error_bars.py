@@ -29,8 +29,9 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from hyco_engine.augment.dataset import AugmentedDataset
+from hyco_engine.data.recut import Every
 from hyco_engine.data.windows import WindowDataset
-from hyco_engine.interfaces import Batch, PhysicalModel, Samples, Values
+from hyco_engine.interfaces import PhysicalModel, Samples, Values
 from hyco_engine.physics.within import internal_steps
 from hyco_engine.training.error_correlation import Correlation, correlation, volume_of_windows
 from hyco_engine.training.least_squares import decrease, unit_scale
@@ -211,20 +212,6 @@ def measure(trainer: Trainer, data: Samples) -> ErrorBars | None:
     used, left_out = (data, "") if learned else _affordable(trainer, data)
     found = error_bars(model, trainer.whole_loss(used, passes="tangents"), trainer.measuring)
     return attrs.evolve(found, assumption=found.assumption + left_out)
-
-
-class Every(Samples):
-    """Every `step`-th sample of `data`."""
-
-    def __init__(self, data: Samples, step: int) -> None:
-        self.data = data
-        self.step = step
-
-    def __len__(self) -> int:
-        return -(-len(self.data) // self.step)
-
-    def batch(self, indices: Tensor) -> Batch:
-        return self.data.batch(indices * self.step)
 
 
 def _affordable(trainer: Trainer, data: Samples) -> tuple[Samples, str]:

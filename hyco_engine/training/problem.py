@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyco_engine.augment.dataset import AugmentedDataset
-from hyco_engine.data.recut import Recut
+from hyco_engine.data.recut import Every, Recut
 from hyco_engine.errors import RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
@@ -43,6 +43,9 @@ from hyco_engine.training.unknowns import Unknowns
 Metrics = dict[str, float]
 MOST_GROWTH = 8.0
 """A search may try parameters that need so many times as many internal steps; beyond, its step was too long."""
+ENOUGH_VALUES = 2**16
+LEAST_ROLLOUTS = 16
+"""A first guess comes from rollouts with so many values in all, but from at least so many rollouts."""
 KEPT_BYTES = 2**28
 """A data set up to this size stays gathered between passes over it."""
 
@@ -237,20 +240,27 @@ class Problem:
     def from_frames(self, windows: Samples, horizon: int) -> Problem | None:
         """Return the problem of rollouts of `horizon` steps from the frames of windows such as the real samples.
 
-        They begin a third of the horizon apart. None if there are no such rollouts of at least two steps.
+        They begin a third of the horizon apart; where there are more than tell much, some of them are left out. None
+        if there are no such rollouts of at least two steps.
         """
-        data = _recut(windows, horizon, stride=max(1, horizon // 3))
+        cut = _recut(windows, horizon, stride=max(1, horizon // 3))
+        if cut is None:
+            return None
+        fewer = len(cut) // max(LEAST_ROLLOUTS, -(-ENOUGH_VALUES // cut.batch(torch.tensor([0]))[1].numel()))
+        data = AugmentedDataset(cut if fewer < 2 else Every(cut, fewer))
         objective = self.objective.with_rollouts(from_start=False, checkpoint_every=None)
-        return None if data is None else attrs.evolve(self, data=data, objective=objective, initial=None)
+        return attrs.evolve(self, data=data, objective=objective, initial=None)
 
     def from_starts(self, horizon: int) -> Problem | None:
         """Return the problem of windows of `horizon` steps that share no frame, whose start states are learned, too.
 
         None if there are no such windows of at least two steps.
         """
-        initial, data = self.initial, _recut(self.data.real, horizon, stride=horizon + 1)
-        if initial is None or data is None:
+        initial = self.initial
+        cut = None if initial is None else _recut(self.data.real, horizon, stride=horizon + 1)
+        if initial is None or cut is None:
             return None
+        data = AugmentedDataset(cut)
         return attrs.evolve(self, data=data, initial=initial.of_others(data))
 
     def plan_memory(self, budget_gb: float) -> MemoryPlan | None:
@@ -574,9 +584,9 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [t for values in batch for t in ([values] if isinstance(values, Tensor) else values.values())]
 
 
-def _recut(windows: Samples, horizon: int, *, stride: int) -> AugmentedDataset | None:
+def _recut(windows: Samples, horizon: int, *, stride: int) -> Recut | None:
     """Return windows of `horizon` steps, `stride` frames apart, that are cut out of longer ones; None for sensors."""
     if horizon < 2 or not isinstance(windows.batch(torch.tensor([0]))[1], Tensor):
         return None
-    data = AugmentedDataset(Recut(windows, horizon, stride=stride))
-    return data if len(data) else None
+    cut = Recut(windows, horizon, stride=stride)
+    return cut if len(cut) else None

@@ -24,6 +24,8 @@ from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
 
 MAX_GRAPHS = 8
+BLOCK = 32
+"""Derivatives by start states are pushed so many at a time at most: another number of them then needs no new graph."""
 
 
 class TangentRollout:
@@ -64,12 +66,18 @@ class TangentRollout:
         if numbers < len(own):
             derivatives = tuple(d.new_zeros(starts, numbers, *d.shape[2:]).index_add_(1, own, d) for d in derivatives)
         moves = state.new_zeros(numbers, *state.shape)
+        count = block = numbers
         if basis is not None:
-            derivatives = tuple(_with_more(derivative, numbers + len(basis)) for derivative in derivatives)
-            more = state.new_zeros(len(basis), *state.shape)
-            more[:, :, : basis.shape[1]] = basis[:, None]
+            count = numbers + len(basis)
+            block = min(BLOCK, 2 ** (count - 1).bit_length())
+            filled = -(-count // block) * block
+            derivatives = tuple(_with_more(derivative, filled) for derivative in derivatives)
+            more = state.new_zeros(filled - numbers, *state.shape)
+            more[: len(basis), :, : basis.shape[1]] = basis[:, None]
             moves = torch.cat([moves, more])
-        return self._rolled(state, steps, values, derivatives, moves)
+        predictions, found = self._rolled(state, steps, values, derivatives, moves, block)
+        assert found is not None
+        return predictions, found[:, :count]
 
     @contextmanager
     def frugal(self) -> Iterator[None]:
@@ -94,7 +102,7 @@ class TangentRollout:
         self._moves = max(self._moves, count)
         moves = torch.cat([moves, moves.new_zeros(self._moves - count, *state.shape)])
         still = tuple(value.new_zeros(len(points), len(moves), *value.shape[1:]) for value in values)
-        predictions, derivatives = self._rolled(state, steps, values, still, moves)
+        predictions, derivatives = self._rolled(state, steps, values, still, moves, len(moves))
         assert derivatives is not None
         return predictions, derivatives[:, :count]
 
@@ -105,17 +113,25 @@ class TangentRollout:
         values: tuple[Tensor, ...],
         derivatives: tuple[Tensor, ...] | None,
         moves: Tensor | None,
+        block: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        """Roll out with parameters `[S, ...]`, their tangents `[S, D, ...]`, and those of the start `[D, B, ...]`."""
+        """Roll out with parameters `[S, ...]`, their tangents `[S, D, ...]`, and those of the start `[D, B, ...]`.
+
+        Tangents are pushed `block` at a time.
+        """
         model, starts, size = self._model, len(values[0]), state.shape[0]
         found_graph = model.graph_for(state)
         if found_graph is None or writes(found_graph[0]):
             raise NotCaptured("the step runs as written, not as a graph")
         step, batch = found_graph
-        count = 0 if moves is None else len(moves)
-        padded = pad(state, self._known_batch(state, batch, starts, count) if self._frugal else batch)
-        bind = self._graph(step, padded, [v[0] for v in values], starts, count)
-        run = bind(*values) if derivatives is None else bind(*values, *derivatives)
+        padded = pad(state, self._known_batch(state, batch, starts, block) if self._frugal else batch)
+        bind = self._graph(step, padded, [v[0] for v in values], starts, block)
+        if derivatives is None:
+            runs = [bind(*values)]
+        else:
+            runs = [
+                bind(*values, *own) for own in zip(*(torch.split(d, block, dim=1) for d in derivatives), strict=True)
+            ]
         static = padded[:, model.layout.n_dynamic :].expand(starts, *padded[:, model.layout.n_dynamic :].shape)
         now = padded.expand(starts, *padded.shape).contiguous()
         flow = None
@@ -125,9 +141,10 @@ class TangentRollout:
         found, derived = [], []
         for index in range(steps * model.substeps):
             if flow is None:
-                new = run(now)
+                new = runs[0](now)
             else:
-                new, change = run(now, flow)
+                pushed = [run(now, own) for run, own in zip(runs, torch.split(flow, block, dim=1), strict=True)]
+                new, change = pushed[0][0], torch.cat([own for _, own in pushed], dim=1)
                 flow = change if not static.shape[2] else _with_zeros(change, flow)
                 if (index + 1) % model.substeps == 0:
                     derived.append(change[:, :, :size])

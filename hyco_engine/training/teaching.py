@@ -18,6 +18,7 @@ from hyco_engine.augment.balance import Balance, check_balance
 from hyco_engine.augment.dataset import AugmentedDataset
 from hyco_engine.augment.recipes import FirstSamples, RolloutRecipe, TeacherDiverged
 from hyco_engine.augment.shared import SharedRecipe
+from hyco_engine.data.recut import Every
 from hyco_engine.errors import PluginError, RunError
 from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import (
@@ -34,7 +35,6 @@ from hyco_engine.interfaces import (
 from hyco_engine.physics.within import physics_within
 from hyco_engine.randomness import derive_generator
 from hyco_engine.rollout import evaluating
-from hyco_engine.training.error_bars import Every
 from hyco_engine.training.evaluation import HeldOutSamples
 from hyco_engine.training.history import History
 from hyco_engine.training.informed import InformedSurrogate
