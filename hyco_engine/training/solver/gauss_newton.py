@@ -62,9 +62,7 @@ class GaussNewton(FullBatch[GaussNewtonState]):
         problem.move_to(step.points[0])
         loss, metrics = problem.value()
         more = {"train/damping": float(state.damped.damping), "train/rejected": float(step.nonfinite + step.uphill)}
-        return Iteration(
-            loss=loss, metrics=metrics | more, converged=bool(step.converged), near=bool(step.near) and bool(step.moved)
-        )
+        return Iteration(loss=loss, metrics=metrics | more, converged=bool(step.converged), near=bool(step.near))
 
     def search(self, problem: Problem, starts: Tensor, iterations: int) -> Ends:
         """Iterate from all starts at once: one batched rollout evaluates them together."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -27,7 +28,7 @@ from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Samples
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
-from hyco_engine.training.solver.full_batch import FullBatch, FullBatchState
+from hyco_engine.training.solver.full_batch import FullBatch, FullBatchState, stably
 
 OBSERVED = (24, 8)
 """Windows that begin at observed frames have this part of the steps of the whole ones, but at least `LEAST` steps."""
@@ -35,7 +36,7 @@ LEAST = 3
 LEARNED = (8, 3)
 """Windows whose start states are learned have this part of the frames of the whole ones."""
 ITERATIONS = 8
-"""Iterations for each length of the windows, and again once hidden waves were found."""
+"""The most iterations for each length of the windows."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -93,20 +94,21 @@ class Guessed(Wrapper[GuessedState]):
         return problem.unknowns.point()
 
     def _join(self, problem: Problem, part: int) -> None:
-        """Move to where a search in windows with this `part` of the frames ends, whose start states are learned, too.
+        """Move close to where a search in windows with this `part` of the frames ends, with learned start states.
 
-        Hidden waves that it finds stay its own: in few frames, chance shows some that are none.
+        They have their visible waves alone: in few frames, chance shows some that are none.
         """
         shorter = problem.from_starts(((problem.steps or 0) + 1) // part - 1)
         if shorter is None:
             return
         before, state = problem.unknowns.point(), self.solver.init(shorter)
-        for _ in range(2 * ITERATIONS):
-            done = self.solver.advance(shorter, state)
+        iterate, forget = partial(self.solver.iterate, shorter, state), partial(self.solver.forget, state)
+        for _ in range(ITERATIONS):
+            done = stably(shorter, iterate, forget)
             if not math.isfinite(done.loss):
                 _move(problem, before)
                 return
-            if done.converged or (done.near and state.settled):
+            if done.near:
                 return
 
 
