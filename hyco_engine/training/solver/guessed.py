@@ -90,7 +90,8 @@ class Guessed(Wrapper[GuessedState]):
             shorter = problem.from_frames(windows, horizon)
             if shorter is not None:
                 ends = self.solver.search(shorter, problem.unknowns.point()[None], ITERATIONS)
-                problem.unknowns.move_to(ends.points[0])
+                # a first step that was too long had asked for short internal steps
+                _move(problem, ends.points[0])
         return problem.unknowns.point()
 
     def _join(self, problem: Problem, part: int) -> None:
