@@ -438,15 +438,11 @@ def _weights(path: Path) -> Found:
 
 def _run(path: Path) -> Found:
     from hyco_engine.report.verdict import verdict
-    from hyco_engine.runs.metrics import has_summary, read_summary
+    from hyco_engine.runs.metrics import find_summary
 
-    contents: list[str] = []
-    status = "unfinished"
-    if has_summary(path):
-        summary = read_summary(path)
-        status = str(summary.get("status"))
-        contents.append(" ".join(verdict(summary)))
-    contents += RunFiles(path).names()
+    summary = find_summary(path)
+    status = "unfinished" if summary is None else str(summary.get("status"))
+    contents = [*([] if summary is None else [" ".join(verdict(summary))]), *RunFiles(path).names()]
     return Found(
         what=f"a run folder, {status}; hyco-engine report {path} shows it", contents=tuple(contents[:MAX_LINES])
     )

@@ -20,7 +20,7 @@ from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ArrayFile
 from hyco_engine.runs.environment import asking_for_files
 from hyco_engine.runs.inputs import copy_of, is_input
-from hyco_engine.runs.metrics import has_summary, read_summary
+from hyco_engine.runs.metrics import find_summary
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.weights import Weights, analyses_of_run
 from hyco_engine.spec.classes import Spec
@@ -81,7 +81,8 @@ class LoadedRun:
     @property
     def status(self) -> str:
         """Return how the run ended: "completed", "failed", "interrupted", or "unfinished" where it left no summary."""
-        return str(read_summary(self.folder).get("status")) if has_summary(self.folder) else "unfinished"
+        summary = find_summary(self.folder)
+        return "unfinished" if summary is None else str(summary.get("status"))
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
         """Return a trained model in eval mode. Raise DataError where the run lacks it, or its weights are damaged."""
