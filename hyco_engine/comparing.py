@@ -16,16 +16,15 @@ from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.metrics import read_summary
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.structure import check
-from hyco_engine.spec.loading import dump_spec
+from hyco_engine.spec.loading import LoadedSpec, dump_spec
 
 NAMES: dict[Player, str] = {"physical": "physics-only", "synthetic": "surrogate-only"}
 
 
 def compare_spec(
-    spec: Path | str | Mapping[str, Any],
+    spec: Path | str | Mapping[str, Any] | LoadedSpec,
     *,
     registry: Registry | None = None,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Run a spec with both models, then each model alone on as many samples; return {"runs", "notes", "comparable"}.
@@ -33,7 +32,7 @@ def compare_spec(
     A sample, real or generated, counts once in every epoch. Equal counts mean equal numbers of steps with one batch
     size, or of evaluations of a full-batch optimizer, which may end earlier once it has converged.
     """
-    engine = Engine(spec, registry=registry, overrides=overrides, callbacks=callbacks)
+    engine = Engine(spec, registry=registry, callbacks=callbacks)
     if engine.spec.physical is None or engine.spec.synthetic is None:
         raise SpecError("the baselines of a spec are its two models alone, so it needs both [physical] and [synthetic]")
     result = engine.run()

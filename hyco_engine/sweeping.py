@@ -28,7 +28,7 @@ from hyco_engine.errors import DataError, Problem, SpecError
 from hyco_engine.resources import usable_cores
 from hyco_engine.runs.files import dump_json, numbered_folder, write_atomic
 from hyco_engine.runs.lock import LOCK, is_held
-from hyco_engine.runs.metrics import has_summary, read_summary
+from hyco_engine.runs.metrics import find_summary, read_summary
 from hyco_engine.runs.reading import RunFiles
 from hyco_engine.spec.dumping import dump_spec
 from hyco_engine.spec.loading import load_spec
@@ -83,9 +83,10 @@ class Sweep:
         if is_held(folder / LOCK):
             return "running"
         try:
-            return str(read_summary(folder).get("status")) if has_summary(folder) else "killed"
+            summary = find_summary(folder)
         except DataError:
             return "damaged"
+        return "killed" if summary is None else str(summary.get("status"))
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------

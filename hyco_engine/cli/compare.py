@@ -64,7 +64,7 @@ def compare(
 
 
 def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]) -> dict[str, Any]:
-    _, registry = load(spec, overrides, disable_plugin)
+    loaded, registry = load(spec, overrides, disable_plugin)
 
     from hyco_engine.cli.terminal import Terminal, library_warnings
     from hyco_engine.comparing import compare_spec
@@ -72,7 +72,7 @@ def _run(spec: Path, overrides: tuple[str, ...], disable_plugin: tuple[str, ...]
     terminal = Terminal(results=False)
     with library_warnings(terminal):
         try:
-            return compare_spec(spec, registry=registry, overrides=overrides, callbacks=[terminal])
+            return compare_spec(loaded, registry=registry, callbacks=[terminal])
         finally:
             terminal.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import indent
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -92,7 +93,7 @@ def list_plugins(as_json: bool, disable_plugin: tuple[str, ...]) -> None:
         for hook, found in kinds.items()
         for info, record in found
     ]
-    _print_table(("KIND", "HOOK", "DISTRIBUTION", "SUMMARY"), rows)
+    click.echo("\n".join(table([("KIND", "HOOK", "DISTRIBUTION", "SUMMARY"), *rows])))
     for info in registry.plugins:
         if info.status != "ok":
             click.echo(f"{info.status}: {info}: {info.reason}")
@@ -190,7 +191,8 @@ def _print_plugin(info: PluginInfo, found: Findings) -> None:
                 for option in _options_data(record)
             ]
             if rows:
-                _print_table(("OPTION", "TYPE", "DEFAULT", "UNIT", "BOUNDS", "HELP"), rows, indent="    ")
+                lines = table([("OPTION", "TYPE", "DEFAULT", "UNIT", "BOUNDS", "HELP"), *rows])
+                click.echo(indent("\n".join(lines), "    "))
             _print_findings(found.get((hook, record.kind), ()))
     click.echo()
 
@@ -282,8 +284,3 @@ def _type_name(annotation: Any) -> str:
         return "..."
     name = getattr(annotation, "__name__", str(annotation))
     return f"{name}[{', '.join(map(_type_name, arguments))}]" if arguments else name
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    for line in table([head, *rows]):
-        click.echo(f"{indent}{line}")

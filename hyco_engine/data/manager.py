@@ -386,25 +386,31 @@ class DataManager:
         """Begin continuations from observed frames, as they do at first."""
         self._begun = None
 
-    def windows_before_heldout(self, horizon: int, stride: int) -> Tensor:
-        """Return the indices of the training windows that end last before what continuations measure, in order."""
-        windows, last = self.windows(horizon, stride), set[int]()
-        ends = defaultdict[int, list[tuple[int, int]]](list)
+    def windows_before_heldout(self, horizon: int, stride: int) -> dict[int, tuple[int, int]]:
+        """Return the training windows that end last before what continuations measure, in order.
+
+        They are the indices of windows, with the simulation and the frame at which each ends.
+        """
+        windows = self.windows(horizon, stride)
+        ends = defaultdict[int, dict[int, int]](dict)
         for index in range(len(windows)):
-            simulation, end = self._end(windows, index)
-            ends[simulation].append((end, index))
+            # samples of fields on a grid
+            assert isinstance(windows, WindowDataset)
+            position, start = windows.window(index)
+            part = self._segments["train"][position]
+            ends[part.simulation][part.start + start + horizon] = index
+        found = {}
         for own in self._observed_heldout.values():
             for simulation, frames in own.passed():
-                if inside := [one for one in ends[simulation] if one[0] in frames]:
-                    last.add(max(inside)[1])
-        return torch.tensor(sorted(last), dtype=torch.long)
+                if inside := [end for end in ends[simulation] if end in frames]:
+                    found[ends[simulation][max(inside)]] = simulation, max(inside)
+        return dict(sorted(found.items()))
 
-    def begin_from(self, analyses: Tensor, horizon: int, stride: int) -> None:
+    def begin_from(self, analyses: Tensor, windows: Mapping[int, tuple[int, int]]) -> None:
         """Begin continuations from states `[n, C_dyn, *S]` that are known at the ends of `windows_before_heldout`.
 
         Raises DataError if the states do not fit the windows.
         """
-        windows = self.windows_before_heldout(horizon, stride)
         wanted = (len(windows), self.layout.n_dynamic, *self.layout.spatial)
         if analyses.shape != wanted or not analyses.is_floating_point():
             raise DataError(
@@ -413,18 +419,10 @@ class DataManager:
                 key="data",
             )
         known = defaultdict[int, list[tuple[int, Tensor]]](list)
-        for index, state in zip(windows.tolist(), analyses, strict=True):
-            simulation, end = self._end(self.windows(horizon, stride), index)
+        for (simulation, end), state in zip(windows.values(), analyses, strict=True):
             known[simulation].append((end, state))
         advances = self.layout.advances
         self._begun = {split: own.begin_from(known, advances) for split, own in self._observed_heldout.items()}
-
-    def _end(self, windows: WindowDataset | PointWindows, index: int) -> tuple[int, int]:
-        """Return the simulation of a training window, and its frame at which the window ends."""
-        assert isinstance(windows, WindowDataset)
-        position, start = windows.window(index)
-        part = self._segments["train"][position]
-        return part.simulation, part.start + start + windows.horizon
 
     @property
     def _heldout(self) -> Mapping[Literal["val", "test"], HeldOutStretches]:

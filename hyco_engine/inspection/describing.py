@@ -148,8 +148,13 @@ def _several(folder: Path) -> Found | None:
     found = attrs.evolve(first, what=f"{len(paths)} files; {paths[0].name} is {first.what}", contents=told)
     if not first.spec:
         return found
-    if 'kind = "points"' in first.spec:
-        return attrs.evolve(found, spec=tables_section([_columns(path) for path in paths], named))
+    tables = [_observations(path) for path in paths] if 'kind = "points"' in first.spec else []
+    if seen := [table for table in tables if table is not None]:
+        if None in tables:
+            other = paths[tables.index(None)]
+            raise DataError(f"{other} is no table of observations, as other files of the folder are")
+        form = [line for line in first.spec.splitlines() if line.startswith("csv.")]
+        return attrs.evolve(found, spec=with_lines(tables_section(seen, named), form))
     lines = [line for line in first.spec.splitlines() if not line.startswith(("path = ", "split = "))]
     lines.insert(2, f"path = {named}")
     try:
@@ -177,37 +182,31 @@ def _is_matrix(path: Path) -> bool:
 def _damage(path: Path) -> str:
     """Return why a file cannot be read; empty if it can."""
     try:
-        if path.suffix.lower() in PARQUET:
-            read_parquet(path)
-        else:
+        if _read_table(path) is None:
             open_arrays(path)
     except DataError as error:
         return error.problems[0].message
     return ""
 
 
-def _columns(path: Path) -> Columns:
-    if path.suffix.lower() in PARQUET:
-        return Columns.of_table(read_parquet(path))
-    if path.suffix.lower() in CSV:
-        return Columns.of_table(read_csv(path))
-    columns = Columns.of_arrays(arrays_in(path)[0], path)
-    if columns is None:
-        raise DataError(f"{path} is no table of observations, as other files of the folder are")
-    return columns
+def _observations(path: Path) -> Columns | None:
+    """Return the columns of a file that holds a table of observations; None if it holds something else."""
+    table = _read_table(path)
+    if table is None:
+        return Columns.of_arrays(arrays_in(path)[0], path)
+    columns = Columns.of_table(_with_dates(table)[0])
+    return columns if columns.are_observations else None
 
 
 def _file(path: Path) -> Found:
     if not path.is_file():
         raise DataError(f"{path} is neither a regular file nor a folder, and the engine reads nothing else")
-    if path.suffix.lower() in CSV and (table := _read_table(path)) is not None:
+    if (table := _read_table(path)) is not None:
         return _table(table)
     if path.suffix == ".toml":
         return _toml(path)
     if path.suffix == ".safetensors":
         return _weights(path)
-    if path.suffix.lower() in PARQUET:
-        return _table(read_parquet(path))
     if path.suffix.lower() in XARRAY:
         return _with_xarray(path, "a netCDF file")
     if h5py.is_hdf5(path) and path.suffix.lower() != ".mat":
@@ -346,8 +345,12 @@ def _names_dt(path: Path) -> bool:
     return isinstance(description, dict) and "dt" in description
 
 
-def _read_table(path: Path) -> CsvTable | None:
-    """Return a table in a text file; None for a text that is none."""
+def _read_table(path: Path) -> CsvTable | ParquetTable | None:
+    """Return the table in a file; None for a text that is none, and for another kind of file."""
+    if path.suffix.lower() in PARQUET:
+        return read_parquet(path)
+    if path.suffix.lower() not in CSV:
+        return None
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     try:
@@ -438,15 +441,11 @@ def _weights(path: Path) -> Found:
 
 def _run(path: Path) -> Found:
     from hyco_engine.report.verdict import verdict
-    from hyco_engine.runs.metrics import has_summary, read_summary
+    from hyco_engine.runs.metrics import find_summary
 
-    contents: list[str] = []
-    status = "unfinished"
-    if has_summary(path):
-        summary = read_summary(path)
-        status = str(summary.get("status"))
-        contents.append(" ".join(verdict(summary)))
-    contents += RunFiles(path).names()
+    summary = find_summary(path)
+    status = "unfinished" if summary is None else str(summary.get("status"))
+    contents = [*([] if summary is None else [" ".join(verdict(summary))]), *RunFiles(path).names()]
     return Found(
         what=f"a run folder, {status}; hyco-engine report {path} shows it", contents=tuple(contents[:MAX_LINES])
     )

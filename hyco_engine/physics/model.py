@@ -242,16 +242,15 @@ class DeclaredModel(PhysicalModel):
         return self._steps.settle(self._everywhere(raw))
 
     def bound(self) -> Callable[[Tensor], Tensor]:
-        values = list(self.learnables.values().values())
-        steps = functools.cache(lambda dtype: self._runner.bound([value.to(dtype) for value in values]))
+        values = self.learnables.values()
+        steps = functools.cache(lambda dtype: self._runner.bound(_in_type(values, dtype)))
         return lambda state: self._frame(state, steps(state.dtype))
 
     def graph_for(self, state: Tensor) -> tuple[GraphModule, int] | None:
         """Return the graph of one internal step for such a batch and the batch size that it takes.
         It is None if the step runs as written. The graph takes the parameters' values in declared order.
         """
-        values = [value.to(state.dtype) for value in self.learnables.values().values()]
-        return self._runner.graph_for(state, values)
+        return self._runner.graph_for(state, _in_type(self.learnables.values(), state.dtype))
 
     def _frame(self, state: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the dynamic fields one frame later, by internal steps."""
@@ -289,8 +288,7 @@ class DeclaredModel(PhysicalModel):
             self(state)
 
     def prepare_export(self, state: Tensor) -> None:
-        values = [value.to(state.dtype) for value in self.learnables.values().values()]
-        self._runner.prepare_export(state, values)
+        self._runner.prepare_export(state, _in_type(self.learnables.values(), state.dtype))
 
     def stability(self, state: Tensor) -> str | None:
         """Return a warning if steps from the states `[B, C_all, *S]` with the present parameters are not stable.
@@ -308,7 +306,7 @@ class DeclaredModel(PhysicalModel):
             return next((text for text in told if text is not None), None)
 
     def _tested(self, state: Tensor) -> str | None:
-        values = [value.to(state.dtype) for value in self.learnables.values().values()]
+        values = _in_type(self.learnables.values(), state.dtype)
         static = state[:, self.layout.n_dynamic :]
 
         def advance(dynamic: Tensor, parts: int) -> Tensor:
@@ -467,6 +465,11 @@ class TorchModel(DeclaredModel):
                     f"{result[name].dtype}; it must be {tuple(fields[name].shape)} of {state.dtype}"
                 )
         return torch.cat([result[name] for name in names], dim=1)
+
+
+def _in_type(values: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return parameters in declared order, in the type of the states that are stepped with them."""
+    return [value.to(dtype) for value in values.values()]
 
 
 _STEPS = "internal_steps"

@@ -36,7 +36,7 @@ from hyco_engine.report.views import views
 from hyco_engine.runs.costs import read_costs
 from hyco_engine.runs.environment import ENVIRONMENT
 from hyco_engine.runs.files import write_atomic
-from hyco_engine.runs.metrics import has_metrics, has_summary, of_kept_arms, read_metrics, read_summary
+from hyco_engine.runs.metrics import find_metrics, find_summary, of_kept_arms
 from hyco_engine.runs.posterior import read_posterior
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.structure import ENVIRONMENT_SHAPE, check
@@ -73,12 +73,12 @@ class RunRecord:
         if not spec:
             raise DataError(f"{folder} is no run folder: it holds no {SPEC}")
         if summary is None:
-            summary = read_summary(folder) if has_summary(folder) else {}
+            summary = find_summary(folder) or {}
         return cls(
             folder=folder,
             name=run_name(folder),
             summary=summary,
-            metrics=of_kept_arms(read_metrics(folder), summary) if has_metrics(folder) else [],
+            metrics=of_kept_arms(find_metrics(folder) or (), summary),
             environment=_environment(files),
             spec=spec,
             rollout=HeldOutRollout.load(folder),

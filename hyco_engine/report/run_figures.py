@@ -15,7 +15,7 @@ from hyco_engine.report.history import history_figure
 from hyco_engine.report.page import run_name, write_report
 from hyco_engine.report.rollouts import HeldOutRollout
 from hyco_engine.rollout import evaluating
-from hyco_engine.runs.metrics import has_metrics, of_kept_arms, read_metrics
+from hyco_engine.runs.metrics import find_metrics, of_kept_arms
 
 if TYPE_CHECKING:
     from hyco_engine.tasks import Task
@@ -27,7 +27,7 @@ def draw(folder: Path, summary: Mapping[str, Any], task: Task, models: Mapping[P
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    records = of_kept_arms(read_metrics(folder), summary) if has_metrics(folder) else []
+    records = of_kept_arms(find_metrics(folder) or (), summary)
     name = run_name(folder)
     yield history_figure(records, summary, figures / "history.png", title=f"{name}: how training went")
     if (rollout := held_out_rollout(task, models)) is not None:

@@ -26,7 +26,7 @@ from hyco_engine.rollout import rollout
 from hyco_engine.runs.files import write_atomic
 from hyco_engine.runs.folder import weights_bytes
 from hyco_engine.runs.loading import LoadedRun, Which
-from hyco_engine.runs.metrics import has_summary, read_summary
+from hyco_engine.runs.metrics import find_summary
 from hyco_engine.runs.weights import Weights, description
 from hyco_engine.spec.choices import SyntheticChoice
 from hyco_engine.spec.dumping import plain
@@ -280,8 +280,7 @@ def _shape(channels: int, layout: StateLayout) -> str:
 
 def _identified(run: LoadedRun) -> dict[str, Any]:
     """Return `physics` and `parameters` of the description; unknown values are left out."""
-    summary: Mapping[str, Any] = read_summary(run.folder) if has_summary(run.folder) else {}
-    parameters = summary.get("parameters") or {}
+    parameters = (find_summary(run.folder) or {}).get("parameters") or {}
     if run.spec.physical is None or not parameters:
         return {}
     names = {"final": "value", "standard_error": "standard_error", "unit": "unit", "initial": "start", "truth": "truth"}

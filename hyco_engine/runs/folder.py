@@ -41,14 +41,6 @@ def tidy(folder: Path) -> None:
                 path.unlink()
 
 
-def check_run_name(name: str) -> None:
-    """Raise SpecError unless `name` can be part of a folder's name and of nothing else."""
-    try:
-        check_folder_name(name)
-    except ValueError as error:
-        raise SpecError(str(error), key="run.name") from None
-
-
 class RunFolder(Tracker):
     """A run folder; `create` makes one. Metrics and log lines are written at once, all other files replaced atomically.
 
@@ -73,9 +65,10 @@ class RunFolder(Tracker):
     def create(cls, runs: Path, name: str, run_dir: Path | None = None) -> RunFolder:
         """Create `<runs>/<name>-<n>` with the next n, or `run_dir`, which must be new or empty.
 
-        Two processes never get the same folder. Raise SpecError where the folder cannot be used.
+        Two processes never get the same folder. Raise SpecError where the folder cannot be used, ValueError for a name
+        that leads out of `runs`.
         """
-        check_run_name(name)
+        check_folder_name(name)
         if run_dir is None:
             return cls(numbered_folder(runs, name))
         made = not run_dir.exists()
@@ -129,7 +122,7 @@ class RunFolder(Tracker):
         self, name: str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
     ) -> Path:
         """Write weights/<name>.safetensors. Equal weights and metadata give equal bytes."""
-        check_run_name(name)
+        check_folder_name(name)
         return self._write(f"weights/{name}.safetensors", weights_bytes(state_dict, metadata or {}))
 
     def remove_weights(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyco_engine.errors import DataError
 from hyco_engine.runs.lock import LOCK, is_held
-from hyco_engine.runs.metrics import has_metrics, has_summary, read_metrics, read_summary
+from hyco_engine.runs.metrics import find_metrics, find_summary
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.resuming import resume_command
 
@@ -49,15 +49,15 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _sound(path: Path) -> dict[str, Any]:
-    running, ended = is_held(path / LOCK), has_summary(path)
-    summary: Mapping[str, Any] = read_summary(path) if ended and not running else {}
-    status = "running" if running else str(summary.get("status")) if ended else "killed"
-    lines = read_metrics(path) if has_metrics(path) else []
+    running = is_held(path / LOCK)
+    summary = None if running else find_summary(path)
+    status = "running" if running else "killed" if summary is None else str(summary.get("status"))
+    lines = find_metrics(path) or []
     last: dict[str, Any] = {}
     for line in lines:
         player = str(line.get("phase")).removeprefix("train_")
         last |= {f"{player} {name}": line[name] for name in SHOWN if name in line}
-    error = summary.get("error")
+    error = (summary or {}).get("error")
     return {
         "run": str(path),
         "status": status,

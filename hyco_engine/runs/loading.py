@@ -20,7 +20,7 @@ from hyco_engine.interfaces import Player
 from hyco_engine.physics.settings import ArrayFile
 from hyco_engine.runs.environment import asking_for_files
 from hyco_engine.runs.inputs import copy_of, is_input
-from hyco_engine.runs.metrics import has_summary, read_summary
+from hyco_engine.runs.metrics import find_summary
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.runs.weights import Weights, analyses_of_run
 from hyco_engine.spec.classes import Spec
@@ -81,7 +81,8 @@ class LoadedRun:
     @property
     def status(self) -> str:
         """Return how the run ended: "completed", "failed", "interrupted", or "unfinished" where it left no summary."""
-        return str(read_summary(self.folder).get("status")) if has_summary(self.folder) else "unfinished"
+        summary = find_summary(self.folder)
+        return "unfinished" if summary is None else str(summary.get("status"))
 
     def model(self, player: Player, which: Which = "final") -> nn.Module:
         """Return a trained model in eval mode. Raise DataError where the run lacks it, or its weights are damaged."""
@@ -108,9 +109,10 @@ class LoadedRun:
         return model.eval(), weights
 
     def evaluate(self, split: Literal["val", "test"], which: Which = "final") -> dict[str, Any]:
-        """Measure all models and persistence on the spec's data; return `{player: {split: metrics}}`.
+        """Measure all models and persistence on the spec's data; return `dt` and `metrics`.
 
-        A stepper has all metrics of `RolloutMetrics`. Raise DataError where the data does not fit the models.
+        The latter are `{player: {split: metrics}}`. A stepper has all those of `RolloutMetrics`. Raise DataError where
+        the data does not fit the models.
         """
         try:
             with own_threads(self.spec.run.threads):
@@ -145,9 +147,10 @@ class LoadedRun:
         task = assembler.task(writes=self._loaded.places.is_overridden("paths.cache"))
         self.read(task)
         metrics: dict[str, Any] = {}
-        heldout = None
+        heldout, dt = None, None
         for player in assembler.players:
             model, weights = self.model_and_weights(player, which)
+            dt = weights.dt
             task.check_fit(weights.form, player)
             self._check_own_data(weights.form)
             heldout = task.heldout(split, assembler.objective(player, model, task), assembler.device)
@@ -158,7 +161,7 @@ class LoadedRun:
             if (told := heldout.instability(model)) is not None:
                 log.warning("on the %s data, %s", split, told)
         floor = None if heldout is None else heldout.persistence()
-        return metrics if floor is None else {**metrics, "persistence": {split: floor}}
+        return {"dt": dt, "metrics": metrics if floor is None else {**metrics, "persistence": {split: floor}}}
 
 
 def load_surrogate(
@@ -215,8 +218,5 @@ def evaluate(
     `overrides` may name other data: `data.path="other.npz"`.
     """
     run = LoadedRun(run_dir, registry, overrides=overrides)
-    found = {"run": str(run_dir), "split": split, "weights": which, "status": run.status}
-    metrics = run.evaluate(split, which)
-    players: tuple[Player, ...] = ("physical", "synthetic")
-    dt = next((run.weights(player, which).dt for player in players if player in metrics), None)
-    return {**found, "dt": dt, "metrics": metrics}
+    about = {"run": str(run_dir), "split": split, "weights": which, "status": run.status}
+    return {**about, **run.evaluate(split, which)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hyco_engine.errors import DataError
 from hyco_engine.runs.files import dump_json, plain
@@ -19,6 +19,8 @@ from hyco_engine.untrusted import PARSED, parse_json
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+
+T = TypeVar("T")
 
 _FIRST = ("cycle", "phase", "epoch", "step")
 
@@ -42,14 +44,21 @@ def metrics_line(record: Mapping[str, Any], time: float) -> str:
     return dump_json(line, indent=None)
 
 
+def find_metrics(folder: Path) -> list[dict[str, Any]] | None:
+    """Return what `read_metrics` returns, None if the run left no metrics."""
+    content = RunFiles(folder).read(METRICS, memory=PARSED)
+    if content is None:
+        return None
+    # the text after the last newline is empty or was cut short
+    return [_record(folder / METRICS, k, line) for k, line in enumerate(content.split(b"\n")[:-1], start=1)]
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl, without a last line that a crash cut short.
 
     Raise DataError if the file is missing or damaged.
     """
-    content = _existing(RunFiles(folder), METRICS)
-    # the text after the last newline is empty or was cut short
-    return [_record(folder / METRICS, k, line) for k, line in enumerate(content.split(b"\n")[:-1], start=1)]
+    return _there(find_metrics(folder), folder, METRICS)
 
 
 def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -66,31 +75,26 @@ def of_kept_arms(records: Iterable[dict[str, Any]], summary: Mapping[str, Any]) 
     return [record for record in records if is_kept(record)]
 
 
+def find_summary(folder: Path) -> dict[str, Any] | None:
+    """Return a run's summary.json, None if the run did not end. Raise DataError if it is damaged."""
+    files = RunFiles(folder)
+    content = files.read(SUMMARY, memory=PARSED)
+    try:
+        return None if content is None else _object(content, SUMMARY_SHAPE)
+    except ValueError as error:
+        raise files.damaged(SUMMARY, error) from error
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary.json. Raise DataError if it is damaged, or missing because the run did not end."""
-    content = _existing(RunFiles(folder), SUMMARY)
-    try:
-        return _object(content, SUMMARY_SHAPE)
-    except ValueError as error:
-        raise DataError(f"{folder / SUMMARY} is damaged: {error}") from error
+    return _there(find_summary(folder), folder, SUMMARY)
 
 
-def has_summary(folder: Path) -> bool:
-    """Return whether a run left a summary, be it damaged."""
-    return RunFiles(folder).has(SUMMARY)
-
-
-def has_metrics(folder: Path) -> bool:
-    """Return whether a run left metrics, be they damaged."""
-    return RunFiles(folder).has(METRICS)
-
-
-def _existing(files: RunFiles, name: str) -> bytes:
-    content = files.read(name, memory=PARSED)
-    if content is None:
-        what = "is no run folder" if files.folder.is_dir() else "does not exist"
-        raise DataError(f"{files.folder} {what}: there is no {name} in it")
-    return content
+def _there(found: T | None, folder: Path, name: str) -> T:
+    if found is None:
+        what = "is no run folder" if folder.is_dir() else "does not exist"
+        raise DataError(f"{folder} {what}: there is no {name} in it")
+    return found
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hyco_engine.runs.checkpoint import Checkpoints
 from hyco_engine.runs.environment import plugin_files, plugin_options
 from hyco_engine.runs.files import is_temporary
 from hyco_engine.runs.lock import GUARD, LOCK
-from hyco_engine.runs.metrics import METRICS, has_metrics, read_metrics, read_summary
+from hyco_engine.runs.metrics import METRICS, read_metrics, read_summary
 from hyco_engine.runs.reading import SPEC, RunFiles
 from hyco_engine.spec.classes import Spec
 from hyco_engine.spec.loading import dump_spec
@@ -134,7 +134,7 @@ def _metrics_differ(folder: Path, position: Any) -> str | None:
         return "it does not say how long metrics.jsonl was"
     path, left = folder / METRICS, int(position["bytes"])
     digest = hashlib.sha256()
-    if has_metrics(folder):
+    if RunFiles(folder).has(METRICS):
         try:
             with open_regular(path, links=False) as file:
                 while left > 0 and (part := file.read(min(left, 2**20))):

@@ -43,22 +43,22 @@ class GridTask(FieldTask):
         if physical.state.initial is None or not self.validates:
             return None
         windows = self.manager.windows_before_heldout(*self._window(physical.settings))
-        if not len(windows):
+        if not windows:
             return None
         with attributed(physical.who, "rollouts from learned start states"):
-            found = analyses(physical, self.samples(physical.settings), windows)
+            found = analyses(physical, self.samples(physical.settings), torch.tensor(list(windows)))
             if not bool(found.isfinite().all()):
                 return None
             measured = (physical.model, physical.objective, physical.shards, physical.device)
             observed = self.score(*measured)
-            self.begin_from(found, physical.settings)
+            self.manager.begin_from(found, windows)
             if observed < self.score(*measured):
                 self.manager.begin_from_observed()
                 return None
         return found
 
     def begin_from(self, states: Tensor, settings: TrainingSettings) -> None:
-        self.manager.begin_from(states, *self._window(settings))
+        self.manager.begin_from(states, self.manager.windows_before_heldout(*self._window(settings)))
 
     def simulations(self) -> DataManager:
         return self.manager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -500,6 +501,31 @@ def test_other_tables_in_a_folder_are_simulations(tmp_path: Path) -> None:
     assert ("files" in section, section["split"]["by"]) == (False, "sensor")
     assert found.tried.startswith("read as 3 simulations of 21 frames, "), found.tried
     assert planned(found.spec)["n_real"] == 3
+
+
+def test_a_folder_of_observations_holds_no_other_tables(tmp_path: Path) -> None:
+    write_loggers(tmp_path / "runs", places=False)
+    other = tmp_path / "runs" / "notes.csv"
+    other.write_text("name,T\nfirst,1.0\nsecond,2.0\n")
+    with pytest.raises(DataError, match=re.escape(f"{other} is no table of observations, as other files of")):
+        describe(tmp_path / "runs")
+
+
+def test_the_tables_of_a_folder_are_read_as_one_of_them_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        times = np.sort(rng.uniform(0, 10, (3, 6)))
+        doses = [f"{s},{t:.3f},{np.exp(-t):.4f}" for s, own in enumerate(times) for t in own]
+        dated = [f"{d:02d}/{d:02d}/2021,{x},{rng.normal():.3f}" for d in range(1, 13) for x in (0.1, 0.5, 0.9)]
+        for name, head, rows in (("doses", "id,time,conc", doses), ("dated", "time,x,u", dated)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{k}.csv").write_text("\n".join([head, *rows]) + "\n")
+    found = describe(tmp_path / "doses")
+    assert found.what == "2 files; 0.csv is a table of series, each at its own times"
+    assert found.tried.startswith("read as 6 simulations of "), found.tried
+    found = describe(tmp_path / "dated")
+    assert tomllib.loads(found.spec)["data"]["csv"] == {"time_format": "%d/%m/%Y"}
+    assert found.tried.startswith("read as 2 simulations of 21 frames, "), found.tried
 
 
 def test_nothing_that_changes(tmp_path: Path) -> None:

@@ -469,21 +469,22 @@ def test_a_continuation_starts_at_the_first_training_frame_and_only_held_out_fra
 
 def test_continuations_begin_from_states_at_the_ends_of_the_last_windows():
     manager = managed(split=Split(by="time", train="0:7", val="7:10", measure="continuation"), count=2)
-    assert manager.windows_before_heldout(3, 1).tolist() == [3, 7]
+    assert manager.windows_before_heldout(3, 1) == {3: (0, 6), 7: (1, 6)}
     # the windows begin at frames 0 and 2, and the last one ends at frame 5
-    assert manager.windows_before_heldout(3, 2).tolist() == [1, 3]
+    windows = manager.windows_before_heldout(3, 2)
+    assert windows == {1: (0, 5), 3: (1, 5)}
     states = torch.stack([torch.full((1, 5), value) for value in (-1.0, -2.0)])
-    manager.begin_from(states, 3, 2)
+    manager.begin_from(states, windows)
     for index, trajectory in enumerate(manager.heldout("val")):
         assert torch.equal(trajectory.dynamic[0], states[index])
         assert trajectory.dynamic[1].isnan().all()
         assert torch.equal(trajectory.dynamic[2:], numbered(10, index).dynamic[7:])
     with pytest.raises(DataError, match=r"shape \[3, 1, 5\], and the windows of this data need \[2, 1, 5\]"):
-        manager.begin_from(torch.zeros(3, 1, 5), 3, 2)
+        manager.begin_from(torch.zeros(3, 1, 5), windows)
     manager.begin_from_observed()
     assert manager.heldout("val")[0].dynamic[1:7].isnan().all()
     rollouts = managed(split=Split(by="time", train="0:7", val="7:10", measure="rollout"))
-    assert rollouts.windows_before_heldout(3, 1).tolist() == []
+    assert rollouts.windows_before_heldout(3, 1) == {}
 
 
 def test_a_rollout_of_held_out_data_starts_at_its_first_complete_frame():

@@ -77,9 +77,8 @@ class TestCreate:
         "name", ["../a", "a/b", "a\\b", ".a", "..", "", " a", "a\nb", "a\0", "a" * 201, "<a>", "a b", "-a"]
     )
     def test_names_stay_inside(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(ValueError, match="cannot name a folder"):
             RunFolder.create(tmp_path / "runs", name)
-        assert caught.value.problems[0].key == "run.name"
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("name", ["a", "_a", "Re-100_nu.01"])
@@ -169,7 +168,7 @@ class TestWeights:
             RunFolder(tmp_path).save_weights("a", {}, {"epoch": 3})  # type: ignore[dict-item]
 
     def test_names_stay_inside(self, tmp_path: Path) -> None:
-        with pytest.raises(SpecError):
+        with pytest.raises(ValueError, match="cannot name a folder"):
             RunFolder(tmp_path).save_weights("../a", {})
 
 
