@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import attrs
@@ -28,7 +27,7 @@ from hyco_engine.hooks.attribution import attributed
 from hyco_engine.interfaces import Samples
 from hyco_engine.training.problem import Problem
 from hyco_engine.training.solver.base import Progress, Wrapped, Wrapper
-from hyco_engine.training.solver.full_batch import FullBatch, FullBatchState, stably
+from hyco_engine.training.solver.full_batch import FullBatch, FullBatchState
 
 OBSERVED = (24, 8)
 """Windows that begin at observed frames have this part of the steps of the whole ones, but at least `LEAST` steps."""
@@ -36,7 +35,7 @@ LEAST = 3
 LEARNED = (8, 3)
 """Windows whose start states are learned have this part of the frames of the whole ones."""
 ITERATIONS = 8
-"""The most iterations for each length of the windows."""
+"""The most iterations for each length of the windows, and as many once hidden waves were found."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -97,19 +96,20 @@ class Guessed(Wrapper[GuessedState]):
     def _join(self, problem: Problem, part: int) -> None:
         """Move close to where a search in windows with this `part` of the frames ends, with learned start states.
 
-        They have their visible waves alone: in few frames, chance shows some that are none.
+        Hidden waves that it finds stay its own: in few frames, chance shows some that are none.
         """
         shorter = problem.from_starts(((problem.steps or 0) + 1) // part - 1)
         if shorter is None:
             return
         before, state = problem.unknowns.point(), self.solver.init(shorter)
-        iterate, forget = partial(self.solver.iterate, shorter, state), partial(self.solver.forget, state)
-        for _ in range(ITERATIONS):
-            done = stably(shorter, iterate, forget)
+        # where a guess ends hardly depends on waves too many
+        state.dropped = True
+        for _ in range(2 * ITERATIONS):
+            done = self.solver.advance(shorter, state)
             if not math.isfinite(done.loss):
                 _move(problem, before)
                 return
-            if done.near:
+            if done.near and state.settled:
                 return
 
 
