@@ -184,7 +184,7 @@ class LevenbergMarquardt:
             open_[starts] = False
         # a point from which no length of step goes downhill is a minimum, as far as rounding shows
         converged |= open_ & (uphill > 0)
-        near = converged | (usable & (decrease < model.noise))
+        near = usable & (decrease < model.noise)
         return Step(
             points=points,
             values=values,

@@ -391,6 +391,28 @@ def test_windows_of_a_joint_search_share_no_frame_and_learn_their_own_starts() -
     assert problem.from_starts(21) is None
 
 
+@pytest.mark.parametrize(("horizon", "rollouts"), [(3, 36), (9, 8)])
+def test_a_guess_takes_as_many_rollouts_as_tell_something(
+    horizon: int, rollouts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two simulations of 21 frames have 36 rollouts of 3 steps, and 8 of 9 steps, which begin 3 frames apart."""
+    trainer, data = learning(growth()), growth_windows(growth(), noise=0.05, horizon=20, count=2)
+    problem = begun(trainer, data)
+    every = problem.from_frames(data, horizon)
+    assert every is not None
+    monkeypatch.setattr("hyco_engine.training.problem.LEAST_ROLLOUTS", 3)
+    monkeypatch.setattr(
+        "hyco_engine.training.problem.ENOUGH_VALUES", every.data.batch(torch.tensor([0]))[1].numel() * 4
+    )
+    fewer = problem.from_frames(data, horizon)
+    assert fewer is not None
+    assert len(every.data) == rollouts
+    step = len(every.data) // 4
+    assert len(fewer.data) == -(-len(every.data) // step)
+    rows = torch.arange(len(fewer.data))
+    assert torch.equal(fewer.data.batch(rows)[0], every.data.batch(rows * step)[0])
+
+
 def test_a_first_guess_searches_in_growing_windows_and_takes_back_a_search_that_diverges(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

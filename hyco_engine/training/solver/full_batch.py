@@ -30,7 +30,7 @@ SLOWER = tuple(4.0**-k for k in range(1, 9))
 class Iteration:
     """The end of one iteration: the loss there, and true for `converged` if nothing is left to gain.
 
-    `near` is true from about one standard error before the minimum on.
+    `near` is true where the minimum is within about one standard error, which some solvers cannot tell.
     """
 
     loss: float
@@ -127,7 +127,7 @@ class FullBatch(Solver[F], Generic[F]):
         """
         done = stably(problem, lambda: self.iterate(problem, state), lambda: self.forget(state))
         initial = problem.initial
-        if initial is None or state.settled or not state.real_only or not done.near:
+        if initial is None or state.settled or not state.real_only or not (done.converged or done.near):
             return done
         waves = waves_to_learn(problem, drop=not state.dropped)
         if waves is None:

@@ -109,7 +109,7 @@ class Guessed(Wrapper[GuessedState]):
             if not math.isfinite(done.loss):
                 _move(problem, before)
                 return
-            if done.near and state.settled:
+            if done.converged or (done.near and state.settled):
                 return
 
 

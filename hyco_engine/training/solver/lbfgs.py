@@ -108,8 +108,7 @@ class LBFGS(FullBatch[LBFGSState]):
         state.evaluations = state.evaluations[-LOOKED_UP:]
         eps = torch.finfo(start.dtype).eps
         state.flat = state.flat + 1 if before[1] - accepted[1] <= eps * before[1] else 0
-        ended = not moved or state.flat >= FLAT
-        return Iteration(loss=accepted[1], metrics=accepted[3](), converged=ended, near=ended)
+        return Iteration(loss=accepted[1], metrics=accepted[3](), converged=not moved or state.flat >= FLAT)
 
     @staticmethod
     def _restart(state: LBFGSState) -> None:
