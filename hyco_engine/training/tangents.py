@@ -24,8 +24,12 @@ from hyco_engine.physics.parameters import Learnables
 from hyco_engine.training.jacobian import push_forward, push_forward_all
 
 MAX_GRAPHS = 8
-BLOCK = 32
-"""Derivatives by start states are pushed so many at a time at most: another number of them then needs no new graph."""
+LEAST_BLOCK = 32
+BLOCK_VALUES = 2**16
+"""Derivatives by start states are pushed in blocks of a power of two, so that few graphs serve any number of them.
+
+A block has about so many values of states, since the calls of smaller ones would cost more than their arithmetic.
+"""
 
 
 class TangentRollout:
@@ -69,7 +73,7 @@ class TangentRollout:
         count = block = numbers
         if basis is not None:
             count = numbers + len(basis)
-            block = min(BLOCK, 2 ** (count - 1).bit_length())
+            block = _power_of_two(min(count, max(LEAST_BLOCK, BLOCK_VALUES // state.numel())))
             filled = -(-count // block) * block
             derivatives = tuple(_with_more(derivative, filled) for derivative in derivatives)
             more = state.new_zeros(filled - numbers, *state.shape)
@@ -269,6 +273,11 @@ def _captured(step: Run, state: Tensor, values: Sequence[Tensor], starts: int, c
         return trace(torch.func.vmap(along), now, flow, *given[1:], *rates)
     except Exception as error:
         raise NotCaptured(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+
+
+def _power_of_two(count: int) -> int:
+    """Return the smallest power of two from `count` on."""
+    return 1 << (count - 1).bit_length()
 
 
 def _with_more(derivative: Tensor, count: int) -> Tensor:

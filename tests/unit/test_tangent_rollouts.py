@@ -8,11 +8,16 @@ from gallery_cases import Case
 
 from hyco_engine.rollout import rollout
 from hyco_engine.training import tangents
-from hyco_engine.training.tangents import BLOCK, TangentRollout
+from hyco_engine.training.tangents import LEAST_BLOCK, TangentRollout
 
 CELLS = 48
 FISHER = Case(kind="fisher-kpp", resolution=(CELLS,), upper=(10.0,), dt=0.1, options={"length_scale": 0.1})
-SIZES = (3, BLOCK + 5)
+SIZES = (3, LEAST_BLOCK + 5)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tangents, "BLOCK_VALUES", 1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -43,6 +48,6 @@ def test_more_waves_need_no_new_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     point = torch.cat([raw.detach().flatten() for raw in model.learnables.raw.values()])[None]
     state = torch.rand(2, 1, CELLS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     roll_out = TangentRollout(model)
-    for size in (BLOCK - 5, BLOCK - 2, BLOCK + 5, CELLS):
+    for size in (LEAST_BLOCK - 5, LEAST_BLOCK - 2, LEAST_BLOCK + 5, CELLS):
         roll_out(state, 2, point, True, torch.eye(CELLS, dtype=torch.float64)[:size, None])
-    assert captured == [BLOCK]
+    assert captured == [LEAST_BLOCK]
